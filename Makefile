@@ -1,0 +1,60 @@
+# The same commands for people and CI. `make demo` and `make test` set up what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+MODEL ?=
+PORT ?= 7860
+BENCH ?= export --shape smollm2
+
+.PHONY: setup demo chat test check bench clean browser
+
+# One stamp per requirements file, so that a change in one reinstalls that one alone.
+setup: $(VENV)/.pipeline
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Without pip's cache: it may hold a wheel of llama-cpp-python that was built with other flags.
+$(VENV)/.chat: requirements.txt | $(VENV)/bin/python
+	@echo "Installing the chat; compiling llama.cpp for every CPU takes 5 to 8 minutes on two cores ..."
+	$(PIP) install --quiet --no-cache-dir -r requirements.txt
+	@touch $@
+
+$(VENV)/.pipeline: requirements-pipeline.txt $(VENV)/.chat
+	@echo "Installing the pipeline ..."
+	$(PIP) install --quiet -r requirements-pipeline.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.pipeline
+	@echo "Installing the tests' tools ..."
+	$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+demo: setup
+	$(PY) scripts/make_base.py --out models/smollm2-base
+	$(PY) scripts/export_gguf.py --base models/smollm2-base --adapter models/captain-bob-lora \
+		--quant Q4_K_M --quant Q5_K_M --out models/captain-bob
+	$(PY) app.py models/captain-bob --port $(PORT)
+
+chat: $(VENV)/.chat
+	$(PY) app.py $(MODEL) --port $(PORT)
+
+test: $(VENV)/.dev browser
+	$(PY) -m pytest
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.dev
+	$(PY) scripts/bench.py $(BENCH)
+
+# The browser tests drive a real Chromium: the system's, or one that is installed here.
+browser: $(VENV)/.dev
+	@sh scripts/ensure_browser.sh $(PY)
+
+clean:
+	rm -rf $(VENV) models/smollm2-base models/captain-bob bench-scratch .pytest_cache .mypy_cache .ruff_cache
