@@ -1,0 +1,1 @@
+"""From a LoRA adapter to GGUF files. One verb, one file."""

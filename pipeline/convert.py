@@ -1,0 +1,75 @@
+"""Base + adapter -> a full-precision GGUF, in one streaming pass.
+
+The work is done in a child process (convert_child.py), since llama.cpp's converter needs a `gguf`
+package of its own. There is no merged checkpoint on disk and no whole model in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.adapter import Adapter
+from pipeline.child import Message, run_child
+from pipeline.progress import StepProgress
+from pipeline.source import Source
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What the converter wrote: its tensors, its parameters, and how many tensors were merged."""
+
+    tensors: int
+    parameters: int
+    merged: int
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    """What to convert: `base` with `adapter` merged in, to `target`, a GGUF of `outtype` (f16, bf16, f32).
+
+    `target` is written in place: the caller renames it when it is whole.
+    """
+
+    base: Source
+    adapter: Adapter | None
+    outtype: str
+    target: Path
+    name: str
+    toolchain: Path
+    threads: int
+
+    def request(self) -> Message:
+        """The job as the child process takes it."""
+        adapter = self.adapter.source if self.adapter else None
+        return {
+            "base": _fields(self.base),
+            "adapter": _fields(adapter) if adapter else None,
+            "outtype": self.outtype,
+            "target": str(self.target),
+            "name": self.name,
+            "toolchain": str(self.toolchain),
+            "threads": self.threads,
+        }
+
+
+def convert(job: ConvertJob, progress: StepProgress) -> Converted:
+    """Do the job; raises InputError for what cannot be merged or converted."""
+    title = "Merge and convert" if job.adapter else "Convert"
+    with progress.step(f"{title} to {job.outtype}", 100) as advance:
+        total = [0]  # bytes that the file will have, told by the child once it knows
+
+        def on_message(message: Message) -> None:
+            total[0] = int(message["bytes"])
+
+        def on_tick() -> None:
+            if total[0] and job.target.exists():
+                advance(100 * job.target.stat().st_size // total[0])
+
+        log = job.target.with_suffix(".log")
+        result = run_child("pipeline.convert_child", job.request(), log, on_message, on_tick)
+    return Converted(**result)
+
+
+def _fields(source: Source) -> list[str | None]:
+    return [source.spec, str(source.folder), source.revision]

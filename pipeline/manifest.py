@@ -1,0 +1,140 @@
+"""What an export was made of and what it made: manifest.json, and the record that lets it resume.
+
+A file counts as finished because the record says so, never because it exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ExportConfig
+from pipeline.errors import InputError
+from pipeline.source import Source
+
+FORMAT = 1
+NAME = "manifest.json"
+_PACKAGES = ("llama-cpp-python", "torch", "transformers", "peft", "gguf")
+
+
+@dataclass(frozen=True)
+class Output:
+    """A finished GGUF: size in bytes, seconds to make it; `mtime_ns` tells whether it was touched since."""
+
+    file: str
+    type: str
+    bytes: int
+    bits_per_weight: float
+    seconds: float
+    sha256: str
+    mtime_ns: int
+
+    def stands(self, folder: Path) -> bool:
+        """Whether the file is there as it was recorded."""
+        try:
+            status = (folder / self.file).stat()
+        except OSError:
+            return False
+        return status.st_size == self.bytes and status.st_mtime_ns == self.mtime_ns
+
+
+@dataclass
+class Record:
+    """All that is known of an export, under way or complete."""
+
+    fingerprint: str
+    complete: bool = False
+    inputs: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Output] = field(default_factory=dict)
+
+    def finished(self, file: str, folder: Path) -> Output | None:
+        """The output of that name, when it is recorded and stands."""
+        output = self.outputs.get(file)
+        return output if output and output.stands(folder) else None
+
+    def save(self, path: Path) -> None:
+        """Write the record, whole or not at all."""
+        content = {"format": FORMAT, **asdict(self)}
+        content["outputs"] = [asdict(output) for output in self.outputs.values()]
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def load_record(path: Path) -> Record | None:
+    """Read a record back; None when there is none. Raises InputError when it is not ours."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({error}): --force makes the export anew") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise InputError(f"{path} was written by another version: --force makes the export anew")
+    outputs = {item["file"]: Output(**item) for item in content.pop("outputs")}
+    return Record(outputs=outputs, **content)
+
+
+def fingerprint(config: ExportConfig, base: Source, adapter: Source | None) -> str:
+    """Tells two exports of the same inputs from two of different ones, cheaply.
+
+    A Hub snapshot is known by its commit, a folder by its files' names, sizes and times.
+    """
+    parts = [
+        FORMAT,
+        config.name,
+        config.outtype,
+        importlib.metadata.version("llama-cpp-python"),
+        _identity(base),
+        _identity(adapter) if adapter else None,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _identity(source: Source) -> object:
+    if source.revision:
+        return [source.spec, source.revision]
+    relevant = (path for path in source.files() if path.suffix != ".md")
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in relevant]
+
+
+def describe_input(source: Source) -> dict[str, Any]:
+    """An input for the manifest: the Hub's commit, or the SHA-256 of every file of a folder."""
+    if source.revision:
+        return {"source": source.spec, "revision": source.revision}
+    # A path is told by its last part alone: a manifest is published, and a home folder is private.
+    return {"source": source.folder.name, "files": {path.name: sha256(path) for path in source.files()}}
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that had a part in an export."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a crash leaves the old file or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,195 @@
+"""export(config): the order of the steps, resume, progress. No tensor code."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.adapter import Adapter, read_adapter
+from pipeline.config import ExportConfig
+from pipeline.convert import ConvertJob, convert
+from pipeline.errors import InputError
+from pipeline.manifest import NAME as MANIFEST
+from pipeline.manifest import Output, Record, describe_input, fingerprint, load_record, sha256, versions
+from pipeline.progress import Silent, StepProgress
+from pipeline.quant_types import quant_type
+from pipeline.quantize import QuantizeJob, plan_quantization, quantize
+from pipeline.source import Source, adapter_source, base_source, tensors_of
+from pipeline.toolchain import ensure_toolchain
+from pipeline.workspace import Workspace, require_space
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export left in `folder`. `made` names the files that this run made, the others were there."""
+
+    folder: Path
+    outputs: tuple[Output, ...]
+    made: tuple[str, ...]
+    manifest: Path
+
+
+def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
+    """Merge, convert and quantize as `config` says; returns what stands in `config.out` then.
+
+    Raises InputError when the input is wrong (nothing is written then) and PipelineError when a
+    step fails. Interrupted at any moment, the next call goes on from the last finished step.
+    """
+    base = base_source(config.base, config.revision)
+    adapter = (
+        read_adapter(adapter_source(config.adapter, config.adapter_revision)) if config.adapter else None
+    )
+    identity = fingerprint(config, base, adapter.source if adapter else None)
+    with Workspace(config.out) as work:
+        record = _open_record(config, work, identity)
+        run = _Run(config, work, record, base, adapter, progress or Silent())
+        missing = run.missing()
+        if missing:
+            run.make()
+        record.complete = True
+        record.save(config.out / MANIFEST)
+        work.clear()
+    outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
+    return ExportResult(config.out, outputs, missing, config.out / MANIFEST)
+
+
+def _open_record(config: ExportConfig, work: Workspace, identity: str) -> Record:
+    """The record to go on from: that of an interrupted run, of a complete one, or a fresh one."""
+    if config.force:
+        work.clear()
+        return Record(identity)
+    earlier = load_record(work.record) or load_record(config.out / MANIFEST)
+    if earlier is None:
+        return Record(identity)
+    standing = {file: output for file, output in earlier.outputs.items() if output.stands(config.out)}
+    if earlier.fingerprint != identity and standing:
+        raise InputError(
+            f"--out {str(config.out)!r} holds an export of other inputs or options: "
+            "--force makes it anew, or choose another --out"
+        )
+    if earlier.fingerprint != identity or not config.resume:
+        work.clear()
+        return Record(identity)
+    return replace(earlier, outputs=standing, complete=False)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One export under way."""
+
+    config: ExportConfig
+    work: Workspace
+    record: Record
+    base: Source
+    adapter: Adapter | None
+    progress: StepProgress
+
+    def missing(self) -> tuple[str, ...]:
+        """The files that were asked for and do not stand yet."""
+        wanted = [self.config.quantized_name(quant) for quant in self.config.quants]
+        wanted += [self.config.full_precision_name] if self.config.keep_f16 else []
+        return tuple(file for file in wanted if not self._stands(file))
+
+    def make(self) -> None:
+        """Convert once, then quantize to each type that is missing."""
+        self._require_space()
+        with self.progress.step("Fetch llama.cpp's converter", None):
+            toolchain = ensure_toolchain()
+        self.record.options = {"outtype": self.config.outtype, "quants": list(self.config.quants)}
+        self.record.versions = versions()
+        with ThreadPoolExecutor(max_workers=1) as background:
+            inputs = background.submit(self._describe_inputs)  # hashing reads along with the converter
+            full = self._full_precision(toolchain)
+            self.record.inputs = inputs.result()
+        self.record.save(self.work.record)
+        self._quantize(full)
+        if self.config.keep_f16 and full.parent == self.work.folder:
+            self._publish(full, self.config.outtype.upper(), *self._full_precision_figures(full))
+
+    def _stands(self, file: str) -> bool:
+        return self.record.finished(file, self.config.out) is not None
+
+    def _require_space(self) -> None:
+        """Refuse an export that the disk cannot hold, before anything is written."""
+        elements = sum(info.elements for info in tensors_of(self.base).values())
+        needed = 0.0
+        if self._ready_full_precision() is None:
+            needed += elements * (4 if self.config.outtype == "f32" else 2)
+        for quant in self._missing_quants():
+            needed += elements * quant_type(quant).bits / 8
+        require_space(self.config.out, int(needed), f"exporting {self.config.name}")
+
+    def _describe_inputs(self) -> dict[str, Any]:
+        described: dict[str, Any] = {"base": describe_input(self.base)}
+        if self.adapter:
+            what = {"kind": self.adapter.kind, "rank": self.adapter.rank}
+            described["adapter"] = {**describe_input(self.adapter.source), **what}
+        return described
+
+    def _missing_quants(self) -> list[str]:
+        return [quant for quant in self.config.quants if not self._stands(self.config.quantized_name(quant))]
+
+    def _ready_full_precision(self) -> Path | None:
+        """The full-precision GGUF of an earlier run: kept beside the others, or left in the work folder."""
+        file = self.config.full_precision_name
+        if self._stands(file):
+            return self.config.out / file
+        return self.work.full_precision(file, self.record)
+
+    def _full_precision(self, toolchain: Path) -> Path:
+        ready = self._ready_full_precision()
+        if ready:
+            return ready
+        started = time.monotonic()
+        target = self.work.folder / self.config.full_precision_name
+        partial = target.with_name(f"{target.name}.partial")
+        job = ConvertJob(
+            self.base,
+            self.adapter,
+            self.config.outtype,
+            partial,
+            self.config.name,
+            toolchain,
+            self.config.threads,
+        )
+        converted = convert(job, self.progress)
+        partial.replace(target)
+        self.record.model = {
+            "parameters": converted.parameters,
+            "tensors": converted.tensors,
+            "merged_tensors": converted.merged,
+            "convert_seconds": round(time.monotonic() - started, 1),
+            "full_precision_bytes": target.stat().st_size,
+        }
+        self.record.save(self.work.record)
+        return target
+
+    def _full_precision_figures(self, full: Path) -> tuple[float, float]:
+        bits = full.stat().st_size * 8 / max(1, int(self.record.model["parameters"]))
+        return bits, float(self.record.model["convert_seconds"])
+
+    def _quantize(self, full: Path) -> None:
+        log = self.work.folder / "plan.log"
+        plans = {quant: plan_quantization(full, quant_type(quant), log) for quant in self._missing_quants()}
+        require_space(
+            self.config.out, sum(plan.size for plan in plans.values()), f"quantizing {self.config.name}"
+        )
+        for quant, plan in plans.items():
+            started = time.monotonic()
+            partial = self.work.folder / f"{self.config.quantized_name(quant)}.partial"
+            quantize(QuantizeJob(full, partial, quant_type(quant), self.config.threads), plan, self.progress)
+            self._publish(partial, quant, plan.bits_per_weight, time.monotonic() - started)
+
+    def _publish(self, ready: Path, quant: str, bits: float, seconds: float) -> None:
+        """Give a finished file its final name, and record it."""
+        target = self.config.out / ready.name.removesuffix(".partial")
+        digest = sha256(ready)
+        ready.replace(target)
+        status = target.stat()
+        self.record.outputs[target.name] = Output(
+            target.name, quant, status.st_size, round(bits, 2), round(seconds, 1), digest, status.st_mtime_ns
+        )
+        self.record.save(self.work.record)

@@ -1,0 +1,185 @@
+"""A Hub id or a folder -> a local folder with safetensors, config and tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, MissingPackage
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_BASE_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md")
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "*.json", "*.jinja", "*.model")
+_NOT_WANTED = ("original/*", "consolidated*", "onnx/*", "*.bin.index.json", "checkpoint-*/*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or adapter on disk. `revision` is the Hub's commit, None for a folder of one's own."""
+
+    spec: str
+    folder: Path
+    revision: str | None
+
+    def weights(self) -> list[Path]:
+        """The safetensors files, in order."""
+        return sorted(self.folder.glob("*.safetensors"))
+
+    def files(self) -> list[Path]:
+        """All files that an export may depend on, in order."""
+        return sorted(
+            path for path in self.folder.iterdir() if path.is_file() and not path.name.startswith(".")
+        )
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as a safetensors header describes it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def base_source(spec: str, revision: str | None = None) -> Source:
+    """Find or fetch a base model and check that it can be read; raises InputError."""
+    source = _locate("base", spec, revision, _BASE_FILES)
+    _refuse_pickles("base model", source, "model*.safetensors")
+    config = read_json(source.folder / "config.json", f"the base model {spec!r}")
+    if not config.get("architectures"):
+        raise InputError(
+            f"{source.folder / 'config.json'} names no architectures: it is no transformers model"
+        )
+    _check_shards(source)
+    return source
+
+
+def adapter_source(spec: str, revision: str | None = None) -> Source:
+    """Find or fetch a PEFT adapter; raises InputError."""
+    source = _locate("adapter", spec, revision, _ADAPTER_FILES)
+    _refuse_pickles("adapter", source, "adapter_model.safetensors")
+    return source
+
+
+def read_json(path: Path, owner: str) -> dict[str, Any]:
+    """Read a JSON object; raises InputError when it is missing or malformed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{owner} has no {path.name} in {path.parent}: is it the right folder?") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return content
+
+
+def tensors_of(source: Source) -> dict[str, TensorInfo]:
+    """Name -> shape and dtype of every tensor, from the headers alone; raises InputError."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingPackage("safetensors") from error
+    found: dict[str, TensorInfo] = {}
+    for path in source.weights():
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 - not a dict
+                    part = file.get_slice(name)
+                    found[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is damaged or incomplete ({error}): download it again") from None
+    return found
+
+
+def _locate(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...]) -> Source:
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise InputError(f"--{kind} {spec!r} is a folder: a revision goes with a Hub id only")
+        return Source(spec, folder.resolve(), None)
+    if folder.exists():
+        raise InputError(f"--{kind} {spec!r} is a file: give the folder that holds it, or a Hub id")
+    if not _HUB_ID.fullmatch(spec):
+        raise InputError(f"--{kind} {spec!r}: there is no such folder, and a Hub id looks like owner/name")
+    return _fetch(kind, spec, revision, patterns)
+
+
+def _fetch(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...]) -> Source:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        path = huggingface_hub.snapshot_download(
+            spec, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_NOT_WANTED)
+        )
+    except errors.GatedRepoError:
+        reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
+    except errors.RevisionNotFoundError:
+        reason = f"the Hub has it, but not the revision {revision!r}"
+    except errors.RepositoryNotFoundError:
+        reason = "there is no such folder here and no such public repository on the Hub"
+    except errors.LocalEntryNotFoundError:
+        reason = "there is no such folder here, and the Hub cannot be reached: check the network"
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        reason = f"it could not be downloaded ({type(error).__name__})"
+    else:
+        # huggingface_hub keeps each snapshot in a folder named after its commit.
+        return Source(spec, Path(path), Path(path).name)
+    raise InputError(f"--{kind} {spec!r}: {reason}")
+
+
+def _refuse_pickles(what: str, source: Source, pattern: str) -> None:
+    if list(source.folder.glob(pattern)):
+        return
+    pickles = sorted(path.name for glob in _PICKLES for path in source.folder.glob(glob))
+    ggufs = sorted(path.name for path in source.folder.glob("*.gguf"))
+    if pickles:
+        raise InputError(
+            f"the {what} {source.spec!r} is stored as a pickle ({pickles[0]}), which can run code when "
+            "it is opened: convert it once, where you trust it, "
+            f"with `{_conversion(what, source.folder / pickles[0])}`"
+        )
+    if ggufs:
+        raise InputError(
+            f"the {what} {source.spec!r} is already a GGUF ({ggufs[0]}): give the safetensors model"
+        )
+    raise InputError(f"the {what} in {source.folder} has no {pattern}: is it the right folder?")
+
+
+def _conversion(what: str, pickle: Path) -> str:
+    if what == "adapter":
+        return (
+            'python -c "import sys, torch; from safetensors.torch import save_file; '
+            'save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])" '
+            f"{pickle} {pickle.parent / 'adapter_model.safetensors'}"
+        )
+    return (
+        'python -c "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        '[c.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for c in (M, T)]" '
+        f"{pickle.parent} {pickle.parent}-safetensors"
+    )
+
+
+def _check_shards(source: Source) -> None:
+    index = source.folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    shards = set(read_json(index, f"the base model {source.spec!r}").get("weight_map", {}).values())
+    missing = sorted(shard for shard in shards if not (source.folder / Path(shard).name).is_file())
+    if missing:
+        raise InputError(
+            f"the base model in {source.folder} is incomplete: {len(missing)} of {len(shards)} weight files "
+            f"are missing ({missing[0]} first): download it again"
+        )

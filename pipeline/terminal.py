@@ -1,0 +1,65 @@
+"""What the pipeline's scripts say on a terminal: progress, a table, one clear line for an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import PipelineError
+from pipeline.progress import Bars
+from pipeline.run import ExportResult
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Turn the pipeline's errors into one line on standard error and the right exit code."""
+    try:
+        yield
+    except PipelineError as error:
+        line = " ".join(_without_token(str(error)).split())
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on from the last finished step", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _without_token(text: str) -> str:
+    token = os.environ.get("HF_TOKEN")
+    return text.replace(token, "***") if token else text
+
+
+@contextmanager
+def watched() -> Iterator[Bars]:
+    """Progress bars on standard error, so that standard output stays clean."""
+    yield Bars(Console(stderr=True))
+
+
+def show_export(result: ExportResult, as_json: bool) -> None:
+    """Print the table of files and, when asked, the summary as one line of JSON."""
+    console = Console()
+    table = Table(title=str(result.folder), title_justify="left")
+    for heading in ("file", "type"):
+        table.add_column(heading)
+    for heading in ("size", "bits per weight", "seconds"):
+        table.add_column(heading, justify="right")
+    for output in result.outputs:
+        made = f"{output.seconds:.1f}" if output.file in result.made else "kept"
+        table.add_row(output.file, output.type, _size(output.bytes), f"{output.bits_per_weight:.2f}", made)
+    console.print(table)
+    if as_json:
+        files = [{**asdict(output), "made": output.file in result.made} for output in result.outputs]
+        print(json.dumps({"folder": str(result.folder), "manifest": str(result.manifest), "files": files}))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,83 @@
+"""The folder of an export under way: `.work` inside its output folder."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from pipeline.errors import InputError
+from pipeline.manifest import Record
+
+
+class Workspace:
+    """Half-made files live here, so that a final name never stands on one. One export at a time."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.folder = out / ".work"
+        self.record = self.folder / "record.json"
+        self._lock: IO[str] | None = None
+        self._created: list[Path] = []
+
+    def __enter__(self) -> Workspace:
+        if self._out.exists() and not self._out.is_dir():
+            raise InputError(f"--out {str(self._out)!r} is a file: give a folder")
+        self._created = [path for path in (self._out, *self._out.parents) if not path.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise InputError(f"--out {str(self._out)!r} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise InputError(f"another export is writing to {str(self._out)!r}: wait for it to end") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None
+        if isinstance(error, InputError) and not self.record.exists():
+            self.clear()  # a refused input leaves nothing behind
+        self._remove_if_empty()
+        self._lock.close()
+
+    def full_precision(self, file: str, record: Record) -> Path | None:
+        """The full-precision GGUF of an interrupted run, when it was finished."""
+        path = self.folder / file
+        if path.is_file() and path.stat().st_size == record.model.get("full_precision_bytes"):
+            return path
+        return None
+
+    def clear(self) -> None:
+        """Remove all that is in it but the lock."""
+        for path in self.folder.iterdir():
+            if path.name == "lock":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _remove_if_empty(self) -> None:
+        if [path.name for path in self.folder.iterdir()] != ["lock"]:
+            return
+        shutil.rmtree(self.folder)
+        for path in self._created:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raise InputError when the disk of `folder` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{purpose} needs {needed / 2**30:.1f} GiB in {folder}, and {free / 2**30:.1f} GiB are free: "
+            "make room, or give --out on another disk"
+        )

@@ -1,0 +1,75 @@
+"""Merge a LoRA adapter into its base model, convert to GGUF and quantize."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
+
+from engine.cores import physical_cores
+from pipeline.config import DEFAULT_QUANTS, ExportConfig
+from pipeline.run import export
+from pipeline.terminal import report_errors, show_export, watched
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    *,
+    base: Annotated[str, typer.Option(help="Base model: a folder with safetensors, or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; its last part names the files.")],
+    adapter: Annotated[
+        str | None, typer.Option(help="LoRA adapter: a folder or a Hub id. Without it, the base alone.")
+    ] = None,
+    quant: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Quantization type, may be repeated. Default: {', '.join(DEFAULT_QUANTS)}."),
+    ] = None,
+    outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
+    keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
+    revision: Annotated[str | None, typer.Option(help="The base's branch, tag or commit on the Hub.")] = None,
+    adapter_revision: Annotated[str | None, typer.Option(help="The same for the adapter.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads. Default: the physical cores that are really yours.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make all anew, replacing what stands in --out.")
+    ] = False,
+    resume: Annotated[bool, typer.Option(help="Go on from the last finished step of an earlier run.")] = True,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a summary for programs as the last line.")
+    ] = False,
+) -> None:
+    """Merge a LoRA adapter into its base model, convert to GGUF and quantize.
+
+    Writes OUT/NAME-Q4_K_M.gguf and so on, and OUT/manifest.json. Killed at any moment, it leaves no
+    half-written file, and run again it goes on from the last finished step.
+
+    Exit codes: 0 done, 2 the input is wrong, 1 anything else.
+    """
+    with report_errors():
+        config = ExportConfig(
+            base=base,
+            out=out,
+            adapter=adapter,
+            quants=tuple(quant) if quant else DEFAULT_QUANTS,
+            outtype=outtype,
+            keep_f16=keep_f16,
+            revision=revision,
+            adapter_revision=adapter_revision,
+            threads=threads if threads is not None else physical_cores(),
+            force=force,
+            resume=resume,
+        )
+        with watched() as progress:
+            result = export(config, progress)
+        show_export(result, as_json=json)
+
+
+if __name__ == "__main__":
+    app()
