@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import run as run_module
+from pipeline import workspace
+from pipeline.config import ExportConfig
+from pipeline.errors import InputError
+from pipeline.manifest import sha256
+from pipeline.progress import Advance
+from pipeline.run import export
+from tests.pipeline.tiny import make_adapter, make_base
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    base = make_base(folder / "base", hidden_size=256, intermediate_size=512, head_dim=64)
+    return base, make_adapter(folder / "adapter", base)
+
+
+def config_for(inputs: tuple[Path, Path], out: Path, **changes: object) -> ExportConfig:
+    options: dict[str, object] = {
+        "base": str(inputs[0]),
+        "adapter": str(inputs[1]),
+        "out": out,
+        "quants": ("Q4_K_M", "Q8_0"),
+        **changes,
+    }
+    return ExportConfig(**options)  # type: ignore[arg-type]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class Steps:
+    """Remembers the steps of an export, and can break one."""
+
+    def __init__(self, break_at: str = "") -> None:
+        self.titles: list[str] = []
+        self._break_at = break_at
+
+    @contextmanager
+    def step(self, title: str, total: int | None) -> Iterator[Advance]:
+        self.titles.append(title)
+        if self._break_at and self._break_at in title:
+            raise KeyboardInterrupt
+        yield lambda done: None
+
+    def note(self, text: str) -> None:
+        """Nothing to remember."""
+
+
+def test_an_export_writes_what_its_manifest_says(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "bob"
+    result = export(config_for(inputs, out, keep_f16=True))
+    assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "bob-F16.gguf", "manifest.json"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["complete"]
+    for output in manifest["outputs"]:
+        path = out / output["file"]
+        assert (output["bytes"], output["sha256"]) == (path.stat().st_size, sha256(path))
+    assert 8 <= next(o for o in result.outputs if o.type == "Q8_0").bits_per_weight <= 9
+    weights = manifest["inputs"]["base"]["files"]["model.safetensors"]
+    assert weights == sha256(inputs[0] / "model.safetensors")
+    assert manifest["inputs"]["adapter"]["kind"] == "LoRA"
+    assert str(tmp_path) not in (out / "manifest.json").read_text()
+
+
+def test_the_files_load_and_answer_alike(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    export(config_for(inputs, tmp_path / "bob"))
+    types = {t.tensor_type.name for t in GGUFReader(tmp_path / "bob" / "bob-Q4_K_M.gguf").tensors}
+    assert types == {"F32", "Q4_K", "Q6_K"}
+
+
+def test_a_second_run_has_nothing_to_do(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    config = config_for(inputs, tmp_path / "bob")
+    first, steps = export(config), Steps()
+    second = export(config, steps)
+    assert (second.outputs, second.made, steps.titles) == (first.outputs, (), [])
+
+
+def test_another_type_is_added_to_what_is_there(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "bob"
+    export(config_for(inputs, out, quants=("Q8_0",), keep_f16=True))
+    steps = Steps()
+    result = export(config_for(inputs, out, quants=("Q8_0", "Q5_0")), steps)
+    assert result.made == ("bob-Q5_0.gguf",)
+    assert not any("Merge" in title for title in steps.titles)  # the kept f16 file is the source
+    assert len(result.outputs) == 3
+
+
+@pytest.mark.parametrize("break_at", ["Merge", "Q4_K_M", "Q8_0"])
+def test_an_interrupted_export_goes_on_from_its_last_finished_step(
+    break_at: str, inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "bob"
+    with pytest.raises(KeyboardInterrupt):
+        export(config_for(inputs, out), Steps(break_at))
+    assert not (out / "manifest.json").exists()
+    steps = Steps()
+    export(config_for(inputs, out), steps)
+    assert break_at in " ".join(steps.titles)
+    assert ("Merge" in " ".join(steps.titles)) == (break_at == "Merge")
+    assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "manifest.json"}
+    assert_same_as_uninterrupted(inputs, out, tmp_path)
+
+
+def assert_same_as_uninterrupted(inputs: tuple[Path, Path], out: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again" / "bob"
+    export(config_for(inputs, again))
+    for path in again.glob("*.gguf"):
+        assert sha256(path) == sha256(out / path.name)
+
+
+@pytest.mark.parametrize("wait_for", ["*.partial", "*F16.gguf", "*Q4_K_M.gguf.partial"])
+def test_a_killed_export_leaves_no_half_written_file(
+    wait_for: str, inputs: tuple[Path, Path], tmp_path: Path, root: Path, python: str
+) -> None:
+    out = tmp_path / "bob"
+    command = [python, "scripts/export_gguf.py", "--base", inputs[0], "--adapter", inputs[1], "--out", out]
+    command += ["--quant", "Q4_K_M", "--quant", "Q8_0"]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_until(lambda: any((out / ".work").glob(wait_for)) or process.poll() is not None)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    recorded = {path.name for path in out.glob("*.gguf")}
+    assert recorded <= {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"}
+    export(config_for(inputs, out))
+    assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "manifest.json"}
+    assert_same_as_uninterrupted(inputs, out, tmp_path)
+
+
+def wait_until(condition: object, seconds: float = 60) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_a_killed_parent_takes_its_child_along(
+    inputs: tuple[Path, Path], tmp_path: Path, root: Path, python: str
+) -> None:
+    import psutil
+
+    command = [python, "scripts/export_gguf.py", "--base", inputs[0], "--out", tmp_path / "bob"]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    parent = psutil.Process(process.pid)
+    wait_until(lambda: any("convert_child" in " ".join(child.cmdline()) for child in parent.children()))
+    children = parent.children()
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def test_another_export_in_the_same_folder_is_refused(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "bob"
+    export(config_for(inputs, out))
+    with pytest.raises(InputError, match="other inputs or options: --force"):
+        export(config_for(inputs, out, adapter=None))
+    export(config_for(inputs, out, adapter=None, force=True))
+    assert json.loads((out / "manifest.json").read_text())["inputs"].keys() == {"base"}
+
+
+def test_no_resume_makes_all_anew(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    export(config_for(inputs, tmp_path / "bob"))
+    result = export(config_for(inputs, tmp_path / "bob", resume=False))
+    assert set(result.made) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"}
+
+
+def test_a_file_that_was_tampered_with_is_made_again(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "bob"
+    export(config_for(inputs, out))
+    damaged = out / "bob-Q8_0.gguf"
+    good = sha256(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert export(config_for(inputs, out)).made == ("bob-Q8_0.gguf",)
+    assert sha256(damaged) == good
+
+
+def test_two_exports_at_once_are_refused(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    with (
+        workspace.Workspace(tmp_path / "bob"),
+        pytest.raises(InputError, match="another export is writing"),
+    ):
+        export(config_for(inputs, tmp_path / "bob"))
+
+
+def test_too_little_disk_is_seen_before_anything_is_written(
+    inputs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda path: real._replace(free=1_000_000))
+    monkeypatch.setattr(run_module, "convert", None)  # reaching it would be the failure
+    out = tmp_path / "bob"
+    with pytest.raises(InputError, match=r"needs 0\.1 GiB .* 0\.0 GiB are free"):
+        export(config_for(inputs, out))
+    assert not out.exists()
+
+
+def test_a_refused_input_leaves_nothing_behind(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = make_base(tmp_path / "other", hidden_size=64)
+    with pytest.raises(InputError, match="another base"):
+        export(config_for((other, inputs[1]), tmp_path / "models" / "bob"))
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_unwritable_folder_is_named(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot be written|is a file"):
+        export(config_for(inputs, tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot be written"):
+        export(config_for(inputs, Path(os.devnull) / "bob"))

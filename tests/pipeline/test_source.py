@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.source import base_source, tensors_of
+from tests.pipeline.tiny import make_base
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("no/such/folder", "no such folder"),
+        ("/nowhere", "no such folder"),
+        ("nobody/nothing", "no such folder here, and the Hub cannot be reached"),
+    ],
+)
+def test_a_base_that_is_not_there(spec: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        base_source(spec)
+    assert spec in str(refused.value)
+
+
+def test_an_empty_folder_has_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model\*\.safetensors"):
+        base_source(str(tmp_path))
+
+
+def test_a_pickle_base_is_refused_with_a_command(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"pickle.*save_pretrained"):
+        base_source(str(tmp_path))
+
+
+def test_a_gguf_base_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match="already a GGUF"):
+        base_source(str(tmp_path))
+
+
+def test_a_folder_takes_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="revision goes with a Hub id"):
+        base_source(str(tmp_path), "main")
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = make_base(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(base, max_shard_size="3MB")
+    (base / "model.safetensors").unlink(missing_ok=True)
+    lost = sorted(base.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(InputError, match=f"weight files are missing.*{lost.name}"):
+        base_source(str(base))
+
+
+def test_a_truncated_weight_file_is_named(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged or incomplete"):
+        tensors_of(base_source(str(base)))
+
+
+def test_the_hubs_cache_layout_of_links_is_read(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "blobs")
+    snapshot = tmp_path / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    for path in base.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert tensors_of(base_source(str(snapshot))) == tensors_of(base_source(str(base)))

@@ -1,0 +1,58 @@
+"""Tiny random models of real architectures, with a real tokenizer, and adapters for them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+ARCHITECTURES = ("llama", "phi3", "gemma2", "gemma3_text", "qwen2", "mistral")
+_SIZES: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def make_base(
+    folder: Path, architecture: str = "llama", dtype: torch.dtype = torch.float32, **extra: Any
+) -> Path:
+    """A two-layer model of that architecture with a SentencePiece tokenizer, saved to `folder`."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **{**_SIZES, **extra})
+    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    model.save_pretrained(folder)
+    spec = importlib.util.find_spec("mistral_common")
+    assert spec is not None and spec.origin is not None
+    shutil.copy(Path(spec.origin).parent / "data" / "tokenizer.model.v1", folder / "tokenizer.model")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    return folder
+
+
+def make_adapter(folder: Path, base: Path, seed: int = 1, **options: Any) -> Path:
+    """A LoRA adapter with random weights, as PEFT saves it."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False, **options}
+    get_peft_model(model, LoraConfig(**config)).save_pretrained(str(folder), save_embedding_layers=False)
+    return folder
+
+
+def merged_by_peft(base: Path, adapter: Path) -> Any:
+    """The whole model, loaded in float32 and merged by PEFT: what every export must equal."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)

@@ -1,0 +1,81 @@
+"""Imports point one way, as docs/architecture.md draws them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = {
+    "engine": {"engine"},
+    "ui": {"engine", "ui"},
+    "pipeline": {"pipeline"},
+    "bench": {"bench", "engine", "pipeline"},
+}
+OURS = {*ROOMS, "app", "scripts", "tests"}
+# Who may touch what is heavy or dangerous. A room stands for all of its files.
+ONLY = {
+    "gradio": {"ui"},
+    "fastapi": {"ui"},
+    "llama_cpp": {
+        "engine/native.py",
+        "engine/probe.py",
+        "engine/runner.py",
+        "engine/vocab.py",
+        "pipeline/quantize_child.py",
+        "bench",
+    },
+    "torch": {"pipeline", "bench"},
+    "transformers": {"pipeline", "bench"},
+}
+
+
+def python_files() -> Iterator[Path]:
+    for folder in (*ROOMS, "scripts"):
+        yield from (ROOT / folder).rglob("*.py")
+    yield ROOT / "app.py"
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names of all modules that a file imports, at its head or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides which room it enters"
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_the_rooms_behind_it(room: str) -> None:
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        wrong = (imports(path) & OURS) - ROOMS[room]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+@pytest.mark.parametrize("package", ONLY)
+def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
+    seen = False
+    for path in python_files():
+        if package not in imports(path):
+            continue
+        seen = True
+        place = str(path.relative_to(ROOT))
+        assert place in ONLY[package] or place.split("/")[0] in ONLY[package], f"{place} imports {package}"
+    assert seen
+
+
+def test_nothing_opens_a_pickle_or_trusts_remote_code() -> None:
+    for path in python_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert isinstance(node.value, ast.Constant) and node.value.value is False, path
+        assert not imports(path) & {"pickle", "diskcache", "shelve"}, path
