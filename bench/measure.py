@@ -1,0 +1,45 @@
+"""Runs a command as a whole and tells its time, its memory and what it wrote."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.child import ROOT
+from pipeline.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Wall time in seconds, peak resident memory of the largest process in bytes, bytes written to disk."""
+
+    seconds: float
+    peak_bytes: int
+    written_bytes: int
+
+
+def measure(command: list[str], log: Path) -> Usage:
+    """Run `command` to its end; raises PipelineError when it fails.
+
+    The figures are the kernel's own account of the process and of all its children (getrusage(2)).
+    """
+    started = time.monotonic()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=ROOT, env=_environment()
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise PipelineError(f"{command[1]} failed with exit code {process.returncode}: see {log}")
+    # Linux counts resident memory in KiB and macOS in bytes; both count written blocks of 512 bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Usage(time.monotonic() - started, usage.ru_maxrss * unit, usage.ru_oublock * 512)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,55 @@
+"""Measure us and the peer side by side, in one run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
+
+from bench.export import compare_exports
+from bench.report import show_comparison
+from bench.shapes import SHAPES, shape_in_child
+from pipeline.config import DEFAULT_QUANTS
+from pipeline.errors import InputError
+from pipeline.terminal import report_errors
+
+SCRATCH = Path("bench-scratch")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def benchmarks() -> None:
+    """Measure us and the peer side by side, in one run, and print the ratios."""
+
+
+@app.command()
+def export(
+    *,
+    base: Annotated[Path | None, typer.Option(help="A base model's folder; with --adapter.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="The adapter's folder.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help=f"Or random weights of a real shape: {', '.join(SHAPES)}.")
+    ] = None,
+    quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
+    scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+) -> None:
+    """Our export against the usual way: merge_and_unload, save_pretrained, llama.cpp's script, quantize."""
+    with report_errors():
+        if shape:
+            folders = shape_in_child(shape, scratch / "shapes")
+        elif base and adapter:
+            folders = (base.resolve(), adapter.resolve())
+        else:
+            raise InputError("give --base and --adapter, or --shape")
+        comparison = compare_exports(*folders, list(quant or DEFAULT_QUANTS), scratch.resolve())
+        show_comparison(comparison, as_json=json)
+
+
+if __name__ == "__main__":
+    app()
