@@ -1,0 +1,158 @@
+"""scripts/chat.py: one-shot runs as a process with the real model; the loop with a backend without one."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from engine.errors import EngineStopped, QueueFull
+from engine.settings import SamplingSettings
+from tests.ui.app_process import ROOT
+from tests.ui.fake_backend import FakeBackend
+from ui.terminal import TerminalChat, run_loop, run_once
+
+
+def chat_script(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/chat.py", *arguments],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def terminal(backend: FakeBackend) -> TerminalChat:
+    out, err = Console(file=io.StringIO(), width=100), Console(file=io.StringIO(), width=100)
+    return TerminalChat(backend, SamplingSettings(), out=out, err=err)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def lines(*typed: str | type[BaseException]) -> Callable[[], str]:
+    queue: Iterator[str | type[BaseException]] = iter(typed)
+
+    def read() -> str:
+        item = next(queue, EOFError)
+        if isinstance(item, str):
+            return item
+        raise item
+
+    return read
+
+
+def test_a_one_shot_run_prints_the_answer_alone(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("What is the capital of France?\n", encoding="utf-8")
+    options = ("--max-tokens", "12", "--temperature", "0", "--context", "512")
+    result = chat_script("--prompt-file", str(path), *options)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert "tokens/s" not in result.stdout
+    assert "12 tokens" in result.stderr
+    assert chat_script("--prompt-file", "-", *options, stdin=path.read_text()).stdout == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nowhere.gguf"], "nowhere.gguf"),
+        (["--temperature", "9"], "temperature=9.0"),
+        (["--prompt-file", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> None:
+    result = chat_script(*arguments)
+    assert result.returncode == 2
+    assert named in result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_the_terminal_never_loads_gradio() -> None:
+    code = "import sys, ui.terminal; sys.exit('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_conversation_goes_on() -> None:
+    backend = FakeBackend("an answer")
+    chat = terminal(backend)
+    run_loop(chat, lines("hello", KeyboardInterrupt, "", "and?"))
+    assert said(chat.out) == "an answer\nan answer\n"
+    assert [m["content"] for m in backend.asked[1][0]] == ["hello", "an answer", "and?"]
+
+
+def test_commands_change_what_the_engine_is_asked() -> None:
+    backend = FakeBackend("an answer")
+    chat = terminal(backend)
+    typed = [
+        "/system Be brief.",
+        "/set temperature 0.2",
+        "/set",
+        "/help",
+        "one",
+        "/reset",
+        "/system off",
+        "two",
+    ]
+    run_loop(chat, lines(*typed, "/exit", "never asked"))
+    (first, sampling), (second, _) = backend.asked
+    assert [m["content"] for m in first] == ["Be brief.", "one"]
+    assert sampling.temperature == 0.2
+    assert [m["content"] for m in second] == ["two"]
+    assert "/reset" in said(chat.err)
+    assert "temperature" in said(chat.err)
+
+
+@pytest.mark.parametrize("typed", ["/dance", "/set temperature 9", "/set nonsense 1"])
+def test_a_wrong_command_is_named_and_the_chat_goes_on(typed: str) -> None:
+    backend = FakeBackend()
+    chat = terminal(backend)
+    run_loop(chat, lines(typed, "hello"))
+    assert typed.split()[-2 if "9" in typed or "1" in typed else -1].lstrip("/") in said(chat.err)
+    assert len(backend.asked) == 1
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend("one two three four")
+    chat = terminal(backend)
+    shown = chat.out.out
+
+    def interrupted(*objects: object, **options: object) -> None:
+        shown(*objects, **options)  # type: ignore[arg-type]
+        if objects == (" two",):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat.out, "out", interrupted)
+    run_loop(chat, lines("hello", "again", "/exit"))
+    assert backend.streams[0].cancelled
+    assert [m["content"] for m in backend.asked[1][0]] == ["hello", "one two", "again"]
+    assert "Stopped" in said(chat.err)
+
+
+def test_errors_are_said_and_the_chat_goes_on() -> None:
+    backend = FakeBackend("half", error=EngineStopped("the engine died"))
+    chat = terminal(backend)
+    backend.refuse = QueueFull("full")
+    run_loop(chat, lines("first"))
+    backend.refuse = None
+    run_loop(chat, lines("second"))
+    assert "Too many people" in said(chat.err)
+    assert "the engine died" in said(chat.err)
+    assert said(chat.out) == "half\n"
+
+
+def test_one_shot_exit_codes() -> None:
+    assert run_once(terminal(FakeBackend()), "hello") == 0
+    assert run_once(terminal(FakeBackend(error=EngineStopped("died"))), "hello") == 1
+    assert run_once(terminal(FakeBackend()), " \n") == 2

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.ui.app_process import AppProcess, running
+from tests.ui.fake_backend import FakeBackend
+from ui.address import address_of, bind
+from ui.server import web_app
+
+# Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+
+
+@pytest.fixture(scope="module")  # playwright keeps an event loop in this thread, which other modules want
+def browser() -> Iterator[Browser]:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        hint = "no browser: apt-get install chromium, or set CHROMIUM to one"
+        pytest.fail(hint) if os.environ.get("CI") else pytest.skip(hint)
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=found, args=list(QUIET))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def app() -> Iterator[AppProcess]:
+    """The real app with the embedded model, shared by the tests that do not end it."""
+    with running("--port", "0", "--context", "2048") as process:
+        process.address()
+        yield process
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages in contexts of their own and, at the end, finds that none asked a foreign server."""
+    pages: list[tuple[Page, list[str]]] = []
+
+    def open_one(url: str, width: int = 1280, height: int = 800, dark: bool = False) -> Page:
+        page = browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+        )
+        foreign: list[str] = []
+        page.on(
+            "request", lambda request: foreign.append(request.url) if _is_foreign(request.url, url) else None
+        )
+        pages.append((page, foreign))
+        page.goto(url)
+        page.locator("#question textarea").wait_for()
+        page.wait_for_timeout(300)  # the settings slide in
+        return page
+
+    yield open_one
+    for page, foreign in pages:
+        page.close()
+        assert foreign == []
+
+
+def _is_foreign(url: str, base: str) -> bool:
+    return not url.startswith((base, "data:", "blob:"))
+
+
+@dataclass
+class FakeSite:
+    """The page over a backend without a model, in this process."""
+
+    backend: FakeBackend
+    url: str
+
+
+@pytest.fixture
+def fake_site() -> Iterator[Callable[[FakeBackend], FakeSite]]:
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(backend: FakeBackend) -> FakeSite:
+        bound = bind("127.0.0.1", 0)
+        server = uvicorn.Server(
+            uvicorn.Config(web_app(backend, 8), log_level="critical", timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        until(lambda: server.started)
+        return FakeSite(backend, address_of(bound))
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(10)
+
+
+@dataclass
+class Spy:
+    """A server of somebody else, who would like to know who reads what."""
+
+    url: str
+    visits: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def spy() -> Iterator[Spy]:
+    visits: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            visits.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Spy(f"http://127.0.0.1:{server.server_port}", visits)
+    server.shutdown()
+    server.server_close()
+
+
+def until(condition: Callable[[], object], timeout: float = 10) -> None:
+    """Wait for something to come true."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

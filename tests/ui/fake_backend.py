@@ -1,0 +1,103 @@
+"""A backend without a model: it says a script, at a speed, so that tests of the page need no weights."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from engine.backend import ModelInfo
+from engine.errors import EngineError
+from engine.request import Event, Finished, FinishReason, Message, Prefill, Queued, RequestStats, Text
+from engine.settings import SamplingSettings
+
+INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000, 2048, "haswell", 2)
+
+
+class FakeStream:
+    """Emits its events with a pause before each; an EngineError in the list is raised."""
+
+    def __init__(self, events: Sequence[Event | EngineError], pause: float) -> None:
+        self._events, self._pause = events, pause
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self._events:
+            if self._cancelled.wait(self._pause):
+                yield finished("cancelled")
+                return
+            if isinstance(event, EngineError):
+                raise event
+            yield event
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        for event in self._events:
+            end = time.monotonic() + self._pause
+            while not self._cancelled.is_set() and (left := end - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, 0.01))
+            if self._cancelled.is_set():
+                yield finished("cancelled")
+                return
+            if isinstance(event, EngineError):
+                raise event
+            yield event
+
+
+class FakeBackend:
+    """Answers every question with `answer`, word by word, and remembers what it was asked."""
+
+    def __init__(
+        self, answer: str = "one two three", pause: float = 0.0, error: EngineError | None = None
+    ) -> None:
+        self.answer, self.pause, self.error = answer, pause, error
+        self.refuse: EngineError | None = None
+        self.asked: list[tuple[list[Message], SamplingSettings]] = []
+        self.streams: list[FakeStream] = []
+        self.closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        return INFO
+
+    def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> FakeStream:
+        if self.refuse is not None:
+            raise self.refuse
+        self.asked.append((list(messages), sampling))
+        stream = FakeStream(self._script(sampling), self.pause)
+        self.streams.append(stream)
+        return stream
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _script(self, sampling: SamplingSettings) -> list[Event | EngineError]:
+        words = self.answer.split(" ")
+        pieces = [word if not index else f" {word}" for index, word in enumerate(words)]
+        cut = len(pieces) > sampling.max_tokens
+        texts = [Text(piece) for piece in pieces[: sampling.max_tokens]]
+        end: Event | EngineError = self.error or finished("length" if cut else "stop", len(texts))
+        return [Queued(2), Queued(1), Prefill(0, 10, 0), Prefill(10, 10, 0), *texts, end]
+
+
+def finished(reason: FinishReason, tokens: int = 0) -> Finished:
+    return Finished(reason, RequestStats(10, 0, tokens, 0.0, 0.1, 0.5))
+
+
+if __name__ == "__main__":  # a page to look at, without a model: python -m tests.ui.fake_backend [PORT]
+    import sys
+
+    from ui.address import address_of, bind
+    from ui.server import serve, web_app
+
+    text = "Here is **a list** and some `code`:\n\n```python\ndef f(x):\n    return x < 2\n```\n\n" * 4
+    bound = bind("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 7999)
+    app = web_app(FakeBackend(text, 0.08), 64)
+    serve(app, bound, lambda: print("Ready:", address_of(bound), flush=True))

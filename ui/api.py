@@ -1,0 +1,61 @@
+"""The page's API endpoint: `gradio_client.Client(url).predict("Hello", api_name="/chat")` -> the answer.
+
+`predict` returns the whole answer; `submit` gives it as it grows, each time from its first word on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+from gradio.events import api
+
+from engine.backend import ChatBackend
+from engine.errors import EngineError
+from ui.chat_panel import CHAT_QUEUE
+from ui.live import LiveStreams
+from ui.messages import conversation
+from ui.sampling_fields import sampling_from
+from ui.status import explain
+from ui.streaming import snapshots
+
+
+def add_chat_endpoint(backend: ChatBackend, live: LiveStreams, concurrency: int) -> None:
+    """Add the endpoint `chat` to the Blocks that is being built."""
+
+    async def chat(  # noqa: PLR0917  # Gradio passes them by position
+        request: gr.Request,
+        message: str,
+        history: list[dict[str, Any]] | None = None,
+        system_prompt: str = "",
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        repeat_penalty: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+    ) -> AsyncGenerator[str, None]:
+        """Answer a message. `history` is a list of {role, content}; what is not given has its default."""
+        values = {"temperature": temperature, "max_tokens": max_tokens, "repeat_penalty": repeat_penalty}
+        values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
+        asked = [*(history or []), {"role": "user", "content": message}]
+        try:
+            stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))
+        except EngineError as error:
+            raise _for_the_client(error) from error
+        with live.following(str(request.session_hash), stream):
+            async with aclosing(snapshots(stream)) as updates:
+                async for progress in updates:
+                    if progress.error is not None:
+                        raise _for_the_client(progress.error)
+                    yield progress.text
+
+    chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description
+    api(chat, api_name="chat", concurrency_limit=concurrency, concurrency_id=CHAT_QUEUE)
+
+
+def _for_the_client(error: EngineError) -> gr.Error:
+    return gr.Error(explain(error), print_exception=False)

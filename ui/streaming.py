@@ -1,0 +1,102 @@
+"""One answer under way -> snapshots of it, at a rate that a page can show.
+
+Every update of a Gradio Chatbot costs the server about a millisecond that the model wants (see the design),
+and no eye follows more than a dozen a second. So the events are folded into one `Progress`, and it is shown
+at most every `INTERVAL` seconds; nothing is lost, and the last snapshot is always the complete answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+
+from engine.backend import ChatStream
+from engine.errors import EngineError
+from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
+
+INTERVAL = 1 / 12
+
+
+@dataclass
+class Progress:
+    """How far one answer is. Times are in seconds on the clock of `time.monotonic`."""
+
+    text: str = ""
+    position: int = 0
+    prompt: Prefill | None = None
+    reason: FinishReason | None = None
+    stats: RequestStats | None = None
+    error: EngineError | None = None
+    pieces: int = 0
+    started: float = field(default_factory=time.monotonic)
+    first_text: float | None = None
+    last_text: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        return self.reason is not None or self.error is not None
+
+    @property
+    def first_text_seconds(self) -> float | None:
+        """The wait for the first word, as the reader felt it."""
+        return None if self.first_text is None else self.first_text - self.started
+
+    @property
+    def rate(self) -> float:
+        """Pieces of text in a second so far: close to tokens/s, which only the end knows exactly."""
+        if self.stats is not None:
+            return self.stats.tokens_per_second
+        if self.first_text is None or self.last_text is None or self.last_text <= self.first_text:
+            return 0.0
+        return (self.pieces - 1) / (self.last_text - self.first_text)
+
+    def take(self, event: Event) -> None:
+        """Fold one event in."""
+        if isinstance(event, Text):
+            self._take_text(event.delta)
+        elif isinstance(event, Prefill):
+            self.position, self.prompt = 0, event
+        elif isinstance(event, Queued):
+            self.position = event.position
+        elif isinstance(event, Finished):
+            self.reason, self.stats = event.reason, event.stats
+
+    def _take_text(self, delta: str) -> None:
+        self.last_text = time.monotonic()
+        self.first_text = self.first_text or self.last_text
+        self.position, self.pieces, self.text = 0, self.pieces + 1, self.text + delta
+
+
+async def snapshots(stream: ChatStream, interval: float = INTERVAL) -> AsyncGenerator[Progress, None]:
+    """The answer's progress, first at once and then at most every `interval` seconds; the last one is `done`.
+
+    An EngineError on the way is part of the last snapshot, next to the text that came before it. When the
+    reader goes away (the generator is closed or its task cancelled) the stream is cancelled at once.
+    """
+    progress, changed = Progress(), asyncio.Event()
+    pump = asyncio.create_task(_pump(stream, progress, changed))
+    try:
+        while not pump.done():
+            yield replace(progress)
+            await asyncio.wait({pump}, timeout=interval)
+            await changed.wait()
+            changed.clear()
+        await pump  # a bug in the pump must be heard
+        yield replace(progress)
+    finally:
+        stream.cancel()
+        pump.cancel()
+
+
+async def _pump(stream: ChatStream, progress: Progress, changed: asyncio.Event) -> None:
+    try:
+        async for event in stream:
+            progress.take(event)
+            changed.set()
+    except EngineError as error:
+        progress.error = error
+    finally:
+        changed.set()
