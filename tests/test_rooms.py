@@ -68,7 +68,7 @@ def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
             continue
         seen = True
         place = str(path.relative_to(ROOT))
-        assert place in ONLY[package] or place.split("/")[0] in ONLY[package], f"{place} imports {package}"
+        assert place in ONLY[package] or place.split("/", maxsplit=1)[0] in ONLY[package], f"{place} imports {package}"
     assert seen
 
 
