@@ -1,0 +1,58 @@
+"""ChatBackend: what the page, the terminal chat and the tests talk to. Local here, remote later."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.request import Event, Message
+from engine.settings import SamplingSettings
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a person wants to know about the model that answers. `size` is in bytes, `context` in tokens."""
+
+    name: str
+    path: str
+    architecture: str
+    quantization: str
+    parameters: int
+    size: int
+    context: int
+    cpu_variant: str
+    threads: int
+
+
+class ChatStream(Protocol):
+    """One answer under way: iterate it (from a thread or an event loop) for its events.
+
+    The last event is always `Finished`, or the iteration raises an EngineError. Closing is how an
+    answer is stopped: it returns at once, and the engine frees the slot within one step.
+    """
+
+    def __iter__(self) -> Iterator[Event]: ...
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    def cancel(self) -> None:
+        """Stop the answer; the stream then ends with Finished(reason="cancelled")."""
+        ...
+
+
+class ChatBackend(Protocol):
+    """Something that answers chats with one model."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model that answers."""
+        ...
+
+    def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> ChatStream:
+        """Start an answer to `messages`; raises RequestError or QueueFull at once if it cannot be served."""
+        ...
+
+    def close(self) -> None:
+        """Stop all answers and free the model."""
+        ...

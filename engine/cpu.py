@@ -1,0 +1,274 @@
+"""Picks the CPU backend that survives a model on this machine, and vouches for the file: in child processes.
+
+llama.cpp's fastest variant can crash (AMX on some virtual machines, and only with some tensor types), and a
+broken GGUF can abort inside C. So a file that was never seen here is opened and computed with in a child
+first. What came out is remembered per file, CPU and build: the next start asks nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.cores import physical_cores
+from engine.errors import BackendError, ModelError
+from engine.native import (
+    build_identity,
+    cpu_identity,
+    find_variants,
+    load_variant,
+    rank_variants,
+    variant_name,
+)
+
+__all__ = [
+    "CpuChoice",
+    "ModelFacts",
+    "Probe",
+    "load_any_backend",
+    "load_cpu_backend",
+    "physical_cores",
+    "probe_model",
+]
+
+_FORMAT = 1  # raise it when what is remembered changes its meaning
+_INSPECT_SECONDS = 60.0
+_RUN_SECONDS = 120.0
+_SLOW_DISK = 40e6  # bytes a second; a cold model on a laptop's disk is no fault
+_FIX = "download or export it again"
+_REBUILD = (
+    "reinstall with `pip install --force-reinstall --no-cache-dir llama-cpp-python --config-settings="
+    '"cmake.args=-DGGML_NATIVE=OFF"`'
+)
+
+
+@dataclass(frozen=True)
+class CpuChoice:
+    """The CPU backend to use; a `path` of None is the one compiled in. See `use_extra_bufts` in llama.h."""
+
+    variant: str
+    path: str | None
+    extra_buffers: bool
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes."""
+
+    name: str
+    architecture: str
+    quantization: str
+    parameters: int
+    size: int
+    trained_context: int
+    template: str
+    bos: str
+    eos: str
+    control: tuple[str, ...]
+    ends: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model file that was opened and computed with, and the backend that did it."""
+
+    facts: ModelFacts
+    choice: CpuChoice
+
+
+def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: bool = True) -> CpuChoice:
+    """Load into this process the best CPU backend for the model. Raises ModelError or BackendError.
+
+    Pass the choice's `extra_buffers` on to llama_model_params.use_extra_bufts.
+    """
+    choice = probe_model(model, threads=threads, extra_buffers=extra_buffers).choice
+    if choice.path is not None:
+        load_variant(Path(choice.path))
+    return choice
+
+
+def load_any_backend() -> str:
+    """Load a CPU backend where no model computes, as llama_model_quantize needs one; returns its name.
+
+    It takes the plainest: quantizing runs ggml-base's code, whatever the variant.
+    """
+    ranked = rank_variants(find_variants())
+    if not ranked:
+        return "built-in"
+    load_variant(ranked[-1])
+    return variant_name(ranked[-1])
+
+
+def probe_model(
+    model: Path, *, threads: int | None = None, extra_buffers: bool = True, cache: Path | None = None
+) -> Probe:
+    """Open the model in a child process and find the backend that runs it, or recall both.
+
+    `cache` is a folder (default: `cache_folder()`). Raises ModelError when the file is at fault, BackendError
+    when no backend survives.
+    """
+    _check_file(model)
+    memo = (cache or cache_folder()) / f"probe-{_key(model, extra_buffers)}.json"
+    if (known := _recall(memo)) is not None:
+        return known
+    found = _inspect(model)
+    facts = ModelFacts(**_tuples(found["facts"]), size=model.stat().st_size)
+    choice = _choose(model, [Path(p) for p in found["variants"]], threads or physical_cores(), extra_buffers)
+    _remember(memo, Probe(facts, choice))
+    return Probe(facts, choice)
+
+
+def cache_folder() -> Path:
+    """$GGUF_CHAT_CACHE, else gguf-chat in $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("GGUF_CHAT_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gguf-chat"
+
+
+def _check_file(model: Path) -> None:
+    try:
+        with model.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
+    if magic != b"GGUF":
+        raise ModelError(f"{model} is not a GGUF file (it begins with {magic!r}): {_FIX}, or pass a .gguf")
+
+
+def _key(model: Path, extra_buffers: bool) -> str:
+    """Everything that can change the outcome: this very file, the CPU, and the libraries."""
+    stat = model.stat()
+    parts = (
+        _FORMAT,
+        model.resolve(),
+        stat.st_size,
+        stat.st_mtime_ns,
+        extra_buffers,
+        cpu_identity(),
+        build_identity(),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _inspect(model: Path) -> dict[str, Any]:
+    done = _child(["inspect", str(model)], _INSPECT_SECONDS)
+    if done.answer is not None and "facts" in done.answer:
+        return done.answer
+    if not done.ready:
+        raise BackendError(f"llama-cpp-python does not start on this machine ({done.ending}): {_REBUILD}")
+    if done.code == -signal.SIGALRM:
+        raise ModelError(f"{model}: its chat template takes too long to render; do not trust this file")
+    raise ModelError(_blame(model, done))
+
+
+def _blame(model: Path, done: _Ended) -> str:
+    reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
+    if "template" in reason:
+        return f"{model}: {reason}"
+    return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
+
+
+def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool) -> CpuChoice:
+    failures: list[str] = []
+    for path, extra in candidates(ranked, extra_buffers):
+        name = variant_name(path) if path else "built-in"
+        done = _child(
+            _run_arguments(model, path, extra, threads), _RUN_SECONDS + model.stat().st_size / _SLOW_DISK
+        )
+        if done.answer == {"finite": True}:
+            return CpuChoice(name, str(path) if path else None, extra)
+        if done.answer is not None and "error" in done.answer:
+            raise ModelError(
+                _blame(model, done)
+            )  # llama.cpp said no in good order: another backend would too
+        why = "numbers that are not finite" if done.answer else done.ending
+        failures.append(f"{name}{'' if extra else ' without extra buffers'}: {why}")
+    raise BackendError(
+        f"no CPU backend of llama.cpp runs {model.name} on this machine ({'; '.join(failures)}). "
+        f"If other models run, this file is damaged: {_FIX}. Otherwise {_REBUILD}"
+    )
+
+
+def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | None, bool]]:
+    """What to try, in this order: (variant, use extra buffers). Seven at most, for each may take seconds."""
+    paths: list[Path | None] = [*ranked] or [None]
+    first: list[tuple[Path | None, bool]] = [(p, True) for p in paths[:4]] if extra_buffers else []
+    plain = list(dict.fromkeys([*paths[:2], paths[-1]]))
+    return first + [(p, False) for p in plain]
+
+
+def _run_arguments(model: Path, variant: Path | None, extra: bool, threads: int) -> list[str]:
+    chosen = ["--variant", str(variant)] if variant else []
+    return ["run", str(model), *chosen, *([] if extra else ["--no-extra-bufts"]), "--threads", str(threads)]
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a child ended: its exit code, whether it got as far as opening the file, and its last JSON."""
+
+    code: int
+    ready: bool
+    answer: dict[str, Any] | None
+
+    @property
+    def ending(self) -> str:
+        if self.code == _TIMEOUT:
+            return "no answer in time"
+        return signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}"
+
+
+_TIMEOUT = 124
+
+
+def _child(arguments: list[str], seconds: float) -> _Ended:
+    root = str(Path(__file__).resolve().parents[1])
+    secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the file is a stranger's: it gets no secrets to read
+    env = {key: value for key, value in os.environ.items() if key not in secret}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.probe", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _Ended(_TIMEOUT, True, None)
+    lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("{")]
+    answers = [json.loads(line) for line in lines]
+    ready = {"ready": True} in answers
+    answers = [answer for answer in answers if answer != {"ready": True}]
+    return _Ended(done.returncode, ready, answers[-1] if answers else None)
+
+
+def _recall(memo: Path) -> Probe | None:
+    try:
+        data = json.loads(memo.read_text(encoding="utf-8"))
+        return Probe(ModelFacts(**_tuples(data["facts"])), CpuChoice(**data["choice"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _remember(memo: Path, probe: Probe) -> None:
+    beside = memo.with_name(f"{memo.name}.{os.getpid()}")
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(asdict(probe)), encoding="utf-8")
+        beside.replace(memo)
+    except OSError:
+        return  # a read-only home only costs the next start a probe
+
+
+def _tuples(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}

@@ -1,0 +1,241 @@
+"""The engine: add, step, cancel. Joins the scheduler to a runner; every call from one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
+from engine.scheduler import DecodeAborted, Row, Scheduler
+from engine.scheduler import Sequence as Running
+from engine.settings import SamplingSettings
+from engine.text import TextStream
+
+_SMOOTH_SECONDS = 0.2  # what a step may take for others' prompts while someone is being answered
+_LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
+
+Tagged = tuple[int, Event]
+
+
+class Words(Protocol):
+    """What the engine needs of a vocabulary."""
+
+    is_sentencepiece: bool
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to an answer."""
+        ...
+
+
+class RunnerLike(Protocol):
+    """What the engine needs of a model: engine.runner.Runner, or a fake one in tests."""
+
+    @property
+    def vocab(self) -> Words:
+        """The model's vocabulary."""
+        ...
+
+    def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
+        """Cut a slot's cache to `keep` tokens; returns how many are kept."""
+        ...
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """Compute rows in one batch. Raises DecodeAborted."""
+        ...
+
+    def start(self, slot: int, sampling: SamplingSettings) -> None:
+        """Give the slot a fresh sampler."""
+        ...
+
+    def stop(self, slot: int) -> None:
+        """Drop the slot's sampler."""
+        ...
+
+    def sample(self, slot: int) -> int:
+        """The slot's next token."""
+        ...
+
+    def abort(self) -> None:
+        """End the decode in progress early; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+@dataclass
+class _Request:
+    """One request's state; times are of the engine's clock, 0 for not yet."""
+
+    sequence: Running
+    sampling: SamplingSettings
+    text: TextStream
+    added: float
+    admitted: float = 0.0
+    first: float = 0.0
+    cached: int = 0
+    said: int = 0  # tokens of the answer, without the one that ends it
+    position: int = 0
+
+
+class Engine:
+    """Continuous batching over a runner."""
+
+    def __init__(
+        self,
+        runner: RunnerLike,
+        *,
+        slots: int,
+        context: int,
+        queue: int,
+        batch: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`context` is the most tokens that one conversation may hold; the rest is the scheduler's."""
+        self.runner = runner
+        self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
+        self._scheduler = Scheduler(slots=slots, queue=queue, batch=batch)
+        self._context, self._batch, self._clock = context, batch, clock
+        self._requests: dict[int, _Request] = {}
+        self._rate = 0.0  # tokens a second of the steps that read prompts
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._requests)
+
+    def add(self, request: int, tokens: list[int], sampling: SamplingSettings) -> list[Tagged]:
+        """Queue a request of at most `context - 1` tokens. Raises QueueFull."""
+        assert 0 < len(tokens) < self._context and request not in self._requests
+        sequence = Running(request, list(tokens))
+        self._scheduler.add(sequence)
+        text = TextStream(sampling.stop, skip_space=self.runner.vocab.is_sentencepiece)
+        self._requests[request] = _Request(sequence, sampling, text, self._clock())
+        return self._positions()
+
+    def cancel(self, request: int) -> list[Tagged]:
+        """End a request at once, wherever it is; an unknown or finished one is no error."""
+        state = self._requests.get(request)
+        return self._tagged(state, self._end(state, "cancelled")) if state else []
+
+    def step(self) -> list[Tagged]:
+        """Admit, decode one batch, sample. Returns what happened, in order."""
+        out = self._admit()
+        rows = self._scheduler.plan(self._prefill_budget())
+        if not rows:
+            return out
+        began = self._clock()
+        if not self._decode(rows):
+            return out
+        ready = self._scheduler.computed(rows)
+        self._measure(rows, self._clock() - began)
+        out += self._progress(rows)
+        for sequence in ready:
+            state = self._requests[sequence.id]
+            out += self._tagged(state, self._next_token(state))
+        return out
+
+    def close(self) -> None:
+        """Free the runner."""
+        self.runner.close()
+
+    def _admit(self) -> list[Tagged]:
+        out: list[Tagged] = []
+        while admission := self._scheduler.admit():
+            state = self._requests[admission.sequence.id]
+            kept = self.runner.prepare(admission.slot, admission.keep, admission.copy_from)
+            self._scheduler.admitted(admission, kept)
+            self.runner.start(admission.slot, state.sampling)
+            state.admitted, state.cached = self._clock(), kept
+            out.append((admission.sequence.id, Prefill(kept, admission.sequence.prompt, kept)))
+        return out + self._positions() if out else out
+
+    def _positions(self) -> list[Tagged]:
+        out: list[Tagged] = []
+        for position, sequence in enumerate(self._scheduler.waiting, 1):
+            state = self._requests[sequence.id]
+            if state.position != position:
+                state.position = position
+                out.append((sequence.id, Queued(position)))
+        return out
+
+    def _prefill_budget(self) -> int:
+        return max(_LEAST_PREFILL, min(self._batch, int(self._rate * _SMOOTH_SECONDS)))
+
+    def _measure(self, rows: Sequence[Row], seconds: float) -> None:
+        count = sum(len(row.tokens) for row in rows)
+        if count >= _LEAST_PREFILL and seconds > 0:
+            rate = count / seconds
+            self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
+
+    def _decode(self, rows: Sequence[Row]) -> bool:
+        """Compute the rows; after an abort, put every slot back to where the step began."""
+        owners = {s.slot: s for s in self._scheduler.running}
+        self.reading = frozenset(owners[row.slot].id for row in rows if len(row.tokens) > 1)
+        try:
+            self.runner.decode(rows)
+        except DecodeAborted:
+            for row in rows:
+                self._scheduler.rewind(owners[row.slot], self.runner.prepare(row.slot, row.start))
+            return False
+        finally:
+            self.reading = frozenset()
+        return True
+
+    def _progress(self, rows: Sequence[Row]) -> list[Tagged]:
+        owners = {s.slot: s for s in self._scheduler.running}
+        reading = [owners[row.slot] for row in rows if len(row.tokens) > 1]
+        return [
+            (s.id, Prefill(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
+            for s in reading
+            if s.answered == 0
+        ]
+
+    def _next_token(self, state: _Request) -> list[Event]:
+        sequence = state.sequence
+        assert sequence.slot is not None
+        token = self.runner.sample(sequence.slot)
+        state.first = state.first or self._clock()
+        if self.runner.vocab.is_end(token):
+            return self._end(state, "stop")
+        sequence.tokens.append(token)
+        state.said += 1
+        delta = state.text.push(self.runner.vocab.piece(token))
+        events: list[Event] = [Text(delta)] if delta else []
+        if state.text.stopped:
+            return events + self._end(state, "stop")
+        if state.said >= state.sampling.max_tokens or len(sequence.tokens) >= self._context:
+            return events + self._end(state, "length")
+        return events
+
+    def _end(self, state: _Request, reason: FinishReason) -> list[Event]:
+        sequence = state.sequence
+        if sequence.slot is not None:
+            self.runner.stop(sequence.slot)
+        self._scheduler.finish(sequence)
+        del self._requests[sequence.id]
+        rest = state.text.finish()
+        return [*([Text(rest)] if rest else []), Finished(reason, self._stats(state))]
+
+    def _stats(self, state: _Request) -> RequestStats:
+        now = self._clock()
+        admitted, first = state.admitted or now, state.first or now
+        return RequestStats(
+            prompt_tokens=state.sequence.prompt,
+            cached_tokens=state.cached,
+            generated_tokens=state.said,
+            queue_seconds=admitted - state.added,
+            prefill_seconds=first - admitted,
+            decode_seconds=now - first,
+        )
+
+    @staticmethod
+    def _tagged(state: _Request, events: Sequence[Event]) -> list[Tagged]:
+        return [(state.sequence.id, event) for event in events]

@@ -1,0 +1,132 @@
+"""The child process that meets a stranger's GGUF and each CPU backend first: a crash ends only the child.
+
+`python -m engine.probe inspect MODEL` reads the file's head, ranks the CPU variants and renders the chat
+template. `python -m engine.probe run MODEL --variant PATH` computes with one variant. Each prints one line
+of JSON; engine.cpu reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from llama_cpp import llama_cpp as low
+
+from engine.errors import EngineError
+from engine.native import find_variants, load_variant, rank_variants
+from engine.runner import Model, Runner
+from engine.scheduler import Row
+from engine.template import ChatTemplate
+
+TEMPLATE_SECONDS = 3.0
+_TEMPLATE_BYTES = 4 << 30
+_EXIT_REFUSED = 3
+
+
+def inspect(path: Path) -> dict[str, object]:
+    """What the file says about itself, and the CPU variants that this machine supports, best first."""
+    ranked = [str(p) for p in rank_variants(find_variants())]
+    print(json.dumps({"ready": True}), flush=True)  # from here on, a crash is the file's fault
+    model = Model(path, vocab_only=True)
+    facts = _facts(model, path)
+    _check_template(facts)
+    return {"variants": ranked, "facts": facts}
+
+
+def _facts(model: Model, path: Path) -> dict[str, object]:
+    vocab, handle = model.vocab, model.handle
+    architecture = model.metadata("general.architecture")
+    template = low.llama_model_chat_template(handle, None) or b""
+    return {
+        "name": model.metadata("general.name") or path.stem,
+        "architecture": architecture,
+        "quantization": _label(model.metadata("general.file_type")),
+        "parameters": int(low.llama_model_n_params(handle)),
+        "trained_context": int(model.metadata(f"{architecture}.context_length") or 0),
+        "template": template.decode("utf-8", "replace"),
+        "bos": vocab.text(vocab.bos),
+        "eos": vocab.text(vocab.eos),
+        "control": list(vocab.control_spellings),
+        "ends": [vocab.text(t) for t in range(vocab.size) if vocab.is_end(t)],
+    }
+
+
+def _label(file_type: str) -> str:
+    """`Q4_K_M` for the metadata's file type 15, which llama.cpp itself calls "Q4_K - Medium"."""
+    if not file_type.isdigit():
+        return "unknown"
+    name = (low.llama_ftype_name(int(file_type)) or b"unknown").decode()
+    for size in ("Small", "Medium", "Large"):
+        name = name.replace(f" - {size}", f"_{size[0]}")
+    return name
+
+
+def _check_template(facts: dict[str, object]) -> None:
+    """Render once, under a limit on time and memory.
+
+    SIGALRM keeps its default action: it kills the process even inside a C loop, where no Python handler runs.
+    """
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (_TEMPLATE_BYTES, _TEMPLATE_BYTES))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_SECONDS)
+    template = ChatTemplate(str(facts["template"]), str(facts["bos"]), str(facts["eos"]))
+    template.render(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "Hi."},
+            {"role": "user", "content": "Bye"},
+        ]
+    )
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def run(path: Path, variant: Path | None, extra_buffers: bool, threads: int) -> dict[str, object]:
+    """Load the model and decode as the engine will: a prompt, then four sequences side by side, then one."""
+    if variant is not None:
+        load_variant(variant)
+    model = Model(path, extra_buffers=extra_buffers)
+    runner = Runner(model, slots=4, context=256, batch=64, threads=threads)
+    some = [token % model.vocab.size for token in range(100, 164)]
+    steps = [
+        [Row(0, 0, some, True)],
+        [Row(1, 0, some[:16], True), Row(2, 0, some[:16], True), Row(3, 0, some[:16], True)],
+        [Row(0, 64, some[:1], True), *(Row(slot, 16, some[:1], True) for slot in (1, 2, 3))],
+        [Row(0, 65, some[1:2], True)],
+    ]
+    for rows in steps:
+        runner.decode(rows)
+        if not all(runner.logits_are_finite(row.slot) for row in rows):
+            return {"finite": False}
+    return {"finite": True}
+
+
+def main(arguments: list[str]) -> int:
+    """Parse the command line, do one job, print its JSON."""
+    parser = argparse.ArgumentParser(prog="engine.probe", description=__doc__)
+    parser.add_argument("job", choices=["inspect", "run"])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--variant", type=Path)
+    parser.add_argument("--no-extra-bufts", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer here, not something to debug
+    try:
+        if options.job == "inspect":
+            result = inspect(options.model)
+        else:
+            result = run(options.model, options.variant, not options.no_extra_bufts, options.threads)
+    except EngineError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return _EXIT_REFUSED
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,195 @@
+"""Who computes what in the next step: admission, slots, prefix reuse, prefill chunks. Plain Python.
+
+After nano-vllm's scheduler (GeeeekExplorer/nano-vllm, engine/scheduler.py), with slots for its block manager:
+llama.cpp keeps one KV sequence a slot. A sequence that has tokens left to read is in prefill; one that has
+exactly one is being decoded. Both are fed by the same few lines.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from engine.errors import QueueFull
+
+_WORTH_COPYING = 32  # tokens; below that, computing them again is as fast as copying a cache
+
+
+class DecodeAborted(Exception):
+    """A decode ended early because it was asked to; the engine finds out how far the caches got."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Consecutive tokens of one slot, the first at position `start`; the last one's logits if wanted."""
+
+    slot: int
+    start: int
+    tokens: Seq[int]
+    wants_logits: bool
+
+
+@dataclass
+class Sequence:
+    """One request on its way: `tokens` are prompt and answer so far, `fed` of them are in the cache."""
+
+    id: int
+    tokens: list[int]
+    prompt: int = 0
+    fed: int = 0
+    slot: int | None = None
+
+    def __post_init__(self) -> None:
+        self.prompt = len(self.tokens)
+
+    @property
+    def left(self) -> int:
+        """Tokens that must be computed before the next one can be sampled."""
+        return len(self.tokens) - self.fed
+
+    @property
+    def answered(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.prompt
+
+
+@dataclass
+class Slot:
+    """A place in the KV cache: `tokens` are what it holds, `used` is when it was last given up."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    owner: Sequence | None = None
+    used: int = 0
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A sequence got a slot; its first `keep` tokens are cached there, or in the slot to copy from."""
+
+    sequence: Sequence
+    slot: int
+    keep: int
+    copy_from: int | None
+
+
+class Scheduler:
+    """Gives slots to sequences and plans steps; knows nothing of models."""
+
+    def __init__(self, *, slots: int, queue: int, batch: int) -> None:
+        """`queue` is how many may wait beyond the free slots; `batch` is the token budget of a step."""
+        self.slots = [Slot(index) for index in range(slots)]
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._queue, self._batch, self._clock = queue, batch, 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises QueueFull."""
+        idle = sum(slot.owner is None for slot in self.slots)
+        if len(self.waiting) >= self._queue + idle:
+            raise QueueFull(f"{len(self.waiting)} requests are waiting already: try again later")
+        self.waiting.append(sequence)
+
+    def admit(self) -> Admission | None:
+        """Give the next waiting sequence a slot, if one is free. Call `admitted` before anything else."""
+        idle = [slot for slot in self.slots if slot.owner is None]
+        if not idle or not self.waiting:
+            return None
+        sequence = self.waiting.popleft()
+        slot, keep, source = self._place(sequence, idle)
+        slot.owner, sequence.slot = sequence, slot.index
+        self.running.append(sequence)
+        return Admission(sequence, slot.index, keep, source)
+
+    def _place(self, sequence: Sequence, idle: list[Slot]) -> tuple[Slot, int, int | None]:
+        """The slot for a sequence, the tokens that it may keep, and the slot to copy them from.
+
+        A conversation goes back to its own slot. A sequence that only shares a beginning (a system prompt)
+        with a longer conversation takes the least recently used slot and a copy, and leaves that one whole.
+        """
+        limit = len(sequence.tokens) - 1  # the last token is always computed: its logits start the answer
+        shared = {slot.index: min(common_prefix(slot.tokens, sequence.tokens), limit) for slot in self.slots}
+        best = max(idle, key=lambda slot: (shared[slot.index], slot.used))
+        if shared[best.index] * 2 >= len(best.tokens) and shared[best.index]:
+            return best, shared[best.index], None
+        oldest = min(idle, key=lambda slot: (bool(slot.tokens), slot.used, slot.index))
+        source = max(self.slots, key=lambda slot: shared[slot.index])
+        if source is oldest or shared[source.index] < _WORTH_COPYING:
+            return oldest, shared[oldest.index], None
+        return oldest, shared[source.index], source.index
+
+    def admitted(self, admission: Admission, kept: int) -> None:
+        """Record how many cached tokens the sequence really starts with."""
+        self.rewind(admission.sequence, kept)
+
+    def rewind(self, sequence: Sequence, fed: int) -> None:
+        """Record that the cache holds just the first `fed` tokens of a running sequence."""
+        sequence.fed = fed
+        self._slot(sequence).tokens = sequence.tokens[:fed]
+
+    def plan(self, prefill: int) -> list[Row]:
+        """The rows of the next step, by slot: one token of each sequence in decode, and prompts' chunks.
+
+        `prefill` bounds the prompt tokens in a step in which others are decoding, to keep those smooth. Half
+        of it goes to the prompt that waited longest, the rest to the shortest: none starves, short ones pass.
+        """
+        decoding = [s for s in self.running if s.left == 1]
+        reading = [s for s in self.running if s.left > 1]
+        budget = self._batch - len(decoding)
+        shares = self._shares(reading, min(budget, prefill) if decoding else budget)
+        rows = [self._row(s, 1) for s in decoding] + [self._row(s, n) for s, n in shares if n]
+        return sorted(rows, key=lambda row: row.slot)
+
+    @staticmethod
+    def _shares(reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+        if not reading:
+            return []
+        oldest = reading[0]
+        given = {oldest.id: min(oldest.left, (budget + 1) // 2)}
+        budget -= given[oldest.id]
+        for sequence in sorted(reading, key=lambda s: s.left):
+            more = min(sequence.left - given.get(sequence.id, 0), budget)
+            given[sequence.id] = given.get(sequence.id, 0) + more
+            budget -= more
+        return [(sequence, given[sequence.id]) for sequence in reading]
+
+    @staticmethod
+    def _row(sequence: Sequence, count: int) -> Row:
+        assert sequence.slot is not None
+        tokens = sequence.tokens[sequence.fed : sequence.fed + count]
+        return Row(sequence.slot, sequence.fed, tokens, wants_logits=count == sequence.left)
+
+    def computed(self, rows: Seq[Row]) -> list[Sequence]:
+        """Record that rows are in the cache; returns the sequences whose next token can be sampled now."""
+        ready: list[Sequence] = []
+        for row in rows:
+            slot = self.slots[row.slot]
+            assert slot.owner is not None and slot.owner.fed == row.start
+            slot.owner.fed += len(row.tokens)
+            slot.tokens += row.tokens
+            if row.wants_logits:
+                ready.append(slot.owner)
+        return ready
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, running or waiting. Its slot keeps the cache for the next turn."""
+        if sequence.slot is None:
+            self.waiting.remove(sequence)
+            return
+        self._clock += 1
+        slot = self._slot(sequence)
+        slot.owner, slot.used = None, self._clock
+        self.running.remove(sequence)
+
+    def _slot(self, sequence: Sequence) -> Slot:
+        assert sequence.slot is not None
+        return self.slots[sequence.slot]
+
+
+def common_prefix(left: Seq[int], right: Seq[int]) -> int:
+    """How many first tokens two lists share."""
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right))

