@@ -23,7 +23,8 @@ def main(
     model: Annotated[
         Path | None,
         typer.Argument(
-            envvar="GGUF_CHAT_MODEL", help="A .gguf file or its folder. Default: the embedded model."
+            envvar="GGUF_CHAT_MODEL",
+            help="A .gguf file, its folder, or owner/name/file.gguf on the Hub. Default: the embedded model.",
         ),
     ] = None,
     host: Annotated[

@@ -7,17 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.errors import InputError
+
 
 @contextmanager
 def published_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; when the block ends well, it takes `out`'s place.
 
-    Whatever stood at `out` is replaced: the caller has asked first. When the block raises
-    (Ctrl-C too), `out` is as it was. A kill leaves a `.NAME.partial`, which the next run clears.
+    Whatever stood at `out` is replaced: the caller has asked first. When the block raises (Ctrl-C too),
+    `out` is as it was. A kill leaves a `.NAME.partial`, which the next run clears. Raises InputError
+    where nothing can be written.
     """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): choose another place") from None
     try:
         yield partial
         _swap(partial, out)

@@ -26,7 +26,8 @@ def main(
     model: Annotated[
         Path | None,
         typer.Argument(
-            envvar="GGUF_CHAT_MODEL", help="A .gguf file or its folder. Default: the embedded model."
+            envvar="GGUF_CHAT_MODEL",
+            help="A .gguf file, its folder, or owner/name/file.gguf on the Hub. Default: the embedded model.",
         ),
     ] = None,
     prompt_file: Annotated[

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.errors import ModelError
+from ui.gguf_hub import fetch_gguf, looks_like_hub
 
 # What to take from a folder of several: the usual balance first, then smaller losses, then the rest.
 PREFERENCE = (
@@ -22,9 +24,12 @@ def choose_gguf(model: Path | None) -> Path:
     """The GGUF for what the user named; a ModelError says what is wrong with it and what to do."""
     if model is None:
         return embedded_gguf()
+    if not model.exists() and looks_like_hub(str(model)):
+        return fetch_gguf(str(model), _best_name)
     if not model.exists():
         raise ModelError(
-            f"model {str(model)!r} does not exist: give the path of a .gguf file or of its folder"
+            f"model {str(model)!r} does not exist: give the path of a .gguf file or of its folder, "
+            "or a model on the Hub as owner/name/file.gguf"
         )
     return _best_of(model) if model.is_dir() else model
 
@@ -47,10 +52,15 @@ def is_embedded(path: Path) -> bool:
 
 
 def _best_of(folder: Path) -> Path:
-    candidates = [path for path in _finished_files(folder) if not _NOT_A_MODEL.search(path.name)]
-    if not candidates:
+    best = _best_name([path.name for path in _finished_files(folder)])
+    if best is None:
         raise ModelError(f"folder {str(folder)!r} holds no GGUF model{_where_they_are(folder)}")
-    return min(candidates, key=_rank)
+    return folder / best
+
+
+def _best_name(names: Sequence[str]) -> str | None:
+    candidates = [name for name in names if not _NOT_A_MODEL.search(name)]
+    return min(candidates, key=_rank, default=None)
 
 
 def _finished_files(folder: Path) -> list[Path]:
@@ -67,10 +77,10 @@ def _finished_files(folder: Path) -> list[Path]:
     return [path for path in files if path.name in finished]
 
 
-def _rank(path: Path) -> tuple[int, str]:
-    tokens = re.split(r"[-.]", path.stem.upper())
+def _rank(name: str) -> tuple[int, str]:
+    tokens = re.split(r"[-.]", name.upper())
     ranks = [PREFERENCE.index(token) for token in tokens if token in PREFERENCE]
-    return (min(ranks, default=len(PREFERENCE)), path.name)
+    return (min(ranks, default=len(PREFERENCE)), name)
 
 
 def _where_they_are(folder: Path) -> str:

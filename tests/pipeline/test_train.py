@@ -238,21 +238,23 @@ def test_wrong_input_is_told_before_anything_is_loaded(
     for path in base.iterdir():
         if path.name != "chat_template.jinja":
             (plain / path.name).write_bytes(path.read_bytes())
-    for change, said in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"data": tmp_path / "none.jsonl"}, "does not exist"),
         ({"base": str(tmp_path / "none")}, "there is no such folder"),
         ({"base": str(plain)}, "has no chat template"),
         ({"targets": ("q_proj", "qq_proj")}, "'qq_proj' is no linear layer of the base: use .*q_proj"),
         ({"targets": ("lm_head",)}, "'lm_head' is no linear layer"),
         ({"max_length": 16}, "--max-length 16 cuts off every answer"),
-    ]:
+        ({"out": config.data / "adapter"}, "cannot be written"),
+    ]
+    for change, said in wrong:
         with pytest.raises(InputError, match=said):
             finetune(replace(config, **change))
     assert not config.out.parent.exists()
 
 
 def test_missing_packages_are_told(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None if name == "trl" else object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trl" else object())
     with pytest.raises(MissingPackage, match="'trl' is not installed: run `pip install"):
         finetune(config)
 

@@ -5,6 +5,7 @@ import pytest
 
 from engine.errors import ModelError
 from ui.gguf_choice import choose_gguf, embedded_gguf, is_embedded
+from ui.gguf_hub import shards
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -58,3 +59,34 @@ def test_without_a_name_the_embedded_model_answers() -> None:
     assert choose_gguf(None) == embedded_gguf()
     assert is_embedded(embedded_gguf())
     assert not is_embedded(Path("models/m.gguf"))
+
+
+def test_a_hub_name_that_cannot_be_had_is_named() -> None:
+    with pytest.raises(ModelError, match=r"'nobody/nothing'.*Hub cannot be reached"):
+        choose_gguf(Path("nobody/nothing"))
+    with pytest.raises(ModelError, match=r"'nobody/nothing/m-Q4_0\.gguf'.*Hub cannot be reached"):
+        choose_gguf(Path("nobody/nothing/m-Q4_0.gguf"))
+
+
+def test_a_hub_file_cannot_leave_its_repository() -> None:
+    with pytest.raises(ModelError, match="outside of its repository"):
+        choose_gguf(Path("nobody/nothing/../../x.gguf"))
+
+
+def test_all_shards_of_a_hub_file_are_fetched() -> None:
+    assert shards("m-Q4_K_M.gguf") == ["m-Q4_K_M.gguf"]
+    assert shards("a/m-00002-of-00003.gguf") == [f"a/m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+
+
+def test_a_hub_file_in_the_cache_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--you--bob" / "snapshots" / "0123456789012345678901234567890123456789"
+    touch(tmp_path / "models--you--bob")
+    snapshot.mkdir(parents=True)
+    touch(snapshot, "bob-Q4_K_M.gguf")
+    refs = tmp_path / "models--you--bob" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(snapshot.name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert choose_gguf(Path("you/bob/bob-Q4_K_M.gguf")) == snapshot / "bob-Q4_K_M.gguf"

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.measure import measure
+from pipeline.errors import PipelineError
+from tests.pipeline.tiny import make_adapter, make_base
+
+
+def test_measure_sees_memory_and_writes_of_a_grandchild(tmp_path: Path, root: Path) -> None:
+    size = 200 * 2**20
+    inner = f"data = bytearray(b'x' * {size}); f = open({str(tmp_path / 'out')!r}, 'wb'); f.write(data)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
+    # In a process of its own: the kernel's peak of a child starts at its parent's, and pytest is large.
+    code = (
+        "import dataclasses, json, sys; from pathlib import Path; from bench.measure import measure; "
+        f"usage = measure([sys.executable, '-c', {outer!r}], Path({str(tmp_path / 'log')!r})); "
+        "print(json.dumps(dataclasses.asdict(usage)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    usage = json.loads(done.stdout)
+    assert size < usage["peak_bytes"] < 2 * size
+    assert usage["written_bytes"] >= size
+    assert usage["seconds"] > 0
+
+
+def test_measure_says_what_failed(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="exit code 3"):
+        measure([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "log")
+
+
+def test_both_ways_run_and_the_ratios_are_printed(tmp_path: Path, root: Path, python: str) -> None:
+    base = make_base(tmp_path / "base", hidden_size=256, intermediate_size=512, head_dim=64)
+    adapter = make_adapter(tmp_path / "adapter", base)
+    command = [python, "scripts/bench.py", "export", "--base", base, "--adapter", adapter, "--json"]
+    command += ["--quant", "Q8_0", "--scratch", tmp_path / "scratch"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result["ratios"]) == {"time", "peak_memory", "bytes_written"}
+    assert all(ratio > 0 for ratio in result["ratios"].values())
+    assert not list((tmp_path / "scratch").glob("*/*.gguf"))

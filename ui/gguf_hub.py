@@ -1,0 +1,59 @@
+"""A GGUF that lies on the Hugging Face Hub: `owner/name`, or `owner/name/file.gguf`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from engine.errors import ModelError
+
+_SPEC = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<file>.+\.gguf))?")
+_SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+Choose = Callable[[Sequence[str]], str | None]
+"""Picks one of a repository's GGUF files; None when none will do."""
+
+
+def looks_like_hub(spec: str) -> bool:
+    """Whether the words could name something on the Hub."""
+    return _SPEC.fullmatch(spec) is not None
+
+
+def fetch_gguf(spec: str, choose: Choose) -> Path:
+    """Download the file (all of its shards) into the Hub's cache, or find it there; raises ModelError."""
+    found = _SPEC.fullmatch(spec)
+    assert found is not None, spec
+    repository, file = found["repository"], found["file"]
+    if file and ".." in PurePosixPath(file).parts:
+        raise ModelError(f"model {spec!r} names a file outside of its repository")
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        if file is None:
+            files = [name for name in huggingface_hub.list_repo_files(repository) if name.endswith(".gguf")]
+            file = choose(files)
+            if file is None:
+                raise ModelError(f"the repository {repository!r} holds no GGUF model: name one that does")
+        paths = [huggingface_hub.hf_hub_download(repository, shard) for shard in shards(file)]
+    except errors.GatedRepoError:
+        reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
+    except errors.RepositoryNotFoundError:
+        reason = "there is no such path here and no such public repository on the Hub"
+    except errors.RemoteEntryNotFoundError:
+        reason = f"the Hub's {repository} has no file {file}"
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ConnectionError) as error:
+        reason = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
+    else:
+        return Path(paths[0])
+    raise ModelError(f"model {spec!r}: {reason}")
+
+
+def shards(file: str) -> list[str]:
+    """All files of a split GGUF, given any of them; a whole one is its own only shard."""
+    found = _SHARD.search(file)
+    if found is None:
+        return [file]
+    stem, count = file[: found.start()], int(found["count"])
+    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
