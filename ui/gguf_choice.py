@@ -24,7 +24,8 @@ def choose_gguf(model: Path | None) -> Path:
     """The GGUF for what the user named; a ModelError says what is wrong with it and what to do."""
     if model is None:
         return embedded_gguf()
-    if not model.exists() and looks_like_hub(str(model)):
+    # A first part that is a folder here is a path with a typing error, not a name on the Hub.
+    if not model.exists() and looks_like_hub(str(model)) and not Path(model.parts[0]).is_dir():
         return fetch_gguf(str(model), _best_name)
     if not model.exists():
         raise ModelError(

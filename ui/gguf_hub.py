@@ -32,21 +32,22 @@ def fetch_gguf(spec: str, choose: Choose) -> Path:
 
     try:
         if file is None:
-            files = [name for name in huggingface_hub.list_repo_files(repository) if name.endswith(".gguf")]
-            file = choose(files)
+            names = [item.rfilename for item in huggingface_hub.model_info(repository).siblings or []]
+            file = choose([name for name in names if name.endswith(".gguf")])
             if file is None:
                 raise ModelError(f"the repository {repository!r} holds no GGUF model: name one that does")
-        paths = [huggingface_hub.hf_hub_download(repository, shard) for shard in shards(file)]
+        folder = huggingface_hub.snapshot_download(repository, allow_patterns=shards(file))
     except errors.GatedRepoError:
         reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
     except errors.RepositoryNotFoundError:
         reason = "there is no such path here and no such public repository on the Hub"
-    except errors.RemoteEntryNotFoundError:
-        reason = f"the Hub's {repository} has no file {file}"
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ConnectionError) as error:
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         reason = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
     else:
-        return Path(paths[0])
+        path = Path(folder) / shards(file)[0]
+        if path.is_file():
+            return path
+        reason = f"the Hub's {repository} has no file {file}"
     raise ModelError(f"model {spec!r}: {reason}")
 
 

@@ -90,3 +90,8 @@ def test_a_hub_file_in_the_cache_needs_no_network(tmp_path: Path, monkeypatch: p
     (refs / "main").write_text(snapshot.name)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert choose_gguf(Path("you/bob/bob-Q4_K_M.gguf")) == snapshot / "bob-Q4_K_M.gguf"
+
+
+def test_a_mistyped_local_path_is_not_sought_on_the_hub() -> None:
+    with pytest.raises(ModelError, match="'tests/nothing' does not exist"):
+        choose_gguf(Path("tests/nothing"))
