@@ -41,7 +41,7 @@ def fetch_gguf(spec: str, choose: Choose) -> Path:
         reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
     except errors.RepositoryNotFoundError:
         reason = "there is no such path here and no such public repository on the Hub"
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:  # type: ignore[attr-defined] # httpx's
         reason = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
     else:
         path = Path(folder) / shards(file)[0]
