@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("inputs")
     base = make_base(folder / "base", hidden_size=256, intermediate_size=512, head_dim=64)
     return base, make_adapter(folder / "adapter", base)
+
+
+@pytest.fixture(scope="module")
+def reference(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export that nothing disturbed; a copy of it is as good as a fresh one."""
+    out = tmp_path_factory.mktemp("reference") / "bob"
+    export(config_for(inputs, out, keep_f16=True))
+    return out
+
+
+@pytest.fixture
+def exported(reference: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reference, tmp_path / "bob"))
 
 
 def config_for(inputs: tuple[Path, Path], out: Path, **changes: object) -> ExportConfig:
@@ -62,50 +76,47 @@ class Steps:
         """Nothing to remember."""
 
 
-def test_an_export_writes_what_its_manifest_says(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "bob"
-    result = export(config_for(inputs, out, keep_f16=True))
+def test_an_export_writes_what_its_manifest_says(inputs: tuple[Path, Path], reference: Path) -> None:
+    out = reference
     assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "bob-F16.gguf", "manifest.json"}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"]
     for output in manifest["outputs"]:
         path = out / output["file"]
         assert (output["bytes"], output["sha256"]) == (path.stat().st_size, sha256(path))
-    assert 8 <= next(o for o in result.outputs if o.type == "Q8_0").bits_per_weight <= 9
+    bits = {output["type"]: output["bits_per_weight"] for output in manifest["outputs"]}
+    assert bits["Q8_0"] == 8.5
+    assert 16 <= bits["F16"] < 17
     weights = manifest["inputs"]["base"]["files"]["model.safetensors"]
     assert weights == sha256(inputs[0] / "model.safetensors")
     assert manifest["inputs"]["adapter"]["kind"] == "LoRA"
-    assert str(tmp_path) not in (out / "manifest.json").read_text()
+    assert str(out.parent) not in (out / "manifest.json").read_text()
 
 
-def test_the_files_load_and_answer_alike(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_types_are_those_that_were_asked_for(reference: Path) -> None:
     from gguf import GGUFReader
 
-    export(config_for(inputs, tmp_path / "bob"))
-    types = {t.tensor_type.name for t in GGUFReader(tmp_path / "bob" / "bob-Q4_K_M.gguf").tensors}
+    types = {tensor.tensor_type.name for tensor in GGUFReader(reference / "bob-Q4_K_M.gguf").tensors}
     assert types == {"F32", "Q4_K", "Q6_K"}
 
 
-def test_a_second_run_has_nothing_to_do(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    config = config_for(inputs, tmp_path / "bob")
-    first, steps = export(config), Steps()
-    second = export(config, steps)
-    assert (second.outputs, second.made, steps.titles) == (first.outputs, (), [])
-
-
-def test_another_type_is_added_to_what_is_there(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "bob"
-    export(config_for(inputs, out, quants=("Q8_0",), keep_f16=True))
+def test_a_second_run_has_nothing_to_do(inputs: tuple[Path, Path], exported: Path) -> None:
     steps = Steps()
-    result = export(config_for(inputs, out, quants=("Q8_0", "Q5_0")), steps)
+    again = export(config_for(inputs, exported), steps)
+    assert (len(again.outputs), again.made, steps.titles) == (3, (), [])
+
+
+def test_another_type_is_added_to_what_is_there(inputs: tuple[Path, Path], exported: Path) -> None:
+    steps = Steps()
+    result = export(config_for(inputs, exported, quants=("Q8_0", "Q5_0")), steps)
     assert result.made == ("bob-Q5_0.gguf",)
     assert not any("Merge" in title for title in steps.titles)  # the kept f16 file is the source
-    assert len(result.outputs) == 3
+    assert len(result.outputs) == 4
 
 
 @pytest.mark.parametrize("break_at", ["Merge", "Q4_K_M", "Q8_0"])
 def test_an_interrupted_export_goes_on_from_its_last_finished_step(
-    break_at: str, inputs: tuple[Path, Path], tmp_path: Path
+    break_at: str, inputs: tuple[Path, Path], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bob"
     with pytest.raises(KeyboardInterrupt):
@@ -116,19 +127,17 @@ def test_an_interrupted_export_goes_on_from_its_last_finished_step(
     assert break_at in " ".join(steps.titles)
     assert ("Merge" in " ".join(steps.titles)) == (break_at == "Merge")
     assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "manifest.json"}
-    assert_same_as_uninterrupted(inputs, out, tmp_path)
+    assert_same_as(reference, out)
 
 
-def assert_same_as_uninterrupted(inputs: tuple[Path, Path], out: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again" / "bob"
-    export(config_for(inputs, again))
-    for path in again.glob("*.gguf"):
-        assert sha256(path) == sha256(out / path.name)
+def assert_same_as(reference: Path, out: Path) -> None:
+    for path in out.glob("*.gguf"):
+        assert sha256(path) == sha256(reference / path.name)
 
 
 @pytest.mark.parametrize("wait_for", ["*.partial", "*F16.gguf", "*Q4_K_M.gguf.partial"])
 def test_a_killed_export_leaves_no_half_written_file(
-    wait_for: str, inputs: tuple[Path, Path], tmp_path: Path, root: Path, python: str
+    wait_for: str, inputs: tuple[Path, Path], reference: Path, tmp_path: Path, root: Path, python: str
 ) -> None:
     out = tmp_path / "bob"
     command = [python, "scripts/export_gguf.py", "--base", inputs[0], "--adapter", inputs[1], "--out", out]
@@ -141,7 +150,7 @@ def test_a_killed_export_leaves_no_half_written_file(
     assert recorded <= {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"}
     export(config_for(inputs, out))
     assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "manifest.json"}
-    assert_same_as_uninterrupted(inputs, out, tmp_path)
+    assert_same_as(reference, out)
 
 
 def wait_until(condition: object, seconds: float = 60) -> None:
@@ -168,29 +177,27 @@ def test_a_killed_parent_takes_its_child_along(
     assert not alive
 
 
-def test_another_export_in_the_same_folder_is_refused(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "bob"
-    export(config_for(inputs, out))
+def test_another_export_in_the_same_folder_is_refused(inputs: tuple[Path, Path], exported: Path) -> None:
+    plain = config_for(inputs, exported, adapter=None, quants=("Q8_0",))
     with pytest.raises(InputError, match="other inputs or options: --force"):
-        export(config_for(inputs, out, adapter=None))
-    export(config_for(inputs, out, adapter=None, force=True))
-    assert json.loads((out / "manifest.json").read_text())["inputs"].keys() == {"base"}
+        export(plain)
+    export(replace(plain, force=True))
+    assert json.loads((exported / "manifest.json").read_text())["inputs"].keys() == {"base"}
 
 
-def test_no_resume_makes_all_anew(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    export(config_for(inputs, tmp_path / "bob"))
-    result = export(config_for(inputs, tmp_path / "bob", resume=False))
+def test_no_resume_makes_all_anew(inputs: tuple[Path, Path], exported: Path, reference: Path) -> None:
+    result = export(config_for(inputs, exported, resume=False))
     assert set(result.made) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"}
+    assert_same_as(reference, exported)
 
 
-def test_a_file_that_was_tampered_with_is_made_again(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "bob"
-    export(config_for(inputs, out))
-    damaged = out / "bob-Q8_0.gguf"
-    good = sha256(damaged)
+def test_a_file_that_was_tampered_with_is_made_again(
+    inputs: tuple[Path, Path], exported: Path, reference: Path
+) -> None:
+    damaged = exported / "bob-Q8_0.gguf"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert export(config_for(inputs, out)).made == ("bob-Q8_0.gguf",)
-    assert sha256(damaged) == good
+    assert export(config_for(inputs, exported)).made == ("bob-Q8_0.gguf",)
+    assert_same_as(reference, exported)
 
 
 def test_two_exports_at_once_are_refused(inputs: tuple[Path, Path], tmp_path: Path) -> None:
