@@ -16,12 +16,15 @@ from pipeline.errors import PipelineError
 from pipeline.progress import Bars
 from pipeline.run import ExportResult
 
-INTERRUPTED = 130
+GO_ON = "run the same command again to go on from the last finished step"
 
 
 @contextmanager
-def report_errors() -> Iterator[None]:
-    """Turn the pipeline's errors into one line on standard error and the right exit code."""
+def report_errors(after_interrupt: str = GO_ON) -> Iterator[None]:
+    """Turn the pipeline's errors into one line on standard error and the right exit code.
+
+    `after_interrupt` says what Ctrl-C left behind, or what to do then.
+    """
     try:
         yield
     except PipelineError as error:
@@ -29,7 +32,7 @@ def report_errors() -> Iterator[None]:
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on from the last finished step", file=sys.stderr)
+        print(f"interrupted: {after_interrupt}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -38,10 +41,9 @@ def _without_token(text: str) -> str:
     return text.replace(token, "***") if token else text
 
 
-@contextmanager
-def watched() -> Iterator[Bars]:
+def terminal_progress() -> Bars:
     """Progress bars on standard error, so that standard output stays clean."""
-    yield Bars(Console(stderr=True))
+    return Bars(Console(stderr=True))
 
 
 def show_export(result: ExportResult, as_json: bool) -> None:

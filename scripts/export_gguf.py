@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from engine.cores import physical_cores
 from pipeline.config import DEFAULT_QUANTS, ExportConfig
 from pipeline.run import export
-from pipeline.terminal import report_errors, show_export, watched
+from pipeline.terminal import report_errors, show_export, terminal_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,9 +66,7 @@ def main(
             force=force,
             resume=resume,
         )
-        with watched() as progress:
-            result = export(config, progress)
-        show_export(result, as_json=json)
+        show_export(export(config, terminal_progress()), as_json=json)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 # Run as `python scripts/finetune.py`, Python looks for modules in scripts/ only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.errors import PipelineError
-from pipeline.progress import Bars
+from pipeline.terminal import report_errors, terminal_progress
 from pipeline.train import RECORD, TrainConfig, finetune
 from pipeline.train_config import ALL_LINEAR
 
@@ -63,7 +61,7 @@ def main(
 
     The model's own chat template is used, and only the assistant's words are trained on.
     """
-    try:
+    with report_errors(after_interrupt=f"{out} is as it was before"):
         config = TrainConfig(
             base=base,
             data=data,
@@ -86,13 +84,7 @@ def main(
             force=force,
         )
         _quiet_libraries()
-        folder = finetune(config, Bars(Console(stderr=True)))
-    except PipelineError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo(f"Interrupted: {out} is as it was before.", err=True)
-        raise typer.Exit(130) from None
+        folder = finetune(config, terminal_progress())
     _tell(folder, json_summary)
 
 

@@ -13,7 +13,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.embedded import make_base
-from pipeline.errors import PipelineError
+from pipeline.terminal import report_errors
 
 
 def main(
@@ -25,11 +25,8 @@ def main(
     """
     # transformers draws a bar for each of its steps; the whole takes 20 seconds.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
+    with report_errors(after_interrupt=f"{out} is as it was before"):
         typer.echo(f"The base model is in {make_base(out)}")
-    except PipelineError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
 
 
 if __name__ == "__main__":

