@@ -20,10 +20,6 @@ class StepProgress(Protocol):
         """Open a step of `total` units of work (None when that is not known)."""
         ...
 
-    def note(self, text: str) -> None:
-        """Say something in a line of its own."""
-        ...
-
 
 class Silent:
     """Shows nothing; for callers that have no one watching."""
@@ -32,9 +28,6 @@ class Silent:
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
         """A step that nobody sees."""
         yield lambda done: None
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
 
 
 class Bars:
@@ -57,7 +50,3 @@ class Bars:
             yield lambda done: progress.update(task, completed=done)
             finished = total or 1
             progress.update(task, total=finished, completed=finished)
-
-    def note(self, text: str) -> None:
-        """Print a line above the bars."""
-        self._console.print(text, markup=False, highlight=False)

@@ -72,9 +72,6 @@ class Steps:
             raise KeyboardInterrupt
         yield lambda done: None
 
-    def note(self, text: str) -> None:
-        """Nothing to remember."""
-
 
 def test_an_export_writes_what_its_manifest_says(inputs: tuple[Path, Path], reference: Path) -> None:
     out = reference

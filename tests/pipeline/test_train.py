@@ -174,8 +174,6 @@ class Interrupting:
 
         return nullcontext(advance)
 
-    def note(self, text: str) -> None: ...
-
 
 def test_an_interrupt_leaves_what_was_there(config: TrainConfig) -> None:
     with pytest.raises(KeyboardInterrupt):
