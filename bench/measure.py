@@ -35,7 +35,8 @@ def measure(command: list[str], log: Path) -> Usage:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise PipelineError(f"{command[1]} failed with exit code {process.returncode}: see {log}")
+        last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        raise PipelineError(f"{' '.join(command[1:3])} failed with exit code {process.returncode}: {last}")
     # Linux counts resident memory in KiB and macOS in bytes; both count written blocks of 512 bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return Usage(time.monotonic() - started, usage.ru_maxrss * unit, usage.ru_oublock * 512)

@@ -120,7 +120,9 @@ def _write_base(name: str, folder: Path) -> None:
         shards[-1][tensor_name] = torch.ones(shape, dtype=torch.bfloat16) if len(shape) == 1 else values
         held += 2 * count
     flush()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     shutil.copyfile(_sentencepiece_model(), folder / "tokenizer.model")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     # Last: a folder with a configuration is complete.
