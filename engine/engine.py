@@ -5,69 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from engine.ports import RunnerLike
 from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
 from engine.scheduler import DecodeAborted, Row, Scheduler
 from engine.scheduler import Sequence as Running
-from engine.settings import SamplingSettings
+from engine.settings import Limits, SamplingSettings
+from engine.stats import Counters, EngineStats
 from engine.text import TextStream
 
 _SMOOTH_SECONDS = 0.2  # what a step may take for others' prompts while someone is being answered
 _LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
 
 Tagged = tuple[int, Event]
-
-
-class Words(Protocol):
-    """What the engine needs of a vocabulary."""
-
-    is_sentencepiece: bool
-
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends a generation."""
-        ...
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to an answer."""
-        ...
-
-
-class RunnerLike(Protocol):
-    """What the engine needs of a model: engine.runner.Runner, or a fake one in tests."""
-
-    @property
-    def vocab(self) -> Words:
-        """The model's vocabulary."""
-        ...
-
-    def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
-        """Cut a slot's cache to `keep` tokens; returns how many are kept."""
-        ...
-
-    def decode(self, rows: Sequence[Row]) -> None:
-        """Compute rows in one batch. Raises DecodeAborted."""
-        ...
-
-    def start(self, slot: int, sampling: SamplingSettings) -> None:
-        """Give the slot a fresh sampler."""
-        ...
-
-    def stop(self, slot: int) -> None:
-        """Drop the slot's sampler."""
-        ...
-
-    def sample(self, slot: int) -> int:
-        """The slot's next token."""
-        ...
-
-    def abort(self) -> None:
-        """End the decode in progress early; from any thread."""
-        ...
-
-    def close(self) -> None:
-        """Free everything."""
-        ...
 
 
 @dataclass
@@ -77,6 +27,7 @@ class _Request:
     sequence: Running
     sampling: SamplingSettings
     text: TextStream
+    most: int  # tokens that the answer may have
     added: float
     admitted: float = 0.0
     first: float = 0.0
@@ -96,9 +47,12 @@ class Engine:
         context: int,
         queue: int,
         batch: int,
+        limits: Limits | None = None,
+        counters: Counters | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`context` is the most tokens that one conversation may hold; the rest is the scheduler's."""
+        self._limits, self._counters = limits or Limits(), counters or Counters()
         self.runner = runner
         self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
         self._scheduler = Scheduler(slots=slots, queue=queue, batch=batch)
@@ -111,13 +65,23 @@ class Engine:
         """Whether there is anything to do."""
         return bool(self._requests)
 
+    def stats(self) -> EngineStats:
+        """What was done so far; from any thread."""
+        return self._counters.snapshot(
+            slots=len(self._scheduler.slots),
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            saved_bytes=0,
+        )
+
     def add(self, request: int, tokens: list[int], sampling: SamplingSettings) -> list[Tagged]:
         """Queue a request of at most `context - 1` tokens. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
         sequence = Running(request, list(tokens))
         self._scheduler.add(sequence)
         text = TextStream(sampling.stop, skip_space=self.runner.vocab.is_sentencepiece)
-        self._requests[request] = _Request(sequence, sampling, text, self._clock())
+        most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
+        self._requests[request] = _Request(sequence, sampling, text, most, self._clock())
         return self._positions()
 
     def cancel(self, request: int) -> list[Tagged]:
@@ -126,21 +90,26 @@ class Engine:
         return self._tagged(state, self._end(state, "cancelled")) if state else []
 
     def step(self) -> list[Tagged]:
-        """Admit, decode one batch, sample. Returns what happened, in order."""
-        out = self._admit()
-        rows = self._scheduler.plan(self._prefill_budget())
-        if not rows:
-            return out
+        """End what is overdue, admit, decode one batch, sample. Returns what happened, in order."""
         began = self._clock()
-        if not self._decode(rows):
-            return out
-        ready = self._scheduler.computed(rows)
-        self._measure(rows, self._clock() - began)
-        out += self._progress(rows)
-        for sequence in ready:
-            state = self._requests[sequence.id]
-            out += self._tagged(state, self._next_token(state))
+        out = self._end_overdue(began) + self._admit()
+        rows = self._scheduler.plan(self._prefill_budget())
+        if rows and self._decode(rows):
+            ready = self._scheduler.computed(rows)
+            out += self._progress(rows)
+            for sequence in ready:
+                state = self._requests[sequence.id]
+                out += self._tagged(state, self._next_token(state))
+        self._counters.busy_seconds += self._clock() - began
         return out
+
+    def _end_overdue(self, now: float) -> list[Tagged]:
+        """The time of a request runs from its admission: a queue is not its fault."""
+        if (limit := self._limits.seconds) is None:
+            return []
+        states = [self._requests[sequence.id] for sequence in self._scheduler.running]
+        late = [state for state in states if now - state.admitted > limit]
+        return [event for state in late for event in self._tagged(state, self._end(state, "time"))]
 
     def close(self) -> None:
         """Free the runner."""
@@ -154,6 +123,8 @@ class Engine:
             self._scheduler.admitted(admission, kept)
             self.runner.start(admission.slot, state.sampling)
             state.admitted, state.cached = self._clock(), kept
+            self._counters.cached_tokens += kept
+            self._counters.evictions += admission.evicts
             out.append((admission.sequence.id, Prefill(kept, admission.sequence.prompt, kept)))
         return out + self._positions() if out else out
 
@@ -174,11 +145,15 @@ class Engine:
         if count >= _LEAST_PREFILL and seconds > 0:
             rate = count / seconds
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
+        self._counters.steps += 1
+        self._counters.occupied += len(rows)
+        self._counters.model_seconds += seconds
 
     def _decode(self, rows: Sequence[Row]) -> bool:
         """Compute the rows; after an abort, put every slot back to where the step began."""
         owners = {s.slot: s for s in self._scheduler.running}
         self.reading = frozenset(owners[row.slot].id for row in rows if len(row.tokens) > 1)
+        began = self._clock()
         try:
             self.runner.decode(rows)
         except DecodeAborted:
@@ -187,11 +162,13 @@ class Engine:
             return False
         finally:
             self.reading = frozenset()
+        self._measure(rows, self._clock() - began)
         return True
 
     def _progress(self, rows: Sequence[Row]) -> list[Tagged]:
         owners = {s.slot: s for s in self._scheduler.running}
         reading = [owners[row.slot] for row in rows if len(row.tokens) > 1]
+        self._counters.prefilled_tokens += sum(len(r.tokens) for r in rows if owners[r.slot].answered == 0)
         return [
             (s.id, Prefill(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
             for s in reading
@@ -201,17 +178,21 @@ class Engine:
     def _next_token(self, state: _Request) -> list[Event]:
         sequence = state.sequence
         assert sequence.slot is not None
+        began = self._clock()
         token = self.runner.sample(sequence.slot)
-        state.first = state.first or self._clock()
+        now = self._clock()
+        self._counters.model_seconds += now - began
+        state.first = state.first or now
         if self.runner.vocab.is_end(token):
             return self._end(state, "stop")
         sequence.tokens.append(token)
         state.said += 1
+        self._counters.generated_tokens += 1
         delta = state.text.push(self.runner.vocab.piece(token))
         events: list[Event] = [Text(delta)] if delta else []
         if state.text.stopped:
             return events + self._end(state, "stop")
-        if state.said >= state.sampling.max_tokens or len(sequence.tokens) >= self._context:
+        if state.said >= state.most or len(sequence.tokens) >= self._context:
             return events + self._end(state, "length")
         return events
 
@@ -222,7 +203,9 @@ class Engine:
         self._scheduler.finish(sequence)
         del self._requests[sequence.id]
         rest = state.text.finish()
-        return [*([Text(rest)] if rest else []), Finished(reason, self._stats(state))]
+        stats = self._stats(state)
+        self._counters.finished(reason, stats)
+        return [*([Text(rest)] if rest else []), Finished(reason, stats)]
 
     def _stats(self, state: _Request) -> RequestStats:
         now = self._clock()

@@ -16,6 +16,7 @@ from engine.errors import EngineError, EngineStopped, RequestError
 from engine.request import Event, Finished, Message
 from engine.runner import Model, Runner
 from engine.settings import EngineSettings, SamplingSettings
+from engine.stats import Counters, EngineStats
 from engine.template import ChatTemplate, PromptBuilder
 from engine.worker import Worker
 
@@ -23,9 +24,17 @@ from engine.worker import Worker
 class LocalBackend:
     """Answers chats with one GGUF. Safe to use from any thread and any event loop."""
 
-    def __init__(self, model: Model, prompts: PromptBuilder, worker: Worker, info: ModelInfo) -> None:
+    def __init__(
+        self,
+        model: Model,
+        prompts: PromptBuilder,
+        worker: Worker,
+        info: ModelInfo,
+        settings: EngineSettings,
+    ) -> None:
         """Use `open`."""
         self._model, self._prompts, self._worker, self._info = model, prompts, worker, info
+        self._settings = settings
         self._lock = threading.Lock()  # held while the vocabulary is read, so that `close` cannot free it
         self._closed = False
 
@@ -47,16 +56,20 @@ class LocalBackend:
             prompts = PromptBuilder(
                 ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
             )
-            worker = Worker(lambda: _engine(model, info, settings), capacity=settings.slots + settings.queue)
+            worker = _worker(model, info, settings)
         except Exception:
             model.close()
             raise
-        return cls(model, prompts, worker, info)
+        return cls(model, prompts, worker, info, settings)
 
     @property
     def info(self) -> ModelInfo:
         """The model that answers."""
         return self._info
+
+    def stats(self) -> EngineStats:
+        """What the engine has done so far; after a restart the counts go on."""
+        return self._worker.stats()
 
     def stream(self, messages: Sequence[Message], sampling: SamplingSettings | None = None) -> LocalStream:
         """Start an answer. Raises RequestError, QueueFull or EngineStopped at once."""
@@ -71,13 +84,13 @@ class LocalBackend:
 
     def stream_tokens(self, tokens: list[int], sampling: SamplingSettings) -> LocalStream:
         """Start an answer to a prompt that is tokenized already. Raises as `stream` does."""
-        most = self._info.context - 1
+        most = min(self._info.context - 1, self._settings.max_prompt_tokens or self._info.context)
         if not tokens:
             raise RequestError("the prompt is empty: send a message")
         if len(tokens) > most:
             raise RequestError(
-                f"the conversation is {len(tokens) - most} tokens too long: it has {len(tokens)}, and the "
-                f"context of {most + 1} takes {most} and an answer; shorten it or raise the context"
+                f"the conversation is {len(tokens) - most} tokens too long: it has {len(tokens)}, and {most} "
+                "are the most that a prompt may have here; shorten it or raise the context"
             )
         return LocalStream(self._worker, tokens, sampling)
 
@@ -97,12 +110,28 @@ class LocalBackend:
         self.close()
 
 
-def _engine(model: Model, info: ModelInfo, settings: EngineSettings) -> Engine:
+def _worker(model: Model, info: ModelInfo, settings: EngineSettings) -> Worker:
+    counters = Counters()
+    return Worker(lambda: _engine(model, info, settings, counters), capacity=settings.slots + settings.queue)
+
+
+def _engine(model: Model, info: ModelInfo, settings: EngineSettings, counters: Counters) -> Engine:
     runner = Runner(
-        model, slots=settings.slots, context=info.context, batch=settings.batch, threads=info.threads
+        model,
+        slots=settings.slots,
+        context=info.context,
+        batch=settings.batch,
+        threads=info.threads,
+        kv_type=settings.kv_type,
     )
     return Engine(
-        runner, slots=settings.slots, context=info.context, queue=settings.queue, batch=settings.batch
+        runner,
+        slots=settings.slots,
+        context=info.context,
+        queue=settings.queue,
+        batch=settings.batch,
+        limits=settings.limits,
+        counters=counters,
     )
 
 

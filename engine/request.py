@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "time", "cancelled"]
 
 
 class Message(TypedDict):
@@ -58,7 +58,7 @@ class RequestStats:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event: why the answer ended (its own end, the token limit, or a cancel) and how it went."""
+    """The last event: why the answer ended (by itself, at a limit, or by a cancel) and how it went."""
 
     reason: FinishReason
     stats: RequestStats

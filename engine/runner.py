@@ -17,10 +17,11 @@ from llama_cpp import llama_cpp as low
 from engine.errors import EngineError, ModelError
 from engine.native import last_log, silence_log
 from engine.scheduler import DecodeAborted, Row
-from engine.settings import SamplingSettings
+from engine.settings import KvType, SamplingSettings
 from engine.vocab import Vocabulary
 
 _PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
+_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 
@@ -61,7 +62,15 @@ class Runner:
     """A context with `slots` sequences: decodes batches of rows and samples the next token of a slot."""
 
     def __init__(
-        self, model: Model, *, slots: int, context: int, batch: int, threads: int, unified: bool = False
+        self,
+        model: Model,
+        *,
+        slots: int,
+        context: int,
+        batch: int,
+        threads: int,
+        unified: bool = False,
+        kv_type: KvType = "f16",
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
         self.vocab = model.vocab
@@ -73,11 +82,15 @@ class Runner:
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = unified
         params.no_perf = True
+        params.type_k = params.type_v = _KV_TYPES[kv_type]
+        if kv_type != "f16":  # llama.cpp reads a quantized V cache through flash attention alone
+            params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self._context = low.llama_init_from_model(model.handle, params)
         if not self._context:
             raise EngineError(
                 f"no room for {slots} conversations of {context} tokens ({last_log() or 'no reason given'}): "
-                "use a smaller context or fewer slots"
+                + ("" if kv_type == "f16" else "use kv_type=f16, ")
+                + "use a smaller context or fewer slots"
             )
         self._memory = low.llama_get_memory(self._context)
         self._slot_size: int = low.llama_n_ctx_seq(self._context)

@@ -66,12 +66,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class Admission:
-    """A sequence got a slot; its first `keep` tokens are cached there, or in the slot to copy from."""
+    """A sequence got a slot; its first `keep` tokens are cached there, or in the slot to copy from.
+
+    `evicts` says that another conversation loses its cache for it.
+    """
 
     sequence: Sequence
     slot: int
     keep: int
     copy_from: int | None
+    evicts: bool = False
 
 
 class Scheduler:
@@ -100,7 +104,9 @@ class Scheduler:
         slot, keep, source = self._place(sequence, idle)
         slot.owner, sequence.slot = sequence, slot.index
         self.running.append(sequence)
-        return Admission(sequence, slot.index, keep, source)
+        # Half of the cache used again is the same conversation, going on or told anew.
+        evicts = bool(slot.tokens) and (source is not None or keep * 2 < len(slot.tokens))
+        return Admission(sequence, slot.index, keep, source, evicts)
 
     def _place(self, sequence: Sequence, idle: list[Slot]) -> tuple[Slot, int, int | None]:
         """The slot for a sequence, the tokens that it may keep, and the slot to copy them from.

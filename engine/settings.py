@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from engine.errors import SettingsError
+
+KvType = Literal["f16", "q8_0", "q4_0"]
 
 
 def _require(ok: bool, name: str, value: object, fix: str) -> None:
@@ -37,11 +40,22 @@ class SamplingSettings:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one answer may cost: `new_tokens`, and `seconds` from its admission; None is no limit."""
+
+    new_tokens: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class EngineSettings:
-    """How the engine runs: sizes in tokens, times in seconds.
+    """How the engine runs: sizes in tokens, times in seconds, memory in bytes.
 
     `context` is what one conversation may hold; `slots` conversations are decoded at once.
     `threads` of None means the physical cores that the container's CPU quota grants.
+    `kv_type` is how the KV cache stores its numbers: q8_0 halves it, q4_0 quarters it.
+    The `max_...` are limits of each request, None for none: a longer prompt loses its oldest turns or is
+    refused, a longer answer ends with the reason "length" or "time".
     """
 
     context: int = 4096
@@ -50,6 +64,10 @@ class EngineSettings:
     threads: int | None = None
     batch: int = 512
     use_extra_buffers: bool = True
+    kv_type: KvType = "f16"
+    max_prompt_tokens: int | None = None
+    max_new_tokens: int | None = None
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.context >= 64, "context", self.context, "use 64 or more tokens")
@@ -57,3 +75,12 @@ class EngineSettings:
         _require(self.queue >= 0, "queue", self.queue, "use 0 or more")
         _require(self.threads is None or self.threads >= 1, "threads", self.threads, "use 1 or more")
         _require(self.batch >= 32, "batch", self.batch, "use 32 or more tokens")
+        _require(self.kv_type in get_args(KvType), "kv_type", self.kv_type, "use f16, q8_0 or q4_0")
+        for name in ("max_prompt_tokens", "max_new_tokens", "max_seconds"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "use more than 0, or None for no limit")
+
+    @property
+    def limits(self) -> Limits:
+        """What one answer may cost."""
+        return Limits(self.max_new_tokens, self.max_seconds)

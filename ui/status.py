@@ -80,7 +80,11 @@ def _before_the_first_word(progress: Progress) -> str:
 
 def outcome_text(progress: Progress) -> str:
     """How a finished answer went: why it ended, when that is worth a word, and its numbers."""
-    why = {"length": "Cut at the length limit: raise “Maximum new tokens” for more", "cancelled": "Stopped"}
+    why = {
+        "length": "Cut at the length limit: raise “Maximum new tokens” for more",
+        "time": "Cut at the time limit of this server",
+        "cancelled": "Stopped",
+    }
     parts = [why[progress.reason]] if progress.reason in why else []
     if progress.stats is not None:
         parts += [f"{progress.stats.generated_tokens} tokens", f"{progress.rate:.1f} tokens/s"]
