@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.backend import ModelInfo
 from engine.cpu import Probe, load_cpu_backend, physical_cores, probe_model
 from engine.engine import Engine
-from engine.errors import EngineError, EngineStopped, RequestError
-from engine.request import Event, Finished, Message
+from engine.errors import EngineStopped, RequestError
+from engine.request import Message
 from engine.runner import Model, Runner
 from engine.settings import EngineSettings, SamplingSettings
 from engine.stats import Counters, EngineStats
+from engine.stream import LocalStream
 from engine.template import ChatTemplate, PromptBuilder
+from engine.window import Window, fit
 from engine.worker import Worker
 
 
@@ -72,27 +72,54 @@ class LocalBackend:
         return self._worker.stats()
 
     def stream(self, messages: Sequence[Message], sampling: SamplingSettings | None = None) -> LocalStream:
-        """Start an answer. Raises RequestError, QueueFull or EngineStopped at once."""
-        return self.stream_tokens(self.prompt_tokens(messages), sampling or SamplingSettings())
+        """Start an answer. Raises RequestError, QueueFull or EngineStopped at once.
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt of a conversation as token ids. Raises RequestError."""
+        A conversation that outgrew its context loses its oldest turns; a `Dropped` then comes first.
+        """
+        sampling = sampling or SamplingSettings()
+        window = self._window(messages, sampling)
+        self._check(window.tokens)
+        return LocalStream(self._worker, window.tokens, sampling, window.dropped)
+
+    def _window(self, messages: Sequence[Message], sampling: SamplingSettings) -> Window:
+        """The turns that leave the answer its room: what it may need, but no more than a quarter."""
+        context = self._info.context
+        answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
+        room = min(context - answer, self._longest_prompt)
+        with self._reading() as prompts:
+            return fit(messages, room, prompts.tokens, prompts.measure)
+
+    @contextmanager
+    def _reading(self) -> Iterator[PromptBuilder]:
         with self._lock:
             if self._closed:
                 raise EngineStopped("the engine was shut down")
-            return self._prompts.tokens(messages)
+            yield self._prompts
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt of a conversation as token ids. Raises RequestError."""
+        with self._reading() as prompts:
+            return prompts.tokens(messages)
 
     def stream_tokens(self, tokens: list[int], sampling: SamplingSettings) -> LocalStream:
         """Start an answer to a prompt that is tokenized already. Raises as `stream` does."""
-        most = min(self._info.context - 1, self._settings.max_prompt_tokens or self._info.context)
+        self._check(tokens)
+        return LocalStream(self._worker, tokens, sampling)
+
+    @property
+    def _longest_prompt(self) -> int:
+        most = self._info.context - 1
+        return min(most, self._settings.max_prompt_tokens or most)
+
+    def _check(self, tokens: list[int]) -> None:
+        most = self._longest_prompt
         if not tokens:
             raise RequestError("the prompt is empty: send a message")
         if len(tokens) > most:
             raise RequestError(
-                f"the conversation is {len(tokens) - most} tokens too long: it has {len(tokens)}, and {most} "
-                "are the most that a prompt may have here; shorten it or raise the context"
+                f"the message is {len(tokens) - most} tokens too long: the prompt has {len(tokens)}, and "
+                f"{most} are the most that it may have here; shorten it or raise the context"
             )
-        return LocalStream(self._worker, tokens, sampling)
 
     def close(self) -> None:
         """Stop all answers (their streams raise EngineStopped) and free the model. Twice is no error."""
@@ -148,94 +175,3 @@ def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> M
         cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
         threads=threads,
     )
-
-
-class LocalStream:
-    """One answer under way; see engine.backend.ChatStream. Iterate it once, from one thread or one task.
-
-    Leaving the loop, cancelling the task, or dropping the stream cancels the answer.
-    """
-
-    def __init__(self, worker: Worker, tokens: list[int], sampling: SamplingSettings) -> None:
-        """Queue the request. Raises QueueFull and EngineStopped."""
-        self._mail = _Mailbox()
-        request = worker.submit(tokens, sampling, self._mail.put)
-        # The engine knows the mailbox alone, so a stream that nobody holds is collected, and cancels.
-        self._cancel = weakref.finalize(self, worker.cancel, request)
-        self._cancel.atexit = False
-        self._worker, self._request = worker, request
-
-    def cancel(self) -> None:
-        """Stop the answer; the stream then ends with Finished(reason="cancelled"). Returns at once."""
-        self._worker.cancel(self._request)
-
-    def __iter__(self) -> Iterator[Event]:
-        try:
-            while True:
-                event = _unwrap(self._mail.get())
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self.cancel()  # nothing happens when the answer is complete
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        try:
-            while True:
-                event = _unwrap(await self._mail.aget())
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self.cancel()
-
-
-def _unwrap(item: Event | EngineError) -> Event:
-    if isinstance(item, EngineError):
-        raise item
-    return item
-
-
-class _Mailbox:
-    """Events from the engine's thread to one reader, who may wait in a thread or in an event loop."""
-
-    def __init__(self) -> None:
-        self._ready = threading.Condition()
-        self._items: deque[Event | EngineError] = deque()
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
-
-    def put(self, item: Event | EngineError) -> None:
-        """Add an item and wake the reader; never blocks."""
-        with self._ready:
-            self._items.append(item)
-            self._ready.notify()
-            waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            loop, future = waiter
-            try:
-                loop.call_soon_threadsafe(_wake, future)
-            except RuntimeError:  # the reader's event loop is closed: there is no one to wake
-                return
-
-    def get(self) -> Event | EngineError:
-        """The next item; blocks the thread."""
-        with self._ready:
-            while not self._items:
-                self._ready.wait()
-            return self._items.popleft()
-
-    async def aget(self) -> Event | EngineError:
-        """The next item; waits in the event loop, and takes no thread for it."""
-        while True:
-            with self._ready:
-                if self._items:
-                    return self._items.popleft()
-                loop = asyncio.get_running_loop()
-                future: asyncio.Future[None] = loop.create_future()
-                self._waiter = (loop, future)
-            await future
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

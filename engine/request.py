@@ -17,6 +17,17 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """The first event, when the conversation outgrew its context: its oldest turns were left out.
+
+    `messages` is how many, `tokens` how much shorter the prompt became.
+    """
+
+    messages: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Queued:
     """The request waits for a slot; `position` 1 is the next to be served."""
 
@@ -64,4 +75,4 @@ class Finished:
     stats: RequestStats
 
 
-Event = Queued | Prefill | Text | Finished
+Event = Dropped | Queued | Prefill | Text | Finished
