@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine.offload import Saved
 from engine.ports import RunnerLike
 from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
-from engine.scheduler import DecodeAborted, Row, Scheduler
+from engine.scheduler import Admission, DecodeAborted, Row, Scheduler
 from engine.scheduler import Sequence as Running
 from engine.settings import Limits, SamplingSettings
 from engine.stats import Counters, EngineStats
@@ -47,6 +48,7 @@ class Engine:
         context: int,
         queue: int,
         batch: int,
+        cache_ram: int = 0,
         limits: Limits | None = None,
         counters: Counters | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -55,7 +57,7 @@ class Engine:
         self._limits, self._counters = limits or Limits(), counters or Counters()
         self.runner = runner
         self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
-        self._scheduler = Scheduler(slots=slots, queue=queue, batch=batch)
+        self._scheduler = Scheduler(slots=slots, queue=queue, batch=batch, cache_ram=cache_ram)
         self._context, self._batch, self._clock = context, batch, clock
         self._requests: dict[int, _Request] = {}
         self._rate = 0.0  # tokens a second of the steps that read prompts
@@ -71,7 +73,7 @@ class Engine:
             slots=len(self._scheduler.slots),
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            saved_bytes=0,
+            saved_bytes=self._scheduler.shelf.used,
         )
 
     def add(self, request: int, tokens: list[int], sampling: SamplingSettings) -> list[Tagged]:
@@ -119,14 +121,33 @@ class Engine:
         out: list[Tagged] = []
         while admission := self._scheduler.admit():
             state = self._requests[admission.sequence.id]
-            kept = self.runner.prepare(admission.slot, admission.keep, admission.copy_from)
+            kept = self._fill_slot(admission)
             self._scheduler.admitted(admission, kept)
             self.runner.start(admission.slot, state.sampling)
             state.admitted, state.cached = self._clock(), kept
             self._counters.cached_tokens += kept
-            self._counters.evictions += admission.evicts
             out.append((admission.sequence.id, Prefill(kept, admission.sequence.prompt, kept)))
         return out + self._positions() if out else out
+
+    def _fill_slot(self, admission: Admission) -> int:
+        """Save what a slot loses, and give it what its new sequence may keep; returns how many tokens."""
+        slot, keep = admission.slot, admission.keep
+        self._counters.evictions += admission.evicts
+        if admission.evicts:
+            self._save(slot)
+        if admission.saved is not None:
+            restored = self.runner.restore(slot, admission.saved.state)
+            self._counters.restores += restored
+            keep = keep if restored else 0
+        return self.runner.prepare(slot, keep, admission.copy_from)
+
+    def _save(self, slot: int) -> None:
+        shelf, tokens = self._scheduler.shelf, self._scheduler.slots[slot].tokens
+        if not shelf.budget or not self._scheduler.saveable(slot):
+            return
+        if shelf.wants(tokens, self.runner.state_size(slot)):
+            shelf.put(Saved(list(tokens), self.runner.save(slot)))
+            self._counters.saves += 1
 
     def _positions(self) -> list[Tagged]:
         out: list[Tagged] = []

@@ -157,6 +157,7 @@ def _engine(model: Model, info: ModelInfo, settings: EngineSettings, counters: C
         context=info.context,
         queue=settings.queue,
         batch=settings.batch,
+        cache_ram=settings.cache_ram,
         limits=settings.limits,
         counters=counters,
     )

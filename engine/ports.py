@@ -35,6 +35,18 @@ class RunnerLike(Protocol):
         """Cut a slot's cache to `keep` tokens; returns how many are kept."""
         ...
 
+    def state_size(self, slot: int) -> int:
+        """Bytes that `save` would give."""
+        ...
+
+    def save(self, slot: int) -> bytearray:
+        """The slot's whole cache."""
+        ...
+
+    def restore(self, slot: int, state: bytearray) -> bool:
+        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty."""
+        ...
+
     def decode(self, rows: Sequence[Row]) -> None:
         """Compute rows in one batch. Raises DecodeAborted."""
         ...

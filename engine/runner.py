@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from llama_cpp import llama_cpp as low
 
 from engine.errors import EngineError, ModelError
 from engine.native import last_log, silence_log
+from engine.sampler import sampler_chain
 from engine.scheduler import DecodeAborted, Row
 from engine.settings import KvType, SamplingSettings
 from engine.vocab import Vocabulary
 
-_PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
 _KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
-_RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 
 class Model:
@@ -95,6 +93,7 @@ class Runner:
         self._memory = low.llama_get_memory(self._context)
         self._slot_size: int = low.llama_n_ctx_seq(self._context)
         recurrent = low.llama_model_is_recurrent(model.handle) or low.llama_model_is_hybrid(model.handle)
+        self._sliding: int = low.llama_model_n_swa(model.handle)
         self._bridgeable = not unified and not recurrent
         self._batch = low.llama_batch_init(batch, 0, 1)
         for index in range(batch):
@@ -123,10 +122,39 @@ class Runner:
         if copy_from is not None:
             low.llama_memory_seq_rm(self._memory, slot, -1, -1)
             low.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
-        if low.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep:
+        cut = low.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
+        if cut and self._window_is_whole(slot, keep):
             return keep
         low.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
+
+    def _window_is_whole(self, slot: int, keep: int) -> bool:
+        """Whether a sliding-window model finds all that the token after `keep` looks back on.
+
+        A cache that was saved holds only the last window of those layers, so it cannot be cut far back.
+        """
+        if not self._sliding or keep == 0:
+            return True
+        return bool(low.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._sliding))
+
+    def state_size(self, slot: int) -> int:
+        """Bytes that `save` would give."""
+        return int(low.llama_state_seq_get_size(self._context, slot))
+
+    def save(self, slot: int) -> bytearray:
+        """The slot's whole cache. Raises EngineError."""
+        state = bytearray(self.state_size(slot))
+        if low.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
+            raise EngineError("llama_state_seq_get_data wrote less than it announced")
+        return state
+
+    def restore(self, slot: int, state: bytearray) -> bool:
+        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty."""
+        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        if low.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
+            return True
+        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
 
     def length(self, slot: int) -> int:
         """Tokens in the slot's cache."""
@@ -183,7 +211,7 @@ class Runner:
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         """Give the slot a fresh sampler chain."""
         self.stop(slot)
-        self._samplers[slot] = _sampler_chain(sampling, self.vocab.size)
+        self._samplers[slot] = sampler_chain(sampling, self.vocab.size)
 
     def stop(self, slot: int) -> None:
         """Drop the slot's sampler chain, if it has one; the cache stays for the next turn."""
@@ -204,41 +232,5 @@ class Runner:
             self._context = None
 
 
-def _sampler_chain(sampling: SamplingSettings, vocabulary: int) -> int:
-    """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
-
-    The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
-    """
-    params = low.llama_sampler_chain_default_params()
-    params.no_perf = True
-    chain: int = low.llama_sampler_chain_init(params)
-    add = low.llama_sampler_chain_add
-    if sampling.repeat_penalty != 1.0:
-        _add_penalty(chain, sampling, vocabulary)
-    if sampling.temperature == 0:
-        add(chain, low.llama_sampler_init_greedy())
-        return chain
-    if sampling.top_k:
-        add(chain, low.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.top_p < 1:
-        add(chain, low.llama_sampler_init_top_p(sampling.top_p, 1))
-    if sampling.min_p > 0:
-        add(chain, low.llama_sampler_init_min_p(sampling.min_p, 1))
-    add(chain, low.llama_sampler_init_temp(sampling.temperature))
-    seed = secrets.randbelow(_RANDOM_SEED) if sampling.seed is None else sampling.seed
-    add(chain, low.llama_sampler_init_dist(min(seed, _RANDOM_SEED - 1)))
-    return chain
-
-
-def _add_penalty(chain: int, sampling: SamplingSettings, vocabulary: int) -> None:
-    """Add the repeat penalty, after a cut to the tokens that can still be among the best after it.
-
-    llama.cpp looks up each candidate in a hash map, which for a whole vocabulary takes about a millisecond.
-    A penalty above 1 only lowers, and lowers at most a window's worth of tokens: who is among the best k
-    afterwards was among the best k + window before. So the cut changes nothing.
-    """
-    best = 1 if sampling.temperature == 0 else sampling.top_k
-    if best and sampling.repeat_penalty > 1:
-        low.llama_sampler_chain_add(chain, low.llama_sampler_init_top_k(best + _PENALTY_WINDOW))
-    penalty = low.llama_sampler_init_penalties(vocabulary, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
-    low.llama_sampler_chain_add(chain, penalty)
+def _view(state: bytearray) -> ctypes.Array[ctypes.c_uint8]:
+    return (ctypes.c_uint8 * len(state)).from_buffer(state)

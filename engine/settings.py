@@ -54,6 +54,7 @@ class EngineSettings:
     `context` is what one conversation may hold; `slots` conversations are decoded at once.
     `threads` of None means the physical cores that the container's CPU quota grants.
     `kv_type` is how the KV cache stores its numbers: q8_0 halves it, q4_0 quarters it.
+    `cache_ram` bytes may hold the caches of conversations that others pushed out of their slots; 0 is off.
     The `max_...` are limits of each request, None for none: a longer prompt loses its oldest turns or is
     refused, a longer answer ends with the reason "length" or "time".
     """
@@ -65,6 +66,7 @@ class EngineSettings:
     batch: int = 512
     use_extra_buffers: bool = True
     kv_type: KvType = "f16"
+    cache_ram: int = 256 << 20
     max_prompt_tokens: int | None = None
     max_new_tokens: int | None = None
     max_seconds: float | None = None
@@ -76,6 +78,7 @@ class EngineSettings:
         _require(self.threads is None or self.threads >= 1, "threads", self.threads, "use 1 or more")
         _require(self.batch >= 32, "batch", self.batch, "use 32 or more tokens")
         _require(self.kv_type in get_args(KvType), "kv_type", self.kv_type, "use f16, q8_0 or q4_0")
+        _require(self.cache_ram >= 0, "cache_ram", self.cache_ram, "use 0 (off) or more bytes")
         for name in ("max_prompt_tokens", "max_new_tokens", "max_seconds"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "use more than 0, or None for no limit")

@@ -24,6 +24,7 @@ ONLY = {
         "engine/native.py",
         "engine/probe.py",
         "engine/runner.py",
+        "engine/sampler.py",
         "engine/vocab.py",
         "pipeline/quantize_child.py",
         "bench",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 
 from engine.scheduler import DecodeAborted, Row
@@ -37,7 +38,7 @@ class FakeRunner:
         self.batches: list[list[Row]] = []
         self.computed = 0
         self.before_decode: Callable[[], None] = lambda: None
-        self.closed = False
+        self.closed = self.refuses_states = False
         self._cuts, self._aborted = cuts, False
 
     def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
@@ -49,6 +50,19 @@ class FakeRunner:
             keep = 0
         self.caches[slot] = cache[:keep]
         return keep
+
+    def state_size(self, slot: int) -> int:
+        return 4 * len(self.caches[slot])
+
+    def save(self, slot: int) -> bytearray:
+        return bytearray(struct.pack(f"{len(self.caches[slot])}I", *self.caches[slot]))
+
+    def restore(self, slot: int, state: bytearray) -> bool:
+        if self.refuses_states:
+            self.caches[slot] = []
+            return False
+        self.caches[slot] = list(struct.unpack(f"{len(state) // 4}I", state))
+        return True
 
     def decode(self, rows: Sequence[Row]) -> None:
         self.before_decode()

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import QueueFull
-from engine.scheduler import Admission, Scheduler, Sequence, common_prefix
+from engine.offload import common_prefix
+from engine.scheduler import Admission, Scheduler, Sequence
 
 
 def _admit_all(scheduler: Scheduler) -> list[Admission]:
