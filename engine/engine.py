@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.offload import Saved
+from engine.draft import NO_GUESS, Costs, Guess, Lookup, best_length
+from engine.offload import Saved, common_prefix
 from engine.ports import RunnerLike
 from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
 from engine.scheduler import Admission, DecodeAborted, Row, Scheduler
@@ -35,6 +36,8 @@ class _Request:
     cached: int = 0
     said: int = 0  # tokens of the answer, without the one that ends it
     position: int = 0
+    lookup: Lookup | None = None
+    guess: Guess = NO_GUESS
 
 
 class Engine:
@@ -49,11 +52,16 @@ class Engine:
         queue: int,
         batch: int,
         cache_ram: int = 0,
+        costs: Costs | None = None,
         limits: Limits | None = None,
         counters: Counters | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`context` is the most tokens that one conversation may hold; the rest is the scheduler's."""
+        """`context` is the most tokens that one conversation may hold; the rest is the scheduler's.
+
+        With `costs`, tokens are guessed ahead where that is faster; without, never.
+        """
+        self._costs = costs
         self._limits, self._counters = limits or Limits(), counters or Counters()
         self.runner = runner
         self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
@@ -96,12 +104,13 @@ class Engine:
         began = self._clock()
         out = self._end_overdue(began) + self._admit()
         rows = self._scheduler.plan(self._prefill_budget())
+        rows = self._guess_ahead(rows)
         if rows and self._decode(rows):
             ready = self._scheduler.computed(rows)
             out += self._progress(rows)
-            for sequence in ready:
+            for sequence, row in ready:
                 state = self._requests[sequence.id]
-                out += self._tagged(state, self._next_token(state))
+                out += self._tagged(state, self._next_tokens(state, row))
         self._counters.busy_seconds += self._clock() - began
         return out
 
@@ -163,7 +172,10 @@ class Engine:
 
     def _measure(self, rows: Sequence[Row], seconds: float) -> None:
         count = sum(len(row.tokens) for row in rows)
-        if count >= _LEAST_PREFILL and seconds > 0:
+        reads = any(row.reads for row in rows)
+        if self._costs is not None and not reads:
+            self._costs.observe(count, seconds)
+        if reads and count >= _LEAST_PREFILL and seconds > 0:
             rate = count / seconds
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
         self._counters.steps += 1
@@ -173,7 +185,7 @@ class Engine:
     def _decode(self, rows: Sequence[Row]) -> bool:
         """Compute the rows; after an abort, put every slot back to where the step began."""
         owners = {s.slot: s for s in self._scheduler.running}
-        self.reading = frozenset(owners[row.slot].id for row in rows if len(row.tokens) > 1)
+        self.reading = frozenset(owners[row.slot].id for row in rows if row.reads)
         began = self._clock()
         try:
             self.runner.decode(rows)
@@ -188,19 +200,66 @@ class Engine:
 
     def _progress(self, rows: Sequence[Row]) -> list[Tagged]:
         owners = {s.slot: s for s in self._scheduler.running}
-        reading = [owners[row.slot] for row in rows if len(row.tokens) > 1]
-        self._counters.prefilled_tokens += sum(len(r.tokens) for r in rows if owners[r.slot].answered == 0)
+        reading = [owners[row.slot] for row in rows if row.reads]
+        for row in rows:
+            prompt_left = owners[row.slot].prompt - row.start
+            self._counters.prefilled_tokens += max(0, min(len(row.tokens), prompt_left))
         return [
             (s.id, Prefill(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
             for s in reading
             if s.answered == 0
         ]
 
-    def _next_token(self, state: _Request) -> list[Event]:
+    def _guess_ahead(self, rows: list[Row]) -> list[Row]:
+        """Add guessed tokens to the rows, where that is faster than one token at a time."""
+        costs = self._costs
+        if costs is None or not rows or 2 * len(rows) > costs.most or any(row.reads for row in rows):
+            return rows
+        states = {s.slot: self._requests[s.id] for s in self._scheduler.running}
+        ahead = [states[row.slot] for row in rows]
+        room = min(self._context - len(state.sequence.tokens) for state in ahead) - 1
+        most = min(room, costs.most // len(rows) - 1)
+        for state in ahead:
+            state.lookup = state.lookup or Lookup(state.sequence.tokens)
+            state.guess = state.lookup.guess(min(most, state.most - state.said - 1))
+        length = best_length([state.guess for state in ahead], costs, most)
+        if not length:
+            return rows
+        return [_longer(row, state.guess.tokens, length) for row, state in zip(rows, ahead, strict=True)]
+
+    def _next_tokens(self, state: _Request, row: Row) -> list[Event]:
+        """Sample the next token, and after each one that was guessed right, one more."""
+        sequence, before = state.sequence, len(state.sequence.tokens)
+        draft = row.tokens[1:] if row.outputs > 1 else ()
+        events: list[Event] = []
+        for output in range(row.outputs):
+            events += self._next_token(state, output)
+            done = sequence.id not in self._requests or output == len(draft)
+            if done or sequence.tokens[-1] != draft[output]:
+                break
+        self._learn(state, len(draft), before)
+        kept = row.start + len(row.tokens) - len(draft) + output
+        if kept < row.start + len(row.tokens):
+            self._scheduler.cut(row.slot, self.runner.prepare(row.slot, kept))
+        return events
+
+    def _learn(self, state: _Request, drafted: int, before: int) -> None:
+        """Compare the guess with what came; its first token is compared even when it was not drafted."""
+        guess, state.guess = state.guess, NO_GUESS
+        if not guess.tokens or state.lookup is None:
+            return
+        tried = min(len(guess.tokens), max(drafted, 1))
+        right = common_prefix(guess.tokens[:tried], state.sequence.tokens[before:])
+        state.lookup.learn(guess, tried, right)
+        if drafted:
+            self._counters.drafted_tokens += tried
+            self._counters.accepted_tokens += right
+
+    def _next_token(self, state: _Request, output: int) -> list[Event]:
         sequence = state.sequence
         assert sequence.slot is not None
         began = self._clock()
-        token = self.runner.sample(sequence.slot)
+        token = self.runner.sample(sequence.slot, output)
         now = self._clock()
         self._counters.model_seconds += now - began
         state.first = state.first or now
@@ -243,3 +302,9 @@ class Engine:
     @staticmethod
     def _tagged(state: _Request, events: Sequence[Event]) -> list[Tagged]:
         return [(state.sequence.id, event) for event in events]
+
+
+def _longer(row: Row, guess: Sequence[int], length: int) -> Row:
+    """The row with `length` guessed tokens; what a guess lacks is filled up with anything."""
+    filled = [*guess[:length], *[row.tokens[-1]] * (length - len(guess))]
+    return Row(row.slot, row.start, [*row.tokens, *filled], length + 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from engine.backend import ModelInfo
 from engine.cpu import Probe, load_cpu_backend, physical_cores, probe_model
+from engine.draft import measure
 from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
 from engine.request import Message
@@ -158,6 +160,7 @@ def _engine(model: Model, info: ModelInfo, settings: EngineSettings, counters: C
         queue=settings.queue,
         batch=settings.batch,
         cache_ram=settings.cache_ram,
+        costs=measure(runner, time.perf_counter) if settings.speculation and runner.can_cut else None,
         limits=settings.limits,
         counters=counters,
     )

@@ -26,6 +26,8 @@ class Words(Protocol):
 class RunnerLike(Protocol):
     """What the engine needs of a model."""
 
+    can_cut: bool  # whether the end of a cache can be taken off; a recurrent state has no such end
+
     @property
     def vocab(self) -> Words:
         """The model's vocabulary."""
@@ -59,8 +61,8 @@ class RunnerLike(Protocol):
         """Drop the slot's sampler."""
         ...
 
-    def sample(self, slot: int) -> int:
-        """The slot's next token."""
+    def sample(self, slot: int, output: int = 0) -> int:
+        """The slot's next token, from one of its outputs in the last batch; each in order, and once."""
         ...
 
     def abort(self) -> None:

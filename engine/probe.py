@@ -94,10 +94,10 @@ def run(path: Path, variant: Path | None, extra_buffers: bool, threads: int) -> 
     runner = Runner(model, slots=4, context=256, batch=64, threads=threads)
     some = [token % model.vocab.size for token in range(100, 164)]
     steps = [
-        [Row(0, 0, some, True)],
-        [Row(1, 0, some[:16], True), Row(2, 0, some[:16], True), Row(3, 0, some[:16], True)],
-        [Row(0, 64, some[:1], True), *(Row(slot, 16, some[:1], True) for slot in (1, 2, 3))],
-        [Row(0, 65, some[1:2], True)],
+        [Row(0, 0, some, 1)],
+        [Row(1, 0, some[:16], 1), Row(2, 0, some[:16], 1), Row(3, 0, some[:16], 1)],
+        [Row(0, 64, some[:1], 1), *(Row(slot, 16, some[:1], 1) for slot in (1, 2, 3))],
+        [Row(0, 65, some[1:2], 1)],
     ]
     for rows in steps:
         runner.decode(rows)

@@ -93,13 +93,14 @@ class Runner:
         self._memory = low.llama_get_memory(self._context)
         self._slot_size: int = low.llama_n_ctx_seq(self._context)
         recurrent = low.llama_model_is_recurrent(model.handle) or low.llama_model_is_hybrid(model.handle)
+        self.can_cut = not recurrent
         self._sliding: int = low.llama_model_n_swa(model.handle)
         self._bridgeable = not unified and not recurrent
         self._batch = low.llama_batch_init(batch, 0, 1)
         for index in range(batch):
             self._batch.n_seq_id[index] = 1
         self._samplers: dict[int, int] = {}
-        self._outputs: dict[int, int] = {}  # slot -> row of the last batch that carries its logits
+        self._outputs: dict[int, int] = {}  # slot -> its first row with logits in the last batch
         self._install_abort()
 
     def _install_abort(self) -> None:
@@ -174,7 +175,7 @@ class Runner:
             raise EngineError(f"llama_decode failed with {code}: {last_log() or 'no reason given'}")
 
     def _bridges(self, rows: Sequence[Row]) -> list[Row]:
-        """One throw-away token for each idle slot between the first and the last that compute.
+        """Throw-away tokens for each idle slot between the first and the last that compute.
 
         With a cache for each sequence, llama.cpp computes side by side only slots whose numbers have no gap
         (llama_batch_allocr::split_equal, `sequential`): slots 0 and 2 cost two passes over the weights, and
@@ -185,8 +186,11 @@ class Runner:
             return []
         gaps = [slot for slot in range(min(slots), max(slots)) if slot not in slots]
         free = self._batch_size - sum(len(row.tokens) for row in rows)
-        lengths = [(slot, self.length(slot)) for slot in gaps[:free]]
-        return [Row(slot, length, [0], False) for slot, length in lengths if length < self._slot_size]
+        count = min(len(row.tokens) for row in rows)
+        lengths = [(slot, self.length(slot)) for slot in gaps[: free // count]]
+        return [
+            Row(slot, length, [0] * count, 0) for slot, length in lengths if length + count <= self._slot_size
+        ]
 
     def _fill(self, rows: Sequence[Row]) -> None:
         batch, index = self._batch, 0
@@ -198,9 +202,10 @@ class Runner:
                 batch.seq_id[index][0] = row.slot
                 batch.logits[index] = 0
                 index += 1
-            if row.wants_logits:
-                batch.logits[index - 1] = 1
-                self._outputs[row.slot] = index - 1
+            for output in range(index - row.outputs, index):
+                batch.logits[output] = 1
+            if row.outputs:
+                self._outputs[row.slot] = index - row.outputs
         batch.n_tokens = index
 
     def logits_are_finite(self, slot: int) -> bool:
@@ -218,9 +223,11 @@ class Runner:
         if chain := self._samplers.pop(slot, None):
             low.llama_sampler_free(chain)
 
-    def sample(self, slot: int) -> int:
-        """The slot's next token, from its logits in the last batch."""
-        return int(low.llama_sampler_sample(self._samplers[slot], self._context, self._outputs[slot]))
+    def sample(self, slot: int, output: int = 0) -> int:
+        """The slot's next token, from one of its outputs in the last batch."""
+        return int(
+            low.llama_sampler_sample(self._samplers[slot], self._context, self._outputs[slot] + output)
+        )
 
     def close(self) -> None:
         """Free the context and the samplers."""

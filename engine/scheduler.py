@@ -23,12 +23,17 @@ class DecodeAborted(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """Consecutive tokens of one slot, the first at position `start`; the last one's logits if wanted."""
+    """Consecutive tokens of one slot, the first at position `start`; the last `outputs` give logits."""
 
     slot: int
     start: int
     tokens: Seq[int]
-    wants_logits: bool
+    outputs: int
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is a piece of a prompt, and no answer's next token with its guesses."""
+        return self.outputs < len(self.tokens)
 
 
 @dataclass
@@ -151,6 +156,13 @@ class Scheduler:
         sequence.fed = fed
         self._slot(sequence).tokens = sequence.tokens[:fed]
 
+    def cut(self, slot: int, kept: int) -> None:
+        """Record that a slot's cache holds just its first `kept` tokens, whether it is in use or not."""
+        cache = self.slots[slot]
+        del cache.tokens[kept:]
+        if cache.owner is not None:
+            cache.owner.fed = kept
+
     def plan(self, prefill: int) -> list[Row]:
         """The rows of the next step, by slot: one token of each sequence in decode, and prompts' chunks.
 
@@ -181,18 +193,18 @@ class Scheduler:
     def _row(sequence: Sequence, count: int) -> Row:
         assert sequence.slot is not None
         tokens = sequence.tokens[sequence.fed : sequence.fed + count]
-        return Row(sequence.slot, sequence.fed, tokens, wants_logits=count == sequence.left)
+        return Row(sequence.slot, sequence.fed, tokens, outputs=int(count == sequence.left))
 
-    def computed(self, rows: Seq[Row]) -> list[Sequence]:
+    def computed(self, rows: Seq[Row]) -> list[tuple[Sequence, Row]]:
         """Record that rows are in the cache; returns the sequences whose next token can be sampled now."""
-        ready: list[Sequence] = []
+        ready: list[tuple[Sequence, Row]] = []
         for row in rows:
             slot = self.slots[row.slot]
             assert slot.owner is not None and slot.owner.fed == row.start
             slot.owner.fed += len(row.tokens)
             slot.tokens += row.tokens
-            if row.wants_logits:
-                ready.append(slot.owner)
+            if row.outputs:
+                ready.append((slot.owner, row))
         return ready
 
     def saveable(self, slot: int) -> bool:

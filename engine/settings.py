@@ -55,6 +55,7 @@ class EngineSettings:
     `threads` of None means the physical cores that the container's CPU quota grants.
     `kv_type` is how the KV cache stores its numbers: q8_0 halves it, q4_0 quarters it.
     `cache_ram` bytes may hold the caches of conversations that others pushed out of their slots; 0 is off.
+    `speculation` guesses tokens from the conversation and checks them in one batch, where that is faster.
     The `max_...` are limits of each request, None for none: a longer prompt loses its oldest turns or is
     refused, a longer answer ends with the reason "length" or "time".
     """
@@ -67,6 +68,7 @@ class EngineSettings:
     use_extra_buffers: bool = True
     kv_type: KvType = "f16"
     cache_ram: int = 256 << 20
+    speculation: bool = True
     max_prompt_tokens: int | None = None
     max_new_tokens: int | None = None
     max_seconds: float | None = None
