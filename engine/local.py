@@ -6,15 +6,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from engine.backend import ModelInfo
-from engine.cpu import Probe, load_cpu_backend, physical_cores, probe_model
+from engine.cpu import CpuChoice, Probe, check_adapter, load_cpu_backend, physical_cores, probe_model
 from engine.draft import measure
 from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
+from engine.grammar import settle
 from engine.request import Message
-from engine.runner import Model, Runner
+from engine.runner import Adapter, Model, Runner
 from engine.settings import EngineSettings, SamplingSettings
 from engine.stats import Counters, EngineStats
 from engine.stream import LocalStream
@@ -32,11 +34,14 @@ class LocalBackend:
         prompts: PromptBuilder,
         worker: Worker,
         info: ModelInfo,
+        *,
         settings: EngineSettings,
+        choice: CpuChoice,
+        adapter: Adapter | None = None,
     ) -> None:
         """Use `open`."""
         self._model, self._prompts, self._worker, self._info = model, prompts, worker, info
-        self._settings = settings
+        self._settings, self._choice, self._adapter = settings, choice, adapter
         self._lock = threading.Lock()  # held while the vocabulary is read, so that `close` cannot free it
         self._closed = False
 
@@ -62,7 +67,25 @@ class LocalBackend:
         except Exception:
             model.close()
             raise
-        return cls(model, prompts, worker, info, settings)
+        return cls(model, prompts, worker, info, settings=settings, choice=probe.choice)
+
+    def with_adapter(self, path: Path, scale: float = 1.0) -> LocalBackend:
+        """A second backend: the same weights in memory, with a LoRA adapter's GGUF on them at `scale`.
+
+        Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
+        """
+        check_adapter(Path(self._info.path), path, self._choice, self._info.threads)
+        with self._reading() as prompts:
+            model = self._model.share()
+        info = replace(self._info, name=f"{self._info.name} + {path.stem}")
+        try:
+            adapter = Adapter(model, path, scale)
+            worker = _worker(model, info, self._settings, adapter)
+        except Exception:
+            model.close()
+            raise
+        settings, choice = self._settings, self._choice
+        return LocalBackend(model, prompts, worker, info, settings=settings, choice=choice, adapter=adapter)
 
     @property
     def info(self) -> ModelInfo:
@@ -81,7 +104,7 @@ class LocalBackend:
         sampling = sampling or SamplingSettings()
         window = self._window(messages, sampling)
         self._check(window.tokens)
-        return LocalStream(self._worker, window.tokens, sampling, window.dropped)
+        return LocalStream(self._worker, window.tokens, self._settle(sampling), window.dropped)
 
     def _window(self, messages: Sequence[Message], sampling: SamplingSettings) -> Window:
         """The turns that leave the answer its room: what it may need, but no more than a quarter."""
@@ -106,7 +129,11 @@ class LocalBackend:
     def stream_tokens(self, tokens: list[int], sampling: SamplingSettings) -> LocalStream:
         """Start an answer to a prompt that is tokenized already. Raises as `stream` does."""
         self._check(tokens)
-        return LocalStream(self._worker, tokens, sampling)
+        return LocalStream(self._worker, tokens, self._settle(sampling))
+
+    def _settle(self, sampling: SamplingSettings) -> SamplingSettings:
+        with self._reading():
+            return settle(sampling, self._model.vocab)
 
     @property
     def _longest_prompt(self) -> int:
@@ -130,6 +157,8 @@ class LocalBackend:
                 return
             self._closed = True
         self._worker.close()
+        if self._adapter is not None:
+            self._adapter.close()
         self._model.close()
 
     def __enter__(self) -> LocalBackend:
@@ -139,12 +168,18 @@ class LocalBackend:
         self.close()
 
 
-def _worker(model: Model, info: ModelInfo, settings: EngineSettings) -> Worker:
+def _worker(
+    model: Model, info: ModelInfo, settings: EngineSettings, adapter: Adapter | None = None
+) -> Worker:
     counters = Counters()
-    return Worker(lambda: _engine(model, info, settings, counters), capacity=settings.slots + settings.queue)
+    return Worker(
+        lambda: _engine(model, info, settings, counters, adapter), capacity=settings.slots + settings.queue
+    )
 
 
-def _engine(model: Model, info: ModelInfo, settings: EngineSettings, counters: Counters) -> Engine:
+def _engine(
+    model: Model, info: ModelInfo, settings: EngineSettings, counters: Counters, adapter: Adapter | None
+) -> Engine:
     runner = Runner(
         model,
         slots=settings.slots,
@@ -152,6 +187,7 @@ def _engine(model: Model, info: ModelInfo, settings: EngineSettings, counters: C
         batch=settings.batch,
         threads=info.threads,
         kv_type=settings.kv_type,
+        adapter=adapter,
     )
     return Engine(
         runner,

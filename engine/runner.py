@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,14 @@ class Model:
         if not self.handle:
             raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
         self.vocab = Vocabulary(self.handle)
+        self._path, self._owners, self._lock = path, 1, threading.Lock()
+
+    def share(self) -> Model:
+        """The same weights for one more owner, who closes them too. The model must not be closed yet."""
+        with self._lock:
+            assert self._owners > 0, f"{self._path} is closed"
+            self._owners += 1
+        return self
 
     def metadata(self, key: str) -> str:
         """A metadata value as text, or "" when the file does not have it."""
@@ -50,10 +59,34 @@ class Model:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Free the weights. Every Runner on this model must be closed before."""
-        if self.handle:
+        """Give up one owner's share; the last one frees the weights. Its Runner must be closed before."""
+        with self._lock:
+            self._owners -= 1
+            last = self._owners == 0
+        if last:
             low.llama_model_free(self.handle)
             self.handle = None
+
+
+class Adapter:
+    """A LoRA adapter for a loaded model, from a GGUF of llama.cpp's convert_lora_to_gguf.py.
+
+    It takes memory of its own. One that is never closed is freed with the model.
+    """
+
+    def __init__(self, model: Model, path: Path, scale: float = 1.0) -> None:
+        """`scale` multiplies what was trained. Raises ModelError when it is not this model's."""
+        last_log()
+        self.handle = low.llama_adapter_lora_init(model.handle, str(path).encode())
+        self.scale = scale
+        if not self.handle:
+            raise ModelError(
+                f"adapter {path} does not load on this model: {last_log() or 'llama.cpp gives no reason'}"
+            )
+
+    def close(self) -> None:
+        """Free it. Every Runner that has it must be closed before, and the model must not be."""
+        low.llama_adapter_lora_free(self.handle)
 
 
 class Runner:
@@ -69,9 +102,10 @@ class Runner:
         threads: int,
         unified: bool = False,
         kv_type: KvType = "f16",
+        adapter: Adapter | None = None,
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
-        self.vocab = model.vocab
+        self.vocab = Vocabulary(model.handle)  # its buffer belongs to one thread
         self._batch_size = batch
         params = low.llama_context_default_params()
         params.n_ctx = slots * context
@@ -90,6 +124,8 @@ class Runner:
                 + ("" if kv_type == "f16" else "use kv_type=f16, ")
                 + "use a smaller context or fewer slots"
             )
+        if adapter is not None:
+            self._attach(adapter)
         self._memory = low.llama_get_memory(self._context)
         self._slot_size: int = low.llama_n_ctx_seq(self._context)
         recurrent = low.llama_model_is_recurrent(model.handle) or low.llama_model_is_hybrid(model.handle)
@@ -102,6 +138,11 @@ class Runner:
         self._samplers: dict[int, int] = {}
         self._outputs: dict[int, int] = {}  # slot -> its first row with logits in the last batch
         self._install_abort()
+
+    def _attach(self, adapter: Adapter) -> None:
+        handles = (low.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
+        if low.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
+            raise EngineError("llama.cpp does not take the adapter")
 
     def _install_abort(self) -> None:
         # The callback runs before each of a graph's ~1,000 nodes. A Python function would have to take the
@@ -216,7 +257,7 @@ class Runner:
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         """Give the slot a fresh sampler chain."""
         self.stop(slot)
-        self._samplers[slot] = sampler_chain(sampling, self.vocab.size)
+        self._samplers[slot] = sampler_chain(sampling, self.vocab)
 
     def stop(self, slot: int) -> None:
         """Drop the slot's sampler chain, if it has one; the cache stays for the next turn."""

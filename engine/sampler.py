@@ -6,14 +6,16 @@ import secrets
 
 from llama_cpp import llama_cpp as low
 
+from engine.grammar import new_grammar
 from engine.settings import SamplingSettings
+from engine.vocab import Vocabulary
 
 _PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 
-def sampler_chain(sampling: SamplingSettings, vocabulary: int) -> int:
-    """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
+def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
+    """llama.cpp's usual order: grammar, penalties, top-k, top-p, min-p, temperature, draw.
 
     The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
     """
@@ -21,8 +23,10 @@ def sampler_chain(sampling: SamplingSettings, vocabulary: int) -> int:
     params.no_perf = True
     chain: int = low.llama_sampler_chain_init(params)
     add = low.llama_sampler_chain_add
+    if sampling.grammar:
+        add(chain, new_grammar(sampling.grammar, vocab))
     if sampling.repeat_penalty != 1.0:
-        _add_penalty(chain, sampling, vocabulary)
+        _add_penalty(chain, sampling, vocab.size)
     if sampling.temperature == 0:
         add(chain, low.llama_sampler_init_greedy())
         return chain

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from engine.errors import SettingsError
 
@@ -17,7 +19,10 @@ def _require(ok: bool, name: str, value: object, fix: str) -> None:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one."""
+    """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one.
+
+    `grammar` (GBNF text) or `json_schema` (its text, or the object) is what the answer must follow.
+    """
 
     temperature: float = 0.7
     max_tokens: int = 512
@@ -27,6 +32,8 @@ class SamplingSettings:
     min_p: float = 0.05
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    grammar: str = ""
+    json_schema: str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
@@ -37,6 +44,10 @@ class SamplingSettings:
         _require(0.0 <= self.min_p <= 1.0, "min_p", self.min_p, "use 0 to 1")
         _require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "use 0 to 4294967295")
         _require(all(self.stop), "stop", self.stop, "a stop string cannot be empty")
+        both = bool(self.grammar) and self.json_schema is not None
+        _require(not both, "json_schema", self.json_schema, "use it or a grammar, not both")
+        if self.json_schema is not None and not isinstance(self.json_schema, str):
+            object.__setattr__(self, "json_schema", json.dumps(self.json_schema))  # settings stay hashable
 
 
 @dataclass(frozen=True)

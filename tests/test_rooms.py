@@ -21,6 +21,7 @@ ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "llama_cpp": {
+        "engine/grammar.py",
         "engine/native.py",
         "engine/probe.py",
         "engine/runner.py",
