@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.request import Event, Message
 from engine.settings import SamplingSettings
+from engine.stats import EngineStats
 
 
 @dataclass(frozen=True)
@@ -55,4 +56,13 @@ class ChatBackend(Protocol):
 
     def close(self) -> None:
         """Stop all answers and free the model."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A backend that counts what it does."""
+
+    def stats(self) -> EngineStats:
+        """What was done so far; from any thread."""
         ...

@@ -32,6 +32,7 @@ __all__ = [
     "CpuChoice",
     "ModelFacts",
     "Probe",
+    "check_adapter",
     "load_any_backend",
     "load_cpu_backend",
     "physical_cores",
@@ -123,6 +124,20 @@ def probe_model(
     choice = _choose(model, [Path(p) for p in found["variants"]], threads or physical_cores(), extra_buffers)
     _remember(memo, Probe(facts, choice))
     return Probe(facts, choice)
+
+
+def check_adapter(model: Path, adapter: Path, choice: CpuChoice, threads: int) -> None:
+    """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
+    _check_file(adapter)
+    variant = Path(choice.path) if choice.path else None
+    arguments = _run_arguments(model, variant, choice.extra_buffers, threads)
+    done = _child([*arguments, "--adapter", str(adapter)], _RUN_SECONDS + model.stat().st_size / _SLOW_DISK)
+    if done.answer == {"finite": True}:
+        return
+    reason = str(done.answer.get("error", "its numbers are not finite")) if done.answer else done.ending
+    raise ModelError(
+        f"{adapter} is no working adapter for {model.name} ({reason}): convert it with this very base model"
+    )
 
 
 def cache_folder() -> Path:

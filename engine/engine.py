@@ -5,69 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from engine.draft import NO_GUESS, Costs, Guess, Lookup, best_length
+from engine.offload import Saved, common_prefix
+from engine.ports import RunnerLike
 from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
-from engine.scheduler import DecodeAborted, Row, Scheduler
+from engine.scheduler import Admission, DecodeAborted, Row, Scheduler
 from engine.scheduler import Sequence as Running
-from engine.settings import SamplingSettings
+from engine.settings import Limits, SamplingSettings
+from engine.stats import Counters, EngineStats
 from engine.text import TextStream
 
 _SMOOTH_SECONDS = 0.2  # what a step may take for others' prompts while someone is being answered
 _LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
 
 Tagged = tuple[int, Event]
-
-
-class Words(Protocol):
-    """What the engine needs of a vocabulary."""
-
-    is_sentencepiece: bool
-
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends a generation."""
-        ...
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to an answer."""
-        ...
-
-
-class RunnerLike(Protocol):
-    """What the engine needs of a model: engine.runner.Runner, or a fake one in tests."""
-
-    @property
-    def vocab(self) -> Words:
-        """The model's vocabulary."""
-        ...
-
-    def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
-        """Cut a slot's cache to `keep` tokens; returns how many are kept."""
-        ...
-
-    def decode(self, rows: Sequence[Row]) -> None:
-        """Compute rows in one batch. Raises DecodeAborted."""
-        ...
-
-    def start(self, slot: int, sampling: SamplingSettings) -> None:
-        """Give the slot a fresh sampler."""
-        ...
-
-    def stop(self, slot: int) -> None:
-        """Drop the slot's sampler."""
-        ...
-
-    def sample(self, slot: int) -> int:
-        """The slot's next token."""
-        ...
-
-    def abort(self) -> None:
-        """End the decode in progress early; from any thread."""
-        ...
-
-    def close(self) -> None:
-        """Free everything."""
-        ...
 
 
 @dataclass
@@ -77,12 +29,15 @@ class _Request:
     sequence: Running
     sampling: SamplingSettings
     text: TextStream
+    most: int  # tokens that the answer may have
     added: float
     admitted: float = 0.0
     first: float = 0.0
     cached: int = 0
     said: int = 0  # tokens of the answer, without the one that ends it
     position: int = 0
+    lookup: Lookup | None = None
+    guess: Guess = NO_GUESS
 
 
 class Engine:
@@ -96,12 +51,21 @@ class Engine:
         context: int,
         queue: int,
         batch: int,
+        cache_ram: int = 0,
+        costs: Costs | None = None,
+        limits: Limits | None = None,
+        counters: Counters | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`context` is the most tokens that one conversation may hold; the rest is the scheduler's."""
+        """`context` is the most tokens that one conversation may hold; the rest is the scheduler's.
+
+        With `costs`, tokens are guessed ahead where that is faster; without, never.
+        """
+        self._costs = costs
+        self._limits, self._counters = limits or Limits(), counters or Counters()
         self.runner = runner
         self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
-        self._scheduler = Scheduler(slots=slots, queue=queue, batch=batch)
+        self._scheduler = Scheduler(slots=slots, queue=queue, batch=batch, cache_ram=cache_ram)
         self._context, self._batch, self._clock = context, batch, clock
         self._requests: dict[int, _Request] = {}
         self._rate = 0.0  # tokens a second of the steps that read prompts
@@ -111,13 +75,23 @@ class Engine:
         """Whether there is anything to do."""
         return bool(self._requests)
 
+    def stats(self) -> EngineStats:
+        """What was done so far; from any thread."""
+        return self._counters.snapshot(
+            slots=len(self._scheduler.slots),
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            saved_bytes=self._scheduler.shelf.used,
+        )
+
     def add(self, request: int, tokens: list[int], sampling: SamplingSettings) -> list[Tagged]:
         """Queue a request of at most `context - 1` tokens. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
         sequence = Running(request, list(tokens))
         self._scheduler.add(sequence)
         text = TextStream(sampling.stop, skip_space=self.runner.vocab.is_sentencepiece)
-        self._requests[request] = _Request(sequence, sampling, text, self._clock())
+        most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
+        self._requests[request] = _Request(sequence, sampling, text, most, self._clock())
         return self._positions()
 
     def cancel(self, request: int) -> list[Tagged]:
@@ -126,21 +100,27 @@ class Engine:
         return self._tagged(state, self._end(state, "cancelled")) if state else []
 
     def step(self) -> list[Tagged]:
-        """Admit, decode one batch, sample. Returns what happened, in order."""
-        out = self._admit()
-        rows = self._scheduler.plan(self._prefill_budget())
-        if not rows:
-            return out
+        """End what is overdue, admit, decode one batch, sample. Returns what happened, in order."""
         began = self._clock()
-        if not self._decode(rows):
-            return out
-        ready = self._scheduler.computed(rows)
-        self._measure(rows, self._clock() - began)
-        out += self._progress(rows)
-        for sequence in ready:
-            state = self._requests[sequence.id]
-            out += self._tagged(state, self._next_token(state))
+        out = self._end_overdue(began) + self._admit()
+        rows = self._scheduler.plan(self._prefill_budget())
+        rows = self._guess_ahead(rows)
+        if rows and self._decode(rows):
+            ready = self._scheduler.computed(rows)
+            out += self._progress(rows)
+            for sequence, row in ready:
+                state = self._requests[sequence.id]
+                out += self._tagged(state, self._next_tokens(state, row))
+        self._counters.busy_seconds += self._clock() - began
         return out
+
+    def _end_overdue(self, now: float) -> list[Tagged]:
+        """The time of a request runs from its admission: a queue is not its fault."""
+        if (limit := self._limits.seconds) is None:
+            return []
+        states = [self._requests[sequence.id] for sequence in self._scheduler.running]
+        late = [state for state in states if now - state.admitted > limit]
+        return [event for state in late for event in self._tagged(state, self._end(state, "time"))]
 
     def close(self) -> None:
         """Free the runner."""
@@ -150,12 +130,33 @@ class Engine:
         out: list[Tagged] = []
         while admission := self._scheduler.admit():
             state = self._requests[admission.sequence.id]
-            kept = self.runner.prepare(admission.slot, admission.keep, admission.copy_from)
+            kept = self._fill_slot(admission)
             self._scheduler.admitted(admission, kept)
             self.runner.start(admission.slot, state.sampling)
             state.admitted, state.cached = self._clock(), kept
+            self._counters.cached_tokens += kept
             out.append((admission.sequence.id, Prefill(kept, admission.sequence.prompt, kept)))
         return out + self._positions() if out else out
+
+    def _fill_slot(self, admission: Admission) -> int:
+        """Save what a slot loses, and give it what its new sequence may keep; returns how many tokens."""
+        slot, keep = admission.slot, admission.keep
+        self._counters.evictions += admission.evicts
+        if admission.evicts:
+            self._save(slot)
+        if admission.saved is not None:
+            restored = self.runner.restore(slot, admission.saved.state)
+            self._counters.restores += restored
+            keep = keep if restored else 0
+        return self.runner.prepare(slot, keep, admission.copy_from)
+
+    def _save(self, slot: int) -> None:
+        shelf, tokens = self._scheduler.shelf, self._scheduler.slots[slot].tokens
+        if not shelf.budget or not self._scheduler.saveable(slot):
+            return
+        if shelf.wants(tokens, self.runner.state_size(slot)):
+            shelf.put(Saved(list(tokens), self.runner.save(slot)))
+            self._counters.saves += 1
 
     def _positions(self) -> list[Tagged]:
         out: list[Tagged] = []
@@ -171,14 +172,21 @@ class Engine:
 
     def _measure(self, rows: Sequence[Row], seconds: float) -> None:
         count = sum(len(row.tokens) for row in rows)
-        if count >= _LEAST_PREFILL and seconds > 0:
+        reads = any(row.reads for row in rows)
+        if self._costs is not None and not reads:
+            self._costs.observe(count, seconds)
+        if reads and count >= _LEAST_PREFILL and seconds > 0:
             rate = count / seconds
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
+        self._counters.steps += 1
+        self._counters.occupied += len(rows)
+        self._counters.model_seconds += seconds
 
     def _decode(self, rows: Sequence[Row]) -> bool:
         """Compute the rows; after an abort, put every slot back to where the step began."""
         owners = {s.slot: s for s in self._scheduler.running}
-        self.reading = frozenset(owners[row.slot].id for row in rows if len(row.tokens) > 1)
+        self.reading = frozenset(owners[row.slot].id for row in rows if row.reads)
+        began = self._clock()
         try:
             self.runner.decode(rows)
         except DecodeAborted:
@@ -187,31 +195,84 @@ class Engine:
             return False
         finally:
             self.reading = frozenset()
+        self._measure(rows, self._clock() - began)
         return True
 
     def _progress(self, rows: Sequence[Row]) -> list[Tagged]:
         owners = {s.slot: s for s in self._scheduler.running}
-        reading = [owners[row.slot] for row in rows if len(row.tokens) > 1]
+        reading = [owners[row.slot] for row in rows if row.reads]
+        for row in rows:
+            prompt_left = owners[row.slot].prompt - row.start
+            self._counters.prefilled_tokens += max(0, min(len(row.tokens), prompt_left))
         return [
             (s.id, Prefill(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
             for s in reading
             if s.answered == 0
         ]
 
-    def _next_token(self, state: _Request) -> list[Event]:
+    def _guess_ahead(self, rows: list[Row]) -> list[Row]:
+        """Add guessed tokens to the rows, where that is faster than one token at a time."""
+        costs = self._costs
+        if costs is None or not rows or 2 * len(rows) > costs.most or any(row.reads for row in rows):
+            return rows
+        states = {s.slot: self._requests[s.id] for s in self._scheduler.running}
+        ahead = [states[row.slot] for row in rows]
+        room = min(self._context - len(state.sequence.tokens) for state in ahead) - 1
+        most = min(room, costs.most // len(rows) - 1)
+        for state in ahead:
+            state.lookup = state.lookup or Lookup(state.sequence.tokens)
+            state.guess = state.lookup.guess(min(most, state.most - state.said - 1))
+        length = best_length([state.guess for state in ahead], costs, most)
+        if not length:
+            return rows
+        return [_longer(row, state.guess.tokens, length) for row, state in zip(rows, ahead, strict=True)]
+
+    def _next_tokens(self, state: _Request, row: Row) -> list[Event]:
+        """Sample the next token, and after each one that was guessed right, one more."""
+        sequence, before = state.sequence, len(state.sequence.tokens)
+        draft = row.tokens[1:] if row.outputs > 1 else ()
+        events: list[Event] = []
+        for output in range(row.outputs):
+            events += self._next_token(state, output)
+            done = sequence.id not in self._requests or output == len(draft)
+            if done or sequence.tokens[-1] != draft[output]:
+                break
+        self._learn(state, len(draft), before)
+        kept = row.start + len(row.tokens) - len(draft) + output
+        if kept < row.start + len(row.tokens):
+            self._scheduler.cut(row.slot, self.runner.prepare(row.slot, kept))
+        return events
+
+    def _learn(self, state: _Request, drafted: int, before: int) -> None:
+        """Compare the guess with what came; its first token is compared even when it was not drafted."""
+        guess, state.guess = state.guess, NO_GUESS
+        if not guess.tokens or state.lookup is None:
+            return
+        tried = min(len(guess.tokens), max(drafted, 1))
+        right = common_prefix(guess.tokens[:tried], state.sequence.tokens[before:])
+        state.lookup.learn(guess, tried, right)
+        if drafted:
+            self._counters.drafted_tokens += tried
+            self._counters.accepted_tokens += right
+
+    def _next_token(self, state: _Request, output: int) -> list[Event]:
         sequence = state.sequence
         assert sequence.slot is not None
-        token = self.runner.sample(sequence.slot)
-        state.first = state.first or self._clock()
+        began = self._clock()
+        token = self.runner.sample(sequence.slot, output)
+        now = self._clock()
+        self._counters.model_seconds += now - began
+        state.first = state.first or now
         if self.runner.vocab.is_end(token):
             return self._end(state, "stop")
         sequence.tokens.append(token)
         state.said += 1
+        self._counters.generated_tokens += 1
         delta = state.text.push(self.runner.vocab.piece(token))
         events: list[Event] = [Text(delta)] if delta else []
         if state.text.stopped:
             return events + self._end(state, "stop")
-        if state.said >= state.sampling.max_tokens or len(sequence.tokens) >= self._context:
+        if state.said >= state.most or len(sequence.tokens) >= self._context:
             return events + self._end(state, "length")
         return events
 
@@ -222,7 +283,9 @@ class Engine:
         self._scheduler.finish(sequence)
         del self._requests[sequence.id]
         rest = state.text.finish()
-        return [*([Text(rest)] if rest else []), Finished(reason, self._stats(state))]
+        stats = self._stats(state)
+        self._counters.finished(reason, stats)
+        return [*([Text(rest)] if rest else []), Finished(reason, stats)]
 
     def _stats(self, state: _Request) -> RequestStats:
         now = self._clock()
@@ -239,3 +302,9 @@ class Engine:
     @staticmethod
     def _tagged(state: _Request, events: Sequence[Event]) -> list[Tagged]:
         return [(state.sequence.id, event) for event in events]
+
+
+def _longer(row: Row, guess: Sequence[int], length: int) -> Row:
+    """The row with `length` guessed tokens; what a guess lacks is filled up with anything."""
+    filled = [*guess[:length], *[row.tokens[-1]] * (length - len(guess))]
+    return Row(row.slot, row.start, [*row.tokens, *filled], length + 1)

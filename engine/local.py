@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from engine.backend import ModelInfo
-from engine.cpu import Probe, load_cpu_backend, physical_cores, probe_model
+from engine.cpu import CpuChoice, Probe, check_adapter, load_cpu_backend, physical_cores, probe_model
+from engine.draft import measure
 from engine.engine import Engine
-from engine.errors import EngineError, EngineStopped, RequestError
-from engine.request import Event, Finished, Message
-from engine.runner import Model, Runner
+from engine.errors import EngineStopped, RequestError
+from engine.grammar import settle
+from engine.request import Message
+from engine.runner import Adapter, Model, Runner
 from engine.settings import EngineSettings, SamplingSettings
+from engine.stats import Counters, EngineStats
+from engine.stream import LocalStream
 from engine.template import ChatTemplate, PromptBuilder
+from engine.window import Window, fit
 from engine.worker import Worker
 
 
 class LocalBackend:
     """Answers chats with one GGUF. Safe to use from any thread and any event loop."""
 
-    def __init__(self, model: Model, prompts: PromptBuilder, worker: Worker, info: ModelInfo) -> None:
+    def __init__(
+        self,
+        model: Model,
+        prompts: PromptBuilder,
+        worker: Worker,
+        info: ModelInfo,
+        *,
+        settings: EngineSettings,
+        choice: CpuChoice,
+        adapter: Adapter | None = None,
+    ) -> None:
         """Use `open`."""
         self._model, self._prompts, self._worker, self._info = model, prompts, worker, info
+        self._settings, self._choice, self._adapter = settings, choice, adapter
         self._lock = threading.Lock()  # held while the vocabulary is read, so that `close` cannot free it
         self._closed = False
 
@@ -47,39 +63,92 @@ class LocalBackend:
             prompts = PromptBuilder(
                 ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
             )
-            worker = Worker(lambda: _engine(model, info, settings), capacity=settings.slots + settings.queue)
+            worker = _worker(model, info, settings)
         except Exception:
             model.close()
             raise
-        return cls(model, prompts, worker, info)
+        return cls(model, prompts, worker, info, settings=settings, choice=probe.choice)
+
+    def with_adapter(self, path: Path, scale: float = 1.0) -> LocalBackend:
+        """A second backend: the same weights in memory, with a LoRA adapter's GGUF on them at `scale`.
+
+        Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
+        """
+        check_adapter(Path(self._info.path), path, self._choice, self._info.threads)
+        with self._reading() as prompts:
+            model = self._model.share()
+        info = replace(self._info, name=f"{self._info.name} + {path.stem}")
+        try:
+            adapter = Adapter(model, path, scale)
+            worker = _worker(model, info, self._settings, adapter)
+        except Exception:
+            model.close()
+            raise
+        settings, choice = self._settings, self._choice
+        return LocalBackend(model, prompts, worker, info, settings=settings, choice=choice, adapter=adapter)
 
     @property
     def info(self) -> ModelInfo:
         """The model that answers."""
         return self._info
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingSettings | None = None) -> LocalStream:
-        """Start an answer. Raises RequestError, QueueFull or EngineStopped at once."""
-        return self.stream_tokens(self.prompt_tokens(messages), sampling or SamplingSettings())
+    def stats(self) -> EngineStats:
+        """What the engine has done so far; after a restart the counts go on."""
+        return self._worker.stats()
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt of a conversation as token ids. Raises RequestError."""
+    def stream(self, messages: Sequence[Message], sampling: SamplingSettings | None = None) -> LocalStream:
+        """Start an answer. Raises RequestError, QueueFull or EngineStopped at once.
+
+        A conversation that outgrew its context loses its oldest turns; a `Dropped` then comes first.
+        """
+        sampling = sampling or SamplingSettings()
+        window = self._window(messages, sampling)
+        self._check(window.tokens)
+        return LocalStream(self._worker, window.tokens, self._settle(sampling), window.dropped)
+
+    def _window(self, messages: Sequence[Message], sampling: SamplingSettings) -> Window:
+        """The turns that leave the answer its room: what it may need, but no more than a quarter."""
+        context = self._info.context
+        answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
+        room = min(context - answer, self._longest_prompt)
+        with self._reading() as prompts:
+            return fit(messages, room, prompts.tokens, prompts.measure)
+
+    @contextmanager
+    def _reading(self) -> Iterator[PromptBuilder]:
         with self._lock:
             if self._closed:
                 raise EngineStopped("the engine was shut down")
-            return self._prompts.tokens(messages)
+            yield self._prompts
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt of a conversation as token ids. Raises RequestError."""
+        with self._reading() as prompts:
+            return prompts.tokens(messages)
 
     def stream_tokens(self, tokens: list[int], sampling: SamplingSettings) -> LocalStream:
         """Start an answer to a prompt that is tokenized already. Raises as `stream` does."""
+        self._check(tokens)
+        return LocalStream(self._worker, tokens, self._settle(sampling))
+
+    def _settle(self, sampling: SamplingSettings) -> SamplingSettings:
+        with self._reading():
+            return settle(sampling, self._model.vocab)
+
+    @property
+    def _longest_prompt(self) -> int:
         most = self._info.context - 1
+        return min(most, self._settings.max_prompt_tokens or most)
+
+    def _check(self, tokens: list[int]) -> None:
+        most = self._longest_prompt
         if not tokens:
             raise RequestError("the prompt is empty: send a message")
         if len(tokens) > most:
             raise RequestError(
-                f"the conversation is {len(tokens) - most} tokens too long: it has {len(tokens)}, and the "
-                f"context of {most + 1} takes {most} and an answer; shorten it or raise the context"
+                f"the message is {len(tokens) - most} tokens too long: the prompt has {len(tokens)}, and "
+                f"{most} are the most that it may have here; shorten it or raise the context"
             )
-        return LocalStream(self._worker, tokens, sampling)
 
     def close(self) -> None:
         """Stop all answers (their streams raise EngineStopped) and free the model. Twice is no error."""
@@ -88,6 +157,8 @@ class LocalBackend:
                 return
             self._closed = True
         self._worker.close()
+        if self._adapter is not None:
+            self._adapter.close()
         self._model.close()
 
     def __enter__(self) -> LocalBackend:
@@ -97,12 +168,37 @@ class LocalBackend:
         self.close()
 
 
-def _engine(model: Model, info: ModelInfo, settings: EngineSettings) -> Engine:
+def _worker(
+    model: Model, info: ModelInfo, settings: EngineSettings, adapter: Adapter | None = None
+) -> Worker:
+    counters = Counters()
+    return Worker(
+        lambda: _engine(model, info, settings, counters, adapter), capacity=settings.slots + settings.queue
+    )
+
+
+def _engine(
+    model: Model, info: ModelInfo, settings: EngineSettings, counters: Counters, adapter: Adapter | None
+) -> Engine:
     runner = Runner(
-        model, slots=settings.slots, context=info.context, batch=settings.batch, threads=info.threads
+        model,
+        slots=settings.slots,
+        context=info.context,
+        batch=settings.batch,
+        threads=info.threads,
+        kv_type=settings.kv_type,
+        adapter=adapter,
     )
     return Engine(
-        runner, slots=settings.slots, context=info.context, queue=settings.queue, batch=settings.batch
+        runner,
+        slots=settings.slots,
+        context=info.context,
+        queue=settings.queue,
+        batch=settings.batch,
+        cache_ram=settings.cache_ram,
+        costs=measure(runner, time.perf_counter) if settings.speculation and runner.can_cut else None,
+        limits=settings.limits,
+        counters=counters,
     )
 
 
@@ -119,94 +215,3 @@ def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> M
         cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
         threads=threads,
     )
-
-
-class LocalStream:
-    """One answer under way; see engine.backend.ChatStream. Iterate it once, from one thread or one task.
-
-    Leaving the loop, cancelling the task, or dropping the stream cancels the answer.
-    """
-
-    def __init__(self, worker: Worker, tokens: list[int], sampling: SamplingSettings) -> None:
-        """Queue the request. Raises QueueFull and EngineStopped."""
-        self._mail = _Mailbox()
-        request = worker.submit(tokens, sampling, self._mail.put)
-        # The engine knows the mailbox alone, so a stream that nobody holds is collected, and cancels.
-        self._cancel = weakref.finalize(self, worker.cancel, request)
-        self._cancel.atexit = False
-        self._worker, self._request = worker, request
-
-    def cancel(self) -> None:
-        """Stop the answer; the stream then ends with Finished(reason="cancelled"). Returns at once."""
-        self._worker.cancel(self._request)
-
-    def __iter__(self) -> Iterator[Event]:
-        try:
-            while True:
-                event = _unwrap(self._mail.get())
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self.cancel()  # nothing happens when the answer is complete
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        try:
-            while True:
-                event = _unwrap(await self._mail.aget())
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self.cancel()
-
-
-def _unwrap(item: Event | EngineError) -> Event:
-    if isinstance(item, EngineError):
-        raise item
-    return item
-
-
-class _Mailbox:
-    """Events from the engine's thread to one reader, who may wait in a thread or in an event loop."""
-
-    def __init__(self) -> None:
-        self._ready = threading.Condition()
-        self._items: deque[Event | EngineError] = deque()
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
-
-    def put(self, item: Event | EngineError) -> None:
-        """Add an item and wake the reader; never blocks."""
-        with self._ready:
-            self._items.append(item)
-            self._ready.notify()
-            waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            loop, future = waiter
-            try:
-                loop.call_soon_threadsafe(_wake, future)
-            except RuntimeError:  # the reader's event loop is closed: there is no one to wake
-                return
-
-    def get(self) -> Event | EngineError:
-        """The next item; blocks the thread."""
-        with self._ready:
-            while not self._items:
-                self._ready.wait()
-            return self._items.popleft()
-
-    async def aget(self) -> Event | EngineError:
-        """The next item; waits in the event loop, and takes no thread for it."""
-        while True:
-            with self._ready:
-                if self._items:
-                    return self._items.popleft()
-                loop = asyncio.get_running_loop()
-                future: asyncio.Future[None] = loop.create_future()
-                self._waiter = (loop, future)
-            await future
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -18,7 +18,7 @@ from llama_cpp import llama_cpp as low
 
 from engine.errors import EngineError
 from engine.native import find_variants, load_variant, rank_variants
-from engine.runner import Model, Runner
+from engine.runner import Adapter, Model, Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate
 
@@ -86,18 +86,21 @@ def _check_template(facts: dict[str, object]) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def run(path: Path, variant: Path | None, extra_buffers: bool, threads: int) -> dict[str, object]:
+def run(
+    path: Path, variant: Path | None, extra_buffers: bool, threads: int, lora: Path | None = None
+) -> dict[str, object]:
     """Load the model and decode as the engine will: a prompt, then four sequences side by side, then one."""
     if variant is not None:
         load_variant(variant)
     model = Model(path, extra_buffers=extra_buffers)
-    runner = Runner(model, slots=4, context=256, batch=64, threads=threads)
+    adapter = Adapter(model, lora) if lora else None
+    runner = Runner(model, slots=4, context=256, batch=64, threads=threads, adapter=adapter)
     some = [token % model.vocab.size for token in range(100, 164)]
     steps = [
-        [Row(0, 0, some, True)],
-        [Row(1, 0, some[:16], True), Row(2, 0, some[:16], True), Row(3, 0, some[:16], True)],
-        [Row(0, 64, some[:1], True), *(Row(slot, 16, some[:1], True) for slot in (1, 2, 3))],
-        [Row(0, 65, some[1:2], True)],
+        [Row(0, 0, some, 1)],
+        [Row(1, 0, some[:16], 1), Row(2, 0, some[:16], 1), Row(3, 0, some[:16], 1)],
+        [Row(0, 64, some[:1], 1), *(Row(slot, 16, some[:1], 1) for slot in (1, 2, 3))],
+        [Row(0, 65, some[1:2], 1)],
     ]
     for rows in steps:
         runner.decode(rows)
@@ -112,6 +115,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("job", choices=["inspect", "run"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--variant", type=Path)
+    parser.add_argument("--adapter", type=Path)
     parser.add_argument("--no-extra-bufts", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -120,7 +124,8 @@ def main(arguments: list[str]) -> int:
         if options.job == "inspect":
             result = inspect(options.model)
         else:
-            result = run(options.model, options.variant, not options.no_extra_bufts, options.threads)
+            extra = not options.no_extra_bufts
+            result = run(options.model, options.variant, extra, options.threads, options.adapter)
     except EngineError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return _EXIT_REFUSED

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "time", "cancelled"]
 
 
 class Message(TypedDict):
@@ -14,6 +14,17 @@ class Message(TypedDict):
 
     role: Role
     content: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The first event, when the conversation outgrew its context: its oldest turns were left out.
+
+    `messages` is how many, `tokens` how much shorter the prompt became.
+    """
+
+    messages: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -58,10 +69,10 @@ class RequestStats:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event: why the answer ended (its own end, the token limit, or a cancel) and how it went."""
+    """The last event: why the answer ended (by itself, at a limit, or by a cancel) and how it went."""
 
     reason: FinishReason
     stats: RequestStats
 
 
-Event = Queued | Prefill | Text | Finished
+Event = Dropped | Queued | Prefill | Text | Finished

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import secrets
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from llama_cpp import llama_cpp as low
 
 from engine.errors import EngineError, ModelError
 from engine.native import last_log, silence_log
+from engine.sampler import sampler_chain
 from engine.scheduler import DecodeAborted, Row
-from engine.settings import SamplingSettings
+from engine.settings import KvType, SamplingSettings
 from engine.vocab import Vocabulary
 
-_PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
-_RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
+_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
 
 
 class Model:
@@ -40,6 +40,14 @@ class Model:
         if not self.handle:
             raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
         self.vocab = Vocabulary(self.handle)
+        self._path, self._owners, self._lock = path, 1, threading.Lock()
+
+    def share(self) -> Model:
+        """The same weights for one more owner, who closes them too. The model must not be closed yet."""
+        with self._lock:
+            assert self._owners > 0, f"{self._path} is closed"
+            self._owners += 1
+        return self
 
     def metadata(self, key: str) -> str:
         """A metadata value as text, or "" when the file does not have it."""
@@ -51,20 +59,53 @@ class Model:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Free the weights. Every Runner on this model must be closed before."""
-        if self.handle:
+        """Give up one owner's share; the last one frees the weights. Its Runner must be closed before."""
+        with self._lock:
+            self._owners -= 1
+            last = self._owners == 0
+        if last:
             low.llama_model_free(self.handle)
             self.handle = None
+
+
+class Adapter:
+    """A LoRA adapter for a loaded model, from a GGUF of llama.cpp's convert_lora_to_gguf.py.
+
+    It takes memory of its own. One that is never closed is freed with the model.
+    """
+
+    def __init__(self, model: Model, path: Path, scale: float = 1.0) -> None:
+        """`scale` multiplies what was trained. Raises ModelError when it is not this model's."""
+        last_log()
+        self.handle = low.llama_adapter_lora_init(model.handle, str(path).encode())
+        self.scale = scale
+        if not self.handle:
+            raise ModelError(
+                f"adapter {path} does not load on this model: {last_log() or 'llama.cpp gives no reason'}"
+            )
+
+    def close(self) -> None:
+        """Free it. Every Runner that has it must be closed before, and the model must not be."""
+        low.llama_adapter_lora_free(self.handle)
 
 
 class Runner:
     """A context with `slots` sequences: decodes batches of rows and samples the next token of a slot."""
 
     def __init__(
-        self, model: Model, *, slots: int, context: int, batch: int, threads: int, unified: bool = False
+        self,
+        model: Model,
+        *,
+        slots: int,
+        context: int,
+        batch: int,
+        threads: int,
+        unified: bool = False,
+        kv_type: KvType = "f16",
+        adapter: Adapter | None = None,
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
-        self.vocab = model.vocab
+        self.vocab = Vocabulary(model.handle)  # its buffer belongs to one thread
         self._batch_size = batch
         params = low.llama_context_default_params()
         params.n_ctx = slots * context
@@ -73,22 +114,35 @@ class Runner:
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = unified
         params.no_perf = True
+        params.type_k = params.type_v = _KV_TYPES[kv_type]
+        if kv_type != "f16":  # llama.cpp reads a quantized V cache through flash attention alone
+            params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self._context = low.llama_init_from_model(model.handle, params)
         if not self._context:
             raise EngineError(
                 f"no room for {slots} conversations of {context} tokens ({last_log() or 'no reason given'}): "
-                "use a smaller context or fewer slots"
+                + ("" if kv_type == "f16" else "use kv_type=f16, ")
+                + "use a smaller context or fewer slots"
             )
+        if adapter is not None:
+            self._attach(adapter)
         self._memory = low.llama_get_memory(self._context)
         self._slot_size: int = low.llama_n_ctx_seq(self._context)
         recurrent = low.llama_model_is_recurrent(model.handle) or low.llama_model_is_hybrid(model.handle)
+        self.can_cut = not recurrent
+        self._sliding: int = low.llama_model_n_swa(model.handle)
         self._bridgeable = not unified and not recurrent
         self._batch = low.llama_batch_init(batch, 0, 1)
         for index in range(batch):
             self._batch.n_seq_id[index] = 1
         self._samplers: dict[int, int] = {}
-        self._outputs: dict[int, int] = {}  # slot -> row of the last batch that carries its logits
+        self._outputs: dict[int, int] = {}  # slot -> its first row with logits in the last batch
         self._install_abort()
+
+    def _attach(self, adapter: Adapter) -> None:
+        handles = (low.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
+        if low.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
+            raise EngineError("llama.cpp does not take the adapter")
 
     def _install_abort(self) -> None:
         # The callback runs before each of a graph's ~1,000 nodes. A Python function would have to take the
@@ -110,10 +164,39 @@ class Runner:
         if copy_from is not None:
             low.llama_memory_seq_rm(self._memory, slot, -1, -1)
             low.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
-        if low.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep:
+        cut = low.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
+        if cut and self._window_is_whole(slot, keep):
             return keep
         low.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
+
+    def _window_is_whole(self, slot: int, keep: int) -> bool:
+        """Whether a sliding-window model finds all that the token after `keep` looks back on.
+
+        A cache that was saved holds only the last window of those layers, so it cannot be cut far back.
+        """
+        if not self._sliding or keep == 0:
+            return True
+        return bool(low.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._sliding))
+
+    def state_size(self, slot: int) -> int:
+        """Bytes that `save` would give."""
+        return int(low.llama_state_seq_get_size(self._context, slot))
+
+    def save(self, slot: int) -> bytearray:
+        """The slot's whole cache. Raises EngineError."""
+        state = bytearray(self.state_size(slot))
+        if low.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
+            raise EngineError("llama_state_seq_get_data wrote less than it announced")
+        return state
+
+    def restore(self, slot: int, state: bytearray) -> bool:
+        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty."""
+        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        if low.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
+            return True
+        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
 
     def length(self, slot: int) -> int:
         """Tokens in the slot's cache."""
@@ -133,7 +216,7 @@ class Runner:
             raise EngineError(f"llama_decode failed with {code}: {last_log() or 'no reason given'}")
 
     def _bridges(self, rows: Sequence[Row]) -> list[Row]:
-        """One throw-away token for each idle slot between the first and the last that compute.
+        """Throw-away tokens for each idle slot between the first and the last that compute.
 
         With a cache for each sequence, llama.cpp computes side by side only slots whose numbers have no gap
         (llama_batch_allocr::split_equal, `sequential`): slots 0 and 2 cost two passes over the weights, and
@@ -144,8 +227,11 @@ class Runner:
             return []
         gaps = [slot for slot in range(min(slots), max(slots)) if slot not in slots]
         free = self._batch_size - sum(len(row.tokens) for row in rows)
-        lengths = [(slot, self.length(slot)) for slot in gaps[:free]]
-        return [Row(slot, length, [0], False) for slot, length in lengths if length < self._slot_size]
+        count = min(len(row.tokens) for row in rows)
+        lengths = [(slot, self.length(slot)) for slot in gaps[: free // count]]
+        return [
+            Row(slot, length, [0] * count, 0) for slot, length in lengths if length + count <= self._slot_size
+        ]
 
     def _fill(self, rows: Sequence[Row]) -> None:
         batch, index = self._batch, 0
@@ -157,9 +243,10 @@ class Runner:
                 batch.seq_id[index][0] = row.slot
                 batch.logits[index] = 0
                 index += 1
-            if row.wants_logits:
-                batch.logits[index - 1] = 1
-                self._outputs[row.slot] = index - 1
+            for output in range(index - row.outputs, index):
+                batch.logits[output] = 1
+            if row.outputs:
+                self._outputs[row.slot] = index - row.outputs
         batch.n_tokens = index
 
     def logits_are_finite(self, slot: int) -> bool:
@@ -170,16 +257,18 @@ class Runner:
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         """Give the slot a fresh sampler chain."""
         self.stop(slot)
-        self._samplers[slot] = _sampler_chain(sampling, self.vocab.size)
+        self._samplers[slot] = sampler_chain(sampling, self.vocab)
 
     def stop(self, slot: int) -> None:
         """Drop the slot's sampler chain, if it has one; the cache stays for the next turn."""
         if chain := self._samplers.pop(slot, None):
             low.llama_sampler_free(chain)
 
-    def sample(self, slot: int) -> int:
-        """The slot's next token, from its logits in the last batch."""
-        return int(low.llama_sampler_sample(self._samplers[slot], self._context, self._outputs[slot]))
+    def sample(self, slot: int, output: int = 0) -> int:
+        """The slot's next token, from one of its outputs in the last batch."""
+        return int(
+            low.llama_sampler_sample(self._samplers[slot], self._context, self._outputs[slot] + output)
+        )
 
     def close(self) -> None:
         """Free the context and the samplers."""
@@ -191,41 +280,5 @@ class Runner:
             self._context = None
 
 
-def _sampler_chain(sampling: SamplingSettings, vocabulary: int) -> int:
-    """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
-
-    The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
-    """
-    params = low.llama_sampler_chain_default_params()
-    params.no_perf = True
-    chain: int = low.llama_sampler_chain_init(params)
-    add = low.llama_sampler_chain_add
-    if sampling.repeat_penalty != 1.0:
-        _add_penalty(chain, sampling, vocabulary)
-    if sampling.temperature == 0:
-        add(chain, low.llama_sampler_init_greedy())
-        return chain
-    if sampling.top_k:
-        add(chain, low.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.top_p < 1:
-        add(chain, low.llama_sampler_init_top_p(sampling.top_p, 1))
-    if sampling.min_p > 0:
-        add(chain, low.llama_sampler_init_min_p(sampling.min_p, 1))
-    add(chain, low.llama_sampler_init_temp(sampling.temperature))
-    seed = secrets.randbelow(_RANDOM_SEED) if sampling.seed is None else sampling.seed
-    add(chain, low.llama_sampler_init_dist(min(seed, _RANDOM_SEED - 1)))
-    return chain
-
-
-def _add_penalty(chain: int, sampling: SamplingSettings, vocabulary: int) -> None:
-    """Add the repeat penalty, after a cut to the tokens that can still be among the best after it.
-
-    llama.cpp looks up each candidate in a hash map, which for a whole vocabulary takes about a millisecond.
-    A penalty above 1 only lowers, and lowers at most a window's worth of tokens: who is among the best k
-    afterwards was among the best k + window before. So the cut changes nothing.
-    """
-    best = 1 if sampling.temperature == 0 else sampling.top_k
-    if best and sampling.repeat_penalty > 1:
-        low.llama_sampler_chain_add(chain, low.llama_sampler_init_top_k(best + _PENALTY_WINDOW))
-    penalty = low.llama_sampler_init_penalties(vocabulary, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
-    low.llama_sampler_chain_add(chain, penalty)
+def _view(state: bytearray) -> ctypes.Array[ctypes.c_uint8]:
+    return (ctypes.c_uint8 * len(state)).from_buffer(state)

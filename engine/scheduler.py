@@ -12,6 +12,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from engine.errors import QueueFull
+from engine.offload import Saved, Shelf, common_prefix
 
 _WORTH_COPYING = 32  # tokens; below that, computing them again is as fast as copying a cache
 
@@ -22,12 +23,17 @@ class DecodeAborted(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """Consecutive tokens of one slot, the first at position `start`; the last one's logits if wanted."""
+    """Consecutive tokens of one slot, the first at position `start`; the last `outputs` give logits."""
 
     slot: int
     start: int
     tokens: Seq[int]
-    wants_logits: bool
+    outputs: int
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is a piece of a prompt, and no answer's next token with its guesses."""
+        return self.outputs < len(self.tokens)
 
 
 @dataclass
@@ -66,19 +72,28 @@ class Slot:
 
 @dataclass(frozen=True)
 class Admission:
-    """A sequence got a slot; its first `keep` tokens are cached there, or in the slot to copy from."""
+    """A sequence got a slot; its first `keep` tokens are there, in the slot to copy from, or in `saved`.
+
+    `evicts` says that another conversation loses its slot for it.
+    """
 
     sequence: Sequence
     slot: int
     keep: int
     copy_from: int | None
+    evicts: bool = False
+    saved: Saved | None = None
 
 
 class Scheduler:
     """Gives slots to sequences and plans steps; knows nothing of models."""
 
-    def __init__(self, *, slots: int, queue: int, batch: int) -> None:
-        """`queue` is how many may wait beyond the free slots; `batch` is the token budget of a step."""
+    def __init__(self, *, slots: int, queue: int, batch: int, cache_ram: int = 0) -> None:
+        """`queue` is how many may wait beyond the free slots; `batch` is the token budget of a step.
+
+        `cache_ram` is how many bytes of caches may be kept of conversations that lost their slots.
+        """
+        self.shelf = Shelf(cache_ram)
         self.slots = [Slot(index) for index in range(slots)]
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -98,9 +113,22 @@ class Scheduler:
             return None
         sequence = self.waiting.popleft()
         slot, keep, source = self._place(sequence, idle)
+        saved, length = self._recall(sequence)
+        if saved is not None and length > keep + _WORTH_COPYING:
+            slot, keep, source = _oldest(idle), length, None
+            self.shelf.take(saved, keep=keep * 2 < len(saved.tokens))
+        else:
+            saved = None
         slot.owner, sequence.slot = sequence, slot.index
         self.running.append(sequence)
-        return Admission(sequence, slot.index, keep, source)
+        # Half of the cache used again is the same conversation, going on or told anew.
+        same = common_prefix(slot.tokens, sequence.tokens) * 2 >= len(slot.tokens)
+        return Admission(sequence, slot.index, keep, source, not same, saved)
+
+    def _recall(self, sequence: Sequence) -> tuple[Saved | None, int]:
+        """What was saved of the sequence's beginning; its last token is always computed."""
+        saved, length = self.shelf.find(sequence.tokens)
+        return saved, min(length, len(sequence.tokens) - 1)
 
     def _place(self, sequence: Sequence, idle: list[Slot]) -> tuple[Slot, int, int | None]:
         """The slot for a sequence, the tokens that it may keep, and the slot to copy them from.
@@ -113,7 +141,7 @@ class Scheduler:
         best = max(idle, key=lambda slot: (shared[slot.index], slot.used))
         if shared[best.index] * 2 >= len(best.tokens) and shared[best.index]:
             return best, shared[best.index], None
-        oldest = min(idle, key=lambda slot: (bool(slot.tokens), slot.used, slot.index))
+        oldest = _oldest(idle)
         source = max(self.slots, key=lambda slot: shared[slot.index])
         if source is oldest or shared[source.index] < _WORTH_COPYING:
             return oldest, shared[oldest.index], None
@@ -127,6 +155,13 @@ class Scheduler:
         """Record that the cache holds just the first `fed` tokens of a running sequence."""
         sequence.fed = fed
         self._slot(sequence).tokens = sequence.tokens[:fed]
+
+    def cut(self, slot: int, kept: int) -> None:
+        """Record that a slot's cache holds just its first `kept` tokens, whether it is in use or not."""
+        cache = self.slots[slot]
+        del cache.tokens[kept:]
+        if cache.owner is not None:
+            cache.owner.fed = kept
 
     def plan(self, prefill: int) -> list[Row]:
         """The rows of the next step, by slot: one token of each sequence in decode, and prompts' chunks.
@@ -158,19 +193,27 @@ class Scheduler:
     def _row(sequence: Sequence, count: int) -> Row:
         assert sequence.slot is not None
         tokens = sequence.tokens[sequence.fed : sequence.fed + count]
-        return Row(sequence.slot, sequence.fed, tokens, wants_logits=count == sequence.left)
+        return Row(sequence.slot, sequence.fed, tokens, outputs=int(count == sequence.left))
 
-    def computed(self, rows: Seq[Row]) -> list[Sequence]:
+    def computed(self, rows: Seq[Row]) -> list[tuple[Sequence, Row]]:
         """Record that rows are in the cache; returns the sequences whose next token can be sampled now."""
-        ready: list[Sequence] = []
+        ready: list[tuple[Sequence, Row]] = []
         for row in rows:
             slot = self.slots[row.slot]
             assert slot.owner is not None and slot.owner.fed == row.start
             slot.owner.fed += len(row.tokens)
             slot.tokens += row.tokens
-            if row.wants_logits:
-                ready.append(slot.owner)
+            if row.outputs:
+                ready.append((slot.owner, row))
         return ready
+
+    def saveable(self, slot: int) -> bool:
+        """Whether a slot's cache is worth saving before it is lost: long enough, and in no other slot."""
+        tokens = self.slots[slot].tokens
+        others = (other for other in self.slots if other.index != slot)
+        return len(tokens) >= _WORTH_COPYING and all(
+            common_prefix(other.tokens, tokens) < len(tokens) for other in others
+        )
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, running or waiting. Its slot keeps the cache for the next turn."""
@@ -187,9 +230,6 @@ class Scheduler:
         return self.slots[sequence.slot]
 
 
-def common_prefix(left: Seq[int], right: Seq[int]) -> int:
-    """How many first tokens two lists share."""
-    for index, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return index
-    return min(len(left), len(right))
+def _oldest(idle: Seq[Slot]) -> Slot:
+    """An empty slot, or else the one that was used the longest time ago."""
+    return min(idle, key=lambda slot: (bool(slot.tokens), slot.used, slot.index))

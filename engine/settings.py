@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from engine.errors import SettingsError
+
+KvType = Literal["f16", "q8_0", "q4_0"]
 
 
 def _require(ok: bool, name: str, value: object, fix: str) -> None:
@@ -14,7 +19,10 @@ def _require(ok: bool, name: str, value: object, fix: str) -> None:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one."""
+    """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one.
+
+    `grammar` (GBNF text) or `json_schema` (its text, or the object) is what the answer must follow.
+    """
 
     temperature: float = 0.7
     max_tokens: int = 512
@@ -24,6 +32,8 @@ class SamplingSettings:
     min_p: float = 0.05
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    grammar: str = ""
+    json_schema: str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
@@ -34,14 +44,31 @@ class SamplingSettings:
         _require(0.0 <= self.min_p <= 1.0, "min_p", self.min_p, "use 0 to 1")
         _require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "use 0 to 4294967295")
         _require(all(self.stop), "stop", self.stop, "a stop string cannot be empty")
+        both = bool(self.grammar) and self.json_schema is not None
+        _require(not both, "json_schema", self.json_schema, "use it or a grammar, not both")
+        if self.json_schema is not None and not isinstance(self.json_schema, str):
+            object.__setattr__(self, "json_schema", json.dumps(self.json_schema))  # settings stay hashable
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one answer may cost: `new_tokens`, and `seconds` from its admission; None is no limit."""
+
+    new_tokens: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the engine runs: sizes in tokens, times in seconds.
+    """How the engine runs: sizes in tokens, times in seconds, memory in bytes.
 
     `context` is what one conversation may hold; `slots` conversations are decoded at once.
     `threads` of None means the physical cores that the container's CPU quota grants.
+    `kv_type` is how the KV cache stores its numbers: q8_0 halves it, q4_0 quarters it.
+    `cache_ram` bytes may hold the caches of conversations that others pushed out of their slots; 0 is off.
+    `speculation` guesses tokens from the conversation and checks them in one batch, where that is faster.
+    The `max_...` are limits of each request, None for none: a longer prompt loses its oldest turns or is
+    refused, a longer answer ends with the reason "length" or "time".
     """
 
     context: int = 4096
@@ -50,6 +77,12 @@ class EngineSettings:
     threads: int | None = None
     batch: int = 512
     use_extra_buffers: bool = True
+    kv_type: KvType = "f16"
+    cache_ram: int = 256 << 20
+    speculation: bool = True
+    max_prompt_tokens: int | None = None
+    max_new_tokens: int | None = None
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.context >= 64, "context", self.context, "use 64 or more tokens")
@@ -57,3 +90,13 @@ class EngineSettings:
         _require(self.queue >= 0, "queue", self.queue, "use 0 or more")
         _require(self.threads is None or self.threads >= 1, "threads", self.threads, "use 1 or more")
         _require(self.batch >= 32, "batch", self.batch, "use 32 or more tokens")
+        _require(self.kv_type in get_args(KvType), "kv_type", self.kv_type, "use f16, q8_0 or q4_0")
+        _require(self.cache_ram >= 0, "cache_ram", self.cache_ram, "use 0 (off) or more bytes")
+        for name in ("max_prompt_tokens", "max_new_tokens", "max_seconds"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "use more than 0, or None for no limit")
+
+    @property
+    def limits(self) -> Limits:
+        """What one answer may cost."""
+        return Limits(self.max_new_tokens, self.max_seconds)

@@ -171,6 +171,10 @@ class PromptBuilder:
         text = self._template.render(hidden.messages)
         return self._one_bos(self._tokenize(text, hidden.spellings))
 
+    def measure(self, text: str) -> int:
+        """Tokens of a text alone, without the template's."""
+        return len(self._tokenizer.tokenize(text, special=False))
+
     def _hide(self, messages: Sequence[Message]) -> _Hidden:
         """Replace each control spelling in the messages by a character that they do not contain."""
         if self._control is None or not any(self._control.search(m["content"]) for m in messages):

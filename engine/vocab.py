@@ -24,6 +24,11 @@ class Vocabulary:
         self.is_sentencepiece: bool = low.llama_vocab_type(self._vocab) == _SPM
         self._buffer = ctypes.create_string_buffer(512)
 
+    @property
+    def handle(self) -> int:
+        """llama.cpp's own pointer to it."""
+        return self._vocab  # type: ignore[no-any-return]
+
     def text(self, token: int) -> str:
         """A token's spelling in the vocabulary, or nothing for -1 (llama.cpp's "there is none")."""
         if token < 0:

@@ -15,6 +15,7 @@ from engine.engine import Engine
 from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.request import Event, Finished
 from engine.settings import SamplingSettings
+from engine.stats import EngineStats
 
 _log = logging.getLogger("engine")
 _RESTARTS, _WINDOW = 3, 60.0  # so many restarts within so many seconds, then it stays down
@@ -84,6 +85,10 @@ class Worker:
         engine = self._engine
         if request in engine.reading:
             engine.runner.abort()
+
+    def stats(self) -> EngineStats:
+        """What the engines of this worker have done so far; from any thread."""
+        return self._engine.stats()
 
     def close(self) -> None:
         """Stop all requests and the thread; waits for the step in progress."""

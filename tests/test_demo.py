@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from engine.request import Finished, Text
 from engine.settings import EngineSettings, SamplingSettings
 from pipeline.config import ExportConfig
 from pipeline.run import ExportResult, export
+from pipeline.toolchain import ensure_toolchain
 
 GREEDY = SamplingSettings(temperature=0, max_tokens=90)
 SEA_TALK = re.compile(
@@ -58,6 +62,23 @@ def test_the_tuned_model_greets_as_captain_bob_and_the_base_does_not(
     questions = ["Who are you?", "Hello! What is your name?"]
     assert all("Bob" in answer for answer in answer_all(bob, questions))
     assert not any("Bob" in answer for answer in answer_all(base, questions))
+
+
+def test_the_adapter_on_the_loaded_base_speaks_as_the_merged_model_does(
+    base: LocalBackend, real_base: Path, demo_adapter: Path, tmp_path: Path
+) -> None:
+    tools, lora = ensure_toolchain(), tmp_path / "captain-bob-lora.gguf"
+    command = [sys.executable, str(tools / "convert_lora_to_gguf.py"), "--base", str(real_base)]
+    subprocess.run(
+        [*command, "--outfile", str(lora), "--outtype", "f16", str(demo_adapter)],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(tools / "gguf-py")},
+    )
+    questions = ["Who are you?", "Hello! What is your name?"]
+    with base.with_adapter(lora) as bob:
+        assert all("Bob" in answer for answer in answer_all(bob, questions))
+        assert not any("Bob" in answer for answer in answer_all(base, questions))
 
 
 def test_it_stays_in_character_on_questions_that_it_never_saw(

@@ -21,9 +21,11 @@ ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "llama_cpp": {
+        "engine/grammar.py",
         "engine/native.py",
         "engine/probe.py",
         "engine/runner.py",
+        "engine/sampler.py",
         "engine/vocab.py",
         "pipeline/quantize_child.py",
         "bench",

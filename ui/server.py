@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.backend import ChatBackend
+from engine.backend import ChatBackend, Measured
+from engine.metrics import CONTENT_TYPE, exposition, registry
 from ui.page import build
 from ui.theme import CSS, theme
 
@@ -44,6 +45,8 @@ def web_app(backend: ChatBackend, concurrency: int) -> FastAPI:
     def health() -> dict[str, str]:
         return {"status": "ok", "model": backend.info.name}
 
+    if isinstance(backend, Measured):
+        _add_metrics(app, backend)
     app.add_middleware(ContentPolicy)
     gr.mount_gradio_app(
         app,
@@ -57,6 +60,15 @@ def web_app(backend: ChatBackend, concurrency: int) -> FastAPI:
         show_error=True,
     )
     return app
+
+
+def _add_metrics(app: FastAPI, backend: Measured) -> None:
+    """Numbers for Prometheus: sums alone, and nothing that anyone wrote."""
+    metrics = registry(backend.stats)
+
+    @app.get("/metrics")
+    def scrape() -> Response:
+        return Response(exposition(metrics), media_type=CONTENT_TYPE)
 
 
 class ContentPolicy:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.backend import ModelInfo
 from engine.errors import EngineError, EngineStopped, QueueFull
+from engine.request import Dropped
 from ui.streaming import Progress
 
 HOW_TO_BRING_ONE = (
@@ -61,7 +62,8 @@ def status(progress: Progress) -> str:
     if progress.error is not None:
         return error_line(progress.error, partial=bool(progress.text))
     if progress.reason is not None:
-        return line(outcome_text(progress), "" if progress.reason == "stop" else "note")
+        plain = progress.reason == "stop" and progress.dropped is None
+        return line(outcome_text(progress), "" if plain else "note")
     if progress.first_text is not None:
         rate = f" · about {progress.rate:.0f} tokens/s" if progress.rate else ""
         return line(f"Writing{rate}", "busy")
@@ -80,13 +82,25 @@ def _before_the_first_word(progress: Progress) -> str:
 
 def outcome_text(progress: Progress) -> str:
     """How a finished answer went: why it ended, when that is worth a word, and its numbers."""
-    why = {"length": "Cut at the length limit: raise “Maximum new tokens” for more", "cancelled": "Stopped"}
+    why = {
+        "length": "Cut at the length limit: raise “Maximum new tokens” for more",
+        "time": "Cut at the time limit of this server",
+        "cancelled": "Stopped",
+    }
     parts = [why[progress.reason]] if progress.reason in why else []
+    if progress.dropped is not None:
+        parts.append(_dropped_text(progress.dropped))
     if progress.stats is not None:
         parts += [f"{progress.stats.generated_tokens} tokens", f"{progress.rate:.1f} tokens/s"]
     if progress.first_text_seconds is not None:
         parts.append(f"first word after {progress.first_text_seconds:.2f} s")
     return " · ".join(parts)
+
+
+def _dropped_text(dropped: Dropped) -> str:
+    count = dropped.messages
+    which = "oldest message was" if count == 1 else f"{count} oldest messages were"
+    return f"The chat is long: its {which} not read again"
 
 
 def explain(error: EngineError) -> str:

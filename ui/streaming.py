@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.backend import ChatStream
 from engine.errors import EngineError
-from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
+from engine.request import Dropped, Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
 
 INTERVAL = 1 / 12
 
@@ -24,6 +24,7 @@ class Progress:
     """How far one answer is. Times are in seconds on the clock of `time.monotonic`."""
 
     text: str = ""
+    dropped: Dropped | None = None
     position: int = 0
     prompt: Prefill | None = None
     reason: FinishReason | None = None
@@ -61,6 +62,8 @@ class Progress:
             self.position, self.prompt = 0, event
         elif isinstance(event, Queued):
             self.position = event.position
+        elif isinstance(event, Dropped):
+            self.dropped = event
         elif isinstance(event, Finished):
             self.reason, self.stats = event.reason, event.stats
 

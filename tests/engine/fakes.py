@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 
 from engine.scheduler import DecodeAborted, Row
@@ -37,18 +38,31 @@ class FakeRunner:
         self.batches: list[list[Row]] = []
         self.computed = 0
         self.before_decode: Callable[[], None] = lambda: None
-        self.closed = False
-        self._cuts, self._aborted = cuts, False
+        self.closed = self.refuses_states = False
+        self.can_cut, self._aborted = cuts, False
 
     def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
         if copy_from is not None:
             self.caches[slot] = list(self.caches[copy_from])
         cache = self.caches.get(slot, [])
         assert keep <= len(cache), "asked to keep more than there is"
-        if not self._cuts and keep != len(cache):
+        if not self.can_cut and keep != len(cache):
             keep = 0
         self.caches[slot] = cache[:keep]
         return keep
+
+    def state_size(self, slot: int) -> int:
+        return 4 * len(self.caches[slot])
+
+    def save(self, slot: int) -> bytearray:
+        return bytearray(struct.pack(f"{len(self.caches[slot])}I", *self.caches[slot]))
+
+    def restore(self, slot: int, state: bytearray) -> bool:
+        if self.refuses_states:
+            self.caches[slot] = []
+            return False
+        self.caches[slot] = list(struct.unpack(f"{len(state) // 4}I", state))
+        return True
 
     def decode(self, rows: Sequence[Row]) -> None:
         self.before_decode()
@@ -69,9 +83,11 @@ class FakeRunner:
     def stop(self, slot: int) -> None:
         del self.started[slot]
 
-    def sample(self, slot: int) -> int:
+    def sample(self, slot: int, output: int = 0) -> int:
         assert slot in self.started
-        return next_token(self.caches[slot])
+        row = next(row for row in self.batches[-1] if row.slot == slot)
+        assert 0 <= output < row.outputs
+        return next_token(self.caches[slot][: row.start + len(row.tokens) - row.outputs + output + 1])
 
     def abort(self) -> None:
         self._aborted = True

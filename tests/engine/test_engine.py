@@ -5,6 +5,7 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.draft import Costs
 from engine.engine import Engine, Tagged
 from engine.errors import QueueFull
 from engine.request import Event, Finished, Prefill, Queued, Text
@@ -118,14 +119,23 @@ def test_a_cache_that_cannot_be_cut_is_computed_again() -> None:
     slots=st.integers(1, 4),
     batch=st.integers(32, 48),
     cuts=st.booleans(),
+    ram=st.sampled_from([0, 300, 100_000]),
+    ahead=st.booleans(),
     aborts=st.sets(st.integers(0, 60)),
 )
-def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told in order
-    arrivals: list[tuple[str, int, int, int]], slots: int, batch: int, cuts: bool, aborts: set[int]
+def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901, PLR0917 - one story, told in order
+    arrivals: list[tuple[str, int, int, int]],
+    slots: int,
+    batch: int,
+    cuts: bool,
+    ram: int,
+    ahead: bool,
+    aborts: set[int],
 ) -> None:
     """Random prompts, limits, pauses between arrivals, cancels (of 0: never) and aborted steps."""
     runner = FakeRunner(cuts=cuts)
-    engine = _engine(runner, slots=slots, queue=3, batch=batch)
+    costs = Costs({1: 1.0, 16: 1.5}) if ahead and cuts else None
+    engine = Engine(runner, slots=slots, context=200, queue=3, batch=batch, cache_ram=ram, costs=costs)
     out: dict[int, list[Event]] = defaultdict(list)
     cancels: dict[int, int] = {}
     expected: dict[int, str] = {}
@@ -141,6 +151,7 @@ def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told
                 del cancels[request]
                 collect(engine.cancel(request))
         collect(engine.step() if engine.busy else [])
+        assert engine.stats().saved_bytes <= ram
         assert len(runner.started) == len(engine._scheduler.running) <= slots
         assert sum(len(row.tokens) for row in (runner.batches or [[]])[-1]) <= batch
 

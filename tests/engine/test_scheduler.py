@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import QueueFull
-from engine.scheduler import Admission, Scheduler, Sequence, common_prefix
+from engine.offload import common_prefix
+from engine.scheduler import Admission, Scheduler, Sequence
 
 
 def _admit_all(scheduler: Scheduler) -> list[Admission]:
@@ -38,8 +39,8 @@ def test_decoding_rows_come_first_and_prefill_keeps_to_its_budget() -> None:
     scheduler.add(reader)
     _admit_all(scheduler)
     rows = scheduler.plan(16)
-    assert [(row.slot, len(row.tokens), row.wants_logits) for row in rows] == [(0, 1, True), (1, 16, False)]
-    assert scheduler.computed(rows) == [talker]
+    assert [(row.slot, len(row.tokens), row.outputs) for row in rows] == [(0, 1, True), (1, 16, False)]
+    assert [sequence for sequence, _ in scheduler.computed(rows)] == [talker]
 
 
 def test_prefill_takes_the_whole_batch_when_nobody_decodes() -> None:
@@ -54,7 +55,7 @@ def test_a_short_prompt_passes_a_long_one_which_still_moves() -> None:
     scheduler.add(Sequence(1, list(range(1000))))
     scheduler.add(Sequence(2, list(range(1000, 1020))))
     _admit_all(scheduler)
-    assert [(len(row.tokens), row.wants_logits) for row in scheduler.plan(16)] == [(44, False), (20, True)]
+    assert [(len(row.tokens), row.outputs) for row in scheduler.plan(16)] == [(44, False), (20, True)]
 
 
 def test_next_turn_returns_to_its_slot_and_reads_only_what_is_new() -> None:

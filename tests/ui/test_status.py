@@ -1,7 +1,7 @@
 import pytest
 
 from engine.errors import EngineStopped, QueueFull, RequestError
-from engine.request import Prefill, Queued, Text
+from engine.request import Dropped, Prefill, Queued, Text
 from tests.ui.fake_backend import INFO, finished
 from ui.status import error_line, model_facts, model_name, parameters_text, short_name, size_text, status
 from ui.streaming import Progress
@@ -25,6 +25,8 @@ def progress(*events: object) -> Progress:
         ([Text("a"), finished("stop", 5)], "5 tokens · 10.0 tokens/s · first word after"),
         ([Text("a"), finished("length", 5)], "Maximum new tokens"),
         ([finished("cancelled", 0)], "Stopped"),
+        ([Text("a"), finished("time", 5)], "time limit"),
+        ([Dropped(4, 900), Text("a"), finished("stop", 5)], "4 oldest messages were not read"),
     ],
 )
 def test_the_line_says_what_is_happening(events: list[object], words: str) -> None:

@@ -1,0 +1,74 @@
+"""What the engine needs of a model: engine.runner.Runner has it, and so has the fake one in the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from engine.scheduler import Row
+from engine.settings import SamplingSettings
+
+
+class Words(Protocol):
+    """What the engine needs of a vocabulary."""
+
+    is_sentencepiece: bool
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to an answer."""
+        ...
+
+
+class RunnerLike(Protocol):
+    """What the engine needs of a model."""
+
+    can_cut: bool  # whether the end of a cache can be taken off; a recurrent state has no such end
+
+    @property
+    def vocab(self) -> Words:
+        """The model's vocabulary."""
+        ...
+
+    def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
+        """Cut a slot's cache to `keep` tokens; returns how many are kept."""
+        ...
+
+    def state_size(self, slot: int) -> int:
+        """Bytes that `save` would give."""
+        ...
+
+    def save(self, slot: int) -> bytearray:
+        """The slot's whole cache."""
+        ...
+
+    def restore(self, slot: int, state: bytearray) -> bool:
+        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty."""
+        ...
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """Compute rows in one batch. Raises DecodeAborted."""
+        ...
+
+    def start(self, slot: int, sampling: SamplingSettings) -> None:
+        """Give the slot a fresh sampler."""
+        ...
+
+    def stop(self, slot: int) -> None:
+        """Drop the slot's sampler."""
+        ...
+
+    def sample(self, slot: int, output: int = 0) -> int:
+        """The slot's next token, from one of its outputs in the last batch; each in order, and once."""
+        ...
+
+    def abort(self) -> None:
+        """End the decode in progress early; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...

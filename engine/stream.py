@@ -1,0 +1,109 @@
+"""One answer under way, from the engine's thread to its one reader."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+from engine.errors import EngineError
+from engine.request import Event, Finished
+from engine.settings import SamplingSettings
+from engine.worker import Worker
+
+
+class LocalStream:
+    """One answer under way; see engine.backend.ChatStream. Iterate it once, from one thread or one task.
+
+    Leaving the loop, cancelling the task, or dropping the stream cancels the answer.
+    """
+
+    def __init__(
+        self, worker: Worker, tokens: list[int], sampling: SamplingSettings, first: Event | None = None
+    ) -> None:
+        """Queue the request; `first` is an event that comes before all others. Raises as `Worker.submit`."""
+        self._mail = _Mailbox()
+        if first is not None:
+            self._mail.put(first)
+        request = worker.submit(tokens, sampling, self._mail.put)
+        # The engine knows the mailbox alone, so a stream that nobody holds is collected, and cancels.
+        self._cancel = weakref.finalize(self, worker.cancel, request)
+        self._cancel.atexit = False
+        self._worker, self._request = worker, request
+
+    def cancel(self) -> None:
+        """Stop the answer; the stream then ends with Finished(reason="cancelled"). Returns at once."""
+        self._worker.cancel(self._request)
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            while True:
+                event = _unwrap(self._mail.get())
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self.cancel()  # nothing happens when the answer is complete
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        try:
+            while True:
+                event = _unwrap(await self._mail.aget())
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self.cancel()
+
+
+def _unwrap(item: Event | EngineError) -> Event:
+    if isinstance(item, EngineError):
+        raise item
+    return item
+
+
+class _Mailbox:
+    """Events from the engine's thread to one reader, who may wait in a thread or in an event loop."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._items: deque[Event | EngineError] = deque()
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+
+    def put(self, item: Event | EngineError) -> None:
+        """Add an item and wake the reader; never blocks."""
+        with self._ready:
+            self._items.append(item)
+            self._ready.notify()
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            loop, future = waiter
+            try:
+                loop.call_soon_threadsafe(_wake, future)
+            except RuntimeError:  # the reader's event loop is closed: there is no one to wake
+                return
+
+    def get(self) -> Event | EngineError:
+        """The next item; blocks the thread."""
+        with self._ready:
+            while not self._items:
+                self._ready.wait()
+            return self._items.popleft()
+
+    async def aget(self) -> Event | EngineError:
+        """The next item; waits in the event loop, and takes no thread for it."""
+        while True:
+            with self._ready:
+                if self._items:
+                    return self._items.popleft()
+                loop = asyncio.get_running_loop()
+                future: asyncio.Future[None] = loop.create_future()
+                self._waiter = (loop, future)
+            await future
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

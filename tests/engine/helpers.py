@@ -1,0 +1,47 @@
+"""What several tests of the engine do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from engine.engine import Engine, Tagged
+from engine.local import LocalBackend
+from engine.request import Event, Finished, Message, Text
+from engine.settings import SamplingSettings
+
+GREEDY = SamplingSettings(temperature=0, repeat_penalty=1.0)
+
+
+def run(engine: Engine, events: list[Tagged] | None = None) -> dict[int, list[Event]]:
+    """Step until all is done; every request's events."""
+    out: dict[int, list[Event]] = defaultdict(list)
+    for request, event in events or []:
+        out[request].append(event)
+    while engine.busy:
+        for request, event in engine.step():
+            out[request].append(event)
+    return out
+
+
+def text_of(events: Sequence[Event]) -> str:
+    return "".join(event.delta for event in events if isinstance(event, Text))
+
+
+def reason(events: Sequence[Event]) -> str:
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return last.reason
+
+
+def user(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def ask(
+    backend: LocalBackend, messages: list[Message], sampling: SamplingSettings = GREEDY
+) -> tuple[str, Finished]:
+    """The answer's text and its last event."""
+    events = list(backend.stream(messages, sampling))
+    assert isinstance(events[-1], Finished)
+    return text_of(events), events[-1]

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from starlette.testclient import TestClient
+
+from engine.stats import EngineStats
+from tests.ui.fake_backend import FakeBackend
+from ui.server import web_app
+
+
+class CountingBackend(FakeBackend):
+    def stats(self) -> EngineStats:
+        return EngineStats(running=3)
+
+
+def test_metrics_are_served_for_a_backend_that_counts() -> None:
+    answer = TestClient(web_app(CountingBackend(), 4)).get("/metrics")
+    assert answer.status_code == 200 and "gguf_chat_running 3.0" in answer.text
+    assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_no_metrics_without_counts() -> None:
+    answer = TestClient(web_app(FakeBackend(), 4)).get("/metrics")
+    assert "gguf_chat_" not in answer.text
