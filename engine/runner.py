@@ -170,7 +170,7 @@ class Runner:
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         """Give the slot a fresh sampler chain."""
         self.stop(slot)
-        self._samplers[slot] = _sampler_chain(sampling, self.vocab.size)
+        self._samplers[slot] = _sampler_chain(sampling, self.vocab)
 
     def stop(self, slot: int) -> None:
         """Drop the slot's sampler chain, if it has one; the cache stays for the next turn."""
@@ -191,7 +191,7 @@ class Runner:
             self._context = None
 
 
-def _sampler_chain(sampling: SamplingSettings, vocabulary: int) -> int:
+def _sampler_chain(sampling: SamplingSettings, vocabulary: Vocabulary) -> int:
     """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
 
     The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
@@ -200,8 +200,12 @@ def _sampler_chain(sampling: SamplingSettings, vocabulary: int) -> int:
     params.no_perf = True
     chain: int = low.llama_sampler_chain_init(params)
     add = low.llama_sampler_chain_add
+    if sampling.ignore_end:
+        ends = vocabulary.ends
+        biases = (low.llama_logit_bias * len(ends))(*((token, -math.inf) for token in ends))
+        add(chain, low.llama_sampler_init_logit_bias(vocabulary.size, len(ends), biases))
     if sampling.repeat_penalty != 1.0:
-        _add_penalty(chain, sampling, vocabulary)
+        _add_penalty(chain, sampling, vocabulary.size)
     if sampling.temperature == 0:
         add(chain, low.llama_sampler_init_greedy())
         return chain

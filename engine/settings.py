@@ -14,7 +14,10 @@ def _require(ok: bool, name: str, value: object, fix: str) -> None:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one."""
+    """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one.
+
+    `ignore_end` goes on to `max_tokens`, as benchmarks need it: the model's end tokens are never drawn.
+    """
 
     temperature: float = 0.7
     max_tokens: int = 512
@@ -24,6 +27,7 @@ class SamplingSettings:
     min_p: float = 0.05
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_end: bool = False
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
