@@ -48,8 +48,12 @@ def _sentence(words: random.Random) -> str:
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("single", 1, 7, 0, 128, "What may have happened before, and what happens next?"),
-        Workload("conversation", 5, 7, 2, 64, "Go on with the story."),
+        Workload(
+            "single", 1, 8, 0, 128, "What may have happened before, and what happens next? Tell it briefly."
+        ),
+        Workload(
+            "conversation", 5, 8, 2, 64, "Go on with the story, and say how each of them felt about it."
+        ),
         Workload("repeat", 1, 10, 0, 128, "Repeat the text above word for word, from its beginning."),
     )
 }
