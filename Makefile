@@ -8,7 +8,7 @@ MODEL ?=
 PORT ?= 7860
 BENCH ?= export --shape smollm2
 
-.PHONY: setup demo chat test check bench clean browser
+.PHONY: setup demo chat test check bench llama-server clean browser
 
 # One stamp per requirements file, so that a change in one reinstalls that one alone.
 setup: $(VENV)/.pipeline
@@ -51,6 +51,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(PY) scripts/bench.py $(BENCH)
+
+# For `make bench BENCH="serve ... --llama-server PATH"`; prints PATH, which is in the cache folder.
+llama-server: $(VENV)/.dev
+	@$(PY) scripts/build_llama_server.py
 
 # The browser tests drive a real Chromium: the system's, or one that is installed here.
 browser: $(VENV)/.dev

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.export import Comparison
+from bench.serve import Cell, ServeResult
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
@@ -31,3 +35,70 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
 
 def _gb(count: int) -> str:
     return f"{count / 1e9:.2f}"
+
+
+def show_serving(result: ServeResult, as_json: bool) -> None:
+    """Print a table for each workload, then the ratios, ours over each peer's."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log has room for a row
+    single = result.single
+    console.print(
+        f"CPU backend {result.variant}, {result.threads} threads. One stream alone: prompt "
+        f"{single['prefill']:.0f} tokens/s, answer {single['decode']:.1f} ({single['decode_at_depth']:.1f} "
+        "after a prompt)"
+    )
+    for workload in dict.fromkeys(cell.workload for cell in result.cells):
+        console.print(_serving_table(workload, [cell for cell in result.cells if cell.workload == workload]))
+    console.print(_ratio_table(result.ratios))
+    if as_json:
+        cells: dict[str, dict[str, Any]] = {}
+        for cell in result.cells:
+            by_name = {name: asdict(figures) for name, figures in cell.figures.items()}
+            cells.setdefault(cell.workload, {})[str(cell.users)] = by_name
+        figures = {"threads": result.threads, "variant": result.variant, "single stream": single, **cells}
+        print(json.dumps(_without_nan({"figures": figures, "ratios": result.ratios})))
+
+
+def _serving_table(workload: str, cells: list[Cell]) -> Table:
+    table = Table(title=f"Serving: {workload}", title_justify="left")
+    headings = ["users", "", "tokens/s", "TTFT", "TTFT p95", "TTFT turn 2+", "gap p95"]
+    for heading in [*headings, "tokens/s each", "MB", "outside decode"]:
+        table.add_column(heading, justify="right" if heading else "left")
+    for cell in cells:
+        for name, f in cell.figures.items():
+            table.add_row(
+                str(cell.users),
+                name,
+                f"{f.throughput:.1f}",
+                f"{f.ttft_mean:.2f} s",
+                f"{f.ttft_p95:.2f} s",
+                _number(f.later_ttft_mean, ".2f", " s"),
+                f"{f.gap_p95 * 1000:.0f} ms",
+                f"{f.decode_rate:.1f}",
+                f"{f.peak_bytes / 1e6:.0f}",
+                _number(f.outside_decode, ".1%"),
+            )
+        table.add_section()
+    return table
+
+
+def _ratio_table(ratios: dict[str, dict[str, dict[str, dict[str, float]]]]) -> Table:
+    table = Table(title="Ratios: ours over theirs", title_justify="left")
+    for heading in ("workload", "users", "against", "ratios"):
+        table.add_column(heading)
+    for workload, by_users in ratios.items():
+        for users, peers in by_users.items():
+            for peer, found in peers.items():
+                line = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+                table.add_row(workload, users, peer, line)
+    return table
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    return "" if math.isnan(value) else f"{value:{form}}{unit}"
+
+
+def _without_nan(tree: Any) -> Any:
+    """JSON knows no NaN: what does not apply becomes null."""
+    if isinstance(tree, dict):
+        return {key: _without_nan(value) for key, value in tree.items()}
+    return None if isinstance(tree, float) and math.isnan(tree) else tree

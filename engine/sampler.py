@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 
 from llama_cpp import llama_cpp as low
@@ -23,6 +24,9 @@ def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
     params.no_perf = True
     chain: int = low.llama_sampler_chain_init(params)
     add = low.llama_sampler_chain_add
+    if sampling.ignore_end:
+        biases = (low.llama_logit_bias * len(vocab.ends))(*((token, -math.inf) for token in vocab.ends))
+        add(chain, low.llama_sampler_init_logit_bias(vocab.size, len(vocab.ends), biases))
     if sampling.grammar:
         add(chain, new_grammar(sampling.grammar, vocab))
     if sampling.repeat_penalty != 1.0:

@@ -22,6 +22,7 @@ class SamplingSettings:
     """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one.
 
     `grammar` (GBNF text) or `json_schema` (its text, or the object) is what the answer must follow.
+    `ignore_end` goes on to `max_tokens`, as benchmarks need it: the model's end tokens are never drawn.
     """
 
     temperature: float = 0.7
@@ -34,6 +35,7 @@ class SamplingSettings:
     stop: tuple[str, ...] = ()
     grammar: str = ""
     json_schema: str | Mapping[str, Any] | None = None
+    ignore_end: bool = False
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")

@@ -61,6 +61,11 @@ class Vocabulary:
         return list(ids[:count])
 
     @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Every token that ends a generation."""
+        return tuple(token for token in range(self.size) if self.is_end(token))
+
+    @cached_property
     def control_spellings(self) -> tuple[str, ...]:
         """Every spelling that `tokenize(special=True)` and only it would read as one control token."""
         return tuple(

@@ -1,4 +1,4 @@
-"""llama.cpp's converter, from the source release of the llama-cpp-python that is installed.
+"""llama.cpp's converter and sources, from the source release of the llama-cpp-python that is installed.
 
 The release carries llama.cpp's `conversion` package and the matching `gguf-py` at the very commit
 of the runtime. It is fetched through pip (so that a user's own index settings hold), checked
@@ -24,6 +24,11 @@ RELEASES = {
     "0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
 }
 _WANTED = ("conversion/", "gguf-py/gguf/", "convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "LICENSE")
+# What its CMake project needs to build the library and a program.
+_SOURCES = (
+    *("cmake/", "common/", "ggml/", "include/", "licenses/", "scripts/", "src/", "tools/", "vendor/"),
+    *("CMakeLists.txt", "LICENSE"),
+)
 
 
 def cache_folder() -> Path:
@@ -47,25 +52,34 @@ def ensure_toolchain() -> Path:
 
     It holds `conversion/`, `gguf-py/gguf/` and llama.cpp's own conversion scripts.
     """
+    return _ensure("toolchain", _WANTED)
+
+
+def ensure_sources() -> Path:
+    """The folder with llama.cpp's C++ sources of the same release, to build with CMake, unpacked at first."""
+    return _ensure("sources", _SOURCES)
+
+
+def _ensure(kind: str, wanted: tuple[str, ...]) -> Path:
     version = runtime_version()
     if version not in RELEASES:
         raise InputError(
             f"llama-cpp-python {version} is installed, and its converter was not checked: "
             f"install {' or '.join(RELEASES)} (pip install -r requirements.txt)"
         )
-    folder = cache_folder() / "toolchain" / f"llama-cpp-python-{version}-{RELEASES[version][:12]}"
+    folder = cache_folder() / kind / f"llama-cpp-python-{version}-{RELEASES[version][:12]}"
     if not folder.is_dir():  # it appears whole, by one rename
-        _install(version, folder)
+        _install(version, folder, wanted)
     return folder
 
 
-def _install(version: str, folder: Path) -> None:
+def _install(version: str, folder: Path, wanted: tuple[str, ...]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as scratch:
         archive = _download(version, Path(scratch))
         _check(archive, RELEASES[version])
         unpacked = Path(scratch) / "tree"
-        _unpack(archive, unpacked)
+        _unpack(archive, unpacked, wanted)
         try:
             unpacked.rename(folder)
         except OSError:
@@ -102,13 +116,13 @@ def _check(archive: Path, expected: str) -> None:
         )
 
 
-def _unpack(archive: Path, target: Path) -> None:
+def _unpack(archive: Path, target: Path, wanted: tuple[str, ...] = _WANTED) -> None:
     marker = "vendor/llama.cpp/"
     target.mkdir()
     with tarfile.open(archive) as tar:
         for member in tar:
             _, found, inner = member.name.partition(marker)
-            if not found or not member.isfile() or not inner.startswith(_WANTED):
+            if not found or not member.isfile() or not inner.startswith(wanted):
                 continue
             if ".." in PurePosixPath(inner).parts:
                 raise PipelineError(f"{archive.name} holds a path that leaves its folder: {member.name}")

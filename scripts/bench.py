@@ -11,8 +11,10 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from bench.export import compare_exports
-from bench.report import show_comparison
+from bench.report import show_comparison, show_serving
+from bench.serve import ServeConfig, compare_serving
 from bench.shapes import SHAPES, shape_in_child
+from bench.workload import WORKLOADS
 from pipeline.config import DEFAULT_QUANTS
 from pipeline.errors import InputError
 from pipeline.terminal import report_errors
@@ -49,6 +51,41 @@ def export(
             raise InputError("give --base and --adapter, or --shape")
         comparison = compare_exports(*folders, list(quant or DEFAULT_QUANTS), scratch.resolve())
         show_comparison(comparison, as_json=json)
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Option(help="The GGUF that all of them serve.")],
+    *,
+    llama_server: Annotated[
+        Path | None, typer.Option(help="llama-server's binary, as `make llama-server` prints it.")
+    ] = None,
+    users: Annotated[list[int] | None, typer.Option(help="Users at once; may be repeated.")] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option(help=f"May be repeated: {', '.join(WORKLOADS)}.")
+    ] = None,
+    context: Annotated[int, typer.Option(help="Tokens that one conversation may hold.")] = 1024,
+    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    repeat: Annotated[int, typer.Option(help="Run all so often, in turn, and take medians.")] = 1,
+    quick: Annotated[bool, typer.Option(help="A few tokens only, to see that it works.")] = False,
+    scratch: Annotated[Path, typer.Option(help="Folder for the runs' logs.")] = SCRATCH,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+) -> None:
+    """Our engine against llama-server, one Llama behind a lock, and one stream alone."""
+    with report_errors():
+        config = ServeConfig(
+            model=model.resolve(),
+            scratch=scratch.resolve(),
+            users=tuple(users or ServeConfig.users),
+            workloads=tuple(workload or ServeConfig.workloads),
+            llama_server=llama_server.resolve() if llama_server else None,
+            context=context,
+            threads=threads,
+            repeat=repeat,
+            quick=quick,
+        )
+        result = compare_serving(config, say=lambda line: print(line, file=sys.stderr, flush=True))
+        show_serving(result, as_json=json)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def test_a_cache_that_cannot_be_cut_is_computed_again() -> None:
     ahead=st.booleans(),
     aborts=st.sets(st.integers(0, 60)),
 )
-def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901, PLR0917 - one story, told in order
+def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told in order
     arrivals: list[tuple[str, int, int, int]],
     slots: int,
     batch: int,

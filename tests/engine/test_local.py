@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import threading
 import time
@@ -165,3 +166,12 @@ async def _endless(backend: LocalBackend) -> None:
         _user(QUESTIONS[1]), SamplingSettings(temperature=0, max_tokens=900, repeat_penalty=1.5)
     ):
         pass
+
+
+def test_ignoring_the_end_goes_on_to_the_limit(backend: LocalBackend) -> None:
+    messages = _user("What is 2+2? Answer with one number.")
+    short = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=64)
+    assert _ask(backend, messages, short)[1].reason == "stop"
+    _, end = _ask(backend, messages, dataclasses.replace(short, ignore_end=True))
+    assert end.reason == "length"
+    assert end.stats.generated_tokens == 64

@@ -33,7 +33,7 @@ class EngineLife(RuleBasedStateMachine):
         cuts=st.booleans(),
         seconds=st.sampled_from([None, None, 40.0]),
     )
-    def build(  # noqa: PLR0917 - hypothesis names them
+    def build(
         self,
         slots: int,
         queue: int,

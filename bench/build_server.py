@@ -1,0 +1,75 @@
+"""Builds llama-server for the benchmark, from the sources of the very release that runs here.
+
+It gets no CPU backend of its own: bench.llama_server gives it our wheel's, so that both run the same kernels.
+What is built stays in the cache folder, beside the converter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pipeline.errors import InputError, PipelineError
+from pipeline.toolchain import cache_folder, ensure_sources
+
+_FLAGS = {
+    "CMAKE_BUILD_TYPE": "Release",
+    "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON",  # the libraries lie beside the binary, wherever both are moved
+    "GGML_NATIVE": "OFF",
+    "GGML_BACKEND_DL": "ON",
+    "GGML_CPU": "OFF",
+    "LLAMA_OPENSSL": "OFF",
+    "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_USE_PREBUILT_UI": "OFF",  # else the build fetches the page's files from the Hub
+    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_EXAMPLES": "OFF",
+    "LLAMA_BUILD_APP": "OFF",
+}
+
+
+def build_llama_server() -> Path:
+    """The binary, built on the first call (some minutes). Raises InputError without CMake and Ninja."""
+    sources = ensure_sources()
+    folder = cache_folder() / "llama-server" / sources.name
+    if not folder.is_dir():  # it appears whole, by one rename
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as scratch:
+            _build(sources, Path(scratch))
+            (Path(scratch) / "bin").rename(folder)
+    return folder / "llama-server"
+
+
+def _build(sources: Path, folder: Path) -> None:
+    flags = [f"-D{name}={value}" for name, value in _FLAGS.items()]
+    ninja = _tool("ninja")
+    _run(
+        [
+            _tool("cmake"),
+            "-S",
+            str(sources),
+            "-B",
+            str(folder),
+            "-G",
+            "Ninja",
+            *flags,
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        ]
+    )
+    _run([ninja, "-C", str(folder), "llama-server"])
+
+
+def _tool(name: str) -> str:
+    """CMake or Ninja, as pip put it beside Python, or the system's."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise InputError(f"{name} is not installed: run `pip install -r requirements-dev.txt`")
+    return found
+
+
+def _run(command: list[str]) -> None:
+    # Its output goes to standard error, so that standard output is the binary's path alone.
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
+        raise PipelineError(f"{Path(command[0]).name} failed: see above; a C++17 compiler is needed")

@@ -1,0 +1,117 @@
+"""The child process of one run: one contender, its users, one workload. `python -m bench.contender JSON`.
+
+Nothing leaks from one contender to the next this way, and the kernel tells each one's peak memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.figures import Answer, Figures, figures_of
+from bench.workload import Workload, find_workload
+from pipeline.child import Message, serve
+
+if TYPE_CHECKING:
+    from bench.peers import Contender, Setup
+
+OURS, PLAIN, SERVER, LOCK = "ours", "ours, no speculation", "llama-server", "lock"
+FACTS, SINGLE = "facts", "single stream"
+
+
+def run(contender: Contender, workload: Workload, users: int) -> Figures:
+    """Let so many users hold their conversations at once, from one instant, after a warm-up."""
+    _converse(contender, workload, -1, [])
+    answers: list[Answer] = []
+    errors: list[BaseException] = []
+    gate = threading.Barrier(users)
+
+    def user(number: int) -> None:
+        try:
+            gate.wait()
+            _converse(contender, workload, number, answers)
+        except BaseException as error:  # noqa: BLE001 - the thread's boundary: raised again below
+            errors.append(error)
+
+    threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
+    decoding, began = contender.decode_seconds, time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    decoding, wall = contender.decode_seconds - decoding, time.perf_counter() - began
+    peak = contender.close()
+    if errors:
+        raise errors[0]
+    return figures_of(answers, peak, outside_decode=1 - decoding / wall)
+
+
+def _converse(contender: Contender, workload: Workload, user: int, answers: list[Answer]) -> None:
+    messages: list[Any] = []
+    for turn in range(workload.turns if user >= 0 else 1):
+        messages.append({"role": "user", "content": workload.question(user, turn)})
+        pieces: list[str] = []
+        times: list[float] = []
+
+        def note(text: str, pieces: list[str] = pieces, times: list[float] = times) -> None:
+            times.append(time.perf_counter())
+            pieces.append(text)
+
+        sent = time.perf_counter()
+        spent = contender.answer(messages, workload.new_tokens, note)
+        messages.append({"role": "assistant", "content": "".join(pieces)})
+        answers.append(Answer(turn + 1, sent, tuple(times), **asdict(spent)))
+
+
+def _work(request: Message) -> Message:
+    before = dict(os.environ)
+    import engine  # noqa: F401 - sets GOMP_SPINCOUNT for this process
+
+    name = request["contender"]
+    if name not in (OURS, PLAIN):
+        # A peer runs as its users run it; libgomp is loaded with the CPU backend, and reads this then.
+        os.environ.clear()
+        os.environ.update(before)
+    from bench.peers import Setup
+
+    if name == FACTS:
+        return _facts(Path(request["model"]), request["threads"])
+    setup = Setup(Path(request["model"]), request["users"], request["context"], request["threads"])
+    if name == SINGLE:
+        from bench.single_stream import single_stream
+
+        return asdict(single_stream(setup, quick=request["quick"]))
+    workload = find_workload(request["workload"], quick=request["quick"])
+    contender = _open(name, setup, request["llama_server"], before)
+    return asdict(run(contender, workload, request["users"]))
+
+
+def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str, str]) -> Contender:
+    from bench.llama_server import LlamaServer
+    from bench.peers import LockedLlama, OurEngine, has_speculation
+
+    if name == SERVER:
+        assert binary is not None
+        return LlamaServer(setup, Path(binary), environment)
+    if name == LOCK:
+        return LockedLlama(setup)
+    speculation = name == OURS if has_speculation() else None
+    return OurEngine(setup, speculation=speculation)
+
+
+def _facts(model: Path, threads: int | None) -> Message:
+    from bench.peers import has_speculation
+    from engine.cpu import physical_cores, probe_model
+
+    threads = threads or physical_cores()
+    choice = probe_model(model, threads=threads).choice  # remembered, so no run pays for it
+    return {"threads": threads, "variant": choice.variant, "speculation": has_speculation()}
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -1,0 +1,167 @@
+"""The contenders: our engine, llama-server over HTTP, and one `Llama` behind a lock, as most apps have it.
+
+Each lives in a child process of its own (bench.contender), and runs the CPU backend that engine.cpu chose.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from llama_cpp import llama_cpp as low
+
+from engine.cpu import load_cpu_backend
+from engine.local import LocalBackend
+from engine.request import Finished, Message, Text
+from engine.settings import EngineSettings, SamplingSettings
+from pipeline.errors import InputError, PipelineError
+
+OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is the same for every contender: sizes in tokens, `slots` conversations at once."""
+
+    model: Path
+    slots: int
+    context: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Tokens that an answer took, by the contender's own account; 0 where it tells none."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    tokens: int
+
+
+class Contender(Protocol):
+    """Something that answers chats: greedily, and to the full length, so that all do the same work."""
+
+    decode_seconds: float  # spent in llama_decode so far; NaN where it cannot be told
+
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
+        """Answer a conversation, and call `on_text` with each piece as it comes. From any thread."""
+        ...
+
+    def close(self) -> int:
+        """Stop it; returns its peak resident memory in bytes."""
+        ...
+
+
+class OurEngine:
+    """LocalBackend, as the page uses it."""
+
+    def __init__(self, setup: Setup, *, speculation: bool | None = None) -> None:
+        """`speculation` of None leaves it at the engine's default. Raises InputError where it has none."""
+        self.decode_seconds = 0.0
+        self._time_decode()
+        self._backend = LocalBackend.open(
+            setup.model,
+            EngineSettings(
+                context=setup.context, slots=setup.slots, threads=setup.threads, **_speculation(speculation)
+            ),
+        )
+
+    def _time_decode(self) -> None:
+        decode = low.llama_decode
+
+        def timed(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return decode(*arguments)
+            finally:
+                self.decode_seconds += time.perf_counter() - began
+
+        low.llama_decode = timed
+
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
+        """See Contender."""
+        sampling = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=new_tokens, ignore_end=True)
+        for event in self._backend.stream(messages, sampling):
+            if isinstance(event, Text):
+                on_text(event.delta)
+            elif isinstance(event, Finished):
+                stats = event.stats
+                return Spent(stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens)
+        raise PipelineError("our engine ended an answer without a word")
+
+    def close(self) -> int:
+        """See Contender."""
+        self._backend.close()
+        return own_peak()
+
+
+def has_speculation() -> bool:
+    """Whether this engine can speculate, and so be compared with itself."""
+    return any(field.name == "speculation" for field in fields(EngineSettings))
+
+
+def _speculation(wanted: bool | None) -> dict[str, Any]:
+    if wanted is None:
+        return {}
+    if not has_speculation():
+        raise InputError("this engine has no speculation to measure")
+    return {"speculation": wanted}
+
+
+class LockedLlama:
+    """One `llama_cpp.Llama` that its users take turns on, as in the usual Gradio app."""
+
+    def __init__(self, setup: Setup) -> None:
+        choice = load_cpu_backend(setup.model, threads=setup.threads)
+        self.decode_seconds = float("nan")
+        self._lock = threading.Lock()
+        self._llama = _open_llama(setup, choice.extra_buffers)
+
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
+        """See Contender."""
+        with self._lock:
+            for chunk in self._llama.create_chat_completion(
+                messages=list(messages), max_tokens=new_tokens, temperature=0, repeat_penalty=1.0, stream=True
+            ):
+                if text := chunk["choices"][0]["delta"].get("content"):
+                    on_text(text)
+            prompt = self._llama.n_tokens - new_tokens + 1  # the answer's last token is not computed
+        return Spent(prompt, 0, new_tokens)
+
+    def close(self) -> int:
+        """See Contender."""
+        self._llama.close()
+        return own_peak()
+
+
+def _open_llama(setup: Setup, extra_buffers: bool) -> Any:
+    import llama_cpp
+
+    # Llama has no argument for either: it stops at the model's end, and always asks for extra buffers.
+    llama_cpp.llama_vocab_is_eog = low.llama_vocab_is_eog = lambda *_: False
+    defaults = low.llama_model_default_params
+
+    def model_params() -> Any:
+        params = defaults()
+        params.use_extra_bufts = extra_buffers
+        return params
+
+    llama_cpp.llama_model_default_params = low.llama_model_default_params = model_params
+    return llama_cpp.Llama(
+        model_path=str(setup.model),
+        n_ctx=setup.context,
+        n_threads=setup.threads,
+        n_threads_batch=setup.threads,
+        verbose=False,
+    )
+
+
+def own_peak() -> int:
+    """The peak resident memory of this process in bytes (getrusage(2): KiB on Linux, bytes on macOS)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,142 @@
+"""Our engine and its peers, on the same model, prompts and lengths, in one run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.contender import FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
+from bench.figures import Figures, median_of, ratio
+from bench.workload import find_workload
+from pipeline.child import run_child
+from pipeline.errors import InputError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What to measure. `context` is in tokens a conversation; `threads` of None means the physical cores.
+
+    `repeat` runs every contender so often, in turn, and takes medians. `quick` is for tests.
+    """
+
+    model: Path
+    scratch: Path
+    users: tuple[int, ...] = (1, 2, 4, 8, 16)
+    workloads: tuple[str, ...] = ("single", "conversation")
+    llama_server: Path | None = None
+    context: int = 1024
+    threads: int | None = None
+    repeat: int = 1
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError."""
+        for name in self.workloads:
+            find_workload(name)
+        if not self.model.is_file():
+            raise InputError(f"--model {self.model} is not a file: give a GGUF")
+        if self.llama_server is not None and not self.llama_server.is_file():
+            raise InputError(
+                f"--llama-server {self.llama_server} is not a file: build one with `make llama-server`"
+            )
+        if min(self.users, default=0) < 1 or self.repeat < 1:
+            raise InputError("--users and --repeat are 1 or more")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One workload with so many users: each contender's figures."""
+
+    workload: str
+    users: int
+    figures: dict[str, Figures]
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """All figures. `single` are the rates of bench.single_stream.SingleStream."""
+
+    threads: int
+    variant: str
+    single: dict[str, float]
+    cells: list[Cell]
+
+    @property
+    def ratios(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+        """workload -> users -> peer -> ratio, ours over the peer's."""
+        found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+        for cell in self.cells:
+            ours = cell.figures[OURS]
+            peers = {peer: _ratios(ours, f) for peer, f in cell.figures.items() if peer != OURS}
+            if cell.users == 1:
+                peers[SINGLE] = {"decode": ratio(ours.decode_rate, self.single["decode"])}
+                peers[SINGLE]["decode_at_depth"] = ratio(ours.decode_rate, self.single["decode_at_depth"])
+            found.setdefault(cell.workload, {})[str(cell.users)] = peers
+        return found
+
+
+def _ratios(ours: Figures, theirs: Figures) -> dict[str, float]:
+    names = {
+        "throughput": "throughput",
+        "ttft": "ttft_mean",
+        "later_ttft": "later_ttft_mean",
+        "gap_p95": "gap_p95",
+        "peak_memory": "peak_bytes",
+    }
+    found = {name: ratio(getattr(ours, key), getattr(theirs, key)) for name, key in names.items()}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def compare_serving(config: ServeConfig, say: Say = lambda line: None) -> ServeResult:
+    """Run every contender, in turn, and again `repeat` times; `say` is told what runs."""
+    config.scratch.mkdir(parents=True, exist_ok=True)
+    facts = _child(config, FACTS)
+    config = replace(config, threads=facts["threads"])
+    alone: list[dict[str, float]] = []
+    cells: list[Cell] = []
+    for workload in config.workloads:
+        contenders = _contenders(config, workload, speculation=facts["speculation"])
+        for users in config.users:
+            say(f"{workload}, {users} user{'s' * (users > 1)}: {', '.join(contenders)}")
+            runs: dict[str, list[Figures]] = {name: [] for name in contenders}
+            for name in _in_turn(contenders if cells else [SINGLE, *contenders], config.repeat):
+                done = _child(config, name, workload=workload, users=users)
+                if name == SINGLE:
+                    alone.append(done)
+                else:
+                    runs[name].append(Figures(**done))
+            cells.append(Cell(workload, users, {name: median_of(found) for name, found in runs.items()}))
+    single = {name: statistics.median(run[name] for run in alone) for name in alone[0]}
+    return ServeResult(facts["threads"], facts["variant"], single, cells)
+
+
+def _contenders(config: ServeConfig, workload: str, *, speculation: bool) -> list[str]:
+    server = [SERVER] if config.llama_server else []
+    plain = [PLAIN] if speculation and workload == "repeat" else []
+    return [OURS, *plain, *server, LOCK]
+
+
+def _in_turn(contenders: Sequence[str], repeat: int) -> Iterator[str]:
+    """A B C A B C: what disturbs the machine for a while then disturbs all of them."""
+    for _ in range(repeat):
+        yield from contenders
+
+
+def _child(config: ServeConfig, contender: str, *, workload: str = "", users: int = 1) -> dict[str, Any]:
+    request = {
+        "contender": contender,
+        "model": str(config.model),
+        "context": config.context,
+        "threads": config.threads,
+        "quick": config.quick,
+        "llama_server": str(config.llama_server) if config.llama_server else None,
+        "workload": workload,
+        "users": users,
+    }
+    return run_child("bench.contender", request, config.scratch / f"{contender.replace(', ', '-')}.log")

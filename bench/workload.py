@@ -1,0 +1,69 @@
+"""What the users ask: the same prompts and lengths for every contender, made from a seed, no two alike."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from pipeline.errors import InputError
+
+
+def _words(line: str) -> list[str]:
+    return line.split()
+
+
+_THINGS = _words("lighthouse harbour kettle garden violin engine letter mountain river market bridge window")
+_WHO = _words("captain teacher neighbour doctor painter farmer pilot student baker sailor writer gardener")
+_HOW = _words("quiet early bright heavy narrow gentle rusty green distant careful golden hollow")
+_DID = _words("repaired painted described followed measured carried noticed admired opened visited")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The conversation that each user holds: its turns, their sentences, and the tokens of an answer."""
+
+    name: str
+    turns: int
+    first_sentences: int
+    later_sentences: int
+    new_tokens: int
+    task: str
+
+    def question(self, user: int, turn: int) -> str:
+        """What a user says in a turn (from 0); the warm-up is user -1."""
+        words = random.Random(f"{self.name} {user} {turn}")
+        count = self.later_sentences if turn else self.first_sentences
+        return f"{' '.join(_sentence(words) for _ in range(count))} {self.task}"
+
+
+def _sentence(words: random.Random) -> str:
+    pick = words.choice
+    return (
+        f"The {pick(_HOW)} {pick(_WHO)} {pick(_DID)} the {pick(_HOW)} {pick(_THINGS)} "
+        f"near the {pick(_HOW)} {pick(_THINGS)}."
+    )
+
+
+# In tokens of SmolLM2, with its template: 146 of a prompt; 40 of a later turn.
+WORKLOADS = {
+    w.name: w
+    for w in (
+        Workload(
+            "single", 1, 8, 0, 128, "What may have happened before, and what happens next? Tell it briefly."
+        ),
+        Workload(
+            "conversation", 5, 8, 2, 64, "Go on with the story, and say how each of them felt about it."
+        ),
+        Workload("repeat", 1, 10, 0, 128, "Repeat the text above word for word, from its beginning."),
+    )
+}
+
+
+def find_workload(name: str, *, quick: bool = False) -> Workload:
+    """The workload of that name; `quick` cuts it to a few tokens for tests. Raises InputError."""
+    if name not in WORKLOADS:
+        raise InputError(f"--workload {name!r} is unknown: use one of {', '.join(WORKLOADS)}")
+    found = WORKLOADS[name]
+    if not quick:
+        return found
+    return replace(found, turns=min(2, found.turns), first_sentences=2, later_sentences=1, new_tokens=8)
