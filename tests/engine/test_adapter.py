@@ -13,14 +13,17 @@ from engine.local import LocalBackend
 from engine.settings import EngineSettings, SamplingSettings
 from tests.engine.helpers import ask, user
 
-SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=24)
+SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=12)
 SETTINGS = EngineSettings(context=256, slots=2)
 QUESTIONS = ["Who are you?", "Name a fruit."]
 WIDTH, RANK = 576, 4
 
 
 def _adapter(path: Path, width: int = WIDTH) -> Path:
-    """A LoRA as llama.cpp's convert_lora_to_gguf.py writes it, strong enough to change every answer."""
+    """A LoRA as llama.cpp's convert_lora_to_gguf.py writes it: it changes answers, and does not garble them.
+
+    Garbled text is full of near ties, which the order of additions in a batch of another shape decides.
+    """
     random = np.random.default_rng(1)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type("adapter")
@@ -29,7 +32,7 @@ def _adapter(path: Path, width: int = WIDTH) -> Path:
     for layer in range(30):
         name = f"blk.{layer}.attn_q.weight"
         for part, shape in (("a", (RANK, width)), ("b", (width, RANK))):
-            writer.add_tensor(f"{name}.lora_{part}", random.normal(0, 0.3, shape).astype(np.float32))
+            writer.add_tensor(f"{name}.lora_{part}", random.normal(0, 0.15, shape).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
