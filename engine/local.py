@@ -15,8 +15,9 @@ from engine.draft import measure
 from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
 from engine.grammar import settle
+from engine.model import Adapter, Model
 from engine.request import Message
-from engine.runner import Adapter, Model, Runner
+from engine.runner import Runner
 from engine.settings import EngineSettings, SamplingSettings
 from engine.stats import Counters, EngineStats
 from engine.stream import LocalStream

@@ -132,6 +132,14 @@ def test_limits_and_stops_are_kept_in_the_middle_of_a_draft(
     assert outs[0] == outs[1]
 
 
+def test_greedy_drafts_keep_to_batches_that_round_as_single_tokens_do() -> None:
+    for temperature, largest in ((0.0, 2), (0.8, 16)):
+        runner = FakeRunner()
+        engine = _engine(runner, Costs(dict(FREE), exact=2))
+        run(engine, engine.add(1, prompt("abc" * 30), SamplingSettings(temperature=temperature)))
+        assert max(row.outputs for rows in runner.batches for row in rows) == largest
+
+
 STORY = (
     "The lighthouse keeper wound the brass clock at nine each evening, lit the great lamp, and wrote the "
     "weather in a blue book. On Sundays he polished the brass clock, and on Mondays he painted the stairs."
@@ -152,7 +160,9 @@ def pair(smollm2: Path, cache: Path) -> Iterator[tuple[LocalBackend, LocalBacken
         LocalBackend.open(smollm2, plain) as one,
         LocalBackend.open(smollm2, EngineSettings(context=512, slots=4)) as two,
     ):
-        two._worker._engine._costs = Costs(dict(FREE))
+        measured = two._worker._engine._costs
+        assert measured is not None
+        two._worker._engine._costs = Costs(dict(FREE), measured.exact)
         two._worker._engine._costs.observe = lambda rows, seconds: None  # type: ignore[method-assign]
         yield one, two
 
@@ -193,6 +203,8 @@ def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
         costs = backend._worker._engine._costs
         assert costs is not None and costs.most >= 2
         assert 0 < costs.of(1) < costs.of(costs.most)
+        assert 2 <= costs.exact <= costs.most
+        assert backend._worker._engine.runner.length(0) == 0  # type: ignore[attr-defined]
         assert ask(backend, user("Hi"), SamplingSettings(max_tokens=3))[0]
 
 
