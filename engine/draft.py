@@ -110,8 +110,12 @@ class Costs:
         self._seconds[rows] *= 1 + 0.1 * (change - 1)
 
 
-def measure(runner: RunnerLike, clock: Callable[[], float], budget: float = 1.5) -> Costs:
+def measure(
+    runner: RunnerLike, clock: Callable[[], float], *, exact: int | None = None, budget: float = 1.5
+) -> Costs:
     """Time batches of growing size in slot 0, which is empty afterwards; `budget` is in seconds.
+
+    `exact` is Costs.exact where it is known; finding it out takes about as long again.
 
     A model so slow that the budget ends early has no large batches in its table, and gets no long drafts.
     """
@@ -121,7 +125,8 @@ def measure(runner: RunnerLike, clock: Callable[[], float], budget: float = 1.5)
         seconds[rows] = min(_time(runner, clock, rows) for _ in range(2))
         if clock() - began > budget:
             break
-    return Costs(seconds, runner.exact_rows(sorted(seconds)))
+    runner.prepare(0, 0)
+    return Costs(seconds, exact or runner.exact_rows(sorted(seconds)))
 
 
 def _time(runner: RunnerLike, clock: Callable[[], float], rows: int) -> float:

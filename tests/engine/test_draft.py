@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.cpu import recall_exact
 from engine.draft import Costs, Guess, Lookup, best_length, measure
 from engine.engine import Engine
 from engine.local import LocalBackend
@@ -206,6 +207,14 @@ def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
         assert 2 <= costs.exact <= costs.most
         assert backend._worker._engine.runner.length(0) == 0  # type: ignore[attr-defined]
         assert ask(backend, user("Hi"), SamplingSettings(max_tokens=3))[0]
+
+
+def test_what_was_found_out_is_remembered(smollm2: Path, cache: Path) -> None:
+    for _ in range(2):
+        with LocalBackend.open(smollm2, EngineSettings(context=256, slots=1)) as backend:
+            costs = backend._worker._engine._costs
+            assert costs is not None and recall_exact(smollm2, True) == costs.exact
+    assert recall_exact(smollm2, False) is None
 
 
 def test_one_pass_computes_all_drafts(smollm2: Path, cache: Path) -> None:
