@@ -81,9 +81,14 @@ class Costs:
         llama.cpp has other kernels for larger batches, which round otherwise, and the likeliest token of two
         that are almost equal may then be the other one.
         """
-        self.exact = max(seconds) if exact is None else exact
+        self.exact = max(seconds) if exact is None else min(exact, max(seconds))
         self._rows = sorted(seconds)
         self._seconds = dict(seconds)
+
+    @property
+    def settled(self) -> bool:
+        """Whether `exact` is the model's own limit, and not only where measuring had to stop."""
+        return self.exact < self.most or self.most == _ROWS[-1]
 
     @property
     def most(self) -> int:

@@ -223,7 +223,7 @@ def _costs(
     path, extra = Path(info.path), settings.use_extra_buffers
     known = recall_exact(path, extra)
     costs = measure(runner, time.perf_counter, exact=known)
-    if known is None:
+    if known is None and costs.settled:
         remember_exact(path, extra, costs.exact)
     return costs
 

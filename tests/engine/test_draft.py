@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cpu import recall_exact
+from engine.cpu import recall_exact, remember_exact
 from engine.draft import Costs, Guess, Lookup, best_length, measure
 from engine.engine import Engine
 from engine.local import LocalBackend
@@ -209,12 +209,16 @@ def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
         assert ask(backend, user("Hi"), SamplingSettings(max_tokens=3))[0]
 
 
-def test_what_was_found_out_is_remembered(smollm2: Path, cache: Path) -> None:
-    for _ in range(2):
-        with LocalBackend.open(smollm2, EngineSettings(context=256, slots=1)) as backend:
-            costs = backend._worker._engine._costs
-            assert costs is not None and recall_exact(smollm2, True) == costs.exact
-    assert recall_exact(smollm2, False) is None
+def test_what_was_found_out_is_remembered_for_this_file_alone(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
+    assert recall_exact(smollm2, True) is None
+    remember_exact(smollm2, True, 6)
+    assert recall_exact(smollm2, True) == 6 and recall_exact(smollm2, False) is None
+    assert Costs(dict(FREE), 6).settled and Costs(dict(FREE)).settled
+    assert not Costs({1: 1.0, 2: 1.0}, 6).settled, "measuring stopped early"
+    assert Costs({1: 1.0, 2: 1.0}, 6).exact == 2
 
 
 def test_one_pass_computes_all_drafts(smollm2: Path, cache: Path) -> None:
