@@ -37,6 +37,8 @@ __all__ = [
     "load_cpu_backend",
     "physical_cores",
     "probe_model",
+    "recall_exact",
+    "remember_exact",
 ]
 
 _FORMAT = 1  # raise it when what is remembered changes its meaning
@@ -124,6 +126,23 @@ def probe_model(
     choice = _choose(model, [Path(p) for p in found["variants"]], threads or physical_cores(), extra_buffers)
     _remember(memo, Probe(facts, choice))
     return Probe(facts, choice)
+
+
+def recall_exact(model: Path, extra_buffers: bool) -> int | None:
+    """What `remember_exact` recorded for this very file on this machine, or None."""
+    try:
+        return int(json.loads(_exact_memo(model, extra_buffers).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remember_exact(model: Path, extra_buffers: bool, rows: int) -> None:
+    """Record up to which size a batch gives what single tokens give; see engine.draft.Costs."""
+    _write(_exact_memo(model, extra_buffers), json.dumps(rows))
+
+
+def _exact_memo(model: Path, extra_buffers: bool) -> Path:
+    return cache_folder() / f"exact-{_key(model, extra_buffers)}.json"
 
 
 def check_adapter(model: Path, adapter: Path, choice: CpuChoice, threads: int) -> None:
@@ -276,10 +295,14 @@ def _recall(memo: Path) -> Probe | None:
 
 
 def _remember(memo: Path, probe: Probe) -> None:
+    _write(memo, json.dumps(asdict(probe)))
+
+
+def _write(memo: Path, text: str) -> None:
     beside = memo.with_name(f"{memo.name}.{os.getpid()}")
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(asdict(probe)), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         beside.replace(memo)
     except OSError:
         return  # a read-only home only costs the next start a probe

@@ -74,10 +74,21 @@ class Lookup:
 class Costs:
     """Seconds that a batch of so many tokens takes; measured at the start, and corrected by every step."""
 
-    def __init__(self, seconds: dict[int, float]) -> None:
-        """`seconds` has a batch of 1 at least."""
+    def __init__(self, seconds: dict[int, float], exact: int | None = None) -> None:
+        """`seconds` has a batch of 1 at least.
+
+        Batches of up to `exact` tokens give bit for bit what single tokens give; None means that all do.
+        llama.cpp has other kernels for larger batches, which round otherwise, and the likeliest token of two
+        that are almost equal may then be the other one.
+        """
+        self.exact = max(seconds) if exact is None else min(exact, max(seconds))
         self._rows = sorted(seconds)
         self._seconds = dict(seconds)
+
+    @property
+    def settled(self) -> bool:
+        """Whether `exact` is the model's own limit, and not only where measuring had to stop."""
+        return self.exact < self.most or self.most == _ROWS[-1]
 
     @property
     def most(self) -> int:
@@ -104,8 +115,12 @@ class Costs:
         self._seconds[rows] *= 1 + 0.1 * (change - 1)
 
 
-def measure(runner: RunnerLike, clock: Callable[[], float], budget: float = 1.5) -> Costs:
+def measure(
+    runner: RunnerLike, clock: Callable[[], float], *, exact: int | None = None, budget: float = 1.5
+) -> Costs:
     """Time batches of growing size in slot 0, which is empty afterwards; `budget` is in seconds.
+
+    `exact` is Costs.exact where it is known; finding it out takes about as long again.
 
     A model so slow that the budget ends early has no large batches in its table, and gets no long drafts.
     """
@@ -116,7 +131,7 @@ def measure(runner: RunnerLike, clock: Callable[[], float], budget: float = 1.5)
         if clock() - began > budget:
             break
     runner.prepare(0, 0)
-    return Costs(seconds)
+    return Costs(seconds, exact or runner.exact_rows(sorted(seconds)))
 
 
 def _time(runner: RunnerLike, clock: Callable[[], float], rows: int) -> float:
@@ -126,8 +141,8 @@ def _time(runner: RunnerLike, clock: Callable[[], float], rows: int) -> float:
     return clock() - began
 
 
-def best_length(guesses: Sequence[Guess], costs: Costs, room: int) -> int:
-    """How many tokens to draft for each of the running sequences; 0 when it does not pay.
+def best_length(guesses: Sequence[Guess], costs: Costs, most: int) -> int:
+    """How many tokens to draft for each of the running sequences, up to `most`; 0 when it does not pay.
 
     All get the same number, for llama.cpp computes sequences of equal length in one pass (see
     Runner._bridges). It is the number with the most tokens a second to be expected.
@@ -136,7 +151,7 @@ def best_length(guesses: Sequence[Guess], costs: Costs, room: int) -> int:
     plain = count / costs.of(count)
     best, length = plain * _WORTH, 0
     expected = float(count)
-    for more in range(1, min(room, costs.most // count - 1) + 1):
+    for more in range(1, min(most, costs.most // count - 1) + 1):
         gain = sum(guess.rate**more for guess in guesses if len(guess.tokens) >= more)
         if not gain:
             break

@@ -217,8 +217,11 @@ class Engine:
             return rows
         states = {s.slot: self._requests[s.id] for s in self._scheduler.running}
         ahead = [states[row.slot] for row in rows]
+        greedy = any(state.sampling.temperature == 0 for state in ahead)  # must stay the same to the letter
         room = min(self._context - len(state.sequence.tokens) for state in ahead) - 1
-        most = min(room, costs.most // len(rows) - 1)
+        most = min(room, (costs.exact if greedy else costs.most) // len(rows) - 1)
+        if most < 1:
+            return rows
         for state in ahead:
             state.lookup = state.lookup or Lookup(state.sequence.tokens)
             state.guess = state.lookup.guess(min(most, state.most - state.said - 1))

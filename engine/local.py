@@ -10,13 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.backend import ModelInfo
-from engine.cpu import CpuChoice, Probe, check_adapter, load_cpu_backend, physical_cores, probe_model
-from engine.draft import measure
+from engine.cpu import (
+    CpuChoice,
+    Probe,
+    check_adapter,
+    load_cpu_backend,
+    physical_cores,
+    probe_model,
+    recall_exact,
+    remember_exact,
+)
+from engine.draft import Costs, measure
 from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
 from engine.grammar import settle
+from engine.model import Adapter, Model
 from engine.request import Message
-from engine.runner import Adapter, Model, Runner
+from engine.runner import Runner
 from engine.settings import EngineSettings, SamplingSettings
 from engine.stats import Counters, EngineStats
 from engine.stream import LocalStream
@@ -196,10 +206,26 @@ def _engine(
         queue=settings.queue,
         batch=settings.batch,
         cache_ram=settings.cache_ram,
-        costs=measure(runner, time.perf_counter) if settings.speculation and runner.can_cut else None,
+        costs=_costs(runner, info, settings, adapter),
         limits=settings.limits,
         counters=counters,
     )
+
+
+def _costs(
+    runner: Runner, info: ModelInfo, settings: EngineSettings, adapter: Adapter | None
+) -> Costs | None:
+    """What guessing ahead costs, or None where it is not wanted or cannot be taken back."""
+    if not settings.speculation or not runner.can_cut:
+        return None
+    if adapter is not None or settings.kv_type != "f16":  # other kernels than the file's own
+        return measure(runner, time.perf_counter)
+    path, extra = Path(info.path), settings.use_extra_buffers
+    known = recall_exact(path, extra)
+    costs = measure(runner, time.perf_counter, exact=known)
+    if known is None and costs.settled:
+        remember_exact(path, extra, costs.exact)
+    return costs
 
 
 def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> ModelInfo:

@@ -53,6 +53,13 @@ class RunnerLike(Protocol):
         """Compute rows in one batch. Raises DecodeAborted."""
         ...
 
+    def exact_rows(self, sizes: Sequence[int]) -> int:
+        """The largest of `sizes` up to which a batch gives bit for bit what single tokens give.
+
+        Computes in slot 0, which is empty afterwards.
+        """
+        ...
+
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         """Give the slot a fresh sampler."""
         ...

@@ -17,8 +17,9 @@ from pathlib import Path
 from llama_cpp import llama_cpp as low
 
 from engine.errors import EngineError
+from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
-from engine.runner import Adapter, Model, Runner
+from engine.runner import Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate
 

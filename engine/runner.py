@@ -1,4 +1,4 @@
-"""The model and its KV cache: the only file that decodes and samples through llama_cpp.
+"""A context over the model, its KV cache: the only file that decodes and samples through llama_cpp.
 
 One `Runner` belongs to one thread; only `abort` and the vocabulary's `tokenize` may be called from others.
 A slot is one llama.cpp sequence. llama.h is the reference for every call.
@@ -7,86 +7,21 @@ A slot is one llama.cpp sequence. llama.h is the reference for every call.
 from __future__ import annotations
 
 import ctypes
-import math
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 
+import numpy as np
 from llama_cpp import llama_cpp as low
+from numpy.typing import NDArray
 
-from engine.errors import EngineError, ModelError
-from engine.native import last_log, silence_log
-from engine.sampler import sampler_chain
+from engine.errors import EngineError
+from engine.model import Adapter, Model
+from engine.native import last_log
+from engine.sampler import is_plain, sampler_chain
 from engine.scheduler import DecodeAborted, Row
 from engine.settings import KvType, SamplingSettings
 from engine.vocab import Vocabulary
 
 _KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
-
-
-class Model:
-    """Weights in memory. The CPU backend must have been loaded before (engine.cpu.load_cpu_backend)."""
-
-    def __init__(self, path: Path, *, extra_buffers: bool = True, vocab_only: bool = False) -> None:
-        """Raises ModelError with llama.cpp's own words when the file does not load."""
-        silence_log()
-        low.llama_backend_init()
-        params = low.llama_model_default_params()
-        params.n_gpu_layers = 0
-        params.use_extra_bufts = extra_buffers
-        params.vocab_only = vocab_only
-        last_log()
-        self.handle = low.llama_model_load_from_file(str(path).encode(), params)
-        if not self.handle:
-            raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
-        self.vocab = Vocabulary(self.handle)
-        self._path, self._owners, self._lock = path, 1, threading.Lock()
-
-    def share(self) -> Model:
-        """The same weights for one more owner, who closes them too. The model must not be closed yet."""
-        with self._lock:
-            assert self._owners > 0, f"{self._path} is closed"
-            self._owners += 1
-        return self
-
-    def metadata(self, key: str) -> str:
-        """A metadata value as text, or "" when the file does not have it."""
-        size = low.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
-        if size < 0:
-            return ""
-        buffer = ctypes.create_string_buffer(size + 1)
-        low.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
-        return buffer.value.decode("utf-8", "replace")
-
-    def close(self) -> None:
-        """Give up one owner's share; the last one frees the weights. Its Runner must be closed before."""
-        with self._lock:
-            self._owners -= 1
-            last = self._owners == 0
-        if last:
-            low.llama_model_free(self.handle)
-            self.handle = None
-
-
-class Adapter:
-    """A LoRA adapter for a loaded model, from a GGUF of llama.cpp's convert_lora_to_gguf.py.
-
-    It takes memory of its own. One that is never closed is freed with the model.
-    """
-
-    def __init__(self, model: Model, path: Path, scale: float = 1.0) -> None:
-        """`scale` multiplies what was trained. Raises ModelError when it is not this model's."""
-        last_log()
-        self.handle = low.llama_adapter_lora_init(model.handle, str(path).encode())
-        self.scale = scale
-        if not self.handle:
-            raise ModelError(
-                f"adapter {path} does not load on this model: {last_log() or 'llama.cpp gives no reason'}"
-            )
-
-    def close(self) -> None:
-        """Free it. Every Runner that has it must be closed before, and the model must not be."""
-        low.llama_adapter_lora_free(self.handle)
 
 
 class Runner:
@@ -136,6 +71,8 @@ class Runner:
         for index in range(batch):
             self._batch.n_seq_id[index] = 1
         self._samplers: dict[int, int] = {}
+        self._plain: set[int] = set()  # slots whose next token is simply the likeliest
+        self._logits_type = ctypes.c_float * self.vocab.size
         self._outputs: dict[int, int] = {}  # slot -> its first row with logits in the last batch
         self._install_abort()
 
@@ -249,26 +186,61 @@ class Runner:
                 self._outputs[row.slot] = index - row.outputs
         batch.n_tokens = index
 
+    def exact_rows(self, sizes: Sequence[int]) -> int:
+        """The largest of `sizes` (ascending, from 1) up to which a batch gives just what single tokens give.
+
+        To the bit, and in slot 0, which is empty afterwards.
+        """
+        tokens = [(100 + 37 * n) % self.vocab.size for n in range(min(16, 2 * max(sizes)))]
+        alone, exact = self._logits_in_batches(tokens, 1), 1
+        for size in sizes:
+            # One batch is not enough: other kernels often round alike.
+            if not np.array_equal(self._logits_in_batches(tokens, size), alone):
+                break
+            exact = size
+        self.prepare(0, 0)
+        return exact
+
+    def _logits_in_batches(self, tokens: Sequence[int], size: int) -> NDArray[np.float32]:
+        """Logits of all tokens, computed in slot 0 in batches of `size`: [tokens, vocabulary]."""
+        self.prepare(0, 0)
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(tokens), size):
+            piece = tokens[start : start + size]
+            self.decode([Row(0, start, piece, len(piece))])
+            found += [self._logits(self._outputs[0] + n).copy() for n in range(len(piece))]
+        return np.array(found)
+
     def logits_are_finite(self, slot: int) -> bool:
         """Whether the slot's row of the last batch holds numbers, not NaN or infinity."""
-        logits = low.llama_get_logits_ith(self._context, self._outputs[slot])
-        return all(map(math.isfinite, logits[: self.vocab.size]))
+        return bool(np.isfinite(self._logits(self._outputs[slot])).all())
 
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         """Give the slot a fresh sampler chain."""
         self.stop(slot)
-        self._samplers[slot] = sampler_chain(sampling, self.vocab)
+        if is_plain(sampling):
+            self._plain.add(slot)
+        else:
+            self._samplers[slot] = sampler_chain(sampling, self.vocab)
 
     def stop(self, slot: int) -> None:
         """Drop the slot's sampler chain, if it has one; the cache stays for the next turn."""
+        self._plain.discard(slot)
         if chain := self._samplers.pop(slot, None):
             low.llama_sampler_free(chain)
 
     def sample(self, slot: int, output: int = 0) -> int:
         """The slot's next token, from one of its outputs in the last batch."""
-        return int(
-            low.llama_sampler_sample(self._samplers[slot], self._context, self._outputs[slot] + output)
-        )
+        row = self._outputs[slot] + output
+        if slot in self._plain:
+            return int(self._logits(row).argmax())
+        return int(low.llama_sampler_sample(self._samplers[slot], self._context, row))
+
+    def _logits(self, row: int) -> NDArray[np.float32]:
+        """One row of the last batch's logits, in llama.cpp's memory: [vocabulary]."""
+        start = ctypes.cast(low.llama_get_logits_ith(self._context, row), ctypes.c_void_p).value
+        assert start is not None, f"row {row} has no logits"
+        return np.frombuffer(memoryview(self._logits_type.from_address(start)), np.float32)
 
     def close(self) -> None:
         """Free the context and the samplers."""

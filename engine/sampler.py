@@ -15,6 +15,11 @@ _PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back 
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 
+def is_plain(sampling: SamplingSettings) -> bool:
+    """Whether the next token is simply the likeliest, for which no list of candidates need be made."""
+    return sampling.temperature == 0 and sampling.repeat_penalty == 1.0 and not sampling.grammar
+
+
 def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
     """llama.cpp's usual order: grammar, penalties, top-k, top-p, min-p, temperature, draw.
 

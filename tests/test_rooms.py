@@ -22,6 +22,7 @@ ONLY = {
     "fastapi": {"ui"},
     "llama_cpp": {
         "engine/grammar.py",
+        "engine/model.py",
         "engine/native.py",
         "engine/probe.py",
         "engine/runner.py",

@@ -31,6 +31,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def backend(smollm2: Path, cache: Path) -> Iterator[LocalBackend]:
-    """The model, with four slots."""
-    with LocalBackend.open(smollm2, EngineSettings(context=1024, slots=4, queue=4)) as opened:
+    """The model, with four slots; what loses its slot is forgotten."""
+    settings = EngineSettings(context=1024, slots=4, queue=4, cache_ram=0)
+    with LocalBackend.open(smollm2, settings) as opened:
         yield opened

@@ -38,6 +38,7 @@ class FakeRunner:
         self.batches: list[list[Row]] = []
         self.computed = 0
         self.before_decode: Callable[[], None] = lambda: None
+        self.exact = 16
         self.closed = self.refuses_states = False
         self.can_cut, self._aborted = cuts, False
 
@@ -75,6 +76,10 @@ class FakeRunner:
             assert row.tokens and row.start == len(self.caches[row.slot])
             self.caches[row.slot] += row.tokens
             self.computed += len(row.tokens)
+
+    def exact_rows(self, sizes: Sequence[int]) -> int:
+        self.caches[0] = []
+        return min(self.exact, max(sizes))
 
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         assert slot not in self.started

@@ -14,7 +14,8 @@ from engine.settings import EngineSettings, SamplingSettings
 from tests.engine.helpers import ask, user
 
 SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=12)
-SETTINGS = EngineSettings(context=256, slots=2)
+# A noisy adapter babbles, with near ties between two tokens that the size of a batch may decide.
+SETTINGS = EngineSettings(context=256, slots=2, speculation=False)
 QUESTIONS = ["Who are you?", "Name a fruit."]
 WIDTH, RANK = 576, 4
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.cpu import recall_exact, remember_exact
 from engine.draft import Costs, Guess, Lookup, best_length, measure
 from engine.engine import Engine
 from engine.local import LocalBackend
@@ -132,6 +133,14 @@ def test_limits_and_stops_are_kept_in_the_middle_of_a_draft(
     assert outs[0] == outs[1]
 
 
+def test_greedy_drafts_keep_to_batches_that_round_as_single_tokens_do() -> None:
+    for temperature, largest in ((0.0, 2), (0.8, 16)):
+        runner = FakeRunner()
+        engine = _engine(runner, Costs(dict(FREE), exact=2))
+        run(engine, engine.add(1, prompt("abc" * 30), SamplingSettings(temperature=temperature)))
+        assert max(row.outputs for rows in runner.batches for row in rows) == largest
+
+
 STORY = (
     "The lighthouse keeper wound the brass clock at nine each evening, lit the great lamp, and wrote the "
     "weather in a blue book. On Sundays he polished the brass clock, and on Mondays he painted the stairs."
@@ -152,7 +161,9 @@ def pair(smollm2: Path, cache: Path) -> Iterator[tuple[LocalBackend, LocalBacken
         LocalBackend.open(smollm2, plain) as one,
         LocalBackend.open(smollm2, EngineSettings(context=512, slots=4)) as two,
     ):
-        two._worker._engine._costs = Costs(dict(FREE))
+        measured = two._worker._engine._costs
+        assert measured is not None
+        two._worker._engine._costs = Costs(dict(FREE), measured.exact)
         two._worker._engine._costs.observe = lambda rows, seconds: None  # type: ignore[method-assign]
         yield one, two
 
@@ -193,7 +204,21 @@ def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
         costs = backend._worker._engine._costs
         assert costs is not None and costs.most >= 2
         assert 0 < costs.of(1) < costs.of(costs.most)
+        assert 2 <= costs.exact <= costs.most
+        assert backend._worker._engine.runner.length(0) == 0  # type: ignore[attr-defined]
         assert ask(backend, user("Hi"), SamplingSettings(max_tokens=3))[0]
+
+
+def test_what_was_found_out_is_remembered_for_this_file_alone(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
+    assert recall_exact(smollm2, True) is None
+    remember_exact(smollm2, True, 6)
+    assert recall_exact(smollm2, True) == 6 and recall_exact(smollm2, False) is None
+    assert Costs(dict(FREE), 6).settled and Costs(dict(FREE)).settled
+    assert not Costs({1: 1.0, 2: 1.0}, 6).settled, "measuring stopped early"
+    assert Costs({1: 1.0, 2: 1.0}, 6).exact == 2
 
 
 def test_one_pass_computes_all_drafts(smollm2: Path, cache: Path) -> None:
