@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as low
 
 from bench.peers import Setup
 from engine.cpu import load_cpu_backend
-from engine.runner import Model
+from engine.model import Model
 from pipeline.errors import PipelineError
 
 _DEPTH = 146  # tokens in the cache before `decode_at_depth`: the users' prompts (llama-bench -d 146)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from engine.errors import QueueFull
 from engine.offload import Saved, Shelf, common_prefix
 
-_WORTH_COPYING = 32  # tokens; below that, computing them again is as fast as copying a cache
+_WORTH_COPYING = 16  # tokens; below that, computing them again is as fast as copying a whole cache
 
 
 class DecodeAborted(Exception):
@@ -166,15 +166,22 @@ class Scheduler:
     def plan(self, prefill: int) -> list[Row]:
         """The rows of the next step, by slot: one token of each sequence in decode, and prompts' chunks.
 
-        `prefill` bounds the prompt tokens in a step in which others are decoding, to keep those smooth. Half
-        of it goes to the prompt that waited longest, the rest to the shortest: none starves, short ones pass.
+        `prefill` bounds the prompt tokens in a step, to keep those smooth who are decoding. While none is, a
+        step may take longer, but only until the first answer can begin. Half of the bound goes to the prompt
+        that waited longest, the rest to the shortest: none starves, short ones pass.
         """
         decoding = [s for s in self.running if s.left == 1]
         reading = [s for s in self.running if s.left > 1]
-        budget = self._batch - len(decoding)
-        shares = self._shares(reading, min(budget, prefill) if decoding else budget)
+        most = prefill if decoding or not reading else max(prefill, self._to_first_answer(reading))
+        shares = self._shares(reading, min(self._batch - len(decoding), most))
         rows = [self._row(s, 1) for s in decoding] + [self._row(s, n) for s, n in shares if n]
         return sorted(rows, key=lambda row: row.slot)
+
+    @staticmethod
+    def _to_first_answer(reading: list[Sequence]) -> int:
+        """The bound with which `_shares` reads the shortest prompt to its end."""
+        shortest = min(s.left for s in reading)
+        return shortest if reading[0].left == shortest else 2 * shortest
 
     @staticmethod
     def _shares(reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:

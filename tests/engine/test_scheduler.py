@@ -55,7 +55,7 @@ def test_a_short_prompt_passes_a_long_one_which_still_moves() -> None:
     scheduler.add(Sequence(1, list(range(1000))))
     scheduler.add(Sequence(2, list(range(1000, 1020))))
     _admit_all(scheduler)
-    assert [(len(row.tokens), row.outputs) for row in scheduler.plan(16)] == [(44, False), (20, True)]
+    assert [(len(row.tokens), row.outputs) for row in scheduler.plan(16)] == [(20, False), (20, True)]
 
 
 def test_next_turn_returns_to_its_slot_and_reads_only_what_is_new() -> None:
@@ -110,3 +110,11 @@ def test_common_prefix() -> None:
     assert common_prefix([], [1]) == 0
     assert common_prefix([1, 2, 3], [1, 2]) == 2
     assert common_prefix([1, 2, 3], [1, 9, 3]) == 1
+
+
+def test_the_first_answer_waits_for_no_other_prompt() -> None:
+    scheduler = Scheduler(slots=3, queue=0, batch=512)
+    for number in range(3):
+        scheduler.add(Sequence(number, list(range(1000 * number, 1000 * number + 100))))
+    _admit_all(scheduler)
+    assert [(row.slot, row.outputs) for row in scheduler.plan(16)] == [(0, True)]
