@@ -17,7 +17,8 @@ _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 def is_plain(sampling: SamplingSettings) -> bool:
     """Whether the next token is simply the likeliest, for which no list of candidates need be made."""
-    return sampling.temperature == 0 and sampling.repeat_penalty == 1.0 and not sampling.grammar
+    constrained = sampling.grammar or sampling.ignore_end
+    return sampling.temperature == 0 and sampling.repeat_penalty == 1.0 and not constrained
 
 
 def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:

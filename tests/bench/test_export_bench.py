@@ -14,7 +14,7 @@ from tests.pipeline.tiny import make_adapter, make_base
 
 def test_measure_sees_memory_and_writes_of_a_grandchild(tmp_path: Path, root: Path) -> None:
     size = 200 * 2**20
-    inner = f"data = bytearray(b'x' * {size}); f = open({str(tmp_path / 'out')!r}, 'wb'); f.write(data)"
+    inner = f"data = b'x' * {size}; f = open({str(tmp_path / 'out')!r}, 'wb'); f.write(data)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
     # In a process of its own: the kernel's peak of a child starts at its parent's, and pytest is large.
     code = (

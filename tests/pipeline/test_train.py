@@ -283,7 +283,7 @@ def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_pa
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert (
-        done.stderr == f"Error: the data set {tmp_path / 'no'} does not exist: give a JSONL file of chats\n"
+        done.stderr == f"error: the data set {tmp_path / 'no'} does not exist: give a JSONL file of chats\n"
     )
 
 
