@@ -22,9 +22,7 @@ from engine.errors import BackendError, ModelError
 from engine.native import (
     build_identity,
     cpu_identity,
-    find_variants,
     load_variant,
-    rank_variants,
     variant_name,
 )
 
@@ -33,7 +31,6 @@ __all__ = [
     "ModelFacts",
     "Probe",
     "check_adapter",
-    "load_any_backend",
     "load_cpu_backend",
     "physical_cores",
     "probe_model",
@@ -95,18 +92,6 @@ def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: 
     if choice.path is not None:
         load_variant(Path(choice.path))
     return choice
-
-
-def load_any_backend() -> str:
-    """Load a CPU backend where no model computes, as llama_model_quantize needs one; returns its name.
-
-    It takes the plainest: quantizing runs ggml-base's code, whatever the variant.
-    """
-    ranked = rank_variants(find_variants())
-    if not ranked:
-        return "built-in"
-    load_variant(ranked[-1])
-    return variant_name(ranked[-1])
 
 
 def probe_model(
