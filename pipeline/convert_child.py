@@ -7,6 +7,7 @@ Run by convert.py as `python -m pipeline.convert_child REQUEST`. The toolchain's
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def convert(request: Message) -> Message:
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     return {
         "tensors": len(tensors),
-        "parameters": sum(_elements(info.shape) for info in tensors),
+        "parameters": sum(math.prod(info.shape) for info in tensors),
         "merged": len(merger.targets) if merger else 0,
     }
 
@@ -138,13 +139,6 @@ def _write(model: Any, base: Source) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= int(size)
-    return count
 
 
 if __name__ == "__main__":

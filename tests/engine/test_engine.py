@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from engine.draft import Costs
 from engine.engine import Engine, Tagged
 from engine.errors import QueueFull
-from engine.request import Event, Finished, Prefill, Queued, Text
+from engine.request import Event, Finished, Prefill, Queued
 from engine.settings import SamplingSettings
 from tests.engine.fakes import FakeRunner, prompt
+from tests.engine.helpers import run, text_of
 
 GREEDY = SamplingSettings(temperature=0)
 
@@ -21,26 +22,12 @@ def _engine(
     return Engine(runner, slots=slots, context=context, queue=queue, batch=batch)
 
 
-def _run(engine: Engine, events: list[Tagged] | None = None) -> dict[int, list[Event]]:
-    out: dict[int, list[Event]] = defaultdict(list)
-    for request, event in events or []:
-        out[request].append(event)
-    while engine.busy:
-        for request, event in engine.step():
-            out[request].append(event)
-    return out
-
-
-def _text(events: list[Event]) -> str:
-    return "".join(event.delta for event in events if isinstance(event, Text))
-
-
 def test_answers_side_by_side_are_each_their_own() -> None:
     engine = _engine(FakeRunner())
     events = [*engine.add(1, prompt("abc"), GREEDY), *engine.add(2, prompt("defgh"), GREEDY)]
     events += engine.add(3, prompt("ij"), GREEDY)
-    out = _run(engine, events)
-    assert [_text(out[n]) for n in (1, 2, 3)] == ["cba", "hgfed", "ji"]
+    out = run(engine, events)
+    assert [text_of(out[n]) for n in (1, 2, 3)] == ["cba", "hgfed", "ji"]
     assert all(isinstance(out[n][-1], Finished) and out[n][-1].reason == "stop" for n in out)
 
 
@@ -48,17 +35,17 @@ def test_position_in_the_queue_and_progress_are_told() -> None:
     engine = _engine(FakeRunner(), slots=1)
     events = [*engine.add(1, prompt("x" * 70), GREEDY), *engine.add(2, prompt("b"), GREEDY)]
     events += engine.add(3, prompt("c"), GREEDY)
-    out = _run(engine, events)
+    out = run(engine, events)
     assert [e.done for e in out[1] if isinstance(e, Prefill)] == [0, 32, 64, 71]
     assert [e.position for e in out[3] if isinstance(e, Queued)] == [3, 2, 1]
 
 
 def test_stats_are_true() -> None:
     engine = _engine(FakeRunner())
-    _run(engine, engine.add(1, prompt("hello"), GREEDY))
+    run(engine, engine.add(1, prompt("hello"), GREEDY))
     # The second turn repeats the first one's words, and only the rest is new.
     second = [*prompt("hello"), *map(ord, "olleh"), *prompt("xy")]
-    last = _run(engine, engine.add(2, second, SamplingSettings(temperature=0, max_tokens=2)))[2][-1]
+    last = run(engine, engine.add(2, second, SamplingSettings(temperature=0, max_tokens=2)))[2][-1]
     assert isinstance(last, Finished)
     assert (last.stats.prompt_tokens, last.stats.cached_tokens) == (14, 11)
     assert last.stats.generated_tokens == 2
@@ -66,16 +53,16 @@ def test_stats_are_true() -> None:
 
 def test_limits_end_with_length() -> None:
     engine = _engine(FakeRunner(), context=12)
-    out = _run(engine, engine.add(1, prompt("abcdefgh"), SamplingSettings(temperature=0, max_tokens=2)))
-    assert _text(out[1]) == "hg" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "length"
-    out = _run(engine, engine.add(2, prompt("abcdefgh"), GREEDY))
-    assert _text(out[2]) == "hgf" and isinstance(out[2][-1], Finished) and out[2][-1].reason == "length"
+    out = run(engine, engine.add(1, prompt("abcdefgh"), SamplingSettings(temperature=0, max_tokens=2)))
+    assert text_of(out[1]) == "hg" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "length"
+    out = run(engine, engine.add(2, prompt("abcdefgh"), GREEDY))
+    assert text_of(out[2]) == "hgf" and isinstance(out[2][-1], Finished) and out[2][-1].reason == "length"
 
 
 def test_a_stop_string_never_leaks() -> None:
     engine = _engine(FakeRunner())
-    out = _run(engine, engine.add(1, prompt("zzDNEba"), SamplingSettings(temperature=0, stop=("END",))))
-    assert _text(out[1]) == "ab" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "stop"
+    out = run(engine, engine.add(1, prompt("zzDNEba"), SamplingSettings(temperature=0, stop=("END",))))
+    assert text_of(out[1]) == "ab" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "stop"
 
 
 def test_cancel_while_waiting_reading_and_answering() -> None:
@@ -101,13 +88,13 @@ def test_an_aborted_step_is_repeated_and_changes_nothing() -> None:
         for _ in range(3):
             events += engine.step()
         runner.abort()
-        assert _text(_run(engine, events)[1]) == "fedcba"
+        assert text_of(run(engine, events)[1]) == "fedcba"
 
 
 def test_a_cache_that_cannot_be_cut_is_computed_again() -> None:
     engine = _engine(FakeRunner(cuts=False), slots=1)
-    _run(engine, engine.add(1, prompt("hello"), GREEDY))
-    assert _text(_run(engine, engine.add(2, prompt("help"), GREEDY))[2]) == "pleh"
+    run(engine, engine.add(1, prompt("hello"), GREEDY))
+    assert text_of(run(engine, engine.add(2, prompt("help"), GREEDY))[2]) == "pleh"
 
 
 @settings(max_examples=150, deadline=None)
@@ -183,5 +170,7 @@ def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told
         last = out[number][-1]
         assert isinstance(last, Finished)
         assert (
-            text.startswith(_text(out[number])) if last.reason == "cancelled" else _text(out[number]) == text
+            text.startswith(text_of(out[number]))
+            if last.reason == "cancelled"
+            else text_of(out[number]) == text
         )

@@ -14,6 +14,7 @@ from engine.errors import RequestError
 from engine.local import LocalBackend
 from engine.request import Finished, Message, Prefill, Text
 from engine.settings import SamplingSettings
+from tests.engine.helpers import ask, user
 
 QUESTIONS = [
     "Name a fruit.",
@@ -25,25 +26,19 @@ GREEDY = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=12)
 LONG = "The quick brown fox jumps over the lazy dog. " * 80
 
 
-def _user(text: str) -> list[Message]:
-    return [{"role": "user", "content": text}]
-
-
 def _ask(
     backend: LocalBackend, messages: list[Message], sampling: SamplingSettings = GREEDY
 ) -> tuple[str, Finished]:
-    events = list(backend.stream(messages, sampling))
-    assert isinstance(events[-1], Finished)
-    return "".join(event.delta for event in events if isinstance(event, Text)), events[-1]
+    return ask(backend, messages, sampling)
 
 
 def _ask_together(backend: LocalBackend, questions: list[str]) -> list[str]:
     answers = [""] * len(questions)
 
-    def ask(number: int) -> None:
-        answers[number] = _ask(backend, _user(questions[number]))[0]
+    def ask_one(number: int) -> None:
+        answers[number] = _ask(backend, user(questions[number]))[0]
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(questions))]
+    threads = [threading.Thread(target=ask_one, args=(number,)) for number in range(len(questions))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -59,26 +54,26 @@ def _wait_idle(backend: LocalBackend, seconds: float) -> None:
 
 
 def test_batched_greedy_equals_single_for_1_2_4_users(backend: LocalBackend) -> None:
-    single = [_ask(backend, _user(question))[0] for question in QUESTIONS]
+    single = [_ask(backend, user(question))[0] for question in QUESTIONS]
     assert all(single) and len(set(single)) == len(single)
     for users in (1, 2, 4):
         assert _ask_together(backend, QUESTIONS[:users]) == single[:users]
 
 
 def test_next_turn_reads_only_what_is_new_and_says_the_same(backend: LocalBackend) -> None:
-    opening = _user("My name is Ada. Say hello.")
+    opening = user("My name is Ada. Say hello.")
     said, _ = _ask(backend, opening)
-    second: list[Message] = [*opening, {"role": "assistant", "content": said}, *_user("What is my name?")]
+    second: list[Message] = [*opening, {"role": "assistant", "content": said}, *user("What is my name?")]
     reused, finished = _ask(backend, second)
     assert finished.stats.cached_tokens > finished.stats.prompt_tokens // 2
     for number in range(4):  # push the conversation out of every slot, and ask again from nothing
-        _ask(backend, _user(f"{number} {LONG[:200]}"), SamplingSettings(max_tokens=1))
+        _ask(backend, user(f"{number} {LONG[:200]}"), SamplingSettings(max_tokens=1))
     fresh, again = _ask(backend, second)
     assert again.stats.cached_tokens < finished.stats.cached_tokens and fresh == reused
 
 
 def test_slots_with_gaps_between_them_answer_the_same(backend: LocalBackend) -> None:
-    single = [_ask(backend, _user(question))[0] for question in QUESTIONS]
+    single = [_ask(backend, user(question))[0] for question in QUESTIONS]
     # The four conversations now have a slot each; any two of them return to theirs.
     for pair in ([0, 2], [1, 3]):
         assert _ask_together(backend, [QUESTIONS[n] for n in pair]) == [single[n] for n in pair]
@@ -88,7 +83,7 @@ def test_slots_with_gaps_between_them_answer_the_same(backend: LocalBackend) -> 
 def test_a_seed_gives_the_same_text_and_another_seed_another(backend: LocalBackend) -> None:
     def drawn(seed: int) -> str:
         return _ask(
-            backend, _user("Tell me a story."), SamplingSettings(temperature=1.5, max_tokens=16, seed=seed)
+            backend, user("Tell me a story."), SamplingSettings(temperature=1.5, max_tokens=16, seed=seed)
         )[0]
 
     assert drawn(7) == drawn(7) != drawn(8)
@@ -97,27 +92,27 @@ def test_a_seed_gives_the_same_text_and_another_seed_another(backend: LocalBacke
 def test_the_repeat_penalty_counts_also_under_greedy(backend: LocalBackend) -> None:
     def repeated(penalty: float) -> float:
         sampling = SamplingSettings(temperature=0, repeat_penalty=penalty, max_tokens=32)
-        tokens = backend._model.vocab.tokenize(_ask(backend, _user(QUESTIONS[1]), sampling)[0], special=False)
+        tokens = backend._model.vocab.tokenize(_ask(backend, user(QUESTIONS[1]), sampling)[0], special=False)
         return 1 - len(set(tokens)) / len(tokens)
 
     assert repeated(3.0) < 0.1 < repeated(1.0)
 
 
 def test_stats_and_the_token_limit(backend: LocalBackend) -> None:
-    text, finished = _ask(backend, _user(QUESTIONS[1]), SamplingSettings(max_tokens=5))
+    text, finished = _ask(backend, user(QUESTIONS[1]), SamplingSettings(max_tokens=5))
     assert text and finished.reason == "length" and finished.stats.generated_tokens == 5
-    assert finished.stats.prompt_tokens == len(backend.prompt_tokens(_user(QUESTIONS[1])))
+    assert finished.stats.prompt_tokens == len(backend.prompt_tokens(user(QUESTIONS[1])))
     assert finished.stats.prefill_seconds > 0 and finished.stats.decode_seconds > 0
 
 
 def test_a_prompt_that_is_too_long_says_by_how_much(backend: LocalBackend) -> None:
-    tokens = len(backend.prompt_tokens(_user(LONG * 2)))
+    tokens = len(backend.prompt_tokens(user(LONG * 2)))
     with pytest.raises(RequestError, match=f"{tokens - 1023} tokens too long"):
-        backend.stream(_user(LONG * 2))
+        backend.stream(user(LONG * 2))
 
 
 def test_cancel_in_prefill_returns_within_200_ms(backend: LocalBackend) -> None:
-    stream = backend.stream(_user(LONG), GREEDY)
+    stream = backend.stream(user(LONG), GREEDY)
     events = iter(stream)
     while not isinstance(next(events), Prefill):
         pass
@@ -131,10 +126,10 @@ def test_cancel_in_prefill_returns_within_200_ms(backend: LocalBackend) -> None:
 
 def test_leaving_the_loop_and_dropping_the_stream_free_the_slot(backend: LocalBackend) -> None:
     long = SamplingSettings(temperature=0, max_tokens=900)
-    for event in backend.stream(_user(QUESTIONS[1]), long):
+    for event in backend.stream(user(QUESTIONS[1]), long):
         if isinstance(event, Text):
             break
-    dropped = backend.stream(_user(QUESTIONS[1]), long)
+    dropped = backend.stream(user(QUESTIONS[1]), long)
     del dropped, event
     gc.collect()
     _wait_idle(backend, 5)
@@ -142,9 +137,7 @@ def test_leaving_the_loop_and_dropping_the_stream_free_the_slot(backend: LocalBa
 
 def test_async_readers_share_one_loop_and_a_cancelled_task_frees_its_slot(backend: LocalBackend) -> None:
     async def read(question: str) -> str:
-        return "".join(
-            [e.delta async for e in backend.stream(_user(question), GREEDY) if isinstance(e, Text)]
-        )
+        return "".join([e.delta async for e in backend.stream(user(question), GREEDY) if isinstance(e, Text)])
 
     async def scene() -> list[str]:
         endless = asyncio.create_task(_endless(backend))
@@ -157,19 +150,19 @@ def test_async_readers_share_one_loop_and_a_cancelled_task_frees_its_slot(backen
     threads = threading.active_count()
     texts = asyncio.run(scene())
     assert threading.active_count() == threads
-    assert texts == [_ask(backend, _user(question))[0] for question in QUESTIONS[:3]]
+    assert texts == [_ask(backend, user(question))[0] for question in QUESTIONS[:3]]
     _wait_idle(backend, 5)
 
 
 async def _endless(backend: LocalBackend) -> None:
     async for _ in backend.stream(
-        _user(QUESTIONS[1]), SamplingSettings(temperature=0, max_tokens=900, repeat_penalty=1.5)
+        user(QUESTIONS[1]), SamplingSettings(temperature=0, max_tokens=900, repeat_penalty=1.5)
     ):
         pass
 
 
 def test_ignoring_the_end_goes_on_to_the_limit(backend: LocalBackend) -> None:
-    messages = _user("What is 2+2? Answer with one number.")
+    messages = user("What is 2+2? Answer with one number.")
     short = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=64)
     assert _ask(backend, messages, short)[1].reason == "stop"
     _, end = _ask(backend, messages, dataclasses.replace(short, ignore_end=True))
