@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from engine.settings import EngineSettings
+from ui.options import DEFAULTS, MIB, ContextSize, KvCacheType, Model, Speculation, Threads, run_cli
+
 ON_A_SPACE = "SPACE_ID" in os.environ  # Hugging Face sets it; its proxy reaches 0.0.0.0 alone
 
 # Set before gradio is imported: nothing is sent anywhere, and a closed tab is noticed soon.
@@ -20,50 +23,81 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @cli.command()
 def main(
     *,
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            envvar="GGUF_CHAT_MODEL",
-            help="A .gguf file, its folder, or owner/name/file.gguf on the Hub. Default: the embedded model.",
-        ),
-    ] = None,
+    model: Model = None,
     host: Annotated[
         str, typer.Option(envvar="GGUF_CHAT_HOST", help="0.0.0.0 lets other machines in.")
     ] = "0.0.0.0" if ON_A_SPACE else "127.0.0.1",
     port: Annotated[
         int, typer.Option(envvar="GGUF_CHAT_PORT", min=0, max=65535, help="0 takes any free one.")
     ] = 7860,
-    context: Annotated[
-        int, typer.Option(envvar="GGUF_CHAT_CONTEXT", help="Tokens that one conversation may hold.")
-    ] = 4096,
+    context: ContextSize = DEFAULTS.context,
     slots: Annotated[
         int, typer.Option(envvar="GGUF_CHAT_SLOTS", help="Answers that are written at the same time.")
-    ] = 4,
-    threads: Annotated[
+    ] = DEFAULTS.slots,
+    queue: Annotated[
+        int, typer.Option(envvar="GGUF_CHAT_QUEUE", help="How many may wait for a slot; others are told so.")
+    ] = DEFAULTS.queue,
+    threads: Threads = DEFAULTS.threads,
+    kv_type: KvCacheType = DEFAULTS.kv_type,
+    cache_ram: Annotated[
+        int,
+        typer.Option(
+            envvar="GGUF_CHAT_CACHE_RAM",
+            min=0,
+            help="MiB for conversations that lost their slot, so that they need not be read again; 0 is off.",
+        ),
+    ] = DEFAULTS.cache_ram // MIB,
+    speculation: Speculation = DEFAULTS.speculation,
+    max_prompt_tokens: Annotated[
         int | None,
         typer.Option(
-            envvar="GGUF_CHAT_THREADS", help="CPU threads. Default: the cores that are really yours."
+            envvar="GGUF_CHAT_MAX_PROMPT_TOKENS",
+            help="A longer conversation loses its oldest turns. Default: what the context leaves.",
         ),
-    ] = None,
+    ] = DEFAULTS.max_prompt_tokens,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            envvar="GGUF_CHAT_MAX_NEW_TOKENS",
+            help="Where any answer is cut, whatever its reader asks for. Default: no limit.",
+        ),
+    ] = DEFAULTS.max_new_tokens,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="GGUF_CHAT_MAX_SECONDS",
+            help="How long one answer may take, without its time in the queue. Default: no limit.",
+        ),
+    ] = DEFAULTS.max_seconds,
 ) -> None:
     """Chat with a GGUF model in the browser, on this machine's CPU."""
     from engine.errors import EngineError  # --help answers at once
     from ui.address import ServeError
 
     try:
-        run(model=model, host=host, port=port, context=context, slots=slots, threads=threads)
+        settings = EngineSettings(
+            context=context,
+            slots=slots,
+            queue=queue,
+            threads=threads,
+            kv_type=kv_type,
+            cache_ram=cache_ram * MIB,
+            speculation=speculation,
+            max_prompt_tokens=max_prompt_tokens,
+            max_new_tokens=max_new_tokens,
+            max_seconds=max_seconds,
+        )
+        run(model, host, port, settings)
     except (EngineError, ServeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
 
 
-def run(*, model: Path | None, host: str, port: int, context: int, slots: int, threads: int | None) -> None:
+def run(model: Path | None, host: str, port: int, settings: EngineSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises an EngineError or a ServeError when it cannot start."""
-    from engine.settings import EngineSettings
     from ui.address import address_of, bind
     from ui.gguf_choice import choose_gguf
 
-    settings = EngineSettings(context=context, slots=slots, threads=threads)
     path = choose_gguf(model)
     bound = bind(host, port)
     typer.echo(f"Loading {path.name} ...")
@@ -81,4 +115,4 @@ def run(*, model: Path | None, host: str, port: int, context: int, slots: int, t
 
 
 if __name__ == "__main__":
-    cli()
+    run_cli(cli)

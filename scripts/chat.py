@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.errors import EngineError
 from engine.settings import EngineSettings, SamplingSettings
 from ui.gguf_choice import choose_gguf
+from ui.options import DEFAULTS as ENGINE
+from ui.options import ContextSize, KvCacheType, Model, Speculation, Threads, run_cli
 from ui.terminal import TerminalChat, read_prompt, run_loop, run_once
 
 DEFAULTS = SamplingSettings()
@@ -23,13 +25,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @cli.command()
 def main(
     *,
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            envvar="GGUF_CHAT_MODEL",
-            help="A .gguf file, its folder, or owner/name/file.gguf on the Hub. Default: the embedded model.",
-        ),
-    ] = None,
+    model: Model = None,
     prompt_file: Annotated[
         Path | None,
         typer.Option(help="Answer this file's text ('-': stdin) and leave; the answer alone on stdout."),
@@ -49,13 +45,10 @@ def main(
     ] = DEFAULTS.min_p,
     seed: Annotated[int | None, typer.Option(help="The same number repeats an answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; may be repeated.")] = None,
-    context: Annotated[
-        int, typer.Option(envvar="GGUF_CHAT_CONTEXT", help="Tokens the chat may hold.")
-    ] = 4096,
-    threads: Annotated[
-        int | None,
-        typer.Option(envvar="GGUF_CHAT_THREADS", help="CPU threads. Default: the cores really yours."),
-    ] = None,
+    context: ContextSize = ENGINE.context,
+    threads: Threads = ENGINE.threads,
+    kv_type: KvCacheType = ENGINE.kv_type,
+    speculation: Speculation = ENGINE.speculation,
 ) -> None:
     """Chat with a GGUF model in the terminal, on this machine's CPU."""
     try:
@@ -63,7 +56,10 @@ def main(
             temperature, max_tokens, repeat_penalty, top_p, top_k, min_p, seed, tuple(stop or ())
         )
         prompt = None if prompt_file is None else read_prompt(prompt_file, sys.stdin.read)
-        code = run(model, EngineSettings(context=context, slots=1, threads=threads), sampling, system, prompt)
+        settings = EngineSettings(
+            context=context, slots=1, threads=threads, kv_type=kv_type, speculation=speculation
+        )
+        code = run(model, settings, sampling, system, prompt)
     except EngineError as error:
         typer.echo(f"error: {error}", err=True)
         code = 2
@@ -88,4 +84,4 @@ def run(
 
 
 if __name__ == "__main__":
-    cli()
+    run_cli(cli)

@@ -55,7 +55,7 @@ def lines(*typed: str | type[BaseException]) -> Callable[[], str]:
 def test_a_one_shot_run_prints_the_answer_alone(tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("What is the capital of France?\n", encoding="utf-8")
-    options = ("--max-tokens", "12", "--temperature", "0", "--context", "512")
+    options = ("--max-tokens", "12", "--temperature", "0", "--context", "512", "--kv-type", "q8_0")
     result = chat_script("--prompt-file", str(path), *options)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
@@ -70,6 +70,7 @@ def test_a_one_shot_run_prints_the_answer_alone(tmp_path: Path) -> None:
         (["nowhere.gguf"], "nowhere.gguf"),
         (["--temperature", "9"], "temperature=9.0"),
         (["--prompt-file", "nowhere.txt"], "nowhere.txt"),
+        (["--kv-type", "q5_0"], "q8_0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> None:
