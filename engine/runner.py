@@ -74,6 +74,7 @@ class Runner:
         self._plain: set[int] = set()  # slots whose next token is simply the likeliest
         self._logits_type = ctypes.c_float * self.vocab.size
         self._outputs: dict[int, int] = {}  # slot -> its first row with logits in the last batch
+        self._to_copy: set[int] = set()  # slots that llama.cpp copies from when the next decode begins
         self._install_abort()
 
     def _attach(self, adapter: Adapter) -> None:
@@ -101,6 +102,7 @@ class Runner:
         if copy_from is not None:
             low.llama_memory_seq_rm(self._memory, slot, -1, -1)
             low.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
+            self._to_copy.add(copy_from)
         cut = low.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
         if cut and self._window_is_whole(slot, keep):
             return keep
@@ -128,8 +130,14 @@ class Runner:
         return state
 
     def restore(self, slot: int, state: bytearray) -> bool:
-        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty."""
+        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty.
+
+        Restoring writes at once, and copying waits for the next decode: a slot that is yet to be copied from
+        must keep what it holds, or the copy would be of another conversation.
+        """
         low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        if slot in self._to_copy:
+            return False
         if low.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
             return True
         low.llama_memory_seq_rm(self._memory, slot, -1, -1)
@@ -144,6 +152,7 @@ class Runner:
         bridges = self._bridges(rows)
         self._fill(sorted([*rows, *bridges], key=lambda row: row.slot) if bridges else rows)
         code = low.llama_decode(self._context, self._batch)
+        self._to_copy.clear()
         for bridge in bridges:
             low.llama_memory_seq_rm(self._memory, bridge.slot, bridge.start, -1)
         if code == 2:

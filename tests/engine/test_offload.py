@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from engine.cpu import load_cpu_backend
 from engine.engine import Engine
 from engine.local import LocalBackend
+from engine.model import Model
 from engine.offload import Saved, Shelf
 from engine.request import Message
+from engine.runner import Runner
 from engine.settings import EngineSettings, SamplingSettings
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import GREEDY, ask, run, text_of, user
@@ -110,3 +113,37 @@ def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: P
     assert roomy == saved == bare and all(roomy)
     assert restores >= 3 > none == 0 and saved_cached > 3 * bare_cached
     assert saved_cached >= 0.9 * roomy_cached
+
+
+def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm2: Path, cache: Path) -> None:
+    """llama.cpp copies only when the next decode begins: by then another's cache may stand in that place."""
+    sampling = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=8)
+    model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
+
+    def tokens(text: str) -> list[int]:
+        return model.vocab.tokenize(text, special=False)
+
+    rules = tokens("The captain's parrot is green, old and called Peter. It eats nothing but almonds. ")
+    long = rules + tokens("Once it flew to the harbour, and then to the market, and back again. " * 3)
+    other = tokens("In winter the baker's oven is cold, and nobody knows who has taken the wood. " * 2)
+    filler = tokens("One two three four five six seven eight nine ten eleven twelve thirteen. " * 2)
+    asked = rules + tokens("What is the parrot called? It is called")
+
+    def answers(slots: int, *batches: list[list[int]]) -> list[str]:
+        runner = Runner(model, slots=slots, context=256, batch=256, threads=2)
+        engine = Engine(runner, slots=slots, context=256, queue=8, batch=256, cache_ram=64 << 20)
+        said = []
+        for number, batch in enumerate(batches):
+            for place, one in enumerate(batch):
+                engine.add(10 * number + place, list(one), sampling)
+            done = run(engine)
+            said += [text_of(done[10 * number + place]) for place in range(len(batch))]
+        engine.close()
+        return said
+
+    alone = answers(1, [asked])
+    # Slot 0: other, saved and pushed out by long. Slot 1: filler. Then asked copies from slot 0 to slot 1,
+    # and other comes back to slot 0, in one step.
+    together = answers(2, [other], [filler], [long], [asked, other])
+    model.close()
+    assert together[-2:] == [*alone, together[0]]
