@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import EngineError
 from engine.model import Adapter, Model
 from engine.native import last_log
-from engine.sampler import is_plain, sampler_chain
+from engine.sampler import Sampler, is_plain
 from engine.scheduler import DecodeAborted, Row
 from engine.settings import KvType, SamplingSettings
 from engine.vocab import Vocabulary
@@ -70,7 +70,7 @@ class Runner:
         self._batch = low.llama_batch_init(batch, 0, 1)
         for index in range(batch):
             self._batch.n_seq_id[index] = 1
-        self._samplers: dict[int, int] = {}
+        self._samplers: dict[int, Sampler] = {}
         self._plain: set[int] = set()  # slots whose next token is simply the likeliest
         self._logits_type = ctypes.c_float * self.vocab.size
         self._outputs: dict[int, int] = {}  # slot -> its first row with logits in the last batch
@@ -225,25 +225,26 @@ class Runner:
         return bool(np.isfinite(self._logits(self._outputs[slot])).all())
 
     def start(self, slot: int, sampling: SamplingSettings) -> None:
-        """Give the slot a fresh sampler chain."""
+        """Give the slot a fresh sampler."""
         self.stop(slot)
         if is_plain(sampling):
             self._plain.add(slot)
         else:
-            self._samplers[slot] = sampler_chain(sampling, self.vocab)
+            self._samplers[slot] = Sampler(sampling, self.vocab)
 
     def stop(self, slot: int) -> None:
-        """Drop the slot's sampler chain, if it has one; the cache stays for the next turn."""
+        """Drop the slot's sampler, if it has one; the cache stays for the next turn."""
         self._plain.discard(slot)
-        if chain := self._samplers.pop(slot, None):
-            low.llama_sampler_free(chain)
+        if sampler := self._samplers.pop(slot, None):
+            sampler.close()
 
     def sample(self, slot: int, output: int = 0) -> int:
         """The slot's next token, from one of its outputs in the last batch."""
         row = self._outputs[slot] + output
+        logits = self._logits(row)
         if slot in self._plain:
-            return int(self._logits(row).argmax())
-        return int(low.llama_sampler_sample(self._samplers[slot], self._context, row))
+            return int(logits.argmax())
+        return self._samplers[slot].sample(self._context, row, logits)
 
     def _logits(self, row: int) -> NDArray[np.float32]:
         """One row of the last batch's logits, in llama.cpp's memory: [vocabulary]."""

@@ -1,11 +1,14 @@
-"""SamplingSettings -> llama.cpp's sampler chain, which draws in C."""
+"""SamplingSettings -> llama.cpp's sampler chain, which draws in C, and a grammar that checks what it drew."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import secrets
 
+import numpy as np
 from llama_cpp import llama_cpp as low
+from numpy.typing import NDArray
 
 from engine.grammar import new_grammar
 from engine.settings import SamplingSettings
@@ -13,6 +16,7 @@ from engine.vocab import Vocabulary
 
 _PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 def is_plain(sampling: SamplingSettings) -> bool:
@@ -21,8 +25,62 @@ def is_plain(sampling: SamplingSettings) -> bool:
     return sampling.temperature == 0 and sampling.repeat_penalty == 1.0 and not constrained
 
 
+class Sampler:
+    """Draws the tokens of one answer. Belongs to the model's thread; `close` frees it.
+
+    The grammar comes last, as in llama.cpp's common_sampler_sample: a token is drawn without it, and again
+    from what it allows only if it refuses that one. It is asked about one token in microseconds, about a
+    vocabulary in milliseconds, and most tokens are allowed: a model that was asked for JSON writes JSON.
+    """
+
+    def __init__(self, sampling: SamplingSettings, vocab: Vocabulary) -> None:
+        self._vocab, self._chain = vocab, sampler_chain(sampling, vocab)
+        self._grammar = new_grammar(sampling.grammar, vocab) if sampling.grammar else None
+
+    def sample(self, context: int, row: int, logits: NDArray[np.float32]) -> int:
+        """The next token after one row of the last batch, whose logits are [vocabulary]."""
+        if self._grammar is None:
+            return int(low.llama_sampler_sample(self._chain, context, row))
+        token = self._draw(logits)
+        if not self._allows(token):
+            token = self._draw(logits, masked=True)
+            if not self._allows(token):  # nothing is left: the grammar is at its end, and ends are ignored
+                return self._vocab.ends[0]
+        low.llama_sampler_accept(self._grammar, token)
+        low.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _draw(self, logits: NDArray[np.float32], *, masked: bool = False) -> int:
+        """A token by the chain, of all or of those that the grammar allows."""
+        data = np.zeros(len(logits), _CANDIDATE)
+        data["id"], data["logit"] = np.arange(len(logits)), logits
+        candidates = _candidates(data)
+        if masked:
+            low.llama_sampler_apply(self._grammar, ctypes.byref(candidates))
+        low.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        return int(candidates.data[candidates.selected].id)
+
+    def _allows(self, token: int) -> bool:
+        data = np.array([(token, 1.0, 0.0)], _CANDIDATE)
+        low.llama_sampler_apply(self._grammar, ctypes.byref(_candidates(data)))
+        return bool(data["logit"][0] != -np.inf)
+
+    def close(self) -> None:
+        """Free chain and grammar."""
+        low.llama_sampler_free(self._chain)
+        if self._grammar is not None:
+            low.llama_sampler_free(self._grammar)
+
+
+def _candidates(data: NDArray[np.void]) -> low.llama_token_data_array:
+    """llama.cpp's view of candidates, which must outlive it."""
+    return low.llama_token_data_array(
+        data=data.ctypes.data_as(low.llama_token_data_p), size=len(data), selected=-1, sorted=False
+    )
+
+
 def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
-    """llama.cpp's usual order: grammar, penalties, top-k, top-p, min-p, temperature, draw.
+    """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
 
     The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
     """
@@ -33,8 +91,6 @@ def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
     if sampling.ignore_end:
         biases = (low.llama_logit_bias * len(vocab.ends))(*((token, -math.inf) for token in vocab.ends))
         add(chain, low.llama_sampler_init_logit_bias(vocab.size, len(vocab.ends), biases))
-    if sampling.grammar:
-        add(chain, new_grammar(sampling.grammar, vocab))
     if sampling.repeat_penalty != 1.0:
         _add_penalty(chain, sampling, vocab.size)
     if sampling.temperature == 0:

@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from engine.cpu import load_cpu_backend
 from engine.errors import RequestError, SettingsError
 from engine.local import LocalBackend
+from engine.model import Model
+from engine.runner import Runner
+from engine.scheduler import Row
 from engine.settings import SamplingSettings
 from tests.engine.helpers import ask, user
 
@@ -25,6 +32,37 @@ def test_a_grammar_binds_the_answer(backend: LocalBackend, temperature: float) -
     )
     text, finished = ask(backend, user("Is the sea blue?"), sampling)
     assert re.fullmatch(r"(yes|no) \d{3}", text) and finished.reason == "stop"
+
+
+def test_a_grammar_that_is_at_its_end_ends_the_answer_even_if_ends_are_ignored(backend: LocalBackend) -> None:
+    sampling = SamplingSettings(temperature=0.7, max_tokens=30, grammar='root ::= "yes"', ignore_end=True)
+    text, finished = ask(backend, user("Is the sea blue?"), sampling)
+    assert (text, finished.reason) == ("yes", "stop")
+
+
+def test_tokens_are_drawn_as_if_the_grammar_came_first(smollm2: Path, cache: Path) -> None:
+    """It is asked after a token was drawn; the chances must be those of drawing from what it allows."""
+    model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
+    runner = Runner(model, slots=1, context=64, batch=64, threads=2)
+    prompt = model.vocab.tokenize("A short answer to a question:", special=False)
+    runner.decode([Row(0, 0, prompt, 1)])
+    words, temperature, draws = (" Yes", " No", " The", " Perhaps"), 3.0, 300
+    allowed = [
+        token
+        for token in range(model.vocab.size)
+        if (piece := model.vocab.piece(token)) and any(word.encode().startswith(piece) for word in words)
+    ]
+    weights = np.exp(runner._logits(runner._outputs[0])[allowed].astype(float) / temperature)
+    chances = dict(zip(allowed, weights / weights.sum(), strict=True))
+    drawn: Counter[int] = Counter()
+    for seed in range(draws):
+        grammar = "root ::= " + " | ".join(f'"{word}"' for word in words)
+        runner.start(0, SamplingSettings(temperature, 9, 1.0, 1.0, 0, 0.0, seed, grammar=grammar))
+        drawn[runner.sample(0)] += 1
+    runner.close()
+    model.close()
+    assert set(drawn) <= set(chances) and max(chances.values()) < 0.8
+    assert sum(abs(drawn[token] / draws - chance) for token, chance in chances.items()) / 2 < 0.1
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, json.dumps(SCHEMA)])
