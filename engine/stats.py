@@ -7,56 +7,14 @@ from dataclasses import asdict, dataclass
 from engine.request import FinishReason, RequestStats
 
 
-@dataclass(frozen=True)
-class EngineStats:
-    """A snapshot. Counts of tokens and requests are totals since the start, times are sums in seconds.
-
-    `occupied` sums, over the `steps`, how many sequences each one computed. `busy_seconds` is the time in
-    steps, and `model_seconds` the part of it that llama.cpp spent computing and sampling.
-    """
-
-    slots: int = 0
-    running: int = 0
-    waiting: int = 0
-    requests: int = 0
-    cancelled: int = 0
-    overdue: int = 0
-    generated_tokens: int = 0
-    prefilled_tokens: int = 0
-    cached_tokens: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    evictions: int = 0
-    saves: int = 0
-    restores: int = 0
-    saved_bytes: int = 0
-    steps: int = 0
-    occupied: int = 0
-    busy_seconds: float = 0.0
-    model_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-    @property
-    def occupancy(self) -> float:
-        """The mean share of the slots that a step computed, 0 to 1."""
-        return self.occupied / (self.steps * self.slots) if self.steps and self.slots else 0.0
-
-    @property
-    def python_share(self) -> float:
-        """The share of a step's time that is not the model's, 0 to 1."""
-        return 1 - self.model_seconds / self.busy_seconds if self.busy_seconds > 0 else 0.0
-
-    @property
-    def acceptance(self) -> float:
-        """The share of the drafted tokens that were right, 0 to 1."""
-        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
-
-
 @dataclass
 class Counters:
-    """The totals, as the engine's thread counts them; they outlive an engine that had to be built again."""
+    """Totals since the start, as the engine's thread counts them: tokens, requests, sums of seconds.
+
+    They outlive an engine that had to be built again. `occupied` sums, over the `steps`, how many sequences
+    each one computed. `busy_seconds` is the time in steps, and `model_seconds` the part of it that llama.cpp
+    spent computing and sampling.
+    """
 
     requests: int = 0
     cancelled: int = 0
@@ -91,3 +49,28 @@ class Counters:
         return EngineStats(
             slots=slots, running=running, waiting=waiting, saved_bytes=saved_bytes, **asdict(self)
         )
+
+
+@dataclass
+class EngineStats(Counters):
+    """A snapshot: the totals, and what is going on now."""
+
+    slots: int = 0
+    running: int = 0
+    waiting: int = 0
+    saved_bytes: int = 0
+
+    @property
+    def occupancy(self) -> float:
+        """The mean share of the slots that a step computed, 0 to 1."""
+        return self.occupied / (self.steps * self.slots) if self.steps and self.slots else 0.0
+
+    @property
+    def python_share(self) -> float:
+        """The share of a step's time that is not the model's, 0 to 1."""
+        return 1 - self.model_seconds / self.busy_seconds if self.busy_seconds > 0 else 0.0
+
+    @property
+    def acceptance(self) -> float:
+        """The share of the drafted tokens that were right, 0 to 1."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
