@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.toolchain import cache_folder, ensure_sources
+from pipeline.toolchain import ensure_sources
+from places import cache_folder
 
 _FLAGS = {
     "CMAKE_BUILD_TYPE": "Release",

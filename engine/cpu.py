@@ -25,6 +25,7 @@ from engine.native import (
     load_variant,
     variant_name,
 )
+from places import cache_folder
 
 __all__ = [
     "CpuChoice",
@@ -142,14 +143,6 @@ def check_adapter(model: Path, adapter: Path, choice: CpuChoice, threads: int) -
     raise ModelError(
         f"{adapter} is no working adapter for {model.name} ({reason}): convert it with this very base model"
     )
-
-
-def cache_folder() -> Path:
-    """$GGUF_CHAT_CACHE, else gguf-chat in $XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("GGUF_CHAT_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gguf-chat"
 
 
 def _check_file(model: Path) -> None:

