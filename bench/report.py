@@ -6,13 +6,16 @@ import json
 import math
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.export import Comparison
 from bench.serve import Cell, ServeResult
+
+if TYPE_CHECKING:
+    from bench.soak import SoakResult
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
@@ -56,6 +59,37 @@ def show_serving(result: ServeResult, as_json: bool) -> None:
             cells.setdefault(cell.workload, {})[str(cell.users)] = by_name
         figures = {"threads": result.threads, "variant": result.variant, "single stream": single, **cells}
         print(json.dumps(_without_nan({"figures": figures, "ratios": result.ratios})))
+
+
+def show_soak(result: SoakResult, as_json: bool) -> None:
+    """Print what the users did, what was wrong, and the memory by tenths of the time."""
+    console, stats = Console(soft_wrap=True), result.stats
+    first, last = result.thirds
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(result.fates.items()))
+    console.print(f"{result.seconds:.0f} s, {stats.requests} requests: {fates}")
+    console.print(
+        f"tokens: {stats.generated_tokens} written, {stats.prefilled_tokens} read, "
+        f"{stats.cached_tokens} from caches; {stats.cancelled} cancelled, {stats.evictions} evictions, "
+        f"{stats.saves} saves, {stats.restores} restores"
+    )
+    console.print(
+        f"memory (MB): {first / 1e6:.1f} in the first third, {last / 1e6:.1f} in the last, "
+        f"ratio {result.growth:.3f}"
+    )
+    for fault in result.wrong:
+        console.print(f"WRONG: {fault}", markup=False)
+    console.print(f"{len(result.wrong)} wrong answers")
+    if as_json:
+        figures = {
+            "seconds": result.seconds,
+            "fates": result.fates,
+            "wrong": result.wrong,
+            "memory_first_third": first,
+            "memory_last_third": last,
+            "memory": result.memory[:: max(1, len(result.memory) // 100)],
+            "stats": asdict(stats),
+        }
+        print(json.dumps({"figures": figures, "ratios": {"memory": result.growth}}))
 
 
 def _serving_table(workload: str, cells: list[Cell]) -> Table:

@@ -31,9 +31,14 @@ class Workload:
 
     def question(self, user: int, turn: int) -> str:
         """What a user says in a turn (from 0); the warm-up is user -1."""
-        words = random.Random(f"{self.name} {user} {turn}")
         count = self.later_sentences if turn else self.first_sentences
-        return f"{' '.join(_sentence(words) for _ in range(count))} {self.task}"
+        return f"{story(f'{self.name} {user} {turn}', count)} {self.task}"
+
+
+def story(seed: str, sentences: int) -> str:
+    """A text like no other seed's."""
+    words = random.Random(seed)
+    return " ".join(_sentence(words) for _ in range(sentences))
 
 
 def _sentence(words: random.Random) -> str:

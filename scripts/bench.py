@@ -11,7 +11,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from bench.export import compare_exports
-from bench.report import show_comparison, show_serving
+from bench.report import show_comparison, show_serving, show_soak
 from bench.serve import ServeConfig, compare_serving
 from bench.shapes import SHAPES, shape_in_child
 from bench.workload import WORKLOADS
@@ -84,8 +84,48 @@ def serve(
             repeat=repeat,
             quick=quick,
         )
-        result = compare_serving(config, say=lambda line: print(line, file=sys.stderr, flush=True))
+        result = compare_serving(config, say=_say)
         show_serving(result, as_json=json)
+
+
+@app.command("soak")
+def soak_command(
+    model: Annotated[Path, typer.Option(help="The GGUF that answers.")],
+    *,
+    users: Annotated[int, typer.Option(help="Conversations at a time.")] = 20,
+    minutes: Annotated[float, typer.Option(help="How long.")] = 5.0,
+    talks: Annotated[int, typer.Option(help="Different conversations to choose from.")] = 32,
+    slots: Annotated[int, typer.Option(help="Answers written at the same time.")] = 4,
+    cache_ram: Annotated[int, typer.Option(help="MiB for conversations that lost their slot.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    seed: Annotated[int, typer.Option(help="Another number has other conversations.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+) -> None:
+    """Our engine for minutes, with cancels and hang-ups: checks every answer, and memory over time.
+
+    Ends with exit code 1 when an answer was wrong.
+    """
+    from bench.soak import SoakConfig, soak  # the engine sets what no peer of `serve` may see
+
+    with report_errors():
+        config = SoakConfig(
+            model=model.resolve(),
+            users=users,
+            minutes=minutes,
+            talks=talks,
+            slots=slots,
+            cache_ram=cache_ram << 20,
+            threads=threads,
+            seed=seed,
+        )
+        result = soak(config, say=_say)
+        show_soak(result, as_json=json)
+    if result.wrong:
+        raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""The soak, for half a minute; `scripts/bench.py soak` runs it for as long as you like."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.soak import SoakConfig, SoakResult, _fault
+from bench.sure import SureTurn
+from engine.request import Finished, FinishReason, RequestStats
+from pipeline.errors import InputError
+
+TURN = SureTurn("?", ("", "one", "one two", "one two three"), ends=True)
+
+
+def _finished(reason: FinishReason, tokens: int) -> Finished:
+    return Finished(reason, RequestStats(9, 0, tokens, 0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("fate", "length", "said", "finished", "fault"),
+    [
+        ("read", 2, "one two", _finished("length", 2), ""),
+        ("read", 4, "one two three", _finished("stop", 3), ""),
+        ("cancel", 3, "one", _finished("cancelled", 1), ""),
+        ("cancel", 1, "one", _finished("length", 1), ""),
+        ("hang up", 3, "one tw", None, ""),
+        ("read", 2, "one", _finished("length", 2), "said 'one' with 2 tokens"),
+        ("read", 2, "one three", _finished("length", 2), "not 'one two'"),
+        ("read", 3, "one two", _finished("length", 2), "ended with length after 2"),
+        ("read", 2, "one", _finished("cancelled", 1), "ended with cancelled"),
+        ("read", 4, "one two three", _finished("length", 3), "ended with length"),
+        ("hang up", 3, "two", None, "said 'two'"),
+    ],
+)
+def test_faults_are_found(fate: str, length: int, said: str, finished: Finished | None, fault: str) -> None:
+    found = _fault(TURN, fate, length, said, finished)
+    assert fault in found if fault else not found
+
+
+def test_growth_is_of_the_last_third_over_the_first_without_the_warm_up() -> None:
+    result = SoakResult(memory=[1, 100, 100, 100, 110, 110, 110, 120, 120, 120])
+    assert result.thirds == (100, 120) and result.growth == pytest.approx(1.2)
+
+
+def test_what_cannot_be_run_is_said(smollm2: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.gguf"):
+        SoakConfig(Path("nowhere.gguf"), 1, 1, 1, 1, 0)
+    with pytest.raises(InputError, match="--minutes"):
+        SoakConfig(smollm2, 1, 0, 1, 1, 0)
+
+
+def test_twenty_people_for_a_while(smollm2: Path, root: Path, python: str) -> None:
+    command = [python, "scripts/bench.py", "soak", "--model", smollm2, "--users", "20", "--minutes", "0.2"]
+    command += ["--talks", "6", "--cache-ram", "16", "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    figures = result["figures"]
+    stats = figures["stats"]
+    assert figures["wrong"] == [] and set(figures["fates"]) == {"read", "cancel", "hang up", "cancel at once"}
+    assert stats["requests"] == sum(figures["fates"].values()) > 40
+    assert stats["cancelled"] > 3 and stats["evictions"] > 10 and stats["restores"] > 5
+    assert (stats["running"], stats["waiting"]) == (0, 0)
+    assert result["ratios"]["memory"] < 1.1, "the KV cache fills up for the first time, and no more"
