@@ -33,6 +33,7 @@ LATEX: list[dict[str, str | bool]] = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
+SEND, STOP = "Send", "Stop"  # words: Gradio's own icons have no name for who cannot see them
 CHAT_QUEUE = "chat"  # the page and the API share one limit
 
 Update = tuple[Any, Any, Any]
@@ -128,14 +129,14 @@ class ChatPanel:
 
 def _busy() -> Any:
     """The box emptied, with Stop in place of Send. A fresh one each time: Gradio takes an update apart."""
-    return gr.update(value="", submit_btn=False, stop_btn=True)
+    return gr.update(value="", submit_btn=False, stop_btn=STOP)
 
 
 def _idle(text: str | None = None) -> Any:
     """The box ready for a question, holding `text`, or what the user is typing already."""
     if text is None:
-        return gr.update(submit_btn=True, stop_btn=False)
-    return gr.update(value=text, submit_btn=True, stop_btn=False)
+        return gr.update(submit_btn=SEND, stop_btn=False)
+    return gr.update(value=text, submit_btn=SEND, stop_btn=False)
 
 
 def _shown(
@@ -189,7 +190,7 @@ def _box() -> gr.Textbox:
         lines=1,
         max_lines=8,
         autofocus=True,
-        submit_btn=True,
+        submit_btn=SEND,
         stop_btn=False,
         html_attributes=gr.InputHTMLAttributes(enterkeyhint="send"),
     )

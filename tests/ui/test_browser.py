@@ -66,9 +66,10 @@ def test_an_answer_streams(open_page: Open, app: AppProcess) -> None:
 def test_stop_and_ask_again(open_page: Open, app: AppProcess) -> None:
     page = open_page(app.address())
     set_number(page, "max_tokens", "1500")
-    ask(page, LONG_STORY)
+    page.locator("#question textarea").fill(LONG_STORY)
+    page.get_by_role("button", name="Send", exact=True).click()
     until(lambda: page.locator("#conversation .message.bot").count() and len(answer(page)) > 20, 60)
-    page.locator("#question .stop-button").click()
+    page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator("#status")).to_contain_text("Stopped", timeout=5000)
     kept = answer(page)
     page.wait_for_timeout(500)
