@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.final_name import give_final_name
 
 
 @contextmanager
@@ -37,5 +38,5 @@ def _swap(partial: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
-    partial.rename(out)
+    give_final_name(partial, out)
     shutil.rmtree(old, ignore_errors=True)

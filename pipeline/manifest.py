@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
+from pipeline.final_name import give_final_name
 from pipeline.source import Source
 
 FORMAT = 1
@@ -137,4 +138,4 @@ def write_atomically(path: Path, text: str) -> None:
     """Write beside, then rename: a crash leaves the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    give_final_name(beside, path)

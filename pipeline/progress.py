@@ -31,7 +31,7 @@ class Silent:
 
 
 class Bars:
-    """Draws one bar per step on a terminal; where there is none, one line as each step ends."""
+    """Draws one bar per step on a terminal; where there is none, a line as each starts and as it ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -45,6 +45,8 @@ class Bars:
             TaskProgressColumn(),
             TimeElapsedColumn(),
         )
+        if not self._console.is_terminal:
+            self._console.print(f"{title} ...", markup=False, highlight=False)
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(title, total=total)
             yield lambda done: progress.update(task, completed=done)

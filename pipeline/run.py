@@ -12,6 +12,7 @@ from pipeline.adapter import Adapter, read_adapter
 from pipeline.config import ExportConfig
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
+from pipeline.final_name import give_final_name
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record, describe_input, fingerprint, load_record, sha256, versions
 from pipeline.progress import Silent, StepProgress
@@ -187,7 +188,7 @@ class _Run:
         """Give a finished file its final name, and record it."""
         target = self.config.out / ready.name.removesuffix(".partial")
         digest = sha256(ready)
-        ready.replace(target)
+        give_final_name(ready, target)
         status = target.stat()
         self.record.outputs[target.name] = Output(
             target.name, quant, status.st_size, round(bits, 2), round(seconds, 1), digest, status.st_mtime_ns

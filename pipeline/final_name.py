@@ -1,0 +1,28 @@
+"""A finished file or folder gets its final name, and only when all of it is on the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def give_final_name(partial: Path, target: Path) -> None:
+    """Flush `partial` (a file, or a folder with all in it) to the disk, and rename it to `target`.
+
+    Without the flush a power cut soon after the rename may leave the name with nothing behind it, since file
+    systems write contents later than names (ext4: "delayed allocation"). A folder must not stand at `target`.
+    """
+    inside = sorted(partial.rglob("*")) if partial.is_dir() else []
+    for path in [*inside, partial]:
+        _flush(path)
+    partial.replace(target)
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    """fsync(2); of a folder, it makes the names in it last."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.final_name import give_final_name
+from pipeline.folder import published_folder
+from pipeline.manifest import write_atomically
+
+
+@pytest.fixture
+def deeds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is flushed and what is renamed, in order; both are really done."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(handle: int) -> None:
+        done.append(f"flush {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        fsync(handle)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} -> {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    return done
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, deeds: list[str]) -> None:
+    (tmp_path / "half").write_text("whole")
+    (tmp_path / "out").write_text("old")
+    give_final_name(tmp_path / "half", tmp_path / "out")
+    assert deeds == ["flush half", "half -> out", f"flush {tmp_path.name}"]
+    assert (tmp_path / "out").read_text() == "whole" and not (tmp_path / "half").exists()
+
+
+def test_all_of_a_folder_is(tmp_path: Path, deeds: list[str]) -> None:
+    with published_folder(tmp_path / "base") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").write_text("1")
+        (folder / "b").write_text("2")
+    assert set(deeds[:4]) == {"flush inner", "flush a", "flush b", "flush .base.partial"}
+    assert deeds[4:] == [".base.partial -> base", f"flush {tmp_path.name}"]
+    assert (tmp_path / "base" / "inner" / "a").read_text() == "1"
+
+
+def test_a_manifest_is(tmp_path: Path, deeds: list[str]) -> None:
+    write_atomically(tmp_path / "manifest.json", "{}")
+    assert deeds[0].startswith("flush .manifest.json") and deeds[1].endswith("-> manifest.json")
