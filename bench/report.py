@@ -76,7 +76,7 @@ def show_soak(result: SoakResult, as_json: bool) -> None:
         f"memory (MB): {first / 1e6:.1f} in the first third, {last / 1e6:.1f} in the last, "
         f"ratio {result.growth:.3f}"
     )
-    for fault in result.wrong:
+    for fault in result.wrong[:20]:
         console.print(f"WRONG: {fault}", markup=False)
     console.print(f"{len(result.wrong)} wrong answers")
     if as_json:

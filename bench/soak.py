@@ -23,6 +23,8 @@ from engine.stats import EngineStats
 from pipeline.errors import InputError
 
 _SAMPLE_SECONDS = 0.25
+_LULL_EVERY = 5.0  # seconds
+_CLEAN_UP = 10.0  # seconds in which the engine must see that the last user is gone
 _WARM_UP = 0.1  # of the time, in which caches fill up and every thread gets its memory
 _FATES, _ODDS = ("read", "cancel", "hang up", "cancel at once"), (12, 2, 2, 1)
 
@@ -108,33 +110,43 @@ class _Crowd:
         self._config, self._backend, self._talks = config, backend, talks
         self._result, self._lock = SoakResult(), threading.Lock()
         self._errors: list[BaseException] = []
+        self._may_ask = threading.Event()
         self._end = 0.0
 
     def run(self) -> SoakResult:
         """Let them talk until the time is up, and wait for their last answers."""
         process, began = psutil.Process(), time.monotonic()
-        self._end = began + self._config.minutes * 60
+        self._end, lull = began + self._config.minutes * 60, began + _LULL_EVERY
+        self._may_ask.set()
         threads = [threading.Thread(target=self._user, args=(n,)) for n in range(self._config.users)]
         for thread in threads:
             thread.start()
         while time.monotonic() < self._end and not self._errors:
             self._result.memory.append(process.memory_info().rss)
             time.sleep(_SAMPLE_SECONDS)
+            if time.monotonic() > lull:
+                self._let_all_fall_silent()
+                lull = time.monotonic() + _LULL_EVERY
         for thread in threads:
             thread.join()
         if self._errors:
             raise self._errors[0]
-        self._result.stats = self._settled()
+        self._result.stats = self._idle(time.monotonic() + _CLEAN_UP)
+        if left := self._result.stats.running + self._result.stats.waiting:
+            self._result.wrong.append(f"{left} answers for nobody")
         self._result.seconds = time.monotonic() - began
         return self._result
 
-    def _settled(self) -> EngineStats:
-        """The engine's counts, once it has seen the last user hang up."""
-        until = time.monotonic() + 5
+    def _let_all_fall_silent(self) -> None:
+        """Nobody asks until all is answered. Then all ask at once, and find every slot free."""
+        self._may_ask.clear()
+        self._idle(self._end)
+        self._may_ask.set()
+
+    def _idle(self, until: float) -> EngineStats:
+        """The engine's counts, once it has nothing to do, or at that time."""
         while (stats := self._backend.stats()).running + stats.waiting and time.monotonic() < until:
             time.sleep(0.01)
-        if stats.running + stats.waiting:
-            self._result.wrong.append(f"{stats.running} running and {stats.waiting} waiting for nobody")
         return stats
 
     def _user(self, number: int) -> None:
@@ -150,6 +162,7 @@ class _Crowd:
         last = draw.randrange(len(talk.turns))
         for number, turn in enumerate(talk.turns[: last + 1]):
             messages.append(user(turn.question))
+            self._may_ask.wait()
             fate = draw.choices(_FATES, _ODDS)[0]
             # Only a whole answer has a next turn; the last one may be of any length.
             length = turn.most + turn.ends if number < last else draw.randint(1, turn.most)

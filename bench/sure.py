@@ -24,12 +24,17 @@ from pipeline.errors import PipelineError
 LEAD = 1.0  # logits; batches of other shapes moved one against another by up to 0.5 (135 M model, Q4_K_M)
 _LEAST, _MOST = 6, 48  # tokens of an answer
 _TRIES = 20  # questions for one turn
-_HOUSES = 3  # system prompts; conversations of one house share a beginning, and with the others none
+# Conversations of one house share a beginning, and with the others none.
+_HOUSES = (
+    "You are a helpful AI assistant named Ada, and you work in a lighthouse by the northern sea.",
+    "A friendly librarian called Ben answers here; he knows all the books of his little town.",
+    "Cleo, who repairs old clocks and violins, answers the questions of her curious visitors.",
+)
+# A copy is what even a small model is sure of, and it needs every token that it copies.
 _TASKS = (
     "Repeat the text above word for word.",
-    "Who is in the text, and what did they do?",
     "Say the text again, from its beginning.",
-    "Go on with the story.",
+    "Now repeat your own text, which you were given first.",
 )
 
 
@@ -47,6 +52,14 @@ class SureTurn:
         return len(self.shown) - 1
 
 
+@dataclass(frozen=True)
+class SureTalk:
+    """A conversation whose answers are sure."""
+
+    system: Message
+    turns: tuple[SureTurn, ...]
+
+
 def user(text: str) -> Message:
     """What a user says."""
     return {"role": "user", "content": text}
@@ -55,14 +68,6 @@ def user(text: str) -> Message:
 def assistant(text: str) -> Message:
     """What the model says."""
     return {"role": "assistant", "content": text}
-
-
-@dataclass(frozen=True)
-class SureTalk:
-    """A conversation whose answers are sure."""
-
-    system: Message
-    turns: tuple[SureTurn, ...]
 
 
 class Oracle:
@@ -82,16 +87,20 @@ class Oracle:
             raise PipelineError(f"no room for a context of {context} tokens")
 
     def talk(self, number: int, turns: int) -> SureTalk:
-        """A conversation like no other number's, each turn with an answer that is sure."""
-        system: Message = {"role": "system", "content": story(f"house {number % _HOUSES}", 2)}
+        """A conversation like no other number's, of so many turns, or as many as have a sure answer."""
+        system: Message = {"role": "system", "content": _HOUSES[number % len(_HOUSES)]}
         messages, found = [system], list[SureTurn]()
         for turn in range(turns):
             made = self._turn(messages, f"{number} {turn}")
+            if made is None:
+                break
             messages += [user(made.question), assistant(made.shown[-1])]
             found.append(made)
+        if not found:
+            raise PipelineError(f"none of {_TRIES} questions has a sure answer: take another model")
         return SureTalk(system, tuple(found))
 
-    def _turn(self, messages: Sequence[Message], seed: str) -> SureTurn:
+    def _turn(self, messages: Sequence[Message], seed: str) -> SureTurn | None:
         """Ask on until an answer is sure for long enough."""
         for attempt in range(_TRIES):
             text = story(f"{seed} {attempt}", 1 if len(messages) > 1 else 4)
@@ -99,7 +108,7 @@ class Oracle:
             tokens, ends = self._answer(self._prompt_of([*messages, user(question)]))
             if len(tokens) >= _LEAST:
                 return SureTurn(question, tuple(self._text(tokens[:n]) for n in range(len(tokens) + 1)), ends)
-        raise PipelineError(f"none of {_TRIES} questions has a sure answer: take another model")
+        return None
 
     def _answer(self, prompt: list[int]) -> tuple[list[int], bool]:
         """Greedy tokens as long as they are sure, and whether they came to the model's end."""
