@@ -65,7 +65,9 @@ class Engine:
         self._limits, self._counters = limits or Limits(), counters or Counters()
         self.runner = runner
         self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
-        self._scheduler = Scheduler(slots=slots, queue=queue, batch=batch, cache_ram=cache_ram)
+        self._scheduler = Scheduler(
+            slots=slots, queue=queue, batch=batch, cache_ram=cache_ram, cuts=runner.can_cut
+        )
         self._context, self._batch, self._clock = context, batch, clock
         self._requests: dict[int, _Request] = {}
         self._rate = 0.0  # tokens a second of the steps that read prompts

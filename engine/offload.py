@@ -29,9 +29,13 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._saved)
 
-    def find(self, tokens: Sequence[int]) -> tuple[Saved | None, int]:
-        """The saved cache with the longest common prefix, and that prefix's length; (None, 0) without one."""
+    def find(self, tokens: Sequence[int], *, whole: bool = False) -> tuple[Saved | None, int]:
+        """The saved cache with the longest common prefix, and that prefix's length; (None, 0) without one.
+
+        `whole` leaves out those that hold more than the prefix.
+        """
         shared = [(common_prefix(saved.tokens, tokens), saved) for saved in self._saved]
+        shared = [(length, saved) for length, saved in shared if not whole or length == len(saved.tokens)]
         length, best = max(shared, key=lambda pair: pair[0], default=(0, None))
         return (best, length) if length else (None, 0)
 

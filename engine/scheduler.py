@@ -88,16 +88,18 @@ class Admission:
 class Scheduler:
     """Gives slots to sequences and plans steps; knows nothing of models."""
 
-    def __init__(self, *, slots: int, queue: int, batch: int, cache_ram: int = 0) -> None:
+    def __init__(self, *, slots: int, queue: int, batch: int, cache_ram: int = 0, cuts: bool = True) -> None:
         """`queue` is how many may wait beyond the free slots; `batch` is the token budget of a step.
 
-        `cache_ram` is how many bytes of caches may be kept of conversations that lost their slots.
+        `cache_ram` is how many bytes of caches may be kept of conversations that lost their slots. Without
+        `cuts`, a cache cannot be shortened: it serves those sequences alone that begin with all of it.
         """
         self.shelf = Shelf(cache_ram)
         self.slots = [Slot(index) for index in range(slots)]
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._queue, self._batch, self._clock = queue, batch, 0
+        self._cuts = cuts
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises QueueFull."""
@@ -127,8 +129,7 @@ class Scheduler:
 
     def _recall(self, sequence: Sequence) -> tuple[Saved | None, int]:
         """What was saved of the sequence's beginning; its last token is always computed."""
-        saved, length = self.shelf.find(sequence.tokens)
-        return saved, min(length, len(sequence.tokens) - 1)
+        return self.shelf.find(sequence.tokens[:-1], whole=not self._cuts)
 
     def _place(self, sequence: Sequence, idle: list[Slot]) -> tuple[Slot, int, int | None]:
         """The slot for a sequence, the tokens that it may keep, and the slot to copy them from.
@@ -136,8 +137,8 @@ class Scheduler:
         A conversation goes back to its own slot. A sequence that only shares a beginning (a system prompt)
         with a longer conversation takes the least recently used slot and a copy, and leaves that one whole.
         """
-        limit = len(sequence.tokens) - 1  # the last token is always computed: its logits start the answer
-        shared = {slot.index: min(common_prefix(slot.tokens, sequence.tokens), limit) for slot in self.slots}
+        tokens = sequence.tokens[:-1]  # the last token is always computed: its logits start the answer
+        shared = {slot.index: self._shared(slot.tokens, tokens) for slot in self.slots}
         best = max(idle, key=lambda slot: (shared[slot.index], slot.used))
         if shared[best.index] * 2 >= len(best.tokens) and shared[best.index]:
             return best, shared[best.index], None
@@ -146,6 +147,11 @@ class Scheduler:
         if source is oldest or shared[source.index] < _WORTH_COPYING:
             return oldest, shared[oldest.index], None
         return oldest, shared[source.index], source.index
+
+    def _shared(self, cache: Seq[int], tokens: Seq[int]) -> int:
+        """How many tokens a cache saves a sequence."""
+        length = common_prefix(cache, tokens)
+        return length if self._cuts or length == len(cache) else 0
 
     def admitted(self, admission: Admission, kept: int) -> None:
         """Record how many cached tokens the sequence really starts with."""

@@ -79,6 +79,7 @@ def test_the_least_recently_used_goes_first_and_the_budget_holds() -> None:
     shelf.take(one, keep=True)
     shelf.put(three)
     assert shelf.find([2] * 5) == (None, 0) and shelf.find([1] * 9) == (one, 5)
+    assert shelf.find([1] * 3) == (one, 3) and shelf.find([1] * 3, whole=True) == (None, 0)
     assert shelf.used == 80 and len(shelf) == 2
     assert not shelf.wants([9], 101) and not shelf.wants([1] * 3, 10) and shelf.wants([1] * 6, 10)
 

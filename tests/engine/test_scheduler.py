@@ -94,6 +94,23 @@ def test_a_shared_system_prompt_is_copied_and_the_long_conversation_left_whole()
     assert len(scheduler.slots[0].tokens) == 260
 
 
+def test_a_cache_that_cannot_be_cut_serves_only_what_begins_with_all_of_it() -> None:
+    scheduler = Scheduler(slots=2, queue=0, batch=512, cuts=False)
+    system = list(range(60))
+    long = Sequence(1, [*system, *range(1000, 1020)])
+    scheduler.add(long)
+    _admit_all(scheduler)
+    _drain(scheduler, long)
+    for tokens in ([*system, 7, 8], long.tokens, long.tokens[:-5]):
+        scheduler.add(Sequence(2, list(tokens)))
+        (admission,) = _admit_all(scheduler)
+        assert (admission.slot, admission.keep, admission.copy_from) == (1, 0, None)
+        scheduler.finish(admission.sequence)
+    scheduler.add(Sequence(3, [*long.tokens, 7]))
+    (admission,) = _admit_all(scheduler)
+    assert (admission.slot, admission.keep, admission.copy_from) == (0, 80, None)
+
+
 def test_the_least_recently_used_conversation_loses_its_cache_first() -> None:
     scheduler = Scheduler(slots=2, queue=0, batch=512)
     one, two = Sequence(1, [1] * 50), Sequence(2, [2] * 50)
