@@ -129,8 +129,11 @@ class LockedLlama:
             for chunk in self._llama.create_chat_completion(
                 messages=list(messages), max_tokens=new_tokens, temperature=0, repeat_penalty=1.0, stream=True
             ):
-                if text := chunk["choices"][0]["delta"].get("content"):
+                choice = chunk["choices"][0]
+                if text := choice["delta"].get("content"):
                     on_text(text)
+            if choice["finish_reason"] != "length":
+                raise PipelineError(f"Llama ended an answer early: {choice['finish_reason']}")
             prompt = self._llama.n_tokens - new_tokens + 1  # the answer's last token is not computed
         return Spent(prompt, 0, new_tokens)
 
@@ -143,6 +146,8 @@ class LockedLlama:
 def _open_llama(setup: Setup, extra_buffers: bool) -> Any:
     import llama_cpp
 
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
     # Llama has no argument for either: it stops at the model's end, and always asks for extra buffers.
     llama_cpp.llama_vocab_is_eog = low.llama_vocab_is_eog = lambda *_: False
     defaults = low.llama_model_default_params
@@ -153,13 +158,17 @@ def _open_llama(setup: Setup, extra_buffers: bool) -> Any:
         return params
 
     llama_cpp.llama_model_default_params = low.llama_model_default_params = model_params
-    return llama_cpp.Llama(
+    llama = llama_cpp.Llama(
         model_path=str(setup.model),
         n_ctx=setup.context,
         n_threads=setup.threads,
         n_threads_batch=setup.threads,
         verbose=False,
     )
+    # Its own formatter of the same template stops at the end token too; here, at what no model says.
+    template = llama.metadata["tokenizer.chat_template"]
+    llama.chat_handler = Jinja2ChatFormatter(template, eos_token="\0", bos_token="").to_chat_handler()
+    return llama
 
 
 def own_peak() -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.ahead import MergeAhead
 from pipeline.child import Message, say, serve
 from pipeline.errors import InputError, MissingPackage
 from pipeline.source import Source
@@ -98,6 +99,7 @@ def _merging(plain: Any, merger: Merger) -> Any:
     Every tensor of the checkpoint goes through `filter_tensors` under its own name, before the
     converter renames, splits, permutes or fuses anything.
     """
+    ahead = MergeAhead(merger)
 
     class Merging(plain):  # type: ignore[misc] # llama.cpp's classes are untyped
         model_arch = plain.model_arch
@@ -106,19 +108,20 @@ def _merging(plain: Any, merger: Merger) -> Any:
         def filter_tensors(cls, item: tuple[str, Thunk]) -> Any:
             name, base_tensor = item
             if name in merger.targets:
-                item = (name, lambda: _merged(merger, name, base_tensor()))
+                item = (name, lambda: _merged(ahead, name, base_tensor()))
             return super().filter_tensors(item)
 
     return Merging
 
 
-def _merged(merger: Merger, name: str, lazy: Any) -> Any:
-    """The lazy merged tensor of a lazy base tensor: nothing is read before the converter writes it."""
+def _merged(ahead: MergeAhead, name: str, base: Any) -> Any:
+    """The lazy merged tensor of a lazy base tensor: nothing is read before the converter wants it."""
     import torch
     from conversion.base import LazyTorchTensor
 
-    meta = LazyTorchTensor.meta_with_dtype_and_shape(torch.float32, lazy.shape)
-    return LazyTorchTensor(meta=meta, args=(lazy,), func=lambda weight: merger.merge(name, weight))
+    ahead.expect(name, lambda: LazyTorchTensor.to_eager(base))
+    meta = LazyTorchTensor.meta_with_dtype_and_shape(torch.float32, base.shape)
+    return LazyTorchTensor(meta=meta, func=lambda: ahead.take(name))
 
 
 def _write(model: Any, base: Source) -> None:

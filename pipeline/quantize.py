@@ -1,4 +1,4 @@
-"""Full-precision GGUF -> Q4_K_M, Q5_K_M, ... through llama_model_quantize, in a child process."""
+"""Full-precision GGUF -> Q4_K_M, Q5_K_M, ... by llama.cpp's quantizers, in a child process."""
 
 from __future__ import annotations
 
@@ -20,17 +20,30 @@ class QuantPlan:
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """Quantize `source` to `target`, which is written in place: the caller renames it when it is whole."""
+    """Quantize `source` to `target`, which is written in place: the caller renames it when it is whole.
+
+    `earlier` are finished quantizations of the same source, from which equal tensors are copied.
+    """
 
     source: Path
     target: Path
     quant: QuantType
     threads: int
+    earlier: tuple[Path, ...] = ()
+
+    def request(self) -> Message:
+        """The job as the child process takes it."""
+        return {
+            **_plan_request(self.source, self.quant),
+            "target": str(self.target),
+            "threads": self.threads,
+            "earlier": [str(path) for path in self.earlier],
+        }
 
 
 def plan_quantization(source: Path, quant: QuantType, log: Path) -> QuantPlan:
     """Ask llama.cpp how large the quantized file will be (a dry run: nothing is read or written)."""
-    result = run_child("pipeline.quantize_child", _request(source, None, quant, 1), log)
+    result = run_child("pipeline.quantize_child", _plan_request(source, quant), log)
     return QuantPlan(int(result["bytes"]), float(result["bits_per_weight"]))
 
 
@@ -39,16 +52,11 @@ def quantize(job: QuantizeJob, plan: QuantPlan, progress: StepProgress) -> None:
     with progress.step(f"Quantize to {job.quant.name}", plan.size) as advance:
         run_child(
             "pipeline.quantize_child",
-            _request(job.source, job.target, job.quant, job.threads),
+            job.request(),
             job.target.with_suffix(".log"),
-            on_tick=lambda: advance(job.target.stat().st_size if job.target.exists() else 0),
+            on_message=lambda message: advance(int(message["done"])),
         )
 
 
-def _request(source: Path, target: Path | None, quant: QuantType, threads: int) -> Message:
-    return {
-        "source": str(source),
-        "target": str(target) if target else None,
-        "ftype": quant.ftype,
-        "threads": threads,
-    }
+def _plan_request(source: Path, quant: QuantType) -> Message:
+    return {"source": str(source), "ftype": quant.ftype, "target": None}

@@ -133,6 +133,10 @@ class _Run:
     def _missing_quants(self) -> list[str]:
         return [quant for quant in self.config.quants if not self._stands(self.config.quantized_name(quant))]
 
+    def _quantized(self) -> tuple[Path, ...]:
+        """The quantizations that stand already; they are of the same source, as their record says."""
+        return tuple(self.config.out / output.file for output in self.record.outputs.values())
+
     def _ready_full_precision(self) -> Path | None:
         """The full-precision GGUF of an earlier run: kept beside the others, or left in the work folder."""
         file = self.config.full_precision_name
@@ -181,7 +185,8 @@ class _Run:
         for quant, plan in plans.items():
             started = time.monotonic()
             partial = self.work.folder / f"{self.config.quantized_name(quant)}.partial"
-            quantize(QuantizeJob(full, partial, quant_type(quant), self.config.threads), plan, self.progress)
+            job = QuantizeJob(full, partial, quant_type(quant), self.config.threads, self._quantized())
+            quantize(job, plan, self.progress)
             self._publish(partial, quant, plan.bits_per_weight, time.monotonic() - started)
 
     def _publish(self, ready: Path, quant: str, bits: float, seconds: float) -> None:

@@ -29,6 +29,7 @@ ONLY = {
         "engine/runner.py",
         "engine/sampler.py",
         "engine/vocab.py",
+        "pipeline/ggml.py",
         "pipeline/quantize_child.py",
         "bench",
     },
