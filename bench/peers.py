@@ -145,7 +145,6 @@ class LockedLlama:
 
 def _open_llama(setup: Setup, extra_buffers: bool) -> Any:
     import llama_cpp
-
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
     # Llama has no argument for either: it stops at the model's end, and always asks for extra buffers.
