@@ -152,7 +152,7 @@ class _Run:
         partial = target.with_name(f"{target.name}.partial")
         job = ConvertJob(
             self.base,
-            self.adapter,
+            (self.adapter,) if self.adapter else (),
             self.config.outtype,
             partial,
             self.config.name,
