@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,31 @@ OUTTYPES = ("f16", "bf16", "f32")
 DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
 
 
+def parse_adapter(text: str) -> tuple[str, float]:
+    """A folder or Hub id, and its weight: "you/lora=0.7" or "you/lora"; raises InputError.
+
+    A folder of that very name wins, so that one with "=" in its name can be given.
+    """
+    spec, found, weight = text.rpartition("=")
+    if not found or Path(text).expanduser().is_dir():
+        return text, 1.0
+    try:
+        number = float(weight)
+    except ValueError:
+        raise InputError(
+            f"--adapter {text!r}: {weight!r} is no weight: use a number, as in {spec}=0.7"
+        ) from None
+    if not spec or not math.isfinite(number) or number == 0:
+        raise InputError(f"--adapter {text!r} has no use: give ADAPTER=WEIGHT with a weight other than 0")
+    return spec, number
+
+
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to export. `base` and `adapter` are folders or Hub ids; `out` is a folder, models/NAME.
+    """What to export. `base` and `adapters` are folders or Hub ids; `out` is a folder, models/NAME.
+
+    Adapters are merged in their order, each into what the ones before it left; ADAPTER=0.7 takes 0.7 of
+    its update.
 
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
@@ -23,7 +46,7 @@ class ExportConfig:
 
     base: str
     out: Path
-    adapter: str | None = None
+    adapters: tuple[str, ...] = ()
     quants: tuple[str, ...] = DEFAULT_QUANTS
     outtype: str = "f16"
     keep_f16: bool = False
@@ -47,8 +70,13 @@ class ExportConfig:
                 f"--out {str(self.out)!r} cannot name the files: its last part may hold "
                 "letters, digits, '.', '_' and '-'"
             )
-        if self.adapter_revision and not self.adapter:
-            raise InputError("--adapter-revision needs --adapter")
+        if self.adapter_revision and len(self.adapters) != 1:
+            raise InputError(
+                f"--adapter-revision {self.adapter_revision!r} goes with one --adapter, and there are "
+                f"{len(self.adapters)}: give folders where there are several"
+            )
+        for text in self.adapters:
+            parse_adapter(text)
         names = tuple(dict.fromkeys(quant_type(name).name for name in self.quants))
         object.__setattr__(self, "quants", names)
         if not names and not self.keep_f16:

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
-from pipeline.config import ExportConfig
+from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
 from pipeline.manifest import NAME as MANIFEST
-from pipeline.manifest import Output, Record, describe_input, fingerprint, load_record, sha256, versions
+from pipeline.manifest import (
+    Output,
+    Record,
+    describe_adapter,
+    describe_input,
+    fingerprint,
+    load_record,
+    sha256,
+    versions,
+)
 from pipeline.progress import Silent, StepProgress
 from pipeline.quant_types import quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize
@@ -24,12 +33,16 @@ from pipeline.workspace import Workspace, require_space
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export left in `folder`. `made` names the files that this run made, the others were there."""
+    """What an export left in `folder`. `made` names the files that this run made, the others were there.
+
+    `notes` are lines about the model for people, such as whose tokenizer it has.
+    """
 
     folder: Path
     outputs: tuple[Output, ...]
     made: tuple[str, ...]
     manifest: Path
+    notes: tuple[str, ...] = ()
 
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
@@ -39,13 +52,11 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     step fails. Interrupted at any moment, the next call goes on from the last finished step.
     """
     base = base_source(config.base, config.revision)
-    adapter = (
-        read_adapter(adapter_source(config.adapter, config.adapter_revision)) if config.adapter else None
-    )
-    identity = fingerprint(config, base, adapter.source if adapter else None)
+    adapters = _read_adapters(config)
+    identity = fingerprint(config, base, adapters)
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
-        run = _Run(config, work, record, base, adapter, progress or Silent())
+        run = _Run(config, work, record, base, adapters, progress or Silent())
         missing = run.missing()
         if missing:
             run.make()
@@ -53,7 +64,15 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         record.save(config.out / MANIFEST)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    return ExportResult(config.out, outputs, missing, config.out / MANIFEST)
+    notes = tuple(record.model.get("notes", ()))
+    return ExportResult(config.out, outputs, missing, config.out / MANIFEST, notes)
+
+
+def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
+    parsed = (parse_adapter(text) for text in config.adapters)
+    return tuple(
+        read_adapter(adapter_source(spec, config.adapter_revision), weight) for spec, weight in parsed
+    )
 
 
 def _open_record(config: ExportConfig, work: Workspace, identity: str) -> Record:
@@ -84,7 +103,7 @@ class _Run:
     work: Workspace
     record: Record
     base: Source
-    adapter: Adapter | None
+    adapters: tuple[Adapter, ...]
     progress: StepProgress
 
     def missing(self) -> tuple[str, ...]:
@@ -124,9 +143,8 @@ class _Run:
 
     def _describe_inputs(self) -> dict[str, Any]:
         described: dict[str, Any] = {"base": describe_input(self.base)}
-        if self.adapter:
-            what = {"kind": self.adapter.kind, "rank": self.adapter.rank}
-            described["adapter"] = {**describe_input(self.adapter.source), **what}
+        if self.adapters:
+            described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
         return described
 
     def _missing_quants(self) -> list[str]:
@@ -152,7 +170,7 @@ class _Run:
         partial = target.with_name(f"{target.name}.partial")
         job = ConvertJob(
             self.base,
-            (self.adapter,) if self.adapter else (),
+            self.adapters,
             self.config.outtype,
             partial,
             self.config.name,
@@ -167,6 +185,7 @@ class _Run:
             "merged_tensors": converted.merged,
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
+            "notes": list(converted.notes),
         }
         self.record.save(self.work.record)
         return target

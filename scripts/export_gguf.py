@@ -24,7 +24,11 @@ def main(
     base: Annotated[str, typer.Option(help="Base model: a folder with safetensors, or a Hub id.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; its last part names the files.")],
     adapter: Annotated[
-        str | None, typer.Option(help="LoRA adapter: a folder or a Hub id. Without it, the base alone.")
+        list[str] | None,
+        typer.Option(
+            help="Adapter: a folder or a Hub id, or ADAPTER=0.7 for a part of it. May be repeated; they are "
+            "merged in order. Without it, the base alone."
+        ),
     ] = None,
     quant: Annotated[
         list[str] | None,
@@ -56,7 +60,7 @@ def main(
         config = ExportConfig(
             base=base,
             out=out,
-            adapter=adapter,
+            adapters=tuple(adapter or ()),
             quants=tuple(quant) if quant else DEFAULT_QUANTS,
             outtype=outtype,
             keep_f16=keep_f16,

@@ -20,10 +20,10 @@ from tests.pipeline.tiny import merged_by_peft
 State = dict[str, torch.Tensor]
 
 
-def merger_for(base: Path, *adapters: Path) -> Merger:
-    return merge_in_sequence(
-        base_source(str(base)), [read_adapter(adapter_source(str(path))) for path in adapters]
-    )
+def merger_for(base: Path, *adapters: Path | tuple[Path, float]) -> Merger:
+    weighted = [pair if isinstance(pair, tuple) else (pair, 1.0) for pair in adapters]
+    read = [read_adapter(adapter_source(str(path)), weight) for path, weight in weighted]
+    return merge_in_sequence(base_source(str(base)), read)
 
 
 def stored(base: Path) -> State:
