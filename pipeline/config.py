@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.quant_types import quant_type
 
 OUTTYPES = ("f16", "bf16", "f32")
+FORMATS = ("model", "adapter")
 DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
 
 
@@ -39,6 +40,7 @@ class ExportConfig:
 
     Adapters are merged in their order, each into what the ones before it left; ADAPTER=0.7 takes 0.7 of
     its update.
+    The `format` "adapter" writes the adapter alone, unmerged, and no quantized models.
 
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
@@ -52,6 +54,7 @@ class ExportConfig:
     keep_f16: bool = False
     revision: str | None = None
     adapter_revision: str | None = None
+    format: str = "model"
     threads: int = 1
     force: bool = False
     resume: bool = True
@@ -75,12 +78,21 @@ class ExportConfig:
                 f"--adapter-revision {self.adapter_revision!r} goes with one --adapter, and there are "
                 f"{len(self.adapters)}: give folders where there are several"
             )
-        for text in self.adapters:
-            parse_adapter(text)
+        self._check_adapters()
         names = tuple(dict.fromkeys(quant_type(name).name for name in self.quants))
         object.__setattr__(self, "quants", names)
-        if not names and not self.keep_f16:
+        if self.format == "adapter":
+            object.__setattr__(self, "quants", ())
+        elif not names and not self.keep_f16:
             raise InputError("nothing to export: give --quant at least once, or --keep-f16")
+
+    def _check_adapters(self) -> None:
+        for text in self.adapters:
+            parse_adapter(text)
+        if self.format not in FORMATS:
+            raise InputError(f"--format {self.format!r} is unknown: use one of {', '.join(FORMATS)}")
+        if self.format == "adapter" and len(self.adapters) != 1:
+            raise InputError(f"--format adapter writes one --adapter, and there are {len(self.adapters)}")
 
     @property
     def name(self) -> str:
@@ -91,6 +103,11 @@ class ExportConfig:
     def full_precision_name(self) -> str:
         """The file name of the unquantized GGUF."""
         return f"{self.name}-{self.outtype.upper()}.gguf"
+
+    @property
+    def adapter_name(self) -> str:
+        """The file name of the adapter alone."""
+        return f"{self.name}-LoRA-{self.outtype.upper()}.gguf"
 
     def quantized_name(self, quant: str) -> str:
         """The file name of the GGUF of one quantization type."""

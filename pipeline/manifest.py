@@ -96,6 +96,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         importlib.metadata.version("llama-cpp-python"),
         _identity(base),
         [[_identity(adapter.source), adapter.weight] for adapter in adapters],
+        config.format,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

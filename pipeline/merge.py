@@ -61,7 +61,7 @@ class Merger:
     def merge(self, name: str) -> torch.Tensor:
         """The merged tensor `name` in float32; every changed tensor is asked for once."""
         self.use(name)
-        return self.read(name)
+        return self.read(name).float()
 
     def use(self, name: str) -> None:
         """Note that the converter takes the merged `name`, as it must once."""

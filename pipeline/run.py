@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
+from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
 from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
@@ -56,7 +57,8 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     identity = fingerprint(config, base, adapters)
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
-        run = _Run(config, work, record, base, adapters, progress or Silent())
+        kind = _AdapterRun if config.format == "adapter" else _Run
+        run = kind(config, work, record, base, adapters, progress or Silent())
         missing = run.missing()
         if missing:
             run.make()
@@ -70,9 +72,12 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
 
 def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
     parsed = (parse_adapter(text) for text in config.adapters)
-    return tuple(
+    adapters = tuple(
         read_adapter(adapter_source(spec, config.adapter_revision), weight) for spec, weight in parsed
     )
+    if config.format == "adapter":
+        refuse_inexpressible(adapters[0])
+    return adapters
 
 
 def _open_record(config: ExportConfig, work: Workspace, identity: str) -> Record:
@@ -217,3 +222,29 @@ class _Run:
             target.name, quant, status.st_size, round(bits, 2), round(seconds, 1), digest, status.st_mtime_ns
         )
         self.record.save(self.work.record)
+
+
+class _AdapterRun(_Run):
+    """One export of an adapter alone."""
+
+    def missing(self) -> tuple[str, ...]:
+        """The adapter's file, unless it stands."""
+        file = self.config.adapter_name
+        return () if self._stands(file) else (file,)
+
+    def make(self) -> None:
+        """Write the adapter's file and give it its name."""
+        with self.progress.step("Fetch llama.cpp's converter", None):
+            toolchain = ensure_toolchain()
+        started = time.monotonic()
+        partial = self.work.folder / f"{self.config.adapter_name}.partial"
+        job = AdapterJob(
+            self.base, self.adapters[0], self.config.outtype, partial, self.config.name, toolchain
+        )
+        written = write_adapter(job, self.progress)
+        self.record.options = {"format": "adapter", "outtype": self.config.outtype}
+        self.record.versions = versions()
+        self.record.inputs = self._describe_inputs()
+        self.record.model = {"parameters": written.parameters, "changed_weights": written.tensors}
+        bits = partial.stat().st_size * 8 / max(1, written.parameters)
+        self._publish(partial, self.config.outtype.upper(), bits, time.monotonic() - started)

@@ -36,6 +36,9 @@ def main(
     ] = None,
     outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
     keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
+    output_format: Annotated[
+        str, typer.Option("--format", help="model, or adapter: the adapter alone as a GGUF LoRA file.")
+    ] = "model",
     revision: Annotated[str | None, typer.Option(help="The base's branch, tag or commit on the Hub.")] = None,
     adapter_revision: Annotated[str | None, typer.Option(help="The same for the adapter.")] = None,
     threads: Annotated[
@@ -66,6 +69,7 @@ def main(
             keep_f16=keep_f16,
             revision=revision,
             adapter_revision=adapter_revision,
+            format=output_format,
             threads=threads if threads is not None else physical_cores(),
             force=force,
             resume=resume,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
@@ -79,6 +80,13 @@ def adapted(base: Path, adapter: Path) -> Any:
     """The base with the adapter on it, unmerged: the model that was trained."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return PeftModel.from_pretrained(model, str(adapter))
+
+
+def scale_by(model: Any, weight: float) -> None:
+    """PEFT's own scaling of an adapter."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.scale_layer(weight)
 
 
 def assembled(base: Path, merger: Merger) -> Any:

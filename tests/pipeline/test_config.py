@@ -26,6 +26,8 @@ def test_quantization_types_go_by_their_usual_names_in_any_case() -> None:
         ({"threads": 0}, "--threads 0"),
         ({"base": " "}, "--base is empty"),
         ({"adapters": ("a", "b"), "adapter_revision": "main"}, "goes with one --adapter, and there are 2"),
+        ({"format": "lora"}, "--format 'lora' is unknown: use one of model, adapter"),
+        ({"format": "adapter"}, "--format adapter writes one --adapter, and there are 0"),
         ({"adapters": ("me/lora=much",)}, "'much' is no weight: use a number, as in me/lora=0.7"),
         ({"adapters": ("me/lora=0",)}, "weight other than 0"),
         ({"adapters": ("me/lora=nan",)}, "weight other than 0"),

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from peft import LoHaConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import InputError
 from tests.pipeline.conftest import Bases
-from tests.pipeline.merging import assert_equal, merger_for, ours, pefts
+from tests.pipeline.merging import assert_equal, merger_for, ours, pefts, scale_by
 from tests.pipeline.tiny import make_adapter, resized, save_adapter
 
 
@@ -22,9 +21,7 @@ def merged_in_turn(base: Path, *adapters: tuple[Path, float]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     for path, weight in adapters:
         wrapped = PeftModel.from_pretrained(model, str(path))
-        for module in wrapped.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.scale_layer(weight)
+        scale_by(wrapped, weight)
         model = wrapped.merge_and_unload()
     return model
 
