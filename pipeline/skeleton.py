@@ -78,10 +78,10 @@ def _check_version(config: Any, adapter: Adapter) -> None:
 def tuned_modules(wrapped: Any) -> dict[str, Any]:
     """Path in the base model -> PEFT's layer there. Layers inside others are left to those."""
     found: dict[str, Any] = {}
-    for name, module in wrapped.base_model.model.named_modules():
-        inside = any(name.startswith(f"{path}.") for path in found)
-        if isinstance(module, BaseTunerLayer | TrainableTokensWrapper) and not inside:
-            found[name] = module
+    last = " "
+    for name, module in wrapped.base_model.model.named_modules():  # what is inside a module follows it
+        if isinstance(module, BaseTunerLayer | TrainableTokensWrapper) and not name.startswith(f"{last}."):
+            found[name], last = module, name
     return found
 
 

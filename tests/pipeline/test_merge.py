@@ -103,6 +103,18 @@ def test_the_demo_adapter_on_the_real_base(real_base: Path, demo_adapter: Path) 
     assert assert_equals_peft(real_base, demo_adapter) == 210
 
 
+REAL: dict[str, dict[str, Any]] = {
+    "dora, rslora, patterns, norms": {**KINDS["rslora + dora + patterns"], "modules_to_save": ["norm"]},
+    "the tied embeddings": {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj", "lm_head"]},
+}
+
+
+@pytest.mark.parametrize("kind", REAL)
+def test_other_kinds_on_the_real_base(kind: str, real_base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "adapter", real_base, **REAL[kind])
+    assert assert_equals_peft(real_base, adapter) > 30
+
+
 OLD = ("peft_version", "lora_bias", "use_dora", "use_rslora", "exclude_modules", "trainable_token_indices")
 
 
