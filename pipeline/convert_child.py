@@ -6,6 +6,7 @@ Run by convert.py as `python -m pipeline.convert_child REQUEST`. The toolchain's
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -40,6 +41,7 @@ def convert(request: Message) -> Message:
     except ImportError as error:
         raise MissingPackage("torch") from error
     torch.set_num_threads(request["threads"])
+    _give_memory_back()
     base = _source(request["base"])
     adapters = [read_adapter(_source(fields), weight) for *fields, weight in request["adapters"]]
     target = Path(request["target"])
@@ -57,6 +59,13 @@ def convert(request: Message) -> Message:
         "merged": len(merger.changed) if merger else 0,
         "notes": read.notes,
     }
+
+
+def _give_memory_back() -> None:
+    """Have glibc map each tensor for itself: its heap, once fragmented, kept up to a whole model's worth."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
 def _source(fields: list[Any]) -> Source:
