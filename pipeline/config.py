@@ -12,6 +12,7 @@ from pipeline.quant_types import quant_type
 
 OUTTYPES = ("f16", "bf16", "f32")
 FORMATS = ("model", "adapter")
+QLORA_BASES = ("nf4",)
 DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
 
 
@@ -39,7 +40,7 @@ class ExportConfig:
     """What to export. `base` and `adapters` are folders or Hub ids; `out` is a folder, models/NAME.
 
     Adapters are merged in their order, each into what the ones before it left; ADAPTER=0.7 takes 0.7 of
-    its update.
+    its update. With `qlora_base` they are merged into the base as it was trained on, rounded to 4 bits.
     The `format` "adapter" writes the adapter alone, unmerged, and no quantized models.
 
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
@@ -54,6 +55,7 @@ class ExportConfig:
     keep_f16: bool = False
     revision: str | None = None
     adapter_revision: str | None = None
+    qlora_base: str | None = None
     format: str = "model"
     threads: int = 1
     force: bool = False
@@ -91,8 +93,16 @@ class ExportConfig:
             parse_adapter(text)
         if self.format not in FORMATS:
             raise InputError(f"--format {self.format!r} is unknown: use one of {', '.join(FORMATS)}")
-        if self.format == "adapter" and len(self.adapters) != 1:
-            raise InputError(f"--format adapter writes one --adapter, and there are {len(self.adapters)}")
+        if self.qlora_base not in (None, *QLORA_BASES):
+            raise InputError(f"--qlora-base {self.qlora_base!r} is unknown: use {', '.join(QLORA_BASES)}")
+        if self.qlora_base and not self.adapters:
+            raise InputError("--qlora-base needs --adapter: without one, nothing was trained on that base")
+        if self.format == "adapter" and (len(self.adapters) != 1 or self.qlora_base):
+            raise InputError(
+                f"--format adapter writes one --adapter, and there are {len(self.adapters)}"
+                if len(self.adapters) != 1
+                else "--format adapter takes no --qlora-base: nothing is merged"
+            )
 
     @property
     def name(self) -> str:

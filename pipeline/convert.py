@@ -42,6 +42,7 @@ class ConvertJob:
     name: str
     toolchain: Path
     threads: int
+    qlora_base: str | None = None
 
     def request(self) -> Message:
         """The job as the child process takes it."""
@@ -53,6 +54,7 @@ class ConvertJob:
             "name": self.name,
             "toolchain": str(self.toolchain),
             "threads": self.threads,
+            "qlora_base": self.qlora_base,
         }
 
 

@@ -46,7 +46,7 @@ def convert(request: Message) -> Message:
     adapters = [read_adapter(_source(fields), weight) for *fields, weight in request["adapters"]]
     target = Path(request["target"])
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target.parent, prefix="read-") as scratch:
-        merger = _merger(base, adapters)
+        merger = _merger(base, adapters, request["qlora_base"])
         read = staged(base, adapters, merger.settings if merger else {}, Path(scratch))
         model = _converter(base, read.folder, merger, request)
         _write(model, base)
@@ -73,12 +73,12 @@ def _source(fields: list[Any]) -> Source:
     return Source(spec, Path(folder), revision)
 
 
-def _merger(base: Source, adapters: list[Adapter]) -> Merger | None:
+def _merger(base: Source, adapters: list[Adapter], qlora_base: str | None) -> Merger | None:
     if not adapters:
         return None
     from pipeline.merged import merge_in_sequence
 
-    return merge_in_sequence(base, adapters)
+    return merge_in_sequence(base, adapters, qlora_base)
 
 
 def _converter(base: Source, folder: Path, merger: Merger | None, request: Message) -> Any:

@@ -97,6 +97,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         _identity(base),
         [[_identity(adapter.source), adapter.weight] for adapter in adapters],
         config.format,
+        config.qlora_base,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

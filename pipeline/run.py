@@ -150,6 +150,9 @@ class _Run:
         described: dict[str, Any] = {"base": describe_input(self.base)}
         if self.adapters:
             described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
+            described["merged_into"] = "the base as it is"
+            if self.config.qlora_base:
+                described["merged_into"] = f"the base rounded to {self.config.qlora_base}, as QLoRA saw it"
         return described
 
     def _missing_quants(self) -> list[str]:
@@ -181,6 +184,7 @@ class _Run:
             self.config.name,
             toolchain,
             self.config.threads,
+            self.config.qlora_base,
         )
         converted = convert(job, self.progress)
         partial.replace(target)

@@ -36,6 +36,12 @@ def main(
     ] = None,
     outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
     keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
+    qlora_base: Annotated[
+        str | None,
+        typer.Option(
+            help="nf4: merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it."
+        ),
+    ] = None,
     output_format: Annotated[
         str, typer.Option("--format", help="model, or adapter: the adapter alone as a GGUF LoRA file.")
     ] = "model",
@@ -69,6 +75,7 @@ def main(
             keep_f16=keep_f16,
             revision=revision,
             adapter_revision=adapter_revision,
+            qlora_base=qlora_base,
             format=output_format,
             threads=threads if threads is not None else physical_cores(),
             force=force,

@@ -93,8 +93,11 @@ def test_an_export_writes_what_its_manifest_says(inputs: tuple[Path, Path], refe
 def test_two_adapters_are_told_with_their_weights(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     other = make_adapter(tmp_path / "other", inputs[0], seed=2, use_rslora=True)
     both = (str(inputs[1]), f"{other}=0.5")
-    result = export(config_for(inputs, tmp_path / "bob", adapters=both, quants=("Q8_0",)))
-    told = json.loads(result.manifest.read_text())["inputs"]["adapters"]
+    result = export(config_for(inputs, tmp_path / "bob", adapters=both, quants=("Q8_0",), qlora_base="nf4"))
+    manifest = json.loads(result.manifest.read_text())
+    assert manifest["inputs"]["merged_into"] == "the base rounded to nf4, as QLoRA saw it"
+    assert manifest["model"]["merged_tensors"] == 14
+    told = manifest["inputs"]["adapters"]
     assert [(item["source"], item["kind"], item["weight"]) for item in told] == [
         ("adapter", "LoRA", 1.0),
         ("other", "rsLoRA", 0.5),
