@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,30 +14,32 @@ class MergeAhead:
 
     def __init__(self, merger: Merger) -> None:
         self._merger = merger
-        self._bases: dict[str, Callable[[], Any]] = {}  # in the order in which the converter will want them
+        self._expected: dict[str, None] = {}  # in the order in which the converter will want them
         self._started: dict[str, Future[Any]] = {}
         self._thread = ThreadPoolExecutor(1, "merge")
 
-    def expect(self, name: str, base: Callable[[], Any]) -> None:
-        """Say that the merged `name` will be taken; `base` returns the base's tensor."""
-        self._bases[name] = base
+    def expect(self, name: str) -> None:
+        """Say that the merged `name` will be taken."""
+        self._expected[name] = None
 
     def take(self, name: str) -> Any:
         """The merged tensor, once; the next one that is expected is begun."""
+        self._merger.use(name)  # here and not in the thread: what is begun may never be taken
         merged = self._start(name)
         del self._started[name]
-        following = next(iter(self._bases), None)
+        following = next(iter(self._expected), None)
         if following is not None:
             self._start(following)
         return merged.result()
 
     def _start(self, name: str) -> Future[Any]:
         if name not in self._started:
-            self._started[name] = self._thread.submit(self._merge, name, self._bases.pop(name))
+            del self._expected[name]
+            self._started[name] = self._thread.submit(self._merge, name)
         return self._started[name]
 
-    def _merge(self, name: str, base: Callable[[], Any]) -> Any:
+    def _merge(self, name: str) -> Any:
         import torch
 
         with torch.inference_mode():  # it holds for one thread
-            return self._merger.merge(name, base())
+            return self._merger.read(name).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,37 @@ from pipeline.errors import InputError
 from pipeline.quant_types import quant_type
 
 OUTTYPES = ("f16", "bf16", "f32")
+FORMATS = ("model", "adapter")
+QLORA_BASES = ("nf4",)
 DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
+
+
+def parse_adapter(text: str) -> tuple[str, float]:
+    """A folder or Hub id, and its weight: "you/lora=0.7" or "you/lora"; raises InputError.
+
+    A folder of that very name wins, so that one with "=" in its name can be given.
+    """
+    spec, found, weight = text.rpartition("=")
+    if not found or Path(text).expanduser().is_dir():
+        return text, 1.0
+    try:
+        number = float(weight)
+    except ValueError:
+        raise InputError(
+            f"--adapter {text!r}: {weight!r} is no weight: use a number, as in {spec}=0.7"
+        ) from None
+    if not spec or not math.isfinite(number) or number == 0:
+        raise InputError(f"--adapter {text!r} has no use: give ADAPTER=WEIGHT with a weight other than 0")
+    return spec, number
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to export. `base` and `adapter` are folders or Hub ids; `out` is a folder, models/NAME.
+    """What to export. `base` and `adapters` are folders or Hub ids; `out` is a folder, models/NAME.
+
+    Adapters are merged in their order, each into what the ones before it left; ADAPTER=0.7 takes 0.7 of
+    its update. With `qlora_base` they are merged into the base as it was trained on, rounded to 4 bits.
+    The `format` "adapter" writes the adapter alone, unmerged, and no quantized models.
 
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
@@ -23,12 +49,14 @@ class ExportConfig:
 
     base: str
     out: Path
-    adapter: str | None = None
+    adapters: tuple[str, ...] = ()
     quants: tuple[str, ...] = DEFAULT_QUANTS
     outtype: str = "f16"
     keep_f16: bool = False
     revision: str | None = None
     adapter_revision: str | None = None
+    qlora_base: str | None = None
+    format: str = "model"
     threads: int = 1
     force: bool = False
     resume: bool = True
@@ -47,12 +75,34 @@ class ExportConfig:
                 f"--out {str(self.out)!r} cannot name the files: its last part may hold "
                 "letters, digits, '.', '_' and '-'"
             )
-        if self.adapter_revision and not self.adapter:
-            raise InputError("--adapter-revision needs --adapter")
+        if self.adapter_revision and len(self.adapters) != 1:
+            raise InputError(
+                f"--adapter-revision {self.adapter_revision!r} goes with one --adapter, and there are "
+                f"{len(self.adapters)}: give folders where there are several"
+            )
+        self._check_adapters()
         names = tuple(dict.fromkeys(quant_type(name).name for name in self.quants))
         object.__setattr__(self, "quants", names)
-        if not names and not self.keep_f16:
+        if self.format == "adapter":
+            object.__setattr__(self, "quants", ())
+        elif not names and not self.keep_f16:
             raise InputError("nothing to export: give --quant at least once, or --keep-f16")
+
+    def _check_adapters(self) -> None:
+        for text in self.adapters:
+            parse_adapter(text)
+        if self.format not in FORMATS:
+            raise InputError(f"--format {self.format!r} is unknown: use one of {', '.join(FORMATS)}")
+        if self.qlora_base not in (None, *QLORA_BASES):
+            raise InputError(f"--qlora-base {self.qlora_base!r} is unknown: use {', '.join(QLORA_BASES)}")
+        if self.qlora_base and not self.adapters:
+            raise InputError("--qlora-base needs --adapter: without one, nothing was trained on that base")
+        if self.format == "adapter" and (len(self.adapters) != 1 or self.qlora_base):
+            raise InputError(
+                f"--format adapter writes one --adapter, and there are {len(self.adapters)}"
+                if len(self.adapters) != 1
+                else "--format adapter takes no --qlora-base: nothing is merged"
+            )
 
     @property
     def name(self) -> str:
@@ -63,6 +113,11 @@ class ExportConfig:
     def full_precision_name(self) -> str:
         """The file name of the unquantized GGUF."""
         return f"{self.name}-{self.outtype.upper()}.gguf"
+
+    @property
+    def adapter_name(self) -> str:
+        """The file name of the adapter alone."""
+        return f"{self.name}-LoRA-{self.outtype.upper()}.gguf"
 
     def quantized_name(self, quant: str) -> str:
         """The file name of the GGUF of one quantization type."""

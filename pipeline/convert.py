@@ -17,45 +17,50 @@ from pipeline.source import Source
 
 @dataclass(frozen=True)
 class Converted:
-    """What the converter wrote: its tensors, its parameters, and how many tensors were merged."""
+    """What the converter wrote: its tensors, its parameters, and how many tensors of it were merged.
+
+    `notes` are lines about the tokenizer, for people.
+    """
 
     tensors: int
     parameters: int
     merged: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ConvertJob:
-    """What to convert: `base` with `adapter` merged in, to `target`, a GGUF of `outtype` (f16, bf16, f32).
+    """What to convert: `base` with `adapters` merged in, to `target`, a GGUF of `outtype` (f16, bf16, f32).
 
     `target` is written in place: the caller renames it when it is whole.
     """
 
     base: Source
-    adapter: Adapter | None
+    adapters: tuple[Adapter, ...]
     outtype: str
     target: Path
     name: str
     toolchain: Path
     threads: int
+    qlora_base: str | None = None
 
     def request(self) -> Message:
         """The job as the child process takes it."""
-        adapter = self.adapter.source if self.adapter else None
         return {
             "base": _fields(self.base),
-            "adapter": _fields(adapter) if adapter else None,
+            "adapters": [[*_fields(adapter.source), adapter.weight] for adapter in self.adapters],
             "outtype": self.outtype,
             "target": str(self.target),
             "name": self.name,
             "toolchain": str(self.toolchain),
             "threads": self.threads,
+            "qlora_base": self.qlora_base,
         }
 
 
 def convert(job: ConvertJob, progress: StepProgress) -> Converted:
     """Do the job; raises InputError for what cannot be merged or converted."""
-    title = "Merge and convert" if job.adapter else "Convert"
+    title = "Merge and convert" if job.adapters else "Convert"
     with progress.step(f"{title} to {job.outtype}", 100) as advance:
         total = [0]  # bytes that the file will have, told by the child once it knows
 
@@ -68,7 +73,7 @@ def convert(job: ConvertJob, progress: StepProgress) -> Converted:
 
         log = job.target.with_suffix(".log")
         result = run_child("pipeline.convert_child", job.request(), log, on_message, on_tick)
-    return Converted(**result)
+    return Converted(**{**result, "notes": tuple(result["notes"])})
 
 
 def _fields(source: Source) -> list[str | None]:

@@ -6,18 +6,22 @@ Run by convert.py as `python -m pipeline.convert_child REQUEST`. The toolchain's
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.adapter import Adapter, read_adapter
 from pipeline.ahead import MergeAhead
 from pipeline.child import Message, say, serve
 from pipeline.errors import InputError, MissingPackage
 from pipeline.source import Source
+from pipeline.staging import staged
 
 if TYPE_CHECKING:
     from pipeline.merge import Merger
@@ -37,10 +41,14 @@ def convert(request: Message) -> Message:
     except ImportError as error:
         raise MissingPackage("torch") from error
     torch.set_num_threads(request["threads"])
+    _give_memory_back()
     base = _source(request["base"])
-    with torch.inference_mode():
-        merger = _merger(base, request["adapter"])
-        model = _converter(base, merger, request)
+    adapters = [read_adapter(_source(fields), weight) for *fields, weight in request["adapters"]]
+    target = Path(request["target"])
+    with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target.parent, prefix="read-") as scratch:
+        merger = _merger(base, adapters, request["qlora_base"])
+        read = staged(base, adapters, merger.settings if merger else {}, Path(scratch))
+        model = _converter(base, read.folder, merger, request)
         _write(model, base)
     if merger is not None:
         merger.finish()
@@ -48,8 +56,16 @@ def convert(request: Message) -> Message:
     return {
         "tensors": len(tensors),
         "parameters": sum(math.prod(info.shape) for info in tensors),
-        "merged": len(merger.targets) if merger else 0,
+        "merged": len(merger.changed) if merger else 0,
+        "notes": read.notes,
     }
+
+
+def _give_memory_back() -> None:
+    """Have glibc map each tensor for itself: its heap, once fragmented, kept up to a whole model's worth."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
 def _source(fields: list[Any]) -> Source:
@@ -57,22 +73,21 @@ def _source(fields: list[Any]) -> Source:
     return Source(spec, Path(folder), revision)
 
 
-def _merger(base: Source, adapter: list[Any] | None) -> Merger | None:
-    if adapter is None:
+def _merger(base: Source, adapters: list[Adapter], qlora_base: str | None) -> Merger | None:
+    if not adapters:
         return None
-    from pipeline.adapter import read_adapter
-    from pipeline.merge import Merger
+    from pipeline.merged import merge_in_sequence
 
-    return Merger(base, read_adapter(_source(adapter)))
+    return merge_in_sequence(base, adapters, qlora_base)
 
 
-def _converter(base: Source, merger: Merger | None, request: Message) -> Any:
-    """llama.cpp's model class for this architecture, whose base tensors are merged as they are read."""
+def _converter(base: Source, folder: Path, merger: Merger | None, request: Message) -> Any:
+    """llama.cpp's model class for the model in `folder`, whose base tensors are merged as they are read."""
     try:
         import conversion
         import gguf
 
-        hparams = conversion.ModelBase.load_hparams(base.folder, False)
+        hparams = conversion.ModelBase.load_hparams(folder, False)
         architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
         plain = conversion.get_model_class(architecture)
     except ImportError as error:
@@ -87,40 +102,52 @@ def _converter(base: Source, merger: Merger | None, request: Message) -> Any:
         "f16": gguf.LlamaFileType.MOSTLY_F16,
         "bf16": gguf.LlamaFileType.MOSTLY_BF16,
     }
-    model_class = plain if merger is None else _merging(plain, merger)
+    model_class = plain if merger is None else _merging(plain, merger, base)
     return model_class(
-        base.folder, file_types[request["outtype"]], Path(request["target"]), model_name=request["name"]
+        folder, file_types[request["outtype"]], Path(request["target"]), model_name=request["name"]
     )
 
 
-def _merging(plain: Any, merger: Merger) -> Any:
+def _merging(plain: Any, merger: Merger, base: Source) -> Any:
     """A subclass of the converter's model class that sees merged tensors instead of the base's.
 
     Every tensor of the checkpoint goes through `filter_tensors` under its own name, before the
     converter renames, splits, permutes or fuses anything.
     """
+    if plain.__name__ == "BitnetModel":
+        raise InputError(
+            f"the base model {base.spec!r} is a BitNet: its GGUF rounds every weight to three values, and an "
+            "adapter's changes would be lost; run the base's GGUF and the adapter side by side instead"
+        )
     ahead = MergeAhead(merger)
 
     class Merging(plain):  # type: ignore[misc] # llama.cpp's classes are untyped
         model_arch = plain.model_arch
 
+        def index_tensors(self, *args: Any, **options: Any) -> dict[str, Thunk]:
+            tensors: dict[str, Thunk] = super().index_tensors(*args, **options)
+            for name in sorted(merger.added):  # an output matrix that was tied to the embeddings
+                item = self.filter_tensors((name, lambda: None))
+                tensors.update([item] if item else [])
+            return tensors
+
         @classmethod
         def filter_tensors(cls, item: tuple[str, Thunk]) -> Any:
-            name, base_tensor = item
-            if name in merger.targets:
-                item = (name, lambda: _merged(ahead, name, base_tensor()))
+            name, _ = item
+            if name in merger.changed:
+                item = (name, lambda: _merged(ahead, name, merger.shapes[name]))
             return super().filter_tensors(item)
 
     return Merging
 
 
-def _merged(ahead: MergeAhead, name: str, base: Any) -> Any:
-    """The lazy merged tensor of a lazy base tensor: nothing is read before the converter wants it."""
+def _merged(ahead: MergeAhead, name: str, shape: tuple[int, ...]) -> Any:
+    """A lazy merged tensor: nothing is read before the converter wants it."""
     import torch
     from conversion.base import LazyTorchTensor
 
-    ahead.expect(name, lambda: LazyTorchTensor.to_eager(base))
-    meta = LazyTorchTensor.meta_with_dtype_and_shape(torch.float32, base.shape)
+    ahead.expect(name)
+    meta = LazyTorchTensor.meta_with_dtype_and_shape(torch.float32, shape)
     return LazyTorchTensor(meta=meta, func=lambda: ahead.take(name))
 
 

@@ -10,10 +10,12 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.adapter import Adapter
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.final_name import give_final_name
@@ -83,7 +85,7 @@ def load_record(path: Path) -> Record | None:
     return Record(outputs=outputs, **content)
 
 
-def fingerprint(config: ExportConfig, base: Source, adapter: Source | None) -> str:
+def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter]) -> str:
     """Tells two exports of the same inputs from two of different ones, cheaply.
 
     A Hub snapshot is known by its commit, a folder by its files' names, sizes and times.
@@ -94,7 +96,9 @@ def fingerprint(config: ExportConfig, base: Source, adapter: Source | None) -> s
         config.outtype,
         importlib.metadata.version("llama-cpp-python"),
         _identity(base),
-        _identity(adapter) if adapter else None,
+        [[_identity(adapter.source), adapter.weight] for adapter in adapters],
+        config.format,
+        config.qlora_base,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -112,6 +116,12 @@ def describe_input(source: Source) -> dict[str, Any]:
         return {"source": source.spec, "revision": source.revision}
     # A path is told by its last part alone: a manifest is published, and a home folder is private.
     return {"source": source.folder.name, "files": {path.name: sha256(path) for path in source.files()}}
+
+
+def describe_adapter(adapter: Adapter) -> dict[str, Any]:
+    """An adapter for the manifest: its files, what kind it is, and how much of it was merged."""
+    what = {"kind": adapter.kind, "rank": adapter.rank, "weight": adapter.weight}
+    return {**describe_input(adapter.source), **what}
 
 
 def versions() -> dict[str, str]:

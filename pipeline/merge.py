@@ -1,146 +1,177 @@
-"""One base tensor in, one merged tensor out, by PEFT's own layer code.
+"""One tensor of the base in, one merged tensor out, by PEFT's own layer code.
 
-The base model is built on the `meta` device, where it takes no memory, and PEFT puts its layers
-into it. To merge a module, its base weight is filled in alone, PEFT's own `merge` is called on that
-layer in float32, and the weight is taken out again. Every adapter tensor is used exactly once:
-`finish` raises when one was left over.
+To merge a module, its base weights are filled into PEFT's layer alone, PEFT merges them in float32,
+and they are taken out again. Whole parameters that the adapter brings take the place of the base's.
+Every tensor of the adapter is used: `finish` raises when one would be left out of the GGUF.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Mapping
+from typing import Any
 
-from pipeline.adapter import WEIGHTS, Adapter
+from pipeline.adapter import Adapter
+from pipeline.checkpoint import Tensors
 from pipeline.errors import InputError, MissingPackage
-from pipeline.source import Source, TensorInfo, tensors_of
+from pipeline.layer import tuned_layers
+from pipeline.parameters import Parameters
+from pipeline.skeleton import Weights, build_base, wrap
+from pipeline.source import Source
+from pipeline.vocabulary import check_added_rows, embedding_parameters, resized_rows, with_rows
 
 try:
     import torch
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-    from peft.tuners.lora import LoraLayer
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM
 except ImportError as error:
-    raise MissingPackage(error.name or "peft") from error
-
-if TYPE_CHECKING:
-    from peft.tuners.lora.layer import Linear
-
-PEFT_PREFIX = "base_model.model."
+    raise MissingPackage(error.name or "torch") from error
 
 
 class Merger:
-    """Merges an adapter into its base, one tensor at a time.
+    """An adapter merged into `tensors`, the base's, one at a time: the Tensors of the merged model.
 
-    `targets` are the names of the base's tensors that the adapter changes.
+    `targets` are the names of the tensors that the adapter changes. A tensor that the checkpoint lacks
+    is among them, and `added`, when the input and output embeddings were one and no longer are.
     """
 
-    def __init__(self, base: Source, adapter: Adapter) -> None:
-        self._spec = adapter.source.spec
-        model = _build_on_meta(base, adapter)
-        _check_names(model, adapter)
-        layers = {
-            name.removeprefix(PEFT_PREFIX) + ".weight": module
-            for name, module in model.named_modules()
-            if isinstance(module, LoraLayer)
+    def __init__(self, base: Source, tensors: Tensors, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._tensors = tensors
+        self.settings: dict[str, object] = dict(tensors.settings)
+        model = self._build(base)
+        self._embeddings = embedding_parameters(model)
+        named = dict(model.named_parameters(remove_duplicate=False))
+        self._expected = {name: tuple(value.shape) for name, value in named.items()}
+        self._twins = _twins(named)
+        self._parameters = Parameters(model, tensors)
+        wrapped = wrap(model, adapter)
+        self._weights = Weights(wrapped, adapter, self._expected)
+        self._layers = {
+            name: layer
+            for layer in tuned_layers(wrapped, self._expected, adapter)
+            for name in layer.parameters
         }
-        _check_targets(layers, tensors_of(base), adapter)
-        _load_adapter(model, list(layers.values()), adapter)
-        self._waiting: dict[str, Linear] = layers
-        self.targets = frozenset(layers)
+        self._ready: dict[str, torch.Tensor] = {}
+        self._owners = self._find_owners()
+        self.targets = frozenset(self._owners)
+        self.changed = self.targets | tensors.changed
+        self.added = tensors.added | (self.targets - tensors.shapes.keys())
+        self.shapes = self._new_shapes()
+        self._waiting = set(self.changed)
 
-    def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The merged weight `name` in float32, of the shape of `weight` (out_features, in_features)."""
-        layer = self._waiting.pop(name)  # a second merge of one tensor would be a bug of the converter's
-        base = layer.get_base_layer()
-        base.weight = torch.nn.Parameter(weight.to(torch.float32, copy=True), requires_grad=False)
-        layer.merge()
-        merged: torch.Tensor = base.weight.data
-        # PEFT's safe_merge looks at every number, which takes longer than the merge; one sum sees them all.
-        if not torch.isfinite(merged.sum()):
-            raise InputError(
-                f"the adapter {self._spec!r} makes {name} infinite or not a number: it is damaged"
-            )
-        return merged
+    def merge(self, name: str) -> torch.Tensor:
+        """The merged tensor `name` in float32; every changed tensor is asked for once."""
+        self.use(name)
+        return self.read(name).float()
+
+    def use(self, name: str) -> None:
+        """Note that the converter takes the merged `name`, as it must once."""
+        self._waiting.remove(name)  # a second time would be a bug of the converter's
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor of the merged model, in float32 if the adapter changes it."""
+        parameter = self._owners.get(name)
+        if parameter is None:
+            return self._tensors.read(name)
+        if name not in self._ready:
+            self._make(parameter)
+        return self._ready.pop(name)
 
     def finish(self) -> None:
         """Check that nothing of the adapter was left out; raises InputError that names what was."""
         if self._waiting:
             raise InputError(
-                f"the adapter {self._spec!r} changes {next(iter(self._waiting))} "
-                f"and {len(self._waiting) - 1} more tensors that the converter leaves out of the GGUF: "
-                "its tuning would be lost"
+                f"the adapter {self._adapter.spec!r} needs {min(self._waiting)} and "
+                f"{len(self._waiting) - 1} more tensors in the GGUF, and llama.cpp's converter leaves them "
+                "out for this architecture: its tuning would be lost"
             )
 
+    def _build(self, base: Source) -> Any:
+        model = build_base(base, self.settings)
+        rows = resized_rows(model, self._adapter)
+        if rows is not None:
+            self.settings["vocab_size"] = rows
+            model = build_base(base, self.settings)
+        self._rows = rows
+        return model
 
-def _build_on_meta(base: Source, adapter: Adapter) -> PeftModel:
-    config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
-    if getattr(config, "quantization_config", None):
-        raise InputError(
-            f"the base model {base.spec!r} is quantized, and a merge needs full precision: "
-            "give the unquantized model that it was made from"
-        )
-    peft_config = PeftConfig.from_pretrained(str(adapter.folder))
-    peft_config.inference_mode = True
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT and transformers warn of what is checked here
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        try:
-            return PeftModel(model, peft_config, low_cpu_mem_usage=True)
-        except ValueError as error:
+    def _find_owners(self) -> dict[str, str]:
+        """Every tensor that changes -> the parameter that it is (a part of)."""
+        touched = {*self._layers, *self._weights.replaced}
+        if self._rows is not None:
+            touched |= self._embeddings.keys()
+        twins = [twin for pair in self._twins for twin in pair]
+        owners = {name: one for one in touched - set(twins) for name in self._names(one)}
+        for pair in self._twins:
+            if touched & set(pair):
+                owners.update(self._owners_of_twins(pair))
+        return owners
+
+    def _new_shapes(self) -> dict[str, tuple[int, ...]]:
+        resized = {name: self._expected[one] for name, one in self._owners.items() if one in self._embeddings}
+        return {**self._tensors.shapes, **resized}
+
+    def _names(self, parameter: str) -> list[str]:
+        if parameter not in self._parameters:
             raise InputError(
-                f"the adapter {adapter.source.spec!r} does not fit the base model {base.spec!r}: {error}"
-            ) from None
-
-
-def _check_names(model: PeftModel, adapter: Adapter) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wanted = {
-            name: tuple(tensor.shape)
-            for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-        }
-    spec = adapter.source.spec
-    for name, info in adapter.tensors.items():
-        if name not in wanted:
-            raise InputError(
-                f"the adapter {spec!r} has the tensor {name}, which its configuration does not use "
-                "on this base: it would be lost in the merge"
+                f"the adapter {self._adapter.spec!r} changes {parameter}, which the base's checkpoint "
+                "does not hold under that name: merge it with PEFT's merge_and_unload, save the model, and "
+                "export that with --base"
             )
-        if info.shape != wanted[name]:
-            raise InputError(
-                f"the adapter {spec!r} was made for another base: {name} has the shape {list(info.shape)}, "
-                f"this base needs {list(wanted[name])}"
-            )
-    missing = sorted(wanted.keys() - adapter.tensors.keys())
-    if missing:
-        raise InputError(
-            f"the adapter {spec!r} lacks {len(missing)} tensors that its configuration names, "
-            f"{missing[0]} first: it was made for another base, or its file is incomplete"
-        )
+        return self._parameters.names(parameter)
+
+    def _owners_of_twins(self, pair: tuple[str, ...]) -> dict[str, str]:
+        """Tied embeddings stay one tensor where the adapter leaves them equal, and become two where not."""
+        tied = len({_digest(self._value(one)) for one in pair}) == 1  # one of them in memory at a time
+        if not tied:
+            self.settings["tie_word_embeddings"] = False
+        owners = {}
+        for parameter in pair:
+            if parameter in self._parameters:
+                owners.update(dict.fromkeys(self._parameters.names(parameter), parameter))
+            elif not tied:
+                owners[parameter] = parameter
+        return owners
+
+    def _make(self, parameter: str) -> None:
+        """Put all tensors that are made along with `parameter` where `read` takes them."""
+        layer = self._layers.get(parameter)
+        values = layer.merged(self._base) if layer else {parameter: self._base(parameter)}
+        while values:
+            name, value = values.popitem()
+            # PEFT's safe_merge looks at every number and takes longer than the merge; one sum sees them all.
+            if not torch.isfinite(value.sum()):
+                raise InputError(
+                    f"the adapter {self._adapter.spec!r} makes {name} infinite or not a number: it is damaged"
+                )
+            held = name in self._parameters
+            self._ready.update(self._parameters.split(name, value) if held else {name: value})
+
+    def _value(self, parameter: str) -> torch.Tensor:
+        layer = self._layers.get(parameter)
+        return layer.merged(self._base)[parameter] if layer else self._base(parameter)
+
+    def _base(self, parameter: str) -> torch.Tensor:
+        """A parameter as PEFT's layer finds it, in float32: the base's, or the adapter's that replaces it."""
+        twins = next((pair for pair in self._twins if parameter in pair), (parameter,))
+        for one in (parameter, *twins):
+            if one in self._weights.replaced and (one == parameter or one not in self._weights.separate):
+                return self._weights.read(one)
+        held = next((one for one in twins if one in self._parameters), parameter)
+        value = self._parameters.read(held)
+        if self._rows is None or parameter not in self._embeddings:
+            return value
+        layer = self._layers.get(parameter)
+        check_added_rows(parameter, self._rows, len(value), layer.tokens if layer else set(), self._adapter)
+        return with_rows(value, self._rows)
 
 
-def _check_targets(layers: dict[str, Linear], checkpoint: dict[str, TensorInfo], adapter: Adapter) -> None:
-    for name, layer in layers.items():
-        if not isinstance(layer.get_base_layer(), torch.nn.Linear):
-            kind = type(layer.get_base_layer()).__name__
-            raise InputError(
-                f"the adapter {adapter.source.spec!r} changes {name}, a {kind}: only linear layers are merged"
-            )
-        if name not in checkpoint:
-            raise InputError(
-                f"the adapter {adapter.source.spec!r} changes {name}, which the base's checkpoint "
-                "does not hold under that name (a tied or renamed tensor): merge it with PEFT and export "
-                "the result"
-            )
+def _digest(value: torch.Tensor) -> bytes:
+    return hashlib.sha256(value.contiguous().numpy().data).digest()
 
 
-def _load_adapter(model: PeftModel, layers: list[Linear], adapter: Adapter) -> None:
-    # PEFT moves an adapter to the device and dtype of its base weight. An empty float32 weight on the
-    # CPU keeps the adapter off the meta device, where a merge would silently do nothing.
-    for layer in layers:
-        layer.get_base_layer().weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
-    state = load_file(adapter.folder / WEIGHTS)
-    result = set_peft_model_state_dict(model, state, low_cpu_mem_usage=True)
-    assert not result.unexpected_keys, result.unexpected_keys
+def _twins(named: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Parameters that are one and the same, such as tied embeddings: the checkpoint holds the first."""
+    groups: dict[int, list[str]] = {}
+    for name, value in named.items():
+        groups.setdefault(id(value), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]

@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
-from pipeline.config import ExportConfig
+from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
+from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
 from pipeline.final_name import give_final_name
 from pipeline.manifest import NAME as MANIFEST
-from pipeline.manifest import Output, Record, describe_input, fingerprint, load_record, sha256, versions
+from pipeline.manifest import (
+    Output,
+    Record,
+    describe_adapter,
+    describe_input,
+    fingerprint,
+    load_record,
+    sha256,
+    versions,
+)
 from pipeline.progress import Silent, StepProgress
 from pipeline.quant_types import quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize
@@ -25,12 +35,16 @@ from pipeline.workspace import Workspace, require_space
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export left in `folder`. `made` names the files that this run made, the others were there."""
+    """What an export left in `folder`. `made` names the files that this run made, the others were there.
+
+    `notes` are lines about the model for people, such as whose tokenizer it has.
+    """
 
     folder: Path
     outputs: tuple[Output, ...]
     made: tuple[str, ...]
     manifest: Path
+    notes: tuple[str, ...] = ()
 
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
@@ -40,13 +54,12 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     step fails. Interrupted at any moment, the next call goes on from the last finished step.
     """
     base = base_source(config.base, config.revision)
-    adapter = (
-        read_adapter(adapter_source(config.adapter, config.adapter_revision)) if config.adapter else None
-    )
-    identity = fingerprint(config, base, adapter.source if adapter else None)
+    adapters = _read_adapters(config)
+    identity = fingerprint(config, base, adapters)
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
-        run = _Run(config, work, record, base, adapter, progress or Silent())
+        kind = _AdapterRun if config.format == "adapter" else _Run
+        run = kind(config, work, record, base, adapters, progress or Silent())
         missing = run.missing()
         if missing:
             run.make()
@@ -54,7 +67,18 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         record.save(config.out / MANIFEST)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    return ExportResult(config.out, outputs, missing, config.out / MANIFEST)
+    notes = tuple(record.model.get("notes", ()))
+    return ExportResult(config.out, outputs, missing, config.out / MANIFEST, notes)
+
+
+def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
+    parsed = (parse_adapter(text) for text in config.adapters)
+    adapters = tuple(
+        read_adapter(adapter_source(spec, config.adapter_revision), weight) for spec, weight in parsed
+    )
+    if config.format == "adapter":
+        refuse_inexpressible(adapters[0])
+    return adapters
 
 
 def _open_record(config: ExportConfig, work: Workspace, identity: str) -> Record:
@@ -85,7 +109,7 @@ class _Run:
     work: Workspace
     record: Record
     base: Source
-    adapter: Adapter | None
+    adapters: tuple[Adapter, ...]
     progress: StepProgress
 
     def missing(self) -> tuple[str, ...]:
@@ -125,9 +149,11 @@ class _Run:
 
     def _describe_inputs(self) -> dict[str, Any]:
         described: dict[str, Any] = {"base": describe_input(self.base)}
-        if self.adapter:
-            what = {"kind": self.adapter.kind, "rank": self.adapter.rank}
-            described["adapter"] = {**describe_input(self.adapter.source), **what}
+        if self.adapters:
+            described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
+            described["merged_into"] = "the base as it is"
+            if self.config.qlora_base:
+                described["merged_into"] = f"the base rounded to {self.config.qlora_base}, as QLoRA saw it"
         return described
 
     def _missing_quants(self) -> list[str]:
@@ -153,12 +179,13 @@ class _Run:
         partial = target.with_name(f"{target.name}.partial")
         job = ConvertJob(
             self.base,
-            self.adapter,
+            self.adapters,
             self.config.outtype,
             partial,
             self.config.name,
             toolchain,
             self.config.threads,
+            self.config.qlora_base,
         )
         converted = convert(job, self.progress)
         partial.replace(target)
@@ -168,6 +195,7 @@ class _Run:
             "merged_tensors": converted.merged,
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
+            "notes": list(converted.notes),
         }
         self.record.save(self.work.record)
         return target
@@ -199,3 +227,29 @@ class _Run:
             target.name, quant, status.st_size, round(bits, 2), round(seconds, 1), digest, status.st_mtime_ns
         )
         self.record.save(self.work.record)
+
+
+class _AdapterRun(_Run):
+    """One export of an adapter alone."""
+
+    def missing(self) -> tuple[str, ...]:
+        """The adapter's file, unless it stands."""
+        file = self.config.adapter_name
+        return () if self._stands(file) else (file,)
+
+    def make(self) -> None:
+        """Write the adapter's file and give it its name."""
+        with self.progress.step("Fetch llama.cpp's converter", None):
+            toolchain = ensure_toolchain()
+        started = time.monotonic()
+        partial = self.work.folder / f"{self.config.adapter_name}.partial"
+        job = AdapterJob(
+            self.base, self.adapters[0], self.config.outtype, partial, self.config.name, toolchain
+        )
+        written = write_adapter(job, self.progress)
+        self.record.options = {"format": "adapter", "outtype": self.config.outtype}
+        self.record.versions = versions()
+        self.record.inputs = self._describe_inputs()
+        self.record.model = {"parameters": written.parameters, "changed_weights": written.tensors}
+        bits = partial.stat().st_size * 8 / max(1, written.parameters)
+        self._publish(partial, self.config.outtype.upper(), bits, time.monotonic() - started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,14 @@ def read_json(path: Path, owner: str) -> dict[str, Any]:
     return content
 
 
-def tensors_of(source: Source) -> dict[str, TensorInfo]:
-    """Name -> shape and dtype of every tensor, from the headers alone; raises InputError."""
+def tensors_of(source: Source, files: Iterable[Path] | None = None) -> dict[str, TensorInfo]:
+    """Name -> shape and dtype of every tensor (in those files), from the headers alone; raises InputError."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise MissingPackage("safetensors") from error
     found: dict[str, TensorInfo] = {}
-    for path in source.weights():
+    for path in source.weights() if files is None else files:
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict

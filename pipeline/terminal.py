@@ -58,9 +58,20 @@ def show_export(result: ExportResult, as_json: bool) -> None:
         made = f"{output.seconds:.1f}" if output.file in result.made else "kept"
         table.add_row(output.file, output.type, _size(output.bytes), f"{output.bits_per_weight:.2f}", made)
     console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
     if as_json:
         files = [{**asdict(output), "made": output.file in result.made} for output in result.outputs]
-        print(json.dumps({"folder": str(result.folder), "manifest": str(result.manifest), "files": files}))
+        print(
+            json.dumps(
+                {
+                    "folder": str(result.folder),
+                    "manifest": str(result.manifest),
+                    "notes": result.notes,
+                    "files": files,
+                }
+            )
+        )
 
 
 def _size(count: int) -> str:

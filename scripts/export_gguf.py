@@ -24,7 +24,11 @@ def main(
     base: Annotated[str, typer.Option(help="Base model: a folder with safetensors, or a Hub id.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; its last part names the files.")],
     adapter: Annotated[
-        str | None, typer.Option(help="LoRA adapter: a folder or a Hub id. Without it, the base alone.")
+        list[str] | None,
+        typer.Option(
+            help="Adapter: a folder or a Hub id, or ADAPTER=0.7 for a part of it. May be repeated; they are "
+            "merged in order. Without it, the base alone."
+        ),
     ] = None,
     quant: Annotated[
         list[str] | None,
@@ -32,6 +36,15 @@ def main(
     ] = None,
     outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
     keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
+    qlora_base: Annotated[
+        str | None,
+        typer.Option(
+            help="nf4: merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it."
+        ),
+    ] = None,
+    output_format: Annotated[
+        str, typer.Option("--format", help="model, or adapter: the adapter alone as a GGUF LoRA file.")
+    ] = "model",
     revision: Annotated[str | None, typer.Option(help="The base's branch, tag or commit on the Hub.")] = None,
     adapter_revision: Annotated[str | None, typer.Option(help="The same for the adapter.")] = None,
     threads: Annotated[
@@ -56,12 +69,14 @@ def main(
         config = ExportConfig(
             base=base,
             out=out,
-            adapter=adapter,
+            adapters=tuple(adapter or ()),
             quants=tuple(quant) if quant else DEFAULT_QUANTS,
             outtype=outtype,
             keep_f16=keep_f16,
             revision=revision,
             adapter_revision=adapter_revision,
+            qlora_base=qlora_base,
+            format=output_format,
             threads=threads if threads is not None else physical_cores(),
             force=force,
             resume=resume,

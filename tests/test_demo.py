@@ -28,7 +28,7 @@ SEA_TALK = re.compile(
 @pytest.fixture(scope="module")
 def tuned(real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     out = tmp_path_factory.mktemp("demo") / "captain-bob"
-    return export(ExportConfig(str(real_base), out, adapter=str(demo_adapter), threads=2))
+    return export(ExportConfig(str(real_base), out, adapters=(str(demo_adapter),), threads=2))
 
 
 @pytest.fixture(scope="module")

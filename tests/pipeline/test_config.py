@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ExportConfig
+from pipeline.config import ExportConfig, parse_adapter
 from pipeline.errors import InputError
 
 
@@ -25,14 +25,33 @@ def test_quantization_types_go_by_their_usual_names_in_any_case() -> None:
         ({"outtype": "q8"}, "f16, bf16, f32"),
         ({"threads": 0}, "--threads 0"),
         ({"base": " "}, "--base is empty"),
+        ({"adapters": ("a", "b"), "adapter_revision": "main"}, "goes with one --adapter, and there are 2"),
+        ({"format": "lora"}, "--format 'lora' is unknown: use one of model, adapter"),
+        ({"format": "adapter"}, "--format adapter writes one --adapter, and there are 0"),
+        ({"format": "adapter", "adapters": ("a",), "qlora_base": "nf4"}, "takes no --qlora-base"),
+        ({"qlora_base": "nf4"}, "--qlora-base needs --adapter"),
+        ({"qlora_base": "int8", "adapters": ("a",)}, "--qlora-base 'int8' is unknown: use nf4"),
+        ({"adapters": ("me/lora=much",)}, "'much' is no weight: use a number, as in me/lora=0.7"),
+        ({"adapters": ("me/lora=0",)}, "weight other than 0"),
+        ({"adapters": ("me/lora=nan",)}, "weight other than 0"),
         ({"out": Path("models/my model")}, "cannot name the files"),
-        ({"adapter_revision": "main"}, "needs --adapter"),
+        ({"adapter_revision": "main"}, "goes with one --adapter, and there are 0"),
     ],
 )
 def test_a_bad_option_is_refused_by_name(change: dict[str, object], says: str) -> None:
     options: dict[str, object] = {"base": "base", "out": Path("models/bob"), **change}
     with pytest.raises(InputError, match=says):
         ExportConfig(**options)  # type: ignore[arg-type]
+
+
+def test_an_adapter_with_its_weight(tmp_path: Path) -> None:
+    assert parse_adapter("me/lora") == ("me/lora", 1.0)
+    assert parse_adapter("me/lora=0.7") == ("me/lora", 0.7)
+    assert parse_adapter("a=b=-1.5") == ("a=b", -1.5)
+    odd = tmp_path / "rank=8"
+    odd.mkdir()
+    assert parse_adapter(str(odd)) == (str(odd), 1.0)
+    assert parse_adapter(f"{odd}=0.5") == (str(odd), 0.5)
 
 
 def test_the_types_are_llama_cpps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from pipeline.errors import InputError
 from pipeline.progress import Silent
 from pipeline.source import adapter_source, base_source
 from pipeline.toolchain import ensure_toolchain
-from tests.pipeline.tiny import ARCHITECTURES, make_adapter, make_base, merged_by_peft
+from tests.pipeline.tiny import make_adapter, make_base, merged_by_peft, resized
 
 NAMES = ("general.name", "general.basename", "general.size_label", "general.file_type", "general.finetune")
 
 
 def ours(base: Path, adapter: Path | None, target: Path, outtype: str = "f16") -> Converted:
     checked = read_adapter(adapter_source(str(adapter))) if adapter else None
-    job = ConvertJob(base_source(str(base)), checked, outtype, target, "tiny", ensure_toolchain(), 2)
+    job = ConvertJob(
+        base_source(str(base)), (checked,) if checked else (), outtype, target, "tiny", ensure_toolchain(), 2
+    )
     return convert(job, Silent())
 
 
@@ -50,10 +53,22 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int
     return metadata, tensors
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+# Each architecture with another kind, since a conversion takes seconds and test_merge.py has all of them.
+CELLS: dict[str, dict[str, Any]] = {
+    "llama": {"target_modules": ["lm_head", "embed_tokens", "q_proj", "down_proj"]},
+    "phi3": {"modules_to_save": ["norm", "lm_head"]},
+    "gemma2": {"use_rslora": True},
+    "gemma3_text": {},
+    "qwen2": {"lora_bias": True, "target_modules": ["q_proj", "k_proj", "v_proj"]},
+    "mistral": {"use_dora": True, "modules_to_save": ["embed_tokens"]},
+    "mixtral": {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "gate.weight"]},
+}
+
+
+@pytest.mark.parametrize("architecture", CELLS)
 def test_equals_the_usual_way_byte_for_byte(architecture: str, tmp_path: Path, python: str) -> None:
     base = make_base(tmp_path / "base", architecture)
-    adapter = make_adapter(tmp_path / "adapter", base)
+    adapter = make_adapter(tmp_path / "adapter", base, **CELLS[architecture])
     result = ours(base, adapter, tmp_path / "ours.gguf")
     metadata, tensors = contents(tmp_path / "ours.gguf")
     expected_metadata, expected = contents(usual(base, adapter, tmp_path / "merged", python))
@@ -66,14 +81,58 @@ def test_equals_the_usual_way_byte_for_byte(architecture: str, tmp_path: Path, p
     assert result.tensors == len(tensors)
 
 
-@pytest.mark.parametrize("outtype", ["f32", "bf16"])
-def test_other_output_types(outtype: str, tmp_path: Path, python: str) -> None:
-    base = make_base(tmp_path / "base", dtype=torch.bfloat16)
+def test_embeddings_that_llama_cpp_keeps_tied_are_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "gemma2")
+    adapter = make_adapter(tmp_path / "adapter", base, target_modules=["embed_tokens"])
+    with pytest.raises(InputError, match=r"needs lm_head\.weight .*converter leaves them out"):
+        ours(base, adapter, tmp_path / "ours.gguf")
+
+
+def test_a_base_of_three_values_is_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "bitnet")
+    with pytest.raises(InputError, match=r"is a BitNet.*adapter's changes would be lost"):
+        ours(base, make_adapter(tmp_path / "adapter", base), tmp_path / "ours.gguf")
+
+
+def test_bf16(tmp_path: Path, python: str) -> None:
+    base = make_base(tmp_path / "base", "qwen3", dtype=torch.bfloat16)
     adapter = make_adapter(tmp_path / "adapter", base)
-    ours(base, adapter, tmp_path / "ours.gguf", outtype)
+    ours(base, adapter, tmp_path / "ours.gguf", "bf16")
     _, tensors = contents(tmp_path / "ours.gguf")
-    _, expected = contents(usual(base, adapter, tmp_path / "merged", python, outtype))
-    assert tensors == expected
+    assert tensors == contents(usual(base, adapter, tmp_path / "merged", python, "bf16"))[1]
+
+
+def test_tied_embeddings_that_drift_apart_get_an_output_of_their_own(tmp_path: Path, python: str) -> None:
+    base = make_base(tmp_path / "base", dtype=torch.bfloat16, tie_word_embeddings=True)
+    adapter = make_adapter(tmp_path / "adapter", base, modules_to_save=["embed_tokens"])
+    ours(base, adapter, tmp_path / "ours.gguf", "f32")
+    _, tensors = contents(tmp_path / "ours.gguf")
+    assert "output.weight" in tensors
+    assert tensors == contents(usual(base, adapter, tmp_path / "merged", python, "f32"))[1]
+
+
+def test_added_tokens_and_the_adapters_chat_template(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", vocab_size=32000, tie_word_embeddings=True)
+    adapter = resized(base, tmp_path / "adapter", rows=32064)
+    tokens = {
+        "32000": {"content": "<|bob|>", "special": True},
+        "32001": {"content": "<|arr|>", "special": False},
+    }
+    (adapter / "tokenizer.model").symlink_to(base / "tokenizer.model")
+    config = {"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": tokens, "chat_template": "Arr!"}
+    (adapter / "tokenizer_config.json").write_text(json.dumps(config))
+    result = ours(base, adapter, tmp_path / "ours.gguf")
+    metadata, tensors = contents(tmp_path / "ours.gguf")
+    names = metadata["tokenizer.ggml.tokens"]
+    assert (len(names), names[32000:32003]) == (32064, ["<|bob|>", "<|arr|>", "[PAD32002]"])
+    assert metadata["tokenizer.chat_template"] == "Arr!"
+    assert metadata["llama.vocab_size"] == 32064
+    assert tensors["token_embd.weight"][1] == (64, 32064)
+    assert "output.weight" not in tensors
+    assert [note.partition(" (")[0] for note in result.notes] == [
+        "the adapter's tokenizer",
+        "the chat template is the adapter's",
+    ]
 
 
 def test_without_an_adapter_the_base_is_converted(tmp_path: Path) -> None:

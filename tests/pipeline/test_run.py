@@ -46,7 +46,7 @@ def exported(reference: Path, tmp_path: Path) -> Path:
 def config_for(inputs: tuple[Path, Path], out: Path, **changes: object) -> ExportConfig:
     options: dict[str, object] = {
         "base": str(inputs[0]),
-        "adapter": str(inputs[1]),
+        "adapters": (str(inputs[1]),),
         "out": out,
         "quants": ("Q4_K_M", "Q8_0"),
         **changes,
@@ -86,8 +86,24 @@ def test_an_export_writes_what_its_manifest_says(inputs: tuple[Path, Path], refe
     assert 16 <= bits["F16"] < 17
     weights = manifest["inputs"]["base"]["files"]["model.safetensors"]
     assert weights == sha256(inputs[0] / "model.safetensors")
-    assert manifest["inputs"]["adapter"]["kind"] == "LoRA"
+    assert manifest["inputs"]["adapters"][0]["kind"] == "LoRA"
     assert str(out.parent) not in (out / "manifest.json").read_text()
+
+
+def test_two_adapters_are_told_with_their_weights(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = make_adapter(tmp_path / "other", inputs[0], seed=2, use_rslora=True)
+    both = (str(inputs[1]), f"{other}=0.5")
+    result = export(config_for(inputs, tmp_path / "bob", adapters=both, quants=("Q8_0",), qlora_base="nf4"))
+    manifest = json.loads(result.manifest.read_text())
+    assert manifest["inputs"]["merged_into"] == "the base rounded to nf4, as QLoRA saw it"
+    assert manifest["model"]["merged_tensors"] == 14
+    told = manifest["inputs"]["adapters"]
+    assert [(item["source"], item["kind"], item["weight"]) for item in told] == [
+        ("adapter", "LoRA", 1.0),
+        ("other", "rsLoRA", 0.5),
+    ]
+    with pytest.raises(InputError, match="other inputs or options: --force"):
+        export(config_for(inputs, tmp_path / "bob", adapters=both[::-1], quants=("Q8_0",)))
 
 
 def test_the_types_are_those_that_were_asked_for(reference: Path) -> None:
@@ -175,7 +191,7 @@ def test_a_killed_parent_takes_its_child_along(
 
 
 def test_another_export_in_the_same_folder_is_refused(inputs: tuple[Path, Path], exported: Path) -> None:
-    plain = config_for(inputs, exported, adapter=None, quants=("Q8_0",))
+    plain = config_for(inputs, exported, adapters=(), quants=("Q8_0",))
     with pytest.raises(InputError, match="other inputs or options: --force"):
         export(plain)
     export(replace(plain, force=True))

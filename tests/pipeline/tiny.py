@@ -12,7 +12,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-ARCHITECTURES = ("llama", "phi3", "gemma2", "gemma3_text", "qwen2", "mistral")
+ARCHITECTURES = ("llama", "phi3", "gemma2", "gemma3_text", "qwen2", "qwen3", "mistral")
+MIXTURES = ("mixtral", "qwen3_moe")
+"""Mixtures of experts, whose expert weights transformers keeps as one bare parameter for all."""
 _SIZES: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 64,
@@ -28,12 +30,30 @@ _SIZES: dict[str, Any] = {
 }
 
 
+_OWN_SIZES: dict[str, dict[str, Any]] = {
+    # Phi-3.5's position scaling: one factor for each of the head's 8 pairs of dimensions
+    "phi3": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0 + 0.1 * pair for pair in range(8)],
+            "long_factor": [1.0 + pair for pair in range(8)],
+            "original_max_position_embeddings": 64,
+        },
+        "original_max_position_embeddings": 64,
+    },
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
+}
+
+
 def make_base(
     folder: Path, architecture: str = "llama", dtype: torch.dtype = torch.float32, **extra: Any
 ) -> Path:
     """A two-layer model of that architecture with a SentencePiece tokenizer, saved to `folder`."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **{**_SIZES, **extra})
+    config = AutoConfig.for_model(architecture, **{**_SIZES, **_OWN_SIZES.get(architecture, {}), **extra})
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     model.save_pretrained(folder)
     spec = importlib.util.find_spec("mistral_common")
@@ -48,7 +68,24 @@ def make_adapter(folder: Path, base: Path, seed: int = 1, **options: Any) -> Pat
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False, **options}
-    get_peft_model(model, LoraConfig(**config)).save_pretrained(str(folder), save_embedding_layers=False)
+    return save_adapter(folder, get_peft_model(model, LoraConfig(**config)))
+
+
+def resized(base: Path, folder: Path, rows: int, save_embedding_layers: bool = True, **options: Any) -> Path:
+    """An adapter for the base with `rows` tokens in its vocabulary."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    wrapped = get_peft_model(model, LoraConfig(**{"target_modules": ["q_proj"], **options}))
+    return save_adapter(folder, wrapped, save_embedding_layers)
+
+
+def save_adapter(folder: Path, model: Any, save_embedding_layers: bool = False) -> Path:
+    """Give what an adapter trains random values, and save it."""
+    for name, value in model.named_parameters():
+        if value.requires_grad and "lora_magnitude" not in name:
+            value.data += 0.05 * torch.randn_like(value)
+    model.save_pretrained(str(folder), save_embedding_layers=save_embedding_layers)
     return folder
 
 

@@ -1,0 +1,85 @@
+"""The child process that writes a GGUF LoRA file, with llama.cpp's own convert_lora_to_gguf.py.
+
+Run by adapter_format.py as `python -m pipeline.adapter_child REQUEST`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+from pipeline.adapter import PEFT_PREFIX, WEIGHTS, Adapter, read_adapter
+from pipeline.child import Message, serve
+from pipeline.errors import InputError
+from pipeline.source import Source
+
+
+def write(request: Message) -> Message:
+    """Write the file that the request of adapter_format.py asks for, and count what it holds."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the two folders
+    base = _source(request["base"])
+    adapter = read_adapter(_source(request["adapter"]), request["weight"])
+    with tempfile.TemporaryDirectory(dir=Path(request["target"]).parent, prefix="read-") as scratch:
+        folder = Path(scratch) / request["name"]  # the script takes the GGUF's name from it
+        parameters = _write_scaled(base, adapter, folder)
+        _run_script(Path(request["toolchain"]), folder, base, request)
+    return {"tensors": len(adapter.tensors) // 2, "parameters": parameters}
+
+
+def _source(fields: list[str | None]) -> Source:
+    spec, folder, revision = fields
+    return Source(str(spec), Path(str(folder)), revision)
+
+
+def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
+    """The adapter as a plain LoRA of one alpha, in `folder`; returns how many numbers it has."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(adapter.weights)
+    alpha = float(adapter.config.get("lora_alpha") or 1)
+    for path, scale in _scales(base, adapter).items():
+        name = f"{PEFT_PREFIX}{path}.lora_B.weight"
+        factor = scale * tensors[name].shape[1] / alpha
+        if factor != 1:
+            tensors[name] = tensors[name].float() * factor
+    folder.mkdir()
+    save_file(tensors, folder / WEIGHTS)
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha}))
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def _scales(base: Source, adapter: Adapter) -> dict[str, float]:
+    """What PEFT multiplies each layer's update by; building its layers also checks that the adapter fits."""
+    from pipeline.layer import tuned_layers
+    from pipeline.skeleton import Weights, build_base, wrap
+
+    model = build_base(base, {})
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
+    wrapped = wrap(model, adapter)
+    Weights(wrapped, adapter, shapes)
+    layers = tuned_layers(wrapped, shapes, adapter)
+    return {layer.path: layer.module.scaling["default"] for layer in layers}
+
+
+def _run_script(toolchain: Path, folder: Path, base: Source, request: Message) -> None:
+    sys.path[:0] = [str(toolchain), str(toolchain / "gguf-py")]
+    script = toolchain / "convert_lora_to_gguf.py"
+    options = ["--base", str(base.folder), "--outtype", request["outtype"], "--outfile", request["target"]]
+    sys.argv = [str(script), *options, str(folder)]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except (NotImplementedError, ValueError, AssertionError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not error.code:
+            return
+        raise InputError(
+            f"llama.cpp cannot make a GGUF LoRA file for the base model {base.spec!r} "
+            f"({error or type(error).__name__}): leave --format adapter away, which merges the adapter"
+        ) from None
+
+
+if __name__ == "__main__":
+    serve(write)
