@@ -200,7 +200,10 @@ class Scheduler:
             more = min(sequence.left - given.get(sequence.id, 0), budget)
             given[sequence.id] = given.get(sequence.id, 0) + more
             budget -= more
-        return [(sequence, given[sequence.id]) for sequence in reading]
+        ends = [s for s in reading if given[s.id] == s.left]
+        # llama.cpp computes rows of unlike lengths one after the other. Where a prompt comes to its end, the
+        # beginning of another would delay that answer, and take a pass over the weights of its own.
+        return [(s, given[s.id]) for s in reading if s is oldest or s in ends or not ends]
 
     @staticmethod
     def _row(sequence: Sequence, count: int) -> Row:

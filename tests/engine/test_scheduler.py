@@ -135,3 +135,12 @@ def test_the_first_answer_waits_for_no_other_prompt() -> None:
         scheduler.add(Sequence(number, list(range(1000 * number, 1000 * number + 100))))
     _admit_all(scheduler)
     assert [(row.slot, row.outputs) for row in scheduler.plan(16)] == [(0, True)]
+
+
+def test_where_a_prompt_ends_no_other_is_begun() -> None:
+    scheduler = Scheduler(slots=3, queue=0, batch=512)
+    for number in range(3):
+        scheduler.add(Sequence(number, [100 * number + n for n in range(80)]))
+    _admit_all(scheduler)
+    assert [(row.slot, len(row.tokens), row.outputs) for row in scheduler.plan(100)] == [(0, 80, 1)]
+    assert [len(row.tokens) for row in scheduler.plan(160)] == [80, 80]  # two that end go together
