@@ -124,6 +124,31 @@ def test_so_is_one_with_types_of_the_users_choice(
     assert dry_run(str(source), 15, chosen).types != dry_run(str(source), 15).types
 
 
+def test_shards_hold_what_the_whole_holds(sources: dict[str, Path], tmp_path: Path) -> None:
+    source, types = sources["llama, f16"], dry_run(str(sources["llama, f16"]), 7).types
+    single = tmp_path / "ours.gguf"
+    by_us(source, single, "Q8_0")
+
+    def write(*earlier: Path) -> list[Path]:
+        return write_quantized(
+            source, single, types, 7, earlier=earlier, threads=3, advance=lambda count: None, limit=1_000_000
+        )
+
+    paths = write()
+    whole, shards = GGUFReader(single), [GGUFReader(path) for path in paths]
+    told = [[shard.fields[f"split.{key}"].contents() for key in ("no", "count")] for shard in shards]
+    assert told == [[number, len(shards)] for number in range(len(shards))]
+    assert len(shards) > 2
+    assert {shard.fields["split.tensors.count"].contents() for shard in shards} == {len(whole.tensors)}
+    assert [(t.name, t.tensor_type, t.data.tobytes()) for shard in shards for t in shard.tensors] == [
+        (t.name, t.tensor_type, t.data.tobytes()) for t in whole.tensors
+    ]
+    own = {key for key in shards[0].fields if not key.startswith(("split.", "GGUF."))}
+    assert own == {key for key in whole.fields if not key.startswith("GGUF.")}
+    contents = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write(single)] == contents  # copied out of the whole
+
+
 def test_what_an_earlier_file_holds_is_copied(sources: dict[str, Path], tmp_path: Path) -> None:
     source = sources["llama, f16"]
     by_us(source, tmp_path / "q4.gguf", "Q4_K_M")
