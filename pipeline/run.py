@@ -154,11 +154,7 @@ class _Run:
         elements = sum(info.elements for info in tensors_of(self.base).values())
         full = elements * (4 if self.config.outtype == "f32" else 2)
         needed = 0.0 if self._ready_full_precision() else full
-        if (
-            self.config.keep_f16
-            and self.config.split_bytes
-            and not self._stands(self.config.full_precision_name)
-        ):
+        if self.config.keep_f16 and self.config.split_bytes:
             needed += full  # for a while it is there whole and in shards
         for quant in self._missing_quants():
             needed += elements * quant_type(quant).bits / 8
