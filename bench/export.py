@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measure import Usage, measure
+from bench.shapes import shape_in_child
 from pipeline.toolchain import ensure_toolchain
 
 
@@ -36,11 +38,26 @@ def compare_exports(base: Path, adapter: Path, quants: list[str], scratch: Path)
     usual = _run(
         scratch / "usual", ["-m", "bench.usual_way", str(base), str(adapter), str(scratch / "usual"), *quants]
     )
+    return Comparison(_ours(base, adapter, quants, scratch), usual)
+
+
+def memory_by_layers(
+    shape: str, layers: Sequence[int], quants: Sequence[str], scratch: Path, dora: bool = False
+) -> dict[int, Usage]:
+    """Our export of the same shape with so many layers: memory that is bounded by a tensor stays flat."""
+    ensure_toolchain()
+    found = {}
+    for count in layers:
+        base, adapter = shape_in_child(shape, scratch / "shapes", count, dora)
+        found[count] = _ours(base, adapter, quants, scratch)
+    return found
+
+
+def _ours(base: Path, adapter: Path, quants: Sequence[str], scratch: Path) -> Usage:
     words = ["scripts/export_gguf.py", "--base", str(base), "--adapter", str(adapter)]
     for quant in quants:
         words += ["--quant", quant]
-    ours = _run(scratch / "ours", [*words, "--out", str(scratch / "ours")])
-    return Comparison(ours, usual)
+    return _run(scratch / "ours", [*words, "--out", str(scratch / "ours")])
 
 
 def _run(out: Path, words: list[str]) -> Usage:

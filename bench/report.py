@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.export import Comparison
+from bench.measure import Usage
 from bench.serve import Cell, ServeResult
 
 if TYPE_CHECKING:
@@ -34,6 +35,22 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
     Console().print(table)
     if as_json:
         print(json.dumps({"figures": {"ours": asdict(ours), "usual": asdict(usual)}, "ratios": ratios}))
+
+
+def show_memory(curve: dict[int, Usage], as_json: bool) -> None:
+    """Print our export's peak memory by layers, and the largest peak over the smallest."""
+    peaks = [usage.peak_bytes for usage in curve.values()]
+    growth = max(peaks) / min(peaks)
+    table = Table(title="Peak memory by layers", title_justify="left")
+    for heading in ("layers", "peak memory (GB)", "seconds", "written (GB)"):
+        table.add_column(heading, justify="right")
+    for layers, usage in curve.items():
+        table.add_row(str(layers), _gb(usage.peak_bytes), f"{usage.seconds:.1f}", _gb(usage.written_bytes))
+    Console().print(table)
+    print(f"largest over smallest: {growth:.2f}")
+    if as_json:
+        figures = {str(layers): asdict(usage) for layers, usage in curve.items()}
+        print(json.dumps({"figures": figures, "ratios": {"peak_memory": growth}}))
 
 
 def _gb(count: int) -> str:

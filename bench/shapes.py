@@ -65,21 +65,29 @@ _COMMON = {
 _SHARD_BYTES = 2**30
 
 
-def make_shape(name: str, folder: Path, rank: int = 16) -> tuple[Path, Path]:
+def make_shape(
+    name: str, folder: Path, layers: int | None = None, dora: bool = False, rank: int = 16
+) -> tuple[Path, Path]:
     """Write a bfloat16 base of that shape and a LoRA adapter for its linear layers; returns both folders.
 
-    What is there already is used again. The weights are random; the tokenizer is a real
-    SentencePiece model of 32,000 tokens, which the converter pads to the vocabulary.
+    `layers` is how many of them it has, if not as many as the real one; with `dora` the adapter is one.
+    What is there already is used again. The weights are random; the tokenizer is a real SentencePiece
+    model of 32,000 tokens, which the converter pads to the vocabulary.
     """
-    base, adapter = folder / name, folder / f"{name}-lora"
+    config = dict(SHAPES[name])
+    if layers not in (None, config["num_hidden_layers"]):
+        name, config["num_hidden_layers"] = f"{name}-{layers}-layers", layers
+    base, adapter = folder / name, folder / f"{name}-{'dora' if dora else 'lora'}"
     if not (base / "config.json").exists():
-        _write_base(name, base)
+        _write_base(config, base)
     if not (adapter / "adapter_config.json").exists():
-        _write_adapter(base, adapter, rank)
+        _write_adapter(base, adapter, rank, dora)
     return base, adapter
 
 
-def shape_in_child(name: str, folder: Path) -> tuple[Path, Path]:
+def shape_in_child(
+    name: str, folder: Path, layers: int | None = None, dora: bool = False
+) -> tuple[Path, Path]:
     """make_shape in a process of its own.
 
     A child's peak memory as the kernel counts it starts at its parent's, so the process that
@@ -88,13 +96,12 @@ def shape_in_child(name: str, folder: Path) -> tuple[Path, Path]:
     if name not in SHAPES:
         raise InputError(f"--shape {name!r} is unknown: use one of {', '.join(SHAPES)}")
     folder.mkdir(parents=True, exist_ok=True)
-    result = run_child(
-        "bench.shapes", {"name": name, "folder": str(folder.resolve())}, folder / f"{name}.log"
-    )
+    request = {"name": name, "folder": str(folder.resolve()), "layers": layers, "dora": dora}
+    result = run_child("bench.shapes", request, folder / f"{name}.log")
     return Path(result["base"]), Path(result["adapter"])
 
 
-def _write_base(name: str, folder: Path) -> None:
+def _write_base(config: dict[str, Any], folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -109,7 +116,7 @@ def _write_base(name: str, folder: Path) -> None:
         save_file(shards[-1], folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(shards[-1], file))
 
-    for tensor_name, shape in _tensors(SHAPES[name]):
+    for tensor_name, shape in _tensors(config):
         count = int(torch.Size(shape).numel())
         if held and held + 2 * count > _SHARD_BYTES:
             flush()
@@ -126,7 +133,7 @@ def _write_base(name: str, folder: Path) -> None:
     shutil.copyfile(_sentencepiece_model(), folder / "tokenizer.model")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     # Last: a folder with a configuration is complete.
-    (folder / "config.json").write_text(json.dumps({**_COMMON, **SHAPES[name]}, indent=2))
+    (folder / "config.json").write_text(json.dumps({**_COMMON, **config}, indent=2))
 
 
 def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
@@ -160,25 +167,29 @@ def _sentencepiece_model() -> Path:
     return Path(spec.origin).parent / "data" / "tokenizer.model.v1"
 
 
-def _write_adapter(base: Path, folder: Path, rank: int) -> None:
+def _write_adapter(base: Path, folder: Path, rank: int, dora: bool) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", init_lora_weights=False)
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", init_lora_weights=False, use_dora=dora
+    )
     tuned = get_peft_model(model, config, low_cpu_mem_usage=True)
     for parameter_name, parameter in list(tuned.named_parameters()):
         if "lora_" in parameter_name:
             module, _, leaf = parameter_name.rpartition(".")
             value = torch.randn(parameter.shape) * 0.02
+            if parameter_name.endswith("magnitude_vector.default.weight"):
+                value += 1  # a length
             setattr(tuned.get_submodule(module), leaf, torch.nn.Parameter(value))
     tuned.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def _serve(request: Message) -> Message:
-    base, adapter = make_shape(request["name"], Path(request["folder"]))
+    base, adapter = make_shape(request["name"], Path(request["folder"]), request["layers"], request["dora"])
     return {"base": str(base), "adapter": str(adapter)}
 
 

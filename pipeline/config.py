@@ -6,9 +6,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.quant_types import quant_type
+from pipeline.shards import parse_size
+from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
 OUTTYPES = ("f16", "bf16", "f32")
 FORMATS = ("model", "adapter")
@@ -43,6 +46,10 @@ class ExportConfig:
     its update. With `qlora_base` they are merged into the base as it was trained on, rounded to 4 bits.
     The `format` "adapter" writes the adapter alone, unmerged, and no quantized models.
 
+    `tensor_type` are PATTERN=TYPE for single tensors; with these, `output_type`, `embedding_type` and
+    `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
+    `split_max_size` ("2G", "500M") becomes several.
+
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
     """
@@ -57,6 +64,11 @@ class ExportConfig:
     adapter_revision: str | None = None
     qlora_base: str | None = None
     format: str = "model"
+    tensor_type: tuple[str, ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    pure: bool = False
+    split_max_size: str | None = None
     threads: int = 1
     force: bool = False
     resume: bool = True
@@ -81,6 +93,7 @@ class ExportConfig:
                 f"{len(self.adapters)}: give folders where there are several"
             )
         self._check_adapters()
+        self._check_quantizing()
         names = tuple(dict.fromkeys(quant_type(name).name for name in self.quants))
         object.__setattr__(self, "quants", names)
         if self.format == "adapter":
@@ -103,6 +116,28 @@ class ExportConfig:
                 if len(self.adapters) != 1
                 else "--format adapter takes no --qlora-base: nothing is merged"
             )
+
+    def _check_quantizing(self) -> None:
+        chosen = self.quantizing
+        if chosen and self.format == "adapter":
+            option = next(iter(chosen)).replace("_", "-")
+            raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
+
+    @property
+    def tensor_types(self) -> TensorTypes:
+        """The types of single tensors; raises InputError."""
+        return parse_tensor_types(self.tensor_type, self.output_type, self.embedding_type, self.pure)
+
+    @property
+    def split_bytes(self) -> int | None:
+        """Above how many bytes a file is split; raises InputError."""
+        return None if self.split_max_size is None else parse_size(self.split_max_size)
+
+    @property
+    def quantizing(self) -> dict[str, Any]:
+        """What was asked for beyond the types' names, under the options' names; raises InputError."""
+        split = {} if self.split_bytes is None else {"split_max_size": self.split_bytes}
+        return {**self.tensor_types.describe(), **split}
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from pipeline.adapter import Adapter
 from pipeline.child import Message, run_child
 from pipeline.progress import StepProgress
 from pipeline.source import Source
+from pipeline.tensor_types import MIXTURE, TensorTypes
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Converted:
 class ConvertJob:
     """What to convert: `base` with `adapters` merged in, to `target`, a GGUF of `outtype` (f16, bf16, f32).
 
-    `target` is written in place: the caller renames it when it is whole.
+    `target` is written in place: the caller renames it when it is whole. `types` is what it will be
+    quantized with: a choice that no tensor can follow is refused before anything is written.
     """
 
     base: Source
@@ -43,6 +45,7 @@ class ConvertJob:
     toolchain: Path
     threads: int
     qlora_base: str | None = None
+    types: TensorTypes = MIXTURE
 
     def request(self) -> Message:
         """The job as the child process takes it."""
@@ -55,6 +58,7 @@ class ConvertJob:
             "toolchain": str(self.toolchain),
             "threads": self.threads,
             "qlora_base": self.qlora_base,
+            "types": self.types.request(),
         }
 
 

@@ -22,6 +22,7 @@ from pipeline.child import Message, say, serve
 from pipeline.errors import InputError, MissingPackage
 from pipeline.source import Source
 from pipeline.staging import staged
+from pipeline.tensor_types import TensorTypes
 
 if TYPE_CHECKING:
     from pipeline.merge import Merger
@@ -49,7 +50,7 @@ def convert(request: Message) -> Message:
         merger = _merger(base, adapters, request["qlora_base"])
         read = staged(base, adapters, merger.settings if merger else {}, Path(scratch))
         model = _converter(base, read.folder, merger, request)
-        _write(model, base)
+        _write(model, base, TensorTypes.of_request(request["types"]))
     if merger is not None:
         merger.finish()
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
@@ -151,7 +152,7 @@ def _merged(ahead: MergeAhead, name: str, shape: tuple[int, ...]) -> Any:
     return LazyTorchTensor(meta=meta, func=lambda: ahead.take(name))
 
 
-def _write(model: Any, base: Source) -> None:
+def _write(model: Any, base: Source, types: TensorTypes) -> None:
     """The steps of llama.cpp's ModelBase.write, with the input's own faults told apart."""
     try:
         model.prepare_tensors()
@@ -164,7 +165,9 @@ def _write(model: Any, base: Source) -> None:
     except FileNotFoundError as error:
         raise InputError(f"the base model in {base.folder} lacks a tokenizer file: {error}") from None
     writer = model.gguf_writer
-    say({"bytes": sum(info.nbytes for shard in writer.tensors for info in shard.values())})
+    tensors = {name: info for shard in writer.tensors for name, info in shard.items()}
+    types.check({name: info.shape[-1] for name, info in tensors.items() if len(info.shape) > 1})
+    say({"bytes": sum(info.nbytes for info in tensors.values())})
     writer.write_header_to_file(path=model.fname_out)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -17,6 +18,14 @@ def give_final_name(partial: Path, target: Path) -> None:
         _flush(path)
     partial.replace(target)
     _flush(target.parent)
+
+
+def give_final_names(partials: Sequence[Path], targets: Sequence[Path]) -> None:
+    """The same for files that are one: the first gets its name last, as without it the others are nothing."""
+    if len(targets) > 1:
+        targets[0].unlink(missing_ok=True)  # or an older one would go with the new others
+    for partial, target in reversed(list(zip(partials, targets, strict=True))):
+        give_final_name(partial, target)
 
 
 def _flush(path: Path) -> None:

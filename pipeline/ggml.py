@@ -43,6 +43,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gguf_init_from_file": (_Pointer, (_Text, _InitParams)),
     "gguf_set_kv": (None, (_Pointer, _Pointer)),
     "gguf_set_tensor_type": (None, (_Pointer, _Text, _Type)),
+    "gguf_set_val_i32": (None, (_Pointer, _Text, ctypes.c_int32)),
+    "gguf_set_val_u16": (None, (_Pointer, _Text, ctypes.c_uint16)),
     "gguf_set_val_u32": (None, (_Pointer, _Text, ctypes.c_uint32)),
 }
 
@@ -83,6 +85,18 @@ class Tensor:
         return self.rows * self.row_bytes
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which of how many files it is, counted from 0, and how many tensors they hold together."""
+
+    number: int = 0
+    count: int = 1
+    tensors: int = 0
+
+
+WHOLE = Shard()
+
+
 class GgufFile:
     """The header of a GGUF file; its tensors' data is left on the disk."""
 
@@ -99,16 +113,25 @@ class GgufFile:
         """Its tensors by name, in their order."""
         return _tensors_of(self._header, self._lib.gguf_get_data_offset(self._header))
 
-    def quantized(self, types: Mapping[str, int], file_type: int) -> tuple[bytes, dict[str, Tensor]]:
+    def quantized(
+        self, types: Mapping[str, int], file_type: int | None, shard: Shard = WHOLE
+    ) -> tuple[bytes, dict[str, Tensor]]:
         """The header of a file with the same metadata, and tensors in the order and the types of `types`.
 
         By the very calls of llama.cpp's quantizer (src/llama-quant.cpp), so that it is the same to the byte.
+        Without a `file_type` it stays what it is. The metadata is in the first of several shards alone.
         """
         lib, header = self._lib, self._lib.gguf_init_empty()
         try:
-            lib.gguf_set_kv(header, self._header)
-            lib.gguf_set_val_u32(header, b"general.quantization_version", _QUANTIZATION_VERSION)
-            lib.gguf_set_val_u32(header, b"general.file_type", file_type)
+            if shard.number == 0:
+                lib.gguf_set_kv(header, self._header)
+            if shard.number == 0 and file_type is not None:
+                lib.gguf_set_val_u32(header, b"general.quantization_version", _QUANTIZATION_VERSION)
+                lib.gguf_set_val_u32(header, b"general.file_type", file_type)
+            if shard.count > 1:
+                lib.gguf_set_val_u16(header, b"split.no", shard.number)
+                lib.gguf_set_val_u16(header, b"split.count", shard.count)
+                lib.gguf_set_val_i32(header, b"split.tensors.count", shard.tensors)
             for name, number in types.items():
                 lib.gguf_add_tensor(header, lib.ggml_get_tensor(self._tensors, name.encode()))
                 lib.gguf_set_tensor_type(header, name.encode(), number)

@@ -19,6 +19,7 @@ from pipeline.adapter import Adapter
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.final_name import give_final_name
+from pipeline.shards import whole_name
 from pipeline.source import Source
 
 FORMAT = 1
@@ -59,10 +60,10 @@ class Record:
     model: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
 
-    def finished(self, file: str, folder: Path) -> Output | None:
-        """The output of that name, when it is recorded and stands."""
-        output = self.outputs.get(file)
-        return output if output and output.stands(folder) else None
+    def finished(self, file: str, folder: Path) -> bool:
+        """Whether the output of that name, or every shard of it, is recorded and stands."""
+        found = [output for output in self.outputs.values() if whole_name(output.file) == file]
+        return bool(found) and all(output.stands(folder) for output in found)
 
     def save(self, path: Path) -> None:
         """Write the record, whole or not at all."""
@@ -99,6 +100,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         [[_identity(adapter.source), adapter.weight] for adapter in adapters],
         config.format,
         config.qlora_base,
+        *([chosen] if (chosen := config.quantizing) else []),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.ggml import BF16, F16, F32, GgufFile, Tensor, library
+from pipeline.ggml import BF16, F16, F32, GgufFile, Shard, Tensor, library
 from pipeline.k_quants import Bytes, TooSmall, exact_quantizer
 from pipeline.k_search import Floats
+from pipeline.shards import group, shard_names
 
 _SLAB = 2**22  # numbers; 16 MiB as float32, once for each thread
 _ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT, which llama.cpp's quantizer keeps to
@@ -31,46 +32,84 @@ class _Slab:
 
     file: int
     source: Tensor
+    output: int
     target: Tensor
     first: int
     rows: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file to write: its header, and its tensors at their places."""
+
+    path: Path
+    header: bytes
+    tensors: dict[str, Tensor]
 
 
 def write_quantized(
     source: Path,
     target: Path,
     types: Mapping[str, int],
-    file_type: int,
+    file_type: int | None,
     *,
     earlier: Sequence[Path],
     threads: int,
     advance: Callable[[int], None],
-) -> None:
+    limit: int | None = None,
+) -> list[Path]:
     """Quantize the full-precision GGUF `source` to `target`, each tensor to the `enum ggml_type` of `types`.
 
     `earlier` are quantizations of the same source. `advance` is told the bytes that each slab added.
+    With more than `limit` bytes there are shards, named after `target`. Returns the paths written.
     Raises InputError when the source holds numbers that are not finite.
     """
     with ExitStack() as stack:
         opened = GgufFile(source)
         stack.callback(opened.close)
-        header, targets = opened.quantized(types, file_type)
+        parts = _parts(opened, target, types, file_type, limit)
         files = [_open(stack, path, os.O_RDONLY) for path in (source, *earlier)]
-        output = _open(stack, target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.pwrite(output, header, 0)
-        last = max(targets.values(), key=lambda tensor: tensor.offset)
-        os.ftruncate(output, _padded(last.offset + last.size))
+        outputs = [_begin(stack, part) for part in parts]
         for kind in set(types.values()):
             exact_quantizer(kind)  # compiled and tried once, before the threads begin
         choices = [opened.tensors(), *(_tensors(path) for path in earlier)]
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        slabs = (slab for tensor in targets.values() for slab in _slabs(tensor, choices))
-        jobs = [pool.submit(_do, slab, files[slab.file], output) for slab in slabs]
+        jobs = [
+            pool.submit(_do, slab, files[slab.file], outputs[slab.output])
+            for output, part in enumerate(parts)
+            for tensor in part.tensors.values()
+            for slab in _slabs(tensor, output, choices)
+        ]
         try:
             for job in as_completed(jobs):
                 advance(job.result())
         finally:
             pool.shutdown(cancel_futures=True)
+    return [part.path for part in parts]
+
+
+def _parts(
+    opened: GgufFile, target: Path, types: Mapping[str, int], file_type: int | None, limit: int | None
+) -> list[_Part]:
+    header, tensors = opened.quantized(types, file_type)
+    groups = group({name: _padded(tensor.size) for name, tensor in tensors.items()}, limit)
+    if len(groups) == 1:
+        return [_Part(target, header, tensors)]
+    parts = []
+    for number, (name, names) in enumerate(zip(shard_names(target.name, len(groups)), groups, strict=True)):
+        shard = Shard(number, len(groups), len(types))
+        of_it = {tensor: types[tensor] for tensor in names}
+        parts.append(_Part(target.with_name(name), *opened.quantized(of_it, file_type, shard)))
+    return parts
+
+
+def _begin(stack: ExitStack, part: _Part) -> int:
+    """Open a file, write its header and give it its length."""
+    output = _open(stack, part.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.pwrite(output, part.header, 0)
+    last = max(part.tensors.values(), key=lambda tensor: tensor.offset)
+    os.ftruncate(output, _padded(last.offset + last.size))
+    return output
 
 
 def _open(stack: ExitStack, path: Path, flags: int) -> int:
@@ -87,13 +126,13 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         opened.close()
 
 
-def _slabs(target: Tensor, choices: Sequence[Mapping[str, Tensor]]) -> Iterator[_Slab]:
+def _slabs(target: Tensor, output: int, choices: Sequence[Mapping[str, Tensor]]) -> Iterator[_Slab]:
     """The slabs of a tensor, from the first file that holds it in the same type, else from the source."""
     ready = (i for i, tensors in enumerate(choices) if _same(tensors.get(target.name), target))
     file = next(ready, 0)
     step = max(1, _SLAB // target.width)
     for first in range(0, target.rows, step):
-        yield _Slab(file, choices[file][target.name], target, first, min(step, target.rows - first))
+        yield _Slab(file, choices[file][target.name], output, target, first, min(step, target.rows - first))
 
 
 def _same(tensor: Tensor | None, target: Tensor) -> bool:

@@ -10,9 +10,11 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.child import Message, say, serve
 from pipeline.errors import MissingPackage, PipelineError
+from pipeline.tensor_types import GGML_TYPES, MIXTURE, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
 _TENSOR = re.compile(
@@ -32,14 +34,25 @@ class DryRun:
 
 
 def quantize(request: Message) -> Message:
-    """Quantize `source` to `target`, or only find the size when there is no target."""
-    plan = dry_run(request["source"], request["ftype"])
-    if request["target"] is not None:
-        _write(request, plan)
-    return {"bytes": plan.size, "bits_per_weight": plan.bits_per_weight}
+    """Quantize `source` to `target`, or only find the size when there is no target.
+
+    Without an `ftype` it is copied as it is.
+    """
+    if request["ftype"] is None:
+        return {"files": _write(request, _types_of(Path(request["source"])))}
+    plan = dry_run(request["source"], request["ftype"], TensorTypes.of_request(request["types"]))
+    if request["target"] is None:
+        return {"bytes": plan.size, "bits_per_weight": plan.bits_per_weight}
+    return {"files": _write(request, plan.types)}
 
 
-def _write(request: Message, plan: DryRun) -> None:
+def _types_of(path: Path) -> dict[str, int]:
+    from pipeline.ggml import GgufFile
+
+    return {name: tensor.type for name, tensor in GgufFile(path).tensors().items()}
+
+
+def _write(request: Message, types: dict[str, int]) -> list[str]:
     from pipeline.quant_file import write_quantized
 
     done = [0]
@@ -48,18 +61,20 @@ def _write(request: Message, plan: DryRun) -> None:
         done[0] += count
         say({"done": done[0]})
 
-    write_quantized(
+    written = write_quantized(
         Path(request["source"]),
         Path(request["target"]),
-        plan.types,
+        types,
         request["ftype"],
         earlier=[Path(path) for path in request["earlier"]],
         threads=request["threads"],
         advance=advance,
+        limit=request["split"],
     )
+    return [str(path) for path in written]
 
 
-def dry_run(source: str, ftype: int) -> DryRun:
+def dry_run(source: str, ftype: int, types: TensorTypes = MIXTURE) -> DryRun:
     """Ask llama.cpp's quantizer which type it would give each tensor; it tells that in its log alone."""
     try:
         import llama_cpp
@@ -75,8 +90,7 @@ def dry_run(source: str, ftype: int) -> DryRun:
         print(line, end="", file=sys.stderr, flush=True)
 
     llama_cpp.llama_log_set(keep, None)
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = ftype
+    params = quantize_params(ftype, types)
     params.dry_run = True
     code = llama_cpp.llama_model_quantize(source.encode(), b"", ctypes.byref(params))
     llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)  # a null pointer: `keep` ends here
@@ -85,8 +99,25 @@ def dry_run(source: str, ftype: int) -> DryRun:
     log = "".join(lines)
     size, bits = _SIZE.findall(log)[-1]
     found = {match["name"]: match["to"] or match["type"] for match in _TENSOR.finditer(log)}
-    types = {name: int(GGMLQuantizationType[kind.upper()]) for name, kind in found.items()}
-    return DryRun(int(float(size) * 2**20), float(bits), types)
+    numbers = {name: int(GGMLQuantizationType[kind.upper()]) for name, kind in found.items()}
+    return DryRun(int(float(size) * 2**20), float(bits), numbers)
+
+
+def quantize_params(ftype: int, types: TensorTypes) -> Any:
+    """llama_model_quantize_params for a file of `ftype` in which `types` are heeded."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.pure = ftype, types.pure
+    if types.output:
+        params.output_tensor_type = GGML_TYPES[types.output].number
+    if types.embedding:
+        params.token_embedding_type = GGML_TYPES[types.embedding].number
+    if types.overrides:
+        items = [(regex(pattern).encode(), GGML_TYPES[kind].number) for pattern, kind in types.overrides]
+        end = (None, 0)  # llama.cpp reads on to the first null pattern
+        params.tt_overrides = (llama_cpp.llama_model_tensor_override * (len(items) + 1))(*items, end)
+    return params
 
 
 if __name__ == "__main__":

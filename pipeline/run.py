@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adap
 from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
-from pipeline.final_name import give_final_name
+from pipeline.final_name import give_final_names
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import (
     Output,
@@ -27,7 +28,8 @@ from pipeline.manifest import (
 )
 from pipeline.progress import Silent, StepProgress
 from pipeline.quant_types import quant_type
-from pipeline.quantize import QuantizeJob, plan_quantization, quantize
+from pipeline.quantize import QuantizeJob, plan_quantization, quantize, split
+from pipeline.shards import whole_name
 from pipeline.source import Source, adapter_source, base_source, tensors_of
 from pipeline.toolchain import ensure_toolchain
 from pipeline.workspace import Workspace, require_space
@@ -60,15 +62,16 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         record = _open_record(config, work, identity)
         kind = _AdapterRun if config.format == "adapter" else _Run
         run = kind(config, work, record, base, adapters, progress or Silent())
-        missing = run.missing()
-        if missing:
+        before = set(record.outputs)
+        if run.missing():
             run.make()
         record.complete = True
         record.save(config.out / MANIFEST)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
     notes = tuple(record.model.get("notes", ()))
-    return ExportResult(config.out, outputs, missing, config.out / MANIFEST, notes)
+    made = tuple(file for file in record.outputs if file not in before)
+    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes)
 
 
 def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
@@ -89,7 +92,11 @@ def _open_record(config: ExportConfig, work: Workspace, identity: str) -> Record
     earlier = load_record(work.record) or load_record(config.out / MANIFEST)
     if earlier is None:
         return Record(identity)
-    standing = {file: output for file, output in earlier.outputs.items() if output.stands(config.out)}
+    standing = {
+        file: output
+        for file, output in earlier.outputs.items()
+        if earlier.finished(whole_name(file), config.out)  # a set of shards stands as a whole or not at all
+    }
     if earlier.fingerprint != identity and standing:
         raise InputError(
             f"--out {str(config.out)!r} holds an export of other inputs or options: "
@@ -123,7 +130,11 @@ class _Run:
         self._require_space()
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()
-        self.record.options = {"outtype": self.config.outtype, "quants": list(self.config.quants)}
+        self.record.options = {
+            "outtype": self.config.outtype,
+            "quants": list(self.config.quants),
+            **self.config.quantizing,
+        }
         self.record.versions = versions()
         with ThreadPoolExecutor(max_workers=1) as background:
             inputs = background.submit(self._describe_inputs)  # hashing reads along with the converter
@@ -131,18 +142,20 @@ class _Run:
             self.record.inputs = inputs.result()
         self.record.save(self.work.record)
         self._quantize(full)
-        if self.config.keep_f16 and full.parent == self.work.folder:
-            self._publish(full, self.config.outtype.upper(), *self._full_precision_figures(full))
+        if self.config.keep_f16 and not self._stands(full.name):
+            figures = self._full_precision_figures(full)
+            self._publish(self._split(full), self.config.outtype.upper(), *figures)
 
     def _stands(self, file: str) -> bool:
-        return self.record.finished(file, self.config.out) is not None
+        return self.record.finished(file, self.config.out)
 
     def _require_space(self) -> None:
         """Refuse an export that the disk cannot hold, before anything is written."""
         elements = sum(info.elements for info in tensors_of(self.base).values())
-        needed = 0.0
-        if self._ready_full_precision() is None:
-            needed += elements * (4 if self.config.outtype == "f32" else 2)
+        full = elements * (4 if self.config.outtype == "f32" else 2)
+        needed = 0.0 if self._ready_full_precision() else full
+        if self.config.keep_f16 and self.config.split_bytes:
+            needed += full  # for a while it is there whole and in shards
         for quant in self._missing_quants():
             needed += elements * quant_type(quant).bits / 8
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
@@ -166,7 +179,7 @@ class _Run:
     def _ready_full_precision(self) -> Path | None:
         """The full-precision GGUF of an earlier run: kept beside the others, or left in the work folder."""
         file = self.config.full_precision_name
-        if self._stands(file):
+        if file in self.record.outputs and self._stands(file):  # shards of it are no source
             return self.config.out / file
         return self.work.full_precision(file, self.record)
 
@@ -186,6 +199,7 @@ class _Run:
             toolchain,
             self.config.threads,
             self.config.qlora_base,
+            self.config.tensor_types,
         )
         converted = convert(job, self.progress)
         partial.replace(target)
@@ -206,27 +220,50 @@ class _Run:
 
     def _quantize(self, full: Path) -> None:
         log = self.work.folder / "plan.log"
-        plans = {quant: plan_quantization(full, quant_type(quant), log) for quant in self._missing_quants()}
+        types = self.config.tensor_types
+        plans = {
+            quant: plan_quantization(full, quant_type(quant), log, types) for quant in self._missing_quants()
+        }
         require_space(
             self.config.out, sum(plan.size for plan in plans.values()), f"quantizing {self.config.name}"
         )
         for quant, plan in plans.items():
             started = time.monotonic()
             partial = self.work.folder / f"{self.config.quantized_name(quant)}.partial"
-            job = QuantizeJob(full, partial, quant_type(quant), self.config.threads, self._quantized())
-            quantize(job, plan, self.progress)
-            self._publish(partial, quant, plan.bits_per_weight, time.monotonic() - started)
+            job = QuantizeJob(
+                full,
+                partial,
+                quant_type(quant),
+                self.config.threads,
+                self._quantized(),
+                types,
+                self.config.split_bytes,
+            )
+            files = quantize(job, plan, self.progress)
+            self._publish(files, quant, plan.bits_per_weight, time.monotonic() - started)
 
-    def _publish(self, ready: Path, quant: str, bits: float, seconds: float) -> None:
-        """Give a finished file its final name, and record it."""
-        target = self.config.out / ready.name.removesuffix(".partial")
-        digest = sha256(ready)
-        give_final_name(ready, target)
-        status = target.stat()
-        self.record.outputs[target.name] = Output(
-            target.name, quant, status.st_size, round(bits, 2), round(seconds, 1), digest, status.st_mtime_ns
-        )
+    def _split(self, full: Path) -> list[Path]:
+        limit = self.config.split_bytes
+        if limit is None or full.stat().st_size <= limit:
+            return [full]
+        return split(full, full.with_name(f"{full.name}.partial"), limit, self.progress)
+
+    def _publish(self, ready: Sequence[Path], quant: str, bits: float, seconds: float) -> None:
+        """Give a finished file, or all shards of it, their final names, and record them."""
+        digests = [sha256(path) for path in ready]
+        targets = [self.config.out / path.name.removesuffix(".partial") for path in ready]
+        give_final_names(ready, targets)
+        whole = sum(path.stat().st_size for path in targets)
+        for target, digest in zip(targets, digests, strict=True):
+            status = target.stat()
+            share = round(seconds * status.st_size / whole, 1)
+            self.record.outputs[target.name] = Output(
+                target.name, quant, status.st_size, round(bits, 2), share, digest, status.st_mtime_ns
+            )
         self.record.save(self.work.record)
+        for path in self.config.out.glob("*.gguf"):
+            if whole_name(path.name) == whole_name(targets[0].name) and path not in targets:
+                path.unlink()  # of an earlier export that was split otherwise
 
 
 class _AdapterRun(_Run):
@@ -252,4 +289,4 @@ class _AdapterRun(_Run):
         self.record.inputs = self._describe_inputs()
         self.record.model = {"parameters": written.parameters, "changed_weights": written.tensors}
         bits = partial.stat().st_size * 8 / max(1, written.parameters)
-        self._publish(partial, self.config.outtype.upper(), bits, time.monotonic() - started)
+        self._publish([partial], self.config.outtype.upper(), bits, time.monotonic() - started)

@@ -10,8 +10,8 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
-from bench.export import compare_exports
-from bench.report import show_comparison, show_serving, show_soak
+from bench.export import compare_exports, memory_by_layers
+from bench.report import show_comparison, show_memory, show_serving, show_soak
 from bench.serve import ServeConfig, compare_serving
 from bench.shapes import SHAPES, shape_in_child
 from bench.workload import WORKLOADS
@@ -37,20 +37,41 @@ def export(
     shape: Annotated[
         str | None, typer.Option(help=f"Or random weights of a real shape: {', '.join(SHAPES)}.")
     ] = None,
+    dora: Annotated[bool, typer.Option("--dora", help="With --shape: the adapter is a DoRA.")] = False,
     quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
     scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
 ) -> None:
     """Our export against the usual way: merge_and_unload, save_pretrained, llama.cpp's script, quantize."""
     with report_errors():
+        if dora and not shape:
+            raise InputError("--dora makes an adapter for --shape: give that, or your own DoRA as --adapter")
         if shape:
-            folders = shape_in_child(shape, scratch / "shapes")
+            folders = shape_in_child(shape, scratch / "shapes", dora=dora)
         elif base and adapter:
             folders = (base.resolve(), adapter.resolve())
         else:
             raise InputError("give --base and --adapter, or --shape")
         comparison = compare_exports(*folders, list(quant or DEFAULT_QUANTS), scratch.resolve())
         show_comparison(comparison, as_json=json)
+
+
+@app.command()
+def memory(
+    *,
+    shape: Annotated[str, typer.Option(help=f"Random weights of a real shape: {', '.join(SHAPES)}.")],
+    layers: Annotated[list[int] | None, typer.Option(help="May be repeated. Default: 2, 8, 16, 32.")] = None,
+    dora: Annotated[bool, typer.Option("--dora", help="The adapter is a DoRA.")] = False,
+    quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
+    scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+) -> None:
+    """Our export's peak memory on the same shape with more and more layers: it should stay the same."""
+    with report_errors():
+        counts, quants = layers or [2, 8, 16, 32], quant or DEFAULT_QUANTS
+        if min(counts) < 1:
+            raise InputError(f"--layers {min(counts)} is too few: use 1 or more")
+        show_memory(memory_by_layers(shape, counts, quants, scratch.resolve(), dora), as_json=json)
 
 
 @app.command()

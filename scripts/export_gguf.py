@@ -36,6 +36,19 @@ def main(
     ] = None,
     outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
     keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="PATTERN=TYPE for single tensors, as in 'blk.*.attn_v=q6_k'. May be repeated; the "
+            "first that matches counts."
+        ),
+    ] = None,
+    output_type: Annotated[str | None, typer.Option(help="The output matrix's type.")] = None,
+    embedding_type: Annotated[str | None, typer.Option(help="The embeddings' type.")] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="One type for all, no mixture.")] = False,
+    split_max_size: Annotated[
+        str | None, typer.Option(help="Split what is larger into shards: 2G, 500M.")
+    ] = None,
     qlora_base: Annotated[
         str | None,
         typer.Option(
@@ -77,6 +90,11 @@ def main(
             adapter_revision=adapter_revision,
             qlora_base=qlora_base,
             format=output_format,
+            tensor_type=tuple(tensor_type or ()),
+            output_type=output_type,
+            embedding_type=embedding_type,
+            pure=pure,
+            split_max_size=split_max_size,
             threads=threads if threads is not None else physical_cores(),
             force=force,
             resume=resume,

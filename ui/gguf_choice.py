@@ -9,7 +9,7 @@ from pathlib import Path
 
 import places
 from engine.errors import ModelError
-from ui.gguf_hub import fetch_gguf, looks_like_hub
+from ui.gguf_hub import fetch_gguf, looks_like_hub, shards
 
 # What to take from a folder of several: the usual balance first, then smaller losses, then the rest.
 PREFERENCE = (
@@ -31,7 +31,7 @@ def choose_gguf(model: Path | None) -> Path:
             f"model {str(model)!r} does not exist: give the path of a .gguf file or of its folder, "
             "or a model on the Hub as owner/name/file.gguf"
         )
-    return _best_of(model) if model.is_dir() else model
+    return _first_shard(_best_of(model) if model.is_dir() else model)
 
 
 def embedded_gguf() -> Path:
@@ -47,6 +47,18 @@ def embedded_gguf() -> Path:
 def is_embedded(path: Path) -> bool:
     """Whether `path` is the model that comes with the app."""
     return places.EMBEDDED_PACKAGE in path.parts
+
+
+def _first_shard(model: Path) -> Path:
+    """The file that llama.cpp loads all of a split GGUF by; raises ModelError where one is missing."""
+    names = shards(model.name)
+    for name in names:
+        if not (model.parent / name).exists():
+            raise ModelError(
+                f"model {str(model)!r} is one of {len(names)} files and {name} is missing: "
+                "put all of them into one folder"
+            )
+    return model.with_name(names[0])
 
 
 def _best_of(folder: Path) -> Path:

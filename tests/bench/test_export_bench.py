@@ -44,3 +44,22 @@ def test_both_ways_run_and_the_ratios_are_printed(tmp_path: Path, root: Path, py
     assert set(result["ratios"]) == {"time", "peak_memory", "bytes_written"}
     assert all(ratio > 0 for ratio in result["ratios"].values())
     assert not list((tmp_path / "scratch").glob("*/*.gguf"))
+
+
+def test_memory_is_measured_for_each_number_of_layers(tmp_path: Path, root: Path, python: str) -> None:
+    folder = tmp_path / "scratch" / "shapes"  # what the command finds ready there is tiny
+    code = (
+        "import bench.shapes as s; from pathlib import Path; "
+        "s.SHAPES['smollm2'].update(vocab_size=32000, hidden_size=64, intermediate_size=128, "
+        "num_attention_heads=4, num_key_value_heads=2); "
+        f"[s.make_shape('smollm2', Path({str(folder)!r}), layers, True) for layers in (1, 2)]"
+    )
+    subprocess.run([python, "-c", code], cwd=root, check=True, capture_output=True)
+    command = [python, "scripts/bench.py", "memory", "--shape", "smollm2", "--dora", "--json"]
+    command += ["--layers", "1", "--layers", "2", "--quant", "Q8_0", "--scratch", str(tmp_path / "scratch")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (folder / "smollm2-2-layers-dora").is_dir()
+    written = [result["figures"][layers]["written_bytes"] for layers in ("1", "2")]
+    assert 0 < written[0] < written[1]
+    assert 1 <= result["ratios"]["peak_memory"] < 1.5

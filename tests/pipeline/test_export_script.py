@@ -42,6 +42,8 @@ MISTAKES = {
     "missing adapter": (["--adapter", "/nowhere"], "/nowhere"),
     "unknown type": (["--quant", "Q4_K_X"], "Q4_K_X"),
     "unknown outtype": (["--outtype", "f8"], "f8"),
+    "unknown type of a tensor": (["--tensor-type", "*attn_v=Q6"], "did you mean Q6_K"),
+    "unknown type of the output": (["--output-type", "Q6"], "--output-type 'Q6'"),
     "no threads": (["--threads", "0"], "--threads 0"),
     "revision of a folder": (["--revision", "main"], "revision"),
 }

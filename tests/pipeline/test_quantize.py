@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.quant_types import quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize
 from pipeline.quantize_child import dry_run
 from pipeline.run import export
+from pipeline.tensor_types import MIXTURE, TensorTypes, parse_tensor_types
 from tests.pipeline.tiny import make_base
 
 _WIDE = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
@@ -47,18 +49,20 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def by_llama_cpp(source: Path, target: Path, quant: str) -> bytes:
+def by_llama_cpp(source: Path, target: Path, quant: str, **options: Any) -> bytes:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = quant_type(quant).ftype
+    for option, value in options.items():
+        setattr(params, option, value)
     assert (
         llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0
     )
     return target.read_bytes()
 
 
-def by_us(source: Path, target: Path, quant: str, *earlier: Path) -> bytes:
+def by_us(source: Path, target: Path, quant: str, *earlier: Path, chosen: TensorTypes = MIXTURE) -> bytes:
     ftype = quant_type(quant).ftype
-    types = dry_run(str(source), ftype).types
+    types = dry_run(str(source), ftype, chosen).types
     write_quantized(source, target, types, ftype, earlier=earlier, threads=3, advance=lambda count: None)
     return target.read_bytes()
 
@@ -79,6 +83,70 @@ def test_so_is_every_kind_of_type(quant: str, sources: dict[str, Path], tmp_path
     source = sources["llama, f16"]
     theirs = by_llama_cpp(source, tmp_path / "theirs.gguf", quant)
     assert by_us(source, tmp_path / "ours.gguf", quant) == theirs
+
+
+def overrides(*items: tuple[bytes | None, int]) -> Any:
+    return (llama_cpp.llama_model_tensor_override * len(items))(*items)
+
+
+_CHOICES: dict[str, tuple[TensorTypes, dict[str, Any]]] = {
+    "patterns": (
+        # The second pattern would take what the first has taken.
+        parse_tensor_types(
+            ["blk.*.attn_v=q6_K", "blk.?.attn*=q8_0", "blk.[!0].ffn_down.weight=f16"], None, None, False
+        ),
+        {
+            "tt_overrides": overrides(
+                (rb"attn_v\.weight", 14), (rb"attn", 8), (rb"blk\.1\.ffn_down\.weight", 1), (None, 0)
+            )
+        },
+    ),
+    "output and embeddings": (
+        parse_tensor_types([], "q8_0", "f32", False),
+        {"output_tensor_type": 8, "token_embedding_type": 0},
+    ),
+    "pure": (parse_tensor_types([], None, None, True), {"pure": True}),
+    "pure but one": (
+        parse_tensor_types(["output=iq4_nl", "token_embd=bf16"], None, None, True),
+        {"pure": True, "tt_overrides": overrides((b"^output", 20), (b"^token_embd", 30), (None, 0))},
+    ),
+}
+
+
+@pytest.mark.parametrize("title", ["llama, bf16", "rows of no multiple of 256"])
+@pytest.mark.parametrize("choice", _CHOICES)
+def test_so_is_one_with_types_of_the_users_choice(
+    title: str, choice: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    source, (chosen, options) = sources[title], _CHOICES[choice]
+    theirs = by_llama_cpp(source, tmp_path / "theirs.gguf", "Q4_K_M", **options)
+    assert by_us(source, tmp_path / "ours.gguf", "Q4_K_M", chosen=chosen) == theirs
+    assert dry_run(str(source), 15, chosen).types != dry_run(str(source), 15).types
+
+
+def test_shards_hold_what_the_whole_holds(sources: dict[str, Path], tmp_path: Path) -> None:
+    source, types = sources["llama, f16"], dry_run(str(sources["llama, f16"]), 7).types
+    single = tmp_path / "ours.gguf"
+    by_us(source, single, "Q8_0")
+
+    def write(*earlier: Path) -> list[Path]:
+        return write_quantized(
+            source, single, types, 7, earlier=earlier, threads=3, advance=lambda count: None, limit=1_000_000
+        )
+
+    paths = write()
+    whole, shards = GGUFReader(single), [GGUFReader(path) for path in paths]
+    told = [[shard.fields[f"split.{key}"].contents() for key in ("no", "count")] for shard in shards]
+    assert told == [[number, len(shards)] for number in range(len(shards))]
+    assert len(shards) > 2
+    assert {shard.fields["split.tensors.count"].contents() for shard in shards} == {len(whole.tensors)}
+    assert [(t.name, t.tensor_type, t.data.tobytes()) for shard in shards for t in shard.tensors] == [
+        (t.name, t.tensor_type, t.data.tobytes()) for t in whole.tensors
+    ]
+    own = {key for key in shards[0].fields if not key.startswith(("split.", "GGUF."))}
+    assert own == {key for key in whole.fields if not key.startswith("GGUF.")}
+    contents = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write(single)] == contents  # copied out of the whole
 
 
 def test_what_an_earlier_file_holds_is_copied(sources: dict[str, Path], tmp_path: Path) -> None:

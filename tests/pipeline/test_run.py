@@ -113,6 +113,29 @@ def test_the_types_are_those_that_were_asked_for(reference: Path) -> None:
     assert types == {"F32", "Q4_K", "Q6_K"}
 
 
+def test_types_of_single_tensors_are_told_and_never_mixed(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    chosen = config_for(inputs, tmp_path / "bob", quants=("Q8_0",), tensor_type=("blk.*.attn_v=f16",))
+    result = export(chosen)
+    types = {
+        tensor.name: tensor.tensor_type.name for tensor in GGUFReader(result.folder / "bob-Q8_0.gguf").tensors
+    }
+    assert (types["blk.1.attn_v.weight"], types["blk.1.attn_k.weight"]) == ("F16", "Q8_0")
+    assert json.loads(result.manifest.read_text())["options"]["tensor_type"] == ["blk.*.attn_v=F16"]
+    assert export(chosen).made == ()
+    with pytest.raises(InputError, match="other inputs or options: --force"):
+        export(replace(chosen, tensor_type=()))
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_written(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"'attn_v=Q6_K' matches no tensor .*blk\..\.attn_v\.weight"):
+        export(config_for(inputs, tmp_path / "models" / "bob", tensor_type=("attn_v=q6_k",)))
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_second_run_has_nothing_to_do(inputs: tuple[Path, Path], exported: Path) -> None:
     steps = Steps()
     again = export(config_for(inputs, exported), steps)

@@ -29,6 +29,16 @@ def test_a_folders_most_sensible_file_is_taken(tmp_path: Path, names: list[str],
     assert choose_gguf(touch(tmp_path / "m", *names)).name == best
 
 
+def test_any_shard_names_the_whole_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "m", *(f"m-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)))
+    first = folder / "m-Q8_0-00001-of-00003.gguf"
+    assert choose_gguf(folder / "m-Q8_0-00003-of-00003.gguf") == choose_gguf(folder) == first
+    (folder / "m-Q8_0-00002-of-00003.gguf").unlink()
+    for model in (folder, first):
+        with pytest.raises(ModelError, match=r"one of 3 files and m-Q8_0-00002-of-00003\.gguf is missing"):
+            choose_gguf(model)
+
+
 def test_a_file_that_the_manifest_does_not_list_is_unfinished(tmp_path: Path) -> None:
     folder = touch(tmp_path / "m", "m-Q4_K_M.gguf", "m-Q5_K_M.gguf")
     (folder / "manifest.json").write_text(

@@ -1,0 +1,54 @@
+"""A GGUF in several files: llama.cpp's names for them, and which tensors go into which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pipeline.errors import InputError
+
+_SIZE = re.compile(r"0*(?P<count>[1-9]\d*)(?P<unit>[MG])", re.IGNORECASE)
+_UNITS = {"M": 10**6, "G": 10**9}  # as llama.cpp's gguf-split has them
+_NUMBERS = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf)")
+_MOST = 65_535  # split.count has 16 bits
+
+
+def parse_size(text: str) -> int:
+    """The bytes of "2G" or "500M"; raises InputError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise InputError(f"--split-max-size {text!r} is no size: use a number and M or G, as in 2G")
+    return int(found["count"]) * _UNITS[found["unit"].upper()]
+
+
+def shard_names(name: str, count: int) -> list[str]:
+    """The names of so many shards of `NAME.gguf`, as llama_split_path spells them; one is no shard."""
+    if count == 1:
+        return [name]
+    stem, ending, rest = name.rpartition(".gguf")
+    return [f"{stem}-{number:05d}-of-{count:05d}{ending}{rest}" for number in range(1, count + 1)]
+
+
+def whole_name(name: str) -> str:
+    """The name of the file that a shard is a part of; that of a whole file is its own."""
+    return _NUMBERS.sub("", name)
+
+
+def group(sizes: Mapping[str, int], limit: int | None) -> list[list[str]]:
+    """The tensors of each shard, in their order, as gguf-split puts them: full up to `limit` bytes of data.
+
+    No tensor is cut: one that is larger has a shard for itself.
+    """
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if limit is not None and groups[-1] and held + size > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += size
+    if len(groups) > _MOST:
+        raise InputError(
+            f"--split-max-size makes {len(groups)} files, and llama.cpp counts to {_MOST}: use more"
+        )
+    return groups

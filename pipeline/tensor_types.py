@@ -1,0 +1,176 @@
+"""Types of single tensors, by their names: what differs from llama.cpp's own mixture for a file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class GgmlType:
+    """One type of a tensor: its number in `enum ggml_type`, and how many numbers of a row make a block."""
+
+    number: int
+    block: int
+
+
+GGML_TYPES = {
+    "Q2_K": GgmlType(10, 256),
+    "Q3_K": GgmlType(11, 256),
+    "IQ3_S": GgmlType(21, 256),
+    "IQ4_XS": GgmlType(23, 256),
+    "IQ4_NL": GgmlType(20, 32),
+    "Q4_0": GgmlType(2, 32),
+    "Q4_1": GgmlType(3, 32),
+    "Q4_K": GgmlType(12, 256),
+    "Q5_0": GgmlType(6, 32),
+    "Q5_1": GgmlType(7, 32),
+    "Q5_K": GgmlType(13, 256),
+    "Q6_K": GgmlType(14, 256),
+    "Q8_0": GgmlType(8, 32),
+    "F16": GgmlType(1, 1),
+    "BF16": GgmlType(30, 1),
+    "F32": GgmlType(0, 1),
+}
+_NEEDS_IMATRIX = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"}
+_OUTPUT = "output.weight"
+_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+_KEPT = ("_norm.weight", "ffn_gate_inp.weight")  # llama.cpp quantizes neither norms nor routers
+# A piece of a pattern: a star, a question mark, a class such as [0-3] or [!0], or plain characters.
+_PIECE = re.compile(r"(?P<star>\*)|(?P<one>\?)|\[(?P<no>!?)(?P<set>[\w.-]+)\]|(?P<plain>[\w.-]+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class TensorTypes:
+    """The user's choices. `overrides` are patterns and types, of which the first that matches counts.
+
+    `output` and `embedding` are the types of those two matrices; with `pure`, all others get the file's
+    main type instead of a mixture.
+    """
+
+    overrides: tuple[tuple[str, str], ...] = ()
+    output: str | None = None
+    embedding: str | None = None
+    pure: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """What was chosen, under the options' names: for the manifest, and to tell two exports apart."""
+        found = {
+            "tensor_type": [f"{pattern}={name}" for pattern, name in self.overrides],
+            "output_type": self.output,
+            "embedding_type": self.embedding,
+            "pure": self.pure,
+        }
+        return {option: value for option, value in found.items() if value}
+
+    def request(self) -> dict[str, Any]:
+        """The choices as a child process takes them."""
+        return asdict(self)
+
+    @classmethod
+    def of_request(cls, fields: Mapping[str, Any]) -> TensorTypes:
+        """The choices out of a child's request."""
+        overrides = tuple((pattern, name) for pattern, name in fields["overrides"])
+        return cls(overrides, fields["output"], fields["embedding"], fields["pure"])
+
+    def check(self, widths: Mapping[str, int]) -> None:
+        """Raise InputError for a choice that no tensor of a model can follow; `widths` are its matrices'."""
+        names = [name for name in widths if name.endswith(".weight") and not name.endswith(_KEPT)]
+        for pattern, kind in self.overrides:
+            if not any(re.search(regex(pattern), name) for name in names):
+                raise InputError(
+                    f"--tensor-type {f'{pattern}={kind}'!r} matches no tensor that is quantized: "
+                    f"the model has {_examples(pattern, names)}"
+                )
+        if self.output and _OUTPUT not in widths and (self.pure or self.embedding):
+            raise InputError(
+                f"--output-type {self.output} has no tensor here: the model's output is its embeddings, "
+                "use --embedding-type alone"
+            )
+        _check_rows("--output-type", self.output, [_OUTPUT], widths)
+        _check_rows("--embedding-type", self.embedding, _EMBEDDINGS, widths)
+
+
+MIXTURE = TensorTypes()
+"""No choices: llama.cpp's own mixture."""
+
+
+def parse_tensor_types(
+    overrides: Sequence[str], output: str | None, embedding: str | None, pure: bool
+) -> TensorTypes:
+    """The options' words, checked as far as they can be without a model; raises InputError."""
+    return TensorTypes(
+        tuple(_override(text) for text in overrides),
+        _type_name("--output-type", output) if output is not None else None,
+        _type_name("--embedding-type", embedding) if embedding is not None else None,
+        pure,
+    )
+
+
+def regex(pattern: str) -> str:
+    """A shell-like pattern as the regular expression that std::regex_search takes (and Python's).
+
+    It is anchored at both ends, and the ending ".weight", which all of them share, may be left out.
+    """
+    parts = [_piece(found) for found in _PIECE.finditer(pattern)]
+    return f"^{''.join(parts)}(\\.weight)?$"
+
+
+def _piece(found: re.Match[str]) -> str:
+    if found["star"]:
+        return ".*"
+    if found["one"]:
+        return "."
+    if found["set"]:
+        return f"[{'^' if found['no'] else ''}{found['set']}]"
+    return found["plain"].replace(".", r"\.")
+
+
+def _override(text: str) -> tuple[str, str]:
+    pattern, found, kind = text.rpartition("=")
+    if not found or not pattern or "".join(m[0] for m in _PIECE.finditer(pattern)) != pattern:
+        raise InputError(
+            f"--tensor-type {text!r} is not PATTERN=TYPE: use a tensor's name, with * ? or [0-3] in it, "
+            "as in 'blk.*.attn_v=q6_k'"
+        )
+    try:
+        re.compile(regex(pattern))
+    except re.error as error:
+        raise InputError(f"--tensor-type {text!r}: {pattern!r} is no pattern: {error}") from None
+    return pattern, _type_name(f"--tensor-type {text!r}:", kind)
+
+
+def _type_name(option: str, name: str) -> str:
+    key = name.strip().upper()
+    if key in GGML_TYPES:
+        return key
+    if key in _NEEDS_IMATRIX:
+        raise InputError(
+            f"{option} {name} needs an importance matrix, without which its output is noise: "
+            "use Q3_K, IQ4_XS or larger"
+        )
+    near = difflib.get_close_matches(key, GGML_TYPES, n=3, cutoff=0.5) or ["Q4_K", "Q6_K", "Q8_0"]
+    raise InputError(
+        f"{option} {name!r} is no type of a tensor: did you mean {', '.join(near)}? "
+        f"All: {', '.join(GGML_TYPES)}"
+    )
+
+
+def _check_rows(option: str, kind: str | None, names: Collection[str], widths: Mapping[str, int]) -> None:
+    """llama.cpp takes these two types as they are, and aborts where rows are no multiple of a block."""
+    for name in names:
+        if kind is not None and widths.get(name, 0) % GGML_TYPES[kind].block:
+            raise InputError(
+                f"{option} {kind} cannot hold {name}: its rows of {widths[name]} numbers are no multiple of "
+                f"{GGML_TYPES[kind].block}; use Q8_0, Q5_1 or F16"
+            )
+
+
+def _examples(pattern: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names[:3])
+    return ", ".join(near)
