@@ -69,7 +69,7 @@ def tiny(
     config |= {key: KINDS[request.param][key] for key in ("layer_types",) if key in KINDS[request.param]}
     (base / "config.json").write_text(json.dumps(config))
     target = folder / "tiny.gguf"
-    job = ConvertJob(base_source(str(base)), None, "f32", target, "tiny", ensure_toolchain(), 2)
+    job = ConvertJob(base_source(str(base)), (), "f32", target, "tiny", ensure_toolchain(), 2)
     convert(job, Silent())
     model = Model(target)
     yield model
