@@ -21,18 +21,13 @@ from pipeline.source import Source
 def write(request: Message) -> Message:
     """Write the file that the request of adapter_format.py asks for, and count what it holds."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the two folders
-    base = _source(request["base"])
-    adapter = read_adapter(_source(request["adapter"]), request["weight"])
+    base = Source.of_request(request["base"])
+    adapter = read_adapter(Source.of_request(request["adapter"]), request["weight"])
     with tempfile.TemporaryDirectory(dir=Path(request["target"]).parent, prefix="read-") as scratch:
         folder = Path(scratch) / request["name"]  # the script takes the GGUF's name from it
         parameters = _write_scaled(base, adapter, folder)
         _run_script(Path(request["toolchain"]), folder, base, request)
     return {"tensors": len(adapter.tensors) // 2, "parameters": parameters}
-
-
-def _source(fields: list[str | None]) -> Source:
-    spec, folder, revision = fields
-    return Source(str(spec), Path(str(folder)), revision)
 
 
 def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
@@ -72,7 +67,7 @@ def _run_script(toolchain: Path, folder: Path, base: Source, request: Message) -
     sys.argv = [str(script), *options, str(folder)]
     try:
         runpy.run_path(str(script), run_name="__main__")
-    except (NotImplementedError, ValueError, AssertionError, SystemExit) as error:
+    except (NotImplementedError, ValueError, AssertionError, SystemExit) as error:  # all its ways to refuse
         if isinstance(error, SystemExit) and not error.code:
             return
         raise InputError(

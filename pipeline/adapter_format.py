@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.adapter import Adapter
 from pipeline.child import run_child
 from pipeline.errors import InputError
-from pipeline.kinds import MERGED
+from pipeline.kinds import is_lora
 from pipeline.progress import StepProgress
 from pipeline.source import Source
 
@@ -50,7 +50,7 @@ class WrittenAdapter:
 def refuse_inexpressible(adapter: Adapter) -> None:
     """Raise InputError for what a GGUF LoRA file cannot say."""
     reason: str | None
-    if MERGED[str(adapter.config["peft_type"]).upper()] != "LoRA":
+    if not is_lora(adapter.config):
         reason = f"{adapter.kind} is no LoRA"
     elif adapter.config.get("bias", "none") != "none":
         reason = f"it trained biases (bias={adapter.config['bias']!r})"
@@ -71,8 +71,8 @@ def refuse_inexpressible(adapter: Adapter) -> None:
 def write_adapter(job: AdapterJob, progress: StepProgress) -> WrittenAdapter:
     """Do the job; raises InputError for an adapter that is not the base's or that llama.cpp cannot take."""
     request = {
-        "base": [job.base.spec, str(job.base.folder), job.base.revision],
-        "adapter": [job.adapter.spec, str(job.adapter.folder), job.adapter.source.revision],
+        "base": job.base.request(),
+        "adapter": job.adapter.source.request(),
         "weight": job.adapter.weight,
         "outtype": job.outtype,
         "target": str(job.target),

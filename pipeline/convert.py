@@ -50,8 +50,8 @@ class ConvertJob:
     def request(self) -> Message:
         """The job as the child process takes it."""
         return {
-            "base": _fields(self.base),
-            "adapters": [[*_fields(adapter.source), adapter.weight] for adapter in self.adapters],
+            "base": self.base.request(),
+            "adapters": [[*adapter.source.request(), adapter.weight] for adapter in self.adapters],
             "outtype": self.outtype,
             "target": str(self.target),
             "name": self.name,
@@ -78,7 +78,3 @@ def convert(job: ConvertJob, progress: StepProgress) -> Converted:
         log = job.target.with_suffix(".log")
         result = run_child("pipeline.convert_child", job.request(), log, on_message, on_tick)
     return Converted(**{**result, "notes": tuple(result["notes"])})
-
-
-def _fields(source: Source) -> list[str | None]:
-    return [source.spec, str(source.folder), source.revision]

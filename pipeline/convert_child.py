@@ -43,8 +43,8 @@ def convert(request: Message) -> Message:
         raise MissingPackage("torch") from error
     torch.set_num_threads(request["threads"])
     _give_memory_back()
-    base = _source(request["base"])
-    adapters = [read_adapter(_source(fields), weight) for *fields, weight in request["adapters"]]
+    base = Source.of_request(request["base"])
+    adapters = [read_adapter(Source.of_request(fields), weight) for *fields, weight in request["adapters"]]
     target = Path(request["target"])
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target.parent, prefix="read-") as scratch:
         merger = _merger(base, adapters, request["qlora_base"])
@@ -67,11 +67,6 @@ def _give_memory_back() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
-
-
-def _source(fields: list[Any]) -> Source:
-    spec, folder, revision = fields
-    return Source(spec, Path(folder), revision)
 
 
 def _merger(base: Source, adapters: list[Adapter], qlora_base: str | None) -> Merger | None:

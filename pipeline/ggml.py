@@ -147,6 +147,15 @@ class GgufFile:
         self._lib.ggml_free(self._tensors)
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a GGUF file by name. Raises PipelineError when it is not one."""
+    opened = GgufFile(path)
+    try:
+        return opened.tensors()
+    finally:
+        opened.close()
+
+
 def _tensors_of(header: int, data: int) -> dict[str, Tensor]:
     lib, found = library(), {}
     for index in range(lib.gguf_get_n_tensors(header)):

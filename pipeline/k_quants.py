@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.ggml import library
-from pipeline.k_search import Floats, kernel, search_symmetric, search_with_minimum
+from pipeline.k_search import ROUND, TINY, Floats, kernel, search_symmetric, search_with_minimum
 
 Bytes = NDArray[np.uint8]
 
 _SUPER = 256  # numbers in a block of the file (a super-block), which holds 8 or 16 blocks with a scale each
-_ROUND = np.float32(12582912.0)  # as in k_search
-_TINY = np.float32(1e-15)
 _RECIPROCAL = np.float32(1e-30)  # the reciprocals of smaller scales may overflow
 
 
@@ -48,7 +46,7 @@ def q6_k(x: Floats) -> Bytes:
     _check(found)
     scale = found[0].reshape(-1, 16)
     largest = np.take_along_axis(scale, np.abs(scale).argmax(axis=1)[:, None], axis=1)
-    empty = np.abs(largest) < _TINY
+    empty = np.abs(largest) < TINY
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = np.where(empty, np.float32(0), np.float32(-128) / largest)
         d = np.where(empty, np.float32(0), np.float32(1) / inverse).astype(np.float16)
@@ -127,7 +125,7 @@ def _levels_with_minimum(x: Floats, top: Floats, found: Floats, out: Bytes) -> N
         d, low, factor, offset = found[0, block], found[1, block], found[2, block], found[3, block]
         for i in range(x.shape[1]):
             exact = (x[block, i] + low) / d if d != 0 else factor * (x[block, i] - offset)
-            near = (exact + _ROUND) - _ROUND
+            near = (exact + ROUND) - ROUND
             near = top if near > top else near
             out[block, i] = np.uint8(near) if near > 0 else np.uint8(0)
 
@@ -140,7 +138,7 @@ def _levels_6(x: Floats, scale: Floats, factor: Floats, out: Bytes) -> None:
         d = scale[block]
         for i in range(x.shape[1]):
             exact = x[block, i] / d if d != 0 else factor[block] * x[block, i]
-            near = (exact + _ROUND) - _ROUND
+            near = (exact + ROUND) - ROUND
             near = top if near > top else near
             near = bottom if near < bottom else near
             out[block, i] = np.uint8(near - bottom) if d != 0 or factor[block] != 0 else np.uint8(0)

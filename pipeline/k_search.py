@@ -23,9 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LANES = 64  # blocks side by side
 _UNROLL = 8  # numbers of a block for which a lane's sums stay in registers
-_ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds to the nearest whole number
+ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds to the nearest whole number
 _ZERO, _ONE, _STEP, _INFINITY = np.float32(0), np.float32(1), np.float32(0.1), np.float32(np.inf)
-_TINY = np.float32(1e-15)  # GROUP_MAX_EPS
+TINY = np.float32(1e-15)  # GROUP_MAX_EPS
 
 
 def kernel(function: F) -> F:
@@ -146,7 +146,7 @@ def _span(tile: _Tile, top: Any) -> None:
     for i in range(x.shape[0]):
         for j in range(_LANES):
             v, w = x[i, j], weight[i, j]
-            near = (used[j] * (v - low[j]) + _ROUND) - _ROUND
+            near = (used[j] * (v - low[j]) + ROUND) - ROUND
             near = top if near > top else near
             near = near if near > _ZERO else _ZERO
             off = scale[j] * near + low[j] - v
@@ -168,7 +168,7 @@ def _levels(tile: _Tile, wanted: Any, top: Any) -> None:
             f, b, l1, l2, xl = factor[j], low[j], sum_l[j], sum_l2[j], sum_xl[j]
             for k in range(_UNROLL):
                 v = x[i + k, j]
-                near = (f * (v - b) + _ROUND) - _ROUND
+                near = (f * (v - b) + ROUND) - ROUND
                 near = top if near > top else near
                 near = near if near > _ZERO else _ZERO
                 level[i + k, j] = near
@@ -228,7 +228,7 @@ def search_symmetric(x: Floats, top: Any, out: Floats) -> None:
             if step != 0:
                 _fit_scale(tile, top + _STEP * np.float32(step), top, False)
         for lane in range(count):
-            empty = abs(tile.high[lane]) < _TINY
+            empty = abs(tile.high[lane]) < TINY
             out[0, first + lane] = _ZERO if empty else tile.scale[lane]
             out[1, first + lane] = _ZERO if empty else tile.used[lane]
 
@@ -260,7 +260,7 @@ def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool) -> None:
             f, xl, l2 = factor[j], sum_xl[j], sum_l2[j]
             for k in range(_UNROLL):
                 v = x[i + k, j]
-                near = (f * v + _ROUND) - _ROUND
+                near = (f * v + ROUND) - ROUND
                 near = top - _ONE if near > top - _ONE else near
                 near = -top if near < -top else near
                 w = v * v

@@ -79,10 +79,14 @@ _MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 def kind_name(config: dict[str, Any]) -> str:
     """How PEFT calls an adapter with this configuration: LoRA, rsLoRA + DoRA, OFT ..."""
-    kind = MERGED[_peft_type(config)]
-    if kind != "LoRA":
-        return kind
+    if not is_lora(config):
+        return MERGED[_peft_type(config)]
     return ("rsLoRA" if config.get("use_rslora") else "LoRA") + (" + DoRA" if config.get("use_dora") else "")
+
+
+def is_lora(config: dict[str, Any]) -> bool:
+    """Whether it is LoRA in one of its forms, and no kind beside it."""
+    return _peft_type(config) == "LORA"
 
 
 def refuse_unmergeable(spec: str, config: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ class TunedLayer:
                 set_parameter(base, self._inner(name), read(name))
             tuned = _merge(self.module)
             return {name: tuned.get_parameter(self._inner(name)).data for name in self.parameters}
+        # What PEFT's layers raise where they cannot merge: a singular matrix, a missing bias, ...
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise InputError(f"PEFT cannot merge the adapter's {self.path}: {error}") from None
         finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.ggml import BF16, F16, F32, GgufFile, Shard, Tensor, library
+from pipeline.ggml import BF16, F16, F32, GgufFile, Shard, Tensor, library, read_tensors
 from pipeline.k_quants import Bytes, TooSmall, exact_quantizer
 from pipeline.k_search import Floats
 from pipeline.shards import group, shard_names
@@ -72,7 +72,7 @@ def write_quantized(
         outputs = [_begin(stack, part) for part in parts]
         for kind in set(types.values()):
             exact_quantizer(kind)  # compiled and tried once, before the threads begin
-        choices = [opened.tensors(), *(_tensors(path) for path in earlier)]
+        choices = [opened.tensors(), *(read_tensors(path) for path in earlier)]
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         jobs = [
             pool.submit(_do, slab, files[slab.file], outputs[slab.output])
@@ -116,14 +116,6 @@ def _open(stack: ExitStack, path: Path, flags: int) -> int:
     file = os.open(path, flags, 0o644)
     stack.callback(os.close, file)
     return file
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    opened = GgufFile(path)
-    try:
-        return opened.tensors()
-    finally:
-        opened.close()
 
 
 def _slabs(target: Tensor, output: int, choices: Sequence[Mapping[str, Tensor]]) -> Iterator[_Slab]:

@@ -47,9 +47,9 @@ def quantize(request: Message) -> Message:
 
 
 def _types_of(path: Path) -> dict[str, int]:
-    from pipeline.ggml import GgufFile
+    from pipeline.ggml import read_tensors
 
-    return {name: tensor.type for name, tensor in GgufFile(path).tensors().items()}
+    return {name: tensor.type for name, tensor in read_tensors(path).items()}
 
 
 def _write(request: Message, types: dict[str, int]) -> list[str]:

@@ -58,6 +58,7 @@ def wrap(model: Any, adapter: Adapter) -> Any:
             _check_version(config, adapter)
             config.inference_mode = True
             return PeftModel(model, config, low_cpu_mem_usage=True)
+    # PEFT checks a configuration by using it: a bad target, option, pattern or module fails in its own way.
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise InputError(
             f"the adapter {adapter.spec!r} does not fit the base model: {_first_line(error)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,16 @@ class Source:
     spec: str
     folder: Path
     revision: str | None
+
+    def request(self) -> list[str | None]:
+        """The source as a child process takes it."""
+        return [self.spec, str(self.folder), self.revision]
+
+    @classmethod
+    def of_request(cls, fields: Sequence[Any]) -> Source:
+        """The source out of a child's request."""
+        spec, folder, revision = fields
+        return cls(spec, Path(folder), revision)
 
     def weights(self) -> list[Path]:
         """The safetensors files, in order."""
