@@ -16,7 +16,7 @@ from engine.settings import Limits, SamplingSettings
 from engine.stats import Counters, EngineStats
 from engine.text import TextStream
 
-_SMOOTH_SECONDS = 0.2  # what a step may take for others' prompts while someone is being answered
+_SMOOTH_SECONDS = 0.3  # what a step may take for others' prompts while someone is being answered
 _LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
 
 Tagged = tuple[int, Event]
