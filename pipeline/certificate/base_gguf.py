@@ -21,7 +21,7 @@ def why_no_base(subject: Subject) -> str:
 def base_gguf(subject: Subject) -> Iterator[Path]:
     """The base's GGUF in f16, in the scratch folder, for as long as the context lasts.
 
-    Converted in this very process, which is a child already: a further one would spend two seconds on imports.
+    Converted in this process, which is a child already: one more would spend two seconds on imports.
     Raises InputError for what llama.cpp does not convert.
     """
     from pipeline.convert_child import convert

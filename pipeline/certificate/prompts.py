@@ -1,4 +1,4 @@
-"""Questions that any chat model can be asked, for when the user gives none. Everyday, short, of many kinds."""
+"""Questions that any chat model can be asked, where the user gives none: short, of many kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks 4, 5 and 7: what quantization did to the model, what is left of the tuning, and how fast each file is."""
+"""What quantization did to the model, what is left of the tuning, and how fast each file is."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ import numpy as np
 from engine.errors import EngineError
 from pipeline.certificate.divergence import Divergence, summarize
 from pipeline.certificate.finding import Finding, Status, gravest
-from pipeline.certificate.reference import FileScores, Reference, choose_backend, make_reference, score_file
-from pipeline.certificate.rounding import rounding_of
+from pipeline.certificate.tuned_scores import (
+    FileScores,
+    Reference,
+    choose_backend,
+    make_reference,
+    score_file,
+)
+from pipeline.certificate.quant_cause import rounding_of
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.survival import Share, gain_kept, survival
 from pipeline.progress import StepProgress
@@ -23,12 +29,12 @@ GOOD_SURVIVAL, BAD_SURVIVAL = 0.95, 0.5
 _WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on 240 tokens
 _WORST_PROMPTS = 3
 _DIVERGENCE_REASON = (
-    f"KL of at most {GOOD_KL} nats a token: a text then surprises the file about a tenth more than the model; "
-    f"above {BAD_KL} it is another model's text."
+    f"KL of at most {GOOD_KL} nats a token: a text then surprises the file about a tenth more than the "
+    f"model; above {BAD_KL} it is another model's text."
 )
 _SURVIVAL_REASON = (
-    f"At least {GOOD_SURVIVAL:.0%} of what the adapter changed; below {BAD_SURVIVAL:.0%} the base has as much part "
-    "in the answers as the tuning."
+    f"At least {GOOD_SURVIVAL:.0%} of what the adapter changed; below {BAD_SURVIVAL:.0%} the error is larger "
+    "than what is left of the tuning."
 )
 
 

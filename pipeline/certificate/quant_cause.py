@@ -40,13 +40,13 @@ class Rounding:
             return ""
         kind, count = max(self.fallbacks.items(), key=lambda item: item[1])
         text = (
-            f"{sum(self.fallbacks.values())} of {self.matrices} matrices have rows of {self.width} numbers, no "
-            f"multiple of {_SUPER_BLOCK}, so llama.cpp gave them older types instead ({count} have {kind}). "
+            f"{sum(self.fallbacks.values())} of {self.matrices} matrices have rows of {self.width} numbers, "
+            f"no multiple of {_SUPER_BLOCK}, so llama.cpp gave them older types instead ({count} have {kind}). "
         )
         if self.gain > _TELLING_GAIN:
             text += (
-                f"That rounding is no noise: it makes the weights {self.gain:.1%} larger throughout, and every "
-                "layer adds to it. "
+                f"That rounding is no noise: it makes the weights {self.gain:.1%} larger throughout, and "
+                "every layer adds to it. "
             )
             if levels <= 16:
                 text += (

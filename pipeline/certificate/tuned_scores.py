@@ -22,7 +22,7 @@ from pipeline.certificate.answers import SIZES, make_samples
 from pipeline.certificate.base_gguf import base_gguf, why_no_base
 from pipeline.certificate.divergence import TokenScores, compare, log_p_of, log_softmax
 from pipeline.certificate.logits import LogitReader, Sample, open_model
-from pipeline.certificate.rounding import levels_of
+from pipeline.certificate.quant_cause import levels_of
 from pipeline.certificate.speed import Speed, measure_speed, resident_bytes
 from pipeline.certificate.subject import Subject
 from pipeline.manifest import write_atomically
@@ -67,7 +67,7 @@ def choose_backend(subject: Subject) -> Probe:
 
 
 def make_reference(subject: Subject, probe: Probe) -> Reference:
-    """Ask the tuned model, score its answers with it and with its base; or find all that in the scratch folder.
+    """Ask the tuned model, score its answers with it and its base; or find all that in the scratch folder.
 
     Raises InputError for what is wrong with the user's chats.
     """
@@ -120,7 +120,7 @@ class _Opened:
     def score(
         self, samples: Sequence[Sample], stored: Stored, subject: Subject, *, fill: bool = False
     ) -> FileScores:
-        """Score every sample, and measure the speed; with `fill`, `stored` gets the log-probabilities first."""
+        """Score every sample, and measure the speed; with `fill`, `stored` gets the log-probabilities."""
         context = max(len(sample.prompt) + len(sample.answer) for sample in samples)
         with closing(LogitReader(self.model, context=context, threads=subject.threads)) as reader:
             scores = tuple(_scores(reader, samples, stored, fill))
