@@ -23,7 +23,6 @@ class Subject:
     `base` nothing can be said of the weights. `full` is the GGUF of full precision, and `files` are the
     quantized ones by their file names, perhaps none. `evaluation` is a JSONL file of the user's own chats.
     `scratch` is a folder for passing files, which may be used and is emptied by the caller.
-    `toolchain` is llama.cpp's converter, for its table of tensor names.
     """
 
     reference: Path
@@ -36,7 +35,11 @@ class Subject:
     qlora_base: str | None = None
     evaluation: Path | None = None
     depth: Depth = "fast"
-    toolchain: Path | None = None
+
+    @property
+    def spoken(self) -> Path:
+        """Where the converter may have written down what transformers says of the tokenizer."""
+        return self.scratch / "spoken.json"
 
     def request(self) -> Message:
         """The subject as a child process takes it."""
@@ -51,7 +54,6 @@ class Subject:
             "qlora_base": self.qlora_base,
             "evaluation": _text(self.evaluation),
             "depth": self.depth,
-            "toolchain": _text(self.toolchain),
         }
 
     @classmethod
@@ -70,7 +72,6 @@ class Subject:
             qlora_base=request["qlora_base"],
             evaluation=_path(request["evaluation"]),
             depth=request["depth"],
-            toolchain=_path(request["toolchain"]),
         )
 
 
