@@ -34,7 +34,8 @@ class ConvertJob:
     """What to convert: `base` with `adapters` merged in, to `target`, a GGUF of `outtype` (f16, bf16, f32).
 
     `target` is written in place: the caller renames it when it is whole. `types` is what it will be
-    quantized with: a choice that no tensor can follow is refused before anything is written.
+    quantized with: a choice that no tensor can follow is refused before anything is written. `base_alone`
+    gets the base without the adapters, while the converter is in memory.
     """
 
     base: Source
@@ -46,6 +47,7 @@ class ConvertJob:
     threads: int
     qlora_base: str | None = None
     types: TensorTypes = MIXTURE
+    base_alone: Path | None = None
 
     def request(self) -> Message:
         """The job as the child process takes it."""
@@ -59,6 +61,7 @@ class ConvertJob:
             "threads": self.threads,
             "qlora_base": self.qlora_base,
             "types": self.types.request(),
+            "base_alone": None if self.base_alone is None else str(self.base_alone),
         }
 
 

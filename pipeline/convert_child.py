@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Thunk = Callable[[], Any]
 """llama.cpp's converter keeps a tensor as a function that returns it, lazily."""
+_NOTHING_MERGED: Message = {"adapters": [], "qlora_base": None, "base_alone": None}
 
 
 def convert(request: Message) -> Message:
@@ -53,6 +54,8 @@ def convert(request: Message) -> Message:
         _write(model, base, TensorTypes.of_request(request["types"]))
     if merger is not None:
         merger.finish()
+    if request["base_alone"]:
+        convert({**request, **_NOTHING_MERGED, "target": request["base_alone"]})
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     return {
         "tensors": len(tensors),

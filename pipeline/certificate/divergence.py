@@ -27,7 +27,7 @@ class TokenScores:
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log-probabilities of each row: [tokens, vocabulary]."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)
     return shifted

@@ -12,6 +12,17 @@ import numpy as np
 from engine.errors import EngineError
 from pipeline.certificate.divergence import Divergence, summarize
 from pipeline.certificate.finding import Finding, Status, gravest
+from pipeline.certificate.quant_cause import rounding_of
+from pipeline.certificate.subject import Subject
+from pipeline.certificate.survival import Share, gain_kept, survival
+from pipeline.certificate.thresholds import (
+    BAD_KL,
+    BAD_SURVIVAL,
+    GOOD_KL,
+    GOOD_SURVIVAL,
+    KL_REASON,
+    SURVIVAL_REASON,
+)
 from pipeline.certificate.tuned_scores import (
     FileScores,
     Reference,
@@ -19,23 +30,10 @@ from pipeline.certificate.tuned_scores import (
     make_reference,
     score_file,
 )
-from pipeline.certificate.quant_cause import rounding_of
-from pipeline.certificate.subject import Subject
-from pipeline.certificate.survival import Share, gain_kept, survival
 from pipeline.progress import StepProgress
 
-GOOD_KL, BAD_KL = 0.1, 0.5
-GOOD_SURVIVAL, BAD_SURVIVAL = 0.95, 0.5
 _WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on 240 tokens
 _WORST_PROMPTS = 3
-_DIVERGENCE_REASON = (
-    f"KL of at most {GOOD_KL} nats a token: a text then surprises the file about a tenth more than the "
-    f"model; above {BAD_KL} it is another model's text."
-)
-_SURVIVAL_REASON = (
-    f"At least {GOOD_SURVIVAL:.0%} of what the adapter changed; below {BAD_SURVIVAL:.0%} the error is larger "
-    "than what is left of the tuning."
-)
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
     if base is not None:
         kept = survival([scores[place].kl for place in own], [base.scores[place].kl for place in own])
     if base is not None and theirs:
-        sets = (scores, tuned, base.scores)
-        gain = gain_kept(*([one[place].log_p for place in theirs] for one in sets))
+        q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base.scores))
+        gain = gain_kept(q, t, b)
     divergence = summarize([scores[place] for place in own], lost)
     return Quality(path.stat().st_size, divergence, kept, gain, scored)
 
@@ -95,11 +93,11 @@ def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, ref
     if better:
         status = gravest([status, "warn"])
     summary = (
-        f"{name} differs from the unquantized model by {divergence.mean_kl:.3f} nats a token and finds the same "
-        f"next token in {divergence.agreement:.0%} of places."
+        f"{name} differs from the unquantized model by {divergence.mean_kl:.3f} nats a token and finds the "
+        f"same next token in {divergence.agreement:.0%} of places."
     )
     figures = {**asdict(divergence), "worst": _worst(quality.scores, reference)}
-    return Finding("quantization", status, summary, figures, _DIVERGENCE_REASON, cause, name)
+    return Finding("quantization", status, summary, figures, KL_REASON, cause, name)
 
 
 def _grade(value: float, good: float, bad: float) -> Status:
@@ -110,7 +108,7 @@ def _grade(value: float, good: float, bad: float) -> Status:
 
 
 def _smaller_and_better(name: str, found: Mapping[str, Quality]) -> str:
-    """The best file that is smaller than this one and clearly nearer to the model; empty when there is none."""
+    """The best file that is smaller and clearly nearer to the model; empty when there is none."""
     mine = found[name]
     better = [
         (other.divergence.mean_kl, file)
@@ -150,7 +148,7 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
     figures = {"kept": asdict(kept), "gain": asdict(gain) if gain else None}
     if not kept.reliable:
         summary = f"How much of the tuning survives in {name} cannot be told: {kept.doubt}."
-        return Finding("survival", "skipped", summary, figures, _SURVIVAL_REASON, file=name)
+        return Finding("survival", "skipped", summary, figures, SURVIVAL_REASON, file=name)
     summary = f"{name} keeps {_range(kept)} of what the adapter changed"
     if gain and gain.reliable:
         summary += f", and {_range(gain)} of what it gained on the held-out answers"
@@ -158,7 +156,7 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
     cause = (
         "" if status == "pass" else "Quantization moved the model where the adapter had: see `quantization`."
     )
-    return Finding("survival", status, f"{summary}.", figures, _SURVIVAL_REASON, cause, name)
+    return Finding("survival", status, f"{summary}.", figures, SURVIVAL_REASON, cause, name)
 
 
 def _range(share: Share) -> str:

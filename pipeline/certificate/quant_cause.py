@@ -41,7 +41,7 @@ class Rounding:
         kind, count = max(self.fallbacks.items(), key=lambda item: item[1])
         text = (
             f"{sum(self.fallbacks.values())} of {self.matrices} matrices have rows of {self.width} numbers, "
-            f"no multiple of {_SUPER_BLOCK}, so llama.cpp gave them older types instead ({count} have {kind}). "
+            f"no multiple of {_SUPER_BLOCK}, so llama.cpp gave them older types ({count} have {kind}). "
         )
         if self.gain > _TELLING_GAIN:
             text += (

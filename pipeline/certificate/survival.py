@@ -49,12 +49,10 @@ def survival(kl_quantized: Sequence[Floats], kl_base: Sequence[Floats]) -> Share
     return _share(changed - lost, changed, sum(map(len, kl_base)), "the adapter changes almost nothing")
 
 
-def gain_kept(
-    quantized: Sequence[Floats], tuned: Sequence[Floats], base: Sequence[Floats], doubt: str = ""
-) -> Share:
+def gain_kept(quantized: Sequence[Floats], tuned: Sequence[Floats], base: Sequence[Floats]) -> Share:
     """(L_q - L_b) / (L_t - L_b), where L are log-likelihoods of held-out answers that the tuning aimed at."""
     gained, kept = _sums(tuned) - _sums(base), _sums(quantized) - _sums(base)
-    return _share(kept, gained, sum(map(len, tuned)), doubt or "the tuning gains almost nothing on this data")
+    return _share(kept, gained, sum(map(len, tuned)), "the tuning gains almost nothing on this data")
 
 
 def _sums(answers: Sequence[Floats]) -> Floats:

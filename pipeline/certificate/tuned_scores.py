@@ -28,7 +28,7 @@ from pipeline.certificate.subject import Subject
 from pipeline.manifest import write_atomically
 
 _DECODE_STEPS = {"fast": 8, "full": 32}
-_LOGITS, _SCORES = "tuned-logits.npy", "tuned-scores.json"
+_LOGITS, _SCORES = "tuned-logits.f16", "tuned-scores.json"
 
 Stored = NDArray[np.float16]
 
@@ -87,9 +87,7 @@ def _make(subject: Subject, probe: Probe, key: str) -> Reference:
         size = SIZES[subject.depth].within(vocabulary)
         samples = tuple(make_samples(subject, opened.model, probe.facts, size))
         tokens = sum(len(sample.answer) for sample in samples if sample.own)
-        stored: Stored = np.lib.format.open_memmap(
-            subject.scratch / _LOGITS, mode="w+", dtype=np.float16, shape=(tokens, vocabulary)
-        )
+        stored: Stored = np.memmap(subject.scratch / _LOGITS, np.float16, "w+", shape=(tokens, vocabulary))
         tuned = opened.score(samples, stored, subject, fill=True)
     base, why, levels = _base_scores(subject, samples, stored, probe)
     reference = Reference(samples, tuned, base, why, levels, stored)
@@ -163,6 +161,7 @@ def _remember(path: Path, reference: Reference, key: str) -> None:
     base = _plain(reference.base) if reference.base else None
     content = {
         "key": key,
+        "shape": reference.stored.shape,
         "samples": [asdict(sample) for sample in reference.samples],
         "tuned": _plain(reference.tuned),
         "base": base,
@@ -184,7 +183,7 @@ def _recall(subject: Subject, key: str) -> Reference | None:
         for fields in content["samples"]
     )
     base = _of_plain(content["base"]) if content["base"] else None
-    stored: Stored = np.load(subject.scratch / _LOGITS, mmap_mode="r")
+    stored: Stored = np.memmap(subject.scratch / _LOGITS, np.float16, "r", shape=tuple(content["shape"]))
     tuned, why, levels = _of_plain(content["tuned"]), content["no_base"], content["levels"]
     return Reference(samples, tuned, base, why, levels, stored)
 
