@@ -30,7 +30,7 @@ def build(backend: ChatBackend, concurrency: int = 64) -> gr.Blocks:
     live = LiveStreams()
     page: gr.Blocks = gr.Blocks(title="GGUF Chat", fill_height=True, analytics_enabled=False)
     with page:
-        settings = SettingsPanel(backend.info.context)
+        settings = SettingsPanel(backend.info.context, backend.info.recommended)
         with gr.Row(elem_id="head", equal_height=True):
             gr.HTML(model_name(backend.info), padding=False)
             new_chat = gr.Button(
