@@ -5,7 +5,9 @@ A Chatbot's history is a list of `{"role", "content", ...}` whose content is alw
 
 The text of a model is untrusted: it is shown as Markdown, and Markdown can carry HTML and images, that is,
 requests to other people's servers. `defuse` takes both away by slipping an invisible WORD JOINER into `<tag`
-and `![`: the reader sees exactly what the model wrote, and `restore` gives the model back its own words.
+and `![` (which leaves a link, for who wants to see the image), and into the fence of a Mermaid diagram, whose
+text Gradio makes HTML of as it is. The reader sees exactly what the model wrote, and `restore` gives the
+model back its own words.
 Gradio's sanitizer and the page's Content-Security-Policy (ui/server.py) stand behind it.
 """
 
@@ -27,7 +29,8 @@ _CODE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _ACTIVE = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)")
-_DEFUSED = re.compile(rf"(<){JOINER}(?=[A-Za-z/!?])|(!){JOINER}(?=\[)")
+_MERMAID = re.compile(r"```(?=mermaid)")
+_DEFUSED = re.compile(rf"<{JOINER}(?=[A-Za-z/!?])|!{JOINER}(?=\[)|```{JOINER}(?=mermaid)")
 
 
 class Bubble(TypedDict):
@@ -43,12 +46,13 @@ def defuse(text: str) -> str:
     for code in _CODE.finditer(text):
         parts += [_ACTIVE.sub(rf"\g<0>{JOINER}", text[end : code.start()]), code.group()]
         end = code.end()
-    return "".join([*parts, _ACTIVE.sub(rf"\g<0>{JOINER}", text[end:])])
+    harmless = "".join([*parts, _ACTIVE.sub(rf"\g<0>{JOINER}", text[end:])])
+    return _MERMAID.sub(rf"\g<0>{JOINER}", harmless)
 
 
 def restore(text: str) -> str:
     """Undo `defuse`."""
-    return _DEFUSED.sub(lambda found: found.group(1) or found.group(2), text)
+    return _DEFUSED.sub(lambda found: found.group()[:-1], text)
 
 
 def bubble(role: Role, text: str) -> Bubble:

@@ -15,6 +15,7 @@ from ui.live import LiveStreams
 from ui.settings_panel import SettingsPanel
 from ui.status import model_facts, model_name
 from ui.texts import ENGLISH, Words, words
+from ui.theme import MEND
 from ui.translation import text
 
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
@@ -45,6 +46,7 @@ def build(backend: ChatBackend, concurrency: int = 64) -> gr.Blocks:
         add_chat_endpoint(backend, live, concurrency)
         open_settings.click(None, js=TOGGLE_SETTINGS)
         page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
+        page.load(None, js=MEND)
         page.load(
             _translated(backend),
             outputs=[facts],
