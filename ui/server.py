@@ -54,7 +54,7 @@ def web_app(backend: ChatBackend, concurrency: int) -> FastAPI:
         build(backend, concurrency),
         path="/",
         theme=theme(),
-        css_paths=CSS,
+        css_paths=list(CSS),
         footer_links=[],
         i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage

@@ -1,6 +1,7 @@
 """How the page looks: calm, in the system's own fonts, light and dark, down to a phone's width.
 
-The style sheet is style.css next to this file; colours that Gradio's parts use are set in the theme.
+The style sheets are style.css and conversation.css next to this file; colours that Gradio's parts use are
+set in the theme.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
-CSS = Path(__file__).with_name("style.css")
+CSS = tuple(Path(__file__).with_name(name) for name in ("style.css", "conversation.css"))
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
