@@ -18,6 +18,7 @@ from engine.backend import ChatBackend, Measured
 from engine.metrics import CONTENT_TYPE, exposition, registry
 from ui.page import build
 from ui.theme import CSS, theme
+from ui.translation import I18N
 
 # What a model writes must not make a visitor's browser ask other people's servers for anything. Gradio's own
 # page needs inline scripts; what a model writes never becomes one, as it is defused and sanitized before.
@@ -55,6 +56,7 @@ def web_app(backend: ChatBackend, concurrency: int) -> FastAPI:
         theme=theme(),
         css_paths=CSS,
         footer_links=[],
+        i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
         show_error=True,
