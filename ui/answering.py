@@ -63,10 +63,16 @@ class Task:
 class Answerer:
     """Answers tasks: streams from the model, and writes to the store."""
 
-    def __init__(self, serving: Serving, store: Store, live: LiveStreams) -> None:
+    def __init__(self, serving: Serving, store: Store, live: LiveStreams, context: int) -> None:
+        """`context` is what a model that has not answered yet is taken to have, in tokens."""
         self._serving, self._store, self._live = serving, store, live
         self._fingerprints = Fingerprints()
         self._writing: set[int] = set()
+        self._context, self._contexts = context, dict[str | None, int]()
+
+    def context_of(self, model: str | None) -> int:
+        """A model's context, in tokens."""
+        return self._contexts.get(model, self._context)
 
     def writes(self, node: int) -> bool:
         """Whether an answer is under way, in any tab."""
@@ -81,6 +87,7 @@ class Answerer:
         on the way is part of the last progress. A new answer without a word is not kept.
         """
         async with self._serving(task.model) as backend:
+            self._contexts[task.model] = backend.info.context
             stream = backend.stream(task.messages(), task.sampling)
             with self._live.following(session, stream):
                 if turn.stopped:

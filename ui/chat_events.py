@@ -99,7 +99,7 @@ class ChatEvents:
         asked = self._asked(request, tab)
         self._live.leave(asked.session)
         try:
-            return self._panel.show(act(self._panel.place(asked.where)), asked.where.say)
+            return self._panel.show(act(self._panel.place(asked.where)), asked.where)
         except Unknown as error:
             return self._panel.failed(error, asked.where)
 
@@ -111,7 +111,7 @@ class ChatEvents:
             place, question = self._panel.place(asked.where).undo()
         except Unknown as error:
             return self._panel.failed(error, asked.where)
-        return self._panel.show(place, asked.where.say, question)
+        return self._panel.show(place, asked.where, question)
 
     async def mark(self, request: gr.Request, clicked: gr.SelectData, *tab: Any) -> Updates:
         """A message was clicked: the bar is about it. An answer under way goes on."""
@@ -120,7 +120,7 @@ class ChatEvents:
             place = self._panel.place(asked.where).mark(_index(clicked.index))
         except Unknown as error:
             return self._panel.failed(error, asked.where)
-        return self._panel.marked(place, asked.where.say)
+        return self._panel.marked(place, asked.where)
 
     async def ask_to_delete(self, request: gr.Request, *tab: Any) -> Updates:
         """Whether the message that was clicked is really to go."""
@@ -139,7 +139,7 @@ class ChatEvents:
             there = here.judge(node.id, opinions.get(liked.liked), node.note)
         except Unknown as error:
             return self._panel.failed(error, asked.where)
-        return self._panel.judging(there, there.tree.nodes[node.id], asked.where.say)
+        return self._panel.judging(there, there.tree.nodes[node.id], asked.where)
 
     async def note(self, request: gr.Request, text: str, node: int | None, *tab: Any) -> Updates:
         """Keep a note on the answer that was judged."""
@@ -165,7 +165,7 @@ class ChatEvents:
                 place = self._panel.place(asked.where)
         except Unknown:
             place = self._panel.place(replace(asked.where, current=""))
-        return self._panel.opened(place, asked.where.say)
+        return self._panel.opened(place, asked.where)
 
     async def stop(self, request: gr.Request) -> None:
         """End the answer under way in this tab."""
@@ -177,8 +177,9 @@ class ChatEvents:
 
     def _asked(self, request: gr.Request, tab: Sequence[Any]) -> Asked:
         view, current, model, *settings = tab
-        where = Where(self._owner_of(request), view, current or "", words(request))
-        return Asked(where, str(request.session_hash), model or None, settings)
+        context = self._answerer.context_of(model)
+        where = Where(self._owner_of(request), view, current or "", context, words(request))
+        return Asked(where, str(request.session_hash), model, settings)
 
     async def _answer(self, asked: Asked, start: Act, question: str | None = None) -> Answering:
         """Answer where `start` leads; `question` is given back when that cannot be."""
@@ -189,7 +190,7 @@ class ChatEvents:
             system_prompt, sampling = SettingsPanel.read(asked.settings)
             here = self._panel.place(asked.where)
             there = start(here)
-            yield self._panel.started(there, asked.where.say, clear=question is not None)
+            yield self._panel.started(there, asked.where, clear=question is not None)
             task = Task(here.owner, there.view.key, tuple(there.path), system_prompt, sampling, asked.model)
             async with aclosing(self._grow(there, task, asked, turn)) as updates:
                 async for update in updates:
@@ -203,17 +204,16 @@ class ChatEvents:
 
     async def _grow(self, place: Place, task: Task, asked: Asked, turn: Turn) -> Answering:
         """The answer as it grows; raises what went wrong before its first word."""
-        say = asked.where.say
-        above = shown(task.path[:-1] if task.begun else task.path, say)
+        above = shown(task.path[:-1] if task.begun else task.path, asked.where.say)
         node, progress = task.path[-1], Progress()
         async with aclosing(self._answerer.answer(task, asked.session, turn)) as updates:
             async for node, progress in updates:
                 if turn.shown and not progress.done:
-                    yield self._panel.grown(above, node, progress, say)
+                    yield self._panel.grown(above, node, progress, asked.where)
         if progress.error is not None and not progress.text:
             raise progress.error
         if turn.shown:
-            yield self._panel.ended(place.to(node.id), progress, say)
+            yield self._panel.ended(place.to(node.id), progress, asked.where)
 
 
 def _asking(question: str) -> Act:

@@ -43,7 +43,7 @@ def chatbot() -> gr.Chatbot:
         sanitize_html=True,
         allow_tags=False,
         group_consecutive_messages=True,  # thoughts and answer are one bubble
-        placeholder=text("chat.empty"),  # type: ignore[arg-type]  # Gradio translates it
+        placeholder=text("chat.empty"),
         examples=examples(ENGLISH),
     )
 

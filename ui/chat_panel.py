@@ -26,11 +26,15 @@ from ui.tree import Node
 
 @dataclass(frozen=True)
 class Where:
-    """What a tab says of itself: its view, and the open conversation's id, which outlives a restart."""
+    """Who looks at what: a tab's view, and the open conversation's id, which outlives a restart.
+
+    `context` is that of the tab's model, in tokens.
+    """
 
     owner: str
     view: View
     current: str
+    context: int
     say: Words = ENGLISH
 
 
@@ -45,8 +49,8 @@ class ChatPanel:
         current: gr.components.Component,
         is_writing: Callable[[int], bool],
     ) -> None:
-        """`context` is the model's, in tokens; `current` holds the open conversation's id, "" for none."""
-        self._store, self._context, self._is_writing = store, context, is_writing
+        """`context` is the first model's, in tokens; `current` holds the open conversation's id or ""."""
+        self._store, self._is_writing = store, is_writing
         self.current, self.view = current, gr.State(View())
         self.chatbot = chatbot()
         with gr.Column(elem_id="below"):
@@ -67,59 +71,59 @@ class ChatPanel:
             return visit(self._store, where.owner, where.view)
         return arrive(self._store, where.owner, where.current)
 
-    def show(self, place: Place, say: Words, text: str | None = None) -> Updates:
+    def show(self, place: Place, where: Where, text: str | None = None) -> Updates:
         """All of a place, and the box with `text`, or with what is typed there already."""
         path = place.path
         writing = place.last is not None and self._is_writing(place.last.id)
         return {
-            self.chatbot: gr.update(value=list(shown(path, say).rows), feedback_value=opinions(path)),
-            self.status: made_line(place.last.made if place.last and not writing else None, say),
-            self.meter: meter_of(path, self._context, say),
+            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.status: made_line(place.last.made if place.last and not writing else None, where.say),
+            self.meter: meter_of(path, where.context, where.say),
             self.view: place.view,
             self.current: place.view.key,
             self.box: idle(text),
-            **self.bar.updates(place, say, writing=writing),
+            **self.bar.updates(place, where.say, writing=writing),
             **self.note.hidden(),
         }
 
-    def opened(self, place: Place, say: Words) -> Updates:
+    def opened(self, place: Place, where: Where) -> Updates:
         """A place on a page that has just been loaded: what Gradio does not translate itself comes along."""
-        updates = self.show(place, say, "") | {self.help: help_button(say)}
-        updates[self.chatbot]["examples"] = examples(say)
+        updates = self.show(place, where, "") | {self.help: help_button(where.say)}
+        updates[self.chatbot]["examples"] = examples(where.say)
         return updates
 
-    def started(self, place: Place, say: Words, *, clear: bool) -> Updates:
+    def started(self, place: Place, where: Where, *, clear: bool) -> Updates:
         """The question is there, and nothing of the answer yet; `clear` empties the box."""
         path = place.path
         return {
-            self.chatbot: gr.update(value=list(shown(path, say).rows), feedback_value=opinions(path)),
-            self.status: line(say("status.starting"), "busy"),
+            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.status: line(where.say("status.starting"), "busy"),
             self.view: place.view,
             self.current: place.view.key,
             self.box: busy(clear=clear),
-            **self.bar.updates(place, say, writing=True),
+            **self.bar.updates(place, where.say, writing=True),
             **self.note.hidden(),
         }
 
-    def grown(self, before: Shown, node: Node, progress: Progress, say: Words) -> Updates:
+    def grown(self, before: Shown, node: Node, progress: Progress, where: Where) -> Updates:
         """An answer under way; `before` are the rows above it."""
-        updates: Updates = {self.status: status(progress, say)}
+        updates: Updates = {self.status: status(progress, where.say)}
         if progress.text:
-            updates[self.chatbot] = [*before.rows, *shown([node], say, writing=not progress.done).rows]
-        if (meter := meter_while(progress, self._context, say)) is not None:
+            updates[self.chatbot] = [*before.rows, *shown([node], where.say, writing=not progress.done).rows]
+        if (meter := meter_while(progress, where.context, where.say)) is not None:
             updates[self.meter] = meter
         return updates
 
-    def ended(self, place: Place, progress: Progress, say: Words) -> Updates:
+    def ended(self, place: Place, progress: Progress, where: Where) -> Updates:
         """An answer at its end, or where the store is if it said nothing."""
-        return self.show(visit(place.store, place.owner, place.view), say) | {
-            self.status: status(progress, say)
+        return self.show(visit(place.store, place.owner, place.view), where) | {
+            self.status: status(progress, where.say)
         }
 
-    def marked(self, place: Place, say: Words) -> Updates:
+    def marked(self, place: Place, where: Where) -> Updates:
         """A message was clicked."""
         writing = place.last is not None and self._is_writing(place.last.id)
-        return {self.view: place.view, **self.bar.updates(place, say, writing=writing)}
+        return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
 
     def failed(self, error: EngineError | Unknown, where: Where, question: str | None = None) -> Updates:
         """What is left after an error, and what it was; `question` is given back."""
@@ -127,8 +131,11 @@ class ChatPanel:
             place = self.place(where)
         except Unknown:
             place = arrive(self._store, where.owner, "")
-        return self.show(place, where.say, question) | {self.status: error_line(error, say=where.say)}
+        return self.show(place, where, question) | {self.status: error_line(error, say=where.say)}
 
-    def judging(self, place: Place, node: Node, say: Words) -> Updates:
+    def judging(self, place: Place, node: Node, where: Where) -> Updates:
         """An answer was judged: ask why."""
-        return {self.chatbot: gr.update(feedback_value=opinions(place.path)), **self.note.asking(node, say)}
+        return {
+            self.chatbot: gr.update(feedback_value=opinions(place.path)),
+            **self.note.asking(node, where.say),
+        }

@@ -20,6 +20,7 @@ from ui.status import model_facts, model_name
 from ui.store import Store
 from ui.texts import ENGLISH, Words, words
 from ui.translation import text
+from ui.visitor import owner_of
 
 PAGE_SCRIPT = Path(__file__).with_name("keys.js")
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
@@ -31,7 +32,7 @@ def build(
     concurrency: int = 64,
     *,
     store: Store | None = None,
-    owner_of: OwnerOf = lambda _: "local",
+    owner: OwnerOf = owner_of,
 ) -> gr.Blocks:
     """The page for one backend; a `store` of None keeps conversations until the process ends.
 
@@ -51,10 +52,10 @@ def build(
                 text("page.settings"), size="sm", variant="secondary", scale=0, elem_id="open-settings"
             )
         facts = gr.HTML(_facts(backend, ENGLISH), padding=False, elem_id="facts")
-        answerer = Answerer(always(backend), store, live)
+        answerer = Answerer(always(backend), store, live, backend.info.context)
         current = gr.State("")
         panel = ChatPanel(store, backend.info.context, current=current, is_writing=answerer.writes)
-        events = ChatEvents(panel, answerer, live, owner_of)
+        events = ChatEvents(panel, answerer, live, owner)
         wiring = ChatWiring(panel, events, settings.components, concurrency)
         new_chat.click(lambda: "", None, current, **wiring.quick).then(
             events.open, [current], panel.outputs, **wiring.quick

@@ -31,7 +31,7 @@ class Tab:
 
     def __init__(self, backend: FakeBackend, store: Store | None = None, session: str = "tab") -> None:
         self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
-        answerer = Answerer(always(backend), self.store, self.live)
+        answerer = Answerer(always(backend), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)

@@ -193,9 +193,10 @@ def test_a_message_that_was_clicked_can_be_deleted_with_all_below_it(
     open_page: Open, fake_site: Start
 ) -> None:
     page = open_page(fake_site(FakeBackend("first")).url)
-    for text in ("hello", "again"):
+    for number, text in enumerate(("hello", "again"), 1):
         ask(page, text)
-        expect(page.locator("#status")).to_contain_text("first word")
+        expect(page.locator("#conversation .message.bot")).to_have_count(number)
+        expect(page.locator("#question .submit-button")).to_be_visible()
     page.get_by_test_id("user").last.click()
     page.get_by_role("button", name="Delete from here").click()
     page.get_by_role("button", name="Delete 2 messages").click()
