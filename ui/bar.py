@@ -14,7 +14,7 @@ Updates = dict[Any, Any]
 # A style, since the Chatbot has no mark for a message and paints its rows anew.
 MARK = (
     "<style>#conversation .message-wrap > :nth-child({row} of .message-row) .flex-wrap > .message"
-    " {{ outline: 2px solid var(--primary-400); outline-offset: 3px; }}</style>"
+    " {{ outline: 2px solid var(--primary-400); outline-offset: 6px; }}</style>"
 )
 
 
