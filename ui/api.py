@@ -41,6 +41,7 @@ def add_chat_endpoint(backend: ChatBackend, live: LiveStreams, concurrency: int)
         """Answer a message. `history` is a list of {role, content}; what is not given has its default."""
         values = {"temperature": temperature, "max_tokens": max_tokens, "repeat_penalty": repeat_penalty}
         values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
+        values = {**backend.info.recommended, **{k: v for k, v in values.items() if v is not None}}
         asked = [*(history or []), {"role": "user", "content": message}]
         try:
             stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))

@@ -42,7 +42,7 @@ def build(
     live, store = LiveStreams(), store or Store()
     page: gr.Blocks = gr.Blocks(title="GGUF Chat", fill_height=True, analytics_enabled=False)
     with page:
-        settings = SettingsPanel(backend.info.context)
+        settings = SettingsPanel(backend.info.context, backend.info.recommended)
         with gr.Row(elem_id="head", equal_height=True):
             gr.HTML(model_name(backend.info), padding=False)
             new_chat = gr.Button(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from engine.errors import SettingsError
 from engine.settings import SamplingSettings
+
+MOST_STOPS = 16
+_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ MORE_FIELDS = (
 )
 SEED = SamplingField("seed", 0, 2**32 - 1, 1)
 FIELDS = (*MAIN_FIELDS, *MORE_FIELDS, SEED)
+_TEXTS = ("stop", "overflow")
+_NAMES = (*(field.name for field in FIELDS), *_TEXTS)
 
 
 def default(name: str) -> float:
@@ -59,11 +66,25 @@ def default(name: str) -> float:
 def sampling_from(values: Mapping[str, object]) -> SamplingSettings:
     """Loose values (a slider may send 40.0 for 40, a cleared field None) -> checked settings.
 
-    A missing or empty value means the default; a SettingsError names the value that is out of range.
+    A missing or empty value means the default; `stop` is text, see `stops_from`. A SettingsError names the
+    value that is out of range.
     """
-    given = {field.name: values.get(field.name) for field in FIELDS}
-    numbers = {name: _number(name, value) for name, value in given.items() if value not in (None, "")}
-    return SamplingSettings(**numbers)  # type: ignore[arg-type]  # whole where the field is whole
+    given = {name: values[name] for name in _NAMES if values.get(name) not in (None, "")}
+    texts = {name: given.pop(name) for name in _TEXTS if name in given}
+    checked: dict[str, Any] = {name: _number(name, value) for name, value in given.items()}
+    if "overflow" in texts:
+        checked["overflow"] = texts["overflow"]
+    return SamplingSettings(**checked, stop=stops_from(str(texts.get("stop", ""))))
+
+
+def stops_from(text: str) -> tuple[str, ...]:
+    r"""Stop strings, one a line; `\n` is a line's end, `\t` a tab, `\\` a backslash. Empty lines are none."""
+    stops = tuple(
+        re.sub(r"\\[nt\\]", lambda found: _ESCAPES[found.group()], line) for line in text.splitlines() if line
+    )
+    if len(stops) > MOST_STOPS:
+        raise SettingsError(f"stop has {len(stops)} lines: use at most {MOST_STOPS}")
+    return stops
 
 
 def _number(name: str, value: object) -> float | int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,8 @@ def test_a_long_conversation_goes_on_with_its_prefix_reused(backend: LocalBacken
         chat.append({"role": "assistant", "content": text_of(stream)})
     assert drops[0] == 0 < drops[-1] and drops == sorted(drops)
     assert reused >= 9, "most turns begin with what is cached"
+    with pytest.raises(RequestError, match=r"start a new chat, or let the oldest turns go"):
+        backend.stream(chat + user("And?"), replace(sampling, overflow="refuse"))
 
 
 def test_a_message_that_cannot_fit_alone_names_the_excess(backend: LocalBackend) -> None:
