@@ -14,7 +14,7 @@ from gradio.events import api
 
 from engine.backend import ChatBackend
 from engine.errors import EngineError
-from ui.chat_panel import CHAT_QUEUE
+from ui.chat_wiring import CHAT_QUEUE
 from ui.live import LiveStreams
 from ui.messages import conversation
 from ui.sampling_fields import sampling_from

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from engine.backend import ModelInfo
 from engine.errors import EngineError, EngineStopped, QueueFull
-from engine.request import Dropped
+from engine.request import Dropped, RequestStats
+from ui.store import Unknown
 from ui.streaming import Progress
 from ui.texts import ENGLISH, Words
+from ui.thoughts import split
+from ui.tree import Made
 
 BRING_YOUR_OWN = "python app.py PATH/TO/MODEL.gguf"
 
@@ -69,7 +73,7 @@ def _under_way(progress: Progress, say: Words) -> str:
     if progress.first_text is None:
         return _before_the_first_word(progress, say)
     about = f" · {say('status.about', rate=say.number(progress.rate))}" if progress.rate else ""
-    return say("status.writing") + about
+    return say("status.thinking" if split(progress.text).thinking else "status.writing") + about
 
 
 def _before_the_first_word(progress: Progress, say: Words) -> str:
@@ -80,6 +84,26 @@ def _before_the_first_word(progress: Progress, say: Words) -> str:
     if progress.prompt is not None and progress.prompt.total > 0:
         return say("status.reading", percent=100 * progress.prompt.done // progress.prompt.total)
     return say("status.starting")
+
+
+def made_line(made: Made | None, say: Words = ENGLISH) -> str:
+    """The line for an answer of earlier, from how it was made."""
+    if made is None:
+        return line("")
+    if made.reason in ("error", "interrupted"):
+        return line(say("status.interrupted"), "note")
+    return status(_ended(made), say)
+
+
+def _ended(made: Made) -> Progress:
+    """An answer of earlier as if it had ended just now."""
+    seconds = (0.0, 0.0, made.decode_seconds or 0.0)
+    stats = RequestStats(made.prompt_tokens, made.cached_tokens, made.generated_tokens, *seconds)
+    dropped = Dropped(made.dropped_messages, 0) if made.dropped_messages else None
+    reason: Any = made.reason
+    return Progress(
+        reason=reason, stats=stats, dropped=dropped, started=0.0, first_text=made.first_text_seconds
+    )
 
 
 def outcome_text(progress: Progress, say: Words = ENGLISH) -> str:
@@ -106,8 +130,10 @@ def _dropped_text(dropped: Dropped, say: Words) -> str:
     return say("status.dropped_many", count=dropped.messages)
 
 
-def explain(error: EngineError, say: Words = ENGLISH) -> str:
+def explain(error: EngineError | Unknown, say: Words = ENGLISH) -> str:
     """An engine's error for someone who only wanted an answer: what happened, and what to do."""
+    if isinstance(error, Unknown):
+        return say("status.gone")
     if isinstance(error, QueueFull):
         return say("status.queue_full")
     if isinstance(error, EngineStopped):
@@ -115,7 +141,7 @@ def explain(error: EngineError, say: Words = ENGLISH) -> str:
     return say("status.failed", error=error)
 
 
-def error_line(error: EngineError, partial: bool = False, say: Words = ENGLISH) -> str:
+def error_line(error: EngineError | Unknown, partial: bool = False, say: Words = ENGLISH) -> str:
     """The line for an answer that failed."""
     kept = f" {say('status.kept')}" if partial else ""
     return line(explain(error, say) + kept, "error")

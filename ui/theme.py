@@ -1,7 +1,7 @@
 """How the page looks: calm, in the system's own fonts, light and dark, down to a phone's width.
 
-The style sheets are style.css and access.css next to this file; colours that Gradio's parts use are set in
-the theme. mend.js gives Gradio's parts what screen readers miss in them.
+The style sheets are style.css, conversation.css and access.css next to this file; colours that Gradio's parts
+use are set in the theme. mend.js gives Gradio's parts what screen readers miss in them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import gradio as gr
 
-HERE = Path(__file__).parent
-CSS = (HERE / "style.css", HERE / "access.css")
-MEND = (HERE / "mend.js").read_text(encoding="utf-8")
+CSS = tuple(Path(__file__).with_name(name) for name in ("style.css", "conversation.css", "access.css"))
+MEND = Path(__file__).with_name("mend.js")
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -54,20 +53,6 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="*neutral_200",
         button_secondary_border_color_dark="*neutral_700",
         button_border_width="1px",
-        checkbox_background_color_selected="*primary_600",
-        checkbox_background_color_selected_dark="*primary_500",
-        checkbox_border_color="*neutral_500",
-        checkbox_border_color_dark="*neutral_500",
-        checkbox_border_color_selected="*primary_600",
-        checkbox_border_color_selected_dark="*primary_500",
-        checkbox_label_background_fill="white",
-        checkbox_label_background_fill_dark="*neutral_800",
-        checkbox_label_background_fill_hover="*neutral_100",
-        checkbox_label_background_fill_hover_dark="*neutral_700",
-        checkbox_label_background_fill_selected="*primary_50",
-        checkbox_label_background_fill_selected_dark="*primary_950",
-        checkbox_label_border_color_selected="*primary_600",
-        checkbox_label_border_color_selected_dark="*primary_500",
         slider_color="*primary_600",
         slider_color_dark="*primary_500",
         color_accent_soft="*primary_50",

@@ -73,6 +73,16 @@ def test_a_greeting_belongs_to_the_first_turn() -> None:
     assert split_turns(chat) == [[0, 1, 2], [3]]
 
 
+def test_a_continued_answer_keeps_its_turn_and_what_its_question_kept() -> None:
+    asked = _chat([20, 20] * 4 + [20], system=10)
+    kept = _fit(asked, 200).messages
+    assert 4 <= len(kept) < len(asked)
+    for begun, expected in ((5, kept), (120, [asked[0], asked[-1]])):
+        last: Message = {"role": "assistant", "content": "a" * begun}
+        window = _fit([*asked, last], 200)
+        assert window.messages == [*expected, last] and len(window.tokens) <= 200
+
+
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=41), st.integers(0, 30), st.integers(60, 400))
 def test_any_conversation_keeps_its_end_in_order(lengths: list[int], system: int, room: int) -> None:
     chat = _chat(lengths if len(lengths) % 2 else lengths[:-1] or [1], system)
