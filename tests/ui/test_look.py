@@ -53,7 +53,7 @@ FOCUSED = """() => {
   if (e === document.body) return ['', true];  // once round
   const frame = getComputedStyle(e.closest('.input-container') || e);
   return [(e.getAttribute('aria-label') || e.innerText || e.id || e.tagName).trim(),
-    style.outlineStyle !== 'none' || frame.boxShadow !== 'none'];
+    style.outlineStyle !== 'none' || frame.outlineStyle !== 'none'];
 }"""
 
 
