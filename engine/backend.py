@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from engine.request import Event, Message
@@ -13,7 +13,10 @@ from engine.stats import EngineStats
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a person wants to know about the model that answers. `size` is in bytes, `context` in tokens."""
+    """What a person wants to know about the model that answers. `size` is in bytes, `context` in tokens.
+
+    `recommended` has values of SamplingSettings that the model's makers wrote into the file, if any.
+    """
 
     name: str
     path: str
@@ -24,6 +27,7 @@ class ModelInfo:
     context: int
     cpu_variant: str
     threads: int
+    recommended: Mapping[str, float] = field(default_factory=dict)
 
 
 class ChatStream(Protocol):

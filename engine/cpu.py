@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ __all__ = [
     "remember_exact",
 ]
 
-_FORMAT = 1  # raise it when what is remembered changes its meaning
+_FORMAT = 2  # raise it when what is remembered changes its meaning
 _INSPECT_SECONDS = 60.0
 _RUN_SECONDS = 120.0
 _SLOW_DISK = 40e6  # bytes a second; a cold model on a laptop's disk is no fault
@@ -61,7 +62,10 @@ class CpuChoice:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes."""
+    """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes.
+
+    `recommended` is how it wants to be sampled; see engine.recommended.
+    """
 
     name: str
     architecture: str
@@ -74,6 +78,7 @@ class ModelFacts:
     eos: str
     control: tuple[str, ...]
     ends: tuple[str, ...]
+    recommended: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from engine.settings import EngineSettings, SamplingSettings
 from engine.stats import Counters, EngineStats
 from engine.stream import LocalStream
 from engine.template import ChatTemplate, PromptBuilder
-from engine.window import Window, fit
+from engine.window import Window, fit, whole
 from engine.worker import Worker
 
 
@@ -109,7 +109,8 @@ class LocalBackend:
     def stream(self, messages: Sequence[Message], sampling: SamplingSettings | None = None) -> LocalStream:
         """Start an answer. Raises RequestError, QueueFull or EngineStopped at once.
 
-        A conversation that outgrew its context loses its oldest turns; a `Dropped` then comes first.
+        A conversation that outgrew its context loses its oldest turns (a `Dropped` then comes first) or is
+        refused, as `sampling.overflow` says.
         """
         sampling = sampling or SamplingSettings()
         window = self._window(messages, sampling)
@@ -122,6 +123,8 @@ class LocalBackend:
         answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
         room = min(context - answer, self._longest_prompt)
         with self._reading() as prompts:
+            if sampling.overflow == "refuse":
+                return whole(messages, prompts.tokens(messages), room)
             return fit(messages, room, prompts.tokens, prompts.measure)
 
     @contextmanager
@@ -240,4 +243,5 @@ def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> M
         context=min(settings.context, facts.trained_context or settings.context),
         cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
         threads=threads,
+        recommended=facts.recommended,
     )

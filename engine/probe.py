@@ -19,6 +19,7 @@ from llama_cpp import llama_cpp as low
 from engine.errors import EngineError
 from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
+from engine.recommended import recommended
 from engine.runner import Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate
@@ -52,6 +53,7 @@ def _facts(model: Model, path: Path) -> dict[str, object]:
         "bos": vocab.text(vocab.bos),
         "eos": vocab.text(vocab.eos),
         "control": list(vocab.control_spellings),
+        "recommended": recommended(model.metadata),
         "ends": [vocab.text(t) for t in range(vocab.size) if vocab.is_end(t)],
     }
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from engine.errors import SettingsError
 
 KvType = Literal["f16", "q8_0", "q4_0"]
+Overflow = Literal["drop", "refuse"]
 
 
 def _require(ok: bool, name: str, value: object, fix: str) -> None:
@@ -22,6 +23,7 @@ class SamplingSettings:
     """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one.
 
     `grammar` (GBNF text) or `json_schema` (its text, or the object) is what the answer must follow.
+    `overflow` says what becomes of a conversation that no longer fits: its oldest turns go, or it is refused.
     `ignore_end` goes on to `max_tokens`, as benchmarks need it: the model's end tokens are never drawn.
     """
 
@@ -36,6 +38,7 @@ class SamplingSettings:
     grammar: str = ""
     json_schema: str | Mapping[str, Any] | None = None
     ignore_end: bool = False
+    overflow: Overflow = "drop"
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
@@ -46,6 +49,7 @@ class SamplingSettings:
         _require(0.0 <= self.min_p <= 1.0, "min_p", self.min_p, "use 0 to 1")
         _require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "use 0 to 4294967295")
         _require(all(self.stop), "stop", self.stop, "a stop string cannot be empty")
+        _require(self.overflow in get_args(Overflow), "overflow", self.overflow, "use drop or refuse")
         both = bool(self.grammar) and self.json_schema is not None
         _require(not both, "json_schema", self.json_schema, "use it or a grammar, not both")
         if self.json_schema is not None and not isinstance(self.json_schema, str):

@@ -165,8 +165,15 @@ class PromptBuilder:
         self._control = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the whole prompt, with exactly one BOS if the model wants one. Raises RequestError."""
+        """Token ids of the whole prompt, with exactly one BOS if the model wants one. Raises RequestError.
+
+        An answer that comes last is continued: it stands where the model would begin to write, and its turn
+        stays open. Whatever it spells is text.
+        """
         check_messages(messages)
+        if messages[-1]["role"] == "assistant":
+            begun = messages[-1]["content"]
+            return self.tokens(messages[:-1]) + self._part(begun, special=False, first=False)
         hidden = self._hide(messages)
         text = self._template.render(hidden.messages)
         return self._one_bos(self._tokenize(text, hidden.spellings))

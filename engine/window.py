@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from engine.errors import RequestError
 from engine.request import Dropped, Message
 
 _LOW_WATER = 2 / 3  # of the room is what a drop leaves full
@@ -51,6 +52,16 @@ def fit(
         first += 1  # the sizes were estimates
         kept = _keep(messages, turns[first:])
     return Window(kept, shorter, Dropped(len(messages) - len(kept), len(tokens) - len(shorter)))
+
+
+def whole(messages: Sequence[Message], tokens: list[int], room: int) -> Window:
+    """All messages, where none may be dropped. Raises RequestError when they have more tokens than `room`."""
+    if len(tokens) > room:
+        raise RequestError(
+            f"the conversation has {len(tokens)} tokens, and {room} are the most that leave an answer its "
+            "room: start a new chat, or let the oldest turns go"
+        )
+    return Window(list(messages), tokens, None)
 
 
 def split_turns(messages: Sequence[Message]) -> list[list[int]]:

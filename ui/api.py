@@ -14,7 +14,7 @@ from gradio.events import api
 
 from engine.backend import ChatBackend
 from engine.errors import EngineError
-from ui.chat_panel import CHAT_QUEUE
+from ui.chat_wiring import CHAT_QUEUE
 from ui.live import LiveStreams
 from ui.messages import conversation
 from ui.sampling_fields import sampling_from
@@ -41,6 +41,7 @@ def add_chat_endpoint(backend: ChatBackend, live: LiveStreams, concurrency: int)
         """Answer a message. `history` is a list of {role, content}; what is not given has its default."""
         values = {"temperature": temperature, "max_tokens": max_tokens, "repeat_penalty": repeat_penalty}
         values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
+        values = {**backend.info.recommended, **{k: v for k, v in values.items() if v is not None}}
         asked = [*(history or []), {"role": "user", "content": message}]
         try:
             stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))

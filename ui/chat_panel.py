@@ -1,196 +1,141 @@
-"""The conversation and its events: send, stop, regenerate, undo, new chat.
+"""The conversation as a tab shows it: its components, and what they show of a place in the store.
 
-An answer is one async generator: no thread waits for it. It yields (box, history, status line) and leaves
-what has not changed alone. Stop does not kill the generator: it cancels the stream in the engine, so that the
-answer ends as any other does and keeps its numbers. "New chat" and a closed tab end both.
+The store is the truth: the Chatbot is an output alone. What happens on a click is in ui/chat_events.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import gradio as gr
 
-from engine.backend import ChatBackend
 from engine.errors import EngineError
-from ui.live import LiveStreams
-from ui.messages import bubble, conversation, text_of
-from ui.settings_panel import SettingsPanel
-from ui.status import error_line, line, status
-from ui.streaming import Progress, snapshots
+from ui.actions import Place, View, arrive, visit
+from ui.bar import Bar, Updates
+from ui.chat_layout import box, busy, chatbot, examples, help_button, idle
+from ui.meter import meter_of, meter_while
+from ui.note import NoteField
+from ui.shown import Shown, opinions, shown
+from ui.status import error_line, line, made_line, status
+from ui.store import Store, Unknown
+from ui.streaming import Progress
+from ui.texts import ENGLISH, Words
+from ui.tree import Node
 
-EXAMPLES = (
-    "Explain to a child why the sky is blue.",
-    "Write a thank-you note to a neighbour.",
-    "Give me five ideas for a rainy Sunday.",
-    "Write a Python function that reverses a word.",
-)
-EMPTY = "## What can I do for you?\nThe model runs right here, on the CPU: no other service reads along."
-LATEX: list[dict[str, str | bool]] = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "\\[", "right": "\\]", "display": True},
-    {"left": "\\(", "right": "\\)", "display": False},
-]
-SEND, STOP = "Send", "Stop"  # words: Gradio's own icons have no name for who cannot see them
-CHAT_QUEUE = "chat"  # the page and the API share one limit
 
-Update = tuple[Any, Any, Any]
+@dataclass(frozen=True)
+class Where:
+    """Who looks at what: a tab's view, and the open conversation's id, which outlives a restart.
+
+    `context` is that of the tab's model, in tokens.
+    """
+
+    owner: str
+    view: View
+    current: str
+    context: int
+    say: Words = ENGLISH
 
 
 class ChatPanel:
-    """Lays out the conversation and wires its events."""
+    """Lays out the conversation; its methods give updates for `outputs`."""
 
-    def __init__(self, backend: ChatBackend, live: LiveStreams) -> None:
-        self._backend, self._live = backend, live
-        self.chatbot = _chatbot()
-        self.status = gr.HTML(line(""), elem_id="status", padding=False)
-        self.box = _box()
+    def __init__(
+        self,
+        store: Store,
+        context: int,
+        *,
+        current: gr.components.Component,
+        is_writing: Callable[[int], bool],
+    ) -> None:
+        """`context` is the first model's, in tokens; `current` holds the open conversation's id or ""."""
+        self._store, self._is_writing = store, is_writing
+        self.current, self.view = current, gr.State(View())
+        self.chatbot = chatbot()
+        with gr.Column(elem_id="below"):
+            self.note = NoteField()
+            with gr.Row(elem_id="line", equal_height=True):
+                self.status = gr.HTML(line(""), elem_id="status", padding=False)
+                self.bar = Bar()
+            self.box = box()
+            with gr.Row(elem_id="foot", equal_height=True):
+                self.meter = gr.HTML(meter_of([], context), elem_id="meter", padding=False)
+                self.help = gr.HTML(help_button(ENGLISH), elem_id="help-corner", padding=False)
+        self.outputs = [self.chatbot, self.status, self.box, self.meter, self.view, self.current, self.help]
+        self.outputs += [*self.bar.outputs, *self.note.outputs]
 
-    def wire(self, settings: SettingsPanel, new_chat: gr.Button, concurrency: int) -> None:
-        """Connect the events; `concurrency` answers may be under way (or wait in the engine) at once."""
-        outputs = [self.box, self.chatbot, self.status]
-        ask: dict[str, Any] = {
-            "outputs": outputs,
-            "concurrency_limit": concurrency,
-            "concurrency_id": CHAT_QUEUE,
-            "show_progress": "hidden",
-            "api_visibility": "private",
+    def place(self, where: Where) -> Place:
+        """What the tab shows; raises Unknown."""
+        if where.view.key:
+            return visit(self._store, where.owner, where.view)
+        return arrive(self._store, where.owner, where.current)
+
+    def show(self, place: Place, where: Where, text: str | None = None) -> Updates:
+        """All of a place, and the box with `text`, or with what is typed there already."""
+        path = place.path
+        writing = place.last is not None and self._is_writing(place.last.id)
+        return {
+            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.status: made_line(place.last.made if place.last and not writing else None, where.say),
+            self.meter: meter_of(path, where.context, where.say),
+            self.view: place.view,
+            self.current: place.view.key,
+            self.box: idle(text),
+            **self.bar.updates(place, where.say, writing=writing),
+            **self.note.hidden(),
         }
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        inputs = [self.chatbot, *settings.components]
-        running: list[Any] = [
-            self.box.submit(self._send, [self.box, *inputs], **ask),
-            self.chatbot.retry(self._again, inputs, **ask),
-            self.chatbot.example_select(self._example, inputs, **ask),
-        ]
-        self.box.stop(self._stop, None, None, **quick)
-        self.chatbot.undo(self._undo, [self.chatbot], outputs, **quick)
-        # The page runs these in order: first it stops listening to the answer, so that no late piece of it
-        # comes back after the conversation is cleared.
-        new_chat.click(None, cancels=running, api_visibility="private")
-        new_chat.click(self._clear, None, outputs, **quick)
 
-    async def _send(
-        self, request: gr.Request, question: str, history: list[dict[str, Any]], *settings: Any
-    ) -> AsyncGenerator[Update, None]:
-        if not question.strip():
-            yield gr.skip(), gr.skip(), line("Type a question first.", "note")
-            return
-        async with aclosing(self._answer(question, history, settings, request)) as updates:
-            async for update in updates:
-                yield update
+    def opened(self, place: Place, where: Where) -> Updates:
+        """A place on a page that has just been loaded: what Gradio does not translate itself comes along."""
+        updates = self.show(place, where, "") | {self.help: help_button(where.say)}
+        updates[self.chatbot]["examples"] = examples(where.say)
+        return updates
 
-    async def _again(
-        self, request: gr.Request, history: list[dict[str, Any]], *settings: Any
-    ) -> AsyncGenerator[Update, None]:
-        question, before = _last_question(history)
-        async with aclosing(self._answer(question, before, settings, request)) as updates:
-            async for update in updates:
-                yield update
+    def started(self, place: Place, where: Where, *, clear: bool) -> Updates:
+        """The question is there, and nothing of the answer yet; `clear` empties the box."""
+        path = place.path
+        return {
+            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.status: line(where.say("status.starting"), "busy"),
+            self.view: place.view,
+            self.current: place.view.key,
+            self.box: busy(clear=clear),
+            **self.bar.updates(place, where.say, writing=True),
+            **self.note.hidden(),
+        }
 
-    async def _example(
-        self, request: gr.Request, chosen: gr.SelectData, history: list[dict[str, Any]], *settings: Any
-    ) -> AsyncGenerator[Update, None]:
-        async with aclosing(self._answer(chosen.value["text"], history, settings, request)) as updates:
-            async for update in updates:
-                yield update
+    def grown(self, before: Shown, node: Node, progress: Progress, where: Where) -> Updates:
+        """An answer under way; `before` are the rows above it."""
+        updates: Updates = {self.status: status(progress, where.say)}
+        if progress.text:
+            updates[self.chatbot] = [*before.rows, *shown([node], where.say, writing=not progress.done).rows]
+        if (meter := meter_while(progress, where.context, where.say)) is not None:
+            updates[self.meter] = meter
+        return updates
 
-    async def _answer(
-        self, question: str, history: Sequence[dict[str, Any]], settings: Sequence[Any], request: gr.Request
-    ) -> AsyncGenerator[Update, None]:
-        """Show the question, then the answer as it grows; an error keeps what there is."""
-        asked = [*history, bubble("user", question)]
-        yield _busy(), asked, line("Starting", "busy")
+    def ended(self, place: Place, progress: Progress, where: Where) -> Updates:
+        """An answer at its end, or where the store is if it said nothing."""
+        return self.show(visit(place.store, place.owner, place.view), where) | {
+            self.status: status(progress, where.say)
+        }
+
+    def marked(self, place: Place, where: Where) -> Updates:
+        """A message was clicked."""
+        writing = place.last is not None and self._is_writing(place.last.id)
+        return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
+
+    def failed(self, error: EngineError | Unknown, where: Where, question: str | None = None) -> Updates:
+        """What is left after an error, and what it was; `question` is given back."""
         try:
-            system_prompt, sampling = SettingsPanel.read(settings)
-            stream = self._backend.stream(conversation(asked, system_prompt), sampling)
-        except EngineError as error:
-            yield _idle(question), list(history), error_line(error)
-            return
-        with self._live.following(str(request.session_hash), stream):
-            async with aclosing(snapshots(stream)) as updates:
-                async for progress in updates:
-                    yield _shown(progress, question, history, asked)
+            place = self.place(where)
+        except Unknown:
+            place = arrive(self._store, where.owner, "")
+        return self.show(place, where, question) | {self.status: error_line(error, say=where.say)}
 
-    def _stop(self, request: gr.Request) -> None:
-        self._live.cancel(str(request.session_hash))
-
-    def _clear(self, request: gr.Request) -> Update:
-        self._live.cancel(str(request.session_hash))
-        return _idle(""), [], line("")
-
-    def _undo(self, request: gr.Request, history: list[dict[str, Any]]) -> Update:
-        self._live.cancel(str(request.session_hash))
-        question, before = _last_question(history)
-        return _idle(question), before, line("")
-
-
-def _busy() -> Any:
-    """The box emptied, with Stop in place of Send. A fresh one each time: Gradio takes an update apart."""
-    return gr.update(value="", submit_btn=False, stop_btn=STOP)
-
-
-def _idle(text: str | None = None) -> Any:
-    """The box ready for a question, holding `text`, or what the user is typing already."""
-    if text is None:
-        return gr.update(submit_btn=SEND, stop_btn=False)
-    return gr.update(value=text, submit_btn=SEND, stop_btn=False)
-
-
-def _shown(
-    progress: Progress,
-    question: str,
-    history: Sequence[dict[str, Any]],
-    asked: Sequence[Mapping[str, Any]],
-) -> Update:
-    if not progress.text:
-        if progress.error is not None:  # nothing to keep: give the question back
-            return _idle(question), list(history), status(progress)
-        return (_idle() if progress.done else gr.skip()), gr.skip(), status(progress)
-    answer = [*asked, bubble("assistant", progress.text)]
-    return (_idle() if progress.done else gr.skip()), answer, status(progress)
-
-
-def _last_question(history: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """The last thing that the user said, and the history before it."""
-    for index in range(len(history) - 1, -1, -1):
-        if history[index]["role"] == "user":
-            return text_of(history[index]["content"]), list(history[:index])
-    return "", []
-
-
-def _chatbot() -> gr.Chatbot:
-    return gr.Chatbot(
-        elem_id="conversation",
-        label="Conversation",
-        show_label=False,
-        container=False,
-        height="auto",
-        scale=1,
-        layout="bubble",
-        buttons=["copy"],
-        latex_delimiters=LATEX,
-        sanitize_html=True,
-        allow_tags=False,
-        group_consecutive_messages=False,
-        placeholder=EMPTY,
-        examples=[{"text": text} for text in EXAMPLES],
-    )
-
-
-def _box() -> gr.Textbox:
-    return gr.Textbox(
-        elem_id="question",
-        label="Your message",
-        show_label=False,
-        container=False,
-        placeholder="Ask something",
-        lines=1,
-        max_lines=8,
-        autofocus=True,
-        submit_btn=SEND,
-        stop_btn=False,
-        html_attributes=gr.InputHTMLAttributes(enterkeyhint="send"),
-    )
+    def judging(self, place: Place, node: Node, where: Where) -> Updates:
+        """An answer was judged: ask why."""
+        return {
+            self.chatbot: gr.update(feedback_value=opinions(place.path)),
+            **self.note.asking(node, where.say),
+        }

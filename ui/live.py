@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from engine.backend import ChatStream
+
+
+@dataclass
+class Turn:
+    """What a tab asked for last, from the click to the answer's end.
+
+    `stopped`: it is to end, though it may have no stream yet. `shown`: the tab has not gone on to another.
+    """
+
+    stopped: bool = False
+    shown: bool = True
 
 
 class LiveStreams:
@@ -14,6 +26,19 @@ class LiveStreams:
 
     def __init__(self) -> None:
         self._streams: defaultdict[str, set[ChatStream]] = defaultdict(set)
+        self._turns: dict[str, Turn] = {}
+
+    def begin(self, session: str) -> Turn:
+        """A tab asks for something new: what it asked for before ends, and is shown no longer."""
+        self.leave(session)
+        turn = self._turns[session] = Turn()
+        return turn
+
+    def leave(self, session: str) -> None:
+        """A tab turns away from what it asked for (or is closed): that ends, and is shown no longer."""
+        self.cancel(session)
+        if turn := self._turns.pop(session, None):
+            turn.shown = False
 
     @contextmanager
     def following(self, session: str, stream: ChatStream) -> Iterator[ChatStream]:
@@ -29,12 +54,14 @@ class LiveStreams:
 
     def cancel(self, session: str) -> None:
         """Stop what one tab asked for."""
+        if turn := self._turns.get(session):
+            turn.stopped = True
         for stream in list(self._streams.get(session, ())):
             stream.cancel()
 
     def cancel_all(self) -> None:
         """Stop everything."""
-        for session in list(self._streams):
+        for session in {*self._streams, *self._turns}:
             self.cancel(session)
 
     def __len__(self) -> int:

@@ -1,33 +1,19 @@
-"""Between what a Gradio Chatbot holds and what the engine reads; and what makes untrusted text harmless.
+"""Between what a Gradio Chatbot holds and what the engine reads.
 
 A Chatbot's history is a list of `{"role", "content", ...}` whose content is always a list of blocks
 (`[{"type": "text", "text": ...}]`); an API caller sends plain strings. The engine takes plain strings.
-
-The text of a model is untrusted: it is shown as Markdown, and Markdown can carry HTML and images, that is,
-requests to other people's servers. `defuse` takes both away by slipping an invisible WORD JOINER into `<tag`
-and `![`: the reader sees exactly what the model wrote, and `restore` gives the model back its own words.
-Gradio's sanitizer and the page's Content-Security-Policy (ui/server.py) stand behind it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from engine.errors import RequestError
 from engine.request import Message, Role
+from ui.markup import JOINER, defuse, restore
 
-JOINER = "\u2060"  # WORD JOINER: no width, no line break, and no letter to an HTML parser
-
-# Code is shown as it is by Markdown, and people copy it: it is left alone. An unclosed fence runs to the end.
-_CODE = re.compile(
-    r"^[ \t>]*(?P<fence>`{3,}|~{3,})[^\n]*\n(?:.*?^[ \t>]*(?P=fence)[`~]*[ \t]*$|.*)"
-    r"|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)",
-    re.MULTILINE | re.DOTALL,
-)
-_ACTIVE = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)")
-_DEFUSED = re.compile(rf"(<){JOINER}(?=[A-Za-z/!?])|(!){JOINER}(?=\[)")
+__all__ = ["JOINER", "Bubble", "bubble", "conversation", "defuse", "restore", "text_of", "to_message"]
 
 
 class Bubble(TypedDict):
@@ -35,20 +21,6 @@ class Bubble(TypedDict):
 
     role: Role
     content: list[dict[str, str]]
-
-
-def defuse(text: str) -> str:
-    """The same text to a reader, without HTML and images to a browser."""
-    parts, end = [], 0
-    for code in _CODE.finditer(text):
-        parts += [_ACTIVE.sub(rf"\g<0>{JOINER}", text[end : code.start()]), code.group()]
-        end = code.end()
-    return "".join([*parts, _ACTIVE.sub(rf"\g<0>{JOINER}", text[end:])])
-
-
-def restore(text: str) -> str:
-    """Undo `defuse`."""
-    return _DEFUSED.sub(lambda found: found.group(1) or found.group(2), text)
 
 
 def bubble(role: Role, text: str) -> Bubble:

@@ -8,48 +8,86 @@ from pathlib import Path
 import gradio as gr
 
 from engine.backend import ChatBackend
+from ui.answering import Answerer, always
 from ui.api import add_chat_endpoint
+from ui.chat_events import ChatEvents, OwnerOf
 from ui.chat_panel import ChatPanel
+from ui.chat_wiring import ChatWiring
 from ui.gguf_choice import is_embedded
 from ui.live import LiveStreams
 from ui.settings_panel import SettingsPanel
 from ui.status import model_facts, model_name
+from ui.store import Store
+from ui.texts import ENGLISH, Words, words
+from ui.theme import MEND
+from ui.translation import text
+from ui.visitor import owner_of
 
+PAGE_SCRIPT = Path(__file__).with_name("keys.js")
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
 OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1100) ({TOGGLE_SETTINGS})() }}"
 
 
-def build(backend: ChatBackend, concurrency: int = 64) -> gr.Blocks:
-    """The page for one backend.
+def build(
+    backend: ChatBackend,
+    concurrency: int = 64,
+    *,
+    store: Store | None = None,
+    owner: OwnerOf = owner_of,
+) -> gr.Blocks:
+    """The page for one backend; a `store` of None keeps conversations until the process ends.
 
     `concurrency` answers may be under way at once; it should exceed the engine's slots and queue, so that
     the engine, which knows the places in its queue, is the one that makes people wait or turns them away.
     """
-    live = LiveStreams()
+    live, store = LiveStreams(), store or Store()
     page: gr.Blocks = gr.Blocks(title="GGUF Chat", fill_height=True, analytics_enabled=False)
     with page:
-        settings = SettingsPanel(backend.info.context)
+        settings = SettingsPanel(backend.info.context, backend.info.recommended)
         with gr.Row(elem_id="head", equal_height=True):
             gr.HTML(model_name(backend.info), padding=False)
-            new_chat = gr.Button("New chat", size="sm", variant="secondary", scale=0, elem_id="new-chat")
-            open_settings = gr.Button(
-                "Settings", size="sm", variant="secondary", scale=0, elem_id="open-settings"
+            new_chat = gr.Button(
+                text("page.new_chat"), size="sm", variant="secondary", scale=0, elem_id="new-chat"
             )
-        facts = model_facts(backend.info, is_embedded(Path(backend.info.path)))
-        gr.HTML(facts, padding=False, elem_id="facts")
-        panel = ChatPanel(backend, live)
-        panel.wire(settings, new_chat, concurrency)
+            open_settings = gr.Button(
+                text("page.settings"), size="sm", variant="secondary", scale=0, elem_id="open-settings"
+            )
+        facts = gr.HTML(_facts(backend, ENGLISH), padding=False, elem_id="facts")
+        answerer = Answerer(always(backend), store, live, backend.info.context)
+        current = gr.State("")
+        panel = ChatPanel(store, backend.info.context, current=current, is_writing=answerer.writes)
+        events = ChatEvents(panel, answerer, live, owner)
+        wiring = ChatWiring(panel, events, settings.components, concurrency)
+        new_chat.click(lambda: "", None, current, **wiring.quick).then(
+            events.open, [current], panel.outputs, **wiring.quick
+        )
+        page.load(events.open, [current], panel.outputs, **wiring.quick)
         add_chat_endpoint(backend, live, concurrency)
         open_settings.click(None, js=TOGGLE_SETTINGS)
         page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
-        page.unload(_closed(live))
+        page.load(
+            _translated(backend),
+            outputs=[facts],
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        for script in (PAGE_SCRIPT, MEND):
+            page.load(None, js=script.read_text(encoding="utf-8"))
+        page.unload(events.close)
     # Everything but answers is quick; the engine's own queue is the one that bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
 
 
-def _closed(live: LiveStreams) -> Callable[[gr.Request], None]:
-    def closed(request: gr.Request) -> None:
-        live.cancel(str(request.session_hash))
+def _facts(backend: ChatBackend, say: Words) -> str:
+    return model_facts(backend.info, is_embedded(Path(backend.info.path)), say)
 
-    return closed
+
+def _translated(backend: ChatBackend) -> Callable[[gr.Request], str]:
+    """What Gradio does not translate in the browser; see ui/translation.py."""
+
+    def translated(request: gr.Request) -> str:
+        return _facts(backend, words(request))
+
+    return translated

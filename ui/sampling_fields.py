@@ -1,12 +1,17 @@
-"""The settings of an answer as people see them: name, range and one line of explanation."""
+"""The settings of an answer as people see them: name and range. Their words are in ui.texts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from engine.errors import SettingsError
 from engine.settings import SamplingSettings
+
+MOST_STOPS = 16
+_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
 @dataclass(frozen=True)
@@ -14,11 +19,19 @@ class SamplingField:
     """One setting. `low`, `high` and `step` are what the page's slider offers; the engine allows more."""
 
     name: str
-    label: str
-    info: str
     low: float
     high: float
     step: float
+
+    @property
+    def label(self) -> str:
+        """The key of its name in ui.texts."""
+        return f"settings.{self.name}"
+
+    @property
+    def info(self) -> str:
+        """The key of its line of explanation in ui.texts."""
+        return f"settings.{self.name}.info"
 
     @property
     def whole(self) -> bool:
@@ -27,27 +40,19 @@ class SamplingField:
 
 
 MAIN_FIELDS = (
-    SamplingField(
-        "temperature", "Temperature", "0 always says the likeliest; higher is livelier.", 0, 2, 0.05
-    ),
-    SamplingField(
-        "max_tokens", "Maximum new tokens", "Where an answer is cut, if it does not end.", 16, 4096, 16
-    ),
-    SamplingField(
-        "repeat_penalty", "Repetition penalty", "Above 1, words already said count less.", 0.8, 2, 0.01
-    ),
+    SamplingField("temperature", 0, 2, 0.05),
+    SamplingField("max_tokens", 16, 4096, 16),
+    SamplingField("repeat_penalty", 0.8, 2, 0.01),
 )
 MORE_FIELDS = (
-    SamplingField(
-        "top_p", "Top-p", "Keep the likeliest words that together reach this share.", 0.05, 1, 0.01
-    ),
-    SamplingField("top_k", "Top-k", "Keep this many of the likeliest words; 0 keeps all.", 0, 200, 1),
-    SamplingField("min_p", "Min-p", "Drop words below this share of the likeliest one.", 0, 0.5, 0.01),
+    SamplingField("top_p", 0.05, 1, 0.01),
+    SamplingField("top_k", 0, 200, 1),
+    SamplingField("min_p", 0, 0.5, 0.01),
 )
-SEED = SamplingField(
-    "seed", "Seed", "The same number repeats an answer; empty draws a new one.", 0, 2**32 - 1, 1
-)
+SEED = SamplingField("seed", 0, 2**32 - 1, 1)
 FIELDS = (*MAIN_FIELDS, *MORE_FIELDS, SEED)
+_TEXTS = ("stop", "overflow")
+_NAMES = (*(field.name for field in FIELDS), *_TEXTS)
 
 
 def default(name: str) -> float:
@@ -61,11 +66,25 @@ def default(name: str) -> float:
 def sampling_from(values: Mapping[str, object]) -> SamplingSettings:
     """Loose values (a slider may send 40.0 for 40, a cleared field None) -> checked settings.
 
-    A missing or empty value means the default; a SettingsError names the value that is out of range.
+    A missing or empty value means the default; `stop` is text, see `stops_from`. A SettingsError names the
+    value that is out of range.
     """
-    given = {field.name: values.get(field.name) for field in FIELDS}
-    numbers = {name: _number(name, value) for name, value in given.items() if value not in (None, "")}
-    return SamplingSettings(**numbers)  # type: ignore[arg-type]  # whole where the field is whole
+    given = {name: values[name] for name in _NAMES if values.get(name) not in (None, "")}
+    texts = {name: given.pop(name) for name in _TEXTS if name in given}
+    checked: dict[str, Any] = {name: _number(name, value) for name, value in given.items()}
+    if "overflow" in texts:
+        checked["overflow"] = texts["overflow"]
+    return SamplingSettings(**checked, stop=stops_from(str(texts.get("stop", ""))))
+
+
+def stops_from(text: str) -> tuple[str, ...]:
+    r"""Stop strings, one a line; `\n` is a line's end, `\t` a tab, `\\` a backslash. Empty lines are none."""
+    stops = tuple(
+        re.sub(r"\\[nt\\]", lambda found: _ESCAPES[found.group()], line) for line in text.splitlines() if line
+    )
+    if len(stops) > MOST_STOPS:
+        raise SettingsError(f"stop has {len(stops)} lines: use at most {MOST_STOPS}")
+    return stops
 
 
 def _number(name: str, value: object) -> float | int:

@@ -73,13 +73,17 @@ class Progress:
         self.position, self.pieces, self.text = 0, self.pieces + 1, self.text + delta
 
 
-async def snapshots(stream: ChatStream, interval: float = INTERVAL) -> AsyncGenerator[Progress, None]:
+async def snapshots(
+    stream: ChatStream, interval: float = INTERVAL, begun: str = ""
+) -> AsyncGenerator[Progress, None]:
     """The answer's progress, first at once and then at most every `interval` seconds; the last one is `done`.
+
+    `begun` is what the answer has already, when it is continued.
 
     An EngineError on the way is part of the last snapshot, next to the text that came before it. When the
     reader goes away (the generator is closed or its task cancelled) the stream is cancelled at once.
     """
-    progress, changed = Progress(), asyncio.Event()
+    progress, changed = Progress(begun), asyncio.Event()
     pump = asyncio.create_task(_pump(stream, progress, changed))
     try:
         while not pump.done():

@@ -72,6 +72,16 @@ def test_next_turn_reads_only_what_is_new_and_says_the_same(backend: LocalBacken
     assert again.stats.cached_tokens < finished.stats.cached_tokens and fresh == reused
 
 
+def test_a_cut_answer_is_continued_where_it_was_cut(backend: LocalBackend) -> None:
+    asked = user(QUESTIONS[1])
+    whole, _ = _ask(backend, asked, dataclasses.replace(GREEDY, max_tokens=48))
+    cut = whole[: whole.index(" ", len(whole) // 2)]  # a word's end, where tokens end too
+    begun: list[Message] = [*asked, {"role": "assistant", "content": cut}]
+    rest, finished = _ask(backend, begun, dataclasses.replace(GREEDY, max_tokens=48))
+    assert (cut + rest).startswith(whole)
+    assert finished.stats.cached_tokens >= len(backend.prompt_tokens(begun)) - 1  # one is always computed
+
+
 def test_slots_with_gaps_between_them_answer_the_same(backend: LocalBackend) -> None:
     single = [_ask(backend, user(question))[0] for question in QUESTIONS]
     # The four conversations now have a slot each; any two of them return to theirs.

@@ -112,10 +112,19 @@ def test_a_refusing_template_says_why() -> None:
         ChatTemplate(source, "", "").render([*_user("a"), *_user("b")])
 
 
+@pytest.mark.parametrize("spm", [False, True])
+def test_an_answer_that_comes_last_is_continued(spm: bool) -> None:
+    builder = _builder(CHATML, CharTokenizer(is_sentencepiece=spm))
+    for begun in ("It is<|im_end|> blue", ""):
+        asked: list[Message] = [*_user("Sky?"), {"role": "assistant", "content": begun}]
+        assert builder.tokens(asked) == builder.tokens(_user("Sky?")) + [ord(letter) for letter in begun]
+
+
 @pytest.mark.parametrize(
     ("messages", "word"),
     [
         ([], "no messages"),
+        ([{"role": "assistant", "content": "x"}], "no messages"),
         ([{"role": "robot", "content": "x"}], "robot"),
         ([{"role": "user", "content": 3}], "int"),
     ],

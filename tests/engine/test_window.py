@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,16 @@ def test_a_greeting_belongs_to_the_first_turn() -> None:
     assert split_turns(chat) == [[0, 1, 2], [3]]
 
 
+def test_a_continued_answer_keeps_its_turn_and_what_its_question_kept() -> None:
+    asked = _chat([20, 20] * 4 + [20], system=10)
+    kept = _fit(asked, 200).messages
+    assert 4 <= len(kept) < len(asked)
+    for begun, expected in ((5, kept), (120, [asked[0], asked[-1]])):
+        last: Message = {"role": "assistant", "content": "a" * begun}
+        window = _fit([*asked, last], 200)
+        assert window.messages == [*expected, last] and len(window.tokens) <= 200
+
+
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=41), st.integers(0, 30), st.integers(60, 400))
 def test_any_conversation_keeps_its_end_in_order(lengths: list[int], system: int, room: int) -> None:
     chat = _chat(lengths if len(lengths) % 2 else lengths[:-1] or [1], system)
@@ -98,6 +109,8 @@ def test_a_long_conversation_goes_on_with_its_prefix_reused(backend: LocalBacken
         chat.append({"role": "assistant", "content": text_of(stream)})
     assert drops[0] == 0 < drops[-1] and drops == sorted(drops)
     assert reused >= 9, "most turns begin with what is cached"
+    with pytest.raises(RequestError, match=r"start a new chat, or let the oldest turns go"):
+        backend.stream(chat + user("And?"), replace(sampling, overflow="refuse"))
 
 
 def test_a_message_that_cannot_fit_alone_names_the_excess(backend: LocalBackend) -> None:

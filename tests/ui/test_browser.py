@@ -115,6 +115,28 @@ def test_temperature_and_length_matter(open_page: Open, app: AppProcess) -> None
         assert (answer(page) == first) == (temperature == "0")
 
 
+def test_a_cut_answer_goes_on_and_an_edit_is_a_branch(open_page: Open, app: AppProcess) -> None:
+    page = open_page(app.address())
+    set_number(page, "max_tokens", "32")
+    set_number(page, "temperature", "0")
+    ask(page, LONG_STORY)
+    finish(page)
+    cut = answer(page)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#status")).to_contain_text("64 tokens", timeout=SLOW)
+    whole = answer(page)
+    assert whole.startswith(cut[:-1]) and len(whole) > len(cut)
+    page.get_by_role("button", name="Edit").click()
+    page.locator("#conversation .edit-textarea").fill("What is the capital of France?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#bar-label")).to_contain_text("2 of 2")
+    finish(page)
+    assert answer(page) != whole
+    page.get_by_role("button", name="Version before").click()
+    expect(page.get_by_test_id("user")).to_have_text(LONG_STORY)
+    assert answer(page) == whole
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_is_wide_enough(open_page: Open, app: AppProcess, dark: bool) -> None:
     page = open_page(app.address(), 390, 844, dark)

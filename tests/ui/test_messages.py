@@ -12,6 +12,7 @@ HOSTILE = [
     "a ` lone backtick <img src=x> and more",
     "two `` `code` `` <b>bold</b>",
     "```\nclosed\n```\n<iframe src='http://evil.example'></iframe>",
+    "```mermaid\ngraph TD\nA --> B\n```\n<b>",
     "`code that\n\ndoes not cross` <img src=x> a paragraph`",
 ]
 
@@ -90,3 +91,9 @@ def test_the_system_prompt_of_the_settings_replaces_one_in_the_history() -> None
 def test_what_the_model_cannot_read_is_named(item: dict[str, object], named: str) -> None:
     with pytest.raises(RequestError, match=named):
         conversation([item])
+
+
+def test_a_mermaid_fence_is_no_diagram() -> None:
+    text = "- ```mermaid\n  A[<img src=x>]\n  ```"
+    assert "```mermaid" not in defuse(text)
+    assert restore(defuse(text)) == text

@@ -156,6 +156,57 @@ def test_regenerate_and_undo(open_page: Open, fake_site: Start) -> None:
     expect(page.locator("#question textarea")).to_have_value("hello")
 
 
+def test_thoughts_are_folded_while_they_are_written_and_after(open_page: Open, fake_site: Start) -> None:
+    page = open_page(
+        fake_site(FakeBackend("<think>deep " + "hm " * 30 + "</think>So $x^2$ costs $5.", 0.03)).url
+    )
+    ask(page, "hello")
+    thoughts = page.locator("#conversation .thought-group")
+    expect(thoughts).to_contain_text("Thinking")
+    expect(page.locator("#status")).to_contain_text("Thinking")
+    expect(thoughts).not_to_contain_text("deep")
+    expect(page.locator("#conversation .message.bot").last).to_contain_text("costs $5.")
+    expect(page.locator("#conversation .message.bot .katex")).to_have_count(1)
+    expect(thoughts).to_contain_text("Thoughts")
+    expect(thoughts).not_to_contain_text("deep")
+    thoughts.locator(".title").click()
+    expect(thoughts).to_contain_text("deep")
+
+
+def test_keys_stop_focus_and_start_anew(open_page: Open, fake_site: Start) -> None:
+    site = fake_site(FakeBackend("word " * 500, pause=0.02))
+    page = open_page(site.url)
+    ask(page, "hello")
+    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
+    page.keyboard.press("Escape")
+    until(lambda: site.backend.streams[0].cancelled, 1)
+    expect(page.locator("#question .submit-button")).to_be_visible()
+    page.locator("#question textarea").blur()
+    page.keyboard.press("/")
+    expect(page.locator("#question textarea")).to_be_focused()
+    expect(page.locator("#question textarea")).to_have_value("")
+    page.keyboard.press("Control+Shift+O")
+    expect(page.locator("#conversation .example").first).to_be_visible()
+
+
+def test_a_message_that_was_clicked_can_be_deleted_with_all_below_it(
+    open_page: Open, fake_site: Start
+) -> None:
+    page = open_page(fake_site(FakeBackend("first")).url)
+    for number, text in enumerate(("hello", "again"), 1):
+        ask(page, text)
+        expect(page.locator("#conversation .message.bot")).to_have_count(number)
+        expect(page.locator("#question .submit-button")).to_be_visible()
+    page.get_by_test_id("user").last.click()
+    page.get_by_role("button", name="Delete from here").click()
+    page.get_by_role("button", name="Delete 2 messages").click()
+    expect(page.locator("#conversation .message.bot")).to_have_count(1)
+    page.get_by_role("button", name="Dislike").click()
+    page.locator("#note-text input, #note-text textarea").fill("wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("#note")).to_have_count(0)
+
+
 def test_the_settings_reach_the_engine(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend())
     page = open_page(site.url)

@@ -2,9 +2,13 @@ import pytest
 
 from engine.errors import SettingsError
 from engine.settings import SamplingSettings
-from ui.sampling_fields import FIELDS, sampling_from
+from ui.presets import preset_of, presets
+from ui.remembered import remembered
+from ui.sampling_fields import FIELDS, sampling_from, stops_from
 from ui.settings_panel import SettingsPanel
 from ui.terminal import changed
+
+UNKNOWN = (("overflow", "explode"), ("stop", "a\n" * 17))
 
 
 def test_what_is_not_given_has_the_engines_default() -> None:
@@ -13,15 +17,27 @@ def test_what_is_not_given_has_the_engines_default() -> None:
 
 
 def test_the_panels_values_reach_the_engine_in_their_order_and_type() -> None:
-    prompt, sampling = SettingsPanel.read(["Be brief.", 0, 64.0, 1.3, 0.5, 20.0, 0.1, 7.0])
+    prompt, sampling = SettingsPanel.read(
+        ["Be brief.", 0, 64.0, 1.3, 0.5, 20.0, 0.1, 7.0, "END\n\\n", "refuse"]
+    )
     assert prompt == "Be brief."
-    assert sampling == SamplingSettings(0.0, 64, 1.3, 0.5, 20, 0.1, 7)
+    assert sampling == SamplingSettings(
+        *(0.0, 64, 1.3, 0.5, 20, 0.1, 7), stop=("END", "\n"), overflow="refuse"
+    )
     assert isinstance(sampling.max_tokens, int)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", 9), ("max_tokens", 1.5), ("top_p", "much"), ("seed", -1), ("top_k", float("nan"))],
+    [
+        ("temperature", 9),
+        ("max_tokens", 1.5),
+        ("top_p", "much"),
+        ("seed", -1),
+        ("top_k", float("nan")),
+        ("overflow", "explode"),
+        ("stop", "a\n" * 17),
+    ],
 )
 def test_bad_values_are_named(name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=name):
@@ -41,3 +57,78 @@ def test_a_setting_is_changed_by_its_text() -> None:
     for name, value in (("temperature", ""), ("nonsense", "1"), ("temperature", "warm"), ("top_k", "1.5")):
         with pytest.raises(SettingsError, match=name):
             changed(start, name, value)
+
+
+@pytest.mark.parametrize(
+    ("written", "stops"),
+    [
+        ("", ()),
+        ("END\n\n###", ("END", "###")),
+        (r"\n\nUser:", ("\n\nUser:",)),
+        (r"C:\\new \x", (r"C:\new \x",)),
+    ],
+)
+def test_stop_strings_are_one_a_line(written: str, stops: tuple[str, ...]) -> None:
+    assert stops_from(written) == stops
+
+
+def test_presets_are_in_range_and_known_again() -> None:
+    for recommended in ({}, {"temperature": 0.6, "top_k": 20}):
+        for name, values in presets(recommended).items():
+            assert sampling_from(values).temperature == values["temperature"]
+            assert preset_of(values, recommended) == name
+    own = presets({"temperature": 0.6})["own"]
+    assert own == {**presets({})["balanced"], "temperature": 0.6}
+    assert next(iter(presets({"top_k": 5}))) == "own"
+    assert preset_of({**own, "top_p": 0.5}, {"temperature": 0.6}) is None
+
+
+DEFAULTS = {
+    "system_prompt": "",
+    "temperature": 0.7,
+    "top_k": 40,
+    "seed": None,
+    "stop": "",
+    "overflow": "drop",
+}
+GOOD = {
+    "system_prompt": "Be kind.",
+    "temperature": 0.2,
+    "top_k": 5,
+    "seed": 4,
+    "stop": "x",
+    "overflow": "refuse",
+}
+
+
+def test_what_a_browser_kept_is_taken_back() -> None:
+    assert remembered({"version": 1, "values": GOOD}, DEFAULTS) == GOOD
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, 7, [], "x", {}, {"version": 0, "values": GOOD}, {"version": 1}, {"version": 1, "values": [1]}],
+)
+def test_an_unknown_kind_of_memory_is_forgotten(stored: object) -> None:
+    assert remembered(stored, DEFAULTS) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 99),
+        ("temperature", "0.2"),
+        ("temperature", True),
+        ("top_k", 1.5),
+        ("seed", -1),
+        ("stop", ["x"]),
+        ("stop", "a\n" * 17),
+        ("overflow", "explode"),
+        ("system_prompt", 7),
+        ("system_prompt", "x" * 20_001),
+        ("unheard_of", 1),
+    ],
+)
+def test_one_bad_value_is_forgotten_and_the_others_stay(name: str, value: object) -> None:
+    expected = {**GOOD, name: DEFAULTS[name]} if name in DEFAULTS else GOOD
+    assert remembered({"version": 1, "values": {**GOOD, name: value}}, DEFAULTS) == expected

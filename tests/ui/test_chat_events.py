@@ -1,0 +1,228 @@
+"""The chat's events in this process, without a browser: what is shown, and what is in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import gradio as gr
+import pytest
+
+from engine.errors import EngineStopped, QueueFull
+from tests.ui.conftest import until
+from tests.ui.fake_backend import FakeBackend
+from ui import answering
+from ui.actions import View
+from ui.answering import Answerer, always
+from ui.chat_events import ChatEvents
+from ui.chat_panel import ChatPanel
+from ui.live import LiveStreams
+from ui.settings_panel import SettingsPanel
+from ui.store import Store
+from ui.tree import Node
+
+ME = "local"
+
+
+class Tab:
+    """One browser tab: it remembers what it was sent, as a page does."""
+
+    def __init__(self, backend: FakeBackend, store: Store | None = None, session: str = "tab") -> None:
+        self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
+        answerer = Answerer(always(backend), self.store, self.live, 2048)
+        with gr.Blocks():
+            self.settings = SettingsPanel(2048)
+            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
+        self.events = ChatEvents(self.panel, answerer, self.live, lambda _: ME)
+        self.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
+        self.now: dict[Any, Any] = {self.panel.view: View(), self.panel.current: ""}
+        self.values = [component.value for component in self.settings.components]
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.now[self.panel.view], self.now[self.panel.current], None, *self.values]
+
+    async def follow(self, updates: AsyncGenerator[dict[Any, Any], None]) -> None:
+        async for update in updates:
+            self.take(update)
+
+    def take(self, update: dict[Any, Any]) -> None:
+        assert set(update) <= set(self.panel.outputs)
+        self.now |= update
+
+    def send(self, text: str) -> None:
+        asyncio.run(self.follow(self.events.send(self.request, text, *self.inputs)))
+
+    def path(self) -> list[Node]:
+        (summary,) = self.store.list(ME)
+        return self.store.load(ME, summary.id).tree.path()
+
+    def rows(self) -> list[str]:
+        value = self.now[self.panel.chatbot]
+        rows = value["value"] if isinstance(value, dict) else value
+        return ["".join(part.text for part in row.content) for row in rows]
+
+    @property
+    def status(self) -> str:
+        return str(self.now[self.panel.status])
+
+
+def event(**data: Any) -> Any:
+    return SimpleNamespace(**data)
+
+
+def test_an_answer_is_kept_with_how_it_was_made() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    asked, answered = tab.path()
+    assert (asked.text, answered.text, tab.rows()) == ("Why?", "one two", ["Why?", "one two"])
+    made = answered.made
+    assert made is not None
+    assert (made.reason, made.generated_tokens, made.model) == ("stop", 2, "fake")
+    assert made.sampling["temperature"] == 0.7 and "grammar" not in made.sampling
+    assert "12 of 2,048" in tab.now[tab.panel.meter]
+    assert "2 tokens" in tab.status
+
+
+def test_regenerate_edit_and_go_on() -> None:
+    tab = Tab(FakeBackend("one two three four"))
+    tab.values[2] = 2  # tokens at most
+    tab.send("Why?")
+    assert [node.text for node in tab.path()] == ["Why?", "one two"]
+    tab.backend.answer = " three"
+    asyncio.run(tab.follow(tab.events.go_on(tab.request, *tab.inputs)))
+    last = tab.path()[-1]
+    assert last.text == "one two three" and last.made is not None
+    assert (last.made.reason, last.made.generated_tokens, last.made.prompt_tokens) == ("stop", 4, 10)
+    assert [m["content"] for m in tab.backend.asked[1][0]] == ["Why?", "one two"]
+    tab.backend.answer = "other"
+    asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
+    assert [node.text for node in tab.path()] == ["Why?", "other"]
+    assert [m["content"] for m in tab.backend.asked[2][0]] == ["Why?"]
+    edited = event(index=0, value="Who?", previous_value="Why?")
+    asyncio.run(tab.follow(tab.events.edit(tab.request, edited, *tab.inputs)))
+    assert tab.rows() == ["Who?", "other"]
+    tab.take(asyncio.run(tab.events.act(tab.request, tab.inputs, lambda here: here.turn(-1))))
+    assert tab.rows() == ["Why?", "other"]
+
+
+@pytest.mark.parametrize("error", [QueueFull("full"), EngineStopped("gone")])
+def test_a_question_without_an_answer_comes_back(error: Any) -> None:
+    tab = Tab(FakeBackend())
+    tab.backend.refuse = error
+    tab.send("Why?")
+    assert tab.store.list(ME) == () and tab.rows() == []
+    assert tab.now[tab.panel.box]["value"] == "Why?" and "error" in tab.status
+    tab.backend.refuse = None
+    tab.values[1] = 99.0
+    tab.send("Why?")
+    assert "temperature=99.0" in tab.status and not tab.backend.asked
+
+
+def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
+    tab = Tab(FakeBackend("half an", error=EngineStopped("the engine died")))
+    tab.send("Why?")
+    last = tab.path()[-1]
+    assert last.text == "half an" and last.made is not None and last.made.reason == "error"
+    assert "the engine died" in tab.status and tab.now[tab.panel.bar.go_on]["visible"]
+
+
+def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    tab = Tab(FakeBackend("word " * 50, pause=0.01))
+
+    async def killed() -> None:
+        updates = tab.events.send(tab.request, "Why?", *tab.inputs)
+        async for _ in updates:
+            kept = tab.path()[-1]
+            if kept.role == "assistant" and "word word" in kept.text:
+                assert kept.made is not None and kept.made.reason == "interrupted" and kept.made.model
+                break
+        await updates.aclose()  # what a closed tab does
+        assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
+        assert tab.backend.streams[0].cancelled
+
+    asyncio.run(killed())
+
+
+def test_stop_before_the_first_word_keeps_the_question_to_be_answered() -> None:
+    tab = Tab(FakeBackend("never", pause=0.05))
+
+    async def stopped() -> None:
+        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        await asyncio.sleep(0.06)
+        await tab.events.stop(tab.request)
+        await task
+
+    asyncio.run(stopped())
+    assert [node.text for node in tab.path()] == ["Why?"]
+    assert tab.now[tab.panel.bar.answer]["visible"]
+    tab.backend.pause = 0.0
+    asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
+    assert tab.rows() == ["Why?", "never"]
+
+
+def test_a_tab_that_turns_away_ends_the_answer_and_sees_no_more_of_it() -> None:
+    tab = Tab(FakeBackend("word " * 500, pause=0.01))
+
+    async def turned() -> None:
+        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        while tab.panel.chatbot not in tab.now or len(tab.rows()) < 2:
+            await asyncio.sleep(0.02)
+        tab.take(await tab.events.open(tab.request, ""))
+        await task
+
+    asyncio.run(turned())
+    assert tab.rows() == [] and tab.now[tab.panel.current] == ""
+    assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
+
+
+def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    tab = Tab(FakeBackend("word " * 500, pause=0.01))
+
+    async def deleted() -> None:
+        async for update in tab.events.send(tab.request, "Why?", *tab.inputs):
+            tab.take(update)
+            if isinstance(tab.now[tab.panel.chatbot], list):
+                tab.store.delete_all(ME)
+
+    asyncio.run(deleted())
+    assert tab.rows() == [] and "no longer there" in tab.status
+    assert tab.backend.streams[0].cancelled
+
+
+def test_an_opinion_and_its_note_are_kept() -> None:
+    tab = Tab(FakeBackend("<think>hm</think>So."))
+    tab.send("Why?")
+    tab.take(asyncio.run(tab.events.judge(tab.request, event(index=1, liked=False), *tab.inputs)))
+    assert tab.now[tab.panel.chatbot]["feedback_value"] == ["Dislike"]
+    node = tab.now[tab.panel.note.node]
+    asyncio.run(tab.events.note(tab.request, " wrong ", node, *tab.inputs))
+    assert (tab.path()[-1].opinion, tab.path()[-1].note) == ("dislike", "wrong")
+    tab.take(asyncio.run(tab.events.judge(tab.request, event(index=2, liked=""), *tab.inputs)))
+    assert tab.path()[-1].opinion is None
+
+
+def test_a_server_that_was_restarted_goes_on_with_the_tabs_conversation() -> None:
+    tab = Tab(FakeBackend("one"))
+    tab.send("Why?")
+    tab.now[tab.panel.view] = View()  # what a new process knows of an old page
+    tab.send("And?")
+    assert [node.text for node in tab.path()] == ["Why?", "one", "And?", "one"]
+
+
+def test_the_hash_of_the_weights_is_kept_once_it_is_known(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ui.fingerprint import Fingerprints
+
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
+    weights = tmp_path / "a.gguf"
+    weights.write_bytes(b"abc")
+    known = Fingerprints()
+    until(lambda: known.of(weights))
+    assert known.of(weights).startswith("ba7816bf")
+    assert len(list(tmp_path.glob("sha256-*"))) == 1

@@ -1,0 +1,163 @@
+"""One answer, from the question to its last word: what the engine says goes into the store as it grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.backend import ChatBackend
+from engine.request import Message
+from engine.settings import SamplingSettings
+from ui import making
+from ui.fingerprint import Fingerprints
+from ui.live import LiveStreams, Turn
+from ui.store import Store, Unknown
+from ui.streaming import Progress, snapshots
+from ui.tree import Made, Node
+
+KEEP_SECONDS = 1.0  # what a kill -9 may cost
+Serving = Callable[[str | None], AbstractAsyncContextManager[ChatBackend]]
+
+
+def always(backend: ChatBackend) -> Serving:
+    """Serving with one backend, whichever model is asked for."""
+
+    @asynccontextmanager
+    async def serving(_: str | None) -> AsyncGenerator[ChatBackend, None]:
+        yield backend
+
+    return serving
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to answer: the messages of `path`, or to continue, when the last one of them is an answer."""
+
+    owner: str
+    key: str
+    path: tuple[Node, ...]
+    system_prompt: str
+    sampling: SamplingSettings
+    model: str | None = None
+
+    @property
+    def begun(self) -> Node | None:
+        """The answer that is to be continued."""
+        return self.path[-1] if self.path[-1].role == "assistant" else None
+
+    def messages(self) -> list[Message]:
+        """What the engine reads. A space at the end of a cut answer belongs to its next word's token."""
+        before = self.path[:-1] if self.begun else self.path
+        said: list[Message] = [
+            {"role": node.role, "content": node.text} for node in before if node.text.strip()
+        ]
+        if self.begun:
+            said.append({"role": "assistant", "content": self.begun.text.rstrip(" ")})
+        system: list[Message] = [{"role": "system", "content": self.system_prompt.strip()}]
+        return system + said if self.system_prompt.strip() else said
+
+
+class Answerer:
+    """Answers tasks: streams from the model, and writes to the store."""
+
+    def __init__(self, serving: Serving, store: Store, live: LiveStreams, context: int) -> None:
+        """`context` is what a model that has not answered yet is taken to have, in tokens."""
+        self._serving, self._store, self._live = serving, store, live
+        self._fingerprints = Fingerprints()
+        self._writing: set[int] = set()
+        self._context, self._contexts = context, dict[str | None, int]()
+
+    def context_of(self, model: str | None) -> int:
+        """A model's context, in tokens."""
+        return self._contexts.get(model, self._context)
+
+    def writes(self, node: int) -> bool:
+        """Whether an answer is under way, in any tab."""
+        return node in self._writing
+
+    async def answer(
+        self, task: Task, session: str, turn: Turn
+    ) -> AsyncGenerator[tuple[Node, Progress], None]:
+        """The answer's node as it grows, and how far it is; the last one is done.
+
+        Raises an EngineError when the question cannot be served, and Unknown when its chat is gone; an error
+        on the way is part of the last progress. A new answer without a word is not kept.
+        """
+        async with self._serving(task.model) as backend:
+            self._contexts[task.model] = backend.info.context
+            stream = backend.stream(task.messages(), task.sampling)
+            with self._live.following(session, stream):
+                if turn.stopped:
+                    stream.cancel()
+                keeper = self._keeper(task, backend)
+                self._writing.add(keeper.node.id)
+                try:
+                    async with aclosing(snapshots(stream, begun=keeper.node.text)) as updates:
+                        async for progress in updates:
+                            yield keeper.keep(progress), progress
+                finally:
+                    keeper.close()
+                    self._writing.discard(keeper.node.id)
+
+    def _keeper(self, task: Task, backend: ChatBackend) -> _Keeper:
+        path = Path(backend.info.path)
+        made = making.begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(path))
+        node, before = task.begun, None
+        if node is None:
+            parent = task.path[-1].id
+            number = self._store.add(task.owner, task.key, parent, "assistant", "", made=made)
+            node = Node(number, parent, "assistant", "", time.time(), made)
+        else:
+            node, before = replace(node, text=node.text.rstrip(" ")), node.made
+        return _Keeper(
+            self._store,
+            task,
+            node,
+            before,
+            lambda: replace(made, model_hash=self._fingerprints.of(path)),
+        )
+
+
+class _Keeper:
+    """Keeps one answer in the store: about once a second while it grows, and at its end with its numbers."""
+
+    def __init__(
+        self, store: Store, task: Task, node: Node, before: Made | None, made: Callable[[], Made]
+    ) -> None:
+        self.node = node
+        self._store, self._task, self._before, self._made = store, task, before, made
+        self._written = time.monotonic()
+        self._last = Progress(node.text)
+        self._ended = False
+
+    def keep(self, progress: Progress) -> Node:
+        """Take the progress in; the node as it is now. Raises Unknown when it was deleted meanwhile."""
+        self._last = progress
+        self.node = replace(self.node, text=progress.text)
+        if progress.done:
+            self._end()
+        elif time.monotonic() - self._written >= KEEP_SECONDS:
+            self._write(replace(self._made(), reason="interrupted"))
+        return self.node
+
+    def close(self) -> None:
+        """The reader went away: keep what there is, unless it was deleted meanwhile."""
+        if not self._ended:
+            with suppress(Unknown):
+                self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        made = making.end(self._made(), self._last, self._before)
+        self.node = replace(self.node, made=made)
+        if self.node.text.strip():
+            self._write(made)
+        else:
+            self._store.cut(self._task.owner, self._task.key, self.node.id)
+
+    def _write(self, made: Made) -> None:
+        self._store.write(self._task.owner, self._task.key, self.node.id, self.node.text, made)
+        self._written = time.monotonic()

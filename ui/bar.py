@@ -1,0 +1,90 @@
+"""The bar below the conversation: versions of a message, and what can be done with it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gradio as gr
+
+from ui.actions import Place
+from ui.texts import Words
+from ui.translation import text
+
+Updates = dict[Any, Any]
+# A style, since the Chatbot has no mark for a message and paints its rows anew.
+MARK = (
+    "<style>#conversation .message-wrap > :nth-child({row} of .message-row) .flex-wrap > .message"
+    " {{ outline: 2px solid var(--primary-400); outline-offset: 6px; }}</style>"
+)
+
+
+class Bar:
+    """Lays out the bar; `updates` are its components for a place."""
+
+    def __init__(self) -> None:
+        with gr.Row(elem_id="bar", equal_height=True):
+            self.label = gr.HTML("", padding=False, elem_id="bar-label")
+            self.earlier = _button("earlier")
+            self.later = _button("later")
+            self.redo = _button("redo")
+            self.answer = _button("answer")
+            self.go_on = _button("continue")
+            self.delete = _button("delete")
+            self.sure = _button("sure_one", "stop")
+            self.keep = _button("keep")
+        self.outputs = [self.label, self.earlier, self.later, self.redo, self.answer, self.go_on]
+        self.outputs += [self.delete, self.sure, self.keep]
+
+    def updates(self, place: Place, say: Words, *, writing: bool = False) -> Updates:
+        """For what is shown; `writing`: the last answer is under way, in this tab or another."""
+        versions, last = place.versions, place.last
+        number, count = (versions[1].index(versions[0]) + 1, len(versions[1])) if versions else (0, 0)
+        cut = last is not None and last.made is not None and last.made.reason != "stop"
+        return {
+            self.label: label(place, say),
+            self.earlier: gr.update(visible=count > 0, interactive=number > 1 and not writing),
+            self.later: gr.update(visible=count > 0, interactive=number < count and not writing),
+            self.redo: gr.update(visible=not writing and place.redoable is not None),
+            self.answer: gr.update(
+                visible=not writing and last is not None and last.role == "user" and place.redoable is None
+            ),
+            self.go_on: gr.update(visible=cut and not writing),
+            self.delete: gr.update(visible=place.marked is not None and not writing),
+            self.sure: gr.update(visible=False),
+            self.keep: gr.update(visible=False),
+        }
+
+    def asking(self, place: Place, say: Words) -> Updates:
+        """Whether it is really meant: deleting is the one thing that nothing brings back."""
+        if place.marked is None:
+            return self.updates(place, say)
+        count = len(place.tree.below(place.marked.id))
+        return {
+            self.delete: gr.update(visible=False),
+            self.sure: gr.update(
+                visible=True, value=say("bar.sure_one") if count == 1 else say("bar.sure_many", count=count)
+            ),
+            self.keep: gr.update(visible=True),
+        }
+
+
+def label(place: Place, say: Words) -> str:
+    """Which message the bar is about, marked in the conversation too, and which of its versions is shown."""
+    versions = place.versions
+    about = place.tree.nodes[versions[0]] if versions else place.marked
+    if about is None:
+        return ""
+    row = place.path.index(about) + 1
+    name = say("bar.message" if about.role == "user" else "bar.reply", number=(row + 1) // 2)
+    words = ""
+    if versions:
+        words = say("bar.version", number=versions[1].index(about.id) + 1, count=len(versions[1]))
+    mark = MARK.format(row=row) if place.marked is not None else ""
+    return f"{mark}<span class='which'>{name}</span><span class='version'>{words}</span>"
+
+
+def _button(name: str, variant: Literal["secondary", "stop"] = "secondary") -> gr.Button:
+    words = text(f"bar.{name}")
+    return gr.Button(
+        words, size="sm", variant=variant, scale=0, min_width=0, visible=False, elem_id=f"bar-{name}"
+    )

@@ -1,0 +1,73 @@
+"""Connects the chat panel's components to its handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ui.actions import Place
+from ui.bar import Updates
+from ui.chat_events import ChatEvents
+from ui.chat_panel import ChatPanel
+
+CHAT_QUEUE = "chat"  # the page and the API share one limit
+
+
+class ChatWiring:
+    """The events of one panel; `answered` are those after which the history has changed."""
+
+    def __init__(
+        self,
+        panel: ChatPanel,
+        events: ChatEvents,
+        settings: Sequence[gr.components.Component],
+        concurrency: int,
+        model: gr.components.Component | None = None,
+    ) -> None:
+        """`concurrency` answers may be under way (or wait in the engine) at once; `model` holds a key."""
+        self._panel, self._events = panel, events
+        tab = [panel.view, panel.current, model or gr.State(None), *settings]
+        self.quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        ask: dict[str, Any] = {
+            "outputs": panel.outputs,
+            "concurrency_limit": concurrency,
+            "concurrency_id": CHAT_QUEUE,
+            "show_progress": "hidden",
+            "api_visibility": "private",
+        }
+        self.answered = [
+            panel.box.submit(events.send, [panel.box, *tab], **ask),
+            panel.chatbot.example_select(events.example, tab, **ask),
+            panel.chatbot.retry(events.again, tab, **ask),
+            panel.chatbot.edit(events.edit, tab, **ask),
+            panel.bar.answer.click(events.again, tab, **ask),
+            panel.bar.go_on.click(events.go_on, tab, **ask),
+        ]
+        panel.box.stop(events.stop, None, None, **self.quick)
+        self._quick(tab[:3])
+
+    def _quick(self, tab: list[Any]) -> None:
+        panel, events, quick = self._panel, self._events, {"outputs": self._panel.outputs, **self.quick}
+        panel.chatbot.undo(events.undo, tab, **quick)
+        panel.chatbot.select(events.mark, tab, **quick)
+        panel.chatbot.like(events.judge, tab, **quick)
+        bar, note = panel.bar, panel.note
+        bar.earlier.click(self._act(lambda here: here.turn(-1)), tab, **quick)
+        bar.later.click(self._act(lambda here: here.turn(1)), tab, **quick)
+        bar.redo.click(self._act(Place.redo), tab, **quick)
+        bar.delete.click(events.ask_to_delete, tab, **quick)
+        bar.keep.click(self._act(lambda here: here), tab, **quick)
+        bar.sure.click(self._act(Place.cut_marked), tab, **quick)
+        for kept in (note.save.click, note.text.submit):
+            kept(events.note, [note.text, note.node, *tab], **quick)
+        note.close.click(note.hidden, None, **quick)
+
+    def _act(self, act: Any) -> Any:
+        events = self._events
+
+        async def handler(request: gr.Request, *tab: Any) -> Updates:
+            return await events.act(request, tab, act)
+
+        return handler
