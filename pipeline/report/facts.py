@@ -1,0 +1,96 @@
+"""What the report tells, gathered from manifest.json and certificate.json. No model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.certificate.finding import Certificate, Finding, Status
+from pipeline.manifest import Output, Record
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One GGUF: `size` in bytes, `kl` in nats a token, `prefill` and `decode` in tokens a second.
+
+    What was not measured is None. `survival` is the share and its 95 % interval.
+    """
+
+    name: str
+    type: str
+    size: int
+    bits: float
+    sha256: str
+    status: Status
+    kl: float | None = None
+    agreement: float | None = None
+    perplexity: float | None = None
+    survival: tuple[float, float, float] | None = None
+    prefill: float | None = None
+    decode: float | None = None
+    memory: int | None = None
+    worst: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An export: what it was made of, its files from the smallest to the largest, and all findings."""
+
+    name: str
+    base: Mapping[str, Any]
+    adapters: tuple[Mapping[str, Any], ...]
+    model: Mapping[str, Any]
+    files: tuple[FileFacts, ...]
+    status: Status
+    findings: tuple[Finding, ...]
+    versions: Mapping[str, str]
+
+    @property
+    def best(self) -> FileFacts:
+        """The file to begin with: the smallest with no objection, else the one nearest to the tuned model."""
+        sound = [file for file in self.files if file.status == "pass"]
+        if sound:
+            return sound[0]
+        return min(self.files, key=lambda file: (file.kl is None, file.kl or 0.0, file.size))
+
+
+def gather(name: str, record: Record, certificate: Certificate | None) -> Facts:
+    """The facts of an export with its certificate; without one, nothing is said of quality and speed."""
+    findings = certificate.findings if certificate else ()
+    statuses = certificate.files if certificate else {}
+    files = [
+        _file(output, findings, statuses.get(output.file, "skipped")) for output in record.outputs.values()
+    ]
+    return Facts(
+        name=name,
+        base=record.inputs["base"],
+        adapters=tuple(record.inputs.get("adapters", ())),
+        model=record.model,
+        files=tuple(sorted(files, key=lambda file: file.size)),
+        status=certificate.status if certificate else "skipped",
+        findings=tuple(findings),
+        versions=record.versions,
+    )
+
+
+def _file(output: Output, findings: Sequence[Finding], status: Status) -> FileFacts:
+    about = {finding.name: finding.figures for finding in findings if finding.file == output.file}
+    quality, speed = about.get("quantization", {}), about.get("speed", {})
+    kept = about.get("survival", {}).get("kept") or {"doubt": "not measured"}
+    return FileFacts(
+        name=output.file,
+        type=output.type,
+        size=output.bytes,
+        bits=output.bits_per_weight,
+        sha256=output.sha256,
+        status=status,
+        kl=quality.get("mean_kl"),
+        agreement=quality.get("agreement"),
+        perplexity=quality.get("perplexity_ratio"),
+        survival=None if kept["doubt"] else (kept["value"], kept["low"], kept["high"]),
+        prefill=speed.get("prefill"),
+        decode=speed.get("decode"),
+        memory=speed.get("memory") or None,
+        worst=tuple(quality.get("worst", ())),
+    )

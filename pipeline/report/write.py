@@ -1,0 +1,123 @@
+"""Writes report.html, README.md (the Hub's model card), chart.svg and Modelfile beside an export's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from engine.cpu import probe_model
+from engine.model import Model
+from engine.template import ChatTemplate
+from pipeline.certificate.finding import Certificate
+from pipeline.manifest import Record, write_atomically
+from pipeline.report import words
+from pipeline.report.chart import chart
+from pipeline.report.facts import Facts, gather
+from pipeline.report.modelfile import modelfile
+from pipeline.report.turns import Turns, find_turns
+
+NAMES = ("report.html", "README.md", "chart.svg", "Modelfile")
+_OURS = "made_with: gguf-chat"
+_ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files' names, and notes for people."""
+
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def write_report(folder: Path, name: str, record: Record, certificate: Certificate | None) -> Written:
+    """Write all four, each whole or not at all. A README.md of the user's own stays as it is."""
+    facts = gather(name, record, certificate)
+    picture = chart(facts.files)
+    texts = {
+        "report.html": _render("report.html.j2", facts, picture),
+        "README.md": _render("card.md.j2", facts, picture),
+        "Modelfile": _modelfile(folder / facts.best.name),
+    }
+    if picture:
+        texts["chart.svg"] = picture.replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
+    notes = ()
+    if not _is_ours(folder / "README.md"):
+        del texts["README.md"]
+        notes = ("README.md is your own and stays as it is; report.html has all that it would say",)
+    for file, text in texts.items():
+        write_atomically(folder / file, text)
+    return Written(tuple(texts), notes)
+
+
+def _is_ours(readme: Path) -> bool:
+    return not readme.exists() or _OURS in readme.read_text(encoding="utf-8", errors="replace")
+
+
+def _render(template: str, facts: Facts, picture: str) -> str:
+    filters = {name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell")}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(filters)
+    findings = sorted(facts.findings, key=lambda finding: _ORDER[finding.status])
+    return environment.get_template(template).render(
+        facts=facts,
+        chart=picture,
+        findings=findings,
+        objections=[finding for finding in findings if finding.status in ("fail", "warn")],
+        worst=list(_worst(facts)),
+        origin=words.origin(facts),
+        verdict=words.verdict(facts),
+        made_of=list(words.made_of(facts)),
+        front_matter=_front_matter(facts),
+    )
+
+
+def _worst(facts: Facts) -> Iterator[tuple[str, Any]]:
+    for file in facts.files:
+        for place in file.worst[:1]:
+            yield file.name, place
+
+
+def _front_matter(facts: Facts) -> str:
+    """The card's YAML; JSON is YAML, and quotes whatever a name may hold."""
+    known: dict[str, Any] = {
+        "pipeline_tag": "text-generation",
+        "library_name": "gguf",
+        "tags": ["gguf", "lora", "llama.cpp"],
+    }
+    if facts.base.get("revision"):
+        known["base_model"] = facts.base["source"]  # a Hub id; a folder's name would mean nothing there
+    lines = [f"{key}: {json.dumps(value)}" for key, value in known.items()]
+    return "\n".join([*lines, _OURS]) + "\n"
+
+
+def _modelfile(gguf: Path) -> str:
+    facts = probe_model(gguf).facts
+    template = ChatTemplate(facts.template, facts.bos, facts.eos)
+    bos = facts.bos if _adds_bos(gguf) else ""  # then Ollama adds it too
+    turns = find_turns(lambda talk: template.render(talk).removeprefix(bos))
+    ends = dict.fromkeys(end for end in (facts.eos, *_end_of_turn(turns, facts.control)) if end)
+    return modelfile(gguf.name, turns, list(ends), facts.recommended)
+
+
+def _adds_bos(gguf: Path) -> bool:
+    model = Model(gguf, vocab_only=True)
+    try:
+        return model.vocab.add_bos
+    finally:
+        model.close()
+
+
+def _end_of_turn(turns: Turns | None, control: tuple[str, ...]) -> list[str]:
+    """The control token that the template puts after an answer."""
+    return [token for token in control if turns and turns.after_assistant.startswith(token)]

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline.certificate.finding import Certificate, Finding
+from pipeline.manifest import Output, Record
+from pipeline.report.write import write_report
+from places import embedded_gguf
+
+HOSTILE = '<img src=x onerror=alert(1)> | "Hi" & `this`\n# not a heading'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(embedded_gguf(), tmp_path / "bob-Q4_K_M.gguf")
+    return tmp_path
+
+
+def record(*types: str) -> Record:
+    outputs = [
+        Output(f"bob-{kind}.gguf", kind, 90_000_000 + n, 4.9, 1.0, "ab" * 32, 0)
+        for n, kind in enumerate(types)
+    ]
+    adapter = {"source": "you/pirate<script>", "revision": "c0ffee", "kind": "LoRA", "rank": 8, "weight": 0.5}
+    inputs = {"base": {"source": "some/base", "revision": "abc123"}, "adapters": [adapter]}
+    return Record("f", inputs=inputs, versions={"python": "3.11"}, outputs={o.file: o for o in outputs})
+
+
+def certificate(of: Record) -> Certificate:
+    found = []
+    for place, file in enumerate(of.outputs):
+        kl = 0.02 + 0.2 * place
+        worst = [{"prompt": HOSTILE, "mean_kl": 2 * kl, "agreement": 0.5}]
+        figures = {"mean_kl": kl, "agreement": 0.9, "perplexity_ratio": 1.1, "worst": worst}
+        kept = {"value": 0.98 - kl, "low": 0.97 - kl, "high": 0.99 - kl, "change": 0.5, "doubt": ""}
+        status, cause = ("warn", "Rows of 576.") if place else ("pass", "")
+        found += [
+            Finding("quantization", status, f"{file} differs.", figures, "A reason.", cause, file),
+            Finding("survival", "pass", f"{file} keeps it.", {"kept": kept, "gain": None}, file=file),
+            Finding(
+                "speed", "pass", "Fast.", {"prefill": 900.0, "decode": 150.0 - place, "memory": 0}, file=file
+            ),
+        ]
+    return Certificate(tuple(found), {name: "ab" * 32 for name in of.outputs}, {})
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_is_whole_in_itself_and_shows_strangers_words_as_words(folder: Path) -> None:
+    made = record("Q4_K_M", "Q5_K_M")
+    assert set(write_report(folder, "bob", made, certificate(made)).names) == {
+        "report.html",
+        "README.md",
+        "chart.svg",
+        "Modelfile",
+    }
+    page = (folder / "report.html").read_text()
+    tags = Tags(page).found
+    assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in tags}
+    assert not any(name.startswith("on") or name == "src" for _, attributes in tags for name in attributes)
+    assert "&lt;img src=x onerror" in page
+    assert page.count('<span class="status warn">warn</span>') == 2  # the file's, and the finding's
+    assert "Rows of 576." in page and "@import" not in page and "url(http" not in page
+
+
+def test_the_card_is_for_the_hub(folder: Path) -> None:
+    made = record("Q4_K_M", "Q5_K_M")
+    write_report(folder, "bob", made, certificate(made))
+    _, head, body = (folder / "README.md").read_text().split("---\n", 2)
+    values = dict(line.split(": ", 1) for line in head.splitlines())
+    assert json.loads(values["base_model"]) == "some/base"
+    assert "| [bob-Q4_K_M.gguf](bob-Q4_K_M.gguf) | 90 MB | 0.960 (0.950 to 0.970) | 0.0200 | 90.0% |" in body
+    assert "\n# not a heading" not in body and "\\<img src=x" in body
+    assert "- adapter: you/pirate\\<script\\> at c0ffee, LoRA of rank 8, weight 0.5" in body
+    assert "python app.py bob-Q4_K_M.gguf" in body  # the smallest without an objection
+
+
+def test_a_readme_of_the_users_own_is_left_alone(folder: Path) -> None:
+    (folder / "README.md").write_text("mine")
+    made = record("Q4_K_M")
+    written = write_report(folder, "bob", made, certificate(made))
+    assert (folder / "README.md").read_text() == "mine"
+    assert "README.md" not in written.names and "README.md is your own" in written.notes[0]
+    (folder / "README.md").unlink()
+    write_report(folder, "bob", made, certificate(made))
+    assert "README.md" in write_report(folder, "bob", made, certificate(made)).names  # ours is made anew
+
+
+def test_without_a_certificate_nothing_is_claimed(folder: Path) -> None:
+    names = write_report(folder, "bob", record("Q4_K_M"), None).names
+    assert "chart.svg" not in names
+    assert "Nothing was checked." in (folder / "report.html").read_text()
+
+
+def test_the_modelfile_is_the_real_models(folder: Path) -> None:
+    write_report(folder, "bob", record("Q4_K_M"), None)
+    lines = (folder / "Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ./bob-Q4_K_M.gguf"
+    assert "<|im_end|>\\n<|im_start|>assistant\\n" in lines[1]
+    assert lines[2] == 'PARAMETER stop "<|im_end|>"'
