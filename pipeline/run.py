@@ -11,6 +11,8 @@ from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
+from pipeline.certificate.finding import Certificate
+from pipeline.certificate.step import SCRATCH, CertificateStep, remove_stale
 from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
@@ -39,7 +41,8 @@ from pipeline.workspace import Workspace, require_space
 class ExportResult:
     """What an export left in `folder`. `made` names the files that this run made, the others were there.
 
-    `notes` are lines about the model for people, such as whose tokenizer it has.
+    `notes` are lines about the model for people, such as whose tokenizer it has; `certificate` is None where
+    none was asked for.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class ExportResult:
     made: tuple[str, ...]
     manifest: Path
     notes: tuple[str, ...] = ()
+    certificate: Certificate | None = None
 
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
@@ -63,15 +67,17 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         kind = _AdapterRun if config.format == "adapter" else _Run
         run = kind(config, work, record, base, adapters, progress or Silent())
         before = set(record.outputs)
-        if run.missing():
-            run.make()
+        certificate = run.certificate()
+        if run.missing() or run.uncertified(certificate):
+            certificate = run.make()
+        remove_stale(config.out, record)
         record.complete = True
         record.save(config.out / MANIFEST)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
     notes = tuple(record.model.get("notes", ()))
     made = tuple(file for file in record.outputs if file not in before)
-    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes)
+    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 
 
 def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
@@ -125,8 +131,16 @@ class _Run:
         wanted += [self.config.full_precision_name] if self.config.keep_f16 else []
         return tuple(file for file in wanted if not self._stands(file))
 
-    def make(self) -> None:
-        """Convert once, then quantize to each type that is missing."""
+    def certificate(self) -> Certificate | None:
+        """The certificate of an earlier run, where it still holds."""
+        return None if self.config.verify == "off" else self._certifying.standing(self.record)
+
+    def uncertified(self, standing: Certificate | None) -> bool:
+        """Whether a certificate was asked for and none stands."""
+        return self.config.verify != "off" and standing is None
+
+    def make(self) -> Certificate | None:
+        """Convert once, quantize to each type that is missing, and certify what stands then."""
         self._require_space()
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()
@@ -145,6 +159,14 @@ class _Run:
         if self.config.keep_f16 and not self._stands(full.name):
             figures = self._full_precision_figures(full)
             self._publish(self._split(full), self.config.outtype.upper(), *figures)
+        if self.config.verify == "off":
+            return None
+        kept = self.config.out / full.name
+        return self._certifying.make(kept if kept.is_file() else full, self.record, self.progress)
+
+    @property
+    def _certifying(self) -> CertificateStep:
+        return CertificateStep(self.config, self.base, self.adapters, self.work.folder / SCRATCH)
 
     def _stands(self, file: str) -> bool:
         return self.record.finished(file, self.config.out)
@@ -200,6 +222,8 @@ class _Run:
             self.config.threads,
             self.config.qlora_base,
             self.config.tensor_types,
+            self._certifying.spoken if self.config.verify != "off" else None,
+            self.config.evaluation,
         )
         converted = convert(job, self.progress)
         partial.replace(target)
@@ -210,6 +234,7 @@ class _Run:
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
             "notes": list(converted.notes),
+            "settings": converted.settings,
         }
         self.record.save(self.work.record)
         return target
@@ -273,6 +298,13 @@ class _AdapterRun(_Run):
         """The adapter's file, unless it stands."""
         file = self.config.adapter_name
         return () if self._stands(file) else (file,)
+
+    def certificate(self) -> None:
+        """None: an adapter alone is no model that could be held against another."""
+
+    def uncertified(self, standing: Certificate | None) -> bool:
+        """Never."""
+        return False
 
     def make(self) -> None:
         """Write the adapter's file and give it its name."""
