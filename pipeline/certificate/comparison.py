@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -74,17 +75,15 @@ def compare(subject: Subject, advance: Advance) -> Comparison:
     with closing(Model(subject.full, vocab_only=True)) as model:
         layout = Layout(model.metadata("general.architecture"), config)
     tuned = tuned_tensors(subject)
+    # What has no place is a buffer, or has a name that gguf's table does not know.
+    places = {name: place for name in tuned.names if (place := layout.place(name))}
+    lacks = [place.tensor for place in places.values() if place.tensor not in tensors.tensors]
+    there = [(name, place) for name, place in places.items() if place.tensor in tensors.tensors]
     compared: list[Compared] = []
-    lacks: list[str] = []
-    for name in tuned.names:
-        place = layout.place(name)
-        if place is None:
-            continue  # a buffer, or a name that gguf's table does not have
-        if place.tensor not in tensors.tensors:
-            lacks.append(place.tensor)
-            continue
-        compared.append(_compare(layout, place, (tuned.read(name), tuned.base(name)), tensors))
-        advance(len(compared))
+    with ThreadPoolExecutor(min(subject.threads, tuned.threads)) as pool:
+        for one in pool.map(lambda pair: _compare(layout, pair[1], tuned.read(pair[0]), tensors), there):
+            compared.append(one)
+            advance(len(compared))
     tied = bool(config.get("tie_word_embeddings")) and "lm_head.weight" not in tuned.names
     return Comparison(
         tuple(compared), tuple(lacks), len(tensors.tensors), tied, _own_head(tensors), layout.is_known
@@ -94,8 +93,8 @@ def compare(subject: Subject, advance: Advance) -> Comparison:
 def _compare(
     layout: Layout, place: Place, values: tuple[Array, Array | None], tensors: GgufTensors
 ) -> Compared:
-    """`values` are the tensor after and before the tuning, as the checkpoint has them."""
-    value, before = values
+    """`values` are the tensor and the tuning's change of it, as the checkpoint has them."""
+    value, change = values
     tensor = tensors.tensors[place.tensor]
     limit, is_exact = limit_of(tensor.type), tensor.type in PLAIN
     wanted = layout.converted(place, value)
@@ -106,8 +105,8 @@ def _compare(
     def read(first: int, count: int) -> Array:
         return tensors.read(place.tensor, start + first, count)
 
-    earlier = None if before is None else layout.converted(place, before)
-    found = deviation(place.tensor, wanted, earlier, read)
+    moved = None if change is None else layout.reordered(place, change)
+    found = deviation(place.tensor, wanted, moved, read)
     fitting = Compared(place.tensor, found, limit, is_exact)
     if fitting.fits:
         return fitting

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.certificate.stored import Array, from_bf16
+from pipeline.certificate.stored import Array, widened
 from pipeline.ggml import BF16, F16, F32, Tensor, read_tensors
 
 PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
@@ -30,8 +30,7 @@ class GgufTensors:
         kind = PLAIN.get(tensor.type)
         if kind is None:
             return _dequantized(raw, tensor.type)
-        values = raw.view(kind)
-        return from_bf16(values) if tensor.type == BF16 else values.astype(np.float32)
+        return widened(raw.view(kind))
 
 
 def _dequantized(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], kind: int) -> Array:
