@@ -14,10 +14,6 @@ from pipeline.certificate.thresholds import GOOD_KL, GOOD_SURVIVAL
 from pipeline.errors import PipelineError
 from pipeline.progress import StepProgress
 
-AUTO = "AUTO"
-CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
-PREFERENCES = ("size", "speed")
-
 Make = Callable[[str], Path]
 """Quantizes to a type and returns the file, which the chooser may remove."""
 

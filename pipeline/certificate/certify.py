@@ -35,7 +35,7 @@ def certify(
         run = _Run(progress)
         try:
             run.checks(subject, waiting)
-        except InputError:
+        except InputError:  # the input is at fault, not a check
             raise
         except PipelineError as error:
             findings += [*run.findings, _died(run.current or waiting[0], error)]

@@ -77,7 +77,7 @@ class Layout:
             yield "permutation", permuted(self.converted(place, value), heads)
         if rule == "shifted":
             yield "norm_shift", value
-        if value.ndim == 2:
+        if value.ndim == 2 and value.shape[0] == value.shape[1]:
             yield "transposed", self.converted(place, value).T
 
     def _rule(self, place: Place, dimensions: int) -> Rule:

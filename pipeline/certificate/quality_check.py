@@ -13,6 +13,7 @@ from engine.errors import EngineError
 from pipeline.certificate.divergence import Divergence, summarize
 from pipeline.certificate.finding import Finding, Status, gravest
 from pipeline.certificate.quant_cause import rounding_of
+from pipeline.certificate.speed import Speed
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.survival import Share, gain_kept, survival
 from pipeline.certificate.thresholds import (
@@ -29,8 +30,10 @@ from pipeline.certificate.tuned_scores import (
     choose_backend,
     make_reference,
     score_file,
+    speed_of,
 )
 from pipeline.progress import StepProgress
+from pipeline.shards import whole_name
 
 _WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on 240 tokens
 _WORST_PROMPTS = 3
@@ -49,8 +52,11 @@ class Quality:
 
 def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Findings `quantization` and `survival` for each quantized file, and `speed` for the full one too."""
+    probe = choose_backend(subject)
+    if not subject.files:  # one file alone, with nothing to compare it with
+        yield _speed(subject.full.name, speed_of(subject.full, subject, probe))
+        return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
-        probe = choose_backend(subject)
         reference = make_reference(subject, probe)
         advance(1)
         found: dict[str, Quality] = {}
@@ -63,8 +69,8 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
     for name, quality in found.items():
         yield _quantization(name, found, subject, reference)
         yield _survival(name, quality, reference)
-        yield _speed(name, quality.scores)
-    yield _speed(subject.full.name, reference.tuned)
+        yield _speed(name, quality.scores.speed)
+    yield _speed(subject.full.name, reference.tuned.speed)
 
 
 def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
@@ -80,7 +86,13 @@ def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
         q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base.scores))
         gain = gain_kept(q, t, b)
     divergence = summarize([scores[place] for place in own], lost)
-    return Quality(path.stat().st_size, divergence, kept, gain, scored)
+    return Quality(_size(path), divergence, kept, gain, scored)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a model, all of its shards together."""
+    whole = whole_name(path.name)
+    return sum(file.stat().st_size for file in path.parent.glob("*.gguf") if whole_name(file.name) == whole)
 
 
 def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, reference: Reference) -> Finding:
@@ -163,8 +175,7 @@ def _range(share: Share) -> str:
     return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
-def _speed(name: str, scored: FileScores) -> Finding:
-    speed = scored.speed
+def _speed(name: str, speed: Speed) -> Finding:
     summary = f"{name} reads {speed.prefill:.0f} and writes {speed.decode:.0f} tokens/s here"
     summary += f", in {speed.memory / 1e6:.0f} MB." if speed.memory else "."
     return Finding("speed", "pass", summary, asdict(speed), "None: a matter of the machine.", file=name)

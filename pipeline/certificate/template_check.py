@@ -13,7 +13,7 @@ from engine.vocab import Vocabulary
 from pipeline.certificate.causes import cause
 from pipeline.certificate.clock import at_most
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.reference import Chat, Reference, load_reference
+from pipeline.certificate.spoken import Chat, Reference, load_reference
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tokenizer_check import describe_difference
 from pipeline.progress import StepProgress

@@ -10,7 +10,7 @@ from engine.model import Model
 from engine.vocab import Vocabulary
 from pipeline.certificate.causes import cause
 from pipeline.certificate.finding import Finding, Status
-from pipeline.certificate.reference import Reference, Text, load_reference
+from pipeline.certificate.spoken import Reference, Text, load_reference
 from pipeline.certificate.stress import COMMON
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress

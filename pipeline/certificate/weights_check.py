@@ -16,7 +16,7 @@ from pipeline.certificate.diagnosis import diagnose
 from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.gguf_tensors import GgufTensors
 from pipeline.certificate.layout import Layout, Place
-from pipeline.certificate.rounding import limit_of
+from pipeline.certificate.limits import limit_of
 from pipeline.certificate.stored import Array
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tuned import tuned_tensors

@@ -16,6 +16,7 @@ from pipeline.certificate.clock import at_most
 from pipeline.certificate.stress import stress_corpus, token_texts
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError, MissingPackage
+from pipeline.manifest import write_atomically
 
 _MARK = "A reply."
 _USER_CHATS = 64
@@ -83,7 +84,7 @@ class Reference:
     def save(self, path: Path) -> None:
         """Write it down as JSON, in a folder that is there or is made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        write_atomically(path, json.dumps(asdict(self)))
 
 
 def load_reference(folder: Path, evaluation: Path | None, spoken: Path) -> Reference:
