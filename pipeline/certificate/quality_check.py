@@ -28,6 +28,7 @@ from pipeline.certificate.tuned_scores import (
     FileScores,
     Reference,
     choose_backend,
+    has_template,
     make_reference,
     score_file,
     speed_of,
@@ -52,6 +53,11 @@ class Quality:
 
 def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Findings `quantization` and `survival` for each quantized file, and `speed` for the full one too."""
+    if not has_template(subject.full):
+        yield Finding(
+            "quantization", "skipped", "The model has no chat template, so there is no chat to measure."
+        )
+        return
     probe = choose_backend(subject)
     if not subject.files:  # one file alone, with nothing to compare it with
         yield _speed(subject.full.name, speed_of(subject.full, subject, probe))

@@ -66,6 +66,12 @@ def choose_backend(subject: Subject) -> Probe:
     return probe_model(smallest, threads=subject.threads)
 
 
+def has_template(path: Path) -> bool:
+    """Whether the file says how its chats are written. Raises ModelError."""
+    with closing(Model(path, vocab_only=True)) as model:
+        return bool(model.metadata("tokenizer.chat_template"))
+
+
 def make_reference(subject: Subject, probe: Probe) -> Reference:
     """Ask the tuned model, score its answers with it and its base; or find all that in the scratch folder.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.adapter import read_adapter
+from pipeline.certificate.base_gguf import base_alone
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.quality_check import check_quality
 from pipeline.certificate.subject import Subject
@@ -19,7 +20,7 @@ from pipeline.source import adapter_source, base_source
 from pipeline.toolchain import ensure_toolchain
 
 Found = dict[tuple[str, str], Finding]
-QUANTS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M")
+QUANTS = ("Q8_0", "Q5_K_M", "Q4_K_M")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def subject(real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPa
         quantize(job, plan_quantization(full, kind, folder / "plan.log"), Silent())
         files[name] = path
     (folder / "scratch").mkdir()
+    base_alone(folder / "scratch").hardlink_to(plain)
     return Subject(real_base, full, folder / "scratch", 2, files, base, adapters)
 
 
@@ -77,6 +79,7 @@ def test_a_tuning_that_changes_almost_nothing_is_said_to_be_unmeasurable(
     subject: Subject, tmp_path: Path
 ) -> None:
     plain = subject.files["plain"]
+    base_alone(tmp_path).hardlink_to(plain)
     nothing = replace(subject, full=plain, files={"Q8_0": subject.files["Q8_0"]}, scratch=tmp_path)
     finding = look_at(nothing)["survival", "Q8_0"]
     assert finding.status == "skipped" and "almost nothing" in finding.summary
@@ -87,7 +90,7 @@ def test_what_the_tuned_model_says_is_asked_once(subject: Subject, found: Found)
     again = look_at(replace(subject, files={"Q8_0": subject.files["Q8_0"]}))
     assert again["survival", "Q8_0"].figures == found["survival", "Q8_0"].figures
     assert (subject.scratch / "tuned-scores.json").stat().st_mtime_ns == before
-    assert not (subject.scratch / "base.gguf").exists()
+    assert not base_alone(subject.scratch).exists()
 
 
 def test_held_out_answers_tell_how_much_of_the_gain_is_kept(
@@ -95,6 +98,7 @@ def test_held_out_answers_tell_how_much_of_the_gain_is_kept(
 ) -> None:
     lines = (root / "examples" / "captain_bob.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "chats.jsonl").write_text("\n".join(lines[:24]), encoding="utf-8")
+    base_alone(tmp_path).hardlink_to(subject.files["plain"])
     asked = replace(
         subject,
         evaluation=tmp_path / "chats.jsonl",
