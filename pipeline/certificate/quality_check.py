@@ -87,9 +87,9 @@ def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
     lost = np.concatenate([tuned[place].log_p - scores[place].log_p for place in theirs or own])
     kept = gain = None
     if base is not None:
-        kept = survival([scores[place].kl for place in own], [base.scores[place].kl for place in own])
+        kept = survival([scores[place].kl for place in own], [base[place].kl for place in own])
     if base is not None and theirs:
-        q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base.scores))
+        q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base))
         gain = gain_kept(q, t, b)
     divergence = summarize([scores[place] for place in own], lost)
     return Quality(_size(path), divergence, kept, gain, scored)
