@@ -9,7 +9,8 @@ import numpy as np
 from pipeline.certificate.stored import Array, from_bf16
 from pipeline.ggml import BF16, F16, F32, Tensor, read_tensors
 
-_PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
+PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
+"""The ggml types that are not quantized, and numpy's for them."""
 
 
 class GgufTensors:
@@ -26,7 +27,7 @@ class GgufTensors:
         raw = np.memmap(
             self._path, np.uint8, "r", tensor.offset + first * tensor.row_bytes, (count, tensor.row_bytes)
         )
-        kind = _PLAIN.get(tensor.type)
+        kind = PLAIN.get(tensor.type)
         if kind is None:
             return _dequantized(raw, tensor.type)
         values = raw.view(kind)

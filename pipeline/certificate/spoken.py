@@ -66,13 +66,13 @@ class Chat:
 
 @dataclass(frozen=True)
 class Reference:
-    """All that transformers says. `size` counts the tokens, `roles` maps "bos" and "eos" to ids.
+    """All that transformers says. `vocabulary` are the spellings by id, `roles` maps "bos" and "eos" to ids.
 
     `adds_bos` tells whether a plain text gets a BOS, `turn_end` is the special token that the template puts
     after an answer.
     """
 
-    size: int
+    vocabulary: list[str]
     roles: dict[str, int | None]
     adds_bos: bool
     tokens: tuple[Token, ...]
@@ -117,7 +117,7 @@ def ask_transformers(folder: Path, evaluation: Path | None) -> Reference:
     )
     asked = _user_chats(evaluation)
     return Reference(
-        size=len(tokenizer),
+        vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
         roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
         adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
         tokens=tokens,
