@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -105,7 +106,7 @@ def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
         share["value"] if told else None,
         share["low"] if told else None,
         share["high"] if told else None,
-        findings["quantization"].figures["mean_kl"],
+        math.inf if (kl := findings["quantization"].figures["mean_kl"]) is None else kl,
         speed["prefill"],
         speed["decode"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from pipeline.shards import whole_name
 
 _WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on 240 tokens
 _WORST_PROMPTS = 3
+_SHOWN = 200  # characters of a prompt
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, ref
         f"{name} differs from the unquantized model by {divergence.mean_kl:.3f} nats a token and finds the "
         f"same next token in {divergence.agreement:.0%} of places."
     )
-    figures = {**asdict(divergence), "worst": _worst(quality.scores, reference)}
+    figures = {**_figures(divergence), "worst": _worst(quality.scores, reference)}
     return Finding("quantization", status, summary, figures, KL_REASON, cause, name)
 
 
@@ -145,25 +147,16 @@ def _cause(path: Path, full: Path, levels: int, better: str) -> str:
 
 def _worst(scored: FileScores, reference: Reference) -> list[dict[str, Any]]:
     """The prompts whose answers suffer most."""
-    own = [
-        (sample, score) for sample, score in zip(reference.samples, scored.scores, strict=True) if sample.own
-    ]
-    own.sort(key=lambda pair: -float(pair[1].kl.mean()))
-    return [
-        {
-            "prompt": sample.text[:200],
-            "mean_kl": float(score.kl.mean()),
-            "agreement": float(score.agree.mean()),
-        }
-        for sample, score in own[:_WORST_PROMPTS]
-    ]
+    pairs = zip(reference.samples, scored.scores, strict=True)
+    found = [(float(score.kl.mean()), sample.text[:_SHOWN]) for sample, score in pairs if sample.own]
+    return [{"prompt": text, "mean_kl": kl} for kl, text in sorted(found, reverse=True)[:_WORST_PROMPTS]]
 
 
 def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
     kept, gain = quality.kept, quality.gain
     if kept is None:
         return Finding("survival", "skipped", f"No tuning to compare with: {reference.no_base}.", file=name)
-    figures = {"kept": asdict(kept), "gain": asdict(gain) if gain else None}
+    figures = {"kept": _figures(kept), "gain": _figures(gain) if gain else None}
     if not kept.reliable:
         summary = f"How much of the tuning survives in {name} cannot be told: {kept.doubt}."
         return Finding("survival", "skipped", summary, figures, SURVIVAL_REASON, file=name)
@@ -177,6 +170,14 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
     return Finding("survival", status, f"{summary}.", figures, SURVIVAL_REASON, cause, name)
 
 
+def _figures(measured: Divergence | Share | Speed) -> dict[str, Any]:
+    """A measurement for JSON, which knows no NaN: None stands for what has no value."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(measured).items()
+    }
+
+
 def _range(share: Share) -> str:
     return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
 
@@ -184,4 +185,4 @@ def _range(share: Share) -> str:
 def _speed(name: str, speed: Speed) -> Finding:
     summary = f"{name} reads {speed.prefill:.0f} and writes {speed.decode:.0f} tokens/s here"
     summary += f", in {speed.memory / 1e6:.0f} MB." if speed.memory else "."
-    return Finding("speed", "pass", summary, asdict(speed), "None: a matter of the machine.", file=name)
+    return Finding("speed", "pass", summary, _figures(speed), "None: a matter of the machine.", file=name)

@@ -83,6 +83,7 @@ def test_a_tuning_that_changes_almost_nothing_is_said_to_be_unmeasurable(
     nothing = replace(subject, full=plain, files={"Q8_0": subject.files["Q8_0"]}, scratch=tmp_path)
     finding = look_at(nothing)["survival", "Q8_0"]
     assert finding.status == "skipped" and "almost nothing" in finding.summary
+    assert finding.figures["kept"]["value"] is None  # JSON knows no NaN
 
 
 def test_what_the_tuned_model_says_is_asked_once(subject: Subject, found: Found) -> None:
