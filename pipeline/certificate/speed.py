@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ EFFORTS = {"fast": Effort(1, 8), "full": Effort(3, 32)}
 def measure_speed(model: Model, threads: int, effort: Effort) -> Speed:
     """Read a prompt of 64 tokens, then write tokens one by one; the model must be warm.
 
-    The best of the readings and the median of the steps count: other programs only ever slow us down.
+    The best reading and the best step count: other programs only ever slow us down.
     """
     runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT, threads=threads)
     tokens = [(100 + 37 * place) % model.vocab.size for place in range(_PROMPT)]
@@ -47,7 +46,7 @@ def measure_speed(model: Model, threads: int, effort: Effort) -> Speed:
         writing = [_seconds(runner, Row(0, _PROMPT + n, tokens[:1], 1)) for n in range(effort.steps)]
     finally:
         runner.close()
-    return Speed(_PROMPT / min(reading), 1 / statistics.median(writing))
+    return Speed(_PROMPT / min(reading), 1 / min(writing))
 
 
 def _seconds(runner: Runner, row: Row) -> float:

@@ -25,7 +25,8 @@ _SEED = 20240
 class Share:
     """A share that was kept, with its 95 % interval; NaN where there is nothing to have a share of.
 
-    `change` is what it is a share of, in nats a token. `doubt` says why the figure is not to be relied on; empty when it is.
+    `change` is what it is a share of, in nats a token. `doubt` says why the figure is not to be
+    relied on; empty when it is.
     """
 
     value: float
