@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError
-from pipeline.quant_types import quant_type
+from pipeline.quant_types import PREFERENCES, quants_named
 from pipeline.shards import parse_size
 from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
@@ -52,6 +52,8 @@ class ExportConfig:
     `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
     `split_max_size` ("2G", "500M") becomes several.
 
+    With "auto" among `quants`, a type is chosen by measuring, the smallest or the fastest as `prefer` says.
+
     `verify` says how deeply the result is checked ("off", "fast", "full"; see pipeline.certificate), with the
     user's own chats in `evaluation`, a JSONL file.
 
@@ -74,6 +76,7 @@ class ExportConfig:
     embedding_type: str | None = None
     pure: bool = False
     split_max_size: str | None = None
+    prefer: str = "size"
     verify: str = "off"
     evaluation: Path | None = None
     threads: int = 1
@@ -102,7 +105,7 @@ class ExportConfig:
         self._check_adapters()
         self._check_quantizing()
         self._check_verifying()
-        names = tuple(dict.fromkeys(quant_type(name).name for name in self.quants))
+        names = quants_named(self.quants)
         object.__setattr__(self, "quants", names)
         if self.format == "adapter":
             object.__setattr__(self, "quants", ())
@@ -132,6 +135,8 @@ class ExportConfig:
             raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
 
     def _check_verifying(self) -> None:
+        if self.prefer not in PREFERENCES:
+            raise InputError(f"--prefer {self.prefer!r} is unknown: use one of {', '.join(PREFERENCES)}")
         if self.verify not in VERIFY:
             raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
         if self.evaluation is not None:

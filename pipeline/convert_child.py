@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Thunk = Callable[[], Any]
 """llama.cpp's converter keeps a tensor as a function that returns it, lazily."""
+_NOTHING_MERGED: Message = {"adapters": [], "qlora_base": None, "spoken": None, "base_alone": None}
 
 
 def convert(request: Message) -> Message:
@@ -56,6 +57,8 @@ def convert(request: Message) -> Message:
             _ask_transformers(read.folder, request)
     if merger is not None:
         merger.finish()
+    if request["base_alone"]:
+        convert({**request, **_NOTHING_MERGED, "target": request["base_alone"]})
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     return {
         "tensors": len(tensors),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
+from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, settled, told
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.step import SCRATCH, CertificateStep, remove_stale
 from pipeline.config import ExportConfig, parse_adapter
@@ -29,7 +30,7 @@ from pipeline.manifest import (
     versions,
 )
 from pipeline.progress import Silent, StepProgress
-from pipeline.quant_types import quant_type
+from pipeline.quant_types import AUTO, bits_needed, quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize, split
 from pipeline.shards import whole_name
 from pipeline.source import Source, adapter_source, base_source, tensors_of
@@ -65,6 +66,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
         kind = _AdapterRun if config.format == "adapter" else _Run
+        config = settled(config, record)
         run = kind(config, work, record, base, adapters, progress or Silent())
         before = set(record.outputs)
         certificate = run.certificate()
@@ -75,7 +77,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         record.save(config.out / MANIFEST)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    notes = tuple(record.model.get("notes", ()))
+    notes = (*record.model.get("notes", ()), *told(record))
     made = tuple(file for file in record.outputs if file not in before)
     return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 
@@ -148,6 +150,7 @@ class _Run:
             "outtype": self.config.outtype,
             "quants": list(self.config.quants),
             **self.config.quantizing,
+            **{key: value for key, value in self.record.options.items() if key == AUTO_OPTION},
         }
         self.record.versions = versions()
         with ThreadPoolExecutor(max_workers=1) as background:
@@ -155,7 +158,7 @@ class _Run:
             full = self._full_precision(toolchain)
             self.record.inputs = inputs.result()
         self.record.save(self.work.record)
-        self._quantize(full)
+        self._settled(full)._quantize(full)
         if self.config.keep_f16 and not self._stands(full.name):
             figures = self._full_precision_figures(full)
             self._publish(self._split(full), self.config.outtype.upper(), *figures)
@@ -179,7 +182,9 @@ class _Run:
         if self.config.keep_f16 and self.config.split_bytes:
             needed += full  # for a while it is there whole and in shards
         for quant in self._missing_quants():
-            needed += elements * quant_type(quant).bits / 8
+            needed += elements * bits_needed(quant) / 8
+        if self.config.verify != "off" and self.adapters:
+            needed += full  # the base alone, for the certificate
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
 
     def _describe_inputs(self) -> dict[str, Any]:
@@ -196,7 +201,8 @@ class _Run:
 
     def _quantized(self) -> tuple[Path, ...]:
         """The quantizations that stand already; they are of the same source, as their record says."""
-        return tuple(self.config.out / output.file for output in self.record.outputs.values())
+        tried = (self.work.folder / TRIED).glob("*.gguf")
+        return (*(self.config.out / output.file for output in self.record.outputs.values()), *tried)
 
     def _ready_full_precision(self) -> Path | None:
         """The full-precision GGUF of an earlier run: kept beside the others, or left in the work folder."""
@@ -224,6 +230,7 @@ class _Run:
             self.config.tensor_types,
             self._certifying.spoken if self.config.verify != "off" else None,
             self.config.evaluation,
+            self._certifying.base_alone if self.config.verify != "off" else None,
         )
         converted = convert(job, self.progress)
         partial.replace(target)
@@ -266,6 +273,14 @@ class _Run:
             )
             files = quantize(job, plan, self.progress)
             self._publish(files, quant, plan.bits_per_weight, time.monotonic() - started)
+
+    def _settled(self, full: Path) -> _Run:
+        """This run, with a type in the place of AUTO."""
+        if AUTO not in self.config.quants:
+            return self
+        choosing = AutoStep(self.config, self._certifying, self.work.folder)
+        choosing.choose(full, self.record, self.progress)
+        return replace(self, config=settled(self.config, self.record))
 
     def _split(self, full: Path) -> list[Path]:
         limit = self.config.split_bytes

@@ -35,8 +35,13 @@ def main(
     ] = None,
     quant: Annotated[
         list[str] | None,
-        typer.Option(help=f"Quantization type, may be repeated. Default: {', '.join(DEFAULT_QUANTS)}."),
+        typer.Option(
+            help=f"Quantization type, or auto; may be repeated. Default: {', '.join(DEFAULT_QUANTS)}."
+        ),
     ] = None,
+    prefer: Annotated[
+        str, typer.Option(help="With --quant auto: size, the smallest that keeps the tuning, or speed.")
+    ] = "size",
     outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
     keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
     tensor_type: Annotated[
@@ -107,6 +112,7 @@ def main(
             embedding_type=embedding_type,
             pure=pure,
             split_max_size=split_max_size,
+            prefer=prefer,
             verify=verify,
             evaluation=evaluation,
             threads=threads if threads is not None else physical_cores(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pipeline.certificate.finding import Finding
+from pipeline.certificate.quality_check import check_quality
 from pipeline.certificate.settings_check import check_settings
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.template_check import check_template
@@ -20,5 +21,6 @@ CHECKS: dict[str, Check] = {
     "template": check_template,
     "settings": check_settings,
     "weights": check_weights,
+    "quality": check_quality,
 }
 """By a name that people see when a check dies on the way. What is slow to import, a check imports itself."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.adapter import Adapter
+from pipeline.certificate.base_gguf import base_alone
 from pipeline.certificate.certify import NAMES, certify
 from pipeline.certificate.finding import NAME, Certificate, load_certificate
 from pipeline.certificate.subject import Subject, spoken_file
@@ -39,6 +40,11 @@ class CertificateStep:
         """Where the converter may write down what transformers says of the tokenizer."""
         return spoken_file(self.scratch, self.config.evaluation)
 
+    @property
+    def base_alone(self) -> Path | None:
+        """Where the converter leaves the base's GGUF, if there is a tuning to hold against it."""
+        return base_alone(self.scratch) if self.adapters else None
+
     def standing(self, record: Record) -> Certificate | None:
         """The certificate that an earlier run made of the same files with the same checks, or of more."""
         try:
@@ -52,27 +58,31 @@ class CertificateStep:
 
     def make(self, full: Path, record: Record, progress: StepProgress) -> Certificate:
         """Make all checks and write certificate.json; `full` is the GGUF of full precision."""
+        files = first_shards(self.config.out, [name for name in record.outputs if name != full.name])
+        subject = replace(self.subject(full, record), files=files)
+        hashes = {name: output.sha256 for name, output in record.outputs.items()}
+        inputs = self._inputs(record, self.config.verify)
+        certificate = certify(subject, progress, hashes=hashes, inputs=inputs)
+        save_certificate(certificate, self.config.out / NAME)
+        return certificate
+
+    def subject(self, full: Path, record: Record) -> Subject:
+        """What is certified, without its quantized files."""
         reference = self.scratch / "reference"
         shutil.rmtree(reference, ignore_errors=True)  # of a run that was interrupted
         reference.mkdir(parents=True)
         settings: Mapping[str, object] = record.model.get("settings", {})
-        subject = Subject(
+        return Subject(
             reference=staged(self.base, self.adapters, settings, reference).folder,
             full=full,
             scratch=self.scratch,
             threads=self.config.threads,
-            files=first_shards(self.config.out, [name for name in record.outputs if name != full.name]),
             base=self.base,
             adapters=self.adapters,
             qlora_base=self.config.qlora_base,
             evaluation=self.config.evaluation,
             depth="full" if self.config.verify == "full" else "fast",
         )
-        hashes = {name: output.sha256 for name, output in record.outputs.items()}
-        inputs = self._inputs(record, self.config.verify)
-        certificate = certify(subject, progress, hashes=hashes, inputs=inputs)
-        save_certificate(certificate, self.config.out / NAME)
-        return certificate
 
     def _inputs(self, record: Record, depth: str) -> dict[str, Any]:
         evaluation = self.config.evaluation
