@@ -13,7 +13,7 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
 
-NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "quality")
+NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
 
 

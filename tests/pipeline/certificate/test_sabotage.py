@@ -264,7 +264,8 @@ def test_an_end_of_turn_that_ends_nothing(real: Subject, tmp_path: Path) -> None
     "name", ["smollm2", "llama", "phi3", "gemma2", "gemma3_text", "qwen3", "mistral", "mixtral"]
 )
 def test_no_false_alarm(name: str, sound: dict[str, Subject]) -> None:
-    findings = {found.name: found for check in CHECKS.values() for found in check(sound[name], Silent())}
+    checks = [CHECKS[check] for check in ("tokenizer", "template", "settings", "weights")]
+    findings = {found.name: found for check in checks for found in check(sound[name], Silent())}
     assert not [found for found in findings.values() if found.status == "fail"]
     # The one thing that is so: transformers leaves out the space before "[INST]", and llama.cpp does not.
     spaces = findings["template.text"].cause == cause("space_differs")

@@ -61,7 +61,8 @@ def test_a_file_that_does_not_load_fails_every_check_that_opens_it(real: Subject
     broken.write_bytes(real.full.read_bytes()[:100_000])
     certificate = certify(replace(real, full=broken), Silent())
     assert certificate.status == "fail"
-    assert {finding.name for finding in certificate.findings} == set(NAMES)
+    failed = {finding.name for finding in certificate.findings if finding.status == "fail"}
+    assert failed == {"tokenizer", "template", "settings", "weights", "quality"}
 
 
 def test_the_command_certifies_a_file_of_others(
