@@ -108,7 +108,7 @@ def tuned_model(subject: Subject) -> Any:
 def ask_transformers(
     subject: Subject, prompts: Sequence[list[int]]
 ) -> Iterator[tuple[list[int], int, Logits]]:
-    """Run the tuned model; of each prompt: its ids with the first words of a greedy answer, the prompt's length, all logits."""
+    """Run the tuned model: of each prompt, its ids with the first words of an answer, its length, all logits."""
     import torch
 
     model = tuned_model(subject)
