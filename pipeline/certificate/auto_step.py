@@ -43,7 +43,7 @@ class AutoStep:
             return path
 
         sizes = {name: plan.size for name, plan in plans.items()}
-        subject = self.certifying.subject(full, record)
+        subject = replace(self.certifying.subject(full, record), depth="full")  # quantizing costs more anyway
         choice = choose_type(subject, sizes, make, self.config.prefer, progress)
         record.options[AUTO_OPTION] = {"asked": _asked(self.config), **choice.described()}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.certificate import auto_step
 from pipeline.certificate.auto import Trial, choose
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
@@ -49,7 +50,10 @@ def test_without_a_tuning_to_speak_of_the_divergence_decides() -> None:
     assert choose(iter(untold), "size").chosen == "Q4_0"
 
 
-def test_an_export_keeps_the_chosen_file_alone_and_says_how_it_was_chosen(tmp_path: Path) -> None:
+def test_an_export_keeps_the_chosen_file_alone_and_says_how_it_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_step, "CANDIDATES", ("Q4_0", "Q8_0"))  # each takes a second
     base = make_base(tmp_path / "base", hidden_size=256, intermediate_size=512, head_dim=64)
     (base / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
     config = ExportConfig(str(base), tmp_path / "bob", quants=("auto",), threads=2)
