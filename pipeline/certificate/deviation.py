@@ -57,7 +57,7 @@ def deviation(name: str, wanted: Array, change: Array | None, read: Read) -> Dev
     error, energy, found_energy, along, change_energy = map(float, sums)
     nmse = error / energy if energy else float(error > 0)
     if not np.isfinite(nmse):
-        nmse = float("inf")
+        return Deviation(name, float("inf"), energy, found_energy)
     if not change_energy:
         return Deviation(name, nmse, energy, found_energy)
     doubt = float(np.sqrt(error / change_energy / wanted.size))

@@ -248,6 +248,7 @@ def test_it_fails_by_the_right_name(sabotage: Sabotage, real: Subject, tmp_path:
     found = failures(sabotage(real, tmp_path / "broken.gguf"), check)
     assert name in found, found
     assert found[name].cause == cause(signature), found[name]
+    json.dumps(found[name].figures, allow_nan=False)
 
 
 def test_an_end_of_turn_that_ends_nothing(real: Subject, tmp_path: Path) -> None:
