@@ -108,8 +108,8 @@ def ask_transformers(folder: Path, evaluation: Path | None) -> Reference:
         raise MissingPackage(error.name or "transformers") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - a stranger's file, and tokenizers raises plain Exceptions
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None
     tokens = tuple(
         Token(number, str(token.content), bool(token.special))
