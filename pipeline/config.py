@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.dataset import read_chats
 from pipeline.errors import InputError
-from pipeline.quant_types import quant_type
+from pipeline.quant_types import PREFERENCES, quants_named
 from pipeline.shards import parse_size
 from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
 OUTTYPES = ("f16", "bf16", "f32")
 FORMATS = ("model", "adapter")
+VERIFY = ("off", "fast", "full")
 QLORA_BASES = ("nf4",)
 DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
 
@@ -50,6 +52,11 @@ class ExportConfig:
     `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
     `split_max_size` ("2G", "500M") becomes several.
 
+    With "auto" among `quants`, a type is chosen by measuring, the smallest or the fastest as `prefer` says.
+
+    `verify` says how deeply the result is checked ("off", "fast", "full"; see pipeline.certificate), with the
+    user's own chats in `evaluation`, a JSONL file.
+
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
     """
@@ -69,6 +76,9 @@ class ExportConfig:
     embedding_type: str | None = None
     pure: bool = False
     split_max_size: str | None = None
+    prefer: str = "size"
+    verify: str = "off"
+    evaluation: Path | None = None
     threads: int = 1
     force: bool = False
     resume: bool = True
@@ -94,7 +104,8 @@ class ExportConfig:
             )
         self._check_adapters()
         self._check_quantizing()
-        names = tuple(dict.fromkeys(quant_type(name).name for name in self.quants))
+        self._check_verifying()
+        names = quants_named(self.quants)
         object.__setattr__(self, "quants", names)
         if self.format == "adapter":
             object.__setattr__(self, "quants", ())
@@ -122,6 +133,14 @@ class ExportConfig:
         if chosen and self.format == "adapter":
             option = next(iter(chosen)).replace("_", "-")
             raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
+
+    def _check_verifying(self) -> None:
+        if self.prefer not in PREFERENCES:
+            raise InputError(f"--prefer {self.prefer!r} is unknown: use one of {', '.join(PREFERENCES)}")
+        if self.verify not in VERIFY:
+            raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
+        if self.evaluation is not None:
+            read_chats(self.evaluation, answered=False)
 
     @property
     def tensor_types(self) -> TensorTypes:

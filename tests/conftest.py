@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pipeline.run import ExportResult
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub is wrong
@@ -34,3 +38,25 @@ def real_base() -> Path:
 @pytest.fixture(scope="session")
 def demo_adapter() -> Path:
     return ROOT / "models" / "captain-bob-lora"
+
+
+@pytest.fixture(scope="session")
+def captain_bob(
+    real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ExportResult:
+    """The demo as its page tells to make it, and the files to compare it with."""
+    from pipeline.config import ExportConfig
+    from pipeline.run import export
+
+    out, quants = tmp_path_factory.mktemp("demo") / "captain-bob", ("Q4_K_M", "Q5_K_M", "Q8_0")
+    return export(ExportConfig(str(real_base), out, (str(demo_adapter),), quants, keep_f16=True, threads=2))
+
+
+@pytest.fixture(scope="session")
+def plain_smollm2(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the base alone, smollm2-F16.gguf and smollm2-Q4_K_M.gguf."""
+    from pipeline.config import ExportConfig
+    from pipeline.run import export
+
+    out = tmp_path_factory.mktemp("plain") / "smollm2"
+    return export(ExportConfig(str(real_base), out, quants=("Q4_K_M",), keep_f16=True, threads=2)).folder

@@ -15,8 +15,7 @@ import pytest
 from engine.local import LocalBackend
 from engine.request import Finished, Text
 from engine.settings import EngineSettings, SamplingSettings
-from pipeline.config import ExportConfig
-from pipeline.run import ExportResult, export
+from pipeline.run import ExportResult
 from pipeline.toolchain import ensure_toolchain
 
 GREEDY = SamplingSettings(temperature=0, max_tokens=90)
@@ -26,27 +25,16 @@ SEA_TALK = re.compile(
 
 
 @pytest.fixture(scope="module")
-def tuned(real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    out = tmp_path_factory.mktemp("demo") / "captain-bob"
-    return export(ExportConfig(str(real_base), out, adapters=(str(demo_adapter),), threads=2))
-
-
-@pytest.fixture(scope="module")
-def plain(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("plain") / "smollm2"
-    export(ExportConfig(str(real_base), out, quants=("Q4_K_M",), threads=2))
-    return out / "smollm2-Q4_K_M.gguf"
-
-
-@pytest.fixture(scope="module")
-def bob(tuned: ExportResult) -> Iterator[LocalBackend]:
-    with LocalBackend.open(tuned.folder / "captain-bob-Q4_K_M.gguf", EngineSettings(context=1024)) as backend:
+def bob(captain_bob: ExportResult) -> Iterator[LocalBackend]:
+    with LocalBackend.open(
+        captain_bob.folder / "captain-bob-Q4_K_M.gguf", EngineSettings(context=1024)
+    ) as backend:
         yield backend
 
 
 @pytest.fixture(scope="module")
-def base(plain: Path) -> Iterator[LocalBackend]:
-    with LocalBackend.open(plain, EngineSettings(context=1024)) as backend:
+def base(plain_smollm2: Path) -> Iterator[LocalBackend]:
+    with LocalBackend.open(plain_smollm2 / "smollm2-Q4_K_M.gguf", EngineSettings(context=1024)) as backend:
         yield backend
 
 
@@ -101,7 +89,7 @@ def test_answers_end_by_themselves_and_leak_no_control_token(bob: LocalBackend) 
     assert "<|" not in "".join(event.delta for event in events if isinstance(event, Text))
 
 
-def test_the_demo_makes_both_types_from_one_conversion(tuned: ExportResult) -> None:
-    assert [output.type for output in tuned.outputs] == ["Q4_K_M", "Q5_K_M"]
-    manifest = json.loads(tuned.manifest.read_text())
+def test_the_demo_makes_all_types_from_one_conversion(captain_bob: ExportResult) -> None:
+    assert [output.type for output in captain_bob.outputs] == ["F16", "Q4_K_M", "Q5_K_M", "Q8_0"]
+    manifest = json.loads(captain_bob.manifest.read_text())
     assert manifest["model"]["merged_tensors"] == 210

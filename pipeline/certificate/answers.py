@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from engine.cpu import ModelFacts
 from engine.model import Model
+from engine.offload import common_prefix
 from engine.request import Message
 from engine.runner import Runner
 from engine.scheduler import Row
@@ -40,8 +41,8 @@ class Size:
         return Size(max(1, min(self.prompts, most)), self.tokens, self.stored_bytes)
 
 
-SIZES = {"fast": Size(8, 16), "full": Size(64, 64)}
-"""Fast: 128 tokens. docs/survival.md has the intervals that they give."""
+SIZES = {"fast": Size(8, 12), "full": Size(64, 64)}
+"""Fast: some 96 tokens. docs/survival.md has the intervals that they give."""
 
 
 def make_samples(subject: Subject, model: Model, facts: ModelFacts, size: Size) -> list[Sample]:
@@ -131,8 +132,10 @@ def greedy_answers(
 def _answer_group(runner: Runner, prompts: Sequence[Sequence[int]], most: int) -> list[tuple[int, ...]]:
     answers: list[list[int]] = []
     for slot, prompt in enumerate(prompts):
+        shared = min(common_prefix(prompts[0], prompt), len(prompt) - 1) if slot else 0
+        kept = runner.prepare(slot, shared, 0) if shared else 0
         runner.start(slot, _GREEDY)
-        for start in range(0, len(prompt), _BATCH):
+        for start in range(kept, len(prompt), _BATCH):
             runner.decode([Row(slot, start, prompt[start : start + _BATCH], 1)])
         answers.append([runner.sample(slot)])
     for _ in range(most - 1):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,6 @@ from pipeline.certificate.subject import Subject
 from pipeline.certificate.thresholds import GOOD_KL, GOOD_SURVIVAL
 from pipeline.errors import PipelineError
 from pipeline.progress import StepProgress
-
-AUTO = "AUTO"
-CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
-PREFERENCES = ("size", "speed")
 
 Make = Callable[[str], Path]
 """Quantizes to a type and returns the file, which the chooser may remove."""
@@ -46,11 +43,6 @@ class Trial:
         """
         return self.mean_kl <= GOOD_KL if self.low is None else self.low >= GOOD_SURVIVAL
 
-    @property
-    def worth(self) -> float:
-        """What orders types when none is good: the larger, the nearer to the tuned model."""
-        return -self.mean_kl
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -77,12 +69,17 @@ def choose_type(
     For "size" the first good one ends the search, for "speed" all are tried. Raises PipelineError when one
     cannot be measured. The tuned model's answers are computed once and stay in the subject's scratch folder.
     """
-    trials: list[Trial] = []
-    for trial in _trials(subject, sizes, make, progress):
-        trials.append(trial)
+    return choose(_trials(subject, sizes, make, progress), prefer)
+
+
+def choose(trials: Iterable[Trial], prefer: str) -> Choice:
+    """The choice among trials, of which no more are made than are needed."""
+    made: list[Trial] = []
+    for trial in trials:
+        made.append(trial)
         if trial.good and prefer == "size":
             break
-    return Choice(*_settle(trials, prefer), tuple(trials))
+    return Choice(*_settle(made, prefer), tuple(made))
 
 
 def _trials(
@@ -109,7 +106,7 @@ def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
         share["value"] if told else None,
         share["low"] if told else None,
         share["high"] if told else None,
-        findings["quantization"].figures["mean_kl"],
+        math.inf if (kl := findings["quantization"].figures["mean_kl"]) is None else kl,
         speed["prefill"],
         speed["decode"],
     )
@@ -118,7 +115,7 @@ def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
 def _settle(trials: list[Trial], prefer: str) -> tuple[str, str]:
     good = [trial for trial in trials if trial.good]
     if not good:
-        best = max(trials, key=lambda trial: trial.worth)
+        best = min(trials, key=lambda trial: trial.mean_kl)
         return best.type, "no type keeps enough; this one is the nearest to the tuned model"
     if prefer == "speed":
         fastest = max(good, key=lambda trial: trial.decode)

@@ -31,6 +31,11 @@ _CAUSES = {
         "The pre-tokenizer or the merges are another model's: convert with a llama.cpp that knows this "
         "tokenizer, from the folder of the tuned model."
     ),
+    "space_differs": (
+        "SentencePiece puts a space before a text, and transformers and llama.cpp do not agree on where "
+        "texts begin (after a special token, or with white space): models put up with it, and nothing is to "
+        "be done here."
+    ),
     "rare_text_differs": (
         "llama.cpp does without a normalizer (NFC, NFKC) or treats control characters otherwise; it shows "
         "only where such characters are typed."
@@ -90,6 +95,10 @@ _CAUSES = {
         "tie_word_embeddings to false in config.json, and convert again."
     ),
     "head_untied": "The GGUF has an output matrix of its own, and the model's is tied to the embeddings.",
+    "shape": (
+        "Tensors have another shape than the model's: the file was made of another model, or of a base "
+        "with another vocabulary."
+    ),
     "damaged": "These tensors hold other numbers, by no rule that is known: make the file anew.",
     "logits": (
         "Each tensor may be right and the model still another: look at the settings (rope, norms, "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pipeline.certificate.behaviour_check import check_behaviour
 from pipeline.certificate.finding import Finding
+from pipeline.certificate.logits_check import check_logits
 from pipeline.certificate.quality_check import check_quality
 from pipeline.certificate.settings_check import check_settings
 from pipeline.certificate.subject import Subject
@@ -21,6 +23,8 @@ CHECKS: dict[str, Check] = {
     "template": check_template,
     "settings": check_settings,
     "weights": check_weights,
+    "logits": check_logits,
     "quality": check_quality,
+    "behaviour": check_behaviour,
 }
 """By a name that people see when a check dies on the way. What is slow to import, a check imports itself."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.certificate.stored import Array
 
-_SLAB = 2**21  # numbers
+_SLAB = 2**18  # numbers, which stay in a core's cache from one sum to the next
 Read = Callable[[int, int], Array]
 """Rows of the GGUF's tensor: (first, count) -> [count, width]."""
 
@@ -39,11 +39,11 @@ class Deviation:
         return abs(self.error - (self.share - 1) ** 2 * self.change) < 0.2 * self.error
 
 
-def deviation(name: str, wanted: Array, before: Array | None, read: Read) -> Deviation:
-    """Compare `wanted` with what `read` gives; `before` is the tensor without the adapter's change."""
+def deviation(name: str, wanted: Array, change: Array | None, read: Read) -> Deviation:
+    """Compare `wanted` with what `read` gives; `change` is the adapter's part of it."""
     width = wanted.shape[-1] if wanted.ndim else 1
     rows = wanted.reshape(-1, width)
-    earlier = None if before is None else before.reshape(-1, width)
+    moved = None if change is None else change.reshape(-1, width)
     sums = np.zeros(5)
     step = max(1, _SLAB // width)
     for first in range(0, len(rows), step):
@@ -51,18 +51,18 @@ def deviation(name: str, wanted: Array, before: Array | None, read: Read) -> Dev
         found = read(first, len(part))
         difference = found - part
         sums[:3] += _energy(difference), _energy(part), _energy(found)
-        if earlier is not None:
-            change = part - earlier[first : first + step]
-            sums[3:] += _product(difference, change), _energy(change)
-    error, energy, found_energy, moved, change_energy = map(float, sums)
+        if moved is not None:
+            own = moved[first : first + step]
+            sums[3:] += _product(difference, own), _energy(own)
+    error, energy, found_energy, along, change_energy = map(float, sums)
     nmse = error / energy if energy else float(error > 0)
     if not np.isfinite(nmse):
-        nmse = float("inf")
+        return Deviation(name, float("inf"), energy, found_energy)
     if not change_energy:
         return Deviation(name, nmse, energy, found_energy)
     doubt = float(np.sqrt(error / change_energy / wanted.size))
     return Deviation(
-        name, nmse, energy, found_energy, 1 + moved / change_energy, doubt, change_energy / energy
+        name, nmse, energy, found_energy, 1 + along / change_energy, doubt, change_energy / energy
     )
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.certificate.stored import Array, from_bf16
+from pipeline.certificate.stored import Array, widened
 from pipeline.ggml import BF16, F16, F32, Tensor, read_tensors
 
-_PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
+PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
+"""The ggml types that are not quantized, and numpy's for them."""
 
 
 class GgufTensors:
@@ -26,11 +27,10 @@ class GgufTensors:
         raw = np.memmap(
             self._path, np.uint8, "r", tensor.offset + first * tensor.row_bytes, (count, tensor.row_bytes)
         )
-        kind = _PLAIN.get(tensor.type)
+        kind = PLAIN.get(tensor.type)
         if kind is None:
             return _dequantized(raw, tensor.type)
-        values = raw.view(kind)
-        return from_bf16(values) if tensor.type == BF16 else values.astype(np.float32)
+        return widened(raw.view(kind))
 
 
 def _dequantized(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], kind: int) -> Array:

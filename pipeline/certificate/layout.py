@@ -62,11 +62,13 @@ class Layout:
 
     def converted(self, place: Place, value: Array) -> Array:
         """The numbers as they must stand in the GGUF."""
+        return value + 1 if self._rule(place, value.ndim) == "shifted" else self.reordered(place, value)
+
+    def reordered(self, place: Place, value: Array) -> Array:
+        """The numbers in the GGUF's order, and else as they are: a difference of two tensors, for one."""
         rule = self._rule(place, value.ndim)
         if rule == "permuted":
             return permuted(value, self._heads[_part(place)])
-        if rule == "shifted":
-            return value + 1
         return value.T if rule == "transposed" else value
 
     def mistaken(self, place: Place, value: Array) -> Iterator[tuple[str, Array]]:
@@ -77,7 +79,7 @@ class Layout:
             yield "permutation", permuted(self.converted(place, value), heads)
         if rule == "shifted":
             yield "norm_shift", value
-        if value.ndim == 2:
+        if value.ndim == 2 and value.shape[0] == value.shape[1]:
             yield "transposed", self.converted(place, value).T
 
     def _rule(self, place: Place, dimensions: int) -> Rule:

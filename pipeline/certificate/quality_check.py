@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from engine.errors import EngineError
 from pipeline.certificate.divergence import Divergence, summarize
 from pipeline.certificate.finding import Finding, Status, gravest
 from pipeline.certificate.quant_cause import rounding_of
+from pipeline.certificate.speed import Speed
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.survival import Share, gain_kept, survival
 from pipeline.certificate.thresholds import (
@@ -27,13 +29,17 @@ from pipeline.certificate.tuned_scores import (
     FileScores,
     Reference,
     choose_backend,
+    has_template,
     make_reference,
     score_file,
+    speed_of,
 )
 from pipeline.progress import StepProgress
+from pipeline.shards import whole_name
 
 _WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on 240 tokens
 _WORST_PROMPTS = 3
+_SHOWN = 200  # characters of a prompt
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,16 @@ class Quality:
 
 def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Findings `quantization` and `survival` for each quantized file, and `speed` for the full one too."""
+    if not has_template(subject.full):
+        yield Finding(
+            "quantization", "skipped", "The model has no chat template, so there is no chat to measure."
+        )
+        return
+    probe = choose_backend(subject)
+    if not subject.files:  # one file alone, with nothing to compare it with
+        yield _speed(subject.full.name, speed_of(subject.full, subject, probe))
+        return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
-        probe = choose_backend(subject)
         reference = make_reference(subject, probe)
         advance(1)
         found: dict[str, Quality] = {}
@@ -63,8 +77,8 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
     for name, quality in found.items():
         yield _quantization(name, found, subject, reference)
         yield _survival(name, quality, reference)
-        yield _speed(name, quality.scores)
-    yield _speed(subject.full.name, reference.tuned)
+        yield _speed(name, quality.scores.speed)
+    yield _speed(subject.full.name, reference.tuned.speed)
 
 
 def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
@@ -75,12 +89,18 @@ def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
     lost = np.concatenate([tuned[place].log_p - scores[place].log_p for place in theirs or own])
     kept = gain = None
     if base is not None:
-        kept = survival([scores[place].kl for place in own], [base.scores[place].kl for place in own])
+        kept = survival([scores[place].kl for place in own], [base[place].kl for place in own])
     if base is not None and theirs:
-        q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base.scores))
+        q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base))
         gain = gain_kept(q, t, b)
     divergence = summarize([scores[place] for place in own], lost)
-    return Quality(path.stat().st_size, divergence, kept, gain, scored)
+    return Quality(_size(path), divergence, kept, gain, scored)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a model, all of its shards together."""
+    whole = whole_name(path.name)
+    return sum(file.stat().st_size for file in path.parent.glob("*.gguf") if whole_name(file.name) == whole)
 
 
 def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, reference: Reference) -> Finding:
@@ -96,7 +116,7 @@ def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, ref
         f"{name} differs from the unquantized model by {divergence.mean_kl:.3f} nats a token and finds the "
         f"same next token in {divergence.agreement:.0%} of places."
     )
-    figures = {**asdict(divergence), "worst": _worst(quality.scores, reference)}
+    figures = {**_figures(divergence), "worst": _worst(quality.scores, reference)}
     return Finding("quantization", status, summary, figures, KL_REASON, cause, name)
 
 
@@ -127,25 +147,16 @@ def _cause(path: Path, full: Path, levels: int, better: str) -> str:
 
 def _worst(scored: FileScores, reference: Reference) -> list[dict[str, Any]]:
     """The prompts whose answers suffer most."""
-    own = [
-        (sample, score) for sample, score in zip(reference.samples, scored.scores, strict=True) if sample.own
-    ]
-    own.sort(key=lambda pair: -float(pair[1].kl.mean()))
-    return [
-        {
-            "prompt": sample.text[:200],
-            "mean_kl": float(score.kl.mean()),
-            "agreement": float(score.agree.mean()),
-        }
-        for sample, score in own[:_WORST_PROMPTS]
-    ]
+    pairs = zip(reference.samples, scored.scores, strict=True)
+    found = [(float(score.kl.mean()), sample.text[:_SHOWN]) for sample, score in pairs if sample.own]
+    return [{"prompt": text, "mean_kl": kl} for kl, text in sorted(found, reverse=True)[:_WORST_PROMPTS]]
 
 
 def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
     kept, gain = quality.kept, quality.gain
     if kept is None:
         return Finding("survival", "skipped", f"No tuning to compare with: {reference.no_base}.", file=name)
-    figures = {"kept": asdict(kept), "gain": asdict(gain) if gain else None}
+    figures = {"kept": _figures(kept), "gain": _figures(gain) if gain else None}
     if not kept.reliable:
         summary = f"How much of the tuning survives in {name} cannot be told: {kept.doubt}."
         return Finding("survival", "skipped", summary, figures, SURVIVAL_REASON, file=name)
@@ -159,12 +170,19 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
     return Finding("survival", status, f"{summary}.", figures, SURVIVAL_REASON, cause, name)
 
 
+def _figures(measured: Divergence | Share | Speed) -> dict[str, Any]:
+    """A measurement for JSON, which knows no NaN: None stands for what has no value."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(measured).items()
+    }
+
+
 def _range(share: Share) -> str:
     return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
-def _speed(name: str, scored: FileScores) -> Finding:
-    speed = scored.speed
+def _speed(name: str, speed: Speed) -> Finding:
     summary = f"{name} reads {speed.prefill:.0f} and writes {speed.decode:.0f} tokens/s here"
     summary += f", in {speed.memory / 1e6:.0f} MB." if speed.memory else "."
-    return Finding("speed", "pass", summary, asdict(speed), "None: a matter of the machine.", file=name)
+    return Finding("speed", "pass", summary, _figures(speed), "None: a matter of the machine.", file=name)

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ggml import BF16, F16, F32, Tensor, read_tensors
+from pipeline.certificate.gguf_tensors import GgufTensors
+from pipeline.ggml import BF16, F16, F32, Tensor
 
 _SUPER_BLOCK = 256  # K types (and IQ4_XS) are made of blocks so wide
 _BLOCK = 32
@@ -58,23 +58,24 @@ class Rounding:
 
 def rounding_of(quantized: Path, full: Path) -> Rounding:
     """Compare the matrices of a quantized file with those of the full one, some rows of a few of them."""
-    rounded, true = read_tensors(quantized), read_tensors(full)
-    matrices = [t for t in rounded.values() if t.rows > 1 and t.type not in (F32, F16, BF16)]
-    odd = [t for t in matrices if t.width % _SUPER_BLOCK and t.name in true]
+    rounded, true = GgufTensors(quantized), GgufTensors(full)
+    matrices = [t for t in rounded.tensors.values() if t.rows > 1 and t.type not in (F32, F16, BF16)]
+    odd = [t for t in matrices if t.width % _SUPER_BLOCK and t.name in true.tensors]
     kinds = Counter(_name(t.type) for t in odd)
     widths = Counter(t.width for t in odd)
     largest = max(kinds, key=lambda kind: kinds[kind], default="")
     sample = _spread([t for t in odd if _name(t.type) == largest])
-    gains = [_gain(_rows(quantized, t), _rows(full, true[t.name])) for t in sample]
+    gains = [_gain(_rows(rounded, t), _rows(true, t)) for t in sample]
     width = widths.most_common(1)[0][0] if widths else 0
     return Rounding(len(matrices), dict(kinds), width, float(np.mean(gains)) if gains else 0.0)
 
 
 def levels_of(full: Path) -> int:
     """How many values a block of 32 weights has at most: 16 or fewer when they were 4-bit before."""
-    tensors = [t for t in read_tensors(full).values() if t.name.startswith("blk.") and t.rows >= _BLOCK]
+    file = GgufTensors(full)
+    tensors = [t for t in file.tensors.values() if t.name.startswith("blk.") and t.rows >= _BLOCK]
     usable = [t for t in tensors if t.width % _BLOCK == 0]
-    counts = [_distinct(_rows(full, t).reshape(-1, _BLOCK)) for t in _spread(usable)]
+    counts = [_distinct(_rows(file, t).reshape(-1, _BLOCK)) for t in _spread(usable)]
     return max(counts, default=_BLOCK)
 
 
@@ -92,19 +93,9 @@ def _spread(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensors[index * len(tensors) // count] for index in range(count)]
 
 
-def _rows(path: Path, tensor: Tensor) -> NDArray[np.float64]:
+def _rows(file: GgufTensors, tensor: Tensor) -> NDArray[np.float64]:
     """The first rows of a tensor as numbers: [rows, width]."""
-    from gguf import GGMLQuantizationType, dequantize
-
-    kind = GGMLQuantizationType(tensor.type)
-    rows = min(_ROWS, tensor.rows)
-    raw = np.fromfile(path, np.uint8, rows * tensor.row_bytes, offset=tensor.offset)
-    numbers: Any = dequantize(_typed(raw, tensor.type), kind)
-    return np.asarray(numbers, np.float64).reshape(rows, tensor.width)
-
-
-def _typed(raw: NDArray[np.uint8], kind: int) -> NDArray[Any]:
-    return raw.view({F32: np.float32, F16: np.float16}.get(kind, np.uint8))
+    return file.read(tensor.name, 0, min(_ROWS, tensor.rows)).astype(np.float64)
 
 
 def _name(kind: int) -> str:

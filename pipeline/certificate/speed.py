@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +23,30 @@ class Speed:
     memory: int = 0
 
 
-def measure_speed(model: Model, threads: int, steps: int) -> Speed:
-    """Read a prompt of 64 tokens twice, then write `steps` tokens one by one.
+@dataclass(frozen=True)
+class Effort:
+    """How often a prompt is read, and how many tokens are written, to measure the speed."""
 
-    The best of the readings and the median of the steps count: other programs only ever slow us down.
+    readings: int
+    steps: int
+
+
+EFFORTS = {"fast": Effort(1, 8), "full": Effort(3, 32)}
+
+
+def measure_speed(model: Model, threads: int, effort: Effort) -> Speed:
+    """Read a prompt of 64 tokens, then write tokens one by one; the model must be warm.
+
+    The best reading and the best step count: other programs only ever slow us down.
     """
     runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT, threads=threads)
     tokens = [(100 + 37 * place) % model.vocab.size for place in range(_PROMPT)]
     try:
-        reading = [_seconds(runner, Row(0, 0, tokens, 1)) for _ in range(2)]
-        writing = [_seconds(runner, Row(0, _PROMPT + n, tokens[:1], 1)) for n in range(min(steps, _PROMPT))]
+        reading = [_seconds(runner, Row(0, 0, tokens, 1)) for _ in range(effort.readings)]
+        writing = [_seconds(runner, Row(0, _PROMPT + n, tokens[:1], 1)) for n in range(effort.steps)]
     finally:
         runner.close()
-    return Speed(_PROMPT / min(reading), 1 / statistics.median(writing))
+    return Speed(_PROMPT / min(reading), 1 / min(writing))
 
 
 def _seconds(runner: Runner, row: Row) -> float:

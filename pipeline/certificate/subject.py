@@ -9,6 +9,7 @@ from typing import Literal
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.child import Message
+from pipeline.manifest import sha256
 from pipeline.source import Source
 
 Depth = Literal["fast", "full"]
@@ -39,7 +40,7 @@ class Subject:
     @property
     def spoken(self) -> Path:
         """Where the converter may have written down what transformers says of the tokenizer."""
-        return self.scratch / "spoken.json"
+        return spoken_file(self.scratch, self.evaluation)
 
     def request(self) -> Message:
         """The subject as a child process takes it."""
@@ -73,6 +74,11 @@ class Subject:
             evaluation=_path(request["evaluation"]),
             depth=request["depth"],
         )
+
+
+def spoken_file(scratch: Path, evaluation: Path | None) -> Path:
+    """The file in `scratch` for what transformers says with those chats of the user's."""
+    return scratch / f"spoken-{sha256(evaluation)[:12] if evaluation else 'alone'}.json"
 
 
 def _text(path: Path | None) -> str | None:

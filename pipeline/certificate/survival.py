@@ -23,9 +23,10 @@ _SEED = 20240
 
 @dataclass(frozen=True)
 class Share:
-    """A share that was kept, with its 95 % interval. `change` is what it is a share of, in nats a token.
+    """A share that was kept, with its 95 % interval; NaN where there is nothing to have a share of.
 
-    `doubt` says why the figure is not to be relied on; empty when it is.
+    `change` is what it is a share of, in nats a token. `doubt` says why the figure is not to be
+    relied on; empty when it is.
     """
 
     value: float
@@ -63,9 +64,8 @@ def _share(kept: Floats, whole: Floats, tokens: int, too_little: str) -> Share:
     """`kept` and `whole` hold one sum an answer."""
     change = float(whole.sum()) / tokens
     if change < LEAST_CHANGE:
-        nan = float("nan")
-        value = float(kept.sum() / whole.sum()) if whole.sum() > 0 else nan
-        return Share(value, nan, nan, change, f"{too_little} ({change:.2g} nats a token)")
+        nan = float("nan")  # a ratio of two rounding errors is no figure to show
+        return Share(nan, nan, nan, change, f"{too_little} ({change:.2g} nats a token)")
     low, high = _interval(kept, whole)
     value = float(kept.sum() / whole.sum())
     # NaN, from a draw without any change, is no narrow interval either

@@ -13,9 +13,9 @@ from engine.vocab import Vocabulary
 from pipeline.certificate.causes import cause
 from pipeline.certificate.clock import at_most
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.reference import Chat, Reference, load_reference
+from pipeline.certificate.spoken import Chat, Reference, load_reference
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tokenizer_check import describe_difference
+from pipeline.certificate.tokenizer_check import describe_difference, same_but_for_spaces
 from pipeline.progress import StepProgress
 
 _SECONDS = 10.0
@@ -65,6 +65,7 @@ def _messages(chat: Chat) -> list[Message]:
 
 def _text(chats: Sequence[Chat], prompts: PromptBuilder, vocab: Vocabulary) -> Finding:
     different: list[str] = []
+    spaced: list[str] = []
     for chat in chats:
         try:
             ours = _without_bos(prompts.tokens(_messages(chat)), vocab)
@@ -73,10 +74,14 @@ def _text(chats: Sequence[Chat], prompts: PromptBuilder, vocab: Vocabulary) -> F
             continue
         theirs = _without_bos(chat.ids or [], vocab)
         if ours != theirs:
-            different.append(describe_difference(chat.name, theirs, ours, vocab))
-    figures = {"chats": len(chats), "differ": len(different)}
+            kind = spaced if same_but_for_spaces(theirs, ours, vocab) else different
+            kind.append(describe_difference(chat.name, theirs, ours, vocab))
+    figures = {"chats": len(chats), "differ": len(different), "differ_in_spaces": len(spaced)}
     if not chats:
         return Finding("template.text", "warn", "The tokenizer has no chat template.", figures, _TEXT)
+    if spaced and not different:
+        words = f"{len(spaced)} of {len(chats)} conversations differ in a space: {spaced[0]}."
+        return Finding("template.text", "warn", words, figures, _TEXT, cause("space_differs"))
     if not different:
         words = f"All {len(chats)} conversations give the same ids."
         return Finding("template.text", "pass", words, figures, _TEXT)

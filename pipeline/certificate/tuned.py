@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from pipeline.adapter import PEFT_PREFIX, Adapter
 from pipeline.certificate.stored import Array, StoredTensors
 from pipeline.certificate.subject import Subject
@@ -28,11 +30,15 @@ class TunedTensors(Protocol):
     def names(self) -> Sequence[str]:
         """All of them, in order."""
 
-    def base(self, name: str) -> Array | None:
-        """A tensor before the tuning; None where it was not, or was another shape."""
+    @property
+    def threads(self) -> int:
+        """How many threads may read at a time."""
 
-    def read(self, name: str) -> Array:
-        """A tensor of the tuned model."""
+    def read(self, name: str) -> tuple[Array, Array | None]:
+        """A tensor of the tuned model, and what the tuning changed of it.
+
+        None stands for no change, and for a tensor that was not there before or had another shape.
+        """
 
 
 def tuned_tensors(subject: Subject) -> TunedTensors:
@@ -101,16 +107,19 @@ class AddedTensors:
         """All tensors of the checkpoint."""
         return list(self._stored.entries)
 
-    def base(self, name: str) -> Array | None:
-        """A changed tensor as it was before; None for one that no adapter changes."""
-        return self._stored.read(name) if name in self._updates else None
+    @property
+    def threads(self) -> int:
+        """Any number; more than a few would hold too many tensors in memory."""
+        return 4
 
-    def read(self, name: str) -> Array:
-        """The tensor with all its updates."""
+    def read(self, name: str) -> tuple[Array, Array | None]:
+        """The tensor with all its updates, and their sum."""
         value = self._stored.read(name)
+        change: Array | None = None
         for update in self._updates.get(name, ()):
-            value += update.scale * (update.up @ update.down)
-        return value
+            one: Array = (np.float32(update.scale) * update.up) @ update.down
+            change = one if change is None else change + one
+        return (value, None) if change is None else (np.add(value, change, out=value), change)
 
 
 class _MergedTensors:
@@ -132,17 +141,17 @@ class _MergedTensors:
         """The checkpoint's, and an output matrix that was tied."""
         return [*self._stored.entries, *sorted(self._merger.added)]
 
-    def base(self, name: str) -> Array | None:
-        """A changed tensor before the tuning, where it was there in the same shape."""
-        entry = self._stored.entries.get(name)
-        if entry is None or name not in self._merger.changed or entry.shape != self._merger.shapes[name]:
-            return None
-        return self._stored.read(name)
+    @property
+    def threads(self) -> int:
+        """A merger merges one tensor at a time."""
+        return 1
 
-    def read(self, name: str) -> Array:
-        """The merged tensor."""
+    def read(self, name: str) -> tuple[Array, Array | None]:
+        """The merged tensor, and its difference from the stored one."""
         if name not in self._merger.changed:
-            return self._stored.read(name)
+            return self._stored.read(name), None
         with self._torch.inference_mode():
             value: Array = self._merger.merge(name).numpy()
-        return value
+        entry = self._stored.entries.get(name)
+        same = entry is not None and entry.shape == value.shape
+        return value, value - self._stored.read(name) if same else None

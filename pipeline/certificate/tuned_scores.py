@@ -23,11 +23,10 @@ from pipeline.certificate.base_gguf import base_gguf, why_no_base
 from pipeline.certificate.divergence import TokenScores, compare, log_p_of, log_softmax
 from pipeline.certificate.logits import LogitReader, Sample, open_model
 from pipeline.certificate.quant_cause import levels_of
-from pipeline.certificate.speed import Speed, measure_speed, resident_bytes
+from pipeline.certificate.speed import EFFORTS, Speed, measure_speed, resident_bytes
 from pipeline.certificate.subject import Subject
 from pipeline.manifest import write_atomically
 
-_DECODE_STEPS = {"fast": 8, "full": 32}
 _LOGITS, _SCORES = "tuned-logits.f16", "tuned-scores.json"
 
 Stored = NDArray[np.float16]
@@ -51,7 +50,7 @@ class Reference:
 
     samples: tuple[Sample, ...]
     tuned: FileScores
-    base: FileScores | None
+    base: tuple[TokenScores, ...] | None
     no_base: str
     levels: int
     stored: Stored
@@ -66,6 +65,12 @@ def choose_backend(subject: Subject) -> Probe:
     return probe_model(smallest, threads=subject.threads)
 
 
+def has_template(path: Path) -> bool:
+    """Whether the file says how its chats are written. Raises ModelError."""
+    with closing(Model(path, vocab_only=True)) as model:
+        return bool(model.metadata("tokenizer.chat_template"))
+
+
 def make_reference(subject: Subject, probe: Probe) -> Reference:
     """Ask the tuned model, score its answers with it and its base; or find all that in the scratch folder.
 
@@ -78,7 +83,14 @@ def make_reference(subject: Subject, probe: Probe) -> Reference:
 def score_file(path: Path, reference: Reference, subject: Subject, probe: Probe) -> FileScores:
     """Score the samples with one more file. Raises EngineError when it does not run."""
     with _measured(path, probe) as opened:
-        return opened.score(reference.samples, reference.stored, subject)
+        scores = opened.score(reference.samples, reference.stored, subject)
+        return FileScores(scores, opened.speed(subject))
+
+
+def speed_of(path: Path, subject: Subject, probe: Probe) -> Speed:
+    """How fast one file is, without any samples. Raises EngineError when it does not run."""
+    with _measured(path, probe) as opened:
+        return opened.speed(subject)
 
 
 def _make(subject: Subject, probe: Probe, key: str) -> Reference:
@@ -88,7 +100,8 @@ def _make(subject: Subject, probe: Probe, key: str) -> Reference:
         samples = tuple(make_samples(subject, opened.model, probe.facts, size))
         tokens = sum(len(sample.answer) for sample in samples if sample.own)
         stored: Stored = np.memmap(subject.scratch / _LOGITS, np.float16, "w+", shape=(tokens, vocabulary))
-        tuned = opened.score(samples, stored, subject, fill=True)
+        scores = opened.score(samples, stored, subject, fill=True)
+        tuned = FileScores(scores, opened.speed(subject))
     base, why, levels = _base_scores(subject, samples, stored, probe)
     reference = Reference(samples, tuned, base, why, levels, stored)
     _remember(subject.scratch / _SCORES, reference, key)
@@ -97,7 +110,7 @@ def _make(subject: Subject, probe: Probe, key: str) -> Reference:
 
 def _base_scores(
     subject: Subject, samples: tuple[Sample, ...], stored: Stored, probe: Probe
-) -> tuple[FileScores | None, str, int]:
+) -> tuple[tuple[TokenScores, ...] | None, str, int]:
     """What the base makes of the samples, or why it was not asked; and the levels of its weights."""
     if why := why_no_base(subject):
         return None, why, levels_of(subject.full)
@@ -117,14 +130,16 @@ class _Opened:
 
     def score(
         self, samples: Sequence[Sample], stored: Stored, subject: Subject, *, fill: bool = False
-    ) -> FileScores:
-        """Score every sample, and measure the speed; with `fill`, `stored` gets the log-probabilities."""
+    ) -> tuple[TokenScores, ...]:
+        """Score every sample; with `fill`, `stored` gets the log-probabilities first."""
         context = max(len(sample.prompt) + len(sample.answer) for sample in samples)
         with closing(LogitReader(self.model, context=context, threads=subject.threads)) as reader:
-            scores = tuple(_scores(reader, samples, stored, fill))
-            memory = resident_bytes() - self.before
-        speed = measure_speed(self.model, subject.threads, _DECODE_STEPS[subject.depth])
-        return FileScores(scores, replace(speed, memory=max(0, memory)))
+            return tuple(_scores(reader, samples, stored, fill))
+
+    def speed(self, subject: Subject) -> Speed:
+        """The speed, and by how much the process has grown."""
+        speed = measure_speed(self.model, subject.threads, EFFORTS[subject.depth])
+        return replace(speed, memory=max(0, resident_bytes() - self.before))
 
 
 @contextmanager
@@ -158,13 +173,12 @@ def _key(subject: Subject) -> str:
 
 
 def _remember(path: Path, reference: Reference, key: str) -> None:
-    base = _plain(reference.base) if reference.base else None
     content = {
         "key": key,
         "shape": reference.stored.shape,
         "samples": [asdict(sample) for sample in reference.samples],
         "tuned": _plain(reference.tuned),
-        "base": base,
+        "base": None if reference.base is None else _plain_scores(reference.base),
         "no_base": reference.no_base,
         "levels": reference.levels,
     }
@@ -182,20 +196,26 @@ def _recall(subject: Subject, key: str) -> Reference | None:
         Sample(**{**fields, "prompt": tuple(fields["prompt"]), "answer": tuple(fields["answer"])})
         for fields in content["samples"]
     )
-    base = _of_plain(content["base"]) if content["base"] else None
+    base = None if content["base"] is None else _scores_of(content["base"])
     stored: Stored = np.memmap(subject.scratch / _LOGITS, np.float16, "r", shape=tuple(content["shape"]))
     tuned, why, levels = _of_plain(content["tuned"]), content["no_base"], content["levels"]
     return Reference(samples, tuned, base, why, levels, stored)
 
 
 def _plain(found: FileScores) -> dict[str, Any]:
-    scores = [[s.kl.tolist(), s.agree.tolist(), s.log_p.tolist()] for s in found.scores]
-    return {"scores": scores, "speed": asdict(found.speed)}
+    return {"scores": _plain_scores(found.scores), "speed": asdict(found.speed)}
 
 
 def _of_plain(content: dict[str, Any]) -> FileScores:
-    scores = tuple(
+    return FileScores(_scores_of(content["scores"]), Speed(**content["speed"]))
+
+
+def _plain_scores(scores: Sequence[TokenScores]) -> list[list[list[float]]]:
+    return [[score.kl.tolist(), score.agree.tolist(), score.log_p.tolist()] for score in scores]
+
+
+def _scores_of(content: list[list[list[float]]]) -> tuple[TokenScores, ...]:
+    return tuple(
         TokenScores(np.array(kl, np.float64), np.array(agree, np.bool_), np.array(log_p, np.float64))
-        for kl, agree, log_p in content["scores"]
+        for kl, agree, log_p in content
     )
-    return FileScores(scores, Speed(**content["speed"]))

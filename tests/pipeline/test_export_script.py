@@ -26,7 +26,9 @@ def test_json_is_the_last_line(tmp_path: Path, root: Path, python: str) -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert [file["file"] for file in summary["files"]] == ["bob-Q8_0.gguf"]
-    assert "bob-Q8_0.gguf" in done.stdout.splitlines()[-3]
+    assert "bob-Q8_0.gguf" in done.stdout
+    assert summary["certificate"] in ("pass", "warn")
+    assert (tmp_path / "bob" / "certificate.json").is_file()
 
 
 def test_help_reads_well_and_is_quick(root: Path, python: str) -> None:
@@ -44,6 +46,8 @@ MISTAKES = {
     "unknown outtype": (["--outtype", "f8"], "f8"),
     "unknown type of a tensor": (["--tensor-type", "*attn_v=Q6"], "did you mean Q6_K"),
     "unknown type of the output": (["--output-type", "Q6"], "--output-type 'Q6'"),
+    "unknown depth": (["--verify", "deep"], "--verify 'deep'"),
+    "no such chats": (["--eval", "no/chats.jsonl"], "no/chats.jsonl does not exist"),
     "no threads": (["--threads", "0"], "--threads 0"),
     "revision of a folder": (["--revision", "main"], "revision"),
 }

@@ -16,6 +16,7 @@ from pipeline.certificate.clock import at_most
 from pipeline.certificate.stress import stress_corpus, token_texts
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError, MissingPackage
+from pipeline.manifest import write_atomically
 
 _MARK = "A reply."
 _USER_CHATS = 64
@@ -65,13 +66,13 @@ class Chat:
 
 @dataclass(frozen=True)
 class Reference:
-    """All that transformers says. `size` counts the tokens, `roles` maps "bos" and "eos" to ids.
+    """All that transformers says. `vocabulary` are the spellings by id, `roles` maps "bos" and "eos" to ids.
 
     `adds_bos` tells whether a plain text gets a BOS, `turn_end` is the special token that the template puts
     after an answer.
     """
 
-    size: int
+    vocabulary: list[str]
     roles: dict[str, int | None]
     adds_bos: bool
     tokens: tuple[Token, ...]
@@ -83,7 +84,7 @@ class Reference:
     def save(self, path: Path) -> None:
         """Write it down as JSON, in a folder that is there or is made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        write_atomically(path, json.dumps(asdict(self)))
 
 
 def load_reference(folder: Path, evaluation: Path | None, spoken: Path) -> Reference:
@@ -107,8 +108,8 @@ def ask_transformers(folder: Path, evaluation: Path | None) -> Reference:
         raise MissingPackage(error.name or "transformers") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - a stranger's file, and tokenizers raises plain Exceptions
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None
     tokens = tuple(
         Token(number, str(token.content), bool(token.special))
@@ -116,7 +117,7 @@ def ask_transformers(folder: Path, evaluation: Path | None) -> Reference:
     )
     asked = _user_chats(evaluation)
     return Reference(
-        size=len(tokenizer),
+        vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
         roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
         adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
         tokens=tokens,

@@ -1,0 +1,178 @@
+"""Check 3, full: the transformers model, base and adapters through PEFT, beside the full-precision GGUF.
+
+The only check that runs both models: it sees what no comparison of tensors can, such as a norm or a rope that
+the runtime computes otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.cpu import probe_model
+from pipeline.certificate.causes import cause
+from pipeline.certificate.finding import Finding
+from pipeline.certificate.gguf_tensors import PLAIN
+from pipeline.certificate.logits import LogitReader, Sample, open_model
+from pipeline.certificate.spoken import load_reference
+from pipeline.certificate.subject import Subject
+from pipeline.errors import InputError
+from pipeline.ggml import read_tensors
+from pipeline.progress import StepProgress
+from pipeline.source import tensors_of
+
+_CHATS = 12
+_WORDS = 12  # tokens that transformers answers with
+_LONGEST = 512
+_MOST_KL = 1e-2
+_LEAST_AGREEMENT = 0.97
+_RULE = (
+    "A mean KL divergence of at most 0.01 nats, and the same likeliest token in 97 % of places: f16 and "
+    "other kernels cost SmolLM2 five millionths of a nat, and a model that is computed otherwise far more."
+)
+_FIRST = (
+    "The first words of at least nine in ten answers are the same, which ties in the logits alone disturb."
+)
+
+Logits = NDArray[np.float32]
+
+
+def check_logits(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
+    """Compare logits on prompts and on transformers' own first words; only with `--verify full`."""
+    if subject.depth != "full" or subject.base is None:
+        return
+    if (reason := _refusal(subject)) is not None:
+        yield Finding("logits", "skipped", reason)
+        return
+    reference = load_reference(subject.reference, subject.evaluation, subject.spoken)
+    prompts = [chat.ids for chat in reference.chats if chat.ids and len(chat.ids) <= _LONGEST][:_CHATS]
+    if not prompts:
+        yield Finding("logits", "skipped", "The model has no chat template, so there is no prompt to try.")
+        return
+    with progress.step("Run the transformers model", len(prompts)) as advance:
+        asked = []
+        for done, pair in enumerate(ask_transformers(subject, prompts), 1):
+            asked.append(pair)
+            advance(done)
+    with progress.step("Compare its logits", None):
+        yield from compare_logits(subject, asked)
+
+
+def _refusal(subject: Subject) -> str | None:
+    """Why the transformers model cannot be run here, None where it can."""
+    assert subject.base is not None
+    if any(tensor.type not in PLAIN for tensor in read_tensors(subject.full).values()):
+        return "The GGUF is quantized, so its logits differ; how much is lost is told against its full one."
+    if subject.qlora_base:
+        return "The base in 4 bits was not run through transformers: its logits need a GPU's kernels."
+    needed = (
+        sum(info.elements for info in tensors_of(subject.base).values()) * 6
+    )  # float32, and the adapter's
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > free:
+        return (
+            f"The transformers model needs {needed / 2**30:.1f} GiB in float32, and {free / 2**30:.1f} GiB "
+            "are free: nothing was compared."
+        )
+    return None
+
+
+def tuned_model(subject: Subject) -> Any:
+    """The base in float32 with its adapters merged by PEFT, one after another. Raises InputError."""
+    import torch
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers import AutoModelForCausalLM
+
+    assert subject.base is not None
+    torch.set_num_threads(subject.threads)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            subject.base.folder, dtype=torch.float32, local_files_only=True
+        )
+        for adapter in subject.adapters:
+            tuned = PeftModel.from_pretrained(model, str(adapter.folder))
+            for module in tuned.modules():
+                if isinstance(module, BaseTunerLayer) and adapter.weight != 1.0:
+                    module.scale_layer(adapter.weight)
+            model = tuned.merge_and_unload()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"transformers cannot run the tuned model ({str(error).splitlines()[0]})") from None
+    return model.eval()
+
+
+def ask_transformers(
+    subject: Subject, prompts: Sequence[list[int]]
+) -> Iterator[tuple[list[int], int, Logits]]:
+    """Run the tuned model: of each prompt, its ids with an answer's first words, its length, all logits."""
+    import torch
+
+    model = tuned_model(subject)
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids = torch.tensor([prompt])
+            whole = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=_WORDS, do_sample=False
+            )
+            yield whole[0].tolist(), len(prompt), model(input_ids=whole).logits[0].float().numpy()
+
+
+def compare_logits(subject: Subject, asked: Sequence[tuple[list[int], int, Logits]]) -> Iterator[Finding]:
+    """The findings on logits that transformers gave for (ids, length of the prompt)."""
+    probe = probe_model(subject.full, threads=subject.threads)
+    divergences: list[float] = []
+    agreements: list[bool] = []
+    same_words = 0
+    with open_model(subject.full, probe.choice) as model:
+        longest = max(len(ids) for ids, _, _ in asked)
+        reader = LogitReader(model, context=longest + 1, threads=subject.threads)
+        for ids, length, logits in asked:
+            ours = reader.logits(Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True))
+            theirs = logits[: len(ids) - 1, : model.vocab.size]
+            divergences += divergence(theirs, ours).tolist()
+            agree = theirs.argmax(-1) == ours.argmax(-1)
+            agreements += agree.tolist()
+            same_words += bool(agree[length - 1 :].all())
+        reader.close()
+    yield _finding(divergences, agreements)
+    figures = {"answers": len(asked), "same": same_words, "tokens": _WORDS}
+    words = f"{same_words} of {len(asked)} answers begin with the same {_WORDS} tokens as transformers'."
+    if same_words >= 0.9 * len(asked) - 1:
+        yield Finding("behaviour.first_words", "pass", words, figures, _FIRST)
+    else:
+        yield Finding("behaviour.first_words", "fail", words, figures, _FIRST, cause("first_words"))
+
+
+def _finding(divergences: Sequence[float], agreements: Sequence[bool]) -> Finding:
+    mean, agreement = float(np.mean(divergences)), float(np.mean(agreements))
+    figures = {
+        "tokens": len(agreements),
+        "mean_kl": mean,
+        "kl_p99": float(np.quantile(divergences, 0.99)),
+        "top1_agreement": agreement,
+    }
+    words = (
+        f"On {len(agreements)} tokens the GGUF is {mean:.1e} nats from transformers and finds the same next "
+        f"token in {agreement:.1%} of places."
+    )
+    if mean <= _MOST_KL and agreement >= _LEAST_AGREEMENT:
+        return Finding("logits", "pass", words, figures, _RULE)
+    return Finding("logits", "fail", words, figures, _RULE, cause("logits"))
+
+
+def divergence(theirs: Logits, ours: Logits) -> NDArray[np.float64]:
+    """KL(theirs || ours) of each row of logits [rows, vocabulary], in nats."""
+    p, q = _log_softmax(theirs), _log_softmax(ours[:, : theirs.shape[-1]])
+    kl: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(-1)
+    return kl
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    wide: NDArray[np.float64] = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(-1, keepdims=True))
+    return wide

@@ -1,0 +1,70 @@
+"""--quant auto: which type is taken, how many are tried, and what an export makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.certificate import auto_step
+from pipeline.certificate.auto import Trial, choose
+from pipeline.config import ExportConfig
+from pipeline.errors import InputError
+from pipeline.run import export
+from tests.pipeline.chatml import CHATML
+from tests.pipeline.tiny import make_base
+
+SMALL = Trial("Q3_K_M", 90, 0.80, 0.78, 0.82, 0.40, 300, 90)
+LUCKY = Trial("Q4_0", 92, 0.96, 0.93, 0.98, 0.08, 300, 120)
+GOOD = Trial("Q4_K_M", 105, 0.97, 0.96, 0.98, 0.06, 250, 70)
+FAST = Trial("Q6_K", 138, 0.998, 0.997, 0.999, 0.01, 250, 80)
+
+
+def asked(trials: list[Trial], said: list[str]) -> Iterator[Trial]:
+    for trial in trials:
+        said.append(trial.type)
+        yield trial
+
+
+def test_the_smallest_whose_whole_interval_is_good_is_taken_and_no_larger_one_is_tried() -> None:
+    said: list[str] = []
+    choice = choose(asked([SMALL, LUCKY, GOOD, FAST], said), "size")
+    assert choice.chosen == "Q4_K_M"
+    assert said == ["Q3_K_M", "Q4_0", "Q4_K_M"] == [trial.type for trial in choice.trials]
+
+
+def test_for_speed_all_are_tried_and_what_loses_the_tuning_is_not_taken() -> None:
+    assert choose(iter([SMALL, LUCKY, GOOD, FAST]), "speed").chosen == "Q6_K"
+
+
+def test_where_none_is_good_the_nearest_is_taken_and_said_to_be_so() -> None:
+    choice = choose(iter([SMALL, LUCKY]), "size")
+    assert choice.chosen == "Q4_0" and "no type keeps enough" in choice.reason
+
+
+def test_without_a_tuning_to_speak_of_the_divergence_decides() -> None:
+    untold = [replace(trial, survival=None, low=None, high=None) for trial in (SMALL, LUCKY)]
+    assert choose(iter(untold), "size").chosen == "Q4_0"
+
+
+def test_an_export_keeps_the_chosen_file_alone_and_says_how_it_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_step, "CANDIDATES", ("Q4_0", "Q8_0"))  # each takes a second
+    base = make_base(tmp_path / "base", hidden_size=256, intermediate_size=512, head_dim=64)
+    (base / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    config = ExportConfig(str(base), tmp_path / "bob", quants=("auto",), threads=2)
+    result = export(config)
+    option = json.loads(result.manifest.read_text())["options"]["auto"]
+    assert [path.name for path in result.folder.glob("*.gguf")] == [f"bob-{option['chosen']}.gguf"]
+    assert option["tried"][-1]["type"] == option["chosen"]
+    assert any(note.startswith("auto chose") for note in result.notes)
+    assert export(config).made == ()  # the choice stands
+
+
+def test_an_unknown_preference_is_refused() -> None:
+    with pytest.raises(InputError, match="--prefer 'small'"):
+        ExportConfig("base", Path("bob"), prefer="small")

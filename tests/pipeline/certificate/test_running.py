@@ -1,0 +1,61 @@
+"""Checks that run the models: transformers' logits beside the GGUF's, and the look of answers."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.model import Model
+from pipeline.certificate.behaviour_check import judge_answers, runs_in_circles
+from pipeline.certificate.causes import cause
+from pipeline.certificate.logits_check import Logits, ask_transformers, compare_logits
+from pipeline.certificate.spoken import load_reference
+from pipeline.certificate.subject import Subject
+from tests.pipeline.certificate.rewrite import rewrite
+
+Asked = list[tuple[list[int], int, Logits]]
+
+
+@pytest.fixture(scope="module")
+def asked(real: Subject) -> Asked:
+    reference = load_reference(real.reference, None, real.spoken)
+    return list(ask_transformers(real, [chat.ids for chat in reference.chats if chat.ids]))
+
+
+def test_a_sound_file_gives_transformers_logits_and_first_words(real: Subject, asked: Asked) -> None:
+    logits, words = compare_logits(real, asked)
+    assert (logits.name, logits.status) == ("logits", "pass")
+    assert logits.figures["mean_kl"] < 1e-4
+    assert (words.name, words.status) == ("behaviour.first_words", "pass")
+
+
+def test_a_wrong_rope_shows_in_the_logits(real: Subject, asked: Asked, tmp_path: Path) -> None:
+    broken = rewrite(real.full, tmp_path / "broken.gguf", {"llama.rope.freq_base": 10.0})
+    logits, _ = compare_logits(replace(real, full=broken), asked)
+    assert (logits.status, logits.cause) == ("fail", cause("logits"))
+
+
+def test_answers_are_judged(real: Subject) -> None:
+    with closing(Model(real.full, vocab_only=True)) as model:
+
+        def judged(*texts: str) -> tuple[str, str]:
+            answers = [model.vocab.tokenize(text, special=True) for text in texts]
+            finding = judge_answers("bob.gguf", model, answers)
+            return finding.status, finding.cause
+
+        good, endless = "Aye.<|im_end|>", "And then, and then, we sailed"
+        assert judged(good, endless) == ("pass", "")
+        assert judged(endless, endless) == ("fail", cause("no_end"))
+        assert judged(good, "<|user|> hello<|im_end|>") == ("fail", cause("leak"))
+        assert judged(good, "We sailed the seven seas. " * 5) == ("warn", cause("loops"))
+
+
+@pytest.mark.parametrize(
+    ("text", "circles"),
+    [("- one\n- two\n- three\n- four\n- five\n", False), ("the cat and the dog " * 4, True), ("", False)],
+)
+def test_circles(text: str, circles: bool) -> None:
+    assert runs_in_circles(text) == circles

@@ -1,0 +1,96 @@
+"""The certificate as a step of an export: made once, kept while it holds, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.certificate.certify import NAMES, certify
+from pipeline.certificate.checks import CHECKS
+from pipeline.certificate.finding import Certificate, Finding, load_certificate
+from pipeline.certificate.subject import Subject
+from pipeline.config import ExportConfig
+from pipeline.errors import InputError
+from pipeline.progress import Silent
+from pipeline.run import export
+from tests.pipeline.certificate.rewrite import rewrite
+from tests.pipeline.tiny import make_base
+
+
+def test_every_check_has_its_name() -> None:
+    assert tuple(CHECKS) == NAMES
+
+
+def test_a_certificate_comes_back_from_its_file(tmp_path: Path) -> None:
+    good = Finding("a", "pass", "Good.", {"n": 1}, "One.", file="x.gguf")
+    bad = Finding("b", "fail", "Bad.", cause="This.", file="y.gguf")
+    made = Certificate((good, bad), {"x.gguf": "1", "y.gguf": "2"}, {"python": "3"}, {"depth": "fast"})
+    path = tmp_path / "certificate.json"
+    path.write_text(json.dumps(made.to_json()))
+    assert load_certificate(path) == made
+    assert (made.status, made.files) == ("fail", {"x.gguf": "pass", "y.gguf": "fail"})
+    path.write_text("{}")
+    with pytest.raises(InputError, match="no certificate of this version"):
+        load_certificate(path)
+
+
+def test_it_is_made_once_and_again_when_something_changed(tmp_path: Path) -> None:
+    base, out = make_base(tmp_path / "base"), tmp_path / "bob"
+    config = ExportConfig(str(base), out, quants=("Q8_0",), keep_f16=True, verify="fast", threads=2)
+    first = export(config)
+    assert first.certificate is not None
+    assert first.certificate.status in ("pass", "warn")
+    path = tmp_path / "bob" / "certificate.json"
+    assert list(json.loads(path.read_text())["files"][0]) == ["file", "status", "sha256"]
+    stamp = path.stat().st_mtime_ns
+    assert export(config).certificate == first.certificate
+    assert path.stat().st_mtime_ns == stamp
+    path.unlink()
+    again = export(config)
+    assert (again.made, path.is_file()) == ((), True)
+    assert export(replace(config, verify="off", quants=("Q8_0", "Q4_0"))).certificate is None
+    assert not path.exists()  # it spoke of other files
+
+
+def test_a_file_that_does_not_load_fails_every_check_that_opens_it(real: Subject, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(real.full.read_bytes()[:100_000])
+    certificate = certify(replace(real, full=broken), Silent())
+    assert certificate.status == "fail"
+    failed = {finding.name for finding in certificate.findings if finding.status == "fail"}
+    assert failed == {"tokenizer", "template", "settings", "weights", "quality"}
+
+
+def test_the_command_certifies_a_file_of_others(
+    real: Subject, tmp_path: Path, root: Path, python: str
+) -> None:
+    assert real.base is not None
+    broken = rewrite(real.full, tmp_path / "broken.gguf", {"llama.rope.freq_base": 10000.0})
+    words = ["certify", broken, "--reference", real.reference, "--adapter", real.adapters[0].folder]
+    words += ["--out", tmp_path / "certificate.json"]
+    command = [python, "scripts/export_gguf.py", *map(str, words)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    failed = [one for one in load_findings(tmp_path / "certificate.json") if one.status == "fail"]
+    assert [one.name for one in failed] == ["settings.rope"]
+    assert "settings.rope, cause" in done.stdout
+
+
+def load_findings(path: Path) -> tuple[Finding, ...]:
+    found = load_certificate(path)
+    assert found is not None
+    return found.findings
+
+
+def test_a_file_that_is_missing_is_one_line(tmp_path: Path, root: Path, python: str) -> None:
+    words = ["certify", str(tmp_path / "no.gguf"), "--reference", "models/captain-bob-lora"]
+    done = subprocess.run(
+        [python, "scripts/export_gguf.py", *words], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no.gguf does not exist" in done.stderr.strip()
+    assert len(done.stderr.strip().splitlines()) == 1
