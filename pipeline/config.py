@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.quant_types import quant_type
+from pipeline.quant_types import QuantType, quant_type
 from pipeline.shards import parse_size
 from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
@@ -50,6 +51,9 @@ class ExportConfig:
     `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
     `split_max_size` ("2G", "500M") becomes several.
 
+    Quantizing weighs errors by an importance matrix that is gathered from the chats of `calibrate` (JSONL), or
+    read from `imatrix` (GGUF).
+
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
     """
@@ -69,6 +73,8 @@ class ExportConfig:
     embedding_type: str | None = None
     pure: bool = False
     split_max_size: str | None = None
+    calibrate: Path | None = None
+    imatrix: Path | None = None
     threads: int = 1
     force: bool = False
     resume: bool = True
@@ -94,8 +100,10 @@ class ExportConfig:
             )
         self._check_adapters()
         self._check_quantizing()
-        names = tuple(dict.fromkeys(quant_type(name).name for name in self.quants))
+        types = [quant_type(name) for name in self.quants]
+        names = tuple(dict.fromkeys(quant.name for quant in types))
         object.__setattr__(self, "quants", names)
+        self._check_importance(types)
         if self.format == "adapter":
             object.__setattr__(self, "quants", ())
         elif not names and not self.keep_f16:
@@ -122,6 +130,23 @@ class ExportConfig:
         if chosen and self.format == "adapter":
             option = next(iter(chosen)).replace("_", "-")
             raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
+
+    def _check_importance(self, types: Sequence[QuantType]) -> None:
+        given = [name for name in ("calibrate", "imatrix") if getattr(self, name) is not None]
+        if len(given) == 2:
+            raise InputError(
+                "--calibrate makes an importance matrix and --imatrix brings one: give one of them"
+            )
+        if given and (self.format == "adapter" or not types):
+            raise InputError(
+                f"--{given[0]} is for quantizing, and there is no --quant: give one, or leave it out"
+            )
+        for quant in types:
+            if quant.needs_imatrix and not given:
+                raise InputError(
+                    f"--quant {quant.name} needs an importance matrix, without which its output is noise: "
+                    "give --calibrate FILE.jsonl, or use Q3_K_M, IQ4_XS or larger"
+                )
 
     @property
     def tensor_types(self) -> TensorTypes:
@@ -153,6 +178,11 @@ class ExportConfig:
     def adapter_name(self) -> str:
         """The file name of the adapter alone."""
         return f"{self.name}-LoRA-{self.outtype.upper()}.gguf"
+
+    @property
+    def imatrix_name(self) -> str:
+        """The file name of the importance matrix that `calibrate` gives."""
+        return f"{self.name}-imatrix.gguf"
 
     def quantized_name(self, quant: str) -> str:
         """The file name of the GGUF of one quantization type."""

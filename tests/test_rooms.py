@@ -30,6 +30,7 @@ ONLY = {
         "engine/sampler.py",
         "engine/vocab.py",
         "pipeline/ggml.py",
+        "pipeline/imatrix_child.py",
         "pipeline/quantize_child.py",
         "bench",
     },
