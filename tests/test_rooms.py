@@ -16,6 +16,8 @@ ROOMS = {
     "pipeline": {"pipeline", "places"},
     "bench": {"bench", "engine", "pipeline", "places"},
 }
+# What measures an export runs it, so these alone of the pipeline may enter the engine.
+MORE = {"pipeline/certificate": {"engine"}, "pipeline/imatrix.py": {"engine"}}
 OURS = {*(room.removesuffix(".py") for room in ROOMS), "app", "scripts", "tests"}
 # Who may touch what is heavy or dangerous. A room stands for all of its files.
 ONLY = {
@@ -67,7 +69,9 @@ def test_a_room_imports_only_from_the_rooms_behind_it(room: str) -> None:
     files = files_of(room)
     assert files
     for path in files:
-        wrong = (imports(path) & OURS) - ROOMS[room]
+        place = path.relative_to(ROOT).as_posix()
+        more = {name for start, names in MORE.items() if place.startswith(start) for name in names}
+        wrong = (imports(path) & OURS) - ROOMS[room] - more
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 

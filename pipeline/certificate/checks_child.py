@@ -1,0 +1,42 @@
+"""The certificate's child process: a strange GGUF may abort llama.cpp, and does so here alone.
+
+Run by certify.py as `python -m pipeline.certificate.checks_child REQUEST`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from pipeline.certificate.subject import Subject
+from pipeline.child import Message, say, serve
+from pipeline.progress import Advance
+
+
+class Told:
+    """Tells the parent of each step, which shows it."""
+
+    @contextmanager
+    def step(self, title: str, total: int | None) -> Iterator[Advance]:
+        """A step whose bar the parent draws."""
+        say({"step": title, "total": total})
+        yield lambda done: say({"done": done})
+
+
+def check(request: Message) -> Message:
+    """Make the checks of the request, telling each finding as it is made."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the subject's folders
+    from pipeline.certificate.checks import CHECKS
+
+    subject = Subject.of_request(request["subject"])
+    for name in request["checks"]:
+        say({"check": name})
+        for finding in CHECKS[name](subject, Told()):
+            say({"finding": asdict(finding)})
+    return {}
+
+
+if __name__ == "__main__":
+    serve(check)
