@@ -51,8 +51,8 @@ class ExportConfig:
     `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
     `split_max_size` ("2G", "500M") becomes several.
 
-    Quantizing weighs errors by an importance matrix that is gathered from the chats of `calibrate` (JSONL), or
-    read from `imatrix` (GGUF).
+    Quantizing weighs errors by an importance matrix, gathered from the chats of `calibrate` (JSONL) or read
+    from `imatrix` (GGUF).
 
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.

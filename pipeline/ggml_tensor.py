@@ -1,4 +1,4 @@
-"""llama.cpp's tensors while it computes: a mirror of `struct ggml_tensor` (ggml.h), checked before it is used."""
+"""llama.cpp's tensors while it computes: a mirror of `struct ggml_tensor` (ggml.h), checked before use."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class GgmlTensor(ctypes.Structure):
         """Its numbers where they are, [ne[3], ne[2], ne[1], ne[0]], as long as llama.cpp keeps them."""
         last = sum((size - 1) * step for size, step in zip(self.ne, self.nb, strict=True))
         memory = (ctypes.c_char * (last + np.dtype(kind).itemsize)).from_address(self.data)
-        return np.ndarray(tuple(self.ne)[::-1], kind, memory, strides=tuple(self.nb)[::-1])
+        found: NDArray[Any] = np.ndarray(tuple(self.ne)[::-1], kind, memory, strides=tuple(self.nb)[::-1])
+        return found
 
 
 class _Parameters(ctypes.Structure):

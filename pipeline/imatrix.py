@@ -1,7 +1,7 @@
 """Importance matrix: which columns of each weight matter for the user's own chats, and so deserve the bits.
 
-llama.cpp's quantizers weigh the error of each column by the mean square of what goes into it. Those means come
-from the chats of `--calibrate`, read through the full-precision model, or from a file of an earlier run.
+llama.cpp's quantizers weigh the error of each column by the mean square of what goes into it. Those means
+come from the chats of `--calibrate`, read through the full-precision model, or from a file of an earlier run.
 """
 
 from __future__ import annotations

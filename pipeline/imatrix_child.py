@@ -15,8 +15,10 @@ from llama_cpp import llama_cpp as low
 from engine.cpu import load_cpu_backend
 from engine.errors import EngineError
 from engine.model import Model
+from engine.request import Message
 from engine.template import ChatTemplate, PromptBuilder
-from pipeline.child import Message, say, serve
+from pipeline.child import Message as Request
+from pipeline.child import say, serve
 from pipeline.dataset import Chat, read_chats
 from pipeline.errors import InputError, PipelineError
 from pipeline.imatrix_collect import Collector
@@ -26,7 +28,7 @@ CHUNK = 512
 """Tokens that are read together, as llama-imatrix does by default."""
 
 
-def gather(request: Message) -> Message:
+def gather(request: Request) -> Request:
     """Read the `data` through the `model`, and write the importance matrix to `target`."""
     path, data = Path(request["model"]), Path(request["data"])
     try:
@@ -58,7 +60,11 @@ def _tokens(model: Model, chats: Sequence[Chat]) -> list[int]:
     vocab = model.vocab
     template = ChatTemplate(source, vocab.text(vocab.bos), vocab.text(vocab.eos))
     builder = PromptBuilder(template, vocab, vocab.control_spellings)
-    return [token for chat in chats for token in builder.tokens(chat.messages(), answered=True)]
+    return [token for chat in chats for token in builder.tokens(_messages(chat), answered=True)]
+
+
+def _messages(chat: Chat) -> list[Message]:
+    return [{"role": turn.role, "content": turn.content} for turn in chat.turns]
 
 
 def _read(model: Model, collector: Collector, tokens: Sequence[int], chunk: int, threads: int) -> None:

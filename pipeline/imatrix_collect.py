@@ -1,7 +1,7 @@
 """What goes into each matrix product of a model, squared and summed: llama.cpp's importance matrix.
 
-The sums are those of llama.cpp's tools/imatrix/imatrix.cpp, in its order and in float32, so that the same text
-gives the same bytes. llama.cpp's scheduler calls `Collector.on_tensor` before and after each step of a decode.
+The sums are those of llama.cpp's tools/imatrix/imatrix.cpp, in its order and in float32, so that the same
+text gives the same bytes. llama.cpp's scheduler calls `Collector.on_tensor` before and after each step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Collector:
     """Sums by the name of the weight. What fails in a callback waits in `error`, for C cannot raise it."""
 
     def __init__(self) -> None:
-        """Raises PipelineError when the installed llama.cpp keeps its tensors in a way that is unknown here."""
+        """Raises PipelineError when the installed llama.cpp keeps its tensors in an unknown way."""
         check_layout()
         self.sums: dict[str, Sums] = {}
         self.error: Exception | None = None

@@ -21,7 +21,7 @@ _KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 @dataclass
 class Sums:
-    """The squares of a weight's inputs, [matrices, width], summed over rows; and how many rows, [1 or matrices]."""
+    """The squares of a weight's inputs, summed over rows, [matrices, width]; how many, [1 or matrices]."""
 
     values: NDArray[np.float32]
     counts: NDArray[np.int64]
@@ -79,9 +79,7 @@ def read_imatrix(path: Path) -> Imatrix:
     reader = _open(path)
     missing = [key for key in _KEYS if key not in reader.fields]
     if missing:
-        raise InputError(
-            f"--imatrix {path.name} holds no importance matrix ({missing[0]} is missing): {_FIX}"
-        )
+        raise InputError(f"--imatrix {path.name} holds no importance matrix (no {missing[0]}): {_FIX}")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     names = [name.removesuffix(_SQUARES) for name in tensors if name.endswith(_SQUARES)]
     sums = {name: _sums(path, name, tensors) for name in names}

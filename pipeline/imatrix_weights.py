@@ -1,4 +1,4 @@
-"""An importance matrix as the quantizer takes it: means by tensor, and what the file's metadata says of it."""
+"""An importance matrix as the quantizer takes it: means by tensor, and what the metadata says of it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class QuantType:
     """One type: its name, llama.cpp's `llama_ftype`, and roughly how many bits a weight takes.
 
     The bits are llama.cpp's own figures for Llama-3.1-8B (tools/quantize/README.md), rounded up:
-    they serve to see beforehand whether the disk is large enough. Some are noise without an importance matrix.
+    they serve to see beforehand whether the disk is large enough. Some need an importance matrix.
     """
 
     name: str
