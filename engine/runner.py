@@ -217,8 +217,12 @@ class Runner:
         for start in range(0, len(tokens), size):
             piece = tokens[start : start + size]
             self.decode([Row(0, start, piece, len(piece))])
-            found += [self._logits(self._outputs[0] + n).copy() for n in range(len(piece))]
-        return np.array(found)
+            found.append(self.logits(0, len(piece)))
+        return np.concatenate(found)
+
+    def logits(self, slot: int, count: int) -> NDArray[np.float32]:
+        """The slot's first `count` outputs of the last batch, copied: [count, vocabulary]."""
+        return np.array([self._logits(self._outputs[slot] + n) for n in range(count)])
 
     def logits_are_finite(self, slot: int) -> bool:
         """Whether the slot's row of the last batch holds numbers, not NaN or infinity."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from llama_cpp import llama_cpp as low
 
 # llama.h: llama_token_attr
-_UNKNOWN, _CONTROL = 1 << 0, 1 << 3
+_UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
 _SPM = 1  # llama.h: LLAMA_VOCAB_TYPE_SPM, SentencePiece as Llama 2, Mistral and Phi-3 use it
 
 
@@ -39,6 +39,11 @@ class Vocabulary:
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation: EOS, EOT and every other one that the model knows."""
         return bool(low.llama_vocab_is_eog(self._vocab, token))
+
+    def is_read_whole(self, token: int) -> bool:
+        """Whether its spelling is read as this one token: a control token's, or one that was added."""
+        attributes = low.llama_vocab_get_attr(self._vocab, token)
+        return bool(attributes & (_UNKNOWN | _CONTROL | _USER_DEFINED))
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to an answer; control tokens add none. Only for the model's thread."""

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.dataset import read_chats
 from pipeline.errors import InputError
-from pipeline.quant_types import QuantType, quant_type
+from pipeline.quant_types import AUTO, PREFERENCES, quant_type, quants_named
 from pipeline.shards import parse_size
 from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
 OUTTYPES = ("f16", "bf16", "f32")
 FORMATS = ("model", "adapter")
+VERIFY = ("off", "fast", "full")
 QLORA_BASES = ("nf4",)
 DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
 
@@ -54,6 +56,11 @@ class ExportConfig:
     Quantizing weighs errors by an importance matrix, gathered from the chats of `calibrate` (JSONL) or read
     from `imatrix` (GGUF).
 
+    With "auto" among `quants`, a type is chosen by measuring, the smallest or the fastest as `prefer` says.
+
+    `verify` says how deeply the result is checked ("off", "fast", "full"; see pipeline.certificate), with the
+    user's own chats in `evaluation`, a JSONL file.
+
     `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
     run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
     """
@@ -75,6 +82,9 @@ class ExportConfig:
     split_max_size: str | None = None
     calibrate: Path | None = None
     imatrix: Path | None = None
+    prefer: str = "size"
+    verify: str = "off"
+    evaluation: Path | None = None
     threads: int = 1
     force: bool = False
     resume: bool = True
@@ -100,10 +110,10 @@ class ExportConfig:
             )
         self._check_adapters()
         self._check_quantizing()
-        types = [quant_type(name) for name in self.quants]
-        names = tuple(dict.fromkeys(quant.name for quant in types))
+        self._check_verifying()
+        names = quants_named(self.quants)
         object.__setattr__(self, "quants", names)
-        self._check_importance(types)
+        self._check_importance(names)
         if self.format == "adapter":
             object.__setattr__(self, "quants", ())
         elif not names and not self.keep_f16:
@@ -131,22 +141,30 @@ class ExportConfig:
             option = next(iter(chosen)).replace("_", "-")
             raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
 
-    def _check_importance(self, types: Sequence[QuantType]) -> None:
+    def _check_importance(self, quants: Sequence[str]) -> None:
         given = [name for name in ("calibrate", "imatrix") if getattr(self, name) is not None]
         if len(given) == 2:
             raise InputError(
                 "--calibrate makes an importance matrix and --imatrix brings one: give one of them"
             )
-        if given and (self.format == "adapter" or not types):
+        if given and (self.format == "adapter" or not quants):
             raise InputError(
                 f"--{given[0]} is for quantizing, and there is no --quant: give one, or leave it out"
             )
-        for quant in types:
-            if quant.needs_imatrix and not given:
+        for name in quants:
+            if name != AUTO and quant_type(name).needs_imatrix and not given:
                 raise InputError(
-                    f"--quant {quant.name} needs an importance matrix, without which its output is noise: "
+                    f"--quant {name} needs an importance matrix, without which its output is noise: "
                     "give --calibrate FILE.jsonl, or use Q3_K_M, IQ4_XS or larger"
                 )
+
+    def _check_verifying(self) -> None:
+        if self.prefer not in PREFERENCES:
+            raise InputError(f"--prefer {self.prefer!r} is unknown: use one of {', '.join(PREFERENCES)}")
+        if self.verify not in VERIFY:
+            raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
+        if self.evaluation is not None:
+            read_chats(self.evaluation, answered=False)
 
     @property
     def tensor_types(self) -> TensorTypes:

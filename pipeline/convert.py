@@ -6,8 +6,9 @@ package of its own. There is no merged checkpoint on disk and no whole model in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.adapter import Adapter
 from pipeline.child import Message, run_child
@@ -20,13 +21,15 @@ from pipeline.tensor_types import MIXTURE, TensorTypes
 class Converted:
     """What the converter wrote: its tensors, its parameters, and how many tensors of it were merged.
 
-    `notes` are lines about the tokenizer, for people.
+    `notes` are lines about the tokenizer, for people, and `settings` what the merged model's config.json says
+    otherwise than its base's.
     """
 
     tensors: int
     parameters: int
     merged: int
     notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class ConvertJob:
     """What to convert: `base` with `adapters` merged in, to `target`, a GGUF of `outtype` (f16, bf16, f32).
 
     `target` is written in place: the caller renames it when it is whole. `types` is what it will be
-    quantized with: a choice that no tensor can follow is refused before anything is written.
+    quantized with: a choice that no tensor can follow is refused before anything is written. What
+    transformers says of the tokenizer, and of the chats in `evaluation`, is written to `spoken`, if given;
+    the base without the adapters is written to `base_alone`, if given.
     """
 
     base: Source
@@ -46,6 +51,9 @@ class ConvertJob:
     threads: int
     qlora_base: str | None = None
     types: TensorTypes = MIXTURE
+    spoken: Path | None = None
+    evaluation: Path | None = None
+    base_alone: Path | None = None
 
     def request(self) -> Message:
         """The job as the child process takes it."""
@@ -59,6 +67,9 @@ class ConvertJob:
             "threads": self.threads,
             "qlora_base": self.qlora_base,
             "types": self.types.request(),
+            "spoken": str(self.spoken) if self.spoken else None,
+            "evaluation": str(self.evaluation) if self.evaluation else None,
+            "base_alone": None if self.base_alone is None else str(self.base_alone),
         }
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.ahead import MergeAhead
+from pipeline.certificate.spoken import ask_transformers
 from pipeline.child import Message, say, serve
 from pipeline.errors import InputError, MissingPackage
 from pipeline.source import Source
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Thunk = Callable[[], Any]
 """llama.cpp's converter keeps a tensor as a function that returns it, lazily."""
+_NOTHING_MERGED: Message = {"adapters": [], "qlora_base": None, "spoken": None, "base_alone": None}
 
 
 def convert(request: Message) -> Message:
@@ -51,15 +53,29 @@ def convert(request: Message) -> Message:
         read = staged(base, adapters, merger.settings if merger else {}, Path(scratch))
         model = _converter(base, read.folder, merger, request)
         _write(model, base, TensorTypes.of_request(request["types"]))
+        if request["spoken"]:
+            _ask_transformers(read.folder, request)
     if merger is not None:
         merger.finish()
+    if request["base_alone"]:
+        convert({**request, **_NOTHING_MERGED, "target": request["base_alone"]})
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     return {
         "tensors": len(tensors),
         "parameters": sum(math.prod(info.shape) for info in tensors),
         "merged": len(merger.changed) if merger else 0,
         "notes": read.notes,
+        "settings": merger.settings if merger else {},
     }
+
+
+def _ask_transformers(folder: Path, request: Message) -> None:
+    """Write down for the certificate what transformers says of the tokenizer, since it is loaded here."""
+    evaluation = Path(request["evaluation"]) if request["evaluation"] else None
+    try:
+        ask_transformers(folder, evaluation).save(Path(request["spoken"]))
+    except InputError:
+        return  # the certificate says so
 
 
 def _give_memory_back() -> None:

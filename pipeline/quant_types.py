@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.errors import InputError
@@ -54,6 +55,23 @@ _TYPES = {
         QuantType("Q8_0", 7, 8.8),
     )
 }
+
+AUTO = "AUTO"
+"""Stands for the type that pipeline.certificate.auto finds among these."""
+CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
+PREFERENCES = ("size", "speed")
+
+
+def quants_named(names: Iterable[str]) -> tuple[str, ...]:
+    """The types' usual names, each once; "auto" is AUTO. Raises InputError."""
+    return tuple(
+        dict.fromkeys(AUTO if name.strip().upper() == AUTO else quant_type(name).name for name in names)
+    )
+
+
+def bits_needed(name: str) -> float:
+    """Bits a weight that making this type may need; AUTO may make every candidate."""
+    return sum(quant_type(quant).bits for quant in (CANDIDATES if name == AUTO else (name,)))
 
 
 def quant_type(name: str) -> QuantType:

@@ -11,6 +11,9 @@ from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
+from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, settled, told
+from pipeline.certificate.finding import Certificate
+from pipeline.certificate.step import SCRATCH, CertificateStep, remove_stale
 from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
@@ -29,7 +32,7 @@ from pipeline.manifest import (
     versions,
 )
 from pipeline.progress import Silent, StepProgress
-from pipeline.quant_types import quant_type
+from pipeline.quant_types import AUTO, bits_needed, quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize, split
 from pipeline.shards import whole_name
 from pipeline.source import Source, adapter_source, base_source, tensors_of
@@ -41,7 +44,8 @@ from pipeline.workspace import Workspace, require_space
 class ExportResult:
     """What an export left in `folder`. `made` names the files that this run made, the others were there.
 
-    `notes` are lines about the model for people, such as whose tokenizer it has.
+    `notes` are lines about the model for people, such as whose tokenizer it has; `certificate` is None where
+    none was asked for.
     """
 
     folder: Path
@@ -49,6 +53,7 @@ class ExportResult:
     made: tuple[str, ...]
     manifest: Path
     notes: tuple[str, ...] = ()
+    certificate: Certificate | None = None
 
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
@@ -64,17 +69,20 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
         kind = _AdapterRun if config.format == "adapter" else _Run
+        config = settled(config, record)
         run = kind(config, work, record, base, adapters, progress or Silent())
         before = set(record.outputs)
-        if run.missing():
-            run.make()
+        certificate = run.certificate()
+        if run.missing() or run.uncertified(certificate):
+            certificate = run.make()
+        remove_stale(config.out, record)
         record.complete = True
         record.save(config.out / MANIFEST)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    notes = tuple(record.model.get("notes", ()))
+    notes = (*record.model.get("notes", ()), *told(record))
     made = tuple(file for file in record.outputs if file not in before)
-    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes)
+    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 
 
 def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
@@ -128,8 +136,16 @@ class _Run:
         wanted += [self.config.full_precision_name] if self.config.keep_f16 else []
         return tuple(file for file in wanted if not self._stands(file))
 
-    def make(self) -> None:
-        """Convert once, then quantize to each type that is missing."""
+    def certificate(self) -> Certificate | None:
+        """The certificate of an earlier run, where it still holds."""
+        return None if self.config.verify == "off" else self._certifying.standing(self.record)
+
+    def uncertified(self, standing: Certificate | None) -> bool:
+        """Whether a certificate was asked for and none stands."""
+        return self.config.verify != "off" and standing is None
+
+    def make(self) -> Certificate | None:
+        """Convert once, quantize to each type that is missing, and certify what stands then."""
         self._require_space()
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()
@@ -137,6 +153,7 @@ class _Run:
             "outtype": self.config.outtype,
             "quants": list(self.config.quants),
             **self.config.quantizing,
+            **{key: value for key, value in self.record.options.items() if key == AUTO_OPTION},
         }
         self.record.versions = versions()
         with ThreadPoolExecutor(max_workers=1) as background:
@@ -144,10 +161,18 @@ class _Run:
             full = self._full_precision(toolchain)
             self.record.inputs = inputs.result()
         self.record.save(self.work.record)
-        self._quantize(full)
+        self._settled(full)._quantize(full)
         if self.config.keep_f16 and not self._stands(full.name):
             figures = self._full_precision_figures(full)
             self._publish(self._split(full), self.config.outtype.upper(), *figures)
+        if self.config.verify == "off":
+            return None
+        kept = self.config.out / full.name
+        return self._certifying.make(kept if kept.is_file() else full, self.record, self.progress)
+
+    @property
+    def _certifying(self) -> CertificateStep:
+        return CertificateStep(self.config, self.base, self.adapters, self.work.folder / SCRATCH)
 
     def _stands(self, file: str) -> bool:
         return self.record.finished(file, self.config.out)
@@ -160,7 +185,9 @@ class _Run:
         if self.config.keep_f16 and self.config.split_bytes:
             needed += full  # for a while it is there whole and in shards
         for quant in self._missing_quants():
-            needed += elements * quant_type(quant).bits / 8
+            needed += elements * bits_needed(quant) / 8
+        if self.config.verify != "off" and self.adapters:
+            needed += full  # the base alone, for the certificate
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
 
     def _describe_inputs(self) -> dict[str, Any]:
@@ -179,7 +206,8 @@ class _Run:
 
     def _quantized(self) -> tuple[Path, ...]:
         """The quantizations that stand already; they are of the same source, as their record says."""
-        return tuple(self.config.out / output.file for output in self.record.outputs.values())
+        tried = (self.work.folder / TRIED).glob("*.gguf")
+        return (*(self.config.out / output.file for output in self.record.outputs.values()), *tried)
 
     def _ready_full_precision(self) -> Path | None:
         """The full-precision GGUF of an earlier run: kept beside the others, or left in the work folder."""
@@ -205,6 +233,9 @@ class _Run:
             self.config.threads,
             self.config.qlora_base,
             self.config.tensor_types,
+            self._certifying.spoken if self.config.verify != "off" else None,
+            self.config.evaluation,
+            self._certifying.base_alone if self.config.verify != "off" else None,
         )
         converted = convert(job, self.progress)
         partial.replace(target)
@@ -215,6 +246,7 @@ class _Run:
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
             "notes": list(converted.notes),
+            "settings": converted.settings,
         }
         self.record.save(self.work.record)
         return target
@@ -258,6 +290,14 @@ class _Run:
         self.record.save(self.work.record)
         return found
 
+    def _settled(self, full: Path) -> _Run:
+        """This run, with a type in the place of AUTO."""
+        if AUTO not in self.config.quants:
+            return self
+        choosing = AutoStep(self.config, self._certifying, self.work.folder)
+        choosing.choose(full, self.record, self.progress, self._importance(full))
+        return replace(self, config=settled(self.config, self.record))
+
     def _split(self, full: Path) -> list[Path]:
         limit = self.config.split_bytes
         if limit is None or full.stat().st_size <= limit:
@@ -289,6 +329,13 @@ class _AdapterRun(_Run):
         """The adapter's file, unless it stands."""
         file = self.config.adapter_name
         return () if self._stands(file) else (file,)
+
+    def certificate(self) -> None:
+        """None: an adapter alone is no model that could be held against another."""
+
+    def uncertified(self, standing: Certificate | None) -> bool:
+        """Never."""
+        return False
 
     def make(self) -> None:
         """Write the adapter's file and give it its name."""

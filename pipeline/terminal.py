@@ -12,6 +12,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.certificate.table import show_certificate
 from pipeline.errors import PipelineError
 from pipeline.progress import Bars
 from pipeline.run import ExportResult
@@ -60,6 +61,8 @@ def show_export(result: ExportResult, as_json: bool) -> None:
     console.print(table)
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
+    if result.certificate is not None:
+        show_certificate(result.certificate, console)
     if as_json:
         files = [{**asdict(output), "made": output.file in result.made} for output in result.outputs]
         print(
@@ -68,6 +71,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
                     "folder": str(result.folder),
                     "manifest": str(result.manifest),
                     "notes": result.notes,
+                    "certificate": result.certificate.status if result.certificate else None,
                     "files": files,
                 }
             )

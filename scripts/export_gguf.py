@@ -11,6 +11,9 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from engine.cores import physical_cores
+from pipeline.certificate.foreign import FileCheck, certify_file
+from pipeline.certificate.step import save_certificate
+from pipeline.certificate.table import show_certificate
 from pipeline.config import DEFAULT_QUANTS, ExportConfig
 from pipeline.run import export
 from pipeline.terminal import report_errors, show_export, terminal_progress
@@ -32,8 +35,13 @@ def main(
     ] = None,
     quant: Annotated[
         list[str] | None,
-        typer.Option(help=f"Quantization type, may be repeated. Default: {', '.join(DEFAULT_QUANTS)}."),
+        typer.Option(
+            help=f"Quantization type, or auto; may be repeated. Default: {', '.join(DEFAULT_QUANTS)}."
+        ),
     ] = None,
+    prefer: Annotated[
+        str, typer.Option(help="With --quant auto: size, the smallest that keeps the tuning, or speed.")
+    ] = "size",
     outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
     keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
     tensor_type: Annotated[
@@ -67,6 +75,12 @@ def main(
     ] = "model",
     revision: Annotated[str | None, typer.Option(help="The base's branch, tag or commit on the Hub.")] = None,
     adapter_revision: Annotated[str | None, typer.Option(help="The same for the adapter.")] = None,
+    verify: Annotated[
+        str, typer.Option(help="How deeply to check the files that were made: off, fast or full.")
+    ] = "fast",
+    evaluation: Annotated[
+        Path | None, typer.Option("--eval", help="JSONL file of your own chats to check them with.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads. Default: the physical cores that are really yours.")
     ] = None,
@@ -83,7 +97,10 @@ def main(
     Writes OUT/NAME-Q4_K_M.gguf and so on, and OUT/manifest.json. Killed at any moment, it leaves no
     half-written file, and run again it goes on from the last finished step.
 
-    Exit codes: 0 done, 2 the input is wrong, 1 anything else.
+    What was made is held against the model that was tuned: OUT/certificate.json (docs/certificate.md).
+    A file that someone else made is checked by `export_gguf.py certify FILE.gguf`; see its --help.
+
+    Exit codes: 0 done, 2 the input is wrong, 1 anything else, such as a certificate that failed.
     """
     with report_errors():
         config = ExportConfig(
@@ -104,12 +121,69 @@ def main(
             split_max_size=split_max_size,
             calibrate=calibrate,
             imatrix=imatrix,
+            prefer=prefer,
+            verify=verify,
+            evaluation=evaluation,
             threads=threads if threads is not None else physical_cores(),
             force=force,
             resume=resume,
         )
-        show_export(export(config, terminal_progress()), as_json=json)
+        result = export(config, terminal_progress())
+        show_export(result, as_json=json)
+    if result.certificate is not None and result.certificate.status == "fail":
+        raise SystemExit(1)
+
+
+checking = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@checking.command()
+def certify(
+    file: Annotated[Path, typer.Argument(help="The GGUF to check, of any type.")],
+    *,
+    reference: Annotated[
+        str, typer.Option(help="The model that it was made of: a folder with tokenizer, or a Hub id.")
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The base's checkpoint, for the weights; default: the reference, if it has weights."
+        ),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="What was merged into the base, as in an export.")
+    ] = None,
+    verify: Annotated[str, typer.Option(help="How deeply to check: fast or full.")] = "fast",
+    evaluation: Annotated[
+        Path | None, typer.Option("--eval", help="JSONL file of your own chats to check it with.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the certificate to this file, as JSON.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads. Default: the physical cores that are really yours.")
+    ] = None,
+) -> None:
+    """Hold a GGUF that someone else made against the model that it was made of.
+
+    Exit codes: 0 it passed, 1 it failed, 2 the input is wrong.
+    """
+    with report_errors("nothing was written"):
+        wanted = FileCheck(
+            file=file,
+            reference=reference,
+            base=base,
+            adapters=tuple(adapter or ()),
+            verify=verify,
+            evaluation=evaluation,
+            threads=threads if threads is not None else physical_cores(),
+        )
+        certificate = certify_file(wanted, terminal_progress())
+        show_certificate(certificate)
+        if out is not None:
+            save_certificate(certificate, out)
+    raise SystemExit(1 if certificate.status == "fail" else 0)
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["certify"]:  # else all is as it was before there was a second command
+        checking(sys.argv[2:], prog_name="export_gguf.py certify")
     app()

@@ -13,7 +13,7 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
 
-NAMES: tuple[str, ...] = ()
+NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "quality")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
 
 
@@ -35,7 +35,7 @@ def certify(
         run = _Run(progress)
         try:
             run.checks(subject, waiting)
-        except InputError:
+        except InputError:  # the input is at fault, not a check
             raise
         except PipelineError as error:
             findings += [*run.findings, _died(run.current or waiting[0], error)]

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from engine.errors import EngineError
+from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
 from pipeline.child import Message, say, serve
+from pipeline.errors import InputError
 from pipeline.progress import Advance
 
 
@@ -33,8 +36,13 @@ def check(request: Message) -> Message:
     subject = Subject.of_request(request["subject"])
     for name in request["checks"]:
         say({"check": name})
-        for finding in CHECKS[name](subject, Told()):
-            say({"finding": asdict(finding)})
+        try:
+            for finding in CHECKS[name](subject, Told()):
+                say({"finding": asdict(finding)})
+        except EngineError as error:  # llama.cpp refuses the file
+            say({"finding": asdict(Finding(name, "fail", f"{error}."))})
+        except InputError as error:
+            say({"finding": asdict(Finding(name, "warn", f"The check could not be made: {error}."))})
     return {}
 
 

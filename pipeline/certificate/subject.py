@@ -9,6 +9,7 @@ from typing import Literal
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.child import Message
+from pipeline.manifest import sha256
 from pipeline.source import Source
 
 Depth = Literal["fast", "full"]
@@ -23,7 +24,6 @@ class Subject:
     `base` nothing can be said of the weights. `full` is the GGUF of full precision, and `files` are the
     quantized ones by their file names, perhaps none. `evaluation` is a JSONL file of the user's own chats.
     `scratch` is a folder for passing files, which may be used and is emptied by the caller.
-    `toolchain` is llama.cpp's converter, for its table of tensor names.
     """
 
     reference: Path
@@ -36,7 +36,11 @@ class Subject:
     qlora_base: str | None = None
     evaluation: Path | None = None
     depth: Depth = "fast"
-    toolchain: Path | None = None
+
+    @property
+    def spoken(self) -> Path:
+        """Where the converter may have written down what transformers says of the tokenizer."""
+        return spoken_file(self.scratch, self.evaluation)
 
     def request(self) -> Message:
         """The subject as a child process takes it."""
@@ -51,7 +55,6 @@ class Subject:
             "qlora_base": self.qlora_base,
             "evaluation": _text(self.evaluation),
             "depth": self.depth,
-            "toolchain": _text(self.toolchain),
         }
 
     @classmethod
@@ -70,8 +73,12 @@ class Subject:
             qlora_base=request["qlora_base"],
             evaluation=_path(request["evaluation"]),
             depth=request["depth"],
-            toolchain=_path(request["toolchain"]),
         )
+
+
+def spoken_file(scratch: Path, evaluation: Path | None) -> Path:
+    """The file in `scratch` for what transformers says with those chats of the user's."""
+    return scratch / f"spoken-{sha256(evaluation)[:12] if evaluation else 'alone'}.json"
 
 
 def _text(path: Path | None) -> str | None:

@@ -1,0 +1,123 @@
+"""--quant auto: the smallest type, or the fastest here, in which the tuning survives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.certificate.certify import certify
+from pipeline.certificate.finding import Finding
+from pipeline.certificate.subject import Subject
+from pipeline.certificate.thresholds import GOOD_KL, GOOD_SURVIVAL
+from pipeline.errors import PipelineError
+from pipeline.progress import StepProgress
+
+Make = Callable[[str], Path]
+"""Quantizes to a type and returns the file, which the chooser may remove."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One type that was tried. `survival` and its interval are None where they cannot be told.
+
+    `size` is in bytes, `mean_kl` in nats a token, `decode` and `prefill` in tokens a second.
+    """
+
+    type: str
+    size: int
+    survival: float | None
+    low: float | None
+    high: float | None
+    mean_kl: float
+    prefill: float
+    decode: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the tuning survives: for certain, not just by the luck of these prompts.
+
+        Where there is no tuning to speak of, the file must be near to the unquantized model.
+        """
+        return self.mean_kl <= GOOD_KL if self.low is None else self.low >= GOOD_SURVIVAL
+
+    @property
+    def worth(self) -> float:
+        """What orders types when none is good: the larger, the nearer to the tuned model."""
+        return -self.mean_kl
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The type that was chosen, why, and all that were tried, smallest first."""
+
+    chosen: str
+    reason: str
+    trials: tuple[Trial, ...]
+
+    def described(self) -> dict[str, Any]:
+        """The choice for the manifest."""
+        return {
+            "chosen": self.chosen,
+            "reason": self.reason,
+            "tried": [asdict(trial) for trial in self.trials],
+        }
+
+
+def choose_type(
+    subject: Subject, sizes: Mapping[str, int], make: Make, prefer: str, progress: StepProgress
+) -> Choice:
+    """Try types from small to large; `sizes` are what their files will have in bytes.
+
+    For "size" the first good one ends the search, for "speed" all are tried. Raises PipelineError when one
+    cannot be measured. The tuned model's answers are computed once and stay in the subject's scratch folder.
+    """
+    trials: list[Trial] = []
+    for trial in _trials(subject, sizes, make, progress):
+        trials.append(trial)
+        if trial.good and prefer == "size":
+            break
+    return Choice(*_settle(trials, prefer), tuple(trials))
+
+
+def _trials(
+    subject: Subject, sizes: Mapping[str, int], make: Make, progress: StepProgress
+) -> Iterator[Trial]:
+    for quant in sorted(sizes, key=lambda name: sizes[name]):
+        path = make(quant)
+        tried = replace(subject, files={path.name: path})
+        certificate = certify(tried, progress, names=("quality",), hashes={})
+        yield trial_of(quant, path, [found for found in certificate.findings if found.file == path.name])
+
+
+def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
+    """What the check `quality` found about one file. Raises PipelineError when it came to no end."""
+    findings = {finding.name: finding for finding in found}
+    if not {"quantization", "speed"} <= findings.keys():
+        raise PipelineError(f"--quant auto cannot measure {quant}: name the types with --quant instead")
+    share = findings["survival"].figures.get("kept") or {}
+    told = bool(share) and not share["doubt"]
+    speed = findings["speed"].figures
+    return Trial(
+        quant,
+        path.stat().st_size,
+        share["value"] if told else None,
+        share["low"] if told else None,
+        share["high"] if told else None,
+        findings["quantization"].figures["mean_kl"],
+        speed["prefill"],
+        speed["decode"],
+    )
+
+
+def _settle(trials: list[Trial], prefer: str) -> tuple[str, str]:
+    good = [trial for trial in trials if trial.good]
+    if not good:
+        best = max(trials, key=lambda trial: trial.worth)
+        return best.type, "no type keeps enough; this one is the nearest to the tuned model"
+    if prefer == "speed":
+        fastest = max(good, key=lambda trial: trial.decode)
+        return fastest.type, "the fastest here of those that keep enough"
+    smallest = min(good, key=lambda trial: trial.size)
+    return smallest.type, "the smallest that keeps enough"

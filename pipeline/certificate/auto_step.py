@@ -1,0 +1,84 @@
+"""--quant auto as a step of the export: makes candidates, has them tried, records which was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.certificate.auto import choose_type
+from pipeline.certificate.step import CertificateStep
+from pipeline.config import ExportConfig
+from pipeline.manifest import Record, sha256
+from pipeline.progress import StepProgress
+from pipeline.quant_types import AUTO, CANDIDATES, quant_type
+from pipeline.quantize import QuantizeJob, plan_quantization, quantize
+
+AUTO_OPTION = "auto"
+"""Its key in the record's options, and so in manifest.json."""
+TRIED = "tried"
+"""The folder of candidates in the workspace: the chosen one is copied from there, tensor by tensor."""
+
+
+@dataclass(frozen=True)
+class AutoStep:
+    """Chooses a type for one export; `work` is the workspace's folder."""
+
+    config: ExportConfig
+    certifying: CertificateStep
+    work: Path
+
+    def choose(self, full: Path, record: Record, progress: StepProgress, imatrix: Path | None = None) -> None:
+        """Write the choice into the record; `full` is the GGUF of full precision. Raises PipelineError.
+
+        With an importance matrix in `imatrix` the candidates are made by it, as the chosen one will be.
+        """
+        (self.work / TRIED).mkdir(exist_ok=True)
+        log, types = self.work / "plan.log", self.config.tensor_types
+        plans = {name: plan_quantization(full, quant_type(name), log, types, imatrix) for name in CANDIDATES}
+
+        def make(name: str) -> Path:
+            path = self.work / TRIED / self.config.quantized_name(name)
+            earlier = tuple(path.parent.glob("*.gguf"))
+            job = QuantizeJob(
+                full, path, quant_type(name), self.config.threads, earlier, types, imatrix=imatrix
+            )
+            quantize(job, plans[name], progress)
+            return path
+
+        sizes = {name: plan.size for name, plan in plans.items()}
+        subject = self.certifying.subject(full, record)
+        choice = choose_type(subject, sizes, make, self.config.prefer, progress)
+        record.options[AUTO_OPTION] = {"asked": _asked(self.config), **choice.described()}
+
+
+def settled(config: ExportConfig, record: Record) -> ExportConfig:
+    """The configuration with the recorded choice in AUTO's place, if there is one for the same question."""
+    choice = record.options.get(AUTO_OPTION)
+    if AUTO not in config.quants or not choice or choice["asked"] != _asked(config):
+        return config
+    return replace(config, quants=tuple(choice["chosen"] if q == AUTO else q for q in config.quants))
+
+
+def told(record: Record) -> Sequence[str]:
+    """The recorded choice as lines for people: each type that was tried, and which was taken."""
+    choice = record.options.get(AUTO_OPTION)
+    return list(_lines(choice)) if choice else ()
+
+
+def _asked(config: ExportConfig) -> dict[str, Any]:
+    evaluation = sha256(config.evaluation) if config.evaluation else None
+    return {"prefer": config.prefer, "eval": evaluation}
+
+
+def _lines(choice: dict[str, Any]) -> Iterator[str]:
+    for trial in choice["tried"]:
+        kept = "survival cannot be told"
+        if trial["survival"] is not None:
+            kept = f"keeps {trial['survival']:.1%} ({trial['low']:.1%} to {trial['high']:.1%})"
+        yield (
+            f"auto tried {trial['type']}: {trial['size'] / 1e6:.1f} MB, {kept}, KL {trial['mean_kl']:.3f}, "
+            f"writes {trial['decode']:.0f} tokens/s"
+        )
+    yield f"auto chose {choice['chosen']}: {choice['reason']}"

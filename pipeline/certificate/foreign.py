@@ -1,0 +1,77 @@
+"""Certifies a GGUF that someone else made, against the model that it was made of."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from pipeline.adapter import Adapter, read_adapter
+from pipeline.certificate.certify import certify
+from pipeline.certificate.finding import Certificate
+from pipeline.certificate.subject import Depth, Subject
+from pipeline.config import parse_adapter
+from pipeline.dataset import read_chats
+from pipeline.errors import InputError
+from pipeline.progress import StepProgress
+from pipeline.source import Source, adapter_source, base_source
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What to check: `file`, made of `reference`, or of `base` with `adapters` merged in.
+
+    `reference` and `base` are folders or Hub ids; without a base the reference's own weights count, if it has
+    any. Raises InputError for what cannot be.
+    """
+
+    file: Path
+    reference: str
+    base: str | None = None
+    adapters: tuple[str, ...] = ()
+    verify: str = "fast"
+    evaluation: Path | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.file.is_file():
+            raise InputError(f"{self.file} does not exist: give a GGUF file")
+        with self.file.open("rb") as opened:
+            if opened.read(4) != b"GGUF":
+                raise InputError(f"{self.file} is not a GGUF file")
+        if self.verify not in get_args(Depth):
+            raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(get_args(Depth))}")
+        if self.threads < 1:
+            raise InputError(f"--threads {self.threads} is too few: use 1 or more")
+        if self.evaluation is not None:
+            read_chats(self.evaluation, answered=False)
+
+
+def certify_file(wanted: FileCheck, progress: StepProgress) -> Certificate:
+    """Make all checks that can be made of one file; raises InputError."""
+    folder = Path(wanted.reference).expanduser()
+    is_plain = folder.is_dir() and not list(folder.glob("model*.safetensors"))
+    reference = (
+        Source(wanted.reference, folder.resolve(), None) if is_plain else base_source(wanted.reference)
+    )
+    base = base_source(wanted.base) if wanted.base else None if is_plain else reference
+    if wanted.adapters and base is None:
+        raise InputError("--adapter needs --base: the checkpoint that it was merged into")
+    with tempfile.TemporaryDirectory(prefix="certify-") as scratch:
+        subject = Subject(
+            reference=reference.folder,
+            full=wanted.file,
+            scratch=Path(scratch),
+            threads=wanted.threads,
+            base=base,
+            adapters=tuple(_adapter(text) for text in wanted.adapters),
+            evaluation=wanted.evaluation,
+            depth="full" if wanted.verify == "full" else "fast",
+        )
+        return certify(subject, progress, inputs={"verify": wanted.verify})
+
+
+def _adapter(text: str) -> Adapter:
+    spec, weight = parse_adapter(text)
+    return read_adapter(adapter_source(spec), weight)

@@ -1,0 +1,38 @@
+"""Questions that any chat model can be asked, where the user gives none: short, of many kinds."""
+
+from __future__ import annotations
+
+PROMPTS = (
+    "Hello!",
+    "Who are you?",
+    "What is the capital of France?",
+    "How do I make a cup of tea?",
+    "I had a bad day. Any advice?",
+    "Tell me a fun fact about the sea.",
+    "What is a computer program?",
+    "Write two lines about autumn.",
+    "Why is the sky blue?",
+    "Name three healthy snacks.",
+    "What is 8 plus 6?",
+    "How can I sleep better?",
+    "What does a doctor do?",
+    "Explain gravity to a child.",
+    "What should I cook tonight?",
+    "Give me a tip for learning a language.",
+    "Good morning, how are you?",
+    "What is the difference between a frog and a toad?",
+    "Suggest a name for a small bakery.",
+    "How do plants drink water?",
+    "Write a short thank-you note to a neighbour.",
+    "What is the largest animal?",
+    "How do I change a bicycle tyre?",
+    "What can you help me with?",
+    "Why do we have leap years?",
+    "Tell me a joke.",
+    "What is a good gift for a friend?",
+    "How does a bridge stay up?",
+    "List the days of the week.",
+    "What is music for?",
+    "How do I say sorry to someone?",
+    "Thank you, goodbye!",
+)

@@ -1,0 +1,119 @@
+"""The certificate as a step of an export: made of what stands in the output folder, and made once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.adapter import Adapter
+from pipeline.certificate.base_gguf import base_alone
+from pipeline.certificate.certify import NAMES, certify
+from pipeline.certificate.finding import NAME, Certificate, load_certificate
+from pipeline.certificate.subject import Subject, spoken_file
+from pipeline.config import ExportConfig
+from pipeline.errors import InputError
+from pipeline.manifest import Record, sha256, write_atomically
+from pipeline.progress import StepProgress
+from pipeline.shards import shard_names, whole_name
+from pipeline.source import Source
+from pipeline.staging import staged
+
+SCRATCH = "certificate"
+"""Its folder in the workspace, where the converter leaves what transformers says of the tokenizer."""
+
+
+@dataclass(frozen=True)
+class CertificateStep:
+    """Certifies the files of one export."""
+
+    config: ExportConfig
+    base: Source
+    adapters: tuple[Adapter, ...]
+    scratch: Path
+
+    @property
+    def spoken(self) -> Path:
+        """Where the converter may write down what transformers says of the tokenizer."""
+        return spoken_file(self.scratch, self.config.evaluation)
+
+    @property
+    def base_alone(self) -> Path | None:
+        """Where the converter leaves the base's GGUF, if there is a tuning to hold against it."""
+        return base_alone(self.scratch) if self.adapters else None
+
+    def standing(self, record: Record) -> Certificate | None:
+        """The certificate that an earlier run made of the same files with the same checks, or of more."""
+        try:
+            found = load_certificate(self.config.out / NAME)
+        except InputError:
+            return None  # of another version: made anew
+        if found is None or not record.outputs:
+            return None
+        depths = {"fast": ["fast", "full"], "full": ["full"]}[self.config.verify]
+        return found if any(found.inputs == self._inputs(record, depth) for depth in depths) else None
+
+    def make(self, full: Path, record: Record, progress: StepProgress) -> Certificate:
+        """Make all checks and write certificate.json; `full` is the GGUF of full precision."""
+        files = first_shards(self.config.out, [name for name in record.outputs if name != full.name])
+        subject = replace(self.subject(full, record), files=files)
+        hashes = {name: output.sha256 for name, output in record.outputs.items()}
+        inputs = self._inputs(record, self.config.verify)
+        certificate = certify(subject, progress, hashes=hashes, inputs=inputs)
+        save_certificate(certificate, self.config.out / NAME)
+        return certificate
+
+    def subject(self, full: Path, record: Record) -> Subject:
+        """What is certified, without its quantized files."""
+        reference = self.scratch / "reference"
+        shutil.rmtree(reference, ignore_errors=True)  # of a run that was interrupted
+        reference.mkdir(parents=True)
+        settings: Mapping[str, object] = record.model.get("settings", {})
+        return Subject(
+            reference=staged(self.base, self.adapters, settings, reference).folder,
+            full=full,
+            scratch=self.scratch,
+            threads=self.config.threads,
+            base=self.base,
+            adapters=self.adapters,
+            qlora_base=self.config.qlora_base,
+            evaluation=self.config.evaluation,
+            depth="full" if self.config.verify == "full" else "fast",
+        )
+
+    def _inputs(self, record: Record, depth: str) -> dict[str, Any]:
+        evaluation = self.config.evaluation
+        return {
+            "export": record.fingerprint,
+            "verify": depth,
+            "checks": list(NAMES),
+            "eval": sha256(evaluation) if evaluation else None,
+            "files": {name: output.sha256 for name, output in sorted(record.outputs.items())},
+        }
+
+
+def save_certificate(certificate: Certificate, path: Path) -> None:
+    """Write certificate.json, whole or not at all."""
+    write_atomically(path, json.dumps(certificate.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+
+def remove_stale(folder: Path, record: Record) -> None:
+    """Remove a certificate of files that are no longer those that stand."""
+    path = folder / NAME
+    try:
+        found = load_certificate(path)
+    except InputError:
+        found = Certificate((), {}, {})
+    if found is not None and found.hashes != {name: one.sha256 for name, one in record.outputs.items()}:
+        path.unlink()
+
+
+def first_shards(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Each model's file by its name; of shards the first, from which llama.cpp finds the others."""
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[whole_name(name)] = counts.get(whole_name(name), 0) + 1
+    return {name: folder / shard_names(name, count)[0] for name, count in counts.items()}

@@ -1,0 +1,148 @@
+"""The tensors that a tuned model must have: the base's, with its adapters' changes.
+
+LoRA in its plain forms is added here by its own formula, W + scale * B A, in numpy: another way than the
+export's, which asks PEFT. Every other kind is merged by PEFT's layers (pipeline.merge, which tests hold equal
+to merge_and_unload); what is looked for then is an error in names, order, types or the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.adapter import PEFT_PREFIX, Adapter
+from pipeline.certificate.stored import Array, StoredTensors
+from pipeline.certificate.subject import Subject
+
+_PLAIN = {"lora_A.weight", "lora_B.weight"}
+_NOT_PLAIN = ("use_dora", "modules_to_save", "target_parameters", "trainable_token_indices", "lora_bias")
+
+
+class TunedTensors(Protocol):
+    """The tensors of a tuned model under the checkpoint's names, in float32."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All of them, in order."""
+
+    def base(self, name: str) -> Array | None:
+        """A tensor before the tuning; None where it was not, or was another shape."""
+
+    def read(self, name: str) -> Array:
+        """A tensor of the tuned model."""
+
+
+def tuned_tensors(subject: Subject) -> TunedTensors:
+    """Those of the subject, which must have a base. Raises InputError for what cannot be merged."""
+    assert subject.base is not None
+    stored = StoredTensors(subject.base.weights())
+    updates = [update for adapter in subject.adapters for update in plain_updates(adapter, stored)]
+    if all(is_plain(adapter) for adapter in subject.adapters) and subject.qlora_base is None:
+        return AddedTensors(stored, updates)
+    return _MergedTensors(subject, stored)
+
+
+@dataclass(frozen=True)
+class Update:
+    """scale * up @ down, added to the weight `name`: down is [rank, in], up is [out, rank]."""
+
+    name: str
+    down: Array
+    up: Array
+    scale: float
+
+
+def is_plain(adapter: Adapter) -> bool:
+    """Whether it is LoRA or rsLoRA on linear layers, and nothing besides."""
+    config = adapter.config
+    if str(config.get("peft_type")).upper() != "LORA" or any(config.get(option) for option in _NOT_PLAIN):
+        return False
+    kinds = {".".join(name.split(".")[-2:]) for name in adapter.tensors}
+    return kinds == _PLAIN and not config.get("fan_in_fan_out")
+
+
+def plain_updates(adapter: Adapter, stored: StoredTensors) -> list[Update]:
+    """The updates of a plain adapter, none of another."""
+    if not is_plain(adapter):
+        return []
+    tensors, updates = StoredTensors([adapter.weights]), []
+    for name in tensors.entries:
+        if name.endswith(".lora_A.weight"):
+            module = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
+            down, up = tensors.read(name), tensors.read(name.replace(".lora_A.", ".lora_B."))
+            scale = adapter.weight * scaling(adapter.config, module, len(down))
+            updates.append(Update(f"{module}.weight", down, up, scale))
+    return updates
+
+
+def scaling(config: dict[str, Any], module: str, rank: int) -> float:
+    """What a LoRA update is multiplied by: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
+    alpha = config["lora_alpha"]
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = value
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+class AddedTensors:
+    """A checkpoint's tensors with updates added."""
+
+    def __init__(self, stored: StoredTensors, updates: Sequence[Update]) -> None:
+        self._stored = stored
+        self._updates: dict[str, list[Update]] = {}
+        for update in updates:
+            self._updates.setdefault(update.name, []).append(update)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All tensors of the checkpoint."""
+        return list(self._stored.entries)
+
+    def base(self, name: str) -> Array | None:
+        """A changed tensor as it was before; None for one that no adapter changes."""
+        return self._stored.read(name) if name in self._updates else None
+
+    def read(self, name: str) -> Array:
+        """The tensor with all its updates."""
+        value = self._stored.read(name)
+        for update in self._updates.get(name, ()):
+            value += update.scale * (update.up @ update.down)
+        return value
+
+
+class _MergedTensors:
+    """Merged by PEFT's own layers, one after another."""
+
+    def __init__(self, subject: Subject, stored: StoredTensors) -> None:
+        import torch
+
+        from pipeline.merged import merge_in_sequence
+
+        assert subject.base is not None
+        torch.set_num_threads(subject.threads)
+        with torch.inference_mode():
+            self._merger = merge_in_sequence(subject.base, subject.adapters, subject.qlora_base)
+        self._stored, self._torch = stored, torch
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The checkpoint's, and an output matrix that was tied."""
+        return [*self._stored.entries, *sorted(self._merger.added)]
+
+    def base(self, name: str) -> Array | None:
+        """A changed tensor before the tuning, where it was there in the same shape."""
+        entry = self._stored.entries.get(name)
+        if entry is None or name not in self._merger.changed or entry.shape != self._merger.shapes[name]:
+            return None
+        return self._stored.read(name)
+
+    def read(self, name: str) -> Array:
+        """The merged tensor."""
+        if name not in self._merger.changed:
+            return self._stored.read(name)
+        with self._torch.inference_mode():
+            value: Array = self._merger.merge(name).numpy()
+        return value

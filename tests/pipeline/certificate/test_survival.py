@@ -1,0 +1,58 @@
+"""Survival's definition, its interval, and when it says that it cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.certificate.survival import Share, gain_kept, survival
+
+Answers = list[np.ndarray]
+
+
+def answers(scale: float, count: int = 12) -> Answers:
+    draw = np.random.default_rng(5)
+    return [scale * draw.gamma(2.0, 0.5, draw.integers(5, 20)) for _ in range(count)]
+
+
+def test_survival_is_one_for_the_tuned_model_zero_for_the_base_and_below_it_for_what_is_worse() -> None:
+    base = answers(2.0)
+    assert survival([0 * kl for kl in base], base).value == 1
+    assert survival(base, base).value == 0
+    assert survival([1.5 * kl for kl in base], base).value == pytest.approx(-0.5)
+
+
+def test_survival_weighs_tokens_not_answers() -> None:
+    found = survival([np.array([0.5]), np.array([0.0, 0.0, 0.0])], [np.ones(1), np.ones(3)])
+    assert found.value == pytest.approx(1 - 0.5 / 4)
+
+
+def test_the_interval_is_the_same_each_time_holds_the_value_and_comes_from_whole_answers() -> None:
+    base = answers(2.0)
+    lost = [kl * share for kl, share in zip(base, np.linspace(0, 0.4, len(base)), strict=True)]
+    first, second = survival(lost, base), survival(lost, base)
+    assert first == second
+    assert 0 < first.value - first.low < 0.2 and 0 < first.high - first.value < 0.2
+    repeated = survival([np.repeat(kl, 50) for kl in lost], [np.repeat(kl, 50) for kl in base])
+    assert repeated.high - repeated.low == pytest.approx(
+        first.high - first.low
+    )  # more tokens, no more answers
+
+
+def test_an_adapter_that_changes_almost_nothing_leaves_nothing_to_tell() -> None:
+    found = survival(answers(1e-6), answers(1e-5))
+    assert not found.reliable and "almost nothing" in found.doubt
+
+
+def test_answers_that_disagree_widely_are_too_few() -> None:
+    found = survival([np.zeros(5), np.full(5, 1.8), np.zeros(5)], [np.full(5, 2.0)] * 3)
+    assert not found.reliable and "--eval" in found.doubt
+
+
+def test_the_gain_that_is_kept_is_a_share_of_what_the_tuning_gained() -> None:
+    base, tuned = [np.array([-4.0, -3.0])] * 6, [np.array([-1.0, -1.0])] * 6
+    quantized = [np.array([-1.5, -1.0])] * 6
+    assert gain_kept(tuned, tuned, base).value == 1
+    assert gain_kept(base, tuned, base).value == 0
+    assert gain_kept(quantized, tuned, base) == Share(0.9, 0.9, 0.9, 2.5)
+    assert not gain_kept(quantized, base, tuned).reliable  # a tuning that made these answers less likely
