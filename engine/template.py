@@ -102,20 +102,23 @@ class ChatTemplate:
         except Exception:  # noqa: BLE001 - see above
             return False
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
         return self._template.render(
             messages=[dict(m) for m in messages],
-            add_generation_prompt=True,
+            add_generation_prompt=not answered,
             tools=None,
             documents=None,
             **self._tokens,
         )
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt's text, up to where the assistant begins. Raises RequestError."""
+    def render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
+        """The prompt's text, up to where the assistant begins. Raises RequestError.
+
+        What is `answered` ends with the last message: no further answer is begun.
+        """
         shaped = list(messages) if self.takes_system else merge_system(messages)
         try:
-            return self._render(shaped)
+            return self._render(shaped, answered=answered)
         except Exception as error:
             raise RequestError(
                 f"the model's chat template refuses this conversation: {_brief(error)}"
@@ -164,18 +167,18 @@ class PromptBuilder:
         spellings = sorted({s for s in control if len(s) > 1}, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
-    def tokens(self, messages: Sequence[Message]) -> list[int]:
+    def tokens(self, messages: Sequence[Message], *, answered: bool = False) -> list[int]:
         """Token ids of the whole prompt, with exactly one BOS if the model wants one. Raises RequestError.
 
         An answer that comes last is continued: it stands where the model would begin to write, and its turn
-        stays open. Whatever it spells is text.
+        stays open. Whatever it spells is text. If the conversation is `answered`, its turn is closed instead.
         """
         check_messages(messages)
-        if messages[-1]["role"] == "assistant":
+        if messages[-1]["role"] == "assistant" and not answered:
             begun = messages[-1]["content"]
             return self.tokens(messages[:-1]) + self._part(begun, special=False, first=False)
         hidden = self._hide(messages)
-        text = self._template.render(hidden.messages)
+        text = self._template.render(hidden.messages, answered=answered)
         return self._one_bos(self._tokenize(text, hidden.spellings))
 
     def measure(self, text: str) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError
-from pipeline.quant_types import PREFERENCES, quants_named
+from pipeline.quant_types import AUTO, PREFERENCES, quant_type, quants_named
 from pipeline.shards import parse_size
 from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
@@ -52,6 +53,9 @@ class ExportConfig:
     `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
     `split_max_size` ("2G", "500M") becomes several.
 
+    Quantizing weighs errors by an importance matrix, gathered from the chats of `calibrate` (JSONL) or read
+    from `imatrix` (GGUF).
+
     With "auto" among `quants`, a type is chosen by measuring, the smallest or the fastest as `prefer` says.
 
     `verify` says how deeply the result is checked ("off", "fast", "full"; see pipeline.certificate), with the
@@ -76,6 +80,8 @@ class ExportConfig:
     embedding_type: str | None = None
     pure: bool = False
     split_max_size: str | None = None
+    calibrate: Path | None = None
+    imatrix: Path | None = None
     prefer: str = "size"
     verify: str = "off"
     evaluation: Path | None = None
@@ -107,6 +113,7 @@ class ExportConfig:
         self._check_verifying()
         names = quants_named(self.quants)
         object.__setattr__(self, "quants", names)
+        self._check_importance(names)
         if self.format == "adapter":
             object.__setattr__(self, "quants", ())
         elif not names and not self.keep_f16:
@@ -133,6 +140,23 @@ class ExportConfig:
         if chosen and self.format == "adapter":
             option = next(iter(chosen)).replace("_", "-")
             raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
+
+    def _check_importance(self, quants: Sequence[str]) -> None:
+        given = [name for name in ("calibrate", "imatrix") if getattr(self, name) is not None]
+        if len(given) == 2:
+            raise InputError(
+                "--calibrate makes an importance matrix and --imatrix brings one: give one of them"
+            )
+        if given and (self.format == "adapter" or not quants):
+            raise InputError(
+                f"--{given[0]} is for quantizing, and there is no --quant: give one, or leave it out"
+            )
+        for name in quants:
+            if name != AUTO and quant_type(name).needs_imatrix and not given:
+                raise InputError(
+                    f"--quant {name} needs an importance matrix, without which its output is noise: "
+                    "give --calibrate FILE.jsonl, or use Q3_K_M, IQ4_XS or larger"
+                )
 
     def _check_verifying(self) -> None:
         if self.prefer not in PREFERENCES:
@@ -172,6 +196,11 @@ class ExportConfig:
     def adapter_name(self) -> str:
         """The file name of the adapter alone."""
         return f"{self.name}-LoRA-{self.outtype.upper()}.gguf"
+
+    @property
+    def imatrix_name(self) -> str:
+        """The file name of the importance matrix that `calibrate` gives."""
+        return f"{self.name}-imatrix.gguf"
 
     def quantized_name(self, quant: str) -> str:
         """The file name of the GGUF of one quantization type."""

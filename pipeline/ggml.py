@@ -45,6 +45,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gguf_set_kv": (None, (_Pointer, _Pointer)),
     "gguf_set_tensor_type": (None, (_Pointer, _Text, _Type)),
     "gguf_set_val_i32": (None, (_Pointer, _Text, ctypes.c_int32)),
+    "gguf_set_val_str": (None, (_Pointer, _Text, _Text)),
     "gguf_set_val_u16": (None, (_Pointer, _Text, ctypes.c_uint16)),
     "gguf_set_val_u32": (None, (_Pointer, _Text, ctypes.c_uint32)),
 }
@@ -67,12 +68,16 @@ def library() -> Any:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a GGUF file: `rows` of `width` numbers each, from byte `offset` of the file on."""
+    """A tensor in a GGUF file: `rows` of `width` numbers each, from byte `offset` of the file on.
+
+    Experts have one matrix each of `height` rows, one after the other.
+    """
 
     name: str
     type: int
     width: int
     rows: int
+    height: int
     offset: int
 
     @property
@@ -115,12 +120,17 @@ class GgufFile:
         return _tensors_of(self._header, self._lib.gguf_get_data_offset(self._header))
 
     def quantized(
-        self, types: Mapping[str, int], file_type: int | None, shard: Shard = WHOLE
+        self,
+        types: Mapping[str, int],
+        file_type: int | None,
+        shard: Shard = WHOLE,
+        notes: Mapping[str, str | int] | None = None,
     ) -> tuple[bytes, dict[str, Tensor]]:
         """The header of a file with the same metadata, and tensors in the order and the types of `types`.
 
         By the very calls of llama.cpp's quantizer (src/llama-quant.cpp), so that it is the same to the byte.
-        Without a `file_type` it stays what it is. The metadata is in the first of several shards alone.
+        Without a `file_type` it stays what it is. The metadata is in the first of several shards alone, and
+        `notes` are added to it.
         """
         lib, header = self._lib, self._lib.gguf_init_empty()
         try:
@@ -129,6 +139,8 @@ class GgufFile:
             if shard.number == 0 and file_type is not None:
                 lib.gguf_set_val_u32(header, b"general.quantization_version", _QUANTIZATION_VERSION)
                 lib.gguf_set_val_u32(header, b"general.file_type", file_type)
+            for key, value in (notes or {}).items() if shard.number == 0 else ():
+                self._note(header, key, value)
             if shard.count > 1:
                 lib.gguf_set_val_u16(header, b"split.no", shard.number)
                 lib.gguf_set_val_u16(header, b"split.count", shard.count)
@@ -141,6 +153,12 @@ class GgufFile:
             return content.raw, _tensors_of(header, len(content))
         finally:
             lib.gguf_free(header)
+
+    def _note(self, header: int, key: str, value: str | int) -> None:
+        if isinstance(value, int):
+            self._lib.gguf_set_val_u32(header, key.encode(), value)
+        else:
+            self._lib.gguf_set_val_str(header, key.encode(), value.encode())
 
     def close(self) -> None:
         """Free the header."""
@@ -164,5 +182,5 @@ def _tensors_of(header: int, data: int) -> dict[str, Tensor]:
         width, *rows = lib.gguf_get_tensor_ne(header, index)[:4]
         number = lib.gguf_get_tensor_type(header, index)
         offset = data + lib.gguf_get_tensor_offset(header, index)
-        found[name] = Tensor(name, number, width, math.prod(rows), offset)
+        found[name] = Tensor(name, number, width, math.prod(rows), rows[0], offset)
     return found

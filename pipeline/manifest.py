@@ -58,6 +58,7 @@ class Record:
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    importance: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
 
     def finished(self, file: str, folder: Path) -> bool:
@@ -101,6 +102,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         config.format,
         config.qlora_base,
         *([chosen] if (chosen := config.quantizing) else []),
+        *([weighed] if (weighed := describe_importance(config)) else []),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -124,6 +126,14 @@ def describe_adapter(adapter: Adapter) -> dict[str, Any]:
     """An adapter for the manifest: its files, what kind it is, and how much of it was merged."""
     what = {"kind": adapter.kind, "rank": adapter.rank, "weight": adapter.weight}
     return {**describe_input(adapter.source), **what}
+
+
+def describe_importance(config: ExportConfig) -> dict[str, str]:
+    """What the importance matrix comes from, for the manifest: the option, the file's name, its SHA-256."""
+    path = config.calibrate or config.imatrix
+    if path is None:
+        return {}
+    return {"calibrate" if config.calibrate else "imatrix": path.name, "sha256": sha256(path)}
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.ggml import BF16, F16, F32, GgufFile, Shard, Tensor, library, read_tensors
+from pipeline.imatrix_file import Importance
 from pipeline.k_quants import Bytes, TooSmall, exact_quantizer
 from pipeline.k_search import Floats
 from pipeline.shards import group, shard_names
@@ -57,25 +58,29 @@ def write_quantized(
     threads: int,
     advance: Callable[[int], None],
     limit: int | None = None,
+    importance: Importance | None = None,
+    notes: Mapping[str, str | int] | None = None,
 ) -> list[Path]:
     """Quantize the full-precision GGUF `source` to `target`, each tensor to the `enum ggml_type` of `types`.
 
     `earlier` are quantizations of the same source. `advance` is told the bytes that each slab added.
-    With more than `limit` bytes there are shards, named after `target`. Returns the paths written.
+    With more than `limit` bytes there are shards, named after `target`. `importance` weighs the errors of its
+    tensors; `notes` go into the metadata. Returns the paths written.
     Raises InputError when the source holds numbers that are not finite.
     """
     with ExitStack() as stack:
         opened = GgufFile(source)
         stack.callback(opened.close)
-        parts = _parts(opened, target, types, file_type, limit)
+        parts = _parts(opened, target, types, file_type, limit, notes=notes)
         files = [_open(stack, path, os.O_RDONLY) for path in (source, *earlier)]
         outputs = [_begin(stack, part) for part in parts]
         for kind in set(types.values()):
             exact_quantizer(kind)  # compiled and tried once, before the threads begin
+        weights = importance or {}
         choices = [opened.tensors(), *(read_tensors(path) for path in earlier)]
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         jobs = [
-            pool.submit(_do, slab, files[slab.file], outputs[slab.output])
+            pool.submit(_do, slab, files[slab.file], outputs[slab.output], weights.get(slab.target.name))
             for output, part in enumerate(parts)
             for tensor in part.tensors.values()
             for slab in _slabs(tensor, output, choices)
@@ -89,9 +94,15 @@ def write_quantized(
 
 
 def _parts(
-    opened: GgufFile, target: Path, types: Mapping[str, int], file_type: int | None, limit: int | None
+    opened: GgufFile,
+    target: Path,
+    types: Mapping[str, int],
+    file_type: int | None,
+    limit: int | None,
+    *,
+    notes: Mapping[str, str | int] | None,
 ) -> list[_Part]:
-    header, tensors = opened.quantized(types, file_type)
+    header, tensors = opened.quantized(types, file_type, notes=notes)
     groups = group({name: _padded(tensor.size) for name, tensor in tensors.items()}, limit)
     if len(groups) == 1:
         return [_Part(target, header, tensors)]
@@ -99,7 +110,7 @@ def _parts(
     for number, (name, names) in enumerate(zip(shard_names(target.name, len(groups)), groups, strict=True)):
         shard = Shard(number, len(groups), len(types))
         of_it = {tensor: types[tensor] for tensor in names}
-        parts.append(_Part(target.with_name(name), *opened.quantized(of_it, file_type, shard)))
+        parts.append(_Part(target.with_name(name), *opened.quantized(of_it, file_type, shard, notes)))
     return parts
 
 
@@ -131,13 +142,17 @@ def _same(tensor: Tensor | None, target: Tensor) -> bool:
     return tensor is not None and (tensor.type, tensor.size) == (target.type, target.size)
 
 
-def _do(slab: _Slab, file: int, output: int) -> int:
-    """Read, quantize if need be, and write a slab; returns the bytes written."""
+def _do(slab: _Slab, file: int, output: int, importance: Floats | None) -> int:
+    """Read, quantize if need be, and write a slab; returns the bytes written.
+
+    importance: [matrices, width] of the tensor, if there is any.
+    """
     source, target = slab.source, slab.target
     rows = np.empty(slab.rows * source.row_bytes, np.uint8)
     _read(file, rows, source.offset + slab.first * source.row_bytes)
     if source.type != target.type:
-        rows = _quantized(_finite_float32(rows, source), slab)
+        numbers = _finite_float32(rows, source)
+        rows = _quantized(numbers, slab) if importance is None else _weighed(numbers, slab, importance)
     _write(output, rows, target.offset + slab.first * target.row_bytes)
     return len(rows)
 
@@ -167,10 +182,32 @@ def _quantized(numbers: Floats, slab: _Slab) -> Bytes:
         with suppress(TooSmall):
             return quantize(numbers.reshape(slab.rows, target.width)).ravel()
     result = np.empty(slab.rows * target.row_bytes, np.uint8)
-    library().ggml_quantize_chunk(
-        target.type, numbers.ctypes.data, result.ctypes.data, 0, slab.rows, target.width, None
-    )
+    _by_ggml(numbers, target, result, None)
     return result
+
+
+def _weighed(numbers: Floats, slab: _Slab, importance: Floats) -> Bytes:
+    """The same by importance, matrix after matrix: each of several experts has columns of its own."""
+    target, result = slab.target, np.empty((slab.rows, slab.target.row_bytes), np.uint8)
+    rows, row = numbers.reshape(slab.rows, target.width), 0
+    while row < slab.rows:
+        matrix, inside = divmod(slab.first + row, target.height)
+        end = min(slab.rows, row + target.height - inside)
+        _by_ggml(rows[row:end], target, result[row:end], importance[matrix])
+        row = end
+    return result.ravel()
+
+
+def _by_ggml(numbers: Floats, target: Tensor, result: Bytes, importance: Floats | None) -> None:
+    library().ggml_quantize_chunk(
+        target.type,
+        numbers.ctypes.data,
+        result.ctypes.data,
+        0,
+        numbers.size // target.width,
+        target.width,
+        None if importance is None else importance.ctypes.data,
+    )
 
 
 def _read(file: int, into: Bytes, offset: int) -> None:

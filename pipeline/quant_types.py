@@ -14,17 +14,27 @@ class QuantType:
     """One type: its name, llama.cpp's `llama_ftype`, and roughly how many bits a weight takes.
 
     The bits are llama.cpp's own figures for Llama-3.1-8B (tools/quantize/README.md), rounded up:
-    they serve to see beforehand whether the disk is large enough.
+    they serve to see beforehand whether the disk is large enough. Some need an importance matrix.
     """
 
     name: str
     ftype: int
     bits: float
+    needs_imatrix: bool = False
 
 
 _TYPES = {
     quant.name: quant
     for quant in (
+        QuantType("IQ1_S", 24, 2.1, needs_imatrix=True),
+        QuantType("IQ1_M", 31, 2.2, needs_imatrix=True),
+        QuantType("IQ2_XXS", 19, 2.4, needs_imatrix=True),
+        QuantType("IQ2_XS", 20, 2.6, needs_imatrix=True),
+        QuantType("IQ2_S", 28, 2.8, needs_imatrix=True),
+        QuantType("IQ2_M", 29, 3.0, needs_imatrix=True),
+        QuantType("Q2_K_S", 21, 3.3, needs_imatrix=True),
+        QuantType("IQ3_XXS", 23, 3.3, needs_imatrix=True),
+        QuantType("IQ3_XS", 22, 3.6, needs_imatrix=True),
         QuantType("Q2_K", 10, 3.5),
         QuantType("Q3_K_S", 11, 3.9),
         QuantType("Q3_K_M", 12, 4.3),
@@ -51,8 +61,6 @@ AUTO = "AUTO"
 CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 PREFERENCES = ("size", "speed")
 
-_NEEDS_IMATRIX = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"}
-
 
 def quants_named(names: Iterable[str]) -> tuple[str, ...]:
     """The types' usual names, each once; "auto" is AUTO. Raises InputError."""
@@ -71,11 +79,6 @@ def quant_type(name: str) -> QuantType:
     key = name.strip().upper()
     if key in _TYPES:
         return _TYPES[key]
-    if key in _NEEDS_IMATRIX:
-        raise InputError(
-            f"--quant {name} needs an importance matrix, without which its output is noise: "
-            "use Q3_K_M, IQ4_XS or larger"
-        )
     if key in {"F16", "BF16", "F32"}:
         raise InputError(f"--quant {name} is not a quantization: use --outtype {name.lower()} --keep-f16")
     near = difflib.get_close_matches(key, _TYPES, n=3, cutoff=0.5) or ["Q4_K_M", "Q5_K_M", "Q8_0"]

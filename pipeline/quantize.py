@@ -24,7 +24,7 @@ class QuantizeJob:
     """Quantize `source` to `target`, which is written in place: the caller renames it when it is whole.
 
     `earlier` are finished quantizations of the same source, from which equal tensors are copied. What has
-    more than `split` bytes becomes several files, named after `target`.
+    more than `split` bytes becomes several files, named after `target`. `imatrix` weighs the errors.
     """
 
     source: Path
@@ -34,11 +34,12 @@ class QuantizeJob:
     earlier: tuple[Path, ...] = ()
     types: TensorTypes = MIXTURE
     split: int | None = None
+    imatrix: Path | None = None
 
     def request(self) -> Message:
         """The job as the child process takes it."""
         return {
-            **_plan_request(self.source, self.quant, self.types),
+            **_plan_request(self.source, self.quant, self.types, self.imatrix),
             "target": str(self.target),
             "threads": self.threads,
             "earlier": [str(path) for path in self.earlier],
@@ -46,9 +47,11 @@ class QuantizeJob:
         }
 
 
-def plan_quantization(source: Path, quant: QuantType, log: Path, types: TensorTypes = MIXTURE) -> QuantPlan:
+def plan_quantization(
+    source: Path, quant: QuantType, log: Path, types: TensorTypes = MIXTURE, imatrix: Path | None = None
+) -> QuantPlan:
     """Ask llama.cpp how large the quantized file will be (a dry run: nothing is read or written)."""
-    result = run_child("pipeline.quantize_child", _plan_request(source, quant, types), log)
+    result = run_child("pipeline.quantize_child", _plan_request(source, quant, types, imatrix), log)
     return QuantPlan(int(result["bytes"]), float(result["bits_per_weight"]))
 
 
@@ -75,5 +78,11 @@ def _write(title: str, size: int, request: Message, target: Path, progress: Step
     return [Path(path) for path in result["files"]]
 
 
-def _plan_request(source: Path, quant: QuantType, types: TensorTypes) -> Message:
-    return {"source": str(source), "ftype": quant.ftype, "types": types.request(), "target": None}
+def _plan_request(source: Path, quant: QuantType, types: TensorTypes, imatrix: Path | None) -> Message:
+    return {
+        "source": str(source),
+        "ftype": quant.ftype,
+        "types": types.request(),
+        "imatrix": str(imatrix) if imatrix else None,
+        "target": None,
+    }

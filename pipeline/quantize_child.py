@@ -14,6 +14,8 @@ from typing import Any
 
 from pipeline.child import Message, say, serve
 from pipeline.errors import MissingPackage, PipelineError
+from pipeline.imatrix_file import Importance
+from pipeline.imatrix_weights import UNWEIGHED, Weights, check_importance, read_weights
 from pipeline.tensor_types import GGML_TYPES, MIXTURE, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
@@ -39,11 +41,14 @@ def quantize(request: Message) -> Message:
     Without an `ftype` it is copied as it is.
     """
     if request["ftype"] is None:
-        return {"files": _write(request, _types_of(Path(request["source"])))}
-    plan = dry_run(request["source"], request["ftype"], TensorTypes.of_request(request["types"]))
+        return {"files": _write(request, _types_of(Path(request["source"])), UNWEIGHED)}
+    weights = read_weights(Path(request["imatrix"])) if request["imatrix"] else UNWEIGHED
+    types = TensorTypes.of_request(request["types"])
+    plan = dry_run(request["source"], request["ftype"], types, weights.importance)
+    check_importance(request["ftype"], plan.types, weights)
     if request["target"] is None:
         return {"bytes": plan.size, "bits_per_weight": plan.bits_per_weight}
-    return {"files": _write(request, plan.types)}
+    return {"files": _write(request, plan.types, weights)}
 
 
 def _types_of(path: Path) -> dict[str, int]:
@@ -52,7 +57,7 @@ def _types_of(path: Path) -> dict[str, int]:
     return {name: tensor.type for name, tensor in read_tensors(path).items()}
 
 
-def _write(request: Message, types: dict[str, int]) -> list[str]:
+def _write(request: Message, types: dict[str, int], weights: Weights) -> list[str]:
     from pipeline.quant_file import write_quantized
 
     done = [0]
@@ -70,12 +75,19 @@ def _write(request: Message, types: dict[str, int]) -> list[str]:
         threads=request["threads"],
         advance=advance,
         limit=request["split"],
+        importance=weights.importance,
+        notes=weights.notes,
     )
     return [str(path) for path in written]
 
 
-def dry_run(source: str, ftype: int, types: TensorTypes = MIXTURE) -> DryRun:
-    """Ask llama.cpp's quantizer which type it would give each tensor; it tells that in its log alone."""
+def dry_run(
+    source: str, ftype: int, types: TensorTypes = MIXTURE, importance: Importance | None = None
+) -> DryRun:
+    """Ask llama.cpp's quantizer which type it would give each tensor; it tells that in its log alone.
+
+    Some mixtures are others where there is an importance matrix.
+    """
     try:
         import llama_cpp
         from gguf import GGMLQuantizationType
@@ -91,6 +103,8 @@ def dry_run(source: str, ftype: int, types: TensorTypes = MIXTURE) -> DryRun:
 
     llama_cpp.llama_log_set(keep, None)
     params = quantize_params(ftype, types)
+    if importance:
+        params.imatrix = imatrix_data(importance)
     params.dry_run = True
     code = llama_cpp.llama_model_quantize(source.encode(), b"", ctypes.byref(params))
     llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)  # a null pointer: `keep` ends here
@@ -118,6 +132,18 @@ def quantize_params(ftype: int, types: TensorTypes) -> Any:
         end = (None, 0)  # llama.cpp reads on to the first null pattern
         params.tt_overrides = (llama_cpp.llama_model_tensor_override * (len(items) + 1))(*items, end)
     return params
+
+
+def imatrix_data(importance: Importance) -> Any:
+    """The importance as llama_model_quantize_params.imatrix, which must outlive the call."""
+    import llama_cpp
+
+    pointer = ctypes.POINTER(ctypes.c_float)
+    items = [
+        (name.encode(), values.ctypes.data_as(pointer), values.size) for name, values in importance.items()
+    ]
+    end = (None, None, 0)  # llama.cpp reads on to the first null name
+    return (llama_cpp.llama_model_imatrix_data * (len(items) + 1))(*items, end)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
 from pipeline.errors import InputError
 from pipeline.final_name import give_final_names
+from pipeline.imatrix import check_importance, importance_file
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import (
     Output,
     Record,
     describe_adapter,
+    describe_importance,
     describe_input,
     fingerprint,
     load_record,
@@ -62,6 +64,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     """
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
+    check_importance(config)
     identity = fingerprint(config, base, adapters)
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
@@ -194,6 +197,8 @@ class _Run:
             described["merged_into"] = "the base as it is"
             if self.config.qlora_base:
                 described["merged_into"] = f"the base rounded to {self.config.qlora_base}, as QLoRA saw it"
+        if weighed := describe_importance(self.config):
+            described["importance"] = weighed
         return described
 
     def _missing_quants(self) -> list[str]:
@@ -253,8 +258,10 @@ class _Run:
     def _quantize(self, full: Path) -> None:
         log = self.work.folder / "plan.log"
         types = self.config.tensor_types
+        imatrix = self._importance(full)
         plans = {
-            quant: plan_quantization(full, quant_type(quant), log, types) for quant in self._missing_quants()
+            quant: plan_quantization(full, quant_type(quant), log, types, imatrix)
+            for quant in self._missing_quants()
         }
         require_space(
             self.config.out, sum(plan.size for plan in plans.values()), f"quantizing {self.config.name}"
@@ -270,16 +277,25 @@ class _Run:
                 self._quantized(),
                 types,
                 self.config.split_bytes,
+                imatrix,
             )
             files = quantize(job, plan, self.progress)
             self._publish(files, quant, plan.bits_per_weight, time.monotonic() - started)
+
+    def _importance(self, full: Path) -> Path | None:
+        """The importance matrix to quantize with, if there is to be one."""
+        if not self._missing_quants():
+            return None
+        found = importance_file(self.config, full, self.work.folder, self.record, self.progress)
+        self.record.save(self.work.record)
+        return found
 
     def _settled(self, full: Path) -> _Run:
         """This run, with a type in the place of AUTO."""
         if AUTO not in self.config.quants:
             return self
         choosing = AutoStep(self.config, self._certifying, self.work.folder)
-        choosing.choose(full, self.record, self.progress)
+        choosing.choose(full, self.record, self.progress, self._importance(full))
         return replace(self, config=settled(self.config, self.record))
 
     def _split(self, full: Path) -> list[Path]:

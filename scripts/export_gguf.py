@@ -57,6 +57,13 @@ def main(
     split_max_size: Annotated[
         str | None, typer.Option(help="Split what is larger into shards: 2G, 500M.")
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Chats (JSONL), best the tuning data: quantizing favours what they use."),
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(help="The same from an importance matrix (GGUF) that is there already.")
+    ] = None,
     qlora_base: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +119,8 @@ def main(
             embedding_type=embedding_type,
             pure=pure,
             split_max_size=split_max_size,
+            calibrate=calibrate,
+            imatrix=imatrix,
             prefer=prefer,
             verify=verify,
             evaluation=evaluation,

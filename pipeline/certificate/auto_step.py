@@ -29,16 +29,21 @@ class AutoStep:
     certifying: CertificateStep
     work: Path
 
-    def choose(self, full: Path, record: Record, progress: StepProgress) -> None:
-        """Write the choice into the record; `full` is the GGUF of full precision. Raises PipelineError."""
+    def choose(self, full: Path, record: Record, progress: StepProgress, imatrix: Path | None = None) -> None:
+        """Write the choice into the record; `full` is the GGUF of full precision. Raises PipelineError.
+
+        With an importance matrix in `imatrix` the candidates are made by it, as the chosen one will be.
+        """
         (self.work / TRIED).mkdir(exist_ok=True)
         log, types = self.work / "plan.log", self.config.tensor_types
-        plans = {name: plan_quantization(full, quant_type(name), log, types) for name in CANDIDATES}
+        plans = {name: plan_quantization(full, quant_type(name), log, types, imatrix) for name in CANDIDATES}
 
         def make(name: str) -> Path:
             path = self.work / TRIED / self.config.quantized_name(name)
             earlier = tuple(path.parent.glob("*.gguf"))
-            job = QuantizeJob(full, path, quant_type(name), self.config.threads, earlier, types)
+            job = QuantizeJob(
+                full, path, quant_type(name), self.config.threads, earlier, types, imatrix=imatrix
+            )
             quantize(job, plans[name], progress)
             return path
 

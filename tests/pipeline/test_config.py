@@ -20,6 +20,9 @@ def test_quantization_types_go_by_their_usual_names_in_any_case() -> None:
     [
         ({"quants": ("Q4_K_X",)}, "'Q4_K_X' is unknown: did you mean Q4_K"),
         ({"quants": ("IQ2_XS",)}, "importance matrix"),
+        ({"calibrate": Path("a"), "imatrix": Path("b")}, "give one of them"),
+        ({"calibrate": Path("a"), "quants": (), "keep_f16": True}, "--calibrate is for quantizing"),
+        ({"imatrix": Path("a"), "format": "adapter", "adapters": ("a",)}, "--imatrix is for quantizing"),
         ({"quants": ("F16",)}, "--keep-f16"),
         ({"quants": ()}, "nothing to export"),
         ({"tensor_type": ("blk.*.attn_v",)}, r"--tensor-type 'blk\.\*\.attn_v' is not PATTERN=TYPE"),
