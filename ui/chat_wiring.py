@@ -27,7 +27,7 @@ class ChatWiring:
         model: gr.components.Component | None = None,
     ) -> None:
         """`concurrency` answers may be under way (or wait in the engine) at once; `model` holds a key."""
-        self._panel, self._events = panel, events
+        self.panel, self.events = panel, events
         tab = [panel.view, panel.current, model or gr.State(None), *settings]
         self.quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         ask: dict[str, Any] = {
@@ -49,7 +49,7 @@ class ChatWiring:
         self._quick(tab[:3])
 
     def _quick(self, tab: list[Any]) -> None:
-        panel, events, quick = self._panel, self._events, {"outputs": self._panel.outputs, **self.quick}
+        panel, events, quick = self.panel, self.events, {"outputs": self.panel.outputs, **self.quick}
         panel.chatbot.undo(events.undo, tab, **quick)
         panel.chatbot.select(events.mark, tab, **quick)
         panel.chatbot.like(events.judge, tab, **quick)
@@ -65,7 +65,7 @@ class ChatWiring:
         note.close.click(note.hidden, None, **quick)
 
     def _act(self, act: Any) -> Any:
-        events = self._events
+        events = self.events
 
         async def handler(request: gr.Request, *tab: Any) -> Updates:
             return await events.act(request, tab, act)

@@ -14,6 +14,7 @@ from ui.chat_events import ChatEvents, OwnerOf
 from ui.chat_panel import ChatPanel
 from ui.chat_wiring import ChatWiring
 from ui.gguf_choice import is_embedded
+from ui.history_panel import HistoryPanel
 from ui.live import LiveStreams
 from ui.settings_panel import SettingsPanel
 from ui.status import model_facts, model_name
@@ -43,7 +44,9 @@ def build(
     page: gr.Blocks = gr.Blocks(title="GGUF Chat", fill_height=True, analytics_enabled=False)
     with page:
         settings = SettingsPanel(backend.info.context, backend.info.recommended)
+        history = HistoryPanel(store, owner)
         with gr.Row(elem_id="head", equal_height=True):
+            history.opener()
             gr.HTML(model_name(backend.info), padding=False)
             new_chat = gr.Button(
                 text("page.new_chat"), size="sm", variant="secondary", scale=0, elem_id="new-chat"
@@ -53,14 +56,10 @@ def build(
             )
         facts = gr.HTML(_facts(backend, ENGLISH), padding=False, elem_id="facts")
         answerer = Answerer(always(backend), store, live, backend.info.context)
-        current = gr.State("")
-        panel = ChatPanel(store, backend.info.context, current=current, is_writing=answerer.writes)
+        panel = ChatPanel(store, backend.info.context, current=history.current, is_writing=answerer.writes)
         events = ChatEvents(panel, answerer, live, owner)
         wiring = ChatWiring(panel, events, settings.components, concurrency)
-        new_chat.click(lambda: "", None, current, **wiring.quick).then(
-            events.open, [current], panel.outputs, **wiring.quick
-        )
-        page.load(events.open, [current], panel.outputs, **wiring.quick)
+        _connect(page, history, wiring, new_chat)
         add_chat_endpoint(backend, live, concurrency)
         open_settings.click(None, js=TOGGLE_SETTINGS)
         page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
@@ -76,6 +75,16 @@ def build(
     # Everything but answers is quick; the engine's own queue is the one that bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
+
+
+def _connect(page: gr.Blocks, history: HistoryPanel, wiring: ChatWiring, new_chat: gr.Button) -> None:
+    """The list follows the conversation, and the conversation the list."""
+    history.new_chat_by(new_chat)
+    history.wire(page)
+    begun = history.current.change(None, js="() => []", api_visibility="private")  # a title with the question
+    for event in (begun, *wiring.answered):
+        history.refresh_after(event)
+    history.on_open(wiring.events.open, wiring.panel.outputs)
 
 
 def _facts(backend: ChatBackend, say: Words) -> str:

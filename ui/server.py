@@ -56,7 +56,7 @@ def web_app(backend: ChatBackend, concurrency: int, *, local: bool = False) -> F
         build(backend, concurrency),
         path="/",
         theme=theme(),
-        css_paths=list(CSS),
+        css_paths=CSS,
         footer_links=[],
         i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage

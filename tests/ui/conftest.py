@@ -5,11 +5,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.ui.app_process import AppProcess, running
@@ -83,23 +85,25 @@ class FakeSite:
 
 @pytest.fixture
 def fake_site() -> Iterator[Callable[[FakeBackend], FakeSite]]:
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+    with ExitStack() as open_sites:
 
-    def start(backend: FakeBackend) -> FakeSite:
-        bound = bind("127.0.0.1", 0)
-        server = uvicorn.Server(
-            uvicorn.Config(web_app(backend, 8), log_level="critical", timeout_graceful_shutdown=1)
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-        thread.start()
-        servers.append((server, thread))
-        until(lambda: server.started)
-        return FakeSite(backend, address_of(bound))
+        def start(backend: FakeBackend) -> FakeSite:
+            return FakeSite(backend, open_sites.enter_context(serving(web_app(backend, 8))))
 
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(10)
+        yield start
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """An application served in this process, at the address that is given."""
+    bound = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    yield address_of(bound)
+    server.should_exit = True
+    thread.join(10)
 
 
 @dataclass

@@ -104,7 +104,7 @@ def test_temperature_and_length_matter(open_page: Open, app: AppProcess) -> None
     set_number(page, "max_tokens", "64")  # long enough to be seen under way
     set_number(page, "temperature", "0")
     ask(page, LONG_STORY)
-    assert "Cut at the length limit" in finish(page)
+    assert "Cut at “Maximum new tokens”" in finish(page)
     assert "64 tokens" in page.locator("#status").inner_text()
     first = answer(page)
     for temperature in ("0", "1.5"):
