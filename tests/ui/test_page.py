@@ -82,6 +82,9 @@ def test_the_model_reads_its_own_words_not_the_defused_ones(open_page: Open, fak
         "say <b> and ![x](y)\n    indented",
         "two",
     ]
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy message").nth(1).click()
+    assert page.evaluate("navigator.clipboard.readText()") == "say <b> and ![x](y)\n    indented"
 
 
 def test_a_full_queue_is_said_and_the_question_comes_back(open_page: Open, fake_site: Start) -> None:
@@ -130,6 +133,21 @@ def test_leaving_frees_the_engine(open_page: Open, fake_site: Start, leave: str)
         expect(page.locator("#conversation .example").first).to_be_visible()
         expect(page.locator("#question .submit-button")).to_be_visible()
     until(lambda: site.backend.streams[0].cancelled, 2)
+
+
+def test_a_reload_keeps_the_conversation_and_ends_its_answer(open_page: Open, fake_site: Start) -> None:
+    site = fake_site(FakeBackend("word " * 5000, pause=0.02))
+    page = open_page(site.url)
+    ask(page, "hello")
+    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
+    page.reload()
+    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
+    expect(page.locator("#status")).to_contain_text("Stopped")
+    assert site.backend.streams[0].cancelled
+    site.backend.answer, site.backend.pause = "end", 0.0
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#conversation .message.bot")).to_contain_text("end")
+    expect(page.locator("#history-list label.selected")).to_have_text("hello")
 
 
 def test_a_closed_tab_frees_the_engine_before_the_first_word(open_page: Open, fake_site: Start) -> None:
