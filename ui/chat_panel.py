@@ -115,10 +115,11 @@ class ChatPanel:
         return updates
 
     def ended(self, place: Place, progress: Progress, where: Where) -> Updates:
-        """An answer at its end, or where the store is if it said nothing."""
-        return self.show(visit(place.store, place.owner, place.view), where) | {
-            self.status: status(progress, where.say)
-        }
+        """An answer at its end, or what is left if it said nothing."""
+        updates = self.show(visit(place.store, place.owner, place.view), where)
+        if progress.error is not None or not progress.text.strip():
+            updates[self.status] = status(progress, where.say)
+        return updates
 
     def marked(self, place: Place, where: Where) -> Updates:
         """A message was clicked."""

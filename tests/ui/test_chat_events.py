@@ -96,6 +96,7 @@ def test_regenerate_edit_and_go_on() -> None:
     last = tab.path()[-1]
     assert last.text == "one two three" and last.made is not None
     assert (last.made.reason, last.made.generated_tokens, last.made.prompt_tokens) == ("stop", 4, 10)
+    assert "4 tokens" in tab.status
     assert [m["content"] for m in tab.backend.asked[1][0]] == ["Why?", "one two"]
     tab.backend.answer = "other"
     asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
