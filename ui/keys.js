@@ -40,7 +40,7 @@
   );
 
   // ui/markup.py slips joiners into what a model writes; a copy is to be what it wrote.
-  const restore = (text) => text.replace(/([<!\\$])\u2060(?=[A-Za-z/!?()[\]$])/g, "$1");
+  const restore = (text) => text.replace(/([<!\\$]|```)\u2060(?=[A-Za-z/!?()[\]$])/g, "$1");
   const clipboard = navigator.clipboard;
   if (clipboard) {
     const write = clipboard.writeText.bind(clipboard);

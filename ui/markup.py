@@ -2,7 +2,9 @@
 
 The text of a model is untrusted: it is shown as Markdown, and Markdown can carry HTML and images, that is,
 requests to other people's servers. `defuse` takes both away by slipping an invisible WORD JOINER into `<tag`
-and `![`: the reader sees exactly what the model wrote, and `restore` gives the model back its own words.
+and `![` (which leaves a link, for who wants to see the image), and into the fence of a Mermaid diagram, whose
+text Gradio makes HTML of as it is. The reader sees exactly what the model wrote, and `restore` gives the
+model back its own words.
 Gradio's sanitizer and the page's Content-Security-Policy (ui/server.py) stand behind it.
 
 Gradio takes whatever stands between two delimiters of mathematics for a formula, also across code. So those
@@ -32,10 +34,11 @@ _PIECES = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _ACTIVE = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)")
+_MERMAID = re.compile(r"```(?=mermaid)")
 _DELIMITER = re.compile(r"\\(?=[()\[\]])|\$(?=\$)")
 _DOLLARS = re.compile(r"\$(?=\$)")
 _SLIPPED = re.compile(
-    rf"(<){JOINER}(?=[A-Za-z/!?])|(!){JOINER}(?=\[)|(\\){JOINER}(?=[()\[\]])|(\$){JOINER}(?=\$)"
+    rf"<{JOINER}(?=[A-Za-z/!?])|!{JOINER}(?=\[)|\\{JOINER}(?=[()\[\]])|\${JOINER}(?=\$)|```{JOINER}(?=mermaid)"
 )
 _SUM = re.compile(r"\d[\d.,]*\s[^=+*/^_\\<>-]*$")  # "5 and 10", of "$5 and 10$"
 
@@ -46,14 +49,12 @@ def defuse(text: str, *, dollars: bool = False) -> str:
     for piece in _PIECES.finditer(text):
         parts += [_plain(text[end : piece.start()]), _piece(piece, dollars)]
         end = piece.end()
-    return "".join([*parts, _plain(text[end:])])
+    return _slip(_MERMAID, "".join([*parts, _plain(text[end:])]))
 
 
 def restore(text: str) -> str:
     """Undo `defuse` without `dollars`."""
-    return _SLIPPED.sub(
-        lambda found: found.group(1) or found.group(2) or found.group(3) or found.group(4), text
-    )
+    return _SLIPPED.sub(lambda found: found.group()[:-1], text)
 
 
 def _piece(piece: re.Match[str], dollars: bool) -> str:

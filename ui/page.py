@@ -20,6 +20,7 @@ from ui.settings_panel import SettingsPanel
 from ui.status import model_facts, model_name
 from ui.store import Store
 from ui.texts import ENGLISH, Words, words
+from ui.theme import MEND
 from ui.translation import text
 from ui.visitor import owner_of
 
@@ -70,7 +71,8 @@ def build(
             api_visibility="private",
             show_progress="hidden",
         )
-        page.load(None, js=PAGE_SCRIPT.read_text(encoding="utf-8"))
+        for script in (PAGE_SCRIPT, MEND):
+            page.load(None, js=script.read_text(encoding="utf-8"))
         page.unload(events.close)
     # Everything but answers is quick; the engine's own queue is the one that bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)

@@ -51,9 +51,13 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens pages in contexts of their own and, at the end, finds that none asked a foreign server."""
     pages: list[tuple[Page, list[str]]] = []
 
-    def open_one(url: str, width: int = 1280, height: int = 800, dark: bool = False) -> Page:
+    def open_one(
+        url: str, width: int = 1280, height: int = 800, dark: bool = False, locale: str = "en-US"
+    ) -> Page:
         page = browser.new_page(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            locale=locale,
         )
         foreign: list[str] = []
         page.on(

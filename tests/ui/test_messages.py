@@ -1,7 +1,7 @@
 import pytest
 
 from engine.errors import RequestError
-from ui.messages import JOINER, bubble, conversation, defuse, restore, text_of
+from ui.messages import JOINER, conversation, defuse, restore, text_of
 
 HOSTILE = [
     "<img src='http://evil.example/x.png'>",
@@ -12,6 +12,7 @@ HOSTILE = [
     "a ` lone backtick <img src=x> and more",
     "two `` `code` `` <b>bold</b>",
     "```\nclosed\n```\n<iframe src='http://evil.example'></iframe>",
+    "```mermaid\ngraph TD\nA --> B\n```\n<b>",
     "`code that\n\ndoes not cross` <img src=x> a paragraph`",
 ]
 
@@ -50,9 +51,9 @@ def test_math_and_comparisons_are_left_alone() -> None:
     assert defuse("if x < 3 and y <= 4: $a < b$") == "if x < 3 and y <= 4: $a < b$"
 
 
-def test_a_bubble_goes_round_and_keeps_its_indentation() -> None:
+def test_a_shown_text_goes_round_and_keeps_its_indentation() -> None:
     text = "    indented\n<b>\n"
-    assert text_of(bubble("assistant", text)["content"]) == text
+    assert text_of([{"type": "text", "text": defuse(text)}]) == text
 
 
 def test_blocks_and_strings_become_engine_messages() -> None:
@@ -90,3 +91,9 @@ def test_the_system_prompt_of_the_settings_replaces_one_in_the_history() -> None
 def test_what_the_model_cannot_read_is_named(item: dict[str, object], named: str) -> None:
     with pytest.raises(RequestError, match=named):
         conversation([item])
+
+
+def test_a_mermaid_fence_is_no_diagram() -> None:
+    text = "- ```mermaid\n  A[<img src=x>]\n  ```"
+    assert "```mermaid" not in defuse(text)
+    assert restore(defuse(text)) == text

@@ -1,0 +1,31 @@
+// What Gradio's own parts leave out. Runs once, as the page loads, and looks again when something changes.
+() => {
+  const OURS = ["en", "de", "zh"];
+  const mend = () => {
+    // A list whose children are buttons is no list: axe calls that critical (aria-required-children).
+    document.querySelectorAll(".examples[role=list]").forEach((list) => list.removeAttribute("role"));
+    // A group of choices has its question as its name.
+    document.querySelectorAll("fieldset:not([aria-label])").forEach((group) => {
+      const name = group.querySelector("[data-testid=block-info]");
+      if (name) group.setAttribute("aria-label", name.textContent);
+    });
+    // What a model links to is a page or an address. Gradio's sanitizer lets through blob: and a few more.
+    document.querySelectorAll("#conversation .prose a[href]").forEach((link) => {
+      if (!["http:", "https:", "mailto:"].includes(link.protocol)) link.removeAttribute("href");
+    });
+    // The button that copies code has an icon alone.
+    document.querySelectorAll(".copy_code_button:not([aria-label])").forEach((button) => {
+      button.setAttribute("aria-label", button.title || "copy");
+    });
+  };
+  // Gradio names the browser's language, also when our texts do not speak it.
+  const root = document.documentElement;
+  if (!OURS.includes(root.lang.split("-")[0])) root.lang = "en";
+  mend();
+  let waiting = false;
+  new MutationObserver(() => {
+    if (waiting) return; // once a frame is enough while an answer streams
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; mend(); });
+  }).observe(document.body, { childList: true, subtree: true });
+}
