@@ -14,7 +14,9 @@ from gradio.events import api
 
 from engine.backend import ChatBackend
 from engine.errors import EngineError
+from ui import access
 from ui.chat_panel import CHAT_QUEUE
+from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import conversation
 from ui.sampling_fields import sampling_from
@@ -43,15 +45,18 @@ def add_chat_endpoint(backend: ChatBackend, live: LiveStreams, concurrency: int)
         values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
         asked = [*(history or []), {"role": "user", "content": message}]
         try:
-            stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))
+            with access.admit(request):
+                stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))
+                with live.following(str(request.session_hash), stream):
+                    async with aclosing(snapshots(stream)) as updates:
+                        async for progress in updates:
+                            if progress.error is not None:
+                                raise progress.error
+                            yield progress.text
         except EngineError as error:
             raise _for_the_client(error) from error
-        with live.following(str(request.session_hash), stream):
-            async with aclosing(snapshots(stream)) as updates:
-                async for progress in updates:
-                    if progress.error is not None:
-                        raise _for_the_client(progress.error)
-                    yield progress.text
+        except TooMany as error:
+            raise gr.Error(f"Not now: {error}.", print_exception=False) from error
 
     chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description
     api(chat, api_name="chat", concurrency_limit=concurrency, concurrency_id=CHAT_QUEUE)

@@ -15,6 +15,8 @@ import gradio as gr
 
 from engine.backend import ChatBackend
 from engine.errors import EngineError
+from ui import access
+from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import bubble, conversation, text_of
 from ui.settings_panel import SettingsPanel
@@ -104,15 +106,24 @@ class ChatPanel:
         asked = [*history, bubble("user", question)]
         yield _busy(), asked, line("Starting", "busy")
         try:
-            system_prompt, sampling = SettingsPanel.read(settings)
-            stream = self._backend.stream(conversation(asked, system_prompt), sampling)
+            with access.admit(request):
+                async with aclosing(self._progress(asked, settings, request)) as updates:
+                    async for progress in updates:
+                        yield _shown(progress, question, history, asked)
         except EngineError as error:
             yield _idle(question), list(history), error_line(error)
-            return
+        except TooMany as error:
+            yield _idle(question), list(history), line(f"Not now: {error}.", "error")
+
+    async def _progress(
+        self, asked: Sequence[Mapping[str, Any]], settings: Sequence[Any], request: gr.Request
+    ) -> AsyncGenerator[Progress, None]:
+        system_prompt, sampling = SettingsPanel.read(settings)
+        stream = self._backend.stream(conversation(asked, system_prompt), sampling)
         with self._live.following(str(request.session_hash), stream):
             async with aclosing(snapshots(stream)) as updates:
                 async for progress in updates:
-                    yield _shown(progress, question, history, asked)
+                    yield progress
 
     def _stop(self, request: gr.Request) -> None:
         self._live.cancel(str(request.session_hash))

@@ -6,16 +6,24 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
+from gradio.routes import App as GradioApp
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.backend import ChatBackend, Measured
 from engine.metrics import CONTENT_TYPE, exposition, registry
+from ui.access import Access
+from ui.guard import Guard, Sessions
+from ui.openai_api import add_openai_api
+from ui.openai_models import OneModel
+from ui.origin import OwnPages
 from ui.page import build
 from ui.theme import CSS, theme
 from ui.visitor import Visitors
@@ -38,9 +46,20 @@ CONTENT_POLICY = "; ".join(
 )
 
 
-def web_app(backend: ChatBackend, concurrency: int, *, local: bool = False) -> FastAPI:
-    """The whole web application for one backend; `local` when this machine alone can reach it."""
+def web_app(
+    backend: ChatBackend,
+    concurrency: int,
+    *,
+    local: bool = False,
+    access: Access | None = None,
+    hosts: Sequence[str] = (),
+) -> FastAPI:
+    """The whole web application for one backend.
+
+    `local` when this machine alone can reach it; `hosts` are names it is known by besides (see ui/origin.py).
+    """
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
+    access = access or Access()
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -48,11 +67,21 @@ def web_app(backend: ChatBackend, concurrency: int, *, local: bool = False) -> F
 
     if isinstance(backend, Measured):
         _add_metrics(app, backend)
-    app.add_middleware(ContentPolicy)
+    add_openai_api(app, OneModel(backend))
+    sessions = _mount_page(app, build(backend, concurrency), access)
+    app.add_middleware(Guard, access=access, sessions=sessions)
     app.add_middleware(Visitors, local=local)
+    app.add_middleware(OwnPages, local=local, hosts=hosts)
+    app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
+    return app
+
+
+def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
+    """The Gradio page at `/`, behind Gradio's login form where there are logins; returns who is logged in."""
+    app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     gr.mount_gradio_app(
         app,
-        build(backend, concurrency),
+        page,
         path="/",
         theme=theme(),
         css_paths=CSS,
@@ -60,8 +89,17 @@ def web_app(backend: ChatBackend, concurrency: int, *, local: bool = False) -> F
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
         show_error=True,
+        auth=access.is_login if access.closes_page else None,
     )
-    return app
+    mounted = next(route.app for route in app.routes if isinstance(route, Mount))
+    assert isinstance(mounted, GradioApp)
+
+    def logged_in(cookies: Mapping[str, str]) -> str | None:
+        names = (f"access-token-{mounted.cookie_id}", f"access-token-unsecure-{mounted.cookie_id}")
+        token = next((cookies[name] for name in names if name in cookies), None)
+        return mounted.tokens.get(token) if access.closes_page else None
+
+    return logged_in
 
 
 def _add_metrics(app: FastAPI, backend: Measured) -> None:
