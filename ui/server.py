@@ -26,6 +26,7 @@ from ui.openai_models import OneModel
 from ui.origin import OwnPages
 from ui.page import build
 from ui.theme import CSS, theme
+from ui.translation import I18N
 from ui.visitor import Visitors
 
 # What a model writes must not make a visitor's browser ask other people's servers for anything. Gradio's own
@@ -86,6 +87,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
         theme=theme(),
         css_paths=CSS,
         footer_links=[],
+        i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
         show_error=True,
