@@ -56,7 +56,7 @@ def add_chat_endpoint(backend: ChatBackend, live: LiveStreams, concurrency: int)
         except EngineError as error:
             raise _for_the_client(error) from error
         except TooMany as error:
-            raise gr.Error(f"Not now: {error}.", print_exception=False) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description
     api(chat, api_name="chat", concurrency_limit=concurrency, concurrency_id=CHAT_QUEUE)

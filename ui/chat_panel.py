@@ -22,6 +22,7 @@ from ui.messages import bubble, conversation, text_of
 from ui.settings_panel import SettingsPanel
 from ui.status import error_line, line, status
 from ui.streaming import Progress, snapshots
+from ui.texts import words
 
 EXAMPLES = (
     "Explain to a child why the sky is blue.",
@@ -113,7 +114,7 @@ class ChatPanel:
         except EngineError as error:
             yield _idle(question), list(history), error_line(error)
         except TooMany as error:
-            yield _idle(question), list(history), line(f"Not now: {error}.", "error")
+            yield _idle(question), list(history), line(error.text(words(request)), "error")
 
     async def _progress(
         self, asked: Sequence[Mapping[str, Any]], settings: Sequence[Any], request: gr.Request

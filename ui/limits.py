@@ -9,17 +9,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
+
+from ui.texts import ENGLISH, Words
 
 _FORGET_ABOVE = 10_000  # users that are remembered before those without a debt are dropped
 _ANSWER_SECONDS = 5.0  # a guess at when one of a user's answers ends
 
 
 class TooMany(Exception):
-    """One user asks for more than this server gives to one: what, and in how many seconds there is more."""
+    """One user asks for more than `most`, which is all that this server gives to one; `seconds` to wait."""
 
-    def __init__(self, message: str, seconds: float) -> None:
-        super().__init__(message)
-        self.seconds = seconds
+    def __init__(self, reason: Literal["too_often", "at_once"], most: int, seconds: float) -> None:
+        super().__init__(reason, most, seconds)
+        self.reason, self.most, self.seconds = reason, most, seconds
+
+    def text(self, say: Words = ENGLISH) -> str:
+        """What happened and what to do, for the user."""
+        return say(f"access.{self.reason}", most=self.most, seconds=math.ceil(self.seconds))
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 @dataclass
@@ -46,12 +56,7 @@ class RequestRate:
         with self._lock:
             bucket = self._filled(user)
             if bucket.left < 1:
-                seconds = (1 - bucket.left) * 60 / self._most
-                raise TooMany(
-                    f"{self._most} requests a minute are the most for one user here: "
-                    f"try again in {math.ceil(seconds)} s",
-                    seconds,
-                )
+                raise TooMany("too_often", self._most, (1 - bucket.left) * 60 / self._most)
             bucket.left -= 1
 
     def give_back(self, user: str) -> None:
@@ -86,10 +91,7 @@ class AnswersAtOnce:
         """An answer for the time of a `with` block. Raises TooMany at its begin."""
         with self._lock:
             if self._most and self._running[user] >= self._most:
-                raise TooMany(
-                    f"{self._most} answers at once are the most for one user here: wait until one has ended",
-                    _ANSWER_SECONDS,
-                )
+                raise TooMany("at_once", self._most, _ANSWER_SECONDS)
             self._running[user] += 1
         try:
             yield

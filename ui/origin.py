@@ -37,9 +37,9 @@ class OwnPages:
     def _wrong(self, headers: Headers) -> str | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._local and not self._is_ours(host):
-            return f"this server is not {host!r}: start it with --hosts to serve under another name"
+            return f"this server is not {host!r}: if it should be, start it with --hosts {_name(host)}"
         if origin is not None and not self._is_own_page(origin, headers):
-            return f"a page of {origin!r} may not use this server: start it with --hosts to let it"
+            return f"a page of {origin!r} may not use this server: if that is its own, name it with --hosts"
         return None
 
     def _is_ours(self, host: str) -> bool:

@@ -25,6 +25,7 @@ from ui.openai_api import add_openai_api
 from ui.openai_models import OneModel
 from ui.origin import OwnPages
 from ui.page import build
+from ui.settings import on_a_space
 from ui.theme import CSS, theme
 from ui.translation import I18N
 from ui.visitor import Visitors
@@ -136,7 +137,13 @@ class ContentPolicy:
 def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM, then return; `ready` is called once the page can be opened."""
     logging.getLogger("uvicorn.error").addFilter(_not_about_cut_streams)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        forwarded_allow_ips="*" if on_a_space() else None,  # its proxy says who asks; uvicorn's default else
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn ends on a signal and raises it again at the end, which would kill us before the clean-up
         signal.signal(number, lambda *_: None)
