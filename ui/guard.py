@@ -1,4 +1,4 @@
-"""The door: who is let in where. With logins on, all that is open is /health and Gradio's login form."""
+"""The door: who is let in where. With logins on, all that is open is /health and /login."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import math
 from collections.abc import Callable, Mapping
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui.access import Access, address_of
 from ui.limits import TooMany
+from ui.login_page import login_page
 
 Sessions = Callable[[Mapping[str, str]], str | None]
 """The cookies of a request -> the name that is logged in with them."""
 
-_OPEN = "/health"
+_HEALTH, _LOGIN = "/health", "/login"
 _API = ("/v1", "/metrics")
-_FORM = ("", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
-_FORM_FILES = ("/assets/", "/static/", "/svelte/")
 _REFUSED = "this server wants a login: name and password by HTTP Basic, or its API key as a Bearer token"
 
 
@@ -43,23 +42,25 @@ class Guard:
 
     def _refusal(self, request: HTTPConnection) -> ASGIApp | None:
         path = request.scope["path"].rstrip("/")
-        if path == _OPEN or not self._access.closes_api:
+        if path == _HEALTH or not self._access.closes_api:
             return None
         try:
             request.state.user = self._user(request, path)
         except TooMany as error:
             return _refused(429, str(error), {"Retry-After": str(math.ceil(error.seconds))})
-        if request.state.user is not None or not self._is_closed(path):
+        if request.state.user is not None or path == _LOGIN:
             return None
-        if "text/html" in request.headers.get("accept", "") and self._access.closes_page:
-            return RedirectResponse("/", 303)
+        if not (self._access.closes_page or _is_api(path)):
+            return None
+        if self._access.closes_page and "text/html" in request.headers.get("accept", ""):
+            return login_page(request)
         return _refused(401, _REFUSED, {"WWW-Authenticate": "Basic"} if _is_api(path) else {})
 
     def _user(self, request: HTTPConnection, path: str) -> str | None:
         """Who is asking. Raises TooMany where an address tried too many passwords, the right one or not."""
         if (name := self._sessions(request.cookies)) is not None:
             return name
-        if path == "/login":  # Gradio checks the form's words
+        if path == _LOGIN:  # Gradio checks the form's words
             self._access.attempts.take(address_of(request))
         elif _is_api(path) and (authorization := request.headers.get("authorization")) is not None:
             self._access.attempts.take(address_of(request))
@@ -67,11 +68,6 @@ class Guard:
                 self._access.attempts.give_back(address_of(request))
             return user
         return None
-
-    def _is_closed(self, path: str) -> bool:
-        if _is_api(path):
-            return True
-        return self._access.closes_page and path not in _FORM and not path.startswith(_FORM_FILES)
 
 
 def _is_api(path: str) -> bool:
