@@ -20,7 +20,7 @@ _GAPS = ("name", "password", "enter", "wrong", "wait")
 
 @cache
 def _template() -> Template:
-    return Template(Path(__file__).with_name("login.html").read_text(encoding="utf-8"))
+    return Template(Path(__file__).with_name("login_page.html").read_text(encoding="utf-8"))
 
 
 def login_page(request: HTTPConnection) -> HTMLResponse:
