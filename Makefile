@@ -42,7 +42,7 @@ chat: $(VENV)/.chat
 	$(PY) app.py $(MODEL) --port $(PORT)
 
 test: $(VENV)/.dev browser
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

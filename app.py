@@ -95,7 +95,7 @@ def main(
 
 def run(model: Path | None, host: str, port: int, settings: EngineSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises an EngineError or a ServeError when it cannot start."""
-    from ui.address import address_of, bind
+    from ui.address import address_of, bind, is_local
     from ui.gguf_choice import choose_gguf
 
     path = choose_gguf(model)
@@ -107,7 +107,7 @@ def run(model: Path | None, host: str, port: int, settings: EngineSettings) -> N
     try:
         from ui.server import serve, web_app
 
-        app = web_app(backend, concurrency=2 * (settings.slots + settings.queue))
+        app = web_app(backend, concurrency=2 * (settings.slots + settings.queue), local=is_local(bound))
         serve(app, bound, ready=lambda: typer.echo(f"Ready: {address_of(bound)}   (Ctrl-C ends it)"))
     finally:
         backend.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.peers import Contender, Setup
 
 OURS, PLAIN, SERVER, LOCK = "ours", "ours, no speculation", "llama-server", "lock"
-FACTS, SINGLE = "facts", "single stream"
+FACTS, SINGLE, BARE = "facts", "single stream", "llama_decode alone"
 
 
 def run(contender: Contender, workload: Workload, users: int) -> Figures:
@@ -87,6 +87,10 @@ def _work(request: Message) -> Message:
 
         return asdict(single_stream(setup, quick=request["quick"]))
     workload = find_workload(request["workload"], quick=request["quick"])
+    if name == BARE:
+        from bench.bare import bare_decode
+
+        return asdict(bare_decode(setup, workload))
     contender = _open(name, setup, request["llama_server"], before)
     return asdict(run(contender, workload, request["users"]))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.contender import FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
+from bench.contender import BARE, FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
 from bench.figures import Figures, median_of, ratio
 from bench.workload import find_workload
 from pipeline.child import run_child
@@ -119,7 +119,8 @@ def compare_serving(config: ServeConfig, say: Say = lambda line: None) -> ServeR
 def _contenders(config: ServeConfig, workload: str, *, speculation: bool) -> list[str]:
     server = [SERVER] if config.llama_server else []
     plain = [PLAIN] if speculation and workload == "repeat" else []
-    return [OURS, *plain, *server, LOCK]
+    bound = [BARE] if workload == "single" else []
+    return [OURS, *plain, *server, *bound, LOCK]
 
 
 def _in_turn(contenders: Sequence[str], repeat: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 
@@ -34,3 +35,8 @@ def address_of(bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{host}:{port}"
+
+
+def is_local(bound: socket.socket) -> bool:
+    """Whether this machine alone can reach the address."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback

@@ -1,4 +1,4 @@
-"""The settings of an answer as people see them: name, range and one line of explanation."""
+"""The settings of an answer as people see them: name and range. Their words are in ui.texts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ class SamplingField:
     """One setting. `low`, `high` and `step` are what the page's slider offers; the engine allows more."""
 
     name: str
-    label: str
-    info: str
     low: float
     high: float
     step: float
+
+    @property
+    def label(self) -> str:
+        """The key of its name in ui.texts."""
+        return f"settings.{self.name}"
+
+    @property
+    def info(self) -> str:
+        """The key of its line of explanation in ui.texts."""
+        return f"settings.{self.name}.info"
 
     @property
     def whole(self) -> bool:
@@ -27,26 +35,16 @@ class SamplingField:
 
 
 MAIN_FIELDS = (
-    SamplingField(
-        "temperature", "Temperature", "0 always says the likeliest; higher is livelier.", 0, 2, 0.05
-    ),
-    SamplingField(
-        "max_tokens", "Maximum new tokens", "Where an answer is cut, if it does not end.", 16, 4096, 16
-    ),
-    SamplingField(
-        "repeat_penalty", "Repetition penalty", "Above 1, words already said count less.", 0.8, 2, 0.01
-    ),
+    SamplingField("temperature", 0, 2, 0.05),
+    SamplingField("max_tokens", 16, 4096, 16),
+    SamplingField("repeat_penalty", 0.8, 2, 0.01),
 )
 MORE_FIELDS = (
-    SamplingField(
-        "top_p", "Top-p", "Keep the likeliest words that together reach this share.", 0.05, 1, 0.01
-    ),
-    SamplingField("top_k", "Top-k", "Keep this many of the likeliest words; 0 keeps all.", 0, 200, 1),
-    SamplingField("min_p", "Min-p", "Drop words below this share of the likeliest one.", 0, 0.5, 0.01),
+    SamplingField("top_p", 0.05, 1, 0.01),
+    SamplingField("top_k", 0, 200, 1),
+    SamplingField("min_p", 0, 0.5, 0.01),
 )
-SEED = SamplingField(
-    "seed", "Seed", "The same number repeats an answer; empty draws a new one.", 0, 2**32 - 1, 1
-)
+SEED = SamplingField("seed", 0, 2**32 - 1, 1)
 FIELDS = (*MAIN_FIELDS, *MORE_FIELDS, SEED)
 
 

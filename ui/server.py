@@ -18,6 +18,8 @@ from engine.backend import ChatBackend, Measured
 from engine.metrics import CONTENT_TYPE, exposition, registry
 from ui.page import build
 from ui.theme import CSS, theme
+from ui.translation import I18N
+from ui.visitor import Visitors
 
 # What a model writes must not make a visitor's browser ask other people's servers for anything. Gradio's own
 # page needs inline scripts; what a model writes never becomes one, as it is defused and sanitized before.
@@ -37,8 +39,8 @@ CONTENT_POLICY = "; ".join(
 )
 
 
-def web_app(backend: ChatBackend, concurrency: int) -> FastAPI:
-    """The whole web application for one backend."""
+def web_app(backend: ChatBackend, concurrency: int, *, local: bool = False) -> FastAPI:
+    """The whole web application for one backend; `local` when this machine alone can reach it."""
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
@@ -48,6 +50,7 @@ def web_app(backend: ChatBackend, concurrency: int) -> FastAPI:
     if isinstance(backend, Measured):
         _add_metrics(app, backend)
     app.add_middleware(ContentPolicy)
+    app.add_middleware(Visitors, local=local)
     gr.mount_gradio_app(
         app,
         build(backend, concurrency),
@@ -55,6 +58,7 @@ def web_app(backend: ChatBackend, concurrency: int) -> FastAPI:
         theme=theme(),
         css_paths=CSS,
         footer_links=[],
+        i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
         show_error=True,

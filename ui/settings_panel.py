@@ -9,6 +9,7 @@ import gradio as gr
 
 from engine.settings import SamplingSettings
 from ui.sampling_fields import FIELDS, MAIN_FIELDS, MORE_FIELDS, SEED, SamplingField, default, sampling_from
+from ui.translation import text
 
 
 class SettingsPanel:
@@ -16,14 +17,16 @@ class SettingsPanel:
 
     def __init__(self, context: int) -> None:
         self._context = context
-        with gr.Sidebar(label="Settings", open=False, position="right", width=320, elem_id="settings"):
-            gr.Markdown("## Settings")
+        with gr.Sidebar(
+            label=text("settings.label"), open=False, position="right", width=320, elem_id="settings"
+        ):
+            gr.Markdown(text("settings.title"))
             self.system_prompt = _system_prompt()
             controls: list[gr.components.Component] = [self._slider(field) for field in MAIN_FIELDS]
-            with gr.Accordion("More", open=False):
+            with gr.Accordion(text("settings.more"), open=False):
                 controls += [self._slider(field) for field in MORE_FIELDS]
                 controls.append(_seed())
-            reset = gr.Button("Back to the defaults", size="sm", variant="secondary")
+            reset = gr.Button(text("settings.reset"), size="sm", variant="secondary")
         self.components = [self.system_prompt, *controls]
         reset.click(
             self._defaults,
@@ -46,8 +49,8 @@ class SettingsPanel:
             maximum=self._highest(field),
             step=field.step,
             value=self._default(field),
-            label=field.label,
-            info=field.info,
+            label=text(field.label),
+            info=text(field.info),
             buttons=[],
             elem_id=f"set-{field.name}",
         )
@@ -66,9 +69,9 @@ class SettingsPanel:
 
 def _system_prompt() -> gr.Textbox:
     return gr.Textbox(
-        label="System prompt",
-        info="Who the model should be, in your words. Empty: as it was trained.",
-        placeholder="You are a patient teacher who answers in two sentences.",
+        label=text("settings.system_prompt"),
+        info=text("settings.system_prompt.info"),
+        placeholder=text("settings.system_prompt.example"),
         lines=3,
         max_lines=8,
         elem_id="set-system-prompt",
@@ -77,10 +80,10 @@ def _system_prompt() -> gr.Textbox:
 
 def _seed() -> gr.Number:
     return gr.Number(
-        label=SEED.label,
-        info=SEED.info,
+        label=text(SEED.label),
+        info=text(SEED.info),
         value=None,
-        placeholder="random",
+        placeholder=text("settings.seed.random"),
         precision=0,
         minimum=SEED.low,
         maximum=SEED.high,

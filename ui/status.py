@@ -9,11 +9,9 @@ from engine.backend import ModelInfo
 from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.request import Dropped
 from ui.streaming import Progress
+from ui.texts import ENGLISH, Words
 
-HOW_TO_BRING_ONE = (
-    "This is the small model that comes with GGUF Chat. Bring your own: "
-    "<code>python app.py PATH/TO/MODEL.gguf</code>"
-)
+BRING_YOUR_OWN = "python app.py PATH/TO/MODEL.gguf"
 
 
 def size_text(size: int) -> str:
@@ -39,17 +37,17 @@ def model_name(info: ModelInfo) -> str:
     return f"<h1>{escape(short_name(info))}</h1>"
 
 
-def facts_text(info: ModelInfo) -> str:
+def facts_text(info: ModelInfo, say: Words = ENGLISH) -> str:
     """What the model is made of, in one line."""
-    facts = [info.quantization, f"{parameters_text(info.parameters)} parameters", size_text(info.size)]
-    facts.append(f"{info.context:,} tokens of context")
-    return " · ".join(fact for fact in facts if fact)
+    parameters = say("page.parameters", count=parameters_text(info.parameters))
+    context = say("page.context", tokens=say.number(info.context))
+    return " · ".join(fact for fact in (info.quantization, parameters, size_text(info.size), context) if fact)
 
 
-def model_facts(info: ModelInfo, embedded: bool = False) -> str:
+def model_facts(info: ModelInfo, embedded: bool = False, say: Words = ENGLISH) -> str:
     """The line below the head, and for the embedded model how to bring another."""
-    hint = f"<p>{HOW_TO_BRING_ONE}</p>" if embedded else ""
-    return f"<p>{escape(facts_text(info))}</p>{hint}"
+    hint = f"<p>{escape(say('page.bring_your_own'))} <code>{BRING_YOUR_OWN}</code></p>" if embedded else ""
+    return f"<p>{escape(facts_text(info, say))}</p>{hint}"
 
 
 def line(text: str, kind: str = "") -> str:
@@ -57,62 +55,67 @@ def line(text: str, kind: str = "") -> str:
     return f"<div class='status {kind}' role='status' aria-live='polite'>{escape(text)}</div>"
 
 
-def status(progress: Progress) -> str:
+def status(progress: Progress, say: Words = ENGLISH) -> str:
     """The line for an answer under way or at its end."""
     if progress.error is not None:
-        return error_line(progress.error, partial=bool(progress.text))
+        return error_line(progress.error, partial=bool(progress.text), say=say)
     if progress.reason is not None:
         plain = progress.reason == "stop" and progress.dropped is None
-        return line(outcome_text(progress), "" if plain else "note")
-    if progress.first_text is not None:
-        rate = f" · about {progress.rate:.0f} tokens/s" if progress.rate else ""
-        return line(f"Writing{rate}", "busy")
-    return line(_before_the_first_word(progress), "busy")
+        return line(outcome_text(progress, say), "" if plain else "note")
+    return line(_under_way(progress, say), "busy")
 
 
-def _before_the_first_word(progress: Progress) -> str:
+def _under_way(progress: Progress, say: Words) -> str:
+    if progress.first_text is None:
+        return _before_the_first_word(progress, say)
+    about = f" · {say('status.about', rate=say.number(progress.rate))}" if progress.rate else ""
+    return say("status.writing") + about
+
+
+def _before_the_first_word(progress: Progress, say: Words) -> str:
     if progress.position > 1:
-        return f"Waiting · {progress.position - 1} ahead of you"
+        return say("status.waiting", ahead=progress.position - 1)
     if progress.position == 1:
-        return "Waiting · you are next"
+        return say("status.next")
     if progress.prompt is not None and progress.prompt.total > 0:
-        return f"Reading the prompt · {100 * progress.prompt.done // progress.prompt.total} %"
-    return "Starting"
+        return say("status.reading", percent=100 * progress.prompt.done // progress.prompt.total)
+    return say("status.starting")
 
 
-def outcome_text(progress: Progress) -> str:
+def outcome_text(progress: Progress, say: Words = ENGLISH) -> str:
     """How a finished answer went: why it ended, when that is worth a word, and its numbers."""
     why = {
-        "length": "Cut at the length limit: raise “Maximum new tokens” for more",
-        "time": "Cut at the time limit of this server",
-        "cancelled": "Stopped",
+        "length": say("status.length"),
+        "time": say("status.time"),
+        "cancelled": say("status.cancelled"),
     }
     parts = [why[progress.reason]] if progress.reason in why else []
     if progress.dropped is not None:
-        parts.append(_dropped_text(progress.dropped))
+        parts.append(_dropped_text(progress.dropped, say))
     if progress.stats is not None:
-        parts += [f"{progress.stats.generated_tokens} tokens", f"{progress.rate:.1f} tokens/s"]
+        parts.append(say("status.tokens", count=say.number(progress.stats.generated_tokens)))
+        parts.append(say("status.rate", rate=say.number(progress.rate, 1)))
     if progress.first_text_seconds is not None:
-        parts.append(f"first word after {progress.first_text_seconds:.2f} s")
+        parts.append(say("status.first_word", seconds=say.number(progress.first_text_seconds, 2)))
     return " · ".join(parts)
 
 
-def _dropped_text(dropped: Dropped) -> str:
-    count = dropped.messages
-    which = "oldest message was" if count == 1 else f"{count} oldest messages were"
-    return f"The chat is long: its {which} not read again"
+def _dropped_text(dropped: Dropped, say: Words) -> str:
+    if dropped.messages == 1:
+        return say("status.dropped_one")
+    return say("status.dropped_many", count=dropped.messages)
 
 
-def explain(error: EngineError) -> str:
+def explain(error: EngineError, say: Words = ENGLISH) -> str:
     """An engine's error for someone who only wanted an answer: what happened, and what to do."""
     if isinstance(error, QueueFull):
-        return "Too many people are asking right now. Wait a moment and send it again."
+        return say("status.queue_full")
     if isinstance(error, EngineStopped):
-        return f"The answer broke off: {error}."
-    return f"That did not work: {error}."
+        return say("status.broke_off", error=error)
+    return say("status.failed", error=error)
 
 
-def error_line(error: EngineError, partial: bool = False) -> str:
+def error_line(error: EngineError, partial: bool = False, say: Words = ENGLISH) -> str:
     """The line for an answer that failed."""
-    kept = " What it had written so far is kept." if partial else ""
-    return line(explain(error) + kept, "error")
+    kept = f" {say('status.kept')}" if partial else ""
+    return line(explain(error, say) + kept, "error")

@@ -22,6 +22,7 @@ from ui.messages import conversation
 from ui.sampling_fields import FIELDS, sampling_from
 from ui.status import explain, facts_text, outcome_text, short_name
 from ui.streaming import Progress
+from ui.texts import ENGLISH
 
 HELP = """\
 /system TEXT      set the system prompt (alone: show it; "off": none)
@@ -110,7 +111,7 @@ class TerminalChat:
         table = Table(box=None, show_header=False)
         for item in FIELDS:
             value = getattr(self.sampling, item.name)
-            table.add_row(item.name, "random" if value is None else f"{value:g}", item.info)
+            table.add_row(item.name, "random" if value is None else f"{value:g}", ENGLISH(item.info))
         self.err.print(table)
 
     def _reset(self, _: str) -> None:

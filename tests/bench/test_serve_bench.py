@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from bench.contender import BARE
 from bench.llama_server import LlamaServer
 from bench.peers import Setup
 from bench.serve import ServeConfig
 from bench.workload import WORKLOADS, find_workload
+from pipeline.child import run_child
 from pipeline.errors import InputError, PipelineError
 from tests.bench import fake_llama_server
 
@@ -52,6 +54,15 @@ def test_all_contenders_run_and_the_ratios_are_printed(
     assert ratios["2"]["lock"]["later_ttft"] > 0
     assert set(ratios["1"]["single stream"]) == {"decode", "decode_at_depth"}
     assert asked(fake)[0]["spin"] is None  # the engine's own setting does not reach a peer
+
+
+def test_llama_decode_alone_reads_each_prompt_once_and_writes_in_step(smollm2: Path, tmp_path: Path) -> None:
+    request = {"contender": BARE, "model": str(smollm2), "users": 2, "context": 256, "threads": 2}
+    request |= {"workload": "single", "quick": True, "llama_server": None}
+    figures = run_child("bench.contender", request, tmp_path / "log")
+    assert figures["tokens"] == 8
+    assert 0 < figures["cached_tokens"] < figures["prompt_tokens"]  # the second prompt's beginning was copied
+    assert figures["throughput"] > 0
 
 
 def test_llama_server_is_started_and_read(fake: Path, smollm2: Path) -> None:

@@ -1,0 +1,69 @@
+"""Several prompts read and answered through llama_decode and nothing else: the bound that the kernels set.
+
+The best order for throughput: all prompts first, then all answers in step. No sampling, no text, no waiting;
+what the prompts share is computed once and copied. As llama.cpp's batched-bench does (tools/batched-bench).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from bench.figures import Answer, Figures, figures_of
+from bench.peers import Setup, own_peak
+from bench.workload import Workload
+from engine.cpu import load_cpu_backend, probe_model
+from engine.model import Model
+from engine.offload import common_prefix
+from engine.runner import Runner
+from engine.scheduler import Row
+from engine.settings import EngineSettings
+from engine.template import ChatTemplate, PromptBuilder
+
+_TOKEN = 100  # which token an answer is made of makes no difference to its cost
+
+
+def bare_decode(setup: Setup, workload: Workload) -> Figures:
+    """The first turn of every user of the workload, after a warm-up."""
+    choice = load_cpu_backend(setup.model, threads=setup.threads)
+    model = Model(setup.model, extra_buffers=choice.extra_buffers)
+    runner = Runner(
+        model,
+        slots=setup.slots,
+        context=setup.context,
+        batch=EngineSettings().batch,
+        threads=setup.threads,
+    )
+    try:
+        users = range(-1, setup.slots)
+        warm_up, *prompts = [_prompt(setup, model, workload.question(user, 0)) for user in users]
+        _answer(runner, [warm_up], workload.new_tokens)
+        answers = _answer(runner, prompts, workload.new_tokens)
+    finally:
+        runner.close()
+        model.close()
+    return figures_of(answers, own_peak(), outside_decode=0.0)
+
+
+def _prompt(setup: Setup, model: Model, question: str) -> list[int]:
+    facts = probe_model(setup.model, threads=setup.threads).facts
+    template = ChatTemplate(facts.template, facts.bos, facts.eos)
+    return PromptBuilder(template, model.vocab, facts.control).tokens([{"role": "user", "content": question}])
+
+
+def _answer(runner: Runner, prompts: Sequence[list[int]], new_tokens: int) -> list[Answer]:
+    began = time.perf_counter()
+    times: list[list[float]] = [[] for _ in prompts]
+    kept = [common_prefix(prompt[:-1], prompts[0]) if slot else 0 for slot, prompt in enumerate(prompts)]
+    for slot, prompt in enumerate(prompts):
+        runner.prepare(slot, kept[slot], copy_from=0 if slot else None)
+        runner.decode([Row(slot, kept[slot], prompt[kept[slot] :], 1)])
+        times[slot].append(time.perf_counter())
+    for step in range(new_tokens - 1):
+        runner.decode([Row(slot, len(prompt) + step, [_TOKEN], 1) for slot, prompt in enumerate(prompts)])
+        for shown in times:
+            shown.append(time.perf_counter())
+    return [
+        Answer(1, began, tuple(shown), len(prompt), keep, new_tokens)
+        for shown, prompt, keep in zip(times, prompts, kept, strict=True)
+    ]

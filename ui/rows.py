@@ -1,0 +1,96 @@
+"""Between the history's rows and a conversation; each function runs inside the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass
+
+from ui.tree import Author, Made, Node, Tree
+
+
+class Unknown(LookupError):
+    """There is no such conversation or message, or it is somebody else's."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A line of the list. `title` is "" before the first question; `updated` is in seconds since 1970."""
+
+    id: str
+    title: str
+    pinned: bool
+    updated: float
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation with all of its branches. Times are in seconds since 1970."""
+
+    id: str
+    title: str
+    pinned: bool
+    created: float
+    updated: float
+    tree: Tree
+
+
+def require(
+    database: sqlite3.Connection, owner: str, key: str, node: int | None = None, role: Author | None = None
+) -> None:
+    """Raise Unknown unless the owner has the conversation, and it has the message, by that author."""
+    mine = database.execute("SELECT 1 FROM conversation WHERE id = ? AND owner = ?", [key, owner])
+    if not mine.fetchone():
+        raise Unknown("this chat is not there (any more)")
+    if node is not None:
+        known = "SELECT 1 FROM node WHERE id = ? AND conversation = ? AND role = coalesce(?, role)"
+        if not database.execute(known, [node, key, role]).fetchone():
+            raise Unknown("this message is not there (any more)")
+
+
+def load(database: sqlite3.Connection, owner: str, key: str) -> Conversation:
+    """All of a conversation; raises Unknown."""
+    require(database, owner, key)
+    head = "SELECT title, pinned, created, updated, leaf FROM conversation WHERE id = ?"
+    title, pinned, created, updated, leaf = database.execute(head, [key]).fetchone()
+    body = "SELECT id, parent, role, text, created, made, opinion, note FROM node WHERE conversation = ?"
+    nodes = {row[0]: _node(*row) for row in database.execute(body, [key])}
+    return Conversation(key, title, bool(pinned), created, updated, Tree(nodes, leaf))
+
+
+def add(database: sqlite3.Connection, key: str, parent: int | None, node: Node) -> int:
+    """Write a message below `parent` under a new id, which is returned."""
+    insert = """INSERT INTO node (conversation, parent, role, text, created, made, opinion, note)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+    made = node.made and made_json(node.made)
+    text, note = whole(node.text), whole(node.note)
+    values = [key, parent, node.role, text, node.created, made, node.opinion, note]
+    return int(database.execute(insert, values).lastrowid or 0)
+
+
+def show(database: sqlite3.Connection, key: str, leaf: int | None) -> None:
+    """Make a message the last one shown."""
+    database.execute("UPDATE conversation SET leaf = ? WHERE id = ?", [leaf, key])
+
+
+def touch(database: sqlite3.Connection, key: str, now: float) -> None:
+    """The conversation was used at that time: it moves up in the list."""
+    database.execute("UPDATE conversation SET updated = ? WHERE id = ?", [now, key])
+
+
+def whole(text: str) -> str:
+    """The text as UTF-8 can hold it: halves of surrogate pairs, which a browser may send, become `?`."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def made_json(made: Made) -> str:
+    """For the column `made`."""
+    return json.dumps(asdict(made), allow_nan=False)
+
+
+def _node(
+    number: int, parent: int | None, role: Author, text: str, created: float, *rest: str | None
+) -> Node:
+    made, opinion, note = rest
+    how = None if made is None else Made(**json.loads(made))
+    return Node(number, parent, role, text, created, how, opinion, note or "")  # type: ignore[arg-type]  # CHECKed
