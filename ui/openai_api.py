@@ -16,18 +16,19 @@ from starlette.types import Receive, Scope, Send
 
 from engine.backend import ChatBackend, ChatStream
 from engine.errors import EngineError
+from engine.pool import ModelPool
 from ui import access
 from ui.limits import TooMany
 from ui.openai_answer import Answer
 from ui.openai_errors import ApiError, field_error, from_engine, from_limit, not_found, response
-from ui.openai_models import Models, serving
 from ui.openai_request import ChatRequest
+from ui.serving import serving
 
 LARGEST_BODY = 4 << 20  # bytes
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
 
 
-def add_openai_api(app: FastAPI, models: Models) -> None:
+def add_openai_api(app: FastAPI, pool: ModelPool) -> None:
     """Add the routes, whose errors have OpenAI's form. Needs `Guard` and `Visitors` around the app."""
     started = int(time.time())
 
@@ -41,15 +42,15 @@ def add_openai_api(app: FastAPI, models: Models) -> None:
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [described(key) for key in models.keys()]}  # noqa: SIM118
+        return {"object": "list", "data": [described(key) for key in pool.keys()]}  # noqa: SIM118
 
     @app.get("/v1/models/{key:path}")
     async def show_model(key: str) -> dict[str, Any]:
-        return described(_known(models, key))
+        return described(_known(pool, key))
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
-        return await _answer(request, models)
+        return await _answer(request, pool)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     async def nothing_here(request: Request, path: str) -> Response:
@@ -57,21 +58,21 @@ def add_openai_api(app: FastAPI, models: Models) -> None:
         raise ApiError(404, f"{request.method} /v1/{path} does not exist here: there are {known}")
 
 
-def _known(models: Models, key: str | None) -> str:
+def _known(pool: ModelPool, key: str | None) -> str:
     """The model's key, the default for none. Raises ApiError for one that is not offered."""
-    if key and key not in models.keys():  # noqa: SIM118 - no dict
+    if key and key not in pool.keys():  # noqa: SIM118 - no dict
         raise not_found(key)
-    return key or models.default
+    return key or pool.default
 
 
-async def _answer(request: Request, models: Models) -> Response:
+async def _answer(request: Request, pool: ModelPool) -> Response:
     """Start an answer. All that can be refused is refused here, before a stream begins."""
     asked = await _read(request)
-    key = _known(models, asked.model)
+    key = _known(pool, asked.model)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(access.admit(request))
-            backend = await stack.enter_async_context(serving(models, key))
+            backend = await stack.enter_async_context(serving(pool, key))
             stream = await _start(backend, asked)
         except TooMany as error:
             raise from_limit(error) from error

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import gradio as gr
 import uvicorn
@@ -19,10 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.backend import ChatBackend, Measured
 from engine.metrics import CONTENT_TYPE, exposition, registry
+from engine.pool import ModelPool
 from ui.access import Access
 from ui.guard import Guard, Sessions
 from ui.openai_api import add_openai_api
-from ui.openai_models import OneModel
 from ui.origin import OwnPages
 from ui.page import build
 from ui.settings import on_a_space
@@ -69,13 +70,19 @@ def web_app(
 
     if isinstance(backend, Measured):
         _add_metrics(app, backend)
-    add_openai_api(app, OneModel(backend))
+    add_openai_api(app, _pool_of(backend))
     sessions = _mount_page(app, build(backend, concurrency), access)
     app.add_middleware(Guard, access=access, sessions=sessions)
     app.add_middleware(Visitors, local=local)
     app.add_middleware(OwnPages, local=local, hosts=hosts)
     app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
     return app
+
+
+def _pool_of(backend: ChatBackend) -> ModelPool:
+    """The one model that is loaded already, by its file's name."""
+    key = Path(backend.info.path).stem
+    return ModelPool(lambda _: backend, [key], key)
 
 
 def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:

@@ -14,13 +14,13 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
+from engine.pool import ModelPool
 from engine.settings import SamplingSettings
 from tests.ui.conftest import until
 from tests.ui.fake_backend import FakeBackend
 from ui.access import Access
 from ui.guard import Guard
 from ui.openai_api import LARGEST_BODY, add_openai_api
-from ui.openai_models import OneModel
 from ui.visitor import Visitors
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -29,7 +29,7 @@ URL = "/v1/chat/completions"
 
 def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
-    add_openai_api(app, OneModel(backend))
+    add_openai_api(app, ModelPool(lambda _: backend, ["fake"], "fake"))
     app.add_middleware(Guard, access=access or Access(), sessions=lambda cookies: None)
     app.add_middleware(Visitors)
     return app
