@@ -17,7 +17,7 @@ import gradio as gr
 from starlette.requests import HTTPConnection
 
 from ui.limits import AnswersAtOnce, RequestRate
-from ui.visitor import LOCAL, owner_of
+from ui.visitor import LOCAL, VISITOR, owner_of
 
 KEY_HOLDER = "api-key"  # the name of whoever shows the API key
 _PER_ADDRESS = 4  # as many visitors as one address may stand for: a household, an office
@@ -71,14 +71,14 @@ class Access:
     def admit(self, owner: str, address: str) -> AbstractContextManager[None]:
         """Count a request, and an answer for the time of the `with` block. Raises TooMany."""
         self._rate.take(owner)
-        if owner.startswith("visitor:"):  # a cookie is thrown away more easily than an address
+        if owner.startswith(VISITOR):  # anyone can have many cookies
             self._rate_by_address.take(address)
         return self._answering(owner, address)
 
     @contextmanager
     def _answering(self, owner: str, address: str) -> Iterator[None]:
         with self._answers.one_more(owner):
-            if not owner.startswith("visitor:"):
+            if not owner.startswith(VISITOR):
                 yield
                 return
             with self._answers_by_address.one_more(address):
@@ -91,7 +91,12 @@ def admit(request: gr.Request | HTTPConnection) -> AbstractContextManager[None]:
     Raises TooMany, whose text is for the user. Needs `ui.guard.Guard` around the app.
     """
     access: Access = request.state.access
-    return access.admit(owner_of(request), address_of(request))
+    owner, address = owner_of(request), address_of(request)
+    if (
+        owner.startswith(VISITOR) and not request.state.is_known
+    ):  # who keeps no cookie has no more than one has
+        owner = f"{VISITOR}{address}"
+    return access.admit(owner, address)
 
 
 def address_of(request: gr.Request | HTTPConnection) -> str:

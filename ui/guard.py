@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui.access import Access, address_of
 from ui.limits import TooMany
-from ui.login_page import login_page
+from ui.login_page import kept_in_frames, login_page
 
 Sessions = Callable[[Mapping[str, str]], str | None]
 """The cookies of a request -> the name that is logged in with them."""
@@ -38,7 +38,8 @@ class Guard:
         request = HTTPConnection(scope)
         request.state.access = self._access
         refusal = self._refusal(request)
-        await (refusal or self._app)(scope, receive, send)
+        is_login = scope["path"].rstrip("/") == _LOGIN
+        await (refusal or self._app)(scope, receive, kept_in_frames(send) if is_login else send)
 
     def _refusal(self, request: HTTPConnection) -> ASGIApp | None:
         path = request.scope["path"].rstrip("/")

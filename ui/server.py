@@ -122,10 +122,15 @@ def _add_metrics(app: FastAPI, backend: Measured) -> None:
 
 
 class ContentPolicy:
-    """Adds the headers to every response, as plain ASGI: it must not buffer the streams."""
+    """Adds the headers to every response, as plain ASGI: it must not buffer the streams.
+
+    But for a Space, which is a frame in a page of the Hub, no other site may show us in a frame: it could
+    lead a visitor's clicks.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._policy = CONTENT_POLICY if on_a_space() else f"{CONTENT_POLICY}; frame-ancestors 'self'"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through; see the class."""
@@ -133,7 +138,7 @@ class ContentPolicy:
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = CONTENT_POLICY
+                headers["Content-Security-Policy"] = self._policy
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
             await send(message)

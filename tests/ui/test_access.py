@@ -13,6 +13,7 @@ from tests.ui.fake_backend import FakeBackend
 from ui.access import Access
 from ui.limits import AnswersAtOnce, RequestRate, TooMany
 from ui.server import web_app
+from ui.visitor import COOKIE
 
 ASK = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -81,7 +82,9 @@ def paths(app: object) -> list[str]:
 def test_gradios_form_lets_in_and_no_one_may_try_many_passwords() -> None:
     with client(Access({"anna": "secret"})) as page:
         assert page.post("/login", data={"username": "anna", "password": "wrong"}).status_code == 400
-        assert page.post("/login", data={"username": "anna", "password": "secret"}).status_code == 200
+        entered = page.post("/login", data={"username": "anna", "password": "secret"})
+        secure, plain = entered.headers.get_list("set-cookie")
+        assert secure.endswith("Partitioned") and "HttpOnly" in plain and "Partitioned" not in plain
         assert '"username":"anna"' in page.get("/").text.replace(" ", "")
         assert page.get("/v1/models").status_code == 200
         page.cookies.clear()
@@ -92,8 +95,14 @@ def test_gradios_form_lets_in_and_no_one_may_try_many_passwords() -> None:
 
 def test_a_user_who_asks_too_often_is_told_when_to_come_back() -> None:
     page = client(Access(requests_per_minute=2))
-    codes = [page.post("/v1/chat/completions", json=ASK).status_code for _ in range(9)]
-    assert codes == [200] * 8 + [429]  # new visitors each, at one address
+
+    def ask(visitor: str) -> int:
+        page.cookies.set(COOKIE, visitor)
+        return page.post("/v1/chat/completions", json=ASK).status_code
+
+    assert [ask("no id") for _ in range(3)] == [200, 200, 429]  # who keeps no cookie is one user
+    assert [ask(letter * 22) for letter in "aaabcddd"] == [200, 200, 429, 200, 200, 200, 200, 429]
+    assert ask("e" * 22) == 429  # an address stands for so many and no more
     keyed = client(Access(api_key="k", requests_per_minute=2))
     keyed.headers["Authorization"] = "Bearer k"
     answers = [keyed.post("/v1/chat/completions", json=ASK) for _ in range(3)]
@@ -156,6 +165,7 @@ def test_only_its_own_page_may_use_a_laptops_server(host: str, origin: str | Non
     ):
         assert answer.status_code == status
         assert "Access-Control-Allow-Origin" not in answer.headers
+        assert "frame-ancestors 'self'" in answer.headers["Content-Security-Policy"]
 
 
 def test_a_foreign_page_is_refused_on_a_public_server_too() -> None:
