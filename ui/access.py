@@ -92,9 +92,8 @@ def admit(request: gr.Request | HTTPConnection) -> AbstractContextManager[None]:
     """
     access: Access = request.state.access
     owner, address = owner_of(request), address_of(request)
-    if (
-        owner.startswith(VISITOR) and not request.state.is_known
-    ):  # who keeps no cookie has no more than one has
+    if owner.startswith(VISITOR) and not request.state.is_known:
+        # All who keep no cookie are one visitor, by their address.
         owner = f"{VISITOR}{address}"
     return access.admit(owner, address)
 

@@ -1,6 +1,6 @@
 """The page that asks for a login. Gradio's own form knows neither our style sheet nor our languages.
 
-What is typed goes to Gradio's /login, which answers with the session's cookies: one for https and one for http.
+What is typed goes to Gradio's /login, which answers with two cookies for the session: for https and for http.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def login_page(request: HTTPConnection) -> HTMLResponse:
 
 
 def kept_in_frames(send: Send) -> Send:
-    """Makes Gradio's cookie for https a partitioned one: a Space is a frame, in which browsers drop others."""
+    """Makes Gradio's cookie for https a partitioned one: a Space is a frame, where browsers drop others."""
 
     async def with_partition(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -49,10 +49,8 @@ class Visitors:
         visitor = known or secrets.token_urlsafe(16)
         local = self._local and not any(name in headers for name in _FORWARDED)
         state = scope.setdefault("state", {})
-        state["visitor"], state["is_known"] = (
-            LOCAL if local else f"{VISITOR}{visitor}",
-            local or known is not None,
-        )
+        state["visitor"] = LOCAL if local else f"{VISITOR}{visitor}"
+        state["is_known"] = local or known is not None
         # Pages alone carry the cookie: a shared cache may keep a script or a picture, and its headers.
         new = not (known or local) and "text/html" in headers.get("accept", "")
         await self._app(scope, receive, _with_cookie(send, visitor, scope) if new else send)
