@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Literal, NoReturn, get_args, get_origin
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -26,8 +26,9 @@ and MODEL is GGUF_CHAT_MODEL. A flag goes before its variable.
 def read_settings(arguments: Sequence[str]) -> AppSettings:
     """The settings; exits after --help, and with code 2 where something cannot be used."""
     given = vars(_parser().parse_args(arguments))
+    _refuse_unknown(os.environ)
     try:
-        return AppSettings(**{**_aliased(os.environ), **given})
+        return AppSettings(**(_aliased(os.environ) | given))
     except ValidationError as error:
         fail(_explained(error))
 
@@ -83,8 +84,9 @@ def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
-    shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-    return "" if value in (None, ()) else f" [{shown}]"
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    return "" if value in (None, ()) else f" [{value}]"
 
 
 def _metavar(field: FieldInfo) -> str:
@@ -95,18 +97,18 @@ def _metavar(field: FieldInfo) -> str:
     return "N" if wanted else "A,B" if get_origin(kind) is tuple else "TEXT"
 
 
-def _aliased(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What other names in the environment give; a variable that nothing reads is an error."""
-    known = {*map(_variable, _FIELDS), *map(_variable, ALIASES), *OTHER_VARIABLES}
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Fail at a variable of ours that nothing reads: a typing error would go unnoticed."""
+    known = sorted({*map(_variable, (*_FIELDS, *ALIASES)), *OTHER_VARIABLES})
     for variable in environment:
         if variable.startswith(ENV_PREFIX) and variable not in known:
-            fail(f"{variable} is no setting{_nearest(variable, sorted(known))}")
-    named = {alias: field for alias, field in ALIASES.items() if environment.get(_variable(alias))}
-    return {
-        field: environment[_variable(alias)]
-        for alias, field in named.items()
-        if not environment.get(_variable(field))
-    }
+            fail(f"{variable} is no setting{_nearest(variable, known)}")
+
+
+def _aliased(environment: Mapping[str, str]) -> dict[str, str]:
+    """The fields that the environment sets by another name and not by their own."""
+    given = {field: environment.get(_variable(alias)) for alias, field in ALIASES.items()}
+    return {field: value for field, value in given.items() if value and not environment.get(_variable(field))}
 
 
 def _explained(error: ValidationError) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -86,12 +87,14 @@ async def _answer(request: Request, pool: ModelPool) -> Response:
 
 async def _read(request: Request) -> ChatRequest:
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LARGEST_BODY:
-            raise ApiError(413, f"the request is too large: {LARGEST_BODY} bytes are the most")
     try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > LARGEST_BODY:
+                raise ApiError(413, f"the request is too large: {LARGEST_BODY} bytes are the most")
         return ChatRequest.model_validate_json(bytes(body))
+    except ClientDisconnect as error:  # nobody reads this: but a log without it is a log without noise
+        raise ApiError(400, "the request broke off") from error
     except ValidationError as error:
         raise field_error(error.errors(include_url=False, include_context=False)[0]) from error
 
