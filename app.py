@@ -96,21 +96,24 @@ def main(
 def run(model: Path | None, host: str, port: int, settings: EngineSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises an EngineError or a ServeError when it cannot start."""
     from ui.address import address_of, bind, is_local
+    from ui.catalog import make_catalog
     from ui.gguf_choice import choose_gguf
+    from ui.models import models_of
 
     path = choose_gguf(model)
     bound = bind(host, port)
     typer.echo(f"Loading {path.name} ...")
-    from engine.local import LocalBackend  # slow, and of no use before all else is right
+    from engine.opening import Opener  # slow, and of no use before all else is right
 
-    backend = LocalBackend.open(path, settings)
+    models = models_of(make_catalog(path, ()), Opener(settings))
     try:
+        models.pool.load()
         from ui.server import serve, web_app
 
-        app = web_app(backend, concurrency=2 * (settings.slots + settings.queue), local=is_local(bound))
+        app = web_app(models, concurrency=2 * (settings.slots + settings.queue), local=is_local(bound))
         serve(app, bound, ready=lambda: typer.echo(f"Ready: {address_of(bound)}   (Ctrl-C ends it)"))
     finally:
-        backend.close()
+        models.pool.close()
         bound.close()
 
 

@@ -14,8 +14,9 @@ from fastapi import FastAPI, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.backend import ChatBackend, Measured
 from engine.metrics import CONTENT_TYPE, exposition, registry
+from engine.pool import ModelPool
+from ui.models import Models
 from ui.page import build
 from ui.theme import CSS, theme
 from ui.translation import I18N
@@ -39,21 +40,20 @@ CONTENT_POLICY = "; ".join(
 )
 
 
-def web_app(backend: ChatBackend, concurrency: int, *, local: bool = False) -> FastAPI:
-    """The whole web application for one backend; `local` when this machine alone can reach it."""
+def web_app(models: Models, concurrency: int, *, local: bool = False) -> FastAPI:
+    """The whole web application over some models; `local` when this machine alone can reach it."""
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
     def health() -> dict[str, str]:
-        return {"status": "ok", "model": backend.info.name}
+        return {"status": "ok", "model": models.catalog.label(models.pool.default)}
 
-    if isinstance(backend, Measured):
-        _add_metrics(app, backend)
+    _add_metrics(app, models.pool)
     app.add_middleware(ContentPolicy)
     app.add_middleware(Visitors, local=local)
     gr.mount_gradio_app(
         app,
-        build(backend, concurrency),
+        build(models, concurrency, own_machine=local),
         path="/",
         theme=theme(),
         css_paths=CSS,
@@ -66,9 +66,9 @@ def web_app(backend: ChatBackend, concurrency: int, *, local: bool = False) -> F
     return app
 
 
-def _add_metrics(app: FastAPI, backend: Measured) -> None:
+def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
     """Numbers for Prometheus: sums alone, and nothing that anyone wrote."""
-    metrics = registry(backend.stats)
+    metrics = registry(pool.stats)
 
     @app.get("/metrics")
     def scrape() -> Response:
