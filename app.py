@@ -33,20 +33,23 @@ def main(arguments: Sequence[str]) -> None:
 def run(settings: AppSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises an EngineError or a ServeError when it cannot start."""
     from ui.address import address_of, bind, is_local
+    from ui.catalog import make_catalog
     from ui.gguf_choice import choose_gguf
+    from ui.models import models_of
 
     engine = settings.engine()
     path = choose_gguf(settings.model)
     bound = bind(settings.host, settings.port)
     print(f"Loading {path.name} ...", flush=True)
-    from engine.local import LocalBackend  # slow, and of no use before all else is right
+    from engine.opening import Opener  # slow, and of no use before all else is right
 
-    backend = LocalBackend.open(path, engine)
+    models = models_of(make_catalog(path, settings.models), Opener(engine), settings.max_loaded)
     try:
+        models.pool.load()
         from ui.server import serve, web_app
 
         app = web_app(
-            backend,
+            models,
             concurrency=2 * (engine.slots + engine.queue),
             local=is_local(bound),
             access=_access(settings),
@@ -54,7 +57,7 @@ def run(settings: AppSettings) -> None:
         )
         serve(app, bound, ready=lambda: print(f"Ready: {address_of(bound)}   (Ctrl-C ends it)", flush=True))
     finally:
-        backend.close()
+        models.pool.close()
         bound.close()
 
 

@@ -8,17 +8,18 @@ answer ends as any other does and keeps its numbers. "New chat" and a closed tab
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import gradio as gr
 
-from engine.backend import ChatBackend
 from engine.errors import EngineError
+from engine.pool import ModelPool
 from ui import access
 from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import bubble, conversation, text_of
+from ui.serving import serving
 from ui.settings_panel import SettingsPanel
 from ui.status import error_line, line, status
 from ui.streaming import Progress, snapshots
@@ -45,8 +46,9 @@ Update = tuple[Any, Any, Any]
 class ChatPanel:
     """Lays out the conversation and wires its events."""
 
-    def __init__(self, backend: ChatBackend, live: LiveStreams) -> None:
-        self._backend, self._live = backend, live
+    def __init__(self, pool: ModelPool, key: gr.State, live: LiveStreams) -> None:
+        """`key` is the tab's model in the pool."""
+        self._pool, self._key, self._live = pool, key, live
         self.chatbot = _chatbot()
         self.status = gr.HTML(line(""), elem_id="status", padding=False)
         self.box = _box()
@@ -62,7 +64,7 @@ class ChatPanel:
             "api_visibility": "private",
         }
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        inputs = [self.chatbot, *settings.components]
+        inputs = [self.chatbot, self._key, *settings.components]
         running: list[Any] = [
             self.box.submit(self._send, [self.box, *inputs], **ask),
             self.chatbot.retry(self._again, inputs, **ask),
@@ -106,25 +108,23 @@ class ChatPanel:
         """Show the question, then the answer as it grows; an error keeps what there is."""
         asked = [*history, bubble("user", question)]
         yield _busy(), asked, line("Starting", "busy")
-        try:
-            with access.admit(request):
-                async with aclosing(self._progress(asked, settings, request)) as updates:
-                    async for progress in updates:
-                        yield _shown(progress, question, history, asked)
-        except EngineError as error:
-            yield _idle(question), list(history), error_line(error)
-        except TooMany as error:
-            yield _idle(question), list(history), line(error.text(words(request)), "error")
-
-    async def _progress(
-        self, asked: Sequence[Mapping[str, Any]], settings: Sequence[Any], request: gr.Request
-    ) -> AsyncGenerator[Progress, None]:
-        system_prompt, sampling = SettingsPanel.read(settings)
-        stream = self._backend.stream(conversation(asked, system_prompt), sampling)
-        with self._live.following(str(request.session_hash), stream):
-            async with aclosing(snapshots(stream)) as updates:
-                async for progress in updates:
-                    yield progress
+        key, *controls = settings
+        async with AsyncExitStack() as stack:
+            try:
+                stack.enter_context(access.admit(request))
+                system_prompt, sampling = SettingsPanel.read(controls)
+                backend = await stack.enter_async_context(serving(self._pool, key))
+                stream = backend.stream(conversation(asked, system_prompt), sampling)
+            except EngineError as error:
+                yield _idle(question), list(history), error_line(error)
+                return
+            except TooMany as error:
+                yield _idle(question), list(history), line(error.text(words(request)), "error")
+                return
+            stack.enter_context(self._live.following(str(request.session_hash), stream))
+            updates = await stack.enter_async_context(aclosing(snapshots(stream)))
+            async for progress in updates:
+                yield _shown(progress, question, history, asked)
 
     def _stop(self, request: gr.Request) -> None:
         self._live.cancel(str(request.session_hash))

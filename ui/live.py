@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
-from engine.backend import ChatStream
+
+class Stoppable(Protocol):
+    """An answer, or several at once, that can be stopped."""
+
+    def cancel(self) -> None:
+        """Stop; returns at once."""
+        ...
+
+
+S = TypeVar("S", bound=Stoppable)
 
 
 class LiveStreams:
     """Streams by session. Used from the event loop alone, so it needs no lock."""
 
     def __init__(self) -> None:
-        self._streams: defaultdict[str, set[ChatStream]] = defaultdict(set)
+        self._streams: defaultdict[str, set[Stoppable]] = defaultdict(set)
 
     @contextmanager
-    def following(self, session: str, stream: ChatStream) -> Iterator[ChatStream]:
+    def following(self, session: str, stream: S) -> Iterator[S]:
         """Keep `stream` findable while it runs; it is cancelled on the way out, however that happens."""
         self._streams[session].add(stream)
         try:

@@ -7,7 +7,6 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import gradio as gr
 import uvicorn
@@ -18,11 +17,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.backend import ChatBackend, Measured
 from engine.metrics import CONTENT_TYPE, exposition, registry
 from engine.pool import ModelPool
 from ui.access import Access
 from ui.guard import Guard, Sessions
+from ui.models import Models
 from ui.openai_api import add_openai_api
 from ui.origin import OwnPages
 from ui.page import build
@@ -50,14 +49,14 @@ CONTENT_POLICY = "; ".join(
 
 
 def web_app(
-    backend: ChatBackend,
+    models: Models,
     concurrency: int,
     *,
     local: bool = False,
     access: Access | None = None,
     hosts: Sequence[str] = (),
 ) -> FastAPI:
-    """The whole web application for one backend.
+    """The whole web application over some models.
 
     `local` when this machine alone can reach it; `hosts` are names it is known by besides (see ui/origin.py).
     """
@@ -66,23 +65,16 @@ def web_app(
 
     @app.get("/health")
     def health() -> dict[str, str]:
-        return {"status": "ok", "model": backend.info.name}
+        return {"status": "ok", "model": models.catalog.label(models.pool.default)}
 
-    if isinstance(backend, Measured):
-        _add_metrics(app, backend)
-    add_openai_api(app, _pool_of(backend))
-    sessions = _mount_page(app, build(backend, concurrency), access)
+    _add_metrics(app, models.pool)
+    add_openai_api(app, models.pool)
+    sessions = _mount_page(app, build(models, concurrency, own_machine=local), access)
     app.add_middleware(Guard, access=access, sessions=sessions)
     app.add_middleware(Visitors, local=local)
     app.add_middleware(OwnPages, local=local, hosts=hosts)
     app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
     return app
-
-
-def _pool_of(backend: ChatBackend) -> ModelPool:
-    """The one model that is loaded already, by its file's name."""
-    key = Path(backend.info.path).stem
-    return ModelPool(lambda _: backend, [key], key)
 
 
 def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
@@ -112,9 +104,9 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
     return logged_in
 
 
-def _add_metrics(app: FastAPI, backend: Measured) -> None:
+def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
     """Numbers for Prometheus: sums alone, and nothing that anyone wrote."""
-    metrics = registry(backend.stats)
+    metrics = registry(pool.stats)
 
     @app.get("/metrics")
     def scrape() -> Response:

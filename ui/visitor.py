@@ -29,6 +29,11 @@ def owner_of(request: gr.Request | HTTPConnection) -> str:
     return f"user:{name}" if name else str(request.state.visitor)
 
 
+def on_own_machine(request: gr.Request | HTTPConnection) -> bool:
+    """Whether who asks sits at the machine that serves, and may name its files. Needs `Visitors` around."""
+    return bool(request.state.visitor == LOCAL)
+
+
 class Visitors:
     """Tells browsers apart by a random cookie that no script can read.
 

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
 from ui.address import address_of, bind
+from ui.models import one_model
 from ui.server import web_app
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
@@ -88,7 +89,7 @@ def fake_site() -> Iterator[Callable[[FakeBackend], FakeSite]]:
     def start(backend: FakeBackend) -> FakeSite:
         bound = bind("127.0.0.1", 0)
         server = uvicorn.Server(
-            uvicorn.Config(web_app(backend, 8), log_level="critical", timeout_graceful_shutdown=1)
+            uvicorn.Config(web_app(one_model(backend), 8), log_level="critical", timeout_graceful_shutdown=1)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from tests.ui.fake_backend import FakeBackend
 from ui.access import Access
 from ui.limits import AnswersAtOnce, RequestRate, TooMany
+from ui.models import one_model
 from ui.server import web_app
 from ui.visitor import COOKIE
 
@@ -24,7 +25,7 @@ def basic(name: str, password: str) -> dict[str, str]:
 
 def client(access: Access | None = None, **options: object) -> TestClient:
     backend = FakeBackend()
-    return TestClient(web_app(backend, 4, access=access, **options), follow_redirects=False)  # type: ignore[arg-type]
+    return TestClient(web_app(one_model(backend), 4, access=access, **options), follow_redirects=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
