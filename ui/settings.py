@@ -87,7 +87,9 @@ class AppSettings(BaseSettings):
         "File that keeps the conversations, or off. Default: in your data folder, on a Space /data.",
     )
 
-    models: Names = _option("Models", "More models for the page's picker: files, folders, Hub names.", ())
+    models: Names = _option(
+        "Models", "More to choose from: folders, files, NAME=FILE, FILE::ADAPTER.gguf, Hub names.", ()
+    )
     max_loaded: int = _option("Models", "Models that are kept in memory at the same time.", 2, ge=1)
 
     context: int = _option("Engine", option_texts.CONTEXT, _ENGINE.context)
