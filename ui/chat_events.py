@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from engine.errors import EngineError
+from ui.access import admit
 from ui.actions import Place, View
 from ui.answering import Answerer, Task
 from ui.bar import Updates
 from ui.chat_panel import ChatPanel, Where
+from ui.limits import TooMany
 from ui.live import LiveStreams, Turn
 from ui.markup import restore
 from ui.settings_panel import SettingsPanel
@@ -29,11 +31,13 @@ from ui.store import Unknown
 from ui.streaming import Progress
 from ui.texts import words
 from ui.tree import Opinion
+from ui.visitor import owner_of
 
 SETTLE_SECONDS = 1.0  # how long a page that opens waits for the answer of the one that it replaces
 Act = Callable[[Place], Place]
 Answering = AsyncGenerator[Updates, None]
 OwnerOf = Callable[[gr.Request], str]
+Admit = Callable[[gr.Request], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,24 @@ class Asked:
     session: str
     model: str | None
     settings: Sequence[Any]
+    admit: Callable[[], AbstractContextManager[None]]
 
 
 class ChatEvents:
     """The handlers. Their last inputs: the tab's view, the open conversation, the model and the settings."""
 
-    def __init__(self, panel: ChatPanel, answerer: Answerer, live: LiveStreams, owner_of: OwnerOf) -> None:
-        self._panel, self._answerer, self._live, self._owner_of = panel, answerer, live, owner_of
+    def __init__(
+        self,
+        panel: ChatPanel,
+        answerer: Answerer,
+        live: LiveStreams,
+        *,
+        owner_of: OwnerOf = owner_of,
+        admit: Admit = admit,
+    ) -> None:
+        """`owner_of` says whose request it is, `admit` lets it in for the time of an answer."""
+        self._panel, self._answerer, self._live = panel, answerer, live
+        self._owner_of, self._admit = owner_of, admit
 
     async def send(self, request: gr.Request, question: str, *tab: Any) -> Answering:
         """Ask what is in the box."""
@@ -179,7 +194,7 @@ class ChatEvents:
         view, current, model, *settings = tab
         context = self._answerer.context_of(model)
         where = Where(self._owner_of(request), view, current or "", context, words(request))
-        return Asked(where, str(request.session_hash), model, settings)
+        return Asked(where, str(request.session_hash), model, settings, lambda: self._admit(request))
 
     async def _answer(self, asked: Asked, start: Act, question: str | None = None) -> Answering:
         """Answer where `start` leads; `question` is given back when that cannot be."""
@@ -192,10 +207,11 @@ class ChatEvents:
             there = start(here)
             yield self._panel.started(there, asked.where, clear=question is not None)
             task = Task(here.owner, there.view.key, tuple(there.path), system_prompt, sampling, asked.model)
-            async with aclosing(self._grow(there, task, asked, turn)) as updates:
-                async for update in updates:
-                    yield update
-        except (EngineError, Unknown) as error:
+            with asked.admit():
+                async with aclosing(self._grow(there, task, asked, turn)) as updates:
+                    async for update in updates:
+                        yield update
+        except (EngineError, TooMany, Unknown) as error:
             if here is not None and there is not None:
                 with suppress(Unknown):
                     here.forget(there)

@@ -14,6 +14,7 @@ from engine.errors import EngineError
 from ui.actions import Place, View, arrive, visit
 from ui.bar import Bar, Updates
 from ui.chat_layout import box, busy, chatbot, examples, help_button, idle
+from ui.limits import TooMany
 from ui.meter import meter_of, meter_while
 from ui.note import NoteField
 from ui.shown import Shown, opinions, shown
@@ -126,7 +127,9 @@ class ChatPanel:
         writing = place.last is not None and self._is_writing(place.last.id)
         return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
 
-    def failed(self, error: EngineError | Unknown, where: Where, question: str | None = None) -> Updates:
+    def failed(
+        self, error: EngineError | TooMany | Unknown, where: Where, question: str | None = None
+    ) -> Updates:
         """What is left after an error, and what it was; `question` is given back."""
         try:
             place = self.place(where)

@@ -6,8 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from engine.backend import ChatStream
+
+class Stoppable(Protocol):
+    """An answer, or several at once, that can be stopped."""
+
+    def cancel(self) -> None:
+        """Stop; returns at once."""
+        ...
+
+
+S = TypeVar("S", bound=Stoppable)
 
 
 @dataclass
@@ -25,7 +35,7 @@ class LiveStreams:
     """Streams by session. Used from the event loop alone, so it needs no lock."""
 
     def __init__(self) -> None:
-        self._streams: defaultdict[str, set[ChatStream]] = defaultdict(set)
+        self._streams: defaultdict[str, set[Stoppable]] = defaultdict(set)
         self._turns: dict[str, Turn] = {}
 
     def begin(self, session: str) -> Turn:
@@ -41,7 +51,7 @@ class LiveStreams:
             turn.shown = False
 
     @contextmanager
-    def following(self, session: str, stream: ChatStream) -> Iterator[ChatStream]:
+    def following(self, session: str, stream: S) -> Iterator[S]:
         """Keep `stream` findable while it runs; it is cancelled on the way out, however that happens."""
         self._streams[session].add(stream)
         try:

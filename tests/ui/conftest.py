@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
 from ui.address import address_of, bind
+from ui.models import one_model
 from ui.server import web_app
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
@@ -92,7 +93,7 @@ def fake_site() -> Iterator[Callable[[FakeBackend], FakeSite]]:
     with ExitStack() as open_sites:
 
         def start(backend: FakeBackend) -> FakeSite:
-            return FakeSite(backend, open_sites.enter_context(serving(web_app(backend, 8))))
+            return FakeSite(backend, open_sites.enter_context(serving(web_app(one_model(backend), 8))))
 
         yield start
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,10 +17,12 @@ from tests.ui.conftest import until
 from tests.ui.fake_backend import FakeBackend
 from ui import answering
 from ui.actions import View
-from ui.answering import Answerer, always
+from ui.answering import Answerer
 from ui.chat_events import ChatEvents
 from ui.chat_panel import ChatPanel
 from ui.live import LiveStreams
+from ui.models import one_model
+from ui.serving import serving
 from ui.settings_panel import SettingsPanel
 from ui.store import Store
 from ui.tree import Node
@@ -31,11 +35,13 @@ class Tab:
 
     def __init__(self, backend: FakeBackend, store: Store | None = None, session: str = "tab") -> None:
         self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
-        answerer = Answerer(always(backend), self.store, self.live, 2048)
+        answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
-        self.events = ChatEvents(self.panel, answerer, self.live, lambda _: ME)
+        self.events = ChatEvents(
+            self.panel, answerer, self.live, owner_of=lambda _: ME, admit=lambda _: nullcontext()
+        )
         self.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
         self.now: dict[Any, Any] = {self.panel.view: View(), self.panel.current: ""}
         self.values = [component.value for component in self.settings.components]
