@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,18 @@ File = dict[str, str]  # name, type and content, for DOWNLOAD
 
 
 class HistoryActions:
-    """`Shown` holds values for: current, list, note, open chat's buttons, pin, naming, asking."""
+    """`Shown` holds values for: list, note, open chat's buttons, pin, naming, asking.
+
+    What opens a chat puts its id before them. The others leave the id alone: their answer may come after the
+    next click on the list.
+    """
 
     def __init__(self, store: Store, owner_of: Callable[[gr.Request], str]) -> None:
         self._store, self._owner_of = store, owner_of
+
+    def start(self, request: gr.Request, key: str, search: str) -> Shown:
+        """The page was opened: so is the chat that was open, if it is still there."""
+        return self._opened(request, key, search)
 
     def refresh(self, request: gr.Request, key: str, search: str | None) -> Shown:
         """The list as it is now."""
@@ -42,11 +51,11 @@ class HistoryActions:
 
     def open(self, request: gr.Request, search: str, chosen: gr.SelectData) -> Shown:
         """The chat that was chosen in the list."""
-        return self._show(request, str(chosen.value), search)
+        return self._opened(request, str(chosen.value), search)
 
     def new(self, request: gr.Request, search: str) -> Shown:
         """A new chat."""
-        return self._show(request, "", search)
+        return self._opened(request, "", search)
 
     def pin(self, request: gr.Request, key: str, search: str) -> Shown:
         """Pin the open chat, or no longer."""
@@ -82,9 +91,10 @@ class HistoryActions:
         owner = self._owner_of(request)
         if everything:
             self._store.delete_all(owner)
-        elif key in {found.id for found in self._store.list(owner)}:
-            self._store.delete(owner, str(key))
-        return self._show(request, "", search)
+        else:
+            with suppress(Unknown):  # another tab was quicker
+                self._store.delete(owner, key)
+        return self._opened(request, "", search)
 
     def take_in(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
         """Import a file, which is then removed from the server."""
@@ -129,6 +139,10 @@ class HistoryActions:
         owner = self._owner_of(request)
         return [self._store.load(owner, found.id) for found in reversed(self._store.list(owner))]
 
+    def _opened(self, request: gr.Request, key: str, search: str) -> Shown:
+        mine = key in {found.id for found in self._store.list(self._owner_of(request))}
+        return [key if mine else "", *self._show(request, key, search)]
+
     def _show(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
         owner, say = self._owner_of(request), words(request)
         everything = {found.id: found for found in self._store.list(owner)}
@@ -139,7 +153,6 @@ class HistoryActions:
         note = note or _note(say, len(everything), len(found))
         pin = say("history.unpin" if current and current.pinned else "history.pin")
         return [
-            current.id if current else "",
             gr.Radio(listed, value=current.id if current and is_listed else None),
             gr.HTML(escape(note), visible=bool(note)),
             gr.Row(visible=current is not None),

@@ -55,42 +55,36 @@ class HistoryPanel:
                 self._import = _import()
                 self._delete_all = _button("history.delete_all", "history-delete-all")
         self._all = gr.State(False)  # whether `yes` means all chats
-        self._shown = [
-            self.current,
-            self._chats,
-            self._note,
-            self._open,
-            self._pin,
-            self._naming,
-            self._asking,
-        ]
+        self._listed = [self._chats, self._note, self._open, self._pin, self._naming, self._asking]
+        self._shown = [self.current, *self._listed]
         self._openings: list[Any] = []
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events; call it once, inside the page's Blocks."""
         do, here = self._do, [self.current, self._search]
         page.load(None, js=OPEN_WHEN_WIDE)
-        self._openings.append(page.load(do.refresh, here, self._shown, **QUICK))
+        self._openings.append(page.load(do.start, here, self._shown, **QUICK))
         chosen = self._chats.select(do.open, [self._search], self._shown, **QUICK)
         chosen.then(None, js=CLOSE_ON_A_PHONE)
         self._openings.append(chosen)
         self.new_chat_by(self._new)
-        self._search.change(do.refresh, here, self._shown, trigger_mode="always_last", **QUICK)
-        self._pin.click(do.pin, here, self._shown, **QUICK)
+        self._search.change(do.refresh, here, self._listed, trigger_mode="always_last", **QUICK)
+        self.current.change(do.refresh, here, self._listed, **QUICK)  # a first question makes a chat
+        self._pin.click(do.pin, here, self._listed, **QUICK)
         naming = [self._naming, self._title, self._asking]
         self._rename.click(do.ask_title, [self.current], naming, **QUICK).then(
             None, js="() => document.querySelector('#history-title input, #history-title textarea')?.select()"
         )
-        self._title.submit(do.rename, [*here, self._title], self._shown, **QUICK)
+        self._title.submit(do.rename, [*here, self._title], self._listed, **QUICK)
         asking = [self._asking, self._question, self._all, self._naming]
         self._delete.click(do.ask_delete, None, asking, **QUICK)
         self._delete_all.click(do.ask_delete_all, None, asking, **QUICK)
-        self._no.click(do.refresh, here, self._shown, **QUICK)
+        self._no.click(do.refresh, here, self._listed, **QUICK)
         self._openings.append(self._yes.click(do.delete, [*here, self._all], self._shown, **QUICK))
         for button, export in self._exports:
             made = button.click(export, [self.current], [self._file], **QUICK)
             made.success(None, [self._file], [self._file], js=DOWNLOAD)
-        self._import.upload(do.take_in, [*here, self._import], [*self._shown, self._import], **QUICK)
+        self._import.upload(do.take_in, [*here, self._import], [*self._listed, self._import], **QUICK)
 
     def new_chat_by(self, button: gr.Button) -> None:
         """Let a click on this button begin a new chat."""
@@ -112,7 +106,7 @@ class HistoryPanel:
 
     def refresh_after(self, event: Any) -> None:
         """Show titles and their order as they are once an event (an answer, say) has ended."""
-        event.then(self._do.refresh, [self.current, self._search], self._shown, **QUICK)
+        event.then(self._do.refresh, [self.current, self._search], self._listed, **QUICK)
 
 
 def _button(key: str, elem_id: str | None = None) -> gr.Button:
