@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
@@ -14,7 +14,9 @@ from gradio.events import api
 
 from engine.errors import EngineError
 from engine.pool import ModelPool
+from ui import access
 from ui.chat_panel import CHAT_QUEUE
+from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import conversation
 from ui.sampling_fields import sampling_from
@@ -43,17 +45,20 @@ def add_chat_endpoint(pool: ModelPool, live: LiveStreams, concurrency: int) -> N
         values = {"temperature": temperature, "max_tokens": max_tokens, "repeat_penalty": repeat_penalty}
         values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
         asked = [*(history or []), {"role": "user", "content": message}]
-        async with AsyncExitStack() as stack:
-            try:
-                backend = await stack.enter_async_context(serving(pool))
-                stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))
-            except EngineError as error:
-                raise _for_the_client(error) from error
-            stack.enter_context(live.following(str(request.session_hash), stream))
-            async for progress in await stack.enter_async_context(aclosing(snapshots(stream))):
-                if progress.error is not None:
-                    raise _for_the_client(progress.error)
-                yield progress.text
+        try:
+            with access.admit(request):
+                async with serving(pool) as backend:
+                    stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))
+                    with live.following(str(request.session_hash), stream):
+                        async with aclosing(snapshots(stream)) as updates:
+                            async for progress in updates:
+                                if progress.error is not None:
+                                    raise progress.error
+                                yield progress.text
+        except EngineError as error:
+            raise _for_the_client(error) from error
+        except TooMany as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description
     api(chat, api_name="chat", concurrency_limit=concurrency, concurrency_id=CHAT_QUEUE)

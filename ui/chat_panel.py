@@ -8,19 +8,22 @@ answer ends as any other does and keeps its numbers. "New chat" and a closed tab
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
 from engine.errors import EngineError
 from engine.pool import ModelPool
+from ui import access
+from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import bubble, conversation, text_of
 from ui.serving import serving
 from ui.settings_panel import SettingsPanel
 from ui.status import error_line, line, status
 from ui.streaming import Progress, snapshots
+from ui.texts import words
 
 EXAMPLES = (
     "Explain to a child why the sky is blue.",
@@ -105,19 +108,27 @@ class ChatPanel:
         """Show the question, then the answer as it grows; an error keeps what there is."""
         asked = [*history, bubble("user", question)]
         yield _busy(), asked, line("Starting", "busy")
+        try:
+            with access.admit(request):
+                async with aclosing(self._progress(asked, settings, request)) as updates:
+                    async for progress in updates:
+                        yield _shown(progress, question, history, asked)
+        except EngineError as error:
+            yield _idle(question), list(history), error_line(error)
+        except TooMany as error:
+            yield _idle(question), list(history), line(error.text(words(request)), "error")
+
+    async def _progress(
+        self, asked: Sequence[Mapping[str, Any]], settings: Sequence[Any], request: gr.Request
+    ) -> AsyncGenerator[Progress, None]:
         key, *controls = settings
-        async with AsyncExitStack() as stack:
-            try:
-                system_prompt, sampling = SettingsPanel.read(controls)
-                backend = await stack.enter_async_context(serving(self._pool, key))
-                stream = backend.stream(conversation(asked, system_prompt), sampling)
-            except EngineError as error:
-                yield _idle(question), list(history), error_line(error)
-                return
-            stack.enter_context(self._live.following(str(request.session_hash), stream))
-            updates = await stack.enter_async_context(aclosing(snapshots(stream)))
-            async for progress in updates:
-                yield _shown(progress, question, history, asked)
+        system_prompt, sampling = SettingsPanel.read(controls)
+        async with serving(self._pool, key) as backend:
+            stream = backend.stream(conversation(asked, system_prompt), sampling)
+            with self._live.following(str(request.session_hash), stream):
+                async with aclosing(snapshots(stream)) as updates:
+                    async for progress in updates:
+                        yield progress
 
     def _stop(self, request: gr.Request) -> None:
         self._live.cancel(str(request.session_hash))

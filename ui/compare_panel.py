@@ -11,8 +11,10 @@ import gradio as gr
 
 from engine.errors import EngineError, SettingsError
 from engine.free_memory import free_memory
+from ui import access
 from ui.compare_view import Round, columns
 from ui.compare_votes import VotePanel
+from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import conversation
 from ui.models import Models
@@ -89,10 +91,13 @@ class ComparePanel:
         if blind:
             random.shuffle(keys)
         race = Race(self._models.pool, keys, asked, sampling)
-        with self._live.following(str(request.session_hash), race):
-            async with aclosing(race.run(together=not turns)) as updates:
-                async for lanes in updates:
-                    yield self._shown(lanes, blind, turns, say)
+        try:
+            with access.admit(request), self._live.following(str(request.session_hash), race):
+                async with aclosing(race.run(together=not turns)) as updates:
+                    async for lanes in updates:
+                        yield self._shown(lanes, blind, turns, say)
+        except TooMany as error:
+            yield gr.skip(), gr.skip(), line(error.text(say), "error"), gr.skip(), gr.skip()
 
     def _shown(self, lanes: Sequence[Lane], blind: bool, turns: bool, say: Words) -> Update:
         labels = tuple(self._models.catalog.label(lane.key) for lane in lanes)

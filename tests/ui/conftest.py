@@ -38,9 +38,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def app() -> Iterator[AppProcess]:
-    """The real app with the embedded model, shared by the tests that do not end it."""
-    with running("--port", "0", "--context", "2048") as process:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
+    """The real app with the embedded model alone, shared by the tests that do not end it."""
+    none = str(tmp_path_factory.mktemp("no-models"))
+    with running("--port", "0", "--context", "2048", "--models", none) as process:
         process.address()
         yield process
 

@@ -22,6 +22,7 @@ from ui.translation import text
 UI = Path(__file__).resolve().parents[2] / "ui"
 GROUPS = "|".join(sorted({key.partition(".")[0] for key in table("en")}))
 PENDING = re.compile(r"chat\..+|status\.(empty_question|starting)")  # ui/chat_panel.py is being rewritten
+OPENAIS = {"chat.completion", "chat.completion.chunk"}  # what ui/openai_answer.py calls its answers
 KEY = re.compile(rf"({GROUPS})(\.[a-z0-9_]+)+")
 
 
@@ -55,7 +56,7 @@ def test_every_language_has_the_same_texts_with_the_same_gaps(language: Any) -> 
 
 def test_every_text_is_used_and_every_key_exists() -> None:
     whole, patterns = literals()
-    assert whole <= set(table("en"))
+    assert whole - OPENAIS <= set(table("en"))
     unused = {key for key in set(table("en")) - whole if not any(re.fullmatch(p, key) for p in patterns)}
     assert not {key for key in unused if not PENDING.fullmatch(key)}
 
