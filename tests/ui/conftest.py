@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
 from ui.address import address_of, bind
-from ui.models import one_model
+from ui.models import Models, one_model
 from ui.server import web_app
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
@@ -72,7 +72,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 def _is_foreign(url: str, base: str) -> bool:
-    return not url.startswith((base, "data:", "blob:"))
+    server = "/".join(base.split("/", 3)[:3])
+    return not url.startswith((f"{server}/", "data:", "blob:"))
 
 
 @dataclass
@@ -84,19 +85,21 @@ class FakeSite:
 
 
 @pytest.fixture
-def fake_site() -> Iterator[Callable[[FakeBackend], FakeSite]]:
+def fake_site() -> Iterator[Callable[[FakeBackend | Models], FakeSite]]:
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(backend: FakeBackend) -> FakeSite:
+    def start(served: FakeBackend | Models) -> FakeSite:
+        models = served if isinstance(served, Models) else one_model(served)
+        models.pool.load()
         bound = bind("127.0.0.1", 0)
         server = uvicorn.Server(
-            uvicorn.Config(web_app(one_model(backend), 8), log_level="critical", timeout_graceful_shutdown=1)
+            uvicorn.Config(web_app(models, 8), log_level="critical", timeout_graceful_shutdown=1)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         servers.append((server, thread))
         until(lambda: server.started)
-        return FakeSite(backend, address_of(bound))
+        return FakeSite(served if isinstance(served, FakeBackend) else FakeBackend(), address_of(bound))
 
     yield start
     for server, thread in servers:
