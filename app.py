@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ui.command_line import fail, read_settings
@@ -12,6 +13,8 @@ from ui.command_line import fail, read_settings
 if TYPE_CHECKING:  # --help answers at once
     from ui.access import Access
     from ui.settings import AppSettings
+
+MODELS = Path(__file__).resolve().parent / "models"  # whose files the page offers, unless others are named
 
 # Set before gradio is imported: nothing is sent anywhere, and a closed tab is noticed soon.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -42,14 +45,14 @@ def run(settings: AppSettings) -> None:
 
     engine = settings.engine()
     path = choose_gguf(settings.model)
+    catalog = make_catalog(path, settings.models or (str(MODELS),))
     bound = bind(settings.host, settings.port)
     kept = history_file(settings.history)
     store = Store(kept)
-    print(history_text(kept), flush=True)
-    print(f"Loading {path.name} ...", flush=True)
+    print(f"{history_text(kept)}\nLoading {path.name} ...", flush=True)
     from engine.opening import Opener  # slow, and of no use before all else is right
 
-    models = models_of(make_catalog(path, settings.models), Opener(engine), settings.max_loaded)
+    models = models_of(catalog, Opener(engine), settings.max_loaded)
     try:
         models.pool.load()
         from ui.server import serve, web_app

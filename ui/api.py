@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
@@ -45,22 +45,22 @@ def add_chat_endpoint(pool: ModelPool, live: LiveStreams, concurrency: int) -> N
         values = {"temperature": temperature, "max_tokens": max_tokens, "repeat_penalty": repeat_penalty}
         values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
         asked = [*(history or []), {"role": "user", "content": message}]
-        async with AsyncExitStack() as stack:
-            try:
-                stack.enter_context(access.admit(request))
-                backend = await stack.enter_async_context(serving(pool))
-                given = {name: value for name, value in values.items() if value is not None}
-                sampling = sampling_from({**backend.info.recommended, **given})
-                stream = backend.stream(conversation(asked, system_prompt), sampling)
-            except EngineError as error:
-                raise _for_the_client(error) from error
-            except TooMany as error:
-                raise gr.Error(str(error), print_exception=False) from error
-            stack.enter_context(live.following(str(request.session_hash), stream))
-            async for progress in await stack.enter_async_context(aclosing(snapshots(stream))):
-                if progress.error is not None:
-                    raise _for_the_client(progress.error)
-                yield progress.text
+        given = {name: value for name, value in values.items() if value is not None}
+        try:
+            with access.admit(request):
+                async with serving(pool) as backend:
+                    sampling = sampling_from({**backend.info.recommended, **given})
+                    stream = backend.stream(conversation(asked, system_prompt), sampling)
+                    with live.following(str(request.session_hash), stream):
+                        async with aclosing(snapshots(stream)) as updates:
+                            async for progress in updates:
+                                if progress.error is not None:
+                                    raise progress.error
+                                yield progress.text
+        except EngineError as error:
+            raise _for_the_client(error) from error
+        except TooMany as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description
     api(chat, api_name="chat", concurrency_limit=concurrency, concurrency_id=CHAT_QUEUE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.backend import ChatBackend
 from engine.pool import ModelPool
@@ -34,7 +35,8 @@ def models_of(catalog: Catalog, open_gguf: OpenGguf, most_loaded: int = 2) -> Mo
 
 def one_model(backend: ChatBackend) -> Models:
     """A backend that is there already, as the only choice."""
-    catalog = Catalog([Entry(backend.info.name, backend.info.name, backend.info.path)])
+    name = Path(backend.info.path).stem
+    catalog = Catalog([Entry(name, name, backend.info.path)])
     pool = ModelPool(lambda _: backend, catalog.keys(), catalog.first)
     pool.load()
     return Models(catalog, pool)

@@ -27,7 +27,7 @@ from ui.translation import text
 
 KEYS = Path(__file__).with_name("keys.js")
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
-OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1100) ({TOGGLE_SETTINGS})() }}"
+OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1300) ({TOGGLE_SETTINGS})() }}"
 
 
 def build(
@@ -40,7 +40,9 @@ def build(
     queue, is the one that makes people wait or turns them away.
     """
     live, store = LiveStreams(), store or Store()
-    page: gr.Blocks = gr.Blocks(title="GGUF Chat", fill_height=True, analytics_enabled=False)
+    page: gr.Blocks = gr.Blocks(
+        title="GGUF Chat", fill_height=True, analytics_enabled=False, delete_cache=(3600, 3600)
+    )
     with page:
         _chat(page, models, store, live, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
@@ -95,8 +97,7 @@ def _connect(page: gr.Blocks, history: HistoryPanel, wiring: ChatWiring, new_cha
     """The list follows the conversation, and the conversation the list."""
     history.new_chat_by(new_chat)
     history.wire(page)
-    begun = history.current.change(None, js="() => []", api_visibility="private")  # a title with the question
-    for event in (begun, *wiring.answered):
+    for event in wiring.answered:
         history.refresh_after(event)
     history.on_open(wiring.events.open, wiring.panel.outputs)
 

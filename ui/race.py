@@ -59,7 +59,7 @@ class Race:
 
         When the reader goes away, all answers are cancelled and the models are given back.
         """
-        running = asyncio.create_task(self._run(together))
+        running = asyncio.create_task(self._run(together, interval))
         try:
             while not running.done():
                 yield list(self._lanes)
@@ -78,12 +78,11 @@ class Race:
             running.cancel()
             self.cancel()
 
-    async def _run(self, together: bool) -> None:
+    async def _run(self, together: bool, interval: float) -> None:
         async with AsyncExitStack() as stack:
             backends = [await self._borrow(stack, lane) for lane in range(len(self._lanes))]
-            one_at_a_time = asyncio.Semaphore(len(backends) if together else 1)
-            answers = [self._answer(lane, backend, one_at_a_time) for lane, backend in enumerate(backends)]
-            await asyncio.gather(*answers)
+            turn = asyncio.Semaphore(len(backends) if together else 1)
+            await asyncio.gather(*(self._answer(lane, b, turn, interval) for lane, b in enumerate(backends)))
 
     async def _borrow(self, stack: AsyncExitStack, lane: int) -> ChatBackend | None:
         if self._stopped:
@@ -94,7 +93,9 @@ class Race:
             self._show(lane, Progress(error=error))
             return None
 
-    async def _answer(self, lane: int, backend: ChatBackend | None, turn: asyncio.Semaphore) -> None:
+    async def _answer(
+        self, lane: int, backend: ChatBackend | None, turn: asyncio.Semaphore, interval: float
+    ) -> None:
         async with turn:
             if self._stopped and not self._lanes[lane].done:
                 self._lanes[lane] = replace(self._lanes[lane], stopped=True)
@@ -106,7 +107,7 @@ class Race:
                 self._show(lane, Progress(error=error))
                 return
             self._streams.append(stream)
-            async with aclosing(snapshots(stream)) as updates:
+            async with aclosing(snapshots(stream, interval)) as updates:
                 async for progress in updates:
                     self._show(lane, progress)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import gradio as gr
@@ -28,6 +29,7 @@ from ui.page import build
 from ui.settings import on_a_space
 from ui.store import Store
 from ui.theme import CSS, theme
+from ui.transfer import LARGEST
 from ui.translation import I18N
 from ui.visitor import Visitors
 
@@ -83,6 +85,8 @@ def web_app(
 def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
     """The Gradio page at `/`, behind Gradio's login form where there are logins; returns who is logged in."""
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
+    # Gradio warns that pages are not rendered on the server, which is not asked of it
+    warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
     gr.mount_gradio_app(
         app,
         page,
@@ -93,6 +97,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
         i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
+        max_file_size=LARGEST,  # a history that is imported
         show_error=True,
         auth=access.is_login if access.closes_page else None,
     )

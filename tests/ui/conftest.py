@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
 from ui.address import address_of, bind
-from ui.models import one_model
+from ui.models import Models, one_model
 from ui.server import web_app
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
@@ -40,9 +40,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def app() -> Iterator[AppProcess]:
-    """The real app with the embedded model, shared by the tests that do not end it."""
-    with running("--port", "0", "--context", "2048") as process:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
+    """The real app with the embedded model alone, shared by the tests that do not end it."""
+    none = str(tmp_path_factory.mktemp("no-models"))
+    with running("--port", "0", "--context", "2048", "--models", none) as process:
         process.address()
         yield process
 
@@ -77,7 +78,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 def _is_foreign(url: str, base: str) -> bool:
-    return not url.startswith((base, "data:", "blob:"))
+    server = "/".join(base.split("/", 3)[:3])
+    return not url.startswith((f"{server}/", "data:", "blob:"))
 
 
 @dataclass
@@ -89,11 +91,14 @@ class FakeSite:
 
 
 @pytest.fixture
-def fake_site() -> Iterator[Callable[[FakeBackend], FakeSite]]:
+def fake_site() -> Iterator[Callable[[FakeBackend | Models], FakeSite]]:
     with ExitStack() as open_sites:
 
-        def start(backend: FakeBackend) -> FakeSite:
-            return FakeSite(backend, open_sites.enter_context(serving(web_app(one_model(backend), 8))))
+        def start(served: FakeBackend | Models) -> FakeSite:
+            models = served if isinstance(served, Models) else one_model(served)
+            models.pool.load()
+            address = open_sites.enter_context(serving(web_app(models, 8)))
+            return FakeSite(served if isinstance(served, FakeBackend) else FakeBackend(), address)
 
         yield start
 

@@ -24,8 +24,8 @@ def basic(name: str, password: str) -> dict[str, str]:
 
 
 def client(access: Access | None = None, **options: object) -> TestClient:
-    backend = FakeBackend()
-    return TestClient(web_app(one_model(backend), 4, access=access, **options), follow_redirects=False)  # type: ignore[arg-type]
+    site = web_app(one_model(FakeBackend()), 4, access=access, **options)  # type: ignore[arg-type]
+    return TestClient(site, follow_redirects=False)
 
 
 @pytest.fixture(scope="module")
