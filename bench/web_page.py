@@ -21,6 +21,7 @@ from engine.request import Message
 from pipeline.errors import PipelineError
 
 _PREFIX = "/gradio_api"
+_LEAST_TOKENS = 16  # where the page's slider begins
 
 
 class WebPage:
@@ -44,6 +45,7 @@ class WebPage:
     def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
         """See bench.peers.Contender. The first turn alone: the page keeps the conversation itself."""
         assert len(messages) == 1
+        new_tokens = max(new_tokens, _LEAST_TOKENS)
         session = f"bench{next(self._sessions)}"
         body = self._event.body(messages[0]["content"], new_tokens, session)
         with response(self._port, "POST", f"{_PREFIX}/queue/join?", body) as joined:
