@@ -19,6 +19,7 @@ from engine.local import LocalBackend
 from engine.request import Message
 from engine.settings import EngineSettings, SamplingSettings
 from ui.address import address_of, bind
+from ui.models import one_model
 from ui.server import web_app
 
 
@@ -47,7 +48,7 @@ def main(model: Path, slots: int, context: int, threads: int) -> None:
     settings = EngineSettings(slots=slots, context=context, threads=threads)
     backend = FullLength(LocalBackend.open(model, settings))
     bound = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(web_app(backend, 2 * slots), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(web_app(one_model(backend), 2 * slots), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started and thread.is_alive():

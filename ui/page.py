@@ -27,7 +27,7 @@ from ui.translation import text
 
 KEYS = Path(__file__).with_name("keys.js")
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
-OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1300) ({TOGGLE_SETTINGS})() }}"
+OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1100) ({TOGGLE_SETTINGS})() }}"
 
 
 def build(
