@@ -88,10 +88,15 @@ class ChatPanel:
         }
 
     def opened(self, place: Place, where: Where) -> Updates:
-        """A place on a page that has just been loaded: what Gradio does not translate itself comes along."""
-        updates = self.show(place, where, "") | {self.help: help_button(where.say)}
+        """A place that was chosen, or found as the page was loaded."""
+        updates = self.show(place, where)
         updates[self.chatbot]["examples"] = examples(where.say)
-        return updates
+        return updates | {self.help: help_button(where.say)}
+
+    def translated(self, where: Where) -> Updates:
+        """What Gradio does not translate itself."""
+        words = gr.update(examples=examples(where.say))
+        return {self.chatbot: words, self.help: help_button(where.say)}
 
     def started(self, place: Place, where: Where, *, clear: bool) -> Updates:
         """The question is there, and nothing of the answer yet; `clear` empties the box."""
