@@ -75,7 +75,7 @@ class ChatPanel:
     def show(self, place: Place, where: Where, text: str | None = None) -> Updates:
         """All of a place, and the box with `text`, or with what is typed there already."""
         path = place.path
-        writing = place.last is not None and self._is_writing(place.last.id)
+        writing = self._writing(place)
         return {
             self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
             self.status: made_line(place.last.made if place.last and not writing else None, where.say),
@@ -88,10 +88,15 @@ class ChatPanel:
         }
 
     def opened(self, place: Place, where: Where) -> Updates:
-        """A place on a page that has just been loaded: what Gradio does not translate itself comes along."""
-        updates = self.show(place, where, "") | {self.help: help_button(where.say)}
+        """A place that was chosen, or found as the page was loaded."""
+        updates = self.show(place, where)
         updates[self.chatbot]["examples"] = examples(where.say)
-        return updates
+        return updates | {self.help: help_button(where.say)}
+
+    def translated(self, where: Where) -> Updates:
+        """What Gradio does not translate itself."""
+        words = gr.update(examples=examples(where.say))
+        return {self.chatbot: words, self.help: help_button(where.say)}
 
     def started(self, place: Place, where: Where, *, clear: bool) -> Updates:
         """The question is there, and nothing of the answer yet; `clear` empties the box."""
@@ -124,8 +129,13 @@ class ChatPanel:
 
     def marked(self, place: Place, where: Where) -> Updates:
         """A message was clicked."""
-        writing = place.last is not None and self._is_writing(place.last.id)
+        writing = self._writing(place)
         return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
+
+    def _writing(self, place: Place) -> bool:
+        """Whether the last message, or an answer to it, is under way in any tab."""
+        below = place.tree.children.get(place.tree.leaf, [])
+        return any(self._is_writing(node.id) for node in place.path[-1:]) or any(map(self._is_writing, below))
 
     def failed(
         self, error: EngineError | TooMany | Unknown, where: Where, question: str | None = None

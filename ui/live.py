@@ -22,13 +22,14 @@ S = TypeVar("S", bound=Stoppable)
 
 @dataclass
 class Turn:
-    """What a tab asked for last, from the click to the answer's end.
+    """What a tab asked for last, from the click to the answer's end, and in which conversation.
 
     `stopped`: it is to end, though it may have no stream yet. `shown`: the tab has not gone on to another.
     """
 
     stopped: bool = False
     shown: bool = True
+    key: str = ""
 
 
 class LiveStreams:
@@ -43,6 +44,11 @@ class LiveStreams:
         self.leave(session)
         turn = self._turns[session] = Turn()
         return turn
+
+    def shows(self, session: str, key: str) -> bool:
+        """Whether what a tab asked for last is in that conversation, and still to be seen there."""
+        turn = self._turns.get(session)
+        return turn is not None and key != "" and turn.key == key
 
     def leave(self, session: str) -> None:
         """A tab turns away from what it asked for (or is closed): that ends, and is shown no longer."""

@@ -11,6 +11,8 @@ import gradio as gr
 
 from ui.answering import Answerer
 from ui.api import add_chat_endpoint
+from ui.asked import Reader
+from ui.chat_deeds import ChatDeeds
 from ui.chat_events import ChatEvents
 from ui.chat_panel import ChatPanel
 from ui.chat_wiring import ChatWiring
@@ -68,8 +70,12 @@ def _chat(
     picker.show_below(info)
     answerer = Answerer(partial(serving, models.pool), store, live, info.context)
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.writes)
-    events = ChatEvents(panel, answerer, live)
-    wiring = ChatWiring(panel, events, settings.components, concurrency, model=picker.key)
+    read = Reader(answerer.context_of)
+    deeds = ChatDeeds(panel, live, read)
+    events = ChatEvents(panel, answerer, live, deeds, read)
+    wiring = ChatWiring(
+        panel, events, deeds, settings=settings.components, concurrency=concurrency, model=picker.key
+    )
     picker.wire(page)
     _connect(page, history, wiring, new_chat)
     add_chat_endpoint(models.pool, live, concurrency)
