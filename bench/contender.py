@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.peers import Contender, Setup
 
 OURS, PLAIN, SERVER, LOCK = "ours", "ours, no speculation", "llama-server", "lock"
-FACTS, SINGLE, BARE = "facts", "single stream", "llama_decode alone"
+FACTS, SINGLE, BARE, PAGE = "facts", "single stream", "llama_decode alone", "page"
 
 
 def run(contender: Contender, workload: Workload, users: int) -> Figures:
@@ -104,6 +104,10 @@ def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str,
         return LlamaServer(setup, Path(binary), environment)
     if name == LOCK:
         return LockedLlama(setup)
+    if name == PAGE:
+        from bench.web_page import WebPage
+
+        return WebPage(setup)
     speculation = name == OURS if has_speculation() else None
     return OurEngine(setup, speculation=speculation)
 

@@ -56,7 +56,7 @@ class LlamaServer:
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end and self._process.poll() is None:
             try:
-                with _response(self._port, "GET", "/health") as answer:
+                with response(self._port, "GET", "/health") as answer:
                     if answer.status == http.client.OK:
                         return
             except OSError:
@@ -77,7 +77,7 @@ class LlamaServer:
             "stream": True,
         }
         timings: dict[str, Any] = {}
-        with _response(self._port, "POST", "/v1/chat/completions", body) as answer:
+        with response(self._port, "POST", "/v1/chat/completions", body) as answer:
             if answer.status != http.client.OK:
                 raise PipelineError(f"llama-server refused a request: {answer.read()[:300]!r}")
             for chunk in chunks_of(answer):
@@ -118,7 +118,7 @@ def _free_port() -> int:
         return port
 
 
-class _response:
+class response:
     """An HTTP exchange over a connection of its own, as a context."""
 
     def __init__(self, port: int, method: str, path: str, body: object = None) -> None:
@@ -140,7 +140,7 @@ def chunks_of(stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             continue
         chunk: dict[str, Any] = json.loads(line[6:])
         if "error" in chunk:
-            raise PipelineError(f"llama-server failed in an answer: {chunk['error']}")
+            raise PipelineError(f"an answer failed: {chunk['error']}")
         yield chunk
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bench.export import Comparison
 from bench.measure import Usage
+from bench.page import PageCost
 from bench.serve import Cell, ServeResult
 
 if TYPE_CHECKING:
@@ -76,6 +77,22 @@ def show_serving(result: ServeResult, as_json: bool) -> None:
             cells.setdefault(cell.workload, {})[str(cell.users)] = by_name
         figures = {"threads": result.threads, "variant": result.variant, "single stream": single, **cells}
         print(json.dumps(_without_nan({"figures": figures, "ratios": result.ratios})))
+
+
+def show_page(cost: PageCost, as_json: bool) -> None:
+    """Print both ways' figures, and the page's over the engine's."""
+    table = Table(title="The page over the engine", title_justify="left")
+    for heading in ("users", "engine, tokens/s", "page, tokens/s", "ratio"):
+        table.add_column(heading, justify="right")
+    for users, page in cost.page.items():
+        rates = (cost.engine[users].throughput, page.throughput)
+        table.add_row(str(users), *(f"{rate:.1f}" for rate in rates), f"{cost.ratios[users]:.3f}")
+    Console().print(table)
+    if as_json:
+        ways = {"engine": cost.engine, "page": cost.page}
+        figures = {way: {str(users): asdict(f) for users, f in found.items()} for way, found in ways.items()}
+        ratios = {str(users): {"throughput": found} for users, found in cost.ratios.items()}
+        print(json.dumps(_without_nan({"figures": figures, "ratios": ratios})))
 
 
 def show_soak(result: SoakResult, as_json: bool) -> None:

@@ -96,7 +96,7 @@ def _ratios(ours: Figures, theirs: Figures) -> dict[str, float]:
 def compare_serving(config: ServeConfig, say: Say = lambda line: None) -> ServeResult:
     """Run every contender, in turn, and again `repeat` times; `say` is told what runs."""
     config.scratch.mkdir(parents=True, exist_ok=True)
-    facts = _child(config, FACTS)
+    facts = run_contender(config, FACTS)
     config = replace(config, threads=facts["threads"])
     alone: list[dict[str, float]] = []
     cells: list[Cell] = []
@@ -105,8 +105,8 @@ def compare_serving(config: ServeConfig, say: Say = lambda line: None) -> ServeR
         for users in config.users:
             say(f"{workload}, {users} user{'s' * (users > 1)}: {', '.join(contenders)}")
             runs: dict[str, list[Figures]] = {name: [] for name in contenders}
-            for name in _in_turn(contenders if cells else [SINGLE, *contenders], config.repeat):
-                done = _child(config, name, workload=workload, users=users)
+            for name in in_turn(contenders if cells else [SINGLE, *contenders], config.repeat):
+                done = run_contender(config, name, workload=workload, users=users)
                 if name == SINGLE:
                     alone.append(done)
                 else:
@@ -123,13 +123,16 @@ def _contenders(config: ServeConfig, workload: str, *, speculation: bool) -> lis
     return [OURS, *plain, *server, *bound, LOCK]
 
 
-def _in_turn(contenders: Sequence[str], repeat: int) -> Iterator[str]:
+def in_turn(contenders: Sequence[str], repeat: int) -> Iterator[str]:
     """A B C A B C: what disturbs the machine for a while then disturbs all of them."""
     for _ in range(repeat):
         yield from contenders
 
 
-def _child(config: ServeConfig, contender: str, *, workload: str = "", users: int = 1) -> dict[str, Any]:
+def run_contender(
+    config: ServeConfig, contender: str, *, workload: str = "", users: int = 1
+) -> dict[str, Any]:
+    """What a contender's child process measured: its figures' fields. Raises as the contender does."""
     request = {
         "contender": contender,
         "model": str(config.model),

@@ -22,7 +22,7 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 def is_plain(sampling: SamplingSettings) -> bool:
     """Whether the next token is simply the likeliest, for which no list of candidates need be made."""
     constrained = sampling.grammar or sampling.ignore_end
-    return sampling.temperature == 0 and sampling.repeat_penalty == 1.0 and not constrained
+    return sampling.temperature == 0 and not sampling.penalizes and not constrained
 
 
 class Sampler:
@@ -91,7 +91,7 @@ def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
     if sampling.ignore_end:
         biases = (low.llama_logit_bias * len(vocab.ends))(*((token, -math.inf) for token in vocab.ends))
         add(chain, low.llama_sampler_init_logit_bias(vocab.size, len(vocab.ends), biases))
-    if sampling.repeat_penalty != 1.0:
+    if sampling.penalizes:
         _add_penalty(chain, sampling, vocab.size)
     if sampling.temperature == 0:
         add(chain, low.llama_sampler_init_greedy())
@@ -109,14 +109,17 @@ def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
 
 
 def _add_penalty(chain: int, sampling: SamplingSettings, vocabulary: int) -> None:
-    """Add the repeat penalty, after a cut to the tokens that can still be among the best after it.
+    """Add the penalties, after a cut to the tokens that can still be among the best after them.
 
     llama.cpp looks up each candidate in a hash map, which for a whole vocabulary takes about a millisecond.
-    A penalty above 1 only lowers, and lowers at most a window's worth of tokens: who is among the best k
-    afterwards was among the best k + window before. So the cut changes nothing.
+    A penalty only lowers (or, below its neutral value, only raises), and at most a window's worth of tokens:
+    who is among the best k after lowering was among the best k + window before. So the cut changes nothing.
     """
+    frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
     best = 1 if sampling.temperature == 0 else sampling.top_k
-    if best and sampling.repeat_penalty > 1:
+    if best and sampling.repeat_penalty >= 1 and min(frequency, presence) >= 0:
         low.llama_sampler_chain_add(chain, low.llama_sampler_init_top_k(best + _PENALTY_WINDOW))
-    penalty = low.llama_sampler_init_penalties(vocabulary, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
+    penalty = low.llama_sampler_init_penalties(
+        vocabulary, _PENALTY_WINDOW, sampling.repeat_penalty, frequency, presence
+    )
     low.llama_sampler_chain_add(chain, penalty)

@@ -25,6 +25,7 @@ class SamplingSettings:
     `grammar` (GBNF text) or `json_schema` (its text, or the object) is what the answer must follow.
     `overflow` says what becomes of a conversation that no longer fits: its oldest turns go, or it is refused.
     `ignore_end` goes on to `max_tokens`, as benchmarks need it: the model's end tokens are never drawn.
+    `frequency_penalty` lowers a word's logit for each time that it was said lately, `presence_penalty` once.
     """
 
     temperature: float = 0.7
@@ -39,6 +40,8 @@ class SamplingSettings:
     json_schema: str | Mapping[str, Any] | None = None
     ignore_end: bool = False
     overflow: Overflow = "drop"
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
@@ -48,12 +51,20 @@ class SamplingSettings:
         _require(0 <= self.top_k <= 100_000, "top_k", self.top_k, "use 0 (off) or more")
         _require(0.0 <= self.min_p <= 1.0, "min_p", self.min_p, "use 0 to 1")
         _require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "use 0 to 4294967295")
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            _require(-2.0 <= value <= 2.0, name, value, "use -2 to 2")
         _require(all(self.stop), "stop", self.stop, "a stop string cannot be empty")
         _require(self.overflow in get_args(Overflow), "overflow", self.overflow, "use drop or refuse")
         both = bool(self.grammar) and self.json_schema is not None
         _require(not both, "json_schema", self.json_schema, "use it or a grammar, not both")
         if self.json_schema is not None and not isinstance(self.json_schema, str):
             object.__setattr__(self, "json_schema", json.dumps(self.json_schema))  # settings stay hashable
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether what was said changes the chances of what comes."""
+        return self.repeat_penalty != 1.0 or bool(self.frequency_penalty or self.presence_penalty)
 
 
 @dataclass(frozen=True)

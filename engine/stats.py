@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 from engine.request import FinishReason, RequestStats
 
@@ -74,3 +75,14 @@ class EngineStats(Counters):
     def acceptance(self) -> float:
         """The share of the drafted tokens that were right, 0 to 1."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
+
+
+def total(parts: Sequence[EngineStats]) -> EngineStats:
+    """Several engines' numbers as one's."""
+    names = [item.name for item in fields(EngineStats)]
+    return EngineStats(**{name: sum(getattr(part, name) for part in parts) for name in names})
+
+
+def at_rest(stats: EngineStats) -> EngineStats:
+    """The totals of an engine that is gone: nothing is going on in it any more."""
+    return replace(stats, slots=0, running=0, waiting=0, saved_bytes=0)

@@ -11,7 +11,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from bench.export import compare_exports, memory_by_layers
-from bench.report import show_comparison, show_memory, show_serving, show_soak
+from bench.report import show_comparison, show_memory, show_page, show_serving, show_soak
 from bench.serve import ServeConfig, compare_serving
 from bench.shapes import SHAPES, shape_in_child
 from bench.workload import WORKLOADS
@@ -107,6 +107,34 @@ def serve(
         )
         result = compare_serving(config, say=_say)
         show_serving(result, as_json=json)
+
+
+@app.command()
+def page(
+    model: Annotated[Path, typer.Option(help="The GGUF that answers.")],
+    *,
+    users: Annotated[list[int] | None, typer.Option(help="Users at once; may be repeated.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens that one conversation may hold.")] = 1024,
+    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    repeat: Annotated[int, typer.Option(help="Run both so often, in turn, and take medians.")] = 1,
+    quick: Annotated[bool, typer.Option(help="A few tokens only, to see that it works.")] = False,
+    scratch: Annotated[Path, typer.Option(help="Folder for the runs' logs.")] = SCRATCH,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+) -> None:
+    """What the page costs the engine: the same questions asked of it, and through the page."""
+    from bench.page import measure_page
+
+    with report_errors():
+        config = ServeConfig(
+            model=model.resolve(),
+            scratch=scratch.resolve(),
+            users=tuple(users or (1, 8)),
+            context=context,
+            threads=threads,
+            repeat=repeat,
+            quick=quick,
+        )
+        show_page(measure_page(config, say=_say), as_json=json)
 
 
 @app.command("soak")

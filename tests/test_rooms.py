@@ -14,7 +14,7 @@ ROOMS = {
     "engine": {"engine", "places"},
     "ui": {"engine", "places", "ui"},
     "pipeline": {"pipeline", "places"},
-    "bench": {"bench", "engine", "pipeline", "places"},
+    "bench": {"bench", "engine", "pipeline", "places", "ui"},
 }
 # What measures an export runs it, so these alone of the pipeline may enter the engine.
 MORE = {

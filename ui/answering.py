@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,16 +20,6 @@ from ui.tree import Made, Node
 
 KEEP_SECONDS = 1.0  # what a kill -9 may cost
 Serving = Callable[[str | None], AbstractAsyncContextManager[ChatBackend]]
-
-
-def always(backend: ChatBackend) -> Serving:
-    """Serving with one backend, whichever model is asked for."""
-
-    @asynccontextmanager
-    async def serving(_: str | None) -> AsyncGenerator[ChatBackend, None]:
-        yield backend
-
-    return serving
 
 
 @dataclass(frozen=True)

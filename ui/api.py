@@ -12,17 +12,20 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from engine.backend import ChatBackend
 from engine.errors import EngineError
+from engine.pool import ModelPool
+from ui import access
 from ui.chat_wiring import CHAT_QUEUE
+from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import conversation
 from ui.sampling_fields import sampling_from
+from ui.serving import serving
 from ui.status import explain
 from ui.streaming import snapshots
 
 
-def add_chat_endpoint(backend: ChatBackend, live: LiveStreams, concurrency: int) -> None:
+def add_chat_endpoint(pool: ModelPool, live: LiveStreams, concurrency: int) -> None:
     """Add the endpoint `chat` to the Blocks that is being built."""
 
     async def chat(  # noqa: PLR0917  # Gradio passes them by position
@@ -41,18 +44,23 @@ def add_chat_endpoint(backend: ChatBackend, live: LiveStreams, concurrency: int)
         """Answer a message. `history` is a list of {role, content}; what is not given has its default."""
         values = {"temperature": temperature, "max_tokens": max_tokens, "repeat_penalty": repeat_penalty}
         values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
-        values = {**backend.info.recommended, **{k: v for k, v in values.items() if v is not None}}
         asked = [*(history or []), {"role": "user", "content": message}]
+        given = {name: value for name, value in values.items() if value is not None}
         try:
-            stream = backend.stream(conversation(asked, system_prompt), sampling_from(values))
+            with access.admit(request):
+                async with serving(pool) as backend:
+                    sampling = sampling_from({**backend.info.recommended, **given})
+                    stream = backend.stream(conversation(asked, system_prompt), sampling)
+                    with live.following(str(request.session_hash), stream):
+                        async with aclosing(snapshots(stream)) as updates:
+                            async for progress in updates:
+                                if progress.error is not None:
+                                    raise progress.error
+                                yield progress.text
         except EngineError as error:
             raise _for_the_client(error) from error
-        with live.following(str(request.session_hash), stream):
-            async with aclosing(snapshots(stream)) as updates:
-                async for progress in updates:
-                    if progress.error is not None:
-                        raise _for_the_client(progress.error)
-                    yield progress.text
+        except TooMany as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description
     api(chat, api_name="chat", concurrency_limit=concurrency, concurrency_id=CHAT_QUEUE)

@@ -59,11 +59,11 @@ class Bar:
         if place.marked is None:
             return self.updates(place, say)
         count = len(place.tree.below(place.marked.id))
+        words = say("bar.sure_one") if count == 1 else say("bar.sure_many", count=count)
+        others = (self.earlier, self.later, self.redo, self.answer, self.go_on, self.delete)
         return {
-            self.delete: gr.update(visible=False),
-            self.sure: gr.update(
-                visible=True, value=say("bar.sure_one") if count == 1 else say("bar.sure_many", count=count)
-            ),
+            **{button: gr.update(visible=False) for button in others},
+            self.sure: gr.update(visible=True, value=words),
             self.keep: gr.update(visible=True),
         }
 

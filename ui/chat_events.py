@@ -8,9 +8,9 @@ opens another conversation, ends what it asked for before, and late words of tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -18,8 +18,11 @@ import gradio as gr
 from engine.errors import EngineError
 from ui.actions import Place, View
 from ui.answering import Answerer, Task
+from ui.asked import Asked, Reader
 from ui.bar import Updates
-from ui.chat_panel import ChatPanel, Where
+from ui.chat_deeds import ChatDeeds, row_index
+from ui.chat_panel import ChatPanel
+from ui.limits import TooMany
 from ui.live import LiveStreams, Turn
 from ui.markup import restore
 from ui.settings_panel import SettingsPanel
@@ -28,29 +31,22 @@ from ui.status import line
 from ui.store import Unknown
 from ui.streaming import Progress
 from ui.texts import words
-from ui.tree import Opinion
 
+READY_SECONDS = 2.0  # how long a question waits for its page, which a restarted server may never open
 SETTLE_SECONDS = 1.0  # how long a page that opens waits for the answer of the one that it replaces
 Act = Callable[[Place], Place]
 Answering = AsyncGenerator[Updates, None]
-OwnerOf = Callable[[gr.Request], str]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Who asks from where, and how: an event's inputs without what is asked."""
-
-    where: Where
-    session: str
-    model: str | None
-    settings: Sequence[Any]
 
 
 class ChatEvents:
     """The handlers. Their last inputs: the tab's view, the open conversation, the model and the settings."""
 
-    def __init__(self, panel: ChatPanel, answerer: Answerer, live: LiveStreams, owner_of: OwnerOf) -> None:
-        self._panel, self._answerer, self._live, self._owner_of = panel, answerer, live, owner_of
+    def __init__(
+        self, panel: ChatPanel, answerer: Answerer, live: LiveStreams, deeds: ChatDeeds, read: Reader
+    ) -> None:
+        self._panel, self._answerer, self._live = panel, answerer, live
+        self._deeds, self._asked = deeds, read
+        self._ready: set[str] = set()  # tabs that know which conversation they show
 
     async def send(self, request: gr.Request, question: str, *tab: Any) -> Answering:
         """Ask what is in the box."""
@@ -83,9 +79,9 @@ class ChatEvents:
     async def edit(self, request: gr.Request, edited: gr.EditData, *tab: Any) -> Answering:
         """Ask an earlier question in other words; the same words are no other question."""
         if edited.value == edited.previous_value or not str(edited.value).strip():
-            yield await self.act(request, tab, lambda here: here)
+            yield await self._deeds.act(request, tab, lambda here: here)
             return
-        text, index = restore(str(edited.value)), _index(edited.index)
+        text, index = restore(str(edited.value)), row_index(edited.index)
 
         def beside(here: Place) -> Place:
             return here.ask(text, here.row(index).parent)
@@ -94,67 +90,15 @@ class ChatEvents:
             async for update in updates:
                 yield update
 
-    async def act(self, request: gr.Request, tab: Sequence[Any], act: Act) -> Updates:
-        """Do something that is done at once; an answer under way in the tab ends."""
-        asked = self._asked(request, tab)
-        self._live.leave(asked.session)
-        try:
-            return self._panel.show(act(self._panel.place(asked.where)), asked.where)
-        except Unknown as error:
-            return self._panel.failed(error, asked.where)
-
-    async def undo(self, request: gr.Request, *tab: Any) -> Updates:
-        """Take the last question back into the box."""
-        asked = self._asked(request, tab)
-        self._live.leave(asked.session)
-        try:
-            place, question = self._panel.place(asked.where).undo()
-        except Unknown as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.show(place, asked.where, question)
-
-    async def mark(self, request: gr.Request, clicked: gr.SelectData, *tab: Any) -> Updates:
-        """A message was clicked: the bar is about it. An answer under way goes on."""
-        asked = self._asked(request, tab)
-        try:
-            place = self._panel.place(asked.where).mark(_index(clicked.index))
-        except Unknown as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.marked(place, asked.where)
-
-    async def ask_to_delete(self, request: gr.Request, *tab: Any) -> Updates:
-        """Whether the message that was clicked is really to go."""
-        asked = self._asked(request, tab)
-        try:
-            return self._panel.bar.asking(self._panel.place(asked.where), asked.where.say)
-        except Unknown as error:
-            return self._panel.failed(error, asked.where)
-
-    async def judge(self, request: gr.Request, liked: gr.LikeData, *tab: Any) -> Updates:
-        """A thumb was clicked: keep it, and offer a note."""
-        asked, opinions = self._asked(request, tab), dict[object, Opinion]({True: "like", False: "dislike"})
-        try:
-            here = self._panel.place(asked.where)
-            node = here.row(_index(liked.index))
-            there = here.judge(node.id, opinions.get(liked.liked), node.note)
-        except Unknown as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.judging(there, there.tree.nodes[node.id], asked.where)
-
-    async def note(self, request: gr.Request, text: str, node: int | None, *tab: Any) -> Updates:
-        """Keep a note on the answer that was judged."""
-        asked = self._asked(request, tab)
-        try:
-            here = self._panel.place(asked.where)
-            if node is not None and node in here.tree.nodes:
-                here.judge(node, here.tree.nodes[node].opinion, text.strip())
-        except Unknown as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.note.hidden()
-
     async def open(self, request: gr.Request, current: str | None) -> Updates:
-        """Show a conversation as it was left; "" or one that is gone is a new one."""
+        """Show a conversation as it was left; "" or one that is gone is a new one.
+
+        Whoever asks while the page still loads has opened it already.
+        """
         asked = self._asked(request, (View(), current, None))
+        self._ready.add(asked.session)
+        if self._live.shows(asked.session, asked.where.current):
+            return self._panel.translated(asked.where)
         self._live.leave(asked.session)
         try:
             place = self._panel.place(asked.where)
@@ -173,16 +117,12 @@ class ChatEvents:
 
     async def close(self, request: gr.Request) -> None:
         """The tab is gone."""
+        self._ready.discard(str(request.session_hash))
         self._live.leave(str(request.session_hash))
-
-    def _asked(self, request: gr.Request, tab: Sequence[Any]) -> Asked:
-        view, current, model, *settings = tab
-        context = self._answerer.context_of(model)
-        where = Where(self._owner_of(request), view, current or "", context, words(request))
-        return Asked(where, str(request.session_hash), model, settings)
 
     async def _answer(self, asked: Asked, start: Act, question: str | None = None) -> Answering:
         """Answer where `start` leads; `question` is given back when that cannot be."""
+        await self._until_ready(asked)
         turn = self._live.begin(asked.session)
         here: Place | None = None
         there: Place | None = None
@@ -190,17 +130,27 @@ class ChatEvents:
             system_prompt, sampling = SettingsPanel.read(asked.settings)
             here = self._panel.place(asked.where)
             there = start(here)
+            turn.key = there.view.key
             yield self._panel.started(there, asked.where, clear=question is not None)
             task = Task(here.owner, there.view.key, tuple(there.path), system_prompt, sampling, asked.model)
-            async with aclosing(self._grow(there, task, asked, turn)) as updates:
-                async for update in updates:
-                    yield update
-        except (EngineError, Unknown) as error:
+            with asked.admit():
+                async with aclosing(self._grow(there, task, asked, turn)) as updates:
+                    async for update in updates:
+                        yield update
+        except (EngineError, TooMany, Unknown) as error:
             if here is not None and there is not None:
                 with suppress(Unknown):
                     here.forget(there)
             if turn.shown:
                 yield self._panel.failed(error, asked.where, question)
+
+    async def _until_ready(self, asked: Asked) -> None:
+        """A page that still loads would show a new chat over the one that is about to begin."""
+        for _ in range(round(READY_SECONDS / 0.05)):
+            if asked.session in self._ready or asked.where.view.key or asked.where.current:
+                break
+            await asyncio.sleep(0.05)
+        self._ready.add(asked.session)
 
     async def _grow(self, place: Place, task: Task, asked: Asked, turn: Turn) -> Answering:
         """The answer as it grows; raises what went wrong before its first word."""
@@ -218,8 +168,3 @@ class ChatEvents:
 
 def _asking(question: str) -> Act:
     return lambda here: here.ask(question, here.view.leaf)
-
-
-def _index(index: object) -> int:
-    """The Chatbot's row; other components have other indices."""
-    return index if isinstance(index, int) else -1

@@ -43,7 +43,7 @@ def chatbot() -> gr.Chatbot:
         sanitize_html=True,
         allow_tags=False,
         group_consecutive_messages=True,  # thoughts and answer are one bubble
-        placeholder=text("chat.empty"),
+        placeholder=text("chat.empty"),  # type: ignore[arg-type]  # Gradio translates it all the same
         examples=examples(ENGLISH),
     )
 
@@ -55,7 +55,7 @@ def box() -> gr.Textbox:
         label=text("chat.message"),
         show_label=False,
         container=False,
-        placeholder=text("chat.placeholder"),  # type: ignore[arg-type]
+        placeholder=text("chat.placeholder"),
         lines=1,
         max_lines=8,
         autofocus=True,

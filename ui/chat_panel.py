@@ -14,6 +14,7 @@ from engine.errors import EngineError
 from ui.actions import Place, View, arrive, visit
 from ui.bar import Bar, Updates
 from ui.chat_layout import box, busy, chatbot, examples, help_button, idle
+from ui.limits import TooMany
 from ui.meter import meter_of, meter_while
 from ui.note import NoteField
 from ui.shown import Shown, opinions, shown
@@ -74,7 +75,7 @@ class ChatPanel:
     def show(self, place: Place, where: Where, text: str | None = None) -> Updates:
         """All of a place, and the box with `text`, or with what is typed there already."""
         path = place.path
-        writing = place.last is not None and self._is_writing(place.last.id)
+        writing = self._writing(place)
         return {
             self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
             self.status: made_line(place.last.made if place.last and not writing else None, where.say),
@@ -87,10 +88,15 @@ class ChatPanel:
         }
 
     def opened(self, place: Place, where: Where) -> Updates:
-        """A place on a page that has just been loaded: what Gradio does not translate itself comes along."""
-        updates = self.show(place, where, "") | {self.help: help_button(where.say)}
+        """A place that was chosen, or found as the page was loaded."""
+        updates = self.show(place, where)
         updates[self.chatbot]["examples"] = examples(where.say)
-        return updates
+        return updates | {self.help: help_button(where.say)}
+
+    def translated(self, where: Where) -> Updates:
+        """What Gradio does not translate itself."""
+        words = gr.update(examples=examples(where.say))
+        return {self.chatbot: words, self.help: help_button(where.say)}
 
     def started(self, place: Place, where: Where, *, clear: bool) -> Updates:
         """The question is there, and nothing of the answer yet; `clear` empties the box."""
@@ -115,17 +121,25 @@ class ChatPanel:
         return updates
 
     def ended(self, place: Place, progress: Progress, where: Where) -> Updates:
-        """An answer at its end, or where the store is if it said nothing."""
-        return self.show(visit(place.store, place.owner, place.view), where) | {
-            self.status: status(progress, where.say)
-        }
+        """An answer at its end, or what is left if it said nothing."""
+        updates = self.show(visit(place.store, place.owner, place.view), where)
+        if progress.error is not None or not progress.text.strip():
+            updates[self.status] = status(progress, where.say)
+        return updates
 
     def marked(self, place: Place, where: Where) -> Updates:
         """A message was clicked."""
-        writing = place.last is not None and self._is_writing(place.last.id)
+        writing = self._writing(place)
         return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
 
-    def failed(self, error: EngineError | Unknown, where: Where, question: str | None = None) -> Updates:
+    def _writing(self, place: Place) -> bool:
+        """Whether the last message, or an answer to it, is under way in any tab."""
+        below = place.tree.children.get(place.tree.leaf, [])
+        return any(self._is_writing(node.id) for node in place.path[-1:]) or any(map(self._is_writing, below))
+
+    def failed(
+        self, error: EngineError | TooMany | Unknown, where: Where, question: str | None = None
+    ) -> Updates:
         """What is left after an error, and what it was; `question` is given back."""
         try:
             place = self.place(where)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from ui.actions import Place
 from ui.bar import Updates
+from ui.chat_deeds import ChatDeeds
 from ui.chat_events import ChatEvents
 from ui.chat_panel import ChatPanel
 
@@ -22,12 +23,14 @@ class ChatWiring:
         self,
         panel: ChatPanel,
         events: ChatEvents,
+        deeds: ChatDeeds,
+        *,
         settings: Sequence[gr.components.Component],
         concurrency: int,
         model: gr.components.Component | None = None,
     ) -> None:
         """`concurrency` answers may be under way (or wait in the engine) at once; `model` holds a key."""
-        self._panel, self._events = panel, events
+        self.panel, self.events, self._deeds = panel, events, deeds
         tab = [panel.view, panel.current, model or gr.State(None), *settings]
         self.quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         ask: dict[str, Any] = {
@@ -49,25 +52,25 @@ class ChatWiring:
         self._quick(tab[:3])
 
     def _quick(self, tab: list[Any]) -> None:
-        panel, events, quick = self._panel, self._events, {"outputs": self._panel.outputs, **self.quick}
-        panel.chatbot.undo(events.undo, tab, **quick)
-        panel.chatbot.select(events.mark, tab, **quick)
-        panel.chatbot.like(events.judge, tab, **quick)
+        panel, deeds, quick = self.panel, self._deeds, {"outputs": self.panel.outputs, **self.quick}
+        panel.chatbot.undo(deeds.undo, tab, **quick)
+        panel.chatbot.select(deeds.mark, tab, **quick)
+        panel.chatbot.like(deeds.judge, tab, **quick)
         bar, note = panel.bar, panel.note
         bar.earlier.click(self._act(lambda here: here.turn(-1)), tab, **quick)
         bar.later.click(self._act(lambda here: here.turn(1)), tab, **quick)
         bar.redo.click(self._act(Place.redo), tab, **quick)
-        bar.delete.click(events.ask_to_delete, tab, **quick)
+        bar.delete.click(deeds.ask_to_delete, tab, **quick)
         bar.keep.click(self._act(lambda here: here), tab, **quick)
         bar.sure.click(self._act(Place.cut_marked), tab, **quick)
         for kept in (note.save.click, note.text.submit):
-            kept(events.note, [note.text, note.node, *tab], **quick)
+            kept(deeds.note, [note.text, note.node, *tab], **quick)
         note.close.click(note.hidden, None, **quick)
 
     def _act(self, act: Any) -> Any:
-        events = self._events
+        deeds = self._deeds
 
         async def handler(request: gr.Request, *tab: Any) -> Updates:
-            return await events.act(request, tab, act)
+            return await deeds.act(request, tab, act)
 
         return handler

@@ -16,6 +16,7 @@ PREFERENCE = (
     *("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "IQ4_NL"),
     *("Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
 )
+_ADAPTER = re.compile(r"-lora\b", re.IGNORECASE)
 _NOT_A_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
 
@@ -47,6 +48,17 @@ def embedded_gguf() -> Path:
 def is_embedded(path: Path) -> bool:
     """Whether `path` is the model that comes with the app."""
     return places.EMBEDDED_PACKAGE in path.parts
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The models among a folder's finished files, a split one by its first. Raises ModelError."""
+    found = [path for path in _finished_files(folder) if not _NOT_A_MODEL.search(path.name)]
+    return [path for path in found if all((folder / name).exists() for name in shards(path.name))]
+
+
+def adapters_in(folder: Path) -> list[Path]:
+    """The LoRA adapters of a folder, as llama.cpp's converter and ours name them."""
+    return sorted(path for path in folder.glob("*.gguf") if _ADAPTER.search(path.name))
 
 
 def _first_shard(model: Path) -> Path:

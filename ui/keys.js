@@ -1,6 +1,7 @@
 // Shortcuts, and exact copies. Runs once when the page is loaded.
 () => {
   const find = (selector) => [...document.querySelectorAll(selector)].find((one) => one.offsetParent !== null);
+  const helping = () => CSS.supports("selector(:popover-open)") && document.querySelector("#shortcuts:popover-open");
   const typing = (element) => element.matches("input, textarea, select, [contenteditable]");
 
   document.addEventListener("keydown", (event) => {
@@ -14,7 +15,7 @@
       target = buttons[0];
     } else if (edited && event.key === "Escape") {
       target = buttons[1];
-    } else if (event.key === "Escape" && plain && !document.querySelector(":popover-open")) {
+    } else if (event.key === "Escape" && plain && !helping()) {
       target = find("#question .stop-button");
     } else if (event.code === "KeyO" && chord && event.shiftKey && !event.altKey) {
       target = find("#new-chat");

@@ -6,26 +6,37 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from engine.backend import ChatStream
+
+class Stoppable(Protocol):
+    """An answer, or several at once, that can be stopped."""
+
+    def cancel(self) -> None:
+        """Stop; returns at once."""
+        ...
+
+
+S = TypeVar("S", bound=Stoppable)
 
 
 @dataclass
 class Turn:
-    """What a tab asked for last, from the click to the answer's end.
+    """What a tab asked for last, from the click to the answer's end, and in which conversation.
 
     `stopped`: it is to end, though it may have no stream yet. `shown`: the tab has not gone on to another.
     """
 
     stopped: bool = False
     shown: bool = True
+    key: str = ""
 
 
 class LiveStreams:
     """Streams by session. Used from the event loop alone, so it needs no lock."""
 
     def __init__(self) -> None:
-        self._streams: defaultdict[str, set[ChatStream]] = defaultdict(set)
+        self._streams: defaultdict[str, set[Stoppable]] = defaultdict(set)
         self._turns: dict[str, Turn] = {}
 
     def begin(self, session: str) -> Turn:
@@ -34,6 +45,11 @@ class LiveStreams:
         turn = self._turns[session] = Turn()
         return turn
 
+    def shows(self, session: str, key: str) -> bool:
+        """Whether what a tab asked for last is in that conversation, and still to be seen there."""
+        turn = self._turns.get(session)
+        return turn is not None and key != "" and turn.key == key
+
     def leave(self, session: str) -> None:
         """A tab turns away from what it asked for (or is closed): that ends, and is shown no longer."""
         self.cancel(session)
@@ -41,7 +57,7 @@ class LiveStreams:
             turn.shown = False
 
     @contextmanager
-    def following(self, session: str, stream: ChatStream) -> Iterator[ChatStream]:
+    def following(self, session: str, stream: S) -> Iterator[S]:
         """Keep `stream` findable while it runs; it is cancelled on the way out, however that happens."""
         self._streams[session].add(stream)
         try:

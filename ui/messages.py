@@ -7,25 +7,13 @@ A Chatbot's history is a list of `{"role", "content", ...}` whose content is alw
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from engine.errors import RequestError
-from engine.request import Message, Role
+from engine.request import Message
 from ui.markup import JOINER, defuse, restore
 
-__all__ = ["JOINER", "Bubble", "bubble", "conversation", "defuse", "restore", "text_of", "to_message"]
-
-
-class Bubble(TypedDict):
-    """One message as it is given to the Chatbot. Blocks, as it strips the indentation of plain strings."""
-
-    role: Role
-    content: list[dict[str, str]]
-
-
-def bubble(role: Role, text: str) -> Bubble:
-    """A message for the Chatbot."""
-    return {"role": role, "content": [{"type": "text", "text": defuse(text)}]}
+__all__ = ["JOINER", "conversation", "defuse", "restore", "text_of", "to_message"]
 
 
 def text_of(content: object) -> str:

@@ -1,4 +1,4 @@
-"""The command-line options that app.py and scripts/chat.py share, and how a wrong one is said."""
+"""The command-line options of scripts/chat.py that the page has too, and how a wrong one is said."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from typing import Annotated, NoReturn
 import typer
 
 from engine.settings import EngineSettings, KvType
+from ui import option_texts
 
 DEFAULTS = EngineSettings()
-MIB = 1 << 20
 
 Model = Annotated[
     Path | None,
     typer.Argument(
         envvar="GGUF_CHAT_MODEL",
-        help="A .gguf file, its folder, or owner/name/file.gguf on the Hub. Default: the embedded model.",
+        help=option_texts.MODEL,
     ),
 ]
-ContextSize = Annotated[
-    int, typer.Option(envvar="GGUF_CHAT_CONTEXT", help="Tokens that one conversation may hold.")
-]
+ContextSize = Annotated[int, typer.Option(envvar="GGUF_CHAT_CONTEXT", help=option_texts.CONTEXT)]
 Threads = Annotated[
     int | None,
-    typer.Option(envvar="GGUF_CHAT_THREADS", help="CPU threads. Default: the cores that are really yours."),
+    typer.Option(envvar="GGUF_CHAT_THREADS", help=option_texts.THREADS),
 ]
 KvCacheType = Annotated[
     KvType,
     typer.Option(
         envvar="GGUF_CHAT_KV_TYPE",
-        help="How a conversation is kept in memory: q8_0 takes half, q4_0 a quarter and loses precision.",
+        help=option_texts.KV_TYPE,
     ),
 ]
 Speculation = Annotated[
     bool,
     typer.Option(
         envvar="GGUF_CHAT_SPECULATION",
-        help="Guess what repeats the conversation, and check it in one go, where measured to be faster.",
+        help=option_texts.SPECULATION,
     ),
 ]
 

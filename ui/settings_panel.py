@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from engine.settings import SamplingSettings
 from ui.presets import PRESET_FIELDS, preset_of, presets
@@ -78,7 +79,9 @@ class SettingsPanel:
         cleared = reset.click(lambda: self._shown(self._defaults), None, everything, **QUICK)
         for done in (chosen, cleared):
             done.then(None, api_visibility="private", **keep)
-        gr.on(None, self._restore, [self._memory], everything, **QUICK)  # as the page loads
+        page = Context.root_block
+        assert page is not None, "a panel is laid out inside of a page"
+        page.load(self._restore, [self._memory], everything, **QUICK)
 
     def _apply(self, name: str) -> list[float]:
         return [self._presets[name][field] for field in PRESET_FIELDS]

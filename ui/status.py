@@ -9,6 +9,7 @@ from typing import Any
 from engine.backend import ModelInfo
 from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.request import Dropped, RequestStats
+from ui.limits import TooMany
 from ui.store import Unknown
 from ui.streaming import Progress
 from ui.texts import ENGLISH, Words
@@ -130,8 +131,10 @@ def _dropped_text(dropped: Dropped, say: Words) -> str:
     return say("status.dropped_many", count=dropped.messages)
 
 
-def explain(error: EngineError | Unknown, say: Words = ENGLISH) -> str:
+def explain(error: EngineError | TooMany | Unknown, say: Words = ENGLISH) -> str:
     """An engine's error for someone who only wanted an answer: what happened, and what to do."""
+    if isinstance(error, TooMany):
+        return error.text(say)
     if isinstance(error, Unknown):
         return say("status.gone")
     if isinstance(error, QueueFull):
@@ -141,7 +144,7 @@ def explain(error: EngineError | Unknown, say: Words = ENGLISH) -> str:
     return say("status.failed", error=error)
 
 
-def error_line(error: EngineError | Unknown, partial: bool = False, say: Words = ENGLISH) -> str:
+def error_line(error: EngineError | TooMany | Unknown, partial: bool = False, say: Words = ENGLISH) -> str:
     """The line for an answer that failed."""
     kept = f" {say('status.kept')}" if partial else ""
     return line(explain(error, say) + kept, "error")

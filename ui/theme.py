@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
-CSS = tuple(Path(__file__).with_name(name) for name in ("style.css", "conversation.css", "access.css"))
+CSS = [Path(__file__).with_name(name) for name in ("style.css", "conversation.css", "access.css")]
 MEND = Path(__file__).with_name("mend.js")
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")

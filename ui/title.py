@@ -10,7 +10,8 @@ LONGEST = 60
 
 def title_of(text: str) -> str:
     """The text in one line of at most 60 characters, cut at a word; "" when there is nothing to read."""
-    line = " ".join("".join(map(_printable, text[: 20 * LONGEST])).split())
+    text = text[: 20 * LONGEST].replace("__i18n__", "i18n")  # to Gradio, the mark of a text to translate
+    line = " ".join("".join(map(_printable, text)).split())
     if len(line) <= LONGEST:
         return line
     words = re.match(rf"(.{{{LONGEST // 2},{LONGEST - 1}}})(?=\s)", line)

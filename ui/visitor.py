@@ -1,7 +1,8 @@
 """Who is asking: a name that logged in, this machine's own person, or a browser known by a random cookie.
 
 `Visitors` is ASGI middleware that leaves its answer in the request's state; `owner_of` reads it there, from a
-request of Gradio's or of Starlette's. What is kept for one owner is shown to no other.
+request of Gradio's or of Starlette's. What is kept for one owner is shown to no other. `state.is_known` says
+whether the visitor showed an id or got a new one for this request.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "gguf-chat-visitor"
 LOCAL = "local"
+VISITOR = "visitor:"  # what such an owner's name begins with
 _LIFETIME = 400 * 24 * 60 * 60  # seconds; browsers keep no cookie for longer
 _MADE_HERE = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 bits as token_urlsafe writes them
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
@@ -25,6 +27,11 @@ def owner_of(request: gr.Request | HTTPConnection) -> str:
     """Whose conversations these are: "user:NAME", "local" or "visitor:ID". Needs `Visitors` around."""
     name = getattr(request, "username", None) or getattr(request.state, "user", None)
     return f"user:{name}" if name else str(request.state.visitor)
+
+
+def on_own_machine(request: gr.Request | HTTPConnection) -> bool:
+    """Whether who asks sits at the machine that serves, and may name its files. Needs `Visitors` around."""
+    return bool(request.state.visitor == LOCAL)
 
 
 class Visitors:
@@ -46,7 +53,9 @@ class Visitors:
         known = _visitor_in(headers)
         visitor = known or secrets.token_urlsafe(16)
         local = self._local and not any(name in headers for name in _FORWARDED)
-        scope.setdefault("state", {})["visitor"] = LOCAL if local else f"visitor:{visitor}"
+        state = scope.setdefault("state", {})
+        state["visitor"] = LOCAL if local else f"{VISITOR}{visitor}"
+        state["is_known"] = local or known is not None
         # Pages alone carry the cookie: a shared cache may keep a script or a picture, and its headers.
         new = not (known or local) and "text/html" in headers.get("accept", "")
         await self._app(scope, receive, _with_cookie(send, visitor, scope) if new else send)

@@ -65,6 +65,15 @@ def test_llama_decode_alone_reads_each_prompt_once_and_writes_in_step(smollm2: P
     assert figures["throughput"] > 0
 
 
+def test_the_page_is_asked_as_a_browser_asks(smollm2: Path, tmp_path: Path, root: Path, python: str) -> None:
+    command = [python, "scripts/bench.py", "page", "--model", smollm2, "--users", "2", "--quick", "--json"]
+    command += ["--scratch", tmp_path]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["ratios"]["2"]["throughput"] > 0
+    assert result["figures"]["page"]["2"]["peak_bytes"] > 50e6
+
+
 def test_llama_server_is_started_and_read(fake: Path, smollm2: Path) -> None:
     server = LlamaServer(Setup(smollm2, slots=3, context=256, threads=2), fake, dict(os.environ))
     pieces: list[str] = []

@@ -159,7 +159,7 @@ def test_async_readers_share_one_loop_and_a_cancelled_task_frees_its_slot(backen
 
     threads = threading.active_count()
     texts = asyncio.run(scene())
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # those of other tests may end meanwhile
     assert texts == [_ask(backend, user(question))[0] for question in QUESTIONS[:3]]
     _wait_idle(backend, 5)
 

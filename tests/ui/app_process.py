@@ -23,7 +23,7 @@ class AppProcess:
         self.process = subprocess.Popen(
             [sys.executable, "app.py", *arguments],
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "GGUF_CHAT_HISTORY": "off", **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -5,16 +5,19 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
 from ui.address import address_of, bind
+from ui.models import Models, one_model
 from ui.server import web_app
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
@@ -37,9 +40,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def app() -> Iterator[AppProcess]:
-    """The real app with the embedded model, shared by the tests that do not end it."""
-    with running("--port", "0", "--context", "2048") as process:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
+    """The real app with the embedded model alone, shared by the tests that do not end it."""
+    none = str(tmp_path_factory.mktemp("no-models"))
+    with running("--port", "0", "--context", "2048", "--models", none) as process:
         process.address()
         yield process
 
@@ -74,7 +78,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 def _is_foreign(url: str, base: str) -> bool:
-    return not url.startswith((base, "data:", "blob:"))
+    server = "/".join(base.split("/", 3)[:3])
+    return not url.startswith((f"{server}/", "data:", "blob:"))
 
 
 @dataclass
@@ -86,24 +91,29 @@ class FakeSite:
 
 
 @pytest.fixture
-def fake_site() -> Iterator[Callable[[FakeBackend], FakeSite]]:
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+def fake_site() -> Iterator[Callable[[FakeBackend | Models], FakeSite]]:
+    with ExitStack() as open_sites:
 
-    def start(backend: FakeBackend) -> FakeSite:
-        bound = bind("127.0.0.1", 0)
-        server = uvicorn.Server(
-            uvicorn.Config(web_app(backend, 8), log_level="critical", timeout_graceful_shutdown=1)
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-        thread.start()
-        servers.append((server, thread))
-        until(lambda: server.started)
-        return FakeSite(backend, address_of(bound))
+        def start(served: FakeBackend | Models) -> FakeSite:
+            models = served if isinstance(served, Models) else one_model(served)
+            models.pool.load()
+            address = open_sites.enter_context(serving(web_app(models, 8)))
+            return FakeSite(served if isinstance(served, FakeBackend) else FakeBackend(), address)
 
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(10)
+        yield start
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """An application served in this process, at the address that is given."""
+    bound = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    yield address_of(bound)
+    server.should_exit = True
+    thread.join(10)
 
 
 @dataclass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,10 +17,14 @@ from tests.ui.conftest import until
 from tests.ui.fake_backend import FakeBackend
 from ui import answering
 from ui.actions import View
-from ui.answering import Answerer, always
+from ui.answering import Answerer
+from ui.asked import Reader
+from ui.chat_deeds import ChatDeeds
 from ui.chat_events import ChatEvents
 from ui.chat_panel import ChatPanel
 from ui.live import LiveStreams
+from ui.models import one_model
+from ui.serving import serving
 from ui.settings_panel import SettingsPanel
 from ui.store import Store
 from ui.tree import Node
@@ -31,14 +37,18 @@ class Tab:
 
     def __init__(self, backend: FakeBackend, store: Store | None = None, session: str = "tab") -> None:
         self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
-        answerer = Answerer(always(backend), self.store, self.live, 2048)
+        answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
-        self.events = ChatEvents(self.panel, answerer, self.live, lambda _: ME)
+        read = Reader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: nullcontext())
+        self.deeds = ChatDeeds(self.panel, self.live, read)
+        self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
         self.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
         self.now: dict[Any, Any] = {self.panel.view: View(), self.panel.current: ""}
+        self.chat: Any = []
         self.values = [component.value for component in self.settings.components]
+        self.take(asyncio.run(self.events.open(self.request, "")))
 
     @property
     def inputs(self) -> list[Any]:
@@ -51,6 +61,10 @@ class Tab:
     def take(self, update: dict[Any, Any]) -> None:
         assert set(update) <= set(self.panel.outputs)
         self.now |= update
+        if (shown := update.get(self.panel.chatbot)) is not None and (
+            isinstance(shown, list) or "value" in shown
+        ):
+            self.chat = shown
 
     def send(self, text: str) -> None:
         asyncio.run(self.follow(self.events.send(self.request, text, *self.inputs)))
@@ -60,7 +74,7 @@ class Tab:
         return self.store.load(ME, summary.id).tree.path()
 
     def rows(self) -> list[str]:
-        value = self.now[self.panel.chatbot]
+        value = self.chat
         rows = value["value"] if isinstance(value, dict) else value
         return ["".join(part.text for part in row.content) for row in rows]
 
@@ -96,6 +110,7 @@ def test_regenerate_edit_and_go_on() -> None:
     last = tab.path()[-1]
     assert last.text == "one two three" and last.made is not None
     assert (last.made.reason, last.made.generated_tokens, last.made.prompt_tokens) == ("stop", 4, 10)
+    assert "4 tokens" in tab.status
     assert [m["content"] for m in tab.backend.asked[1][0]] == ["Why?", "one two"]
     tab.backend.answer = "other"
     asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
@@ -104,7 +119,7 @@ def test_regenerate_edit_and_go_on() -> None:
     edited = event(index=0, value="Who?", previous_value="Why?")
     asyncio.run(tab.follow(tab.events.edit(tab.request, edited, *tab.inputs)))
     assert tab.rows() == ["Who?", "other"]
-    tab.take(asyncio.run(tab.events.act(tab.request, tab.inputs, lambda here: here.turn(-1))))
+    tab.take(asyncio.run(tab.deeds.act(tab.request, tab.inputs, lambda here: here.turn(-1))))
     assert tab.rows() == ["Why?", "other"]
 
 
@@ -169,14 +184,33 @@ def test_a_tab_that_turns_away_ends_the_answer_and_sees_no_more_of_it() -> None:
 
     async def turned() -> None:
         task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
-        while tab.panel.chatbot not in tab.now or len(tab.rows()) < 2:
+        while len(tab.rows()) < 2:
             await asyncio.sleep(0.02)
+        marked = await tab.deeds.mark(tab.request, event(index=0), *tab.inputs)  # while it is written
+        assert not any(marked[button]["visible"] for button in (tab.panel.bar.redo, tab.panel.bar.delete))
         tab.take(await tab.events.open(tab.request, ""))
         await task
 
     asyncio.run(turned())
     assert tab.rows() == [] and tab.now[tab.panel.current] == ""
     assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
+
+
+def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
+    tab = Tab(FakeBackend("one two", pause=0.02))
+    asyncio.run(tab.events.close(tab.request))  # now the tab is unknown, as before its page has loaded
+
+    async def quick() -> None:
+        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        await asyncio.sleep(0.02)
+        tab.take(await tab.events.open(tab.request, ""))
+        while not tab.store.list(ME):
+            await asyncio.sleep(0.01)
+        tab.take(await tab.events.open(tab.request, tab.store.list(ME)[0].id))  # the list says it once more
+        await task
+
+    asyncio.run(quick())
+    assert tab.rows() == ["Why?", "one two"]
 
 
 def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +231,12 @@ def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.Mon
 def test_an_opinion_and_its_note_are_kept() -> None:
     tab = Tab(FakeBackend("<think>hm</think>So."))
     tab.send("Why?")
-    tab.take(asyncio.run(tab.events.judge(tab.request, event(index=1, liked=False), *tab.inputs)))
+    tab.take(asyncio.run(tab.deeds.judge(tab.request, event(index=1, liked=False), *tab.inputs)))
     assert tab.now[tab.panel.chatbot]["feedback_value"] == ["Dislike"]
     node = tab.now[tab.panel.note.node]
-    asyncio.run(tab.events.note(tab.request, " wrong ", node, *tab.inputs))
+    asyncio.run(tab.deeds.note(tab.request, " wrong ", node, *tab.inputs))
     assert (tab.path()[-1].opinion, tab.path()[-1].note) == ("dislike", "wrong")
-    tab.take(asyncio.run(tab.events.judge(tab.request, event(index=2, liked=""), *tab.inputs)))
+    tab.take(asyncio.run(tab.deeds.judge(tab.request, event(index=2, liked=""), *tab.inputs)))
     assert tab.path()[-1].opinion is None
 
 

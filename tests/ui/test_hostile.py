@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Dialog, Page, expect
 
 from tests.ui.conftest import FakeSite, Spy
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.hostile import CLOSED, UNCLOSED, armed
+from ui.markup import JOINER
 
 ALLOWED = (
     "p a b strong em del ul ol li code pre blockquote table thead tbody tr th td h1 h2 h3 br hr span div"
@@ -51,7 +52,12 @@ def test_hostile_markdown_runs_nothing_and_asks_nobody(
     site = fake_site(FakeBackend())
     page = open_page(site.url)
     dialogs: list[str] = []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Dialog) -> None:
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     numbered = (f"{payload}\n\nend{n}.\n\n" for n, payload in enumerate(CLOSED))
     for number, payload in enumerate(["".join(numbered), *UNCLOSED]):
         site.backend.answer = text = armed(payload, spy.url)
@@ -61,6 +67,7 @@ def test_hostile_markdown_runs_nothing_and_asks_nobody(
 
     shown = page.locator("#conversation .message.bot").first.inner_text()
     assert [n for n in range(len(CLOSED)) if not re.search(rf"^end{n}\.$", shown, re.MULTILINE)] == []
+    assert "<script>window.hacked=1</script>" in shown.replace(JOINER, "")  # the reader sees all of it
     page.wait_for_timeout(500)
     assert page.evaluate(OFFENDERS, ALLOWED.split()) == []
     assert page.evaluate("window.hacked") is None

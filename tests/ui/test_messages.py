@@ -1,7 +1,7 @@
 import pytest
 
 from engine.errors import RequestError
-from ui.messages import JOINER, bubble, conversation, defuse, restore, text_of
+from ui.messages import JOINER, conversation, defuse, restore, text_of
 
 HOSTILE = [
     "<img src='http://evil.example/x.png'>",
@@ -51,9 +51,9 @@ def test_math_and_comparisons_are_left_alone() -> None:
     assert defuse("if x < 3 and y <= 4: $a < b$") == "if x < 3 and y <= 4: $a < b$"
 
 
-def test_a_bubble_goes_round_and_keeps_its_indentation() -> None:
+def test_a_shown_text_goes_round_and_keeps_its_indentation() -> None:
     text = "    indented\n<b>\n"
-    assert text_of(bubble("assistant", text)["content"]) == text
+    assert text_of([{"type": "text", "text": defuse(text)}]) == text
 
 
 def test_blocks_and_strings_become_engine_messages() -> None:

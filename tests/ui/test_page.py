@@ -17,21 +17,6 @@ from tests.ui.fake_backend import FakeBackend
 Open = Callable[..., Page]
 Start = Callable[[FakeBackend], FakeSite]
 
-HOSTILE = """Look: ![pixel]({spy}/a.png) and <img src="{spy}/b.png" onerror="window.hacked=1"> and
-<script>window.hacked=1</script><style>body{{background:url({spy}/c.png)}}</style>
-<iframe src="{spy}/d"></iframe>
-<video src="{spy}/e.mp4" autoplay></video><svg><image href="{spy}/f.png"/></svg>
-<link rel=stylesheet href={spy}/g.css>
-![ref][r] [go](javascript:window.hacked=1) <a href="javascript:window.hacked=1">go</a>
-<b onclick="hacked=1">b</b>
-
-[r]: {spy}/h.png
-
-| a | b |\n|---|---|\n| ![cell]({spy}/i.png) | <img src={spy}/j.png> |
-
-$$\\includegraphics{{{spy}/k.png}} \\href{{javascript:window.hacked=1}}{{x}}$$ done
-"""
-
 
 def ask(page: Page, text: str) -> None:
     page.locator("#question textarea").fill(text)
@@ -40,23 +25,6 @@ def ask(page: Page, text: str) -> None:
 
 def answers(page: Page) -> list[str]:
     return page.locator("#conversation .message.bot").all_inner_texts()
-
-
-def test_hostile_markdown_is_shown_as_text_and_asks_nobody(
-    open_page: Open, fake_site: Start, spy: Spy
-) -> None:
-    page = open_page(fake_site(FakeBackend(HOSTILE.format(spy=spy.url))).url)
-    ask(page, f"![mine]({spy.url}/mine.png) <img src={spy.url}/mine2.png>")
-    expect(page.locator("#status")).to_contain_text("first word")
-    bot = page.locator("#conversation .message.bot")
-    expect(bot).to_contain_text("done")
-    assert '<img src="' in bot.inner_text().replace("\u2060", "")
-    for link in bot.locator("a").all():
-        assert not (link.get_attribute("href") or "").startswith("javascript")
-    assert bot.locator("img, iframe, script, style, video, link, [onclick], [onerror]").count() == 0
-    page.wait_for_timeout(500)
-    assert page.evaluate("window.hacked") is None
-    assert spy.visits == []
 
 
 def test_the_browser_itself_refuses_foreign_images(browser: Browser, fake_site: Start, spy: Spy) -> None:
@@ -82,6 +50,9 @@ def test_the_model_reads_its_own_words_not_the_defused_ones(open_page: Open, fak
         "say <b> and ![x](y)\n    indented",
         "two",
     ]
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy message").nth(1).click()
+    assert page.evaluate("navigator.clipboard.readText()") == "say <b> and ![x](y)\n    indented"
 
 
 def test_a_full_queue_is_said_and_the_question_comes_back(open_page: Open, fake_site: Start) -> None:
@@ -130,6 +101,21 @@ def test_leaving_frees_the_engine(open_page: Open, fake_site: Start, leave: str)
         expect(page.locator("#conversation .example").first).to_be_visible()
         expect(page.locator("#question .submit-button")).to_be_visible()
     until(lambda: site.backend.streams[0].cancelled, 2)
+
+
+def test_a_reload_keeps_the_conversation_and_ends_its_answer(open_page: Open, fake_site: Start) -> None:
+    site = fake_site(FakeBackend("word " * 5000, pause=0.02))
+    page = open_page(site.url)
+    ask(page, "hello")
+    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
+    page.reload()
+    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
+    expect(page.locator("#status")).to_contain_text("Stopped")
+    assert site.backend.streams[0].cancelled
+    site.backend.answer, site.backend.pause = "end", 0.0
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#conversation .message.bot")).to_contain_text("end")
+    expect(page.locator("#history-list label.selected")).to_have_text("hello")
 
 
 def test_a_closed_tab_frees_the_engine_before_the_first_word(open_page: Open, fake_site: Start) -> None:

@@ -157,6 +157,7 @@ def test_search_finds_words_in_messages_and_titles(store: Store, search: str) ->
         ("  Why is\n\tthe sky   blue? ", "Why is the sky blue?"),
         ("word " * 40, "word word word word word word word word word word word word…"),
         ("猫" * 100, "猫" * 59 + "…"),
+        ('__i18n__{"key":"page.settings"}', 'i18n{"key":"page.settings"}'),
         ("\x00a\x1b[31m\ud800b", "a [31m b"),
     ],
 )

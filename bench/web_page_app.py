@@ -1,0 +1,65 @@
+"""The web app for bench.web_page: `python -m bench.web_page_app MODEL SLOTS CONTEXT THREADS`.
+
+Says its address when it is ready, ends when its standard input closes, and says its peak memory in bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from bench.peers import own_peak
+from engine.backend import ChatStream, ModelInfo
+from engine.local import LocalBackend
+from engine.request import Message
+from engine.settings import EngineSettings, SamplingSettings
+from ui.address import address_of, bind
+from ui.models import one_model
+from ui.server import web_app
+
+
+class FullLength:
+    """A backend whose answers never end by themselves, so that all contenders do the same work."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self._backend = backend
+
+    @property
+    def info(self) -> ModelInfo:
+        """See ChatBackend."""
+        return self._backend.info
+
+    def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> ChatStream:
+        """See ChatBackend."""
+        return self._backend.stream(messages, replace(sampling, ignore_end=True))
+
+    def close(self) -> None:
+        """See ChatBackend."""
+        self._backend.close()
+
+
+def main(model: Path, slots: int, context: int, threads: int) -> None:
+    """Serve until standard input closes."""
+    settings = EngineSettings(slots=slots, context=context, threads=threads)
+    backend = FullLength(LocalBackend.open(model, settings))
+    bound = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(web_app(one_model(backend), 2 * slots), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.01)
+    print(address_of(bound), flush=True)
+    sys.stdin.read()
+    server.should_exit = True
+    thread.join()
+    backend.close()
+    print(own_peak())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -1,0 +1,167 @@
+"""ModelPool: several models in one process, each loaded when it is asked for.
+
+Models load one after another, in a thread of the pool's own. Whoever asks for one borrows it, and what is
+borrowed is never closed under an answer. Beyond `most_loaded` models, the idle one that was asked for longest
+ago is closed. A model that fails to load changes nothing for the others. While a new one loads, the old ones
+stay, so that for a moment there is one more of them in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from engine.backend import ChatBackend, Measured
+from engine.errors import EngineStopped, ModelError
+from engine.stats import EngineStats, at_rest, total
+
+
+@dataclass(eq=False)
+class _Place:
+    """One model: loading, loaded or failed; `users` count from the moment they ask."""
+
+    backend: Future[ChatBackend] = field(default_factory=Future)
+    users: int = 0
+
+    @property
+    def loaded(self) -> bool:
+        return self.backend.done() and self.backend.exception() is None
+
+
+class Loan:
+    """One user's hold on a model: `backend` is there once it has loaded, and stays until `give_back`."""
+
+    def __init__(self, place: _Place, give_back: Callable[[_Place], None]) -> None:
+        self.backend = place.backend
+        self._place: _Place | None = place
+        self._give_back = give_back
+
+    def give_back(self) -> None:
+        """The model may be closed from now on. Returns at once; twice is no error."""
+        place, self._place = self._place, None
+        if place is not None:
+            self._give_back(place)
+
+
+class ModelPool:
+    """Models by their keys. Safe to use from any thread; `ui.serving` is for event loops."""
+
+    def __init__(
+        self, open_model: Callable[[str], ChatBackend], keys: Iterable[str], first: str, most_loaded: int = 2
+    ) -> None:
+        """`open_model` loads the model of a key, which nobody else may ask for; `first` is the default."""
+        assert most_loaded >= 1, most_loaded
+        self._open, self._first, self._most = open_model, first, most_loaded
+        self._keys = dict.fromkeys([first, *keys])
+        self._places: dict[str, _Place] = {}  # in the order in which they were last asked for
+        self._past = EngineStats()  # what closed models have done
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "models")  # loads and closes, one after another
+
+    @property
+    def default(self) -> str:
+        """The key of the model that answers who names none."""
+        return self._first
+
+    def keys(self) -> list[str]:
+        """The keys that may be asked for, the default first."""
+        with self._lock:
+            return list(self._keys)
+
+    def offer(self, key: str) -> None:
+        """Let `key` be asked for from now on; the caller vouches for it."""
+        with self._lock:
+            self._keys.setdefault(key)
+
+    def loaded(self) -> list[str]:
+        """The keys of the models in memory, the one asked for last at the end."""
+        with self._lock:
+            return [key for key, place in self._places.items() if place.loaded]
+
+    def lend(self, key: str | None = None) -> Loan:
+        """Borrow a model, the default for None; it starts to load if it is not there. Returns at once.
+
+        Raises ModelError for a key that is not offered, and EngineStopped after `close`. The loan's `backend`
+        is what says that a model does not load.
+        """
+        key = self._first if key is None else key
+        with self._lock:
+            if self._closed:
+                raise EngineStopped("the models were shut down")
+            if key not in self._keys:
+                raise ModelError(f"model {key!r} is not offered here: choose one of the list")
+            place = self._places.pop(key, None)
+            if place is None:
+                place = _Place()
+                self._thread.submit(self._load, key, place)
+            place.users += 1
+            self._places[key] = place
+        return Loan(place, self._take_back)
+
+    @contextmanager
+    def use(self, key: str | None = None) -> Iterator[ChatBackend]:
+        """The model for the time of a `with` block, loaded if need be. Raises as `lend` and the opener."""
+        loan = self.lend(key)
+        try:
+            yield loan.backend.result()
+        finally:
+            loan.give_back()
+
+    def load(self, key: str | None = None) -> None:
+        """Have a model in memory for who asks next. Raises as `use` does."""
+        with self.use(key):
+            pass
+
+    def stats(self) -> EngineStats:
+        """What all models have done so far, those too that were closed since."""
+        with self._lock:
+            here = [place.backend.result() for place in self._places.values() if place.loaded]
+            past = self._past
+        return total([past, *(backend.stats() for backend in here if isinstance(backend, Measured))])
+
+    def close(self) -> None:
+        """Close all models, borrowed ones too (their answers raise EngineStopped), and wait for a load."""
+        with self._lock:
+            self._closed = True
+        self._thread.shutdown(wait=True)  # loads that wait find the pool closed, and fail
+        with self._lock:
+            left, self._places = self._places, {}
+        for place in left.values():
+            place.backend.result().close()
+
+    def _load(self, key: str, place: _Place) -> None:
+        """In the pool's thread: open the model, or tell all who wait why it does not open."""
+        try:
+            if self._closed:
+                raise EngineStopped("the models were shut down")
+            backend = self._open(key)
+        except Exception as error:  # noqa: BLE001 - a boundary: whatever happened, every waiter is told
+            with self._lock:
+                del self._places[key]
+            place.backend.set_exception(error)
+            return
+        place.backend.set_result(backend)
+        self._make_room()
+
+    def _take_back(self, place: _Place) -> None:
+        with self._lock:
+            place.users -= 1
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Have the oldest idle models closed, while there are too many; the one asked for last stays."""
+        with self._lock:
+            if self._closed:
+                return
+            loaded = [key for key, place in self._places.items() if place.loaded]
+            idle = [key for key in loaded[:-1] if not self._places[key].users]
+            for key in idle[: max(0, len(loaded) - self._most)]:
+                backend = self._places.pop(key).backend.result()
+                if isinstance(backend, Measured):
+                    self._past = total([self._past, at_rest(backend.stats())])
+                # in the pool's thread: no event loop waits for it, and the next load finds the room
+                self._thread.submit(backend.close)

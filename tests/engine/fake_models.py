@@ -1,0 +1,48 @@
+"""Models for a pool: they hold nothing, and say when they are opened and closed."""
+
+from __future__ import annotations
+
+import threading
+
+from engine.errors import ModelError
+from engine.pool import ModelPool
+from engine.stats import EngineStats
+
+
+class FakeModel:
+    """A model that counts its closings and its requests."""
+
+    def __init__(self, key: str, log: list[str]) -> None:
+        self.key, self._log = key, log
+        self.closed = 0
+
+    def stats(self) -> EngineStats:
+        return EngineStats(requests=1, slots=4)
+
+    def close(self) -> None:
+        self.closed += 1
+        self._log.append(f"close {self.key}")
+
+
+class Opener:
+    """Opens what it is asked for; `broken` keys fail, and nothing opens while `gate` is shut."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.broken = {"nothing"}
+        self.started, self.gate = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def __call__(self, key: str) -> FakeModel:
+        self.log.append(f"open {key}")
+        self.started.set()
+        assert self.gate.wait(10)
+        if key in self.broken:
+            raise ModelError(f"{key} is broken")
+        return FakeModel(key, self.log)
+
+
+def settle(pool: ModelPool) -> None:
+    """Wait until the pool's thread has done all that it was told so far."""
+    pool.offer("nothing")
+    pool.lend("nothing").backend.exception(10)

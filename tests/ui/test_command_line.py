@@ -1,0 +1,127 @@
+"""Flags and GGUF_CHAT_* variables -> AppSettings, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import places
+from engine.settings import EngineSettings
+from ui.command_line import read_settings
+from ui.history_place import history_file
+from ui.settings import AppSettings
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that is said."""
+    with pytest.raises(SystemExit) as ended:
+        read_settings(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and said.startswith("error: ")
+    return said
+
+
+def test_every_setting_of_the_engine_comes_from_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGUF_CHAT_SPECULATION", "0")
+    options = "--context 100 --slots 2 --queue 3 --threads 1 --kv-type q8_0 --cache-ram 5"
+    limits = "--max-prompt-tokens 60 --max-new-tokens 7 --max-seconds 1.5"
+    assert read_settings(f"{options} {limits}".split()).engine() == EngineSettings(
+        context=100,
+        slots=2,
+        queue=3,
+        threads=1,
+        kv_type="q8_0",
+        cache_ram=5 << 20,
+        speculation=False,
+        max_prompt_tokens=60,
+        max_new_tokens=7,
+        max_seconds=1.5,
+    )
+    assert read_settings([]).engine() == EngineSettings(speculation=False)
+
+
+def test_every_option_is_a_variable_and_a_flag_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "MODEL": "a.gguf",
+        "CTX": "512",
+        "SLOTS": "2",
+        "MODELS": "b.gguf, c.gguf",
+        "AUTH": "anna:s:x,bert:y",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"GGUF_CHAT_{name}", value)
+    settings = read_settings(["--slots", "3", "--hosts", "one", "--hosts", "two"])
+    assert (settings.model, settings.context, settings.slots) == (Path("a.gguf"), 512, 3)
+    assert settings.models == ("b.gguf", "c.gguf") and settings.hosts == ("one", "two")
+    assert settings.logins == {"anna": "s:x", "bert": "y"}
+    assert "s:x" not in repr(settings)
+    assert read_settings(["--ctx", "256"]).context == 256
+    monkeypatch.setenv("GGUF_CHAT_CONTEXT", "128")
+    assert read_settings([]).context == 128
+
+
+def test_help_reads_well(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    with pytest.raises(SystemExit) as ended:
+        read_settings(["--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and max(map(len, said.splitlines())) < 140
+    for name in AppSettings.model_fields:
+        assert f"--{name.replace('_', '-')}" in said or f"GGUF_CHAT_{name.upper()}" in said, name
+    assert "--port N                    0 takes any free one. [7860]" in said
+    assert "f16|q8_0|q4_0" in said and "--no-speculation" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("GGUF_CHAT_PROT", "1", "GGUF_CHAT_PROT is no setting: did you mean GGUF_CHAT_PORT?"),
+        ("GGUF_CHAT_PORT", "x", "(or GGUF_CHAT_PORT)"),
+        ("GGUF_CHAT_CTX", "x", "--context"),
+        ("GGUF_CHAT_AUTH", "anna:hunter,bert", "login 2 is not NAME:PASSWORD"),
+        ("GGUF_CHAT_AUTH", "anna:hunter,anna:other", "'anna' is there twice"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_no_secret_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    said = refused(capsys)
+    assert named in said and "hunter" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--prot", "1"], "--prot is no option: did you mean --port?"),
+        (["--port", "70000"], "65535, not '70000'"),
+        (["--port"], "--port: expected one argument"),
+        (["a.gguf", "b.gguf"], "b.gguf"),
+        (["--auth", "anna:x"], "--auth is no option"),
+    ],
+)
+def test_a_wrong_flag_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
+    assert named in refused(capsys, *arguments)
+
+
+def test_a_space_has_limits_and_an_open_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    laptop = read_settings([])
+    assert (laptop.host, laptop.requests_per_minute, laptop.answers_at_once) == ("127.0.0.1", 0, 0)
+    monkeypatch.setenv("SPACE_ID", "someone/space")
+    monkeypatch.setenv("SPACE_HOST", "someone-space.hf.space")
+    space = read_settings([])
+    assert (space.host, space.requests_per_minute, space.answers_at_once) == ("0.0.0.0", 20, 2)
+    assert space.known_as == ("someone-space.hf.space",)
+
+
+def test_where_conversations_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert history_file(Path("off")) is None
+    assert history_file(tmp_path / "mine.sqlite") == tmp_path / "mine.sqlite"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert history_file(None) == places.data_folder() / "history.sqlite"
+    monkeypatch.setenv("SPACE_ID", "someone/space")
+    monkeypatch.setattr("ui.history_place.SPACE_DISK", tmp_path)
+    assert history_file(None) == tmp_path / "history.sqlite"
+    monkeypatch.setattr("ui.history_place.SPACE_DISK", tmp_path / "none")
+    assert history_file(None) is None

@@ -1,0 +1,108 @@
+"""Choosing a model and comparing some, in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from engine.pool import ModelPool
+from tests.ui.app_process import AppProcess, running
+from tests.ui.conftest import FakeSite
+from tests.ui.fake_backend import FakeBackend
+from ui.catalog import Catalog
+from ui.gguf_choice import embedded_gguf
+from ui.model_files import Entry
+from ui.models import Models
+
+Open = Callable[..., Page]
+SLOW = 30_000  # ms: a test machine may be busy
+HOSTILE = "no <img src=x onerror='window.hacked=1'> way"
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
+    """The app with the embedded model, a copy of it and a broken file."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "second-Q4_1.gguf").symlink_to(embedded_gguf())
+    (folder / "broken-Q4_0.gguf").write_bytes(b"GGUF and no more")
+    with running("--port", "0", "--context", "1024", "--models", str(folder)) as process:
+        process.address()
+        yield process
+
+
+def choose(page: Page, name: str) -> None:
+    page.locator("#model input").click()
+    page.get_by_role("option", name=name).click()
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#question textarea").fill(text)
+    page.keyboard.press("Enter")
+
+
+def test_a_tab_changes_its_model_and_keeps_it_when_another_does_not_load(
+    open_page: Open, two_models: AppProcess
+) -> None:
+    page = open_page(two_models.address())
+    field = page.locator("#model input")
+    expect(field).to_have_value("SmolLM2-135M-Instruct · Q4_1 · 98 MB", timeout=SLOW)
+    other = open_page(two_models.address())
+    choose(page, "second")
+    expect(page.locator("#head h1")).to_have_text("second", timeout=SLOW)
+    expect(page.locator("#facts")).not_to_contain_text("python app.py")
+    choose(page, "broken")
+    expect(page.locator("#model-note .error")).to_contain_text("second · Q4_1", timeout=SLOW)
+    expect(field).to_have_value("second · Q4_1 · 98 MB")
+    page.locator("#set-max_tokens input[type=number]").fill("16")
+    ask(page, "What is the capital of France?")
+    expect(page.locator("#status")).to_contain_text("tokens/s ·", timeout=SLOW)
+    expect(other.locator("#head h1")).to_have_text("SmolLM2-135M-Instruct")
+    page.reload()
+    expect(page.locator("#head h1")).to_have_text("second", timeout=SLOW)
+
+
+@pytest.fixture
+def three(fake_site: Callable[[Models], FakeSite]) -> FakeSite:
+    """Three models without weights."""
+    answers = {"base": "the sky is blue", "tuned": "the sea is blue", "odd": HOSTILE}
+    catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in answers)
+    pool = ModelPool(lambda key: FakeBackend(answers[key], 0.01), catalog.keys(), "base")
+    return fake_site(Models(catalog, pool))
+
+
+def test_models_are_compared_side_by_side_and_voted_on(
+    open_page: Open, three: FakeSite, tmp_path: Path
+) -> None:
+    page = open_page(f"{three.url}/compare")
+    page.locator("#compare-models input").click()
+    page.get_by_role("option", name="Model odd").click()
+    page.keyboard.press("Escape")
+    ask(page, "Why?")
+    expect(page.locator("#vote")).to_be_visible(timeout=SLOW)
+    lanes = page.locator(".lane")
+    expect(lanes).to_have_count(3)
+    expect(lanes.nth(1)).to_contain_text("Model tuned")
+    expect(lanes.nth(1)).to_contain_text("tokens/s")
+    assert lanes.nth(1).locator("mark").all_inner_texts() == ["sea"]
+    assert lanes.nth(2).locator(".said").inner_text() == HOSTILE
+    assert page.locator(".lane img").count() == 0 and page.evaluate("window.hacked") is None
+    page.get_by_label("Model tuned is best").check()
+    expect(page.locator("#tally tbody tr")).to_have_count(2)
+    page.get_by_label("Blind").check()
+    ask(page, "Why not?")
+    expect(page.get_by_label("A is best")).to_be_visible(timeout=SLOW)
+    assert "Model" not in lanes.all_inner_texts()[0] and "tokens/s" not in str(lanes.all_inner_texts())
+    page.get_by_label("No difference").check()
+    expect(lanes.nth(0)).to_contain_text("Model")
+    expect(page.locator("#tally tbody tr")).to_have_count(3)
+    with page.expect_download() as saved:
+        page.locator("#tally-csv").click()
+    assert saved.value.suggested_filename == "votes.csv"
+    assert "Model base,Model tuned,0,1,1,1" in Path(saved.value.path()).read_text()
+    page.reload()
+    expect(page.locator("#tally tbody tr")).to_have_count(3)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390

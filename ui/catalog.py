@@ -1,0 +1,137 @@
+"""Which models may be chosen: what the owner offers, and on the person's own machine whatever they name.
+
+What a browser sends is a key of this list, or it is refused: a visitor cannot make the server open other
+files, or fetch any. Only who sits at the machine may type a path or a name on the Hub, which then joins
+the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engine.backend import ChatBackend
+from engine.errors import ModelError
+from ui.gguf_choice import choose_gguf, is_embedded
+from ui.model_files import Entry, entries_below, entry_of, size_of
+
+_JOINT = "::"
+
+OpenGguf = Callable[[Path, Path | None], ChatBackend]
+"""Loads a file, with the GGUF of a LoRA adapter on it if one is given."""
+
+
+class Catalog:
+    """The models on offer, by key. The first one is the default."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._owners = _by_key(entries)
+        self._typed: dict[str, Entry] = {}
+        self.first = next(iter(self._owners))
+
+    def keys(self) -> list[str]:
+        """The keys of what the owner offers, the default first."""
+        return list(self._owners)
+
+    def choices(self, own_machine: bool) -> list[tuple[str, str]]:
+        """(label, key) for a picker; what was typed in is shown to who sits at the machine."""
+        shown = {**self._owners, **(self._typed if own_machine else {})}
+        return [(entry.label, key) for key, entry in shown.items()]
+
+    def label(self, key: str) -> str:
+        """What a model is called; the key itself for one that is not here."""
+        entry = self._find(key)
+        return entry.label if entry else key
+
+    def is_lonely(self) -> bool:
+        """Whether the embedded model is all there is."""
+        sources = [entry.source for entry in (*self._owners.values(), *self._typed.values())]
+        return all(is_embedded(Path(source)) for source in sources)
+
+    def allows(self, key: object, own_machine: bool) -> bool:
+        """Whether this visitor may use the model of `key`."""
+        return isinstance(key, str) and (key in self._owners or (own_machine and key in self._typed))
+
+    def admit(self, wanted: object, own_machine: bool) -> str:
+        """The key for what was chosen, or typed in at the own machine, where it may be downloaded: slow.
+
+        Raises ModelError when there is no such thing, or it is not this visitor's to choose.
+        """
+        if self.allows(wanted, own_machine):
+            return str(wanted)
+        if not own_machine or not isinstance(wanted, str) or not wanted.strip():
+            raise ModelError(f"model {str(wanted)[:80]!r} is not offered here: choose one of the list")
+        entry = resolved(wanted.strip())
+        known = next((key for key, own in {**self._owners, **self._typed}.items() if _same(own, entry)), None)
+        if known is None:
+            own = _numbered(entry, {**self._owners, **self._typed})
+            known, self._typed[own.key] = own.key, own
+        return known
+
+    def size(self, key: str) -> int:
+        """The bytes of a model's files; 0 while they are still on the Hub."""
+        entry = self._find(key)
+        return size_of(entry) if entry else 0
+
+    def open(self, key: str, open_gguf: OpenGguf) -> ChatBackend:
+        """Load the model of a key. Raises ModelError and what `open_gguf` raises."""
+        entry = self._find(key)
+        if entry is None:
+            raise ModelError(f"model {key!r} is not offered here: choose one of the list")
+        return open_gguf(choose_gguf(Path(entry.source)), entry.adapter)
+
+    def _find(self, key: str) -> Entry | None:
+        return self._owners.get(key) or self._typed.get(key)
+
+
+def make_catalog(first: Path, named: Sequence[str]) -> Catalog:
+    """`first` is the model that the app was started with. Raises ModelError for what does not exist.
+
+    Each of `named` is a folder (its models, and those in its folders), a .gguf file, `NAME=FILE`,
+    `FILE::ADAPTER.gguf`, or a model on the Hub, which is fetched when it is first asked for.
+    """
+    entries = [entry_of(first)]
+    for text in named:
+        entries += entries_below(Path(text)) if Path(text).is_dir() else [_named(text)]
+    return Catalog(entries)
+
+
+def resolved(text: str, name: str | None = None) -> Entry:
+    """The entry of a path or Hub name, with `::ADAPTER.gguf` or without. Raises ModelError."""
+    model, _, adapter = text.partition(_JOINT)
+    if adapter and not Path(adapter).is_file():
+        raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
+    return entry_of(choose_gguf(Path(model)), Path(adapter) if adapter else None, name)
+
+
+def _named(text: str) -> Entry:
+    name, equals, source = text.rpartition("=")
+    model = Path(source.partition(_JOINT)[0])
+    if not model.exists() and source.count("/") >= 1 and not Path(model.parts[0]).is_dir():
+        return Entry(name or source, name or source, source)  # the Hub is asked when someone wants it
+    return resolved(source, name if equals else None)
+
+
+def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Each model once; of two with the same name the second one gets a number."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        if not any(_same(entry, other) for other in found.values()):
+            own = _numbered(entry, found)
+            found[own.key] = own
+    return found
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    return one.adapter == other.adapter and Path(one.source).absolute() == Path(other.source).absolute()
+
+
+def _numbered(entry: Entry, taken: Mapping[str, Entry]) -> Entry:
+    """The entry, told apart by a number where another one has its name."""
+    number = next(n for n in range(1, len(taken) + 2) if _name(entry.key, n) not in taken)
+    return replace(entry, key=_name(entry.key, number), label=_name(entry.label, number))
+
+
+def _name(name: str, number: int) -> str:
+    return name if number == 1 else f"{name} ({number})"

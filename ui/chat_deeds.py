@@ -1,0 +1,86 @@
+"""What is done at once, on a click: undo, mark, delete, judge, go through versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ui.actions import Place
+from ui.asked import Reader
+from ui.bar import Updates
+from ui.chat_panel import ChatPanel
+from ui.live import LiveStreams
+from ui.store import Unknown
+from ui.tree import Opinion
+
+
+class ChatDeeds:
+    """The handlers. Their last inputs: the tab's view, the open conversation and the model."""
+
+    def __init__(self, panel: ChatPanel, live: LiveStreams, read: Reader) -> None:
+        self._panel, self._live, self._asked = panel, live, read
+
+    async def act(self, request: gr.Request, tab: Sequence[Any], act: Callable[[Place], Place]) -> Updates:
+        """Do something that is done at once; an answer under way in the tab ends."""
+        asked = self._asked(request, tab)
+        self._live.leave(asked.session)
+        try:
+            return self._panel.show(act(self._panel.place(asked.where)), asked.where)
+        except Unknown as error:
+            return self._panel.failed(error, asked.where)
+
+    async def undo(self, request: gr.Request, *tab: Any) -> Updates:
+        """Take the last question back into the box."""
+        asked = self._asked(request, tab)
+        self._live.leave(asked.session)
+        try:
+            place, question = self._panel.place(asked.where).undo()
+        except Unknown as error:
+            return self._panel.failed(error, asked.where)
+        return self._panel.show(place, asked.where, question)
+
+    async def mark(self, request: gr.Request, clicked: gr.SelectData, *tab: Any) -> Updates:
+        """A message was clicked: the bar is about it. An answer under way goes on."""
+        asked = self._asked(request, tab)
+        try:
+            place = self._panel.place(asked.where).mark(row_index(clicked.index))
+        except Unknown as error:
+            return self._panel.failed(error, asked.where)
+        return self._panel.marked(place, asked.where)
+
+    async def ask_to_delete(self, request: gr.Request, *tab: Any) -> Updates:
+        """Whether the message that was clicked is really to go."""
+        asked = self._asked(request, tab)
+        try:
+            return self._panel.bar.asking(self._panel.place(asked.where), asked.where.say)
+        except Unknown as error:
+            return self._panel.failed(error, asked.where)
+
+    async def judge(self, request: gr.Request, liked: gr.LikeData, *tab: Any) -> Updates:
+        """A thumb was clicked: keep it, and offer a note."""
+        asked, opinions = self._asked(request, tab), dict[object, Opinion]({True: "like", False: "dislike"})
+        try:
+            here = self._panel.place(asked.where)
+            node = here.row(row_index(liked.index))
+            there = here.judge(node.id, opinions.get(liked.liked), node.note)
+        except Unknown as error:
+            return self._panel.failed(error, asked.where)
+        return self._panel.judging(there, there.tree.nodes[node.id], asked.where)
+
+    async def note(self, request: gr.Request, text: str, node: int | None, *tab: Any) -> Updates:
+        """Keep a note on the answer that was judged."""
+        asked = self._asked(request, tab)
+        try:
+            here = self._panel.place(asked.where)
+            if node is not None and node in here.tree.nodes:
+                here.judge(node, here.tree.nodes[node].opinion, text.strip())
+        except Unknown as error:
+            return self._panel.failed(error, asked.where)
+        return self._panel.note.hidden()
+
+
+def row_index(index: object) -> int:
+    """The Chatbot's row; other components have other indices."""
+    return index if isinstance(index, int) else -1

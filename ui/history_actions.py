@@ -1,0 +1,193 @@
+"""What the buttons of the history do. Each takes a request and returns what the panel shows then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui.rows import Conversation
+from ui.store import Store, Unknown
+from ui.texts import Words, words
+from ui.transcript import to_markdown
+from ui.transfer import LARGEST, TransferError, from_json, to_json
+
+LISTED = 200  # more lines make a slow page; the search finds the others
+# The file is made in the browser: nothing that a person wrote lies around in a folder of the server.
+DOWNLOAD = """(file) => {
+  if (!file) return null;
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([file.content], {type: file.type}));
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  return null;
+}"""
+Shown = list[Any]
+File = dict[str, str]  # name, type and content, for DOWNLOAD
+
+
+class HistoryActions:
+    """`Shown` holds values for: list, note, open chat's buttons, pin, naming, asking.
+
+    What opens a chat puts its id before them. The others leave the id alone: their answer may come after the
+    next click on the list.
+    """
+
+    def __init__(self, store: Store, owner_of: Callable[[gr.Request], str]) -> None:
+        self._store, self._owner_of = store, owner_of
+
+    def start(self, request: gr.Request, key: str, search: str) -> Shown:
+        """The page was opened: so is the chat that was open, if it is still there."""
+        return self._opened(request, key, search)
+
+    def refresh(self, request: gr.Request, key: str, search: str | None) -> Shown:
+        """The list as it is now."""
+        return self._show(request, key, search)
+
+    def open(self, request: gr.Request, search: str, chosen: gr.SelectData) -> Shown:
+        """The chat that was chosen in the list."""
+        return self._opened(request, str(chosen.value), search)
+
+    def new(self, request: gr.Request, search: str) -> Shown:
+        """A new chat."""
+        return self._opened(request, "", search)
+
+    def pin(self, request: gr.Request, key: str, search: str) -> Shown:
+        """Pin the open chat, or no longer."""
+        owner = self._owner_of(request)
+        for found in self._store.list(owner):
+            if found.id == key:
+                self._store.pin(owner, found.id, not found.pinned)
+        return self._show(request, key, search)
+
+    def ask_title(self, request: gr.Request, key: str) -> tuple[Any, Any, Any]:
+        """Show the box for a title, and what it is now."""
+        conversation = self._this(request, key)[0]
+        return gr.Row(visible=True), conversation.title, gr.Column(visible=False)
+
+    def rename(self, request: gr.Request, key: str, search: str, title: str) -> Shown:
+        """Give the open chat a title; an empty one changes nothing."""
+        try:
+            self._store.rename(self._owner_of(request), key, title)
+        except Unknown:
+            return self._show(request, key, search, words(request)("history.gone"))
+        return self._show(request, key, search)
+
+    def ask_delete(self, request: gr.Request) -> tuple[Any, Any, bool, Any]:
+        """Ask before the open chat is deleted. In a frame of another site, browsers show no `confirm`."""
+        return _ask(words(request)("history.delete_sure"), everything=False)
+
+    def ask_delete_all(self, request: gr.Request) -> tuple[Any, Any, bool, Any]:
+        """Ask before everything is deleted."""
+        return _ask(words(request)("history.delete_all_sure"), everything=True)
+
+    def delete(self, request: gr.Request, key: str, search: str, everything: bool) -> Shown:
+        """Delete the open chat, or all."""
+        owner = self._owner_of(request)
+        if everything:
+            self._store.delete_all(owner)
+        else:
+            with suppress(Unknown):  # another tab was quicker
+                self._store.delete(owner, key)
+        return self._opened(request, "", search)
+
+    def take_in(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
+        """Import a file, which is then removed from the server."""
+        say, path = words(request), Path(file)
+        try:
+            if path.stat().st_size > LARGEST:
+                raise TransferError(f"the file is larger than {LARGEST:,} bytes")
+            conversations = from_json(path.read_bytes())
+        except TransferError as error:
+            note = say("history.not_imported", error=error)
+        else:
+            for conversation in conversations:
+                self._store.insert(self._owner_of(request), conversation)
+            note = say("history.imported", count=len(conversations))
+        finally:
+            path.unlink(missing_ok=True)
+        return [*self._show(request, key, search, note), None]
+
+    def this_markdown(self, request: gr.Request, key: str) -> File:
+        """The open chat, to read."""
+        return _markdown(self._this(request, key))
+
+    def this_json(self, request: gr.Request, key: str) -> File:
+        """The open chat, to import."""
+        return _json(self._this(request, key))
+
+    def all_markdown(self, request: gr.Request, key: str) -> File:
+        """All chats, to read."""
+        return _markdown(self._all(request))
+
+    def all_json(self, request: gr.Request, key: str) -> File:
+        """All chats, to import."""
+        return _json(self._all(request))
+
+    def _this(self, request: gr.Request, key: str) -> list[Conversation]:
+        try:
+            return [self._store.load(self._owner_of(request), key)]
+        except Unknown as error:
+            raise gr.Error(words(request)("history.gone"), print_exception=False) from error
+
+    def _all(self, request: gr.Request) -> list[Conversation]:
+        owner = self._owner_of(request)
+        return [self._store.load(owner, found.id) for found in reversed(self._store.list(owner))]
+
+    def _opened(self, request: gr.Request, key: str, search: str) -> Shown:
+        mine = key in {found.id for found in self._store.list(self._owner_of(request))}
+        return [key if mine else "", *self._show(request, key, search)]
+
+    def _show(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
+        owner, say = self._owner_of(request), words(request)
+        everything = {found.id: found for found in self._store.list(owner)}
+        found = self._store.list(owner, search) if search and search.strip() else tuple(everything.values())
+        current = everything.get(key)
+        listed = [(_line(item.title, item.pinned, say), item.id) for item in found[:LISTED]]
+        is_listed = current and current.id in {value for _, value in listed}
+        note = note or _note(say, len(everything), len(found))
+        pin = say("history.unpin" if current and current.pinned else "history.pin")
+        return [
+            gr.Radio(listed, value=current.id if current and is_listed else None),
+            gr.HTML(escape(note), visible=bool(note)),
+            gr.Row(visible=current is not None),
+            gr.Button(pin),
+            gr.Row(visible=False),
+            gr.Column(visible=False),
+        ]
+
+
+def _line(title: str, pinned: bool, say: Words) -> str:
+    return f"{'★ ' if pinned else ''}{title or say('page.new_chat')}"
+
+
+def _note(say: Words, everything: int, found: int) -> str:
+    if not everything:
+        return say("history.none")
+    if not found:
+        return say("history.not_found")
+    return say("history.older", count=found - LISTED) if found > LISTED else ""
+
+
+def _ask(question: str, everything: bool) -> tuple[Any, Any, bool, Any]:
+    return gr.Column(visible=True), escape(question), everything, gr.Row(visible=False)
+
+
+def _markdown(conversations: list[Conversation]) -> File:
+    return _file(conversations, to_markdown(conversations), "md", "text/markdown")
+
+
+def _json(conversations: list[Conversation]) -> File:
+    return _file(conversations, to_json(conversations), "json", "application/json")
+
+
+def _file(conversations: list[Conversation], content: str, ending: str, kind: str) -> File:
+    """The name is the title's letters and digits, which every file system takes."""
+    title = conversations[0].title if len(conversations) == 1 else ""
+    plain = "-".join("".join(c if c.isalnum() else " " for c in title).split())[:50]
+    return {"name": f"{plain or 'chats'}.{ending}", "type": kind, "content": content}

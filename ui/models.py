@@ -1,0 +1,42 @@
+"""The models of a page: the list that people choose from, and the pool that loads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.backend import ChatBackend
+from engine.pool import ModelPool
+from ui.catalog import Catalog, OpenGguf
+from ui.model_files import Entry
+
+
+@dataclass(frozen=True)
+class Models:
+    """What may be chosen, and what is loaded."""
+
+    catalog: Catalog
+    pool: ModelPool
+
+    def admit(self, wanted: object, own_machine: bool) -> str:
+        """The key of what a visitor chose or typed, which may be borrowed then. Raises as Catalog.admit."""
+        key = self.catalog.admit(wanted, own_machine)
+        self.pool.offer(key)
+        return key
+
+
+def models_of(catalog: Catalog, open_gguf: OpenGguf, most_loaded: int = 2) -> Models:
+    """The models of a catalog, none of them loaded yet."""
+    pool = ModelPool(
+        lambda key: catalog.open(key, open_gguf), catalog.keys(), catalog.first, most_loaded=most_loaded
+    )
+    return Models(catalog, pool)
+
+
+def one_model(backend: ChatBackend) -> Models:
+    """A backend that is there already, as the only choice."""
+    name = Path(backend.info.path).stem
+    catalog = Catalog([Entry(name, name, backend.info.path)])
+    pool = ModelPool(lambda _: backend, catalog.keys(), catalog.first)
+    pool.load()
+    return Models(catalog, pool)
