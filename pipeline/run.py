@@ -34,6 +34,7 @@ from pipeline.manifest import (
 from pipeline.progress import Silent, StepProgress
 from pipeline.quant_types import AUTO, bits_needed, quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize, split
+from pipeline.report.write import is_written, write_report
 from pipeline.shards import whole_name
 from pipeline.source import Source, adapter_source, base_source, tensors_of
 from pipeline.toolchain import ensure_toolchain
@@ -78,11 +79,21 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         remove_stale(config.out, record)
         record.complete = True
         record.save(config.out / MANIFEST)
+        reported = _report(config, record, certificate, anew=set(record.outputs) != before)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    notes = (*record.model.get("notes", ()), *told(record))
+    notes = (*record.model.get("notes", ()), *told(record), *reported)
     made = tuple(file for file in record.outputs if file not in before)
     return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
+
+
+def _report(
+    config: ExportConfig, record: Record, certificate: Certificate | None, *, anew: bool
+) -> tuple[str, ...]:
+    """Write the report of what was certified, unless it stands; returns notes for people."""
+    if certificate is None or (is_written(config.out) and not anew):
+        return ()
+    return write_report(config.out, config.name, record, certificate).notes
 
 
 def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline.report.facts import FileFacts
 
@@ -20,7 +21,7 @@ def chart(files: Sequence[FileFacts]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: readable, and in the page's own font
         "svg.hashsalt": "gguf-chat",  # the same export gives the same file
         "font.size": 9,

@@ -8,20 +8,22 @@ from typing import Any
 
 from pipeline.certificate.finding import Certificate, Finding, Status
 from pipeline.manifest import Output, Record
+from pipeline.shards import whole_name
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One GGUF: `size` in bytes, `kl` in nats a token, `prefill` and `decode` in tokens a second.
+    """One model: `size` in bytes, `kl` in nats a token, `prefill` and `decode` in tokens a second.
 
-    What was not measured is None. `survival` is the share and its 95 % interval.
+    `name` is its file, of shards the first; `hashes` are the SHA-256 of all. What was not measured is None.
+    `survival` is the share and its 95 % interval.
     """
 
     name: str
     type: str
     size: int
     bits: float
-    sha256: str
+    hashes: Mapping[str, str]
     status: Status
     kl: float | None = None
     agreement: float | None = None
@@ -59,9 +61,10 @@ def gather(name: str, record: Record, certificate: Certificate | None) -> Facts:
     """The facts of an export with its certificate; without one, nothing is said of quality and speed."""
     findings = certificate.findings if certificate else ()
     statuses = certificate.files if certificate else {}
-    files = [
-        _file(output, findings, statuses.get(output.file, "skipped")) for output in record.outputs.values()
-    ]
+    models: dict[str, list[Output]] = {}
+    for output in record.outputs.values():
+        models.setdefault(whole_name(output.file), []).append(output)
+    files = [_file(whole, shards, findings, statuses) for whole, shards in models.items()]
     return Facts(
         name=name,
         base=record.inputs["base"],
@@ -74,17 +77,20 @@ def gather(name: str, record: Record, certificate: Certificate | None) -> Facts:
     )
 
 
-def _file(output: Output, findings: Sequence[Finding], status: Status) -> FileFacts:
-    about = {finding.name: finding.figures for finding in findings if finding.file == output.file}
+def _file(
+    whole: str, shards: Sequence[Output], findings: Sequence[Finding], statuses: Mapping[str, Status]
+) -> FileFacts:
+    first = shards[0]
+    about = {finding.name: finding.figures for finding in findings if finding.file in (whole, first.file)}
     quality, speed = about.get("quantization", {}), about.get("speed", {})
     kept = about.get("survival", {}).get("kept") or {"doubt": "not measured"}
     return FileFacts(
-        name=output.file,
-        type=output.type,
-        size=output.bytes,
-        bits=output.bits_per_weight,
-        sha256=output.sha256,
-        status=status,
+        name=first.file,
+        type=first.type,
+        size=sum(shard.bytes for shard in shards),
+        bits=first.bits_per_weight,
+        hashes={shard.file: shard.sha256 for shard in shards},
+        status=statuses.get(first.file, "skipped"),
         kl=quality.get("mean_kl"),
         agreement=quality.get("agreement"),
         perplexity=quality.get("perplexity_ratio"),

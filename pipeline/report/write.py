@@ -21,7 +21,6 @@ from pipeline.report.facts import Facts, gather
 from pipeline.report.modelfile import modelfile
 from pipeline.report.turns import Turns, find_turns
 
-NAMES = ("report.html", "README.md", "chart.svg", "Modelfile")
 _OURS = "made_with: gguf-chat"
 _ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
 
@@ -32,6 +31,11 @@ class Written:
 
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a report stands there."""
+    return (folder / "report.html").is_file()
 
 
 def write_report(folder: Path, name: str, record: Record, certificate: Certificate | None) -> Written:
@@ -45,7 +49,7 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
     }
     if picture:
         texts["chart.svg"] = picture.replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not _is_ours(folder / "README.md"):
         del texts["README.md"]
         notes = ("README.md is your own and stays as it is; report.html has all that it would say",)

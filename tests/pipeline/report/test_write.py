@@ -35,7 +35,7 @@ def certificate(of: Record) -> Certificate:
     found = []
     for place, file in enumerate(of.outputs):
         kl = 0.02 + 0.2 * place
-        worst = [{"prompt": HOSTILE, "mean_kl": 2 * kl, "agreement": 0.5}]
+        worst = [{"prompt": HOSTILE, "mean_kl": 2 * kl}]
         figures = {"mean_kl": kl, "agreement": 0.9, "perplexity_ratio": 1.1, "worst": worst}
         kept = {"value": 0.98 - kl, "low": 0.97 - kl, "high": 0.99 - kl, "change": 0.5, "doubt": ""}
         status, cause = ("warn", "Rows of 576.") if place else ("pass", "")
