@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from engine.cpu import probe_model
+from engine.errors import ModelError
 from engine.model import Model
 from engine.template import ChatTemplate
 from pipeline.certificate.finding import Certificate
@@ -39,20 +40,23 @@ def is_written(folder: Path) -> bool:
 
 
 def write_report(folder: Path, name: str, record: Record, certificate: Certificate | None) -> Written:
-    """Write all four, each whole or not at all. A README.md of the user's own stays as it is."""
+    """Write them all, each whole or not at all. A README.md of the user's own stays as it is."""
     facts = gather(name, record, certificate)
     picture = chart(facts.files)
     texts = {
         "report.html": _render("report.html.j2", facts, picture),
         "README.md": _render("card.md.j2", facts, picture),
-        "Modelfile": _modelfile(folder / facts.best.name),
     }
     if picture:
         texts["chart.svg"] = picture.replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
     notes: tuple[str, ...] = ()
+    try:
+        texts["Modelfile"] = _modelfile(folder / facts.best.name)
+    except ModelError as error:  # without a chat template nothing chats
+        notes += (f"no Modelfile is written: {error}",)
     if not _is_ours(folder / "README.md"):
         del texts["README.md"]
-        notes = ("README.md is your own and stays as it is; report.html has all that it would say",)
+        notes += ("README.md is your own and stays as it is; report.html has all that it would say",)
     for file, text in texts.items():
         write_atomically(folder / file, text)
     return Written(tuple(texts), notes)
