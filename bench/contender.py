@@ -69,10 +69,9 @@ def _converse(contender: Contender, workload: Workload, user: int, answers: list
 
 
 def _work(request: Message) -> Message:
-    before = dict(os.environ)
+    name, before = request["contender"], _environment_of_peers(request["spin"])
     import engine  # noqa: F401 - sets GOMP_SPINCOUNT for this process
 
-    name = request["contender"]
     if name not in (OURS, PLAIN):
         # A peer runs as its users run it; libgomp is loaded with the CPU backend, and reads this then.
         os.environ.clear()
@@ -93,6 +92,12 @@ def _work(request: Message) -> Message:
         return asdict(bare_decode(setup, workload))
     contender = _open(name, setup, request["llama_server"], before)
     return asdict(run(contender, workload, request["users"]))
+
+
+def _environment_of_peers(spin: str | None) -> dict[str, str]:
+    """This process's environment, without what our engine has set in the one that started it."""
+    ours = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    return ours if spin is None else {**ours, "GOMP_SPINCOUNT": spin}
 
 
 def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str, str]) -> Contender:

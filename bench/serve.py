@@ -12,6 +12,7 @@ from typing import Any
 from bench.contender import BARE, FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
 from bench.figures import Figures, median_of, ratio
 from bench.workload import find_workload
+from engine import SPIN_BEFORE
 from pipeline.child import run_child
 from pipeline.errors import InputError
 
@@ -142,5 +143,6 @@ def run_contender(
         "llama_server": str(config.llama_server) if config.llama_server else None,
         "workload": workload,
         "users": users,
+        "spin": SPIN_BEFORE,
     }
     return run_child("bench.contender", request, config.scratch / f"{contender.replace(', ', '-')}.log")

@@ -84,7 +84,8 @@ class _Event:
 def _question_event(config: dict[str, Any]) -> _Event:
     """The event of pressing Send, found in the page's own description."""
     components = {component["id"]: component["props"] for component in config["components"]}
-    (box,) = (number for number, props in components.items() if props.get("elem_id") == "question")
+    boxes = (number for number, props in components.items() if props.get("elem_id") == "question")
+    box = next(boxes)  # the chat's: the comparison has one too
     for event in config["dependencies"]:
         if [box, "submit"] in event["targets"] and event["inputs"]:
             return _Event(event["id"], [components[number] for number in event["inputs"]])

@@ -9,5 +9,6 @@ import os
 #     rounds               300   1000   3000   300,000
 #     quiet, tokens/s       57     95     96        97
 #     shared, ms a token    23     35     50       280
+SPIN_BEFORE = os.environ.get("GOMP_SPINCOUNT")  # what whoever runs us has set
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -172,14 +172,18 @@ class _Run:
             full = self._full_precision(toolchain)
             self.record.inputs = inputs.result()
         self.record.save(self.work.record)
-        self._settled(full)._quantize(full)
+        run = self._settled(full)
+        begun = None if self.config.verify == "off" else self._certifying.begin(full, self.record)
+        run._quantize(full)
         if self.config.keep_f16 and not self._stands(full.name):
+            if begun is not None:
+                begun.findings()  # before the file that they read is moved
             figures = self._full_precision_figures(full)
             self._publish(self._split(full), self.config.outtype.upper(), *figures)
-        if self.config.verify == "off":
+        if begun is None:
             return None
         kept = self.config.out / full.name
-        return self._certifying.make(kept if kept.is_file() else full, self.record, self.progress)
+        return self._certifying.make(begun, kept if kept.is_file() else full, self.record, self.progress)
 
     @property
     def _certifying(self) -> CertificateStep:

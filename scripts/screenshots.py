@@ -1,47 +1,94 @@
 """Takes the pictures of the page for docs/: python scripts/screenshots.py http://127.0.0.1:7860 docs
 
-Needs playwright (requirements-dev.txt) and a Chromium: the one of the environment variable CHROMIUM, else the
-system's. `--all` adds light and dark, wide and phone, empty, mid-stream and answered, to look at.
+The app should run the demo model and a second one (`make demo`). Needs playwright (requirements-dev.txt) and
+a Chromium: the one of the environment variable CHROMIUM, else the system's.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from playwright.sync_api import Browser, Page, sync_playwright
 
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+WIDE, PHONE = (1280, 800), (390, 844)
+SLOW = 120_000  # ms
+QUESTIONS = ("Ahoy! What do you know about the sea?", "Make a list of three things that live in it.")
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-QUESTION = "Tell me about the sea, with a short list of what lives in it."
 
 
-def open_page(browser: Browser, url: str, size: dict[str, int], dark: bool) -> Page:
-    """A fresh browser window on the page, ready to type into."""
-    page = browser.new_page(viewport=size, color_scheme="dark" if dark else "light")  # type: ignore[arg-type]
-    page.goto(url)
-    page.locator("#question textarea").wait_for()
-    page.wait_for_timeout(500)
-    return page
-
-
-def shoot(browser: Browser, url: str, out: Path, size: dict[str, int], *, dark: bool, every: bool) -> None:
-    """One window's pictures; only the answered one unless `every`."""
-    name = ("chat-phone" if size is PHONE else "chat") + ("-dark" if dark else "")
-    page = open_page(browser, url, size, dark)
-    if every:
-        page.screenshot(path=out / f"{name}-empty.png")
-    page.locator("#question textarea").fill(QUESTION)
+def ask(page: Page, question: str) -> None:
+    """Ask, and wait for the answer's end."""
+    page.locator("#question textarea").fill(question)
     page.keyboard.press("Enter")
     page.locator("#status .busy").wait_for()
-    page.wait_for_timeout(1500)
-    if every:
-        page.screenshot(path=out / f"{name}-streaming.png")
-    page.locator("#status", has_text="first word").wait_for(timeout=120_000)
+    page.locator("#status .busy").wait_for(state="detached", timeout=SLOW)
     page.mouse.move(0, 0)
+
+
+def talk(page: Page) -> None:
+    """A short conversation."""
+    for question in QUESTIONS:
+        ask(page, question)
+
+
+def branch(page: Page) -> None:
+    """A second answer to the last question: the versions bar shows."""
+    talk(page)
+    page.get_by_label("Retry").last.click()
+    page.locator("#status .busy").wait_for()
+    page.locator("#status .busy").wait_for(state="detached", timeout=SLOW)
+
+
+def settings(page: Page) -> None:
+    """All settings."""
+    page.locator("#settings").get_by_text("More", exact=True).click()
+    page.wait_for_timeout(600)
+
+
+def compare(page: Page) -> None:
+    """Two models side by side."""
+    page.locator("#question textarea").fill("Who are you, in one sentence?")
+    page.keyboard.press("Enter")
+    page.locator("#vote").wait_for(timeout=SLOW)
+
+
+def quality(page: Page) -> None:
+    """The certificate of the model."""
+    page.wait_for_timeout(4000)
+
+
+def nothing(page: Page) -> None:
+    """As it opens."""
+
+
+# name: path, size, dark, what to do first
+PICTURES: dict[str, tuple[str, tuple[int, int], bool, Callable[[Page], None]]] = {
+    "chat": ("", WIDE, False, talk),
+    "chat-dark": ("", WIDE, True, branch),
+    "chat-phone": ("", PHONE, False, talk),
+    "empty": ("", WIDE, False, nothing),
+    "settings": ("", WIDE, False, settings),
+    "compare": ("compare", WIDE, False, compare),
+    "quality": ("quality", WIDE, False, quality),
+}
+
+
+def shoot(browser: Browser, url: str, out: Path, name: str) -> None:
+    """One picture, in a window of its own."""
+    path, (width, height), dark, prepare = PICTURES[name]
+    page = browser.new_page(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+    )
+    page.goto(f"{url.rstrip('/')}/{path}")
+    page.locator("#head").wait_for()
+    page.wait_for_timeout(1500)
+    prepare(page)
+    page.wait_for_timeout(500)
     page.screenshot(path=out / f"{name}.png")
     page.close()
 
@@ -50,15 +97,16 @@ def shoot(browser: Browser, url: str, out: Path, size: dict[str, int], *, dark: 
 def main(
     url: Annotated[str, typer.Argument(help="Where the app runs.")] = "http://127.0.0.1:7860",
     out: Annotated[Path, typer.Argument(help="The folder for the pictures.")] = Path("docs"),
-    every: Annotated[bool, typer.Option("--all", help="All states, light and dark.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PICTURES)}.")] = None,
 ) -> None:
     """Take the pictures."""
+    if unknown := set(only or ()) - set(PICTURES):
+        raise typer.BadParameter(f"{min(unknown)!r} is no picture: use {', '.join(PICTURES)}")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for dark in (False, True) if every else (False,):
-            for size in (WIDE, PHONE):
-                shoot(browser, url, out, size, dark=dark, every=every)
+        for name in only or PICTURES:
+            shoot(browser, url, out, name)
         browser.close()
 
 

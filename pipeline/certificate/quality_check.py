@@ -53,6 +53,14 @@ class Quality:
     scores: FileScores
 
 
+def prepare_reference(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
+    """Ask the tuned model what `check_quality` needs of it, which finds it then; yields no finding."""
+    if has_template(subject.full):
+        with progress.step("Ask the tuned model", None):
+            make_reference(subject, choose_backend(subject))
+    yield from ()
+
+
 def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Findings `quantization` and `survival` for each quantized file, and `speed` for the full one too."""
     if not has_template(subject.full):
@@ -78,11 +86,12 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         yield _quantization(name, found, subject, reference)
         yield _survival(name, quality, reference)
         yield _speed(name, quality.scores.speed)
-    yield _speed(subject.full.name, reference.tuned.speed)
+    if reference.speed is not None:
+        yield _speed(subject.full.name, reference.speed)
 
 
 def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
-    samples, tuned, base = reference.samples, reference.tuned.scores, reference.base
+    samples, tuned, base = reference.samples, reference.tuned, reference.base
     own = [place for place, sample in enumerate(samples) if sample.own]
     theirs = [place for place, sample in enumerate(samples) if not sample.own]
     scores = scored.scores

@@ -13,6 +13,7 @@ from pipeline.adapter import Adapter
 from pipeline.certificate.base_gguf import base_alone
 from pipeline.certificate.certify import NAMES, certify
 from pipeline.certificate.finding import NAME, Certificate, load_certificate
+from pipeline.certificate.meanwhile import EARLY, Meanwhile
 from pipeline.certificate.subject import Subject, spoken_file
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
@@ -56,13 +57,21 @@ class CertificateStep:
         depths = {"fast": ["fast", "full"], "full": ["full"]}[self.config.verify]
         return found if any(found.inputs == self._inputs(record, depth) for depth in depths) else None
 
-    def make(self, full: Path, record: Record, progress: StepProgress) -> Certificate:
-        """Make all checks and write certificate.json; `full` is the GGUF of full precision."""
+    def begin(self, full: Path, record: Record) -> Meanwhile:
+        """Begin with what concerns the GGUF of full precision alone, `full`."""
+        return Meanwhile(self.subject(full, record), ask=bool(self.config.quants))
+
+    def make(self, begun: Meanwhile, full: Path, record: Record, progress: StepProgress) -> Certificate:
+        """Make the other checks and write certificate.json; `full` is where that file is now."""
         files = first_shards(self.config.out, [name for name in record.outputs if name != full.name])
-        subject = replace(self.subject(full, record), files=files)
+        late = [name for name in NAMES if name not in EARLY]
+        subject = replace(begun.subject, full=full, files=files)
+        with progress.step("Check the merged model", None):
+            findings = begun.findings()
+        found = certify(subject, progress, names=late, hashes={})
         hashes = {name: output.sha256 for name, output in record.outputs.items()}
         inputs = self._inputs(record, self.config.verify)
-        certificate = certify(subject, progress, hashes=hashes, inputs=inputs)
+        certificate = Certificate((*findings, *found.findings), hashes, found.versions, inputs)
         save_certificate(certificate, self.config.out / NAME)
         return certificate
 

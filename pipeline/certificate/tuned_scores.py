@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +45,12 @@ class Reference:
 
     `stored` is [tokens of its own answers, vocabulary]. Where there is no `base`, `no_base` says why.
     `levels` is how many values a block of the weights has that the tuning began with (rounding.levels_of).
+    `speed` is the tuned model's; None where it was asked fast, while others used the cores.
     """
 
     samples: tuple[Sample, ...]
-    tuned: FileScores
+    tuned: tuple[TokenScores, ...]
+    speed: Speed | None
     base: tuple[TokenScores, ...] | None
     no_base: str
     levels: int
@@ -101,9 +102,9 @@ def _make(subject: Subject, probe: Probe, key: str) -> Reference:
         tokens = sum(len(sample.answer) for sample in samples if sample.own)
         stored: Stored = np.memmap(subject.scratch / _LOGITS, np.float16, "w+", shape=(tokens, vocabulary))
         scores = opened.score(samples, stored, subject, fill=True)
-        tuned = FileScores(scores, opened.speed(subject))
+        speed = opened.speed(subject) if subject.depth == "full" else None
     base, why, levels = _base_scores(subject, samples, stored, probe)
-    reference = Reference(samples, tuned, base, why, levels, stored)
+    reference = Reference(samples, scores, speed, base, why, levels, stored)
     _remember(subject.scratch / _SCORES, reference, key)
     return reference
 
@@ -177,7 +178,8 @@ def _remember(path: Path, reference: Reference, key: str) -> None:
         "key": key,
         "shape": reference.stored.shape,
         "samples": [asdict(sample) for sample in reference.samples],
-        "tuned": _plain(reference.tuned),
+        "tuned": _plain_scores(reference.tuned),
+        "speed": None if reference.speed is None else asdict(reference.speed),
         "base": None if reference.base is None else _plain_scores(reference.base),
         "no_base": reference.no_base,
         "levels": reference.levels,
@@ -198,16 +200,9 @@ def _recall(subject: Subject, key: str) -> Reference | None:
     )
     base = None if content["base"] is None else _scores_of(content["base"])
     stored: Stored = np.memmap(subject.scratch / _LOGITS, np.float16, "r", shape=tuple(content["shape"]))
-    tuned, why, levels = _of_plain(content["tuned"]), content["no_base"], content["levels"]
-    return Reference(samples, tuned, base, why, levels, stored)
-
-
-def _plain(found: FileScores) -> dict[str, Any]:
-    return {"scores": _plain_scores(found.scores), "speed": asdict(found.speed)}
-
-
-def _of_plain(content: dict[str, Any]) -> FileScores:
-    return FileScores(_scores_of(content["scores"]), Speed(**content["speed"]))
+    speed = None if content["speed"] is None else Speed(**content["speed"])
+    tuned, why, levels = _scores_of(content["tuned"]), content["no_base"], content["levels"]
+    return Reference(samples, tuned, speed, base, why, levels, stored)
 
 
 def _plain_scores(scores: Sequence[TokenScores]) -> list[list[list[float]]]:

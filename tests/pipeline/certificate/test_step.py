@@ -12,6 +12,7 @@ import pytest
 from pipeline.certificate.certify import NAMES, certify
 from pipeline.certificate.checks import CHECKS
 from pipeline.certificate.finding import Certificate, Finding, load_certificate
+from pipeline.certificate.meanwhile import EARLY, REFERENCE
 from pipeline.certificate.subject import Subject
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
@@ -22,7 +23,8 @@ from tests.pipeline.tiny import make_base
 
 
 def test_every_check_has_its_name() -> None:
-    assert tuple(CHECKS) == NAMES
+    assert tuple(CHECKS) == (*NAMES, REFERENCE)
+    assert set(EARLY) < set(NAMES)
 
 
 def test_a_certificate_comes_back_from_its_file(tmp_path: Path) -> None:
