@@ -22,6 +22,7 @@ ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "llama_cpp": {
+        "engine/ggml.py",
         "engine/grammar.py",
         "engine/model.py",
         "engine/native.py",
