@@ -74,6 +74,29 @@ def tensor_facts(seen: Look, say: Words) -> str:
     )
 
 
+def type_label(seen: Look, kind: str, say: Words) -> str:
+    """A type's name; it is said of the one that the file itself has."""
+    stored = seen.reference and kind == seen.tensor.kind.name
+    return say("inspect.as_stored", type=kind) if stored else kind
+
+
+def tensor_tables(seen: Look, one: Rounded | None, say: Words) -> str:
+    """The error of each type, and the first blocks of the one that is looked at."""
+    left_out = [kind for kind, after in seen.after.items() if after is None]
+    parts = [
+        f"<h2>{escape(say('inspect.errors'))}</h2>",
+        errors_table(seen, say),
+        paragraph(say("inspect.errors.teach"), "teach"),
+    ]
+    if left_out:
+        why = say("inspect.left_out", types=", ".join(left_out), width=say.number(seen.tensor.width))
+        parts.append(paragraph(why, "teach"))
+    if one is not None:
+        parts.append(f"<h2>{escape(say('inspect.blocks'))} · {escape(one.kind.name)}</h2>")
+        parts.append(blocks_table(one.blocks, one.kind.name, say))
+    return "".join(parts)
+
+
 def errors_table(seen: Look, say: Words) -> str:
     """Each type that was tried: its grid, scales, zero points, and how far it moved the numbers."""
     names = ("type", "grid", "bits", "step", "zero", "rms", "relative", "worst")
@@ -96,13 +119,13 @@ def blocks_table(blocks: Blocks | None, kind: str, say: Words) -> str:
         (str(number), *(short_number(float(value), say) for value in values))
         for number, values in enumerate(columns, 1)
     ]
-    return table([say(f"inspect.head.{name}") for name in names], rows, say("inspect.blocks"))
+    teach = paragraph(say("inspect.blocks.info"), "teach")
+    return teach + table([say(f"inspect.head.{name}") for name in names], rows, say("inspect.blocks"))
 
 
 def _error_row(kind: str, one: Rounded | None, seen: Look, say: Words) -> list[str]:
-    shown = say("inspect.as_stored", type=kind) if seen.reference and kind == seen.tensor.kind.name else kind
     bits = short_number(type_named(kind).bits, say)
-    head = [shown, grid(is_symmetric(type_named(kind)), say), bits]
+    head = [type_label(seen, kind, say), grid(is_symmetric(type_named(kind)), say), bits]
     if one is None:
         return [*head, *[NOTHING] * 4, say("inspect.not_whole", width=seen.tensor.width)]
     step = zero = NOTHING

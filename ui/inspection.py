@@ -21,9 +21,7 @@ from ui.model_files import name_and_type
 TYPES = ("Q4_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K")  # symmetric ones first, K-quants last
 UNROUNDED = ("F32", "BF16", "F16")
 _BINS = 64
-_TAIL = (
-    0.05  # percent of the numbers at each end that the histogram leaves out, so that one cannot flatten it
-)
+_TAIL = 0.5  # percent at each end that the histogram leaves out, so that one number cannot flatten it
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -11,9 +12,9 @@ from ui import quality_view as view
 from ui.certificate_file import Certificate, read_certificate
 from ui.fingerprint import recall
 from ui.gguf_hub import shards
-from ui.inspect_panel import ONE_AT_A_TIME, InspectPanel, Updates
+from ui.inspect_panel import ONE_AT_A_TIME, InspectPanel
 from ui.models import Models
-from ui.plots import bars, filled_bars, hidden
+from ui.plots import Bars, Updates
 from ui.status import error_line, line
 from ui.tables import paragraph
 from ui.texts import Words, words
@@ -38,14 +39,14 @@ class QualityPanel:
             with gr.Tab(text("quality.tab")):
                 self._verdict = gr.HTML(padding=False, elem_id="quality-verdict")
                 with gr.Row(elem_classes="plots"):
-                    self._survival = _bars("survival")
-                    self._kl = _bars("kl")
-                    self._speed = _bars("speed")
+                    self._survival = Bars("survival", "quality.survival.info")
+                    self._kl = Bars("kl", "quality.kl.info")
+                    self._speed = Bars("speed", "quality.speed.info")
                 self._files = gr.HTML(padding=False, elem_id="quality-files")
             with gr.Tab(text("inspect.tab")):
                 self._inspect = InspectPanel()
-        self._plots = (self._survival, self._kl, self._speed)
-        own = [self._model, self._note, self._verdict, self._files, *self._plots]
+        plots = [*self._survival.outputs, *self._kl.outputs, *self._speed.outputs]
+        own = [self._model, self._note, self._verdict, self._files, *plots]
         self._outputs = [*own, *self._inspect.outputs]
 
     def wire(self, page: gr.Blocks) -> None:
@@ -66,8 +67,7 @@ class QualityPanel:
             path = self._file(request, key)
             seen = self._inspect.updates(path, say)
         except EngineError as error:
-            plots = {plot: hidden() for plot in self._plots}
-            nothing = {self._verdict: "", self._files: "", **plots, **self._inspect.empty()}
+            nothing = self._without_figures("") | self._inspect.empty()
             return nothing | {self._note: error_line(error, say=say)}
         return {self._note: line(""), **self._certified(path, say), **seen}
 
@@ -85,39 +85,31 @@ class QualityPanel:
         try:
             certificate = read_certificate(path)
         except ModelError as error:
-            return self._uncertified(
-                paragraph(say("quality.broken", reason=error), "verdict warn"), path, say
-            )
+            broken = paragraph(say("quality.broken", reason=error), "verdict warn")
+            return self._without_figures(broken + view.how(path.name, say))
         if certificate is None:
-            return self._uncertified(paragraph(say("quality.none"), "verdict"), path, say)
-        figures = view.file_figures(certificate, path.parent)
+            return self._without_figures(paragraph(say("quality.none"), "verdict") + view.how(path.name, say))
         about = view.verdict(path.name, certificate, _hash(path, certificate), say)
         if certificate.entry(path.name) is None:
-            return self._uncertified(about, path, say, how=False)
-        head = say("quality.head.file")
+            return self._without_figures(about)
         return {
             self._verdict: about + view.findings(certificate.about(path.name), say),
-            self._files: view.files_table(figures, say),
-            self._survival: filled_bars(
-                {one.label: _in_percent(one.survival) for one in figures}, head, say("quality.survival")
-            ),
-            self._kl: filled_bars({one.label: one.kl for one in figures}, head, say("quality.kl")),
-            self._speed: filled_bars({one.label: one.decode for one in figures}, head, say("quality.speed")),
+            **self._with_figures(view.file_figures(certificate, path.parent), say),
         }
 
-    def _uncertified(self, why: str, path: Path, say: Words, how: bool = True) -> Updates:
-        plots = {plot: hidden() for plot in self._plots}
-        return {self._verdict: why + (view.how(path.name, say) if how else ""), self._files: "", **plots}
+    def _with_figures(self, figures: Sequence[view.FileFigures], say: Words) -> Updates:
+        head = say("quality.head.file")
+        survival = {one.label: one.survival and 100 * one.survival for one in figures}
+        return {
+            self._files: view.files_table(figures, say),
+            **self._survival.filled(survival, head, say("quality.survival")),
+            **self._kl.filled({one.label: one.kl for one in figures}, head, say("quality.kl")),
+            **self._speed.filled({one.label: one.decode for one in figures}, head, say("quality.speed")),
+        }
 
-
-def _bars(name: str) -> gr.BarPlot:
-    made = bars(f"plot-{name}")
-    made.caption = text(f"quality.{name}.info")
-    return made
-
-
-def _in_percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+    def _without_figures(self, why: str) -> Updates:
+        hidden = self._survival.hidden() | self._kl.hidden() | self._speed.hidden()
+        return {self._verdict: why, self._files: "", **hidden}
 
 
 def _hash(path: Path, certificate: Certificate) -> str:
