@@ -38,7 +38,7 @@ def types_table(sums: list[TypeSum], say: Words) -> str:
             short_number(one.kind.bits, say),
             say.number(one.tensors),
             parameters_text(one.numbers) if one.numbers >= 1_000_000 else say.number(one.numbers),
-            size_text(one.size) if one.size >= 1_000_000 else f"{say.number(one.size / 1000)} kB",
+            _bytes(one.size, say),
         )
         for one in sums
     ]
@@ -69,7 +69,7 @@ def tensor_facts(seen: Look, say: Words) -> str:
         else say("inspect.some_rows", rows=say.number(rows), all=say.number(seen.before.of_rows))
     )
     spread = say("inspect.spread", low=_low(seen.before.values, say), high=_high(seen.before.values, say))
-    return f"<p><b>{escape(tensor_label(tensor))}</b> · {size_text(tensor.size)}</p>" + paragraph(
+    return f"<p><b>{escape(tensor_label(tensor))}</b> · {_bytes(tensor.size, say)}</p>" + paragraph(
         f"{named} {read} {spread}", "teach"
     )
 
@@ -144,6 +144,10 @@ def _range(values: Floats, say: Words) -> str:
         return NOTHING
     low, high = (short_number(float(value), say, 2) for value in np.percentile(finite, [5, 95]))
     return low if low == high else f"{low} … {high}"
+
+
+def _bytes(size: int, say: Words) -> str:
+    return size_text(size) if size >= 1_000_000 else f"{say.number(size / 1000, 1)} kB"
 
 
 def _low(values: Floats, say: Words) -> str:
