@@ -74,6 +74,11 @@ class Catalog:
         entry = self._find(key)
         return size_of(entry) if entry else 0
 
+    def file(self, key: str) -> Path | None:
+        """The file of a model's weights; None while it is still on the Hub."""
+        entry = self._find(key)
+        return Path(entry.source) if entry and Path(entry.source).is_file() else None
+
     def open(self, key: str, open_gguf: OpenGguf) -> ChatBackend:
         """Load the model of a key. Raises ModelError and what `open_gguf` raises."""
         entry = self._find(key)

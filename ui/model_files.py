@@ -32,12 +32,18 @@ class Entry:
 def entry_of(path: Path, adapter: Path | None = None, name: str | None = None) -> Entry:
     """The entry of a file that is there."""
     stem = _SHARD.sub("", path.stem)
-    found = _TYPE.search(stem)
-    short = name or (stem[: found.start()] if found else stem)
-    facts = [short + (f" + {adapter.stem}" if adapter else ""), found[1].upper() if found else ""]
+    short, kind = name_and_type(path)
+    facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), kind]
     label = " · ".join(filter(None, [*facts, size_text(_size(path) + (_size(adapter) if adapter else 0))]))
     key = name or (f"{stem}+{adapter.stem}" if adapter else stem)
     return Entry(key, label, str(path), adapter)
+
+
+def name_and_type(path: Path) -> tuple[str, str]:
+    """A file's name without the type at its end, and that type or "": ("bob", "Q4_K_M")."""
+    stem = _SHARD.sub("", path.stem)
+    found = _TYPE.search(stem)
+    return (stem[: found.start()], found[1].upper()) if found else (stem, "")
 
 
 def entries_below(folder: Path) -> list[Entry]:

@@ -24,6 +24,14 @@ class Models:
         self.pool.offer(key)
         return key
 
+    def file(self, key: str) -> Path | None:
+        """The file of a model's weights; None as long as it was not fetched from the Hub and loaded."""
+        if (found := self.catalog.file(key)) is not None or key not in self.pool.loaded():
+            return found
+        with self.pool.use(key) as backend:
+            path = Path(backend.info.path)
+        return path if path.is_file() else None
+
 
 def models_of(catalog: Catalog, open_gguf: OpenGguf, most_loaded: int = 2) -> Models:
     """The models of a catalog, none of them loaded yet."""

@@ -1,4 +1,4 @@
-"""The pages: the chat at `/` and the comparison at `/compare`, each put together from its panels."""
+"""The pages: the chat at `/`, the comparison at `/compare`, `/quality`; each put together from its panels."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ui.history_panel import HistoryPanel
 from ui.live import LiveStreams
 from ui.models import Models
 from ui.models_panel import ModelsPanel
+from ui.quality_panel import QualityPanel
 from ui.serving import serving
 from ui.settings_panel import SettingsPanel
 from ui.store import Store
@@ -49,6 +50,8 @@ def build(
         _chat(page, models, store, live, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
         _compare(page, models, live, concurrency)
+    with page.route("Quality", "/quality", show_in_navbar=False):
+        _quality(page, models)
     # Everything but answers is quick; the engine's own queue is the one that bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
@@ -66,6 +69,7 @@ def _chat(
         picker = ModelsPanel(models, own_machine)
         new_chat = _head_button("page.new_chat", "new-chat")
         _head_button("page.compare", "open-compare", link="compare")
+        _head_button("page.quality", "open-quality", link="quality")
         open_settings = _head_button("page.settings", "open-settings")
     picker.show_below(info)
     answerer = Answerer(partial(serving, models.pool), store, live, info.context)
@@ -93,6 +97,14 @@ def _compare(page: gr.Blocks, models: Models, live: LiveStreams, concurrency: in
         open_settings = _head_button("page.settings", "open-settings")
     ComparePanel(models, live, settings).wire(page, concurrency)
     _wire_the_rest(page, open_settings, _leaving(live))
+
+
+def _quality(page: gr.Blocks, models: Models) -> None:
+    with gr.Row(elem_id="head", equal_height=True):
+        gr.Markdown(text("quality.title"))
+        _head_button("page.chat", "open-chat", link="./")
+    QualityPanel(models).wire(page)
+    page.load(None, js=MEND.read_text(encoding="utf-8"))
 
 
 def _head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:

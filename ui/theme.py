@@ -1,7 +1,7 @@
 """How the page looks: calm, in the system's own fonts, light and dark, down to a phone's width.
 
-The style sheets are style.css, conversation.css and access.css next to this file; colours that Gradio's parts
-use are set in the theme. mend.js gives Gradio's parts what screen readers miss in them.
+The style sheets are style.css, conversation.css, figures.css and access.css next to this file; colours that
+Gradio's parts use are set in the theme. mend.js gives Gradio's parts what screen readers miss in them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import gradio as gr
 
-CSS = [Path(__file__).with_name(name) for name in ("style.css", "conversation.css", "access.css")]
+_SHEETS = ("style.css", "conversation.css", "figures.css", "access.css")
+CSS = [Path(__file__).with_name(name) for name in _SHEETS]
 MEND = Path(__file__).with_name("mend.js")
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")

@@ -1,0 +1,122 @@
+"""The page /quality: the certificate of a model, and a look into its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+
+from engine.errors import EngineError, ModelError
+from ui import quality_view as view
+from ui.certificate_file import Certificate, read_certificate
+from ui.fingerprint import recall
+from ui.gguf_hub import shards
+from ui.inspect_panel import ONE_AT_A_TIME, InspectPanel
+from ui.models import Models
+from ui.plots import Bars, Updates
+from ui.status import error_line, line
+from ui.tables import paragraph
+from ui.texts import Words, words
+from ui.translation import text
+from ui.visitor import on_own_machine
+
+
+class QualityPanel:
+    """Lays out the page and wires its events."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._kept = gr.BrowserState(None, storage_key="gguf-chat.model", secret="gguf-chat")
+        self._model = gr.Dropdown(
+            models.catalog.choices(own_machine=False),
+            value=models.pool.default,
+            label=text("models.label"),
+            elem_id="quality-model",
+        )
+        self._note = gr.HTML(line(""), padding=False, elem_id="status")
+        with gr.Tabs(elem_id="quality-tabs"):
+            with gr.Tab(text("quality.tab")):
+                self._verdict = gr.HTML(padding=False, elem_id="quality-verdict")
+                with gr.Row(elem_classes="plots"):
+                    self._survival = Bars("survival", "quality.survival.info")
+                    self._kl = Bars("kl", "quality.kl.info")
+                    self._speed = Bars("speed", "quality.speed.info")
+                self._files = gr.HTML(padding=False, elem_id="quality-files")
+            with gr.Tab(text("inspect.tab")):
+                self._inspect = InspectPanel()
+        plots = [*self._survival.outputs, *self._kl.outputs, *self._speed.outputs]
+        own = [self._model, self._note, self._verdict, self._files, *plots]
+        self._outputs = [*own, *self._inspect.outputs]
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Begin with the model that this browser last chose in the chat; follow the choice here."""
+        page.load(self._opened, [self._kept], self._outputs, **ONE_AT_A_TIME)
+        self._model.input(self._show, [self._model], self._outputs, **ONE_AT_A_TIME)
+        self._inspect.wire(self._model, self._file)
+
+    def _opened(self, request: gr.Request, kept: object) -> Updates:
+        own = on_own_machine(request)
+        key = kept if self._models.catalog.allows(kept, own) else self._models.pool.default
+        choices = self._models.catalog.choices(own)
+        return self._show(request, key) | {self._model: gr.update(choices=choices, value=key)}
+
+    def _show(self, request: gr.Request, key: object) -> Updates:
+        say = words(request)
+        try:
+            path = self._file(request, key)
+            seen = self._inspect.updates(path, say)
+        except EngineError as error:
+            nothing = self._without_figures("") | self._inspect.empty()
+            return nothing | {self._note: error_line(error, say=say)}
+        return {self._note: line(""), **self._certified(path, say), **seen}
+
+    def _file(self, request: gr.Request, key: object) -> Path:
+        """The file of a model that this visitor may use. Raises ModelError."""
+        if not self._models.catalog.allows(key, on_own_machine(request)):
+            raise ModelError(f"model {str(key)[:80]!r} is not offered here: choose one of the list")
+        path = self._models.file(str(key))
+        if path is None:
+            raise ModelError(words(request)("quality.remote"))
+        return path
+
+    def _certified(self, path: Path, say: Words) -> Updates:
+        """The certificate's side, whatever lies beside the file."""
+        try:
+            certificate = read_certificate(path)
+        except ModelError as error:
+            broken = paragraph(say("quality.broken", reason=error), "verdict warn")
+            return self._without_figures(broken + view.how(path.name, say))
+        if certificate is None:
+            return self._without_figures(paragraph(say("quality.none"), "verdict") + view.how(path.name, say))
+        about = view.verdict(path.name, certificate, _hash(path, certificate), say)
+        if certificate.entry(path.name) is None:
+            return self._without_figures(about)
+        return {
+            self._verdict: about + view.findings(certificate.about(path.name), say),
+            **self._with_figures(view.file_figures(certificate, path.parent), say),
+        }
+
+    def _with_figures(self, figures: Sequence[view.FileFigures], say: Words) -> Updates:
+        head = say("quality.head.file")
+        survival = {one.label: one.survival and 100 * one.survival for one in figures}
+        return {
+            self._files: view.files_table(figures, say),
+            **self._survival.filled(survival, head, say("quality.survival")),
+            **self._kl.filled({one.label: one.kl for one in figures}, head, say("quality.kl")),
+            **self._speed.filled({one.label: one.decode for one in figures}, head, say("quality.speed")),
+        }
+
+    def _without_figures(self, why: str) -> Updates:
+        hidden = self._survival.hidden() | self._kl.hidden() | self._speed.hidden()
+        return {self._verdict: why, self._files: "", **hidden}
+
+
+def _hash(path: Path, certificate: Certificate) -> str:
+    """The file's SHA-256; "" for one in several files, or when the certificate is about others."""
+    if certificate.entry(path.name) is None or len(shards(path.name)) > 1:
+        return ""
+    try:
+        return recall(path)
+    except OSError:
+        return ""

@@ -1,0 +1,159 @@
+"""How a certificate looks: its verdict on a file, the findings, all files of its export. HTML, all escaped.
+
+The findings are the export's own English sentences; what is around them speaks the visitor's language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from ui.certificate_file import Certificate, Finding
+from ui.model_files import name_and_type
+from ui.status import size_text
+from ui.tables import NOTHING, paragraph, percent, short_number, table
+from ui.texts import Words
+
+AREAS = ("tokenizer", "template", "settings", "weights", "quantization", "survival", "behaviour", "speed")
+HOW = "python scripts/export_gguf.py certify {} --reference FOLDER"
+_MOST_WORST = 5  # prompts that are shown
+
+
+@dataclass(frozen=True)
+class FileFigures:
+    """A file as it was measured: shares, nats a token, and tokens a second; None for what was not."""
+
+    name: str
+    status: str
+    size: int | None
+    survival: float | None
+    kl: float | None
+    agreement: float | None
+    prefill: float | None
+    decode: float | None
+
+    @property
+    def label(self) -> str:
+        """What a plot calls it: its type, or its name where that says none."""
+        stem, kind = name_and_type(Path(self.name))
+        return kind or stem
+
+
+def file_figures(certificate: Certificate, folder: Path) -> list[FileFigures]:
+    """All files of a certificate, in its order, and the unrounded one that was timed along with them."""
+    timed = [finding.file for finding in certificate.findings if finding.name == "speed" and finding.file]
+    names = dict.fromkeys([*(file.name for file in certificate.files), *timed])
+    return [_figures(name, certificate, folder) for name in names]
+
+
+def _figures(name: str, certificate: Certificate, folder: Path) -> FileFigures:
+    def figure(check: str, *names: str) -> float | None:
+        found = certificate.finding(check, name)
+        return found.figure(*names) if found else None
+
+    entry, path = certificate.entry(name), folder / Path(name).name  # whatever the certificate calls it
+    return FileFigures(
+        name=name,
+        status=entry.status if entry else "skipped",
+        size=path.stat().st_size if path.is_file() else None,
+        survival=figure("survival", "kept", "value"),
+        kl=figure("quantization", "mean_kl"),
+        agreement=figure("quantization", "agreement"),
+        prefill=figure("speed", "prefill"),
+        decode=figure("speed", "decode"),
+    )
+
+
+def verdict(name: str, certificate: Certificate, actual: str, say: Words) -> str:
+    """What the certificate says of a file, and whether it is about this very file.
+
+    `actual` is the file's SHA-256, or "" where it cannot be compared.
+    """
+    entry = certificate.entry(name)
+    if entry is None:
+        names = ", ".join(file.name for file in certificate.files[:4])
+        return paragraph(say("quality.foreign", name=name, names=names), "verdict warn") + how(name, say)
+    words = f"{chip(entry.status, say)} {escape(say(f'quality.verdict.{entry.status}'))}"
+    head = f"<p class='verdict {entry.status}'>{words}</p>"
+    if not actual:
+        return head
+    if actual != entry.sha256:
+        known = say("quality.changed", actual=actual[:12], expected=entry.sha256[:12])
+        return paragraph(known, "verdict fail")
+    return head + paragraph(say("quality.same", hash=actual[:12]), "teach")
+
+
+def how(name: str, say: Words) -> str:
+    """How a certificate is made."""
+    return paragraph(say("quality.how"), "teach") + f"<pre><code>{escape(HOW.format(name))}</code></pre>"
+
+
+def findings(found: Sequence[Finding], say: Words) -> str:
+    """The findings: what is wrong stands open, what is well is folded away."""
+    open_ones = [one for one in found if one.status in ("fail", "warn")]
+    parts = [_finding(one, say) for one in open_ones]
+    for status in ("pass", "skipped"):
+        folded = [one for one in found if one.status == status]
+        if folded:
+            inner = "".join(_finding(one, say) for one in folded)
+            summary = escape(say(f"quality.folded.{status}", count=len(folded)))
+            parts.append(f"<details><summary>{summary}</summary>{inner}</details>")
+    return f"<div class='findings'>{''.join(parts)}</div>"
+
+
+def files_table(figures: Sequence[FileFigures], say: Words) -> str:
+    """All files of the export, side by side."""
+    heads = ("file", "verdict", "size", "survival", "kl", "agreement", "prefill", "decode")
+    label = say("quality.files")
+    rows = [_row(one, say) for one in figures]
+    title = f"<h2>{escape(label)}</h2>{paragraph(say('quality.files.info'), 'teach')}"
+    return title + table([say(f"quality.head.{head}") for head in heads], rows, label)
+
+
+def chip(status: str, say: Words) -> str:
+    """A status as a mark that is read without colours too."""
+    return f"<span class='chip {status}'>{escape(say(f'quality.status.{status}'))}</span>"
+
+
+def _row(one: FileFigures, say: Words) -> list[str]:
+    return [
+        one.name,
+        say(f"quality.status.{one.status}"),
+        size_text(one.size) if one.size is not None else NOTHING,
+        percent(one.survival, say),
+        short_number(one.kl, say),
+        percent(one.agreement, say),
+        say.number(one.prefill) if one.prefill is not None else NOTHING,
+        say.number(one.decode) if one.decode is not None else NOTHING,
+    ]
+
+
+def _finding(one: Finding, say: Words) -> str:
+    area = one.name.partition(".")[0]
+    label = say(f"quality.area.{area}") if area in AREAS else one.name
+    parts = [f"<h3>{chip(one.status, say)} {escape(label)}</h3>", _english(one.summary)]
+    for name, text in (("cause", one.cause), ("wanted", one.threshold)):
+        if text:
+            parts.append(f"<p class='teach'><b>{escape(say(f'quality.{name}'))}</b> {_words(text)}</p>")
+    return f"<section class='finding'>{''.join(parts)}{_worst(one, say)}</section>"
+
+
+def _worst(one: Finding, say: Words) -> str:
+    """The prompts that came out worst."""
+    listed = one.figures.get("worst")
+    worst = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    prompts = [str(entry.get("prompt", ""))[:200] for entry in worst[:_MOST_WORST]]
+    if not prompts:
+        return ""
+    items = "".join(f"<li dir='auto'>{escape(prompt)}</li>" for prompt in prompts)
+    return f"<p class='teach'><b>{escape(say('quality.worst'))}</b></p><ul>{items}</ul>"
+
+
+def _english(text: str) -> str:
+    return f"<p>{_words(text)}</p>"
+
+
+def _words(text: str) -> str:
+    return f"<span lang='en' dir='auto'>{escape(text)}</span>"
