@@ -101,9 +101,15 @@ def _certified(entry: Mapping[str, object]) -> Certified:
 
 
 def _finding(entry: Mapping[str, Any]) -> Finding:
-    texts = [str(entry[name]) for name in ("summary", "threshold", "cause", "file")]
-    figures = entry["figures"] if isinstance(entry["figures"], dict) else {}
-    return Finding(str(entry["name"]), _status(entry["status"]), *texts, figures)
+    return Finding(
+        name=str(entry["name"]),
+        status=_status(entry["status"]),
+        summary=str(entry["summary"]),
+        threshold=str(entry["threshold"]),
+        cause=str(entry["cause"]),
+        file=str(entry["file"]),
+        figures=entry["figures"] if isinstance(entry["figures"], dict) else {},
+    )
 
 
 def _status(value: object) -> str:

@@ -42,6 +42,7 @@ class InspectPanel:
             [], label=text("inspect.tensor"), info=text("inspect.tensor.info"), elem_id="inspect-tensor"
         )
         self._type = gr.Radio([], label=text("inspect.round"), elem_id="inspect-round")
+        self._wanted = gr.State("")  # Gradio refuses a Radio's value when its choices changed meanwhile
         self._facts = gr.HTML(padding=False, elem_id="inspect-facts")
         with gr.Row(elem_classes="plots"):
             self._values = Curves("values", "inspect.values.info")
@@ -65,8 +66,9 @@ class InspectPanel:
             except EngineError as error:
                 return self._nothing(error_line(error, say=say))
 
-        for choice in (self._tensor, self._type):
-            choice.input(chosen, [model, self._tensor, self._type], self._seen, **ONE_AT_A_TIME)
+        self._tensor.input(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
+        follow = self._type.input(lambda kind: kind, self._type, self._wanted, **ONE_AT_A_TIME)
+        follow.then(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
 
     def updates(self, path: Path, say: Words) -> Updates:
         """All of the view for a file, with a tensor that most models have. Raises ModelError."""
