@@ -7,12 +7,13 @@ page's updates; drawing them is left out, for that costs the visitor's machine a
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from queue import Queue
 from typing import Any
 
 from bench.llama_server import chunks_of, response
@@ -39,57 +40,102 @@ class WebPage:
             raise PipelineError(f"the page does not start: {line.strip() or 'it said nothing'}")
         self._port = int(found.group(1))
         with response(self._port, "GET", "/config") as answer:
-            self._event = _question_event(json.loads(answer.read()))
-        self._sessions = itertools.count()
+            self._events = _events(json.loads(answer.read()))
+        self._sessions: Queue[str] = Queue()
+        for number in range(setup.slots + 1):  # the warm-up's too
+            self._open(f"bench{number}")
+
+    def _open(self, session: str) -> None:
+        """What a browser does with a page that it has loaded: ask what there is to show."""
+        self._run(self._events.opening.body({}, session))
+        self._sessions.put(session)
+
+    def _run(self, body: dict[str, Any]) -> None:
+        for _ in self._updates(body):
+            pass
 
     def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
         """See bench.peers.Contender. The first turn alone: the page keeps the conversation itself."""
         assert len(messages) == 1
         new_tokens = max(new_tokens, _LEAST_TOKENS)
-        session = f"bench{next(self._sessions)}"
-        body = self._event.body(messages[0]["content"], new_tokens, session)
-        with response(self._port, "POST", f"{_PREFIX}/queue/join?", body) as joined:
-            if joined.status != http.client.OK:
-                raise PipelineError(f"the page refused a question: {joined.read()[:300]!r}")
-            event = json.loads(joined.read())["event_id"]
-        with response(self._port, "GET", f"{_PREFIX}/queue/data?session_hash={session}") as stream:
-            for update in _updates(stream, event):
-                on_text(update)
-        return Spent(0, 0, new_tokens)
-
-    def close(self) -> int:
-        """See bench.peers.Contender."""
-        out, _ = self._process.communicate()  # its standard input closes: it ends and tells its peak memory
-        return int(out.split()[-1])
-
-
-class _Event:
-    """The page's event for a question: its number, and its inputs' values as they are on a fresh page."""
-
-    def __init__(self, number: int, inputs: Sequence[dict[str, Any]]) -> None:
-        self._number, self._inputs = number, inputs
-
-    def body(self, question: str, new_tokens: int, session: str) -> dict[str, Any]:
-        """What a browser would send."""
-        set_to = {
-            "question": question,
+        chosen = {
+            "question": messages[0]["content"],
             "set-temperature": 0,
             "set-max_tokens": new_tokens,
             "set-repeat_penalty": 1.0,
         }
-        values = [set_to.get(props.get("elem_id", ""), props.get("value")) for props in self._inputs]
-        return {"data": values, "fn_index": self._number, "session_hash": session, "trigger_id": None}
+        session = self._sessions.get_nowait()
+        self._run(self._events.begin.body(chosen, session))
+        for update in self._updates(self._events.grow.body({}, session)):
+            on_text(update)
+        self._run(self._events.end.body({}, session))
+        on_text("")  # now the page shows all of it
+        return Spent(0, 0, new_tokens)
+
+    def _updates(self, body: dict[str, Any]) -> Iterator[str]:
+        """Send an event, and read the page's updates until it is over. Raises PipelineError."""
+        with response(self._port, "POST", f"{_PREFIX}/queue/join?", body) as joined:
+            if joined.status != http.client.OK:
+                raise PipelineError(f"the page refused an event: {joined.read()[:300]!r}")
+            event = str(json.loads(joined.read())["event_id"])
+        session = body["session_hash"]
+        with response(self._port, "GET", f"{_PREFIX}/queue/data?session_hash={session}") as stream:
+            yield from _updates(stream, event)
+
+    def close(self) -> int:
+        """See bench.peers.Contender."""
+        out, _ = self._process.communicate()  # its standard input closes: it ends and tells its peak memory
+        return int(str(out).split()[-1])
 
 
-def _question_event(config: dict[str, Any]) -> _Event:
-    """The event of pressing Send, found in the page's own description."""
-    components = {component["id"]: component["props"] for component in config["components"]}
-    boxes = (number for number, props in components.items() if props.get("elem_id") == "question")
-    box = next(boxes)  # the chat's: the comparison has one too
-    for event in config["dependencies"]:
-        if [box, "submit"] in event["targets"] and event["inputs"]:
-            return _Event(event["id"], [components[number] for number in event["inputs"]])
-    raise PipelineError("the page has no event for a question")
+class _Event:
+    """One of the page's events: its number, and its inputs as they are on a fresh page."""
+
+    def __init__(self, number: int, inputs: Sequence[dict[str, Any]]) -> None:
+        self.number, self._inputs = number, inputs
+
+    def body(self, chosen: Mapping[str, Any], session: str) -> dict[str, Any]:
+        """What a browser would send, with other values for the inputs of these elem_ids."""
+        values = [chosen.get(props.get("elem_id", ""), props.get("value")) for props in self._inputs]
+        return {"data": values, "fn_index": self.number, "session_hash": session, "trigger_id": None}
+
+
+@dataclass(frozen=True)
+class _Events:
+    """What a page does when it opens a chat, and the three events of an answer: see ui/chat_events.py."""
+
+    opening: _Event
+    begin: _Event
+    grow: _Event
+    end: _Event
+
+
+def _events(config: dict[str, Any]) -> _Events:
+    """Find them in the page's own description."""
+    components: dict[int, dict[str, Any]] = {
+        component["id"]: component["props"] for component in config["components"]
+    }
+    events = {event["id"]: event for event in config["dependencies"]}
+
+    def first(elem_id: str) -> int:  # the chat's: the comparison has a question too
+        return next(number for number, props in components.items() if props.get("elem_id") == elem_id)
+
+    def event(found: Iterator[dict[str, Any]]) -> _Event:
+        one = next(found, None)
+        if one is None:
+            raise PipelineError("the page has no event for a question, or none that opens a chat")
+        return _Event(one["id"], [components[number] for number in one["inputs"]])
+
+    def after(number: int) -> _Event:
+        return event(one for one in events.values() if one["trigger_after"] == number)
+
+    box, conversation = first("question"), first("conversation")
+    begin = event(one for one in events.values() if [box, "submit"] in one["targets"] and one["inputs"])
+    opening = event(
+        one for one in events.values() if conversation in one["outputs"] and len(one["inputs"]) == 1
+    )
+    grow = after(begin.number)
+    return _Events(opening, begin, grow, after(grow.number))
 
 
 def _updates(stream: http.client.HTTPResponse, event: str) -> Iterator[str]:

@@ -85,7 +85,9 @@ class Answerer:
                 keeper = self._keeper(task, backend)
                 self._writing.add(keeper.node.id)
                 try:
-                    async with aclosing(snapshots(stream, begun=keeper.node.text)) as updates:
+                    async with aclosing(
+                        snapshots(stream, begun=keeper.node.text, readers=self._live.__len__)
+                    ) as updates:
                         async for progress in updates:
                             yield keeper.keep(progress), progress
                 finally:

@@ -1,8 +1,12 @@
 """What happens on a click in the conversation.
 
-An answer is one async generator: no thread waits for it. Stop does not kill it: it cancels the stream in the
-engine, so that the answer ends as any other does and keeps its numbers. A tab that asks for something new, or
-opens another conversation, ends what it asked for before, and late words of that are shown nowhere.
+An answer is three events: what was clicked begins it, `grow` shows it as it is written, `end` shows it all.
+For Gradio makes each output of an event anew with every update, changed or not: 0.4 ms of the event loop, a
+dozen times a second for each reader. So `grow` has as few outputs as can be (`ChatPanel.growing`).
+
+No thread waits for an answer. Stop does not kill it: it cancels the stream in the engine, so that the answer
+ends as any other does and keeps its numbers. A tab that asks for something new, or opens another
+conversation, ends what it asked for before, and late words of that are shown nowhere.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -31,11 +35,32 @@ from ui.status import line
 from ui.store import Unknown
 from ui.streaming import Progress
 from ui.texts import words
+from ui.tree import Node
 
 READY_SECONDS = 2.0  # how long a question waits for its page, which a restarted server may never open
 SETTLE_SECONDS = 1.0  # how long a page that opens waits for the answer of the one that it replaces
 Act = Callable[[Place], Place]
-Answering = AsyncGenerator[Updates, None]
+
+
+@dataclass
+class Work:
+    """An answer that a tab has asked for: `here` is what it showed, `there` is with the question.
+
+    `question` is given back when it cannot be answered; `failure` says why. `node` and `progress` are the
+    answer so far.
+    """
+
+    asked: Asked
+    turn: Turn
+    here: Place
+    there: Place
+    task: Task
+    question: str | None
+    node: Node
+    progress: Progress = field(default_factory=Progress)
+    failure: EngineError | TooMany | Unknown | None = None
+    begun: bool = False
+    done: bool = False
 
 
 class ChatEvents:
@@ -47,48 +72,71 @@ class ChatEvents:
         self._panel, self._answerer, self._live = panel, answerer, live
         self._deeds, self._asked = deeds, read
         self._ready: set[str] = set()  # tabs that know which conversation they show
+        self._works: dict[str, Work] = {}  # what each tab asked for last
 
-    async def send(self, request: gr.Request, question: str, *tab: Any) -> Answering:
-        """Ask what is in the box."""
+    async def send(self, request: gr.Request, question: str, *tab: Any) -> Updates:
+        """Ask what is in the box; while an answer is written it stays there."""
         if not question.strip():
-            yield {self._panel.status: line(words(request)("status.empty_question"), "note")}
-            return
-        async with aclosing(self._answer(self._asked(request, tab), _asking(question), question)) as updates:
-            async for update in updates:
-                yield update
+            return {self._panel.status: line(words(request)("status.empty_question"), "note")}
+        asked = self._asked(request, tab)
+        work = self._works.get(asked.session)
+        if work is not None and work.turn.shown and not work.done:
+            return self._panel.nothing()
+        return await self._begin(asked, _asking(question), question)
 
-    async def example(self, request: gr.Request, chosen: gr.SelectData, *tab: Any) -> Answering:
+    async def example(self, request: gr.Request, chosen: gr.SelectData, *tab: Any) -> Updates:
         """Ask an example."""
         text = str(chosen.value["text"])
-        async with aclosing(self._answer(self._asked(request, tab), _asking(text), text)) as updates:
-            async for update in updates:
-                yield update
+        return await self._begin(self._asked(request, tab), _asking(text), text)
 
-    async def again(self, request: gr.Request, *tab: Any) -> Answering:
+    async def again(self, request: gr.Request, *tab: Any) -> Updates:
         """Another answer beside the last one, or the first to a question without one."""
-        async with aclosing(self._answer(self._asked(request, tab), Place.again)) as updates:
-            async for update in updates:
-                yield update
+        return await self._begin(self._asked(request, tab), Place.again)
 
-    async def go_on(self, request: gr.Request, *tab: Any) -> Answering:
+    async def go_on(self, request: gr.Request, *tab: Any) -> Updates:
         """Continue the last answer."""
-        async with aclosing(self._answer(self._asked(request, tab), lambda here: here)) as updates:
-            async for update in updates:
-                yield update
+        return await self._begin(self._asked(request, tab), lambda here: here)
 
-    async def edit(self, request: gr.Request, edited: gr.EditData, *tab: Any) -> Answering:
+    async def edit(self, request: gr.Request, edited: gr.EditData, *tab: Any) -> Updates:
         """Ask an earlier question in other words; the same words are no other question."""
         if edited.value == edited.previous_value or not str(edited.value).strip():
-            yield await self._deeds.act(request, tab, lambda here: here)
-            return
+            return await self._deeds.act(request, tab, lambda here: here)
         text, index = restore(str(edited.value)), row_index(edited.index)
+        return await self._begin(
+            self._asked(request, tab), lambda here: here.ask(text, here.row(index).parent)
+        )
 
-        def beside(here: Place) -> Place:
-            return here.ask(text, here.row(index).parent)
+    async def grow(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
+        """Write the answer that was begun in this tab, and show it as it grows."""
+        yield self._panel.nothing()  # Gradio wants at least one
+        work = self._works.get(str(request.session_hash))
+        if work is None or work.begun:
+            return
+        work.begun = True
+        try:
+            with work.asked.admit():
+                async with aclosing(self._grow(work)) as updates:
+                    async for update in updates:
+                        yield update
+        except (EngineError, TooMany, Unknown) as error:
+            work.failure = error
+            with suppress(Unknown):
+                work.here.forget(work.there)
+        finally:
+            work.done = True
 
-        async with aclosing(self._answer(self._asked(request, tab), beside)) as updates:
-            async for update in updates:
-                yield update
+    async def end(self, request: gr.Request) -> Updates:
+        """Show all of what was begun in this tab, or why there is nothing, once it is over."""
+        session = str(request.session_hash)
+        work = self._works.get(session)
+        if work is None or not work.done:
+            return self._panel.nothing()
+        del self._works[session]
+        if not work.turn.shown:
+            return self._panel.nothing()
+        if work.failure is not None:
+            return self._panel.failed(work.failure, work.asked.where, work.question)
+        return self._panel.ended(work.there.to(work.node.id), work.progress, work.asked.where)
 
     async def open(self, request: gr.Request, current: str | None) -> Updates:
         """Show a conversation as it was left; "" or one that is gone is a new one.
@@ -118,31 +166,24 @@ class ChatEvents:
     async def close(self, request: gr.Request) -> None:
         """The tab is gone."""
         self._ready.discard(str(request.session_hash))
+        self._works.pop(str(request.session_hash), None)
         self._live.leave(str(request.session_hash))
 
-    async def _answer(self, asked: Asked, start: Act, question: str | None = None) -> Answering:
-        """Answer where `start` leads; `question` is given back when that cannot be."""
+    async def _begin(self, asked: Asked, start: Act, question: str | None = None) -> Updates:
+        """Have the answer written where `start` leads; `question` is given back when that cannot be."""
         await self._until_ready(asked)
         turn = self._live.begin(asked.session)
-        here: Place | None = None
-        there: Place | None = None
+        self._works.pop(asked.session, None)
         try:
             system_prompt, sampling = SettingsPanel.read(asked.settings)
             here = self._panel.place(asked.where)
             there = start(here)
-            turn.key = there.view.key
-            yield self._panel.started(there, asked.where, clear=question is not None)
-            task = Task(here.owner, there.view.key, tuple(there.path), system_prompt, sampling, asked.model)
-            with asked.admit():
-                async with aclosing(self._grow(there, task, asked, turn)) as updates:
-                    async for update in updates:
-                        yield update
-        except (EngineError, TooMany, Unknown) as error:
-            if here is not None and there is not None:
-                with suppress(Unknown):
-                    here.forget(there)
-            if turn.shown:
-                yield self._panel.failed(error, asked.where, question)
+        except (EngineError, Unknown) as error:
+            return self._panel.failed(error, asked.where, question)
+        turn.key = there.view.key
+        task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, asked.model)
+        self._works[asked.session] = Work(asked, turn, here, there, task, question, task.path[-1])
+        return self._panel.started(there, asked.where, clear=question is not None)
 
     async def _until_ready(self, asked: Asked) -> None:
         """A page that still loads would show a new chat over the one that is about to begin."""
@@ -152,18 +193,16 @@ class ChatEvents:
             await asyncio.sleep(0.05)
         self._ready.add(asked.session)
 
-    async def _grow(self, place: Place, task: Task, asked: Asked, turn: Turn) -> Answering:
+    async def _grow(self, work: Work) -> AsyncGenerator[Updates, None]:
         """The answer as it grows; raises what went wrong before its first word."""
-        above = shown(task.path[:-1] if task.begun else task.path, asked.where.say)
-        node, progress = task.path[-1], Progress()
-        async with aclosing(self._answerer.answer(task, asked.session, turn)) as updates:
-            async for node, progress in updates:
-                if turn.shown and not progress.done:
-                    yield self._panel.grown(above, node, progress, asked.where)
-        if progress.error is not None and not progress.text:
-            raise progress.error
-        if turn.shown:
-            yield self._panel.ended(place.to(node.id), progress, asked.where)
+        task, where = work.task, work.asked.where
+        above = shown(task.path[:-1] if task.begun else task.path, where.say)
+        async with aclosing(self._answerer.answer(task, work.asked.session, work.turn)) as updates:
+            async for work.node, work.progress in updates:
+                if work.turn.shown and not work.progress.done:
+                    yield self._panel.grown(above, work.node, work.progress, where)
+        if work.progress.error is not None and not work.progress.text:
+            raise work.progress.error
 
 
 def _asking(question: str) -> Act:

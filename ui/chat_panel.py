@@ -65,12 +65,17 @@ class ChatPanel:
                 self.help = gr.HTML(help_button(ENGLISH), elem_id="help-corner", padding=False)
         self.outputs = [self.chatbot, self.status, self.box, self.meter, self.view, self.current, self.help]
         self.outputs += [*self.bar.outputs, *self.note.outputs]
+        self.growing = [self.chatbot, self.status, self.meter]
 
     def place(self, where: Where) -> Place:
         """What the tab shows; raises Unknown."""
         if where.view.key:
             return visit(self._store, where.owner, where.view)
         return arrive(self._store, where.owner, where.current)
+
+    def nothing(self) -> Updates:
+        """No change. Gradio takes an empty dict for a value."""
+        return {self.status: gr.skip()}
 
     def show(self, place: Place, where: Where, text: str | None = None) -> Updates:
         """All of a place, and the box with `text`, or with what is typed there already."""
@@ -112,10 +117,12 @@ class ChatPanel:
         }
 
     def grown(self, before: Shown, node: Node, progress: Progress, where: Where) -> Updates:
-        """An answer under way; `before` are the rows above it."""
-        updates: Updates = {self.status: status(progress, where.say)}
-        if progress.text:
-            updates[self.chatbot] = [*before.rows, *shown([node], where.say, writing=not progress.done).rows]
+        """An answer under way; `before` are the rows above it.
+
+        The rows are given even before the first word: to Gradio, no change is ten times the work.
+        """
+        rows = shown([node], where.say, writing=not progress.done).rows if progress.text else ()
+        updates: Updates = {self.status: status(progress, where.say), self.chatbot: [*before.rows, *rows]}
         if (meter := meter_while(progress, where.context, where.say)) is not None:
             updates[self.meter] = meter
         return updates

@@ -33,23 +33,29 @@ class ChatWiring:
         self.panel, self.events, self._deeds = panel, events, deeds
         tab = [panel.view, panel.current, model or gr.State(None), *settings]
         self.quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        ask: dict[str, Any] = {
-            "outputs": panel.outputs,
+        self._grow: dict[str, Any] = {
+            "outputs": panel.growing,
             "concurrency_limit": concurrency,
             "concurrency_id": CHAT_QUEUE,
             "show_progress": "hidden",
             "api_visibility": "private",
         }
         self.answered = [
-            panel.box.submit(events.send, [panel.box, *tab], **ask),
-            panel.chatbot.example_select(events.example, tab, **ask),
-            panel.chatbot.retry(events.again, tab, **ask),
-            panel.chatbot.edit(events.edit, tab, **ask),
-            panel.bar.answer.click(events.again, tab, **ask),
-            panel.bar.go_on.click(events.go_on, tab, **ask),
+            self._answer(panel.box.submit, events.send, [panel.box, *tab]),
+            self._answer(panel.chatbot.example_select, events.example, tab),
+            self._answer(panel.chatbot.retry, events.again, tab),
+            self._answer(panel.chatbot.edit, events.edit, tab),
+            self._answer(panel.bar.answer.click, events.again, tab),
+            self._answer(panel.bar.go_on.click, events.go_on, tab),
         ]
         panel.box.stop(events.stop, None, None, **self.quick)
         self._quick(tab[:3])
+
+    def _answer(self, clicked: Any, begin: Any, inputs: Sequence[gr.components.Component]) -> Any:
+        """Begin, grow, end; returns the last event."""
+        begun = clicked(begin, list(inputs), self.panel.outputs, **self.quick)
+        grown = begun.then(self.events.grow, None, **self._grow)
+        return grown.then(self.events.end, None, self.panel.outputs, **self.quick)
 
     def _quick(self, tab: list[Any]) -> None:
         panel, deeds, quick = self.panel, self._deeds, {"outputs": self.panel.outputs, **self.quick}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 
 from engine.backend import ChatStream
@@ -17,6 +17,7 @@ from engine.errors import EngineError
 from engine.request import Dropped, Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
 
 INTERVAL = 1 / 12
+UPDATES = 40  # a second, of all pages together
 
 
 @dataclass
@@ -74,11 +75,12 @@ class Progress:
 
 
 async def snapshots(
-    stream: ChatStream, interval: float = INTERVAL, begun: str = ""
+    stream: ChatStream, interval: float = INTERVAL, begun: str = "", readers: Callable[[], int] = lambda: 1
 ) -> AsyncGenerator[Progress, None]:
     """The answer's progress, first at once and then at most every `interval` seconds; the last one is `done`.
 
-    `begun` is what the answer has already, when it is continued.
+    Where many `readers` follow answers, each is shown less often. `begun` is what the answer has already,
+    when it is continued.
 
     An EngineError on the way is part of the last snapshot, next to the text that came before it. When the
     reader goes away (the generator is closed or its task cancelled) the stream is cancelled at once.
@@ -88,7 +90,7 @@ async def snapshots(
     try:
         while not pump.done():
             yield replace(progress)
-            await asyncio.wait({pump}, timeout=interval)
+            await asyncio.wait({pump}, timeout=max(interval, readers() / UPDATES))
             await changed.wait()
             changed.clear()
         await pump  # a bug in the pump must be heard

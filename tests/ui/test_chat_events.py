@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing, nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -54,13 +54,24 @@ class Tab:
     def inputs(self) -> list[Any]:
         return [self.now[self.panel.view], self.now[self.panel.current], None, *self.values]
 
-    async def follow(self, updates: AsyncGenerator[dict[Any, Any], None]) -> None:
-        async for update in updates:
-            self.take(update)
+    async def follow(self, begin: Awaitable[dict[Any, Any]]) -> None:
+        async for _ in self.updates(begin):
+            pass
+
+    async def updates(self, begin: Awaitable[dict[Any, Any]]) -> AsyncGenerator[None, None]:
+        """The three events of an answer, in the order in which a page has them."""
+        self.take(await begin)
+        yield
+        async with aclosing(self.events.grow(self.request)) as growing:
+            async for update in growing:
+                assert set(update) <= set(self.panel.growing)
+                self.take(update)
+                yield
+        self.take(await self.events.end(self.request))
 
     def take(self, update: dict[Any, Any]) -> None:
         assert set(update) <= set(self.panel.outputs)
-        self.now |= update
+        self.now |= {part: new for part, new in update.items() if new != gr.skip()}
         if (shown := update.get(self.panel.chatbot)) is not None and (
             isinstance(shown, list) or "value" in shown
         ):
@@ -149,7 +160,7 @@ def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> 
     tab = Tab(FakeBackend("word " * 50, pause=0.01))
 
     async def killed() -> None:
-        updates = tab.events.send(tab.request, "Why?", *tab.inputs)
+        updates = tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs))
         async for _ in updates:
             kept = tab.path()[-1]
             if kept.role == "assistant" and "word word" in kept.text:
@@ -218,8 +229,7 @@ def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.Mon
     tab = Tab(FakeBackend("word " * 500, pause=0.01))
 
     async def deleted() -> None:
-        async for update in tab.events.send(tab.request, "Why?", *tab.inputs):
-            tab.take(update)
+        async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
             if isinstance(tab.now[tab.panel.chatbot], list):
                 tab.store.delete_all(ME)
 
