@@ -68,6 +68,13 @@ def add(database: sqlite3.Connection, key: str, parent: int | None, node: Node) 
     return int(database.execute(insert, values).lastrowid or 0)
 
 
+def make_room(database: sqlite3.Connection, owner: str, most: int) -> None:
+    """Leave an owner's latest `most` conversations, and all that are pinned."""
+    surplus = """DELETE FROM conversation WHERE id IN (SELECT id FROM conversation
+        WHERE owner = ? AND NOT pinned ORDER BY updated DESC, rowid DESC LIMIT -1 OFFSET ?)"""
+    database.execute(surplus, [owner, most])
+
+
 def show(database: sqlite3.Connection, key: str, leaf: int | None) -> None:
     """Make a message the last one shown."""
     database.execute("UPDATE conversation SET leaf = ? WHERE id = ?", [leaf, key])

@@ -22,11 +22,15 @@ from ui.tree import INTERRUPTED, Author, Made, Node, Opinion
 
 __all__ = ["Conversation", "Store", "StoreError", "Summary", "Unknown"]
 
+MOST = 1000  # conversations of one owner
+VISITORS_DAYS = 90  # after which a browser that was known by its cookie alone is not expected back
+
 
 class Store:
     """Keeps conversations; `path` None keeps them in memory, until the process ends.
 
-    Opening marks answers that nobody finished: a crash cut them. Raises StoreError when it cannot open.
+    Opening marks answers that nobody finished: a crash cut them; and it forgets visitors of long ago. Raises
+    StoreError when it cannot open.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -36,6 +40,8 @@ class Store:
         with self._transaction() as database:
             unfinished = "UPDATE node SET made = ? WHERE role = 'assistant' AND made IS NULL"
             database.execute(unfinished, [rows.made_json(INTERRUPTED)])
+            old = "DELETE FROM conversation WHERE owner LIKE 'visitor:%' AND updated < ?"
+            database.execute(old, [time.time() - VISITORS_DAYS * 86_400])
 
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
         """Pinned ones first, then the latest; with a search, those with the words in a title or a message."""
@@ -50,9 +56,10 @@ class Store:
             return tuple(Summary(key, title, bool(pinned), updated) for key, title, pinned, updated in found)
 
     def create(self, owner: str) -> str:
-        """A new empty conversation; its id cannot be guessed."""
+        """A new empty conversation; its id cannot be guessed. It may push out the oldest one not pinned."""
         key, now = secrets.token_urlsafe(16), time.time()
         with self._transaction() as database:
+            rows.make_room(database, owner, MOST - 1)
             insert = "INSERT INTO conversation (id, owner, title, created, updated) VALUES (?, ?, '', ?, ?)"
             database.execute(insert, [key, owner, now, now])
         return key

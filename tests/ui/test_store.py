@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -270,3 +271,24 @@ def test_files_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path) -> N
             Store(path)
         assert "\n" not in str(refused.value) and str(path) in str(refused.value)
     assert sqlite3.connect(foreign).execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+
+
+def test_an_owner_keeps_the_latest_and_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.store.MOST", 3)
+    store = Store()
+    foreign, pinned, *others = store.create("b"), *(store.create("a") for _ in range(2))
+    store.pin("a", pinned, True)
+    others += [store.create("a") for _ in range(3)]
+    assert [found.id for found in store.list("a")] == [pinned, *others[:0:-1]]
+    assert [found.id for found in store.list("b")] == [foreign]
+
+
+def test_visitors_of_long_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "history.sqlite")
+    for owner in ("visitor:x", "user:anna", "local"):
+        store.create(owner)
+    store.close()
+    later = time.time() + 91 * 86_400
+    monkeypatch.setattr(time, "time", lambda: later)
+    again = Store(tmp_path / "history.sqlite")
+    assert [len(again.list(owner)) for owner in ("visitor:x", "user:anna", "local")] == [0, 1, 1]
