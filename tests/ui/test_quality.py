@@ -153,6 +153,8 @@ def test_the_page_shows_the_certificate_and_looks_into_the_file(
     expect(page.locator("#inspect-facts")).to_contain_text("blk.7.ffn_down.weight")
     expect(page.get_by_role("radio", name="Q6_K")).to_be_visible()
     expect(page.get_by_role("radio", name="Q8_0")).to_be_checked()
+    page.wait_for_function("!document.querySelector('.pending')")  # what is being made anew is pale
+    page.wait_for_timeout(300)  # and fades in
     assert violations(page) == []
     page.locator("#quality-model input").click()
     page.get_by_role("option", name="eve").click()

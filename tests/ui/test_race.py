@@ -60,7 +60,7 @@ def test_all_stream_at_once_and_room_is_made_afterwards() -> None:
 
 
 def test_in_turns_only_one_streams_at_a_time() -> None:
-    pool = pool_of({key: FakeBackend("one two three", pause=0.005) for key in "ab"})
+    pool = pool_of({key: FakeBackend("one two three", pause=0.05) for key in "ab"})
     seen = asyncio.run(all_of(race(pool, "a", "b"), together=False))
     assert max(map(under_way, seen)) == 1 and texts(seen[-1]) == ["one two three"] * 2
     pool.close()
