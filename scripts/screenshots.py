@@ -62,16 +62,11 @@ def quality(page: Page) -> None:
     page.wait_for_timeout(4000)
 
 
-def nothing(page: Page) -> None:
-    """As it opens."""
-
-
 # name: path, size, dark, what to do first
 PICTURES: dict[str, tuple[str, tuple[int, int], bool, Callable[[Page], None]]] = {
     "chat": ("", WIDE, False, talk),
     "chat-dark": ("", WIDE, True, branch),
     "chat-phone": ("", PHONE, False, talk),
-    "empty": ("", WIDE, False, nothing),
     "settings": ("", WIDE, False, settings),
     "compare": ("compare", WIDE, False, compare),
     "quality": ("quality", WIDE, False, quality),
