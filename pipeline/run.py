@@ -73,13 +73,13 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         config = settled(config, record)
         run = kind(config, work, record, base, adapters, progress or Silent())
         before = set(record.outputs)
-        certificate = run.certificate()
-        if run.missing() or run.uncertified(certificate):
+        standing = certificate = run.certificate()
+        if run.missing() or run.uncertified(standing):
             certificate = run.make()
         remove_stale(config.out, record)
         record.complete = True
         record.save(config.out / MANIFEST)
-        reported = _report(config, record, certificate, anew=set(record.outputs) != before)
+        reported = _report(config, record, certificate, anew=certificate is not standing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
     notes = (*record.model.get("notes", ()), *told(record), *reported)
