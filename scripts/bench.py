@@ -21,6 +21,14 @@ from pipeline.terminal import report_errors
 
 SCRATCH = Path("bench-scratch")
 
+# What several benchmarks take.
+Users = Annotated[list[int] | None, typer.Option(help="Users at once; may be repeated.")]
+Context = Annotated[int, typer.Option(help="Tokens that one conversation may hold.")]
+Threads = Annotated[int | None, typer.Option(help="Default: the physical cores.")]
+Quick = Annotated[bool, typer.Option(help="A few tokens only, to see that it works.")]
+Logs = Annotated[Path, typer.Option(help="Folder for the runs' logs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")]
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -40,7 +48,7 @@ def export(
     dora: Annotated[bool, typer.Option("--dora", help="With --shape: the adapter is a DoRA.")] = False,
     quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
     scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Our export against the usual way: merge_and_unload, save_pretrained, llama.cpp's script, quantize."""
     with report_errors():
@@ -64,7 +72,7 @@ def memory(
     dora: Annotated[bool, typer.Option("--dora", help="The adapter is a DoRA.")] = False,
     quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
     scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Our export's peak memory on the same shape with more and more layers: it should stay the same."""
     with report_errors():
@@ -81,16 +89,16 @@ def serve(
     llama_server: Annotated[
         Path | None, typer.Option(help="llama-server's binary, as `make llama-server` prints it.")
     ] = None,
-    users: Annotated[list[int] | None, typer.Option(help="Users at once; may be repeated.")] = None,
+    users: Users = None,
     workload: Annotated[
         list[str] | None, typer.Option(help=f"May be repeated: {', '.join(WORKLOADS)}.")
     ] = None,
-    context: Annotated[int, typer.Option(help="Tokens that one conversation may hold.")] = 1024,
-    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    context: Context = 1024,
+    threads: Threads = None,
     repeat: Annotated[int, typer.Option(help="Run all so often, in turn, and take medians.")] = 1,
-    quick: Annotated[bool, typer.Option(help="A few tokens only, to see that it works.")] = False,
-    scratch: Annotated[Path, typer.Option(help="Folder for the runs' logs.")] = SCRATCH,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+    quick: Quick = False,
+    scratch: Logs = SCRATCH,
+    json: Json = False,
 ) -> None:
     """Our engine against llama-server, one Llama behind a lock, and one stream alone."""
     with report_errors():
@@ -113,13 +121,13 @@ def serve(
 def page(
     model: Annotated[Path, typer.Option(help="The GGUF that answers.")],
     *,
-    users: Annotated[list[int] | None, typer.Option(help="Users at once; may be repeated.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens that one conversation may hold.")] = 1024,
-    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    users: Users = None,
+    context: Context = 1024,
+    threads: Threads = None,
     repeat: Annotated[int, typer.Option(help="Run both so often, in turn, and take medians.")] = 1,
-    quick: Annotated[bool, typer.Option(help="A few tokens only, to see that it works.")] = False,
-    scratch: Annotated[Path, typer.Option(help="Folder for the runs' logs.")] = SCRATCH,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+    quick: Quick = False,
+    scratch: Logs = SCRATCH,
+    json: Json = False,
 ) -> None:
     """What the page costs the engine: the same questions asked of it, and through the page."""
     from bench.page import measure_page
@@ -146,9 +154,9 @@ def soak_command(
     talks: Annotated[int, typer.Option(help="Different conversations to choose from.")] = 32,
     slots: Annotated[int, typer.Option(help="Answers written at the same time.")] = 4,
     cache_ram: Annotated[int, typer.Option(help="MiB for conversations that lost their slot.")] = 64,
-    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Another number has other conversations.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Our engine for minutes, with cancels and hang-ups: checks every answer, and memory over time.
 

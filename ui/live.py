@@ -75,10 +75,5 @@ class LiveStreams:
         for stream in list(self._streams.get(session, ())):
             stream.cancel()
 
-    def cancel_all(self) -> None:
-        """Stop everything."""
-        for session in {*self._streams, *self._turns}:
-            self.cancel(session)
-
     def __len__(self) -> int:
         return sum(map(len, self._streams.values()))

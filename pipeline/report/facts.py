@@ -27,11 +27,9 @@ class FileFacts:
     status: Status
     kl: float | None = None
     agreement: float | None = None
-    perplexity: float | None = None
     survival: tuple[float, float, float] | None = None
     prefill: float | None = None
     decode: float | None = None
-    memory: int | None = None
     worst: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -93,10 +91,8 @@ def _file(
         status=statuses.get(first.file, "skipped"),
         kl=quality.get("mean_kl"),
         agreement=quality.get("agreement"),
-        perplexity=quality.get("perplexity_ratio"),
         survival=None if kept["doubt"] else (kept["value"], kept["low"], kept["high"]),
         prefill=speed.get("prefill"),
         decode=speed.get("decode"),
-        memory=speed.get("memory") or None,
         worst=tuple(quality.get("worst", ())),
     )
