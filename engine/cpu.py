@@ -26,7 +26,7 @@ from engine.native import (
     load_variant,
     variant_name,
 )
-from places import cache_folder
+from places import cache_folder, without_secrets
 
 __all__ = [
     "CpuChoice",
@@ -247,8 +247,7 @@ _TIMEOUT = 124
 
 def _child(arguments: list[str], seconds: float) -> _Ended:
     root = str(Path(__file__).resolve().parents[1])
-    secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the file is a stranger's: it gets no secrets to read
-    env = {key: value for key, value in os.environ.items() if key not in secret}
+    env = without_secrets(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
     try:
         done = subprocess.run(

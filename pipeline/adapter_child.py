@@ -1,6 +1,6 @@
 """The child process that writes a GGUF LoRA file, with llama.cpp's own convert_lora_to_gguf.py.
 
-Run by adapter_format.py as `python -m pipeline.adapter_child REQUEST`.
+Run by adapter_format.py as `python -m pipeline.adapter_child`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Runs a step in a child process: llama.cpp may abort, and the converter wants a `gguf` of its own.
+"""Runs steps in a child process: llama.cpp may abort, and the converter wants a `gguf` of its own.
 
-The child gets one JSON object as its argument and answers with JSON lines on standard output, the
-last of which is its result or its error. Its standard error goes to a log file. The child ends
-with its parent, even when the parent was killed.
+The child reads requests, a JSON object a line, from standard input, and answers each on standard output with
+JSON lines, the last of which is its result or its error. Its standard error goes to a log file. The child
+ends with its parent, even when the parent was killed: its input ends then.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
 from pipeline.errors import InputError, PipelineError
+from places import without_secrets
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
 
 Message = dict[str, Any]
+_Lines = Queue[Message | None]
+"""Messages in their order, and None when there will be no more."""
 
 
 def run_child(
@@ -33,61 +36,87 @@ def run_child(
     on_message: Callable[[Message], None] = lambda message: None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> Message:
-    """Run `python -m module` on `request` and return its result.
+    """Run `python -m module` for one request; see Child."""
+    with Child(module, log) as child:
+        return child.run(request, on_message, on_tick)
 
-    `on_message` gets what the child says on its way, `on_tick` is called a few times a second.
-    Raises InputError when the child refuses its input, and PipelineError when it fails or dies.
+
+class Child:
+    """`python -m module`, started at once: it imports what it needs before the first request is known.
+
+    Close it when no more is wanted of it. It is killed then: what it was asked is done and its files are
+    closed, and taking torch down tidily costs a second.
     """
-    result: Message | None = None
-    with _started(module, request, log) as (process, messages):
+
+    def __init__(self, module: str, log: Path) -> None:
+        self._module, self._log = module, log
+        environment = {**without_secrets(os.environ), "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
+            )
+        assert self._process.stdout is not None
+        self._messages: _Lines = Queue()
+        self._reader = threading.Thread(
+            target=_read, args=(self._process.stdout, self._messages), daemon=True
+        )
+        self._reader.start()
+
+    def run(
+        self,
+        request: Mapping[str, Any],
+        on_message: Callable[[Message], None] = lambda message: None,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> Message:
+        """Have one request done and return its result.
+
+        `on_message` gets what the child says on its way, `on_tick` is called a few times a second.
+        Raises InputError when the child refuses its input, and PipelineError when it fails or dies.
+        """
+        self._send(request)
         while True:
             try:
-                message = messages.get(timeout=POLL_SECONDS)
+                message = self._messages.get(timeout=POLL_SECONDS)
             except Empty:
                 on_tick()
                 continue
             if message is None:
-                break
+                raise PipelineError(_obituary(self._module, self._process.wait(), self._log))
             if "error" in message:
                 raise InputError(message["error"])
             if "result" in message:
-                result = message["result"]
-            else:
-                on_message(message)
-        code = process.wait()
-    if result is None or code != 0:
-        raise PipelineError(_obituary(module, code, log))
-    return result
+                result: Message = message["result"]
+                return result
+            on_message(message)
 
+    def _send(self, request: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it is dead: `run` hears that from its output
+            self._process.stdin.write(f"{json.dumps(request)}\n")
+            self._process.stdin.flush()
 
-@contextmanager
-def _started(
-    module: str, request: Mapping[str, Any], log: Path
-) -> Iterator[tuple[subprocess.Popen[str], Queue[Message | None]]]:
-    environment = {**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(request)],
-            stdin=subprocess.PIPE,  # its end tells the child that the parent is gone
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
-        )
-        messages: Queue[Message | None] = Queue()
-        reader = threading.Thread(target=_read, args=(process, messages), daemon=True)
-        reader.start()
-        try:
-            yield process, messages
-        finally:
-            process.kill()
-            process.wait()
-            reader.join()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _python_path() -> str:
@@ -95,12 +124,13 @@ def _python_path() -> str:
     return f"{ROOT}{os.pathsep}{inherited}" if inherited else str(ROOT)
 
 
-def _read(process: subprocess.Popen[str], messages: Queue[Message | None]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        # A library that prints to standard output is not our protocol: its lines are dropped.
-        if line.startswith("{"):
-            messages.put(json.loads(line))
+def _read(output: Iterable[str], messages: _Lines) -> None:
+    """Pass on the child's messages; what a library prints to standard output is dropped."""
+    for line in output:
+        with suppress(ValueError):
+            message = json.loads(line)
+            if isinstance(message, dict):
+                messages.put(message)
     messages.put(None)
 
 
@@ -112,14 +142,14 @@ def _obituary(module: str, code: int, log: Path) -> str:
 
 
 def serve(work: Callable[[Message], Message]) -> None:
-    """The child's side: run `work` on the request of the command line and answer with its result."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    try:
-        result = work(json.loads(sys.argv[1]))
-    except InputError as error:
-        say({"error": str(error)})
-        raise SystemExit(InputError.exit_code) from error
-    say({"result": result})
+    """The child's side: run `work` on each request and answer with its result, until the parent is gone."""
+    requests: Queue[Message] = Queue()
+    threading.Thread(target=_hear, args=(requests,), daemon=True).start()
+    while True:
+        try:
+            say({"result": work(requests.get())})
+        except InputError as error:
+            say({"error": str(error)})
 
 
 def say(message: Message) -> None:
@@ -127,7 +157,8 @@ def say(message: Message) -> None:
     print(json.dumps(message), flush=True)
 
 
-def _exit_with_parent() -> None:
-    while os.read(0, 1024):
-        pass
+def _hear(requests: Queue[Message]) -> None:
+    """Take requests while others are at work; the end of the input ends the process at once."""
+    for line in sys.stdin:
+        requests.put(json.loads(line))
     os._exit(1)

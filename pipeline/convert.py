@@ -38,8 +38,7 @@ class ConvertJob:
 
     `target` is written in place: the caller renames it when it is whole. `types` is what it will be
     quantized with: a choice that no tensor can follow is refused before anything is written. What
-    transformers says of the tokenizer, and of the chats in `evaluation`, is written to `spoken`, if given;
-    the base without the adapters is written to `base_alone`, if given.
+    transformers says of the tokenizer, and of the chats in `evaluation`, is written to `spoken`, if given.
     """
 
     base: Source
@@ -53,7 +52,6 @@ class ConvertJob:
     types: TensorTypes = MIXTURE
     spoken: Path | None = None
     evaluation: Path | None = None
-    base_alone: Path | None = None
 
     def request(self) -> Message:
         """The job as the child process takes it."""
@@ -69,7 +67,6 @@ class ConvertJob:
             "types": self.types.request(),
             "spoken": str(self.spoken) if self.spoken else None,
             "evaluation": str(self.evaluation) if self.evaluation else None,
-            "base_alone": None if self.base_alone is None else str(self.base_alone),
         }
 
 

@@ -1,6 +1,6 @@
 """The converter's child process: llama.cpp's model classes, with merged tensors slipped under them.
 
-Run by convert.py as `python -m pipeline.convert_child REQUEST`. The toolchain's `conversion` and
+Run by convert.py as `python -m pipeline.convert_child`. The toolchain's `conversion` and
 `gguf` packages are importable here and nowhere else.
 """
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Thunk = Callable[[], Any]
 """llama.cpp's converter keeps a tensor as a function that returns it, lazily."""
-_NOTHING_MERGED: Message = {"adapters": [], "qlora_base": None, "spoken": None, "base_alone": None}
 
 
 def convert(request: Message) -> Message:
@@ -57,8 +56,6 @@ def convert(request: Message) -> Message:
             _ask_transformers(read.folder, request)
     if merger is not None:
         merger.finish()
-    if request["base_alone"]:
-        convert({**request, **_NOTHING_MERGED, "target": request["base_alone"]})
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     return {
         "tensors": len(tensors),

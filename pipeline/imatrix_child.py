@@ -1,6 +1,6 @@
 """Gathers an importance matrix in a process of its own, where the fastest CPU backend may be loaded.
 
-Run by imatrix.py as `python -m pipeline.imatrix_child REQUEST`.
+Run by imatrix.py as `python -m pipeline.imatrix_child`.
 """
 
 from __future__ import annotations

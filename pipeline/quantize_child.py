@@ -1,6 +1,6 @@
 """The quantizer's child process: llama.cpp may abort on a file it dislikes, and does so here alone.
 
-Run by quantize.py as `python -m pipeline.quantize_child REQUEST`.
+Run by quantize.py as `python -m pipeline.quantize_child`.
 """
 
 from __future__ import annotations

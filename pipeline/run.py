@@ -13,6 +13,7 @@ from pipeline.adapter import Adapter, read_adapter
 from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
 from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, settled, told
 from pipeline.certificate.finding import Certificate
+from pipeline.certificate.meanwhile import Meanwhile, Uncertified
 from pipeline.certificate.step import SCRATCH, CertificateStep, remove_stale
 from pipeline.config import ExportConfig, parse_adapter
 from pipeline.convert import ConvertJob, convert
@@ -167,23 +168,21 @@ class _Run:
             **{key: value for key, value in self.record.options.items() if key == AUTO_OPTION},
         }
         self.record.versions = versions()
-        with ThreadPoolExecutor(max_workers=1) as background:
-            inputs = background.submit(self._describe_inputs)  # hashing reads along with the converter
-            full = self._full_precision(toolchain)
-            self.record.inputs = inputs.result()
-        self.record.save(self.work.record)
-        run = self._settled(full)
-        begun = None if self.config.verify == "off" else self._certifying.begin(full, self.record)
-        run._quantize(full)
-        if self.config.keep_f16 and not self._stands(full.name):
-            if begun is not None:
-                begun.findings()  # before the file that they read is moved
-            figures = self._full_precision_figures(full)
-            self._publish(self._split(full), self.config.outtype.upper(), *figures)
-        if begun is None:
-            return None
-        kept = self.config.out / full.name
-        return self._certifying.make(begun, kept if kept.is_file() else full, self.record, self.progress)
+        with Uncertified() if self.config.verify == "off" else Meanwhile(self._certifying) as certifying:
+            with ThreadPoolExecutor(max_workers=1) as background:
+                inputs = background.submit(self._describe_inputs)  # hashing reads along with the converter
+                full = self._full_precision(toolchain)
+                self.record.inputs = inputs.result()
+            self.record.save(self.work.record)
+            run = self._settled(full)
+            certifying.begin(full, self.record)
+            run._quantize(full, certifying)
+            if self.config.keep_f16 and not self._stands(full.name):
+                certifying.wait()  # it is about to be moved
+                figures = self._full_precision_figures(full)
+                self._publish(self._split(full), self.config.outtype.upper(), *figures)
+            kept = self.config.out / full.name
+            return certifying.finish(kept if kept.is_file() else full, self.record, self.progress)
 
     @property
     def _certifying(self) -> CertificateStep:
@@ -201,8 +200,6 @@ class _Run:
             needed += full  # for a while it is there whole and in shards
         for quant in self._missing_quants():
             needed += elements * bits_needed(quant) / 8
-        if self.config.verify != "off" and self.adapters:
-            needed += full  # the base alone, for the certificate
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
 
     def _describe_inputs(self) -> dict[str, Any]:
@@ -250,7 +247,6 @@ class _Run:
             self.config.tensor_types,
             self._certifying.spoken if self.config.verify != "off" else None,
             self.config.evaluation,
-            self._certifying.base_alone if self.config.verify != "off" else None,
         )
         converted = convert(job, self.progress)
         partial.replace(target)
@@ -270,7 +266,7 @@ class _Run:
         bits = full.stat().st_size * 8 / max(1, int(self.record.model["parameters"]))
         return bits, float(self.record.model["convert_seconds"])
 
-    def _quantize(self, full: Path) -> None:
+    def _quantize(self, full: Path, certifying: Uncertified) -> None:
         log = self.work.folder / "plan.log"
         types = self.config.tensor_types
         imatrix = self._importance(full)
@@ -296,6 +292,7 @@ class _Run:
             )
             files = quantize(job, plan, self.progress)
             self._publish(files, quant, plan.bits_per_weight, time.monotonic() - started)
+            certifying.add(self.record)
 
     def _importance(self, full: Path) -> Path | None:
         """The importance matrix to quantize with, if there is to be one."""

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.cpu import ModelFacts
 from engine.model import Model
-from engine.offload import common_prefix
 from engine.request import Message
 from engine.runner import Runner
 from engine.scheduler import Row
-from engine.settings import SamplingSettings
 from engine.template import ChatTemplate, PromptBuilder
+from pipeline.certificate.divergence import log_softmax
 from pipeline.certificate.logits import Sample
 from pipeline.certificate.prompts import PROMPTS
+from pipeline.certificate.reading import Logits, groups, open_runner, read
 from pipeline.certificate.subject import Subject
 from pipeline.dataset import IGNORED, Chat, Example, Turn, encode_chat, read_chats
 
-_SIDE_BY_SIDE = 16
-_BATCH = 128
-_GREEDY = SamplingSettings(temperature=0, repeat_penalty=1)
 _LONGEST = 1024  # tokens of a prompt; a longer conversation is left out
 
 T = TypeVar("T")
@@ -45,11 +45,47 @@ SIZES = {"fast": Size(8, 12), "full": Size(64, 64)}
 """Fast: some 96 tokens. docs/survival.md has the intervals that they give."""
 
 
-def make_samples(subject: Subject, model: Model, facts: ModelFacts, size: Size) -> list[Sample]:
-    """Ask the tuned model, which is loaded as `model`, and put the user's answers beside its own.
+@dataclass
+class Answer:
+    """An answer under way: its tokens, and what the model thought at each place, if that is kept.
 
-    Raises InputError for what is wrong with the user's data.
+    `log_p` are the tokens' log-probabilities; `stored` are those of the whole vocabulary, in float16.
     """
+
+    tokens: list[int] = field(default_factory=list)
+    log_p: list[float] = field(default_factory=list)
+    stored: list[NDArray[np.float16]] = field(default_factory=list)
+
+    def add(self, logits: Logits, *, keep: bool) -> None:
+        """Go on with the likeliest token; `logits` are [1, vocabulary]."""
+        token = int(logits.argmax())
+        self.tokens.append(token)
+        if keep:
+            found = log_softmax(logits)[0]
+            self.log_p.append(float(found[token]))
+            self.stored.append(found.astype(np.float16))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the tuned model is asked, and the user's answers to some of it; both by the chat's number."""
+
+    questions: dict[int, str]
+    asked: dict[int, tuple[int, ...]]
+    theirs: dict[int, Sample]
+
+    def samples(self, answers: Iterable[Answer]) -> list[Sample]:
+        """The model's own answers, which are in the order of `asked`, each with the user's beside it."""
+        samples: list[Sample] = []
+        for (number, prompt), answer in zip(self.asked.items(), answers, strict=True):
+            samples.append(Sample(number, self.questions[number], prompt, tuple(answer.tokens), own=True))
+            if number in self.theirs:
+                samples.append(self.theirs[number])
+        return samples
+
+
+def make_prompts(subject: Subject, model: Model, facts: ModelFacts, size: Size) -> Prompts:
+    """The user's prompts, or ours. Raises InputError for what is wrong with the user's data."""
     chats = _chats(subject, size.prompts)
     builder = PromptBuilder(ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control)
     theirs = _answers_of(subject, chats, size.tokens)
@@ -57,16 +93,8 @@ def make_samples(subject: Subject, model: Model, facts: ModelFacts, size: Size) 
         number: theirs[number].prompt if number in theirs else tuple(builder.tokens(_messages(chat)))
         for number, chat in enumerate(chats)
     }
-    prompts = {number: prompt for number, prompt in prompts.items() if len(prompt) <= _LONGEST}
-    own = dict(
-        zip(prompts, greedy_answers(model, list(prompts.values()), size.tokens, subject.threads), strict=True)
-    )
-    samples: list[Sample] = []
-    for number, prompt in prompts.items():
-        samples.append(Sample(number, _question(chats[number]), prompt, own[number], own=True))
-        if number in theirs:
-            samples.append(theirs[number])
-    return samples
+    asked = {number: prompt for number, prompt in prompts.items() if len(prompt) <= _LONGEST}
+    return Prompts({number: _question(chat) for number, chat in enumerate(chats)}, asked, theirs)
 
 
 def _chats(subject: Subject, most: int) -> list[Chat]:
@@ -116,35 +144,32 @@ def _question(chat: Chat) -> str:
 
 
 def greedy_answers(
-    model: Model, prompts: Sequence[Sequence[int]], most: int, threads: int
-) -> Iterator[tuple[int, ...]]:
-    """The likeliest answer to each prompt, of at most `most` tokens, with its end token if it came so far."""
-    for start in range(0, len(prompts), _SIDE_BY_SIDE):
-        group = prompts[start : start + _SIDE_BY_SIDE]
-        context = max(map(len, group)) + most
-        runner = Runner(model, slots=len(group), context=context, batch=_BATCH, threads=threads)
+    model: Model, prompts: Sequence[Sequence[int]], most: int, threads: int, *, keep: bool = False
+) -> Iterator[Answer]:
+    """The likeliest answer to each prompt, of at most `most` tokens, with its end token if it came so far.
+
+    With `keep` they hold what the model thought, too. Raises EngineError.
+    """
+    for group in groups([len(prompt) + most for prompt in prompts], [1] * len(prompts)):
+        asked = [prompts[place] for place in group]
+        runner = open_runner(model, len(group), max(map(len, asked)) + most, threads)
         try:
-            yield from _answer_group(runner, group, most)
+            yield from _answer_group(runner, asked, most, keep)
         finally:
             runner.close()
 
 
-def _answer_group(runner: Runner, prompts: Sequence[Sequence[int]], most: int) -> list[tuple[int, ...]]:
-    answers: list[list[int]] = []
-    for slot, prompt in enumerate(prompts):
-        shared = min(common_prefix(prompts[0], prompt), len(prompt) - 1) if slot else 0
-        kept = runner.prepare(slot, shared, 0) if shared else 0
-        runner.start(slot, _GREEDY)
-        for start in range(kept, len(prompt), _BATCH):
-            runner.decode([Row(slot, start, prompt[start : start + _BATCH], 1)])
-        answers.append([runner.sample(slot)])
-    for _ in range(most - 1):
-        going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_end(answer[-1])]
+def _answer_group(runner: Runner, prompts: Sequence[Sequence[int]], most: int, keep: bool) -> list[Answer]:
+    answers = [Answer() for _ in prompts]
+    for answer, logits in zip(answers, read(runner, prompts, [len(p) - 1 for p in prompts]), strict=True):
+        answer.add(logits, keep=keep)
+    for written in range(1, most):
+        going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_end(answer.tokens[-1])]
         if not going:
             break
         runner.decode(
-            [Row(slot, len(prompts[slot]) + len(answers[slot]) - 1, answers[slot][-1:], 1) for slot in going]
+            [Row(slot, len(prompts[slot]) + written - 1, answers[slot].tokens[-1:], 1) for slot in going]
         )
         for slot in going:
-            answers[slot].append(runner.sample(slot))
-    return [tuple(answer) for answer in answers]
+            answers[slot].add(runner.logits(slot, 1), keep=keep)
+    return answers

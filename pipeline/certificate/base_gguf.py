@@ -1,4 +1,4 @@
-"""The base alone as a GGUF, against which the tuning is measured."""
+"""The base alone as a GGUF, where the tuning cannot be taken off the tuned model (subtracted.py)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.certificate.subject import Subject
-from pipeline.convert import ConvertJob
+from pipeline.convert import ConvertJob, convert
+from pipeline.progress import Silent
 from pipeline.toolchain import ensure_toolchain
-
-
-def base_alone(scratch: Path) -> Path:
-    """Where the converter may have left the base's GGUF on its way (ConvertJob.base_alone)."""
-    return scratch / "base.gguf"
 
 
 def why_no_base(subject: Subject) -> str:
@@ -27,23 +23,14 @@ def why_no_base(subject: Subject) -> str:
 def base_gguf(subject: Subject) -> Iterator[Path]:
     """The base's GGUF, removed when the context ends.
 
-    Where the converter left none it is made in this process, which is a child already: one more would spend
-    two seconds on imports. Raises InputError for what llama.cpp does not convert.
+    Raises InputError for what llama.cpp does not convert.
     """
     assert subject.base is not None
-    target = base_alone(subject.scratch)
+    target = subject.scratch / "base.gguf"
     try:
-        if not target.is_file():
-            partial = target.with_suffix(".partial")
-            job = ConvertJob(subject.base, (), "f16", partial, "base", ensure_toolchain(), subject.threads)
-            _convert(job)
-            partial.replace(target)
+        convert(
+            ConvertJob(subject.base, (), "f16", target, "base", ensure_toolchain(), subject.threads), Silent()
+        )
         yield target
     finally:
         target.unlink(missing_ok=True)
-
-
-def _convert(job: ConvertJob) -> None:
-    from pipeline.convert_child import convert  # imports torch, which is not needed elsewhere here
-
-    convert(job.request())

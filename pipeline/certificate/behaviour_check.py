@@ -46,7 +46,7 @@ def _judge(name: str, path: Path, threads: int) -> Finding:
         template = ChatTemplate(facts.template, facts.bos, facts.eos)
         prompts = PromptBuilder(template, model.vocab, facts.control)
         asked = [prompts.tokens([{"role": "user", "content": text}]) for text in PROMPTS[:_PROMPTS]]
-        answers = list(greedy_answers(model, asked, _TOKENS, threads))
+        answers = [answer.tokens for answer in greedy_answers(model, asked, _TOKENS, threads)]
         return judge_answers(name, model, answers)
 
 

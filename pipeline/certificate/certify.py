@@ -1,14 +1,15 @@
-"""Subject -> certificate: runs the checks in a child process, and lives on when one of them dies."""
+"""Subject -> findings: runs the checks in a child process, and lives on when one of them dies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from pipeline.certificate.finding import Certificate, Finding
 from pipeline.certificate.subject import Subject
-from pipeline.child import Message, run_child
+from pipeline.child import Child, Message
 from pipeline.errors import InputError, PipelineError
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
@@ -29,27 +30,61 @@ def certify(
 
     Raises InputError for what is wrong with the input; a check that dies is a finding.
     """
-    findings: list[Finding] = []
-    waiting = list(names)
-    while waiting:
-        run = _Run(progress)
-        try:
-            run.checks(subject, waiting)
-        except InputError:  # the input is at fault, not a check
-            raise
-        except PipelineError as error:
-            findings += [*run.findings, _died(run.current or waiting[0], error)]
-            waiting = waiting[waiting.index(run.current or waiting[0]) + 1 :]
-        else:
-            findings += run.findings
-            waiting = []
+    with Checker(subject.scratch) as checker:
+        findings = checker.check(subject, progress, names)
     if hashes is None:
         hashes = {path.name: sha256(path) for path in (subject.full, *subject.files.values())}
     return Certificate(tuple(findings), hashes, versions(), inputs or {})
 
 
+class Checker:
+    """Makes checks in a child process, which starts at once, and anew when a check has killed it."""
+
+    def __init__(self, scratch: Path) -> None:
+        """`scratch` is a folder for the child's log."""
+        self._log = scratch / "certificate.log"
+        self._closed = False
+        self._child = self._started()
+
+    def _started(self) -> Child:
+        return Child("pipeline.certificate.checks_child", self._log)
+
+    def check(self, subject: Subject, progress: StepProgress, names: Sequence[str]) -> list[Finding]:
+        """Make the checks of those names, one after another. Raises as `certify` does."""
+        findings: list[Finding] = []
+        waiting = list(names)
+        while waiting:
+            run = _Run(progress)
+            try:
+                run.checks(self._child, subject, waiting)
+            except InputError:  # the input is at fault, not a check
+                raise
+            except PipelineError as error:
+                if self._closed:
+                    raise
+                findings += [*run.findings, _died(run.current or waiting[0], error)]
+                waiting = waiting[waiting.index(run.current or waiting[0]) + 1 :]
+                self._child.close()
+                self._child = self._started()
+            else:
+                findings += run.findings
+                waiting = []
+        return findings
+
+    def close(self) -> None:
+        """End the child, whatever it does."""
+        self._closed = True
+        self._child.close()
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class _Run:
-    """One child process: what it found, the check that it is at, and the bar that it shows."""
+    """Some checks in the child: what was found, the check that is under way, and the bar that it shows."""
 
     def __init__(self, progress: StepProgress) -> None:
         self.findings: list[Finding] = []
@@ -58,12 +93,10 @@ class _Run:
         self._step = ExitStack()
         self._advance: Advance = lambda done: None
 
-    def checks(self, subject: Subject, names: Sequence[str]) -> None:
+    def checks(self, child: Child, subject: Subject, names: Sequence[str]) -> None:
         """Run those checks to their end; raises PipelineError when the child dies on the way."""
-        log = subject.scratch / "certificate.log"
-        request = {"subject": subject.request(), "checks": list(names)}
         with self._step:
-            run_child("pipeline.certificate.checks_child", request, log, self._hear)
+            child.run({"subject": subject.request(), "checks": list(names)}, self._hear)
 
     def _hear(self, message: Message) -> None:
         if "check" in message:

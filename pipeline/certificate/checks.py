@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pipeline.certificate.behaviour_check import check_behaviour
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.logits_check import check_logits
-from pipeline.certificate.quality_check import check_quality, prepare_reference
+from pipeline.certificate.quality_check import check_quality, prepare_quality
 from pipeline.certificate.settings_check import check_settings
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.template_check import check_template
@@ -26,6 +26,6 @@ CHECKS: dict[str, Check] = {
     "logits": check_logits,
     "quality": check_quality,
     "behaviour": check_behaviour,
-    "reference": prepare_reference,  # finds nothing, and leaves what `quality` needs
+    "prepare": prepare_quality,  # finds nothing, and leaves what `quality` needs
 }
 """By a name that people see when a check dies on the way. What is slow to import, a check imports itself."""

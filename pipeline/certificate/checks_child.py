@@ -1,13 +1,14 @@
 """The certificate's child process: a strange GGUF may abort llama.cpp, and does so here alone.
 
-Run by certify.py as `python -m pipeline.certificate.checks_child REQUEST`.
+Run by certify.py as `python -m pipeline.certificate.checks_child`.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 from engine.errors import EngineError
@@ -30,8 +31,6 @@ class Told:
 
 def check(request: Message) -> Message:
     """Make the checks of the request, telling each finding as it is made."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the subject's folders
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the weights are compared in threads of our own
     from pipeline.certificate.checks import CHECKS
 
     subject = Subject.of_request(request["subject"])
@@ -47,5 +46,15 @@ def check(request: Message) -> Message:
     return {}
 
 
+def get_ready() -> None:
+    """Import what the checks will need: the first of them is asked for some time after this child's start."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the subject's folders
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the weights are compared in threads of our own
+    for module in ("pipeline.certificate.checks", "gguf"):
+        with suppress(ImportError):  # the check that needs it says what is missing
+            importlib.import_module(module)
+
+
 if __name__ == "__main__":
+    get_ready()
     serve(check)

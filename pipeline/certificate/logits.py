@@ -1,4 +1,4 @@
-"""What a GGUF makes of an answer: its logits, fed with the answer's own tokens (teacher forcing)."""
+"""What a GGUF makes of answers: its logits, fed with the answers' own tokens (teacher forcing)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.cpu import CpuChoice
-from engine.model import Model
+from engine.model import Adapter, Model
 from engine.native import load_variant
-from engine.offload import common_prefix
-from engine.runner import Runner
-from engine.scheduler import Row
-
-_BATCH = 128  # tokens; their logits take 64 MB with a vocabulary of 128,000
+from pipeline.certificate.reading import Logits, groups, open_runner, read
 
 
 @dataclass(frozen=True)
@@ -47,29 +40,19 @@ def open_model(path: Path, choice: CpuChoice) -> Iterator[Model]:
         model.close()
 
 
-class LogitReader:
-    """Reads one answer after another with a loaded model."""
+def logits_of(
+    model: Model, samples: Sequence[Sample], threads: int, adapter: Adapter | None = None
+) -> Iterator[Logits]:
+    """Logits before each token of each answer, [answer tokens, vocabulary], sample by sample.
 
-    def __init__(self, model: Model, *, context: int, threads: int) -> None:
-        """`context` is the longest prompt and answer in tokens. Raises EngineError."""
-        self._runner = Runner(model, slots=1, context=context, batch=_BATCH, threads=threads)
-        self._held: list[int] = []
-
-    def logits(self, sample: Sample) -> NDArray[np.float32]:
-        """Logits before each token of the answer: [answer tokens, vocabulary]."""
-        tokens = [*sample.prompt, *sample.answer[:-1]]
-        first = len(sample.prompt) - 1  # its output foretells the answer's first token
-        kept = self._runner.prepare(0, min(first, common_prefix(self._held, tokens)))
-        found = [self._piece(tokens, start, first) for start in range(kept, len(tokens), _BATCH)]
-        self._held = tokens
-        return np.concatenate([piece for piece in found if piece is not None])
-
-    def _piece(self, tokens: Sequence[int], start: int, first: int) -> NDArray[np.float32] | None:
-        piece = tokens[start : start + _BATCH]
-        outputs = min(len(piece), max(0, start + len(piece) - first))
-        self._runner.decode([Row(0, start, piece, outputs)])
-        return self._runner.logits(0, outputs) if outputs else None
-
-    def close(self) -> None:
-        """Free the context; before the model is closed."""
-        self._runner.close()
+    Raises EngineError.
+    """
+    texts = [[*sample.prompt, *sample.answer[:-1]] for sample in samples]
+    first = [len(sample.prompt) - 1 for sample in samples]  # its output foretells the answer's first token
+    for group in groups([len(text) for text in texts], [len(sample.answer) for sample in samples]):
+        longest = max(len(texts[place]) for place in group)
+        runner = open_runner(model, len(group), longest, threads, adapter)
+        try:
+            yield from read(runner, [texts[place] for place in group], [first[place] for place in group])
+        finally:
+            runner.close()

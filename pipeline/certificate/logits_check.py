@@ -17,7 +17,7 @@ from engine.cpu import probe_model
 from pipeline.certificate.causes import cause
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.gguf_tensors import PLAIN
-from pipeline.certificate.logits import LogitReader, Sample, open_model
+from pipeline.certificate.logits import Sample, logits_of, open_model
 from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
@@ -128,16 +128,13 @@ def compare_logits(subject: Subject, asked: Sequence[tuple[list[int], int, Logit
     agreements: list[bool] = []
     same_words = 0
     with open_model(subject.full, probe.choice) as model:
-        longest = max(len(ids) for ids, _, _ in asked)
-        reader = LogitReader(model, context=longest + 1, threads=subject.threads)
-        for ids, length, logits in asked:
-            ours = reader.logits(Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True))
+        texts = [Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True) for ids, _, _ in asked]
+        for (ids, length, logits), ours in zip(asked, logits_of(model, texts, subject.threads), strict=True):
             theirs = logits[: len(ids) - 1, : model.vocab.size]
             divergences += divergence(theirs, ours).tolist()
             agree = theirs.argmax(-1) == ours.argmax(-1)
             agreements += agree.tolist()
             same_words += bool(agree[length - 1 :].all())
-        reader.close()
     yield _finding(divergences, agreements)
     figures = {"answers": len(asked), "same": same_words, "tokens": _WORDS}
     words = f"{same_words} of {len(asked)} answers begin with the same {_WORDS} tokens as transformers'."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from engine.errors import EngineError
-from pipeline.certificate.divergence import Divergence, summarize
+from pipeline.certificate.divergence import Divergence, TokenScores, summarize
+from pipeline.certificate.file_scores import measure_file, score_file
 from pipeline.certificate.finding import Finding, Status, gravest
+from pipeline.certificate.opened import choose_backend, has_template, opened
 from pipeline.certificate.quant_cause import rounding_of
+from pipeline.certificate.reference import Reference, make_reference
 from pipeline.certificate.speed import Speed
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.survival import Share, gain_kept, survival
@@ -24,15 +27,6 @@ from pipeline.certificate.thresholds import (
     GOOD_SURVIVAL,
     KL_REASON,
     SURVIVAL_REASON,
-)
-from pipeline.certificate.tuned_scores import (
-    FileScores,
-    Reference,
-    choose_backend,
-    has_template,
-    make_reference,
-    score_file,
-    speed_of,
 )
 from pipeline.progress import StepProgress
 from pipeline.shards import whole_name
@@ -50,14 +44,17 @@ class Quality:
     divergence: Divergence
     kept: Share | None
     gain: Share | None
-    scores: FileScores
+    scores: Sequence[TokenScores]
+    speed: Speed
 
 
-def prepare_reference(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
-    """Ask the tuned model what `check_quality` needs of it, which finds it then; yields no finding."""
+def prepare_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
+    """Ask the tuned model and score the files that there are, for `check_quality`; yields no finding."""
     if has_template(subject.full):
-        with progress.step("Ask the tuned model", None):
-            make_reference(subject, choose_backend(subject))
+        probe = choose_backend(subject)
+        reference = make_reference(subject, probe)
+        for path in subject.files.values():
+            score_file(path, reference, subject, probe)
     yield from ()
 
 
@@ -70,7 +67,8 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         return
     probe = choose_backend(subject)
     if not subject.files:  # one file alone, with nothing to compare it with
-        yield _speed(subject.full.name, speed_of(subject.full, subject, probe))
+        with opened(subject.full, probe) as alone:
+            yield _speed(subject.full.name, alone.speed(subject))
         return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
         reference = make_reference(subject, probe)
@@ -78,23 +76,23 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         found: dict[str, Quality] = {}
         for done, (name, path) in enumerate(subject.files.items(), 2):
             try:
-                found[name] = _quality(path, reference, score_file(path, reference, subject, probe))
+                scores, speed = measure_file(path, reference, subject, probe)
+                found[name] = _quality(path, reference, scores, speed)
             except EngineError as error:
                 yield Finding("quantization", "fail", f"{name} does not run: {error}.", file=name)
             advance(done)
     for name, quality in found.items():
         yield _quantization(name, found, subject, reference)
         yield _survival(name, quality, reference)
-        yield _speed(name, quality.scores.speed)
+        yield _speed(name, quality.speed)
     if reference.speed is not None:
         yield _speed(subject.full.name, reference.speed)
 
 
-def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
+def _quality(path: Path, reference: Reference, scores: Sequence[TokenScores], speed: Speed) -> Quality:
     samples, tuned, base = reference.samples, reference.tuned, reference.base
     own = [place for place, sample in enumerate(samples) if sample.own]
     theirs = [place for place, sample in enumerate(samples) if not sample.own]
-    scores = scored.scores
     lost = np.concatenate([tuned[place].log_p - scores[place].log_p for place in theirs or own])
     kept = gain = None
     if base is not None:
@@ -103,7 +101,7 @@ def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:
         q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base))
         gain = gain_kept(q, t, b)
     divergence = summarize([scores[place] for place in own], lost)
-    return Quality(_size(path), divergence, kept, gain, scored)
+    return Quality(_size(path), divergence, kept, gain, scores, speed)
 
 
 def _size(path: Path) -> int:
@@ -154,9 +152,9 @@ def _cause(path: Path, full: Path, levels: int, better: str) -> str:
     return f"{rounding}So few bits lose much: use a larger type, or --calibrate with your own chats."
 
 
-def _worst(scored: FileScores, reference: Reference) -> list[dict[str, Any]]:
+def _worst(scores: Sequence[TokenScores], reference: Reference) -> list[dict[str, Any]]:
     """The prompts whose answers suffer most."""
-    pairs = zip(reference.samples, scored.scores, strict=True)
+    pairs = zip(reference.samples, scores, strict=True)
     found = [(float(score.kl.mean()), sample.text[:_SHOWN]) for sample, score in pairs if sample.own]
     return [{"prompt": text, "mean_kl": kl} for kl, text in sorted(found, reverse=True)[:_WORST_PROMPTS]]
 

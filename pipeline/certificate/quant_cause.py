@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.certificate.gguf_tensors import GgufTensors
+from pipeline.certificate.stored import StoredTensors
+from pipeline.certificate.subject import Subject
 from pipeline.ggml import BF16, F16, F32, Tensor
+from pipeline.source import Source
 
 _SUPER_BLOCK = 256  # K types (and IQ4_XS) are made of blocks so wide
 _BLOCK = 32
 _ROWS = 64  # of a tensor are looked at
 _TENSORS = 4  # of a file are looked at
 _TELLING_GAIN = 0.005  # ten times what Q5_0 shows
+
+T = TypeVar("T")
+Rows = NDArray[np.float64]
+"""Some rows of a tensor: [rows, width]."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +79,46 @@ def rounding_of(quantized: Path, full: Path) -> Rounding:
     return Rounding(len(matrices), dict(kinds), width, float(np.mean(gains)) if gains else 0.0)
 
 
-def levels_of(full: Path) -> int:
-    """How many values a block of 32 weights has at most: 16 or fewer when they were 4-bit before."""
-    file = GgufTensors(full)
-    tensors = [t for t in file.tensors.values() if t.name.startswith("blk.") and t.rows >= _BLOCK]
-    usable = [t for t in tensors if t.width % _BLOCK == 0]
-    counts = [_distinct(_rows(file, t).reshape(-1, _BLOCK)) for t in _spread(usable)]
+def levels_of(subject: Subject) -> int:
+    """How many values a block of 32 weights has at most that the tuning began with.
+
+    16 or fewer when the base's were 4-bit before. Without a base it is the file of full precision that is
+    looked at.
+    """
+    samples = _of_gguf(subject.full) if subject.base is None else _of_checkpoint(subject.base)
+    counts = [_distinct(rows.reshape(-1, _BLOCK)) for rows in samples]
     return max(counts, default=_BLOCK)
 
 
-def _distinct(blocks: NDArray[np.float64]) -> int:
+def _of_gguf(full: Path) -> list[Rows]:
+    file = GgufTensors(full)
+    tensors = [t for t in file.tensors.values() if t.name.startswith("blk.")]
+    usable = [t for t in tensors if t.rows >= _BLOCK and t.width % _BLOCK == 0]
+    return [_rows(file, t) for t in _spread(usable)]
+
+
+def _of_checkpoint(base: Source) -> list[Rows]:
+    stored = StoredTensors(base.weights())
+    layers = {name: entry.shape for name, entry in stored.entries.items() if re.search(r"\.\d+\.", name)}
+    usable = [n for n, s in layers.items() if len(s) == 2 and s[0] >= _BLOCK and s[1] % _BLOCK == 0]
+    return [stored.read(name)[:_ROWS].astype(np.float64) for name in _spread(usable)]
+
+
+def _distinct(blocks: Rows) -> int:
     ordered = np.sort(blocks, axis=1)
     return 1 + int((np.diff(ordered, axis=1) != 0).sum(axis=1).max())
 
 
-def _gain(rounded: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+def _gain(rounded: Rows, true: Rows) -> float:
     return float((rounded * true).sum() / (true * true).sum()) - 1
 
 
-def _spread(tensors: Sequence[Tensor]) -> list[Tensor]:
-    count = min(_TENSORS, len(tensors))
-    return [tensors[index * len(tensors) // count] for index in range(count)]
+def _spread(items: Sequence[T]) -> list[T]:
+    count = min(_TENSORS, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
-def _rows(file: GgufTensors, tensor: Tensor) -> NDArray[np.float64]:
+def _rows(file: GgufTensors, tensor: Tensor) -> Rows:
     """The first rows of a tensor as numbers: [rows, width]."""
     return file.read(tensor.name, 0, min(_ROWS, tensor.rows)).astype(np.float64)
 

@@ -35,13 +35,14 @@ EFFORTS = {"fast": Effort(1, 8), "full": Effort(3, 32)}
 
 
 def measure_speed(model: Model, threads: int, effort: Effort) -> Speed:
-    """Read a prompt of 64 tokens, then write tokens one by one; the model must be warm.
+    """Read a prompt of 64 tokens, then write tokens one by one, with a model that has been made warm.
 
     The best reading and the best step count: other programs only ever slow us down.
     """
     runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT, threads=threads)
     tokens = [(100 + 37 * place) % model.vocab.size for place in range(_PROMPT)]
     try:
+        _seconds(runner, Row(0, 0, tokens[:1], 1))  # the weights come into memory
         reading = [_seconds(runner, Row(0, 0, tokens, 1)) for _ in range(effort.readings)]
         writing = [_seconds(runner, Row(0, _PROMPT + n, tokens[:1], 1)) for n in range(effort.steps)]
     finally:

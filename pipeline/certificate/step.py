@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.adapter import Adapter
-from pipeline.certificate.base_gguf import base_alone
-from pipeline.certificate.certify import NAMES, certify
-from pipeline.certificate.finding import NAME, Certificate, load_certificate
-from pipeline.certificate.meanwhile import EARLY, Meanwhile
+from pipeline.certificate.certify import NAMES
+from pipeline.certificate.finding import NAME, Certificate, Finding, load_certificate
 from pipeline.certificate.subject import Subject, spoken_file
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
-from pipeline.manifest import Record, sha256, write_atomically
-from pipeline.progress import StepProgress
+from pipeline.manifest import Record, sha256, versions, write_atomically
 from pipeline.shards import shard_names, whole_name
 from pipeline.source import Source
 from pipeline.staging import staged
@@ -41,11 +38,6 @@ class CertificateStep:
         """Where the converter may write down what transformers says of the tokenizer."""
         return spoken_file(self.scratch, self.config.evaluation)
 
-    @property
-    def base_alone(self) -> Path | None:
-        """Where the converter leaves the base's GGUF, if there is a tuning to hold against it."""
-        return base_alone(self.scratch) if self.adapters else None
-
     def standing(self, record: Record) -> Certificate | None:
         """The certificate that an earlier run made of the same files with the same checks, or of more."""
         try:
@@ -57,21 +49,12 @@ class CertificateStep:
         depths = {"fast": ["fast", "full"], "full": ["full"]}[self.config.verify]
         return found if any(found.inputs == self._inputs(record, depth) for depth in depths) else None
 
-    def begin(self, full: Path, record: Record) -> Meanwhile:
-        """Begin with what concerns the GGUF of full precision alone, `full`."""
-        return Meanwhile(self.subject(full, record), ask=bool(self.config.quants))
-
-    def make(self, begun: Meanwhile, full: Path, record: Record, progress: StepProgress) -> Certificate:
-        """Make the other checks and write certificate.json; `full` is where that file is now."""
-        files = first_shards(self.config.out, [name for name in record.outputs if name != full.name])
-        late = [name for name in NAMES if name not in EARLY]
-        subject = replace(begun.subject, full=full, files=files)
-        with progress.step("Check the merged model", None):
-            findings = begun.findings()
-        found = certify(subject, progress, names=late, hashes={})
+    def write(self, findings: Sequence[Finding], record: Record) -> Certificate:
+        """Write certificate.json: what was found of the files of the record."""
         hashes = {name: output.sha256 for name, output in record.outputs.items()}
-        inputs = self._inputs(record, self.config.verify)
-        certificate = Certificate((*findings, *found.findings), hashes, found.versions, inputs)
+        certificate = Certificate(
+            tuple(findings), hashes, versions(), self._inputs(record, self.config.verify)
+        )
         save_certificate(certificate, self.config.out / NAME)
         return certificate
 
@@ -92,6 +75,10 @@ class CertificateStep:
             evaluation=self.config.evaluation,
             depth="full" if self.config.verify == "full" else "fast",
         )
+
+    def files(self, full: Path, record: Record) -> dict[str, Path]:
+        """The quantized files that stand by now, by name; `full` is the one of full precision."""
+        return first_shards(self.config.out, [name for name in record.outputs if name != full.name])
 
     def _inputs(self, record: Record, depth: str) -> dict[str, Any]:
         evaluation = self.config.evaluation
