@@ -19,14 +19,13 @@ class GgufTensors:
     def __init__(self, path: Path) -> None:
         """Raises PipelineError when it is no whole GGUF file."""
         self.tensors: dict[str, Tensor] = read_tensors(path)
-        self._path = path
+        self._bytes = np.memmap(path, np.uint8, "r")
 
     def read(self, name: str, first: int, count: int) -> Array:
         """`count` rows of a tensor from `first` on, in float32: [count, width]."""
         tensor = self.tensors[name]
-        raw = np.memmap(
-            self._path, np.uint8, "r", tensor.offset + first * tensor.row_bytes, (count, tensor.row_bytes)
-        )
+        start = tensor.offset + first * tensor.row_bytes
+        raw = self._bytes[start : start + count * tensor.row_bytes].reshape(count, tensor.row_bytes)
         kind = PLAIN.get(tensor.type)
         if kind is None:
             return _dequantized(raw, tensor.type)

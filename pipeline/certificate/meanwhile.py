@@ -56,6 +56,7 @@ class Meanwhile(Uncertified):
         self._queue = ThreadPoolExecutor(1, "certificate")
         self._subject: Subject | None = None
         self._early: Future[list[Finding]] | None = None
+        self._alone = False
 
     def begin(self, full: Path, record: Record) -> None:
         """Check what concerns this file alone, and ask it what the others will be compared with."""
@@ -71,10 +72,17 @@ class Meanwhile(Uncertified):
             self._submit(replace(self._subject, files=files), (PREPARE,))
 
     def _submit(self, subject: Subject, names: Sequence[str]) -> Future[list[Finding]]:
-        return self._queue.submit(self._checker.check, subject, Silent(), names)
+        return self._queue.submit(self._check, subject, names)
+
+    def _check(self, subject: Subject, names: Sequence[str]) -> list[Finding]:
+        """Beside other work, half the threads decode: those of llama.cpp spin while they wait for each other."""
+        if names == (PREPARE,) and not self._alone:
+            subject = replace(subject, threads=max(1, subject.threads // 2))
+        return self._checker.check(subject, Silent(), names)
 
     def wait(self) -> None:
         """Return when all of that is done."""
+        self._alone = True
         self._queue.submit(lambda: None).result()
 
     def finish(self, full: Path, record: Record, progress: StepProgress) -> Certificate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,9 +73,3 @@ def choose_backend(subject: Subject) -> Probe:
     """
     smallest = min((*subject.files.values(), subject.full), key=lambda path: path.stat().st_size)
     return probe_model(smallest, threads=subject.threads)
-
-
-def has_template(path: Path) -> bool:
-    """Whether the file says how its chats are written. Raises ModelError."""
-    with closing(Model(path, vocab_only=True)) as model:
-        return bool(model.metadata("tokenizer.chat_template"))

@@ -58,7 +58,7 @@ def make_reference(subject: Subject, probe: Probe) -> Reference:
 def reference_key(subject: Subject) -> str:
     """What the reference depends on."""
     files = [subject.full, *([subject.evaluation] if subject.evaluation else [])]
-    return key_of(subject.depth, subject.threads, *files, why_no_base(subject))
+    return key_of(subject.depth, *files, why_no_base(subject))
 
 
 def _make(subject: Subject, probe: Probe, key: str) -> Reference:
