@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
-from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, settled, told
+from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, remove_tried, settled, told
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.step import SCRATCH, CertificateStep, remove_stale
 from pipeline.config import ExportConfig, parse_adapter
@@ -157,6 +157,7 @@ class _Run:
 
     def make(self) -> Certificate | None:
         """Convert once, quantize to each type that is missing, and certify what stands then."""
+        remove_tried(self.work.folder)
         self._require_space()
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()

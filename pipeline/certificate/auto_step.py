@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,17 +41,22 @@ class AutoStep:
 
         def make(name: str) -> Path:
             path = self.work / TRIED / self.config.quantized_name(name)
-            earlier = tuple(path.parent.glob("*.gguf"))
+            partial, earlier = path.with_name(f"{path.name}.partial"), tuple(path.parent.glob("*.gguf"))
             job = QuantizeJob(
-                full, path, quant_type(name), self.config.threads, earlier, types, imatrix=imatrix
+                full, partial, quant_type(name), self.config.threads, earlier, types, imatrix=imatrix
             )
             quantize(job, plans[name], progress)
-            return path
+            return partial.replace(path)
 
         sizes = {name: plan.size for name, plan in plans.items()}
         subject = replace(self.certifying.subject(full, record), depth="full")  # quantizing costs more anyway
         choice = choose_type(subject, sizes, make, self.config.prefer, progress)
         record.options[AUTO_OPTION] = {"asked": _asked(self.config), **choice.described()}
+
+
+def remove_tried(work: Path) -> None:
+    """Forget the candidates of an earlier run: nothing records that they are whole."""
+    shutil.rmtree(work / TRIED, ignore_errors=True)
 
 
 def settled(config: ExportConfig, record: Record) -> ExportConfig:

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import run as run_module
 from pipeline import workspace
+from pipeline.certificate.auto_step import TRIED
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
@@ -158,12 +159,23 @@ def test_an_interrupted_export_goes_on_from_its_last_finished_step(
     with pytest.raises(KeyboardInterrupt):
         export(config_for(inputs, out), Steps(break_at))
     assert not (out / "manifest.json").exists()
+    leave_half_a_candidate(reference / "bob-Q8_0.gguf", out / ".work")
     steps = Steps()
     export(config_for(inputs, out), steps)
     assert break_at in " ".join(steps.titles)
     assert ("Merge" in " ".join(steps.titles)) == (break_at == "Merge")
     assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "manifest.json"}
     assert_same_as(reference, out)
+
+
+def leave_half_a_candidate(whole: Path, work: Path) -> None:
+    """As `--quant auto` does when it is interrupted: a header, and zeros where the tensors will be."""
+    from pipeline.ggml import read_tensors
+
+    begin = min(tensor.offset for tensor in read_tensors(whole).values())
+    content = whole.read_bytes()
+    (work / TRIED).mkdir()
+    (work / TRIED / whole.name).write_bytes(content[:begin] + bytes(len(content) - begin))
 
 
 def assert_same_as(reference: Path, out: Path) -> None:

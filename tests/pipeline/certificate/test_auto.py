@@ -57,6 +57,10 @@ def test_an_export_keeps_the_chosen_file_alone_and_says_how_it_was_chosen(
     base = make_base(tmp_path / "base", hidden_size=256, intermediate_size=512, head_dim=64)
     (base / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
     config = ExportConfig(str(base), tmp_path / "bob", quants=("auto",), threads=2)
+    tried = tmp_path / "bob" / ".work" / auto_step.TRIED
+    tried.mkdir(parents=True)
+    for kind in auto_step.CANDIDATES:  # half-written when a run was killed: nothing may be copied from them
+        (tried / f"bob-{kind}.gguf").touch()
     result = export(config)
     option = json.loads(result.manifest.read_text())["options"]["auto"]
     assert [path.name for path in result.folder.glob("*.gguf")] == [f"bob-{option['chosen']}.gguf"]
