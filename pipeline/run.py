@@ -183,8 +183,8 @@ class _Run:
             self._publish(self._split(full), self.config.outtype.upper(), *figures)
         if begun is None:
             return None
-        kept = self.config.out / full.name
-        return self._certifying.make(begun, kept if kept.is_file() else full, self.record, self.progress)
+        kept = self.config.out / full.name if full.name in self.record.outputs else full
+        return self._certifying.make(begun, kept, self.record, self.progress)
 
     @property
     def _certifying(self) -> CertificateStep:

@@ -22,6 +22,8 @@ def run(root: Path, python: str, *words: object, **extra: str) -> subprocess.Com
 def test_json_is_the_last_line(tmp_path: Path, root: Path, python: str) -> None:
     base = make_base(tmp_path / "base")
     words = ("--base", base, "--adapter", make_adapter(tmp_path / "adapter", base), "--out", tmp_path / "bob")
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "bob-F16.gguf").write_text("of another export: nothing may be held against it")
     done = run(root, python, *words, "--quant", "Q8_0", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
