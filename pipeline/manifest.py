@@ -61,6 +61,11 @@ class Record:
     importance: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Each file's SHA-256 by its name."""
+        return {name: output.sha256 for name, output in self.outputs.items()}
+
     def finished(self, file: str, folder: Path) -> bool:
         """Whether the output of that name, or every shard of it, is recorded and stands."""
         found = [output for output in self.outputs.values() if whole_name(output.file) == file]

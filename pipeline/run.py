@@ -34,7 +34,8 @@ from pipeline.manifest import (
 from pipeline.progress import Silent, StepProgress
 from pipeline.quant_types import AUTO, bits_needed, quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize, split
-from pipeline.report.write import is_written, write_report
+from pipeline.replaced import listed_in, remove_replaced
+from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.shards import whole_name
 from pipeline.source import Source, adapter_source, base_source, tensors_of
 from pipeline.toolchain import ensure_toolchain
@@ -78,7 +79,11 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
             certificate = run.make()
         remove_stale(config.out, record)
         record.complete = True
+        earlier = listed_in(config.out)
         record.save(config.out / MANIFEST)
+        remove_replaced(config.out, earlier, record)
+        if certificate is None and earlier.hashes != record.hashes:
+            remove_report(config.out)  # it told of those files
         reported = _report(config, record, certificate, anew=certificate is not standing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))

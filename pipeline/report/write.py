@@ -23,6 +23,8 @@ from pipeline.report.modelfile import modelfile
 from pipeline.report.turns import Turns, find_turns
 
 _OURS = "made_with: gguf-chat"
+_EXTRAS = {"chart.svg", "Modelfile"}
+"""What a report may do without."""
 _ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
 
 
@@ -59,7 +61,18 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
         notes += ("README.md is your own and stays as it is; report.html has all that it would say",)
     for file, text in texts.items():
         write_atomically(folder / file, text)
+    for file in _EXTRAS - texts.keys():
+        (folder / file).unlink(missing_ok=True)  # of an earlier report
     return Written(tuple(texts), notes)
+
+
+def remove_report(folder: Path) -> None:
+    """Remove a report of files that are no longer those that stand; a README.md of the user's own stays."""
+    if not is_written(folder):
+        return
+    ours = {"report.html", *_EXTRAS, *(["README.md"] if _is_ours(folder / "README.md") else [])}
+    for file in ours:
+        (folder / file).unlink(missing_ok=True)
 
 
 def _is_ours(readme: Path) -> bool:

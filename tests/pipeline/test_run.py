@@ -230,12 +230,13 @@ def test_another_export_in_the_same_folder_is_refused(inputs: tuple[Path, Path],
     with pytest.raises(InputError, match="other inputs or options: --force"):
         export(plain)
     export(replace(plain, force=True))
+    assert files_in(exported) == {"bob-Q8_0.gguf", "manifest.json"}  # the other model's are gone
     assert json.loads((exported / "manifest.json").read_text())["inputs"].keys() == {"base"}
 
 
 def test_no_resume_makes_all_anew(inputs: tuple[Path, Path], exported: Path, reference: Path) -> None:
     result = export(config_for(inputs, exported, resume=False))
-    assert set(result.made) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"}
+    assert set(result.made) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"} == files_in(exported) - {"manifest.json"}
     assert_same_as(reference, exported)
 
 

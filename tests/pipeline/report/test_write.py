@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.certificate.finding import Certificate, Finding
 from pipeline.manifest import Output, Record
-from pipeline.report.write import write_report
+from pipeline.report.write import remove_report, write_report
 from places import embedded_gguf
 
 HOSTILE = '<img src=x onerror=alert(1)> | "Hi" & `this`\n# not a heading'
@@ -100,9 +100,17 @@ def test_a_readme_of_the_users_own_is_left_alone(folder: Path) -> None:
 
 
 def test_without_a_certificate_nothing_is_claimed(folder: Path) -> None:
+    (folder / "chart.svg").write_text("of an earlier report")
     names = write_report(folder, "bob", record("Q4_K_M"), None).names
-    assert "chart.svg" not in names
+    assert "chart.svg" not in names and not (folder / "chart.svg").exists()
     assert "Nothing was checked." in (folder / "report.html").read_text()
+
+
+def test_a_report_of_other_files_goes_and_what_is_the_users_own_stays(folder: Path) -> None:
+    write_report(folder, "bob", record("Q4_K_M"), None)
+    (folder / "README.md").write_text("mine")
+    remove_report(folder)
+    assert {path.name for path in folder.iterdir()} == {"bob-Q4_K_M.gguf", "README.md"}
 
 
 def test_the_modelfile_is_the_real_models(folder: Path) -> None:
