@@ -38,8 +38,13 @@ class Source:
         return cls(spec, Path(folder), revision)
 
     def weights(self) -> list[Path]:
-        """The safetensors files, in order."""
-        return sorted(self.folder.glob("*.safetensors"))
+        """The files of the model's tensors, in order: those that its index names, as for llama.cpp.
+
+        Others may lie beside them, such as Mistral's consolidated.safetensors, which holds all once more.
+        """
+        if shards := _indexed(self):
+            return [self.folder / shard for shard in shards]
+        return sorted(self.folder.glob("model*.safetensors"))
 
     def files(self) -> list[Path]:
         """All files that an export may depend on, in order."""
@@ -181,12 +186,18 @@ def _conversion(what: str, pickle: Path) -> str:
     )
 
 
-def _check_shards(source: Source) -> None:
+def _indexed(source: Source) -> list[str]:
+    """The names of the weight files in the index, in order; none without one."""
     index = source.folder / "model.safetensors.index.json"
     if not index.is_file():
-        return
-    shards = set(read_json(index, f"the base model {source.spec!r}").get("weight_map", {}).values())
-    missing = sorted(shard for shard in shards if not (source.folder / Path(shard).name).is_file())
+        return []
+    shards = read_json(index, f"the base model {source.spec!r}").get("weight_map", {}).values()
+    return sorted({Path(shard).name for shard in shards})
+
+
+def _check_shards(source: Source) -> None:
+    shards = _indexed(source)
+    missing = [shard for shard in shards if not (source.folder / shard).is_file()]
     if missing:
         raise InputError(
             f"the base model in {source.folder} is incomplete: {len(missing)} of {len(shards)} weight files "

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.source import base_source, tensors_of
+from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import make_base
 
 
@@ -63,6 +65,18 @@ def test_a_truncated_weight_file_is_named(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"model\.safetensors is damaged or incomplete"):
         tensors_of(base_source(str(base)))
+
+
+def test_weights_that_lie_there_twice_are_read_once(bases: Bases, tmp_path: Path) -> None:
+    base = bases()
+    for path in base.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "consolidated.safetensors").symlink_to(base / "model.safetensors")
+    assert [path.name for path in base_source(str(tmp_path)).weights()] == ["model.safetensors"]
+    weights = {name: "model.safetensors" for name in tensors_of(base_source(str(base)))}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    (tmp_path / "model-00001-of-00009.safetensors").symlink_to(base / "model.safetensors")
+    assert [path.name for path in base_source(str(tmp_path)).weights()] == ["model.safetensors"]
 
 
 def test_the_hubs_cache_layout_of_links_is_read(tmp_path: Path) -> None:
