@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from engine.cpu import ModelFacts
+from engine.errors import RequestError
 from engine.model import Model
 from engine.offload import common_prefix
 from engine.request import Message
@@ -18,6 +19,7 @@ from pipeline.certificate.logits import Sample
 from pipeline.certificate.prompts import PROMPTS
 from pipeline.certificate.subject import Subject
 from pipeline.dataset import IGNORED, Chat, Example, Turn, encode_chat, read_chats
+from pipeline.errors import InputError
 
 _SIDE_BY_SIDE = 16
 _BATCH = 128
@@ -52,18 +54,21 @@ def make_samples(subject: Subject, model: Model, facts: ModelFacts, size: Size) 
     """
     chats = _chats(subject, size.prompts)
     builder = PromptBuilder(ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control)
-    theirs = _answers_of(subject, chats, size.tokens)
+    theirs, refused = _answers_of(subject, chats, size.tokens)
     prompts = {
-        number: theirs[number].prompt if number in theirs else tuple(builder.tokens(_messages(chat)))
+        number: theirs[number].prompt if number in theirs else _prompt(builder, chat)
         for number, chat in enumerate(chats)
     }
-    prompts = {number: prompt for number, prompt in prompts.items() if len(prompt) <= _LONGEST}
+    prompts = {number: prompt for number, prompt in prompts.items() if 0 < len(prompt) <= _LONGEST}
+    if not prompts:
+        raise InputError(f"no chat can be asked: the template refuses all that have up to {_LONGEST} tokens")
     own = dict(
         zip(prompts, greedy_answers(model, list(prompts.values()), size.tokens, subject.threads), strict=True)
     )
     samples: list[Sample] = []
     for number, prompt in prompts.items():
-        samples.append(Sample(number, _question(chats[number]), prompt, own[number], own=True))
+        why = refused.get(number, "")
+        samples.append(Sample(number, _question(chats[number]), prompt, own[number], own=True, refused=why))
         if number in theirs:
             samples.append(theirs[number])
     return samples
@@ -81,18 +86,37 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _answers_of(subject: Subject, chats: Sequence[Chat], most: int) -> dict[int, Sample]:
-    """The last answer of each chat that has one, tokenized as for training, by the chat's number."""
+def _prompt(builder: PromptBuilder, chat: Chat) -> tuple[int, ...]:
+    """The prompt's ids; none where the template refuses the chat."""
+    try:
+        return tuple(builder.tokens(_messages(chat)))
+    except RequestError:
+        return ()
+
+
+def _answers_of(
+    subject: Subject, chats: Sequence[Chat], most: int
+) -> tuple[dict[int, Sample], dict[int, str]]:
+    """The last answer of each chat that has one, tokenized as for training, by the chat's number.
+
+    Of those that cannot be told from their prompts, the second says why.
+    """
     answered = {n: chat for n, chat in enumerate(chats) if chat.turns[-1].role == "assistant"}
     if not answered:
-        return {}
+        return {}, {}
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(subject.reference)
-    return {
-        number: _reference(number, chat, encode_chat(tokenizer, chat, max_length=2**20), most)
-        for number, chat in answered.items()
-    }
+    found: dict[int, Sample] = {}
+    refused: dict[int, str] = {}
+    for number, chat in answered.items():
+        try:
+            example = encode_chat(tokenizer, chat, max_length=2**20)
+        except InputError as error:
+            refused[number] = str(error)
+        else:
+            found[number] = _reference(number, chat, example, most)
+    return found, refused
 
 
 def _reference(number: int, chat: Chat, example: Example, most: int) -> Sample:
