@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
 
 Message = dict[str, Any]
+
+
+class ChildDied(PipelineError):
+    """A child process came to no end: the `reason`, and the `log` of all that it said."""
+
+    def __init__(self, reason: str, log: Path) -> None:
+        super().__init__(f"{reason} (its log is {log})")
+        self.reason = reason
+        self.log = log
 
 
 def run_child(
@@ -56,7 +66,7 @@ def run_child(
                 on_message(message)
         code = process.wait()
     if result is None or code != 0:
-        raise PipelineError(_obituary(module, code, log))
+        raise ChildDied(_obituary(module, code, log), log)
     return result
 
 
@@ -108,7 +118,9 @@ def _obituary(module: str, code: int, log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "it said nothing"
     how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return f"{module} {how}: {last} (its log is {log})"
+    if code == -signal.SIGALRM:  # pipeline.certificate.clock
+        how = "ran out of time, as the model's chat template seems to loop for ever"
+    return f"{module} {how}: {last}"
 
 
 def serve(work: Callable[[Message], Message]) -> None:

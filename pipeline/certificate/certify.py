@@ -7,14 +7,16 @@ from contextlib import ExitStack
 from typing import Any
 
 from pipeline.certificate.finding import Certificate, Finding
+from pipeline.certificate.private_paths import without_folders
 from pipeline.certificate.subject import Subject
-from pipeline.child import Message, run_child
+from pipeline.child import ChildDied, Message, run_child
 from pipeline.errors import InputError, PipelineError
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
+_LOG_LINES = 20
 
 
 def certify(
@@ -78,10 +80,14 @@ class _Run:
 
 
 def _died(check: str, error: PipelineError) -> Finding:
+    """The finding, with the end of the child's log, which goes with the scratch folder."""
+    died = error if isinstance(error, ChildDied) else None
+    log = died.log.read_text(encoding="utf-8", errors="replace").splitlines() if died else []
     return Finding(
         check,
         "fail",
-        f"The check came to no end: {error}.",
+        f"The check came to no end: {without_folders(died.reason if died else str(error))}.",
+        {"log": [without_folders(line) for line in log[-_LOG_LINES:]]},
         threshold="A sound file is read and computed with to the end.",
         cause="llama.cpp aborted or ran out of memory; the file may be damaged: make it anew.",
     )
