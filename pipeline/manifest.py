@@ -88,8 +88,11 @@ def load_record(path: Path) -> Record | None:
         raise InputError(f"{path} cannot be read ({error}): --force makes the export anew") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"{path} was written by another version: --force makes the export anew")
-    outputs = {item["file"]: Output(**item) for item in content.pop("outputs")}
-    return Record(outputs=outputs, **content)
+    try:
+        outputs = {item["file"]: Output(**item) for item in content.pop("outputs")}
+        return Record(outputs=outputs, **content)
+    except (KeyError, TypeError):  # fields that this version lacks, or has besides
+        raise InputError(f"{path} was written by another version: --force makes the export anew") from None
 
 
 def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter]) -> str:
