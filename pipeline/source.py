@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,32 +159,53 @@ def _fetch(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...]
 def _refuse_pickles(what: str, source: Source, pattern: str) -> None:
     if list(source.folder.glob(pattern)):
         return
-    pickles = sorted(path.name for glob in _PICKLES for path in source.folder.glob(glob))
-    ggufs = sorted(path.name for path in source.folder.glob("*.gguf"))
+    names = [path.name for path in source.files()] if source.revision is None else _on_the_hub(source)
+    pickles = sorted(name for glob in _PICKLES for name in fnmatch.filter(names, glob))
+    ggufs = sorted(fnmatch.filter(names, "*.gguf"))
     if pickles:
         raise InputError(
             f"the {what} {source.spec!r} is stored as a pickle ({pickles[0]}), which can run code when "
             "it is opened: convert it once, where you trust it, "
-            f"with `{_conversion(what, source.folder / pickles[0])}`"
+            f"with `{_conversion(what, source, pickles[0])}`"
         )
     if ggufs:
         raise InputError(
             f"the {what} {source.spec!r} is already a GGUF ({ggufs[0]}): give the safetensors model"
         )
+    if source.revision is not None:
+        raise InputError(
+            f"the {what} {source.spec!r} has no {pattern} on the Hub: is it the right repository?"
+        )
     raise InputError(f"the {what} in {source.folder} has no {pattern}: is it the right folder?")
 
 
-def _conversion(what: str, pickle: Path) -> str:
+def _on_the_hub(source: Source) -> list[str]:
+    """The names of all files in the repository, also of those that were not fetched; none offline."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return huggingface_hub.list_repo_files(source.spec, revision=source.revision)
+    except (errors.HfHubHTTPError, OSError):
+        return []
+
+
+def _conversion(what: str, source: Source, pickle: str) -> str:
+    """The command for a shell; of a repository on the Hub it makes a folder first, which is given then."""
+    folder, fetch = source.folder, ""
+    if source.revision is not None:
+        folder = Path(source.spec.rpartition("/")[2])
+        fetch = f"hf download {source.spec} --revision {source.revision} --local-dir {folder} && "
     if what == "adapter":
-        return (
+        return fetch + (
             'python -c "import sys, torch; from safetensors.torch import save_file; '
             'save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])" '
-            f"{pickle} {pickle.parent / 'adapter_model.safetensors'}"
+            f"{shlex.quote(str(folder / pickle))} {shlex.quote(str(folder / 'adapter_model.safetensors'))}"
         )
-    return (
+    return fetch + (
         'python -c "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
         '[c.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for c in (M, T)]" '
-        f"{pickle.parent} {pickle.parent}-safetensors"
+        f"{shlex.quote(str(folder))} {shlex.quote(f'{folder}-safetensors')}"
     )
 
 

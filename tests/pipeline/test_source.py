@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.source import base_source, tensors_of
+from pipeline.source import adapter_source, base_source, tensors_of
 from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import make_base
 
@@ -34,6 +35,30 @@ def test_a_pickle_base_is_refused_with_a_command(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(InputError, match=r"pickle.*save_pretrained"):
         base_source(str(tmp_path))
+
+
+def test_the_command_holds_for_a_folder_with_a_space(tmp_path: Path) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"my model' '.*my model-safetensors'`$"):
+        base_source(str(folder))
+
+
+def test_a_pickle_on_the_hub_is_told_though_it_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "c0ffee"
+    snapshot.mkdir()
+    names = ["README.md", "adapter_config.json", "adapter_model.bin"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: names)
+    with pytest.raises(InputError, match=r"pickle \(adapter_model\.bin\).*`hf download you/lora ") as refused:
+        adapter_source("you/lora")
+    assert str(tmp_path) not in str(refused.value)
+    names.pop()
+    with pytest.raises(InputError, match=r"'you/lora' has no adapter_model\.safetensors on the Hub"):
+        adapter_source("you/lora")
 
 
 def test_a_gguf_base_is_told_apart(tmp_path: Path) -> None:
