@@ -18,7 +18,7 @@ from pipeline.progress import Bars
 from pipeline.run import ExportResult
 
 GO_ON = "run the same command again to go on from the last finished step"
-BEGIN_AGAIN = "nothing was kept: run the same command again to begin anew"
+BEGIN_AGAIN = "run the same command again to begin anew"
 
 
 @contextmanager
