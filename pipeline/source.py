@@ -180,14 +180,15 @@ def _refuse_pickles(what: str, source: Source, pattern: str) -> None:
 
 
 def _on_the_hub(source: Source) -> list[str]:
-    """The names of all files in the repository, also of those that were not fetched; none offline."""
+    """The files right in the repository, also those that were not fetched; none offline."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return huggingface_hub.list_repo_files(source.spec, revision=source.revision)
+        names = huggingface_hub.list_repo_files(source.spec, revision=source.revision)
     except (errors.HfHubHTTPError, OSError):
         return []
+    return [name for name in names if "/" not in name]
 
 
 def _conversion(what: str, source: Source, pickle: str) -> str:

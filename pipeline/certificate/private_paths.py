@@ -31,4 +31,5 @@ def _folders(subject: Subject) -> set[Path]:
     files = [subject.full, *subject.files.values(), *([subject.evaluation] if subject.evaluation else [])]
     sources = [*([subject.base] if subject.base else []), *(adapter.source for adapter in subject.adapters)]
     folders = {subject.reference, subject.scratch, *(source.folder for source in sources)}
-    return {*(path.parent for path in files), *folders, *(folder.parent for folder in folders)}
+    found = {*(path.parent for path in files), *folders, *(folder.parent for folder in folders)}
+    return {folder for folder in found if folder.is_absolute() and folder.parent != folder}

@@ -50,7 +50,7 @@ def test_a_pickle_on_the_hub_is_told_though_it_is_not_downloaded(
 ) -> None:
     snapshot = tmp_path / "c0ffee"
     snapshot.mkdir()
-    names = ["README.md", "adapter_config.json", "adapter_model.bin"]
+    names = ["README.md", "adapter_config.json", "old/rng.pt", "adapter_model.bin"]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: names)
     with pytest.raises(InputError, match=r"pickle \(adapter_model\.bin\).*`hf download you/lora ") as refused:
