@@ -11,7 +11,15 @@ from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
-from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, remove_tried, settled, told
+from pipeline.certificate.auto_step import (
+    AUTO_OPTION,
+    TRIED,
+    AutoStep,
+    refuse_without_template,
+    remove_tried,
+    settled,
+    told,
+)
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.step import SCRATCH, CertificateStep, remove_stale
 from pipeline.config import ExportConfig, parse_adapter
@@ -67,6 +75,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
     check_importance(config)
+    refuse_without_template(config, (base, *(adapter.source for adapter in adapters)))
     identity = fingerprint(config, base, adapters)
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
