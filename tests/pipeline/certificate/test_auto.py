@@ -56,7 +56,7 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto_step, "CANDIDATES", ("Q4_0", "Q8_0"))  # each takes a second
-    base = make_base(tmp_path / "base", "qwen2")
+    base = make_base(tmp_path / "base")
     complete_tokenizer(base)
     adapter = str(make_adapter(tmp_path / "adapter", base))
     chats = tmp_path / "chats.jsonl"  # the fewest that can tell: each takes its time
@@ -77,7 +77,8 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     assert result.certificate is not None
     found = {finding.name: finding for finding in result.certificate.findings}
     assert {"logits", "behaviour", "behaviour.first_words", "survival", "weights.values"} <= found.keys()
-    assert (found["logits"].status, found["behaviour.first_words"].status) == ("pass", "pass")
+    failed = {name for name, finding in found.items() if finding.status == "fail"}
+    assert failed <= {"behaviour", "quantization", "survival"}  # random weights end no answer
     assert found["survival"].figures["kept"]["change"] > 0 and found["behaviour"].figures["answers"] == 6
     assert found["quantization"].figures["answers"] == 5
 
