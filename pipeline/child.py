@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,15 @@ POLL_SECONDS = 0.2
 Message = dict[str, Any]
 _Lines = Queue[Message | None]
 """Messages in their order, and None when there will be no more."""
+
+
+class ChildDied(PipelineError):
+    """A child process came to no end: the `reason`, and the `log` of all that it said."""
+
+    def __init__(self, reason: str, log: Path) -> None:
+        super().__init__(f"{reason} (its log is {log})")
+        self.reason = reason
+        self.log = log
 
 
 def run_child(
@@ -78,7 +88,7 @@ class Child:
         """Have one request done and return its result.
 
         `on_message` gets what the child says on its way, `on_tick` is called a few times a second.
-        Raises InputError when the child refuses its input, and PipelineError when it fails or dies.
+        Raises InputError when the child refuses its input, and ChildDied when it fails or dies.
         """
         self._send(request)
         while True:
@@ -88,7 +98,7 @@ class Child:
                 on_tick()
                 continue
             if message is None:
-                raise PipelineError(_obituary(self._module, self._process.wait(), self._log))
+                raise ChildDied(_obituary(self._module, self._process.wait(), self._log), self._log)
             if "error" in message:
                 raise InputError(message["error"])
             if "result" in message:
@@ -138,7 +148,9 @@ def _obituary(module: str, code: int, log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "it said nothing"
     how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return f"{module} {how}: {last} (its log is {log})"
+    if code == -signal.SIGALRM:  # pipeline.certificate.clock
+        how = "ran out of time, as the model's chat template seems to loop for ever"
+    return f"{module} {how}: {last}"
 
 
 def serve(work: Callable[[Message], Message]) -> None:

@@ -13,9 +13,19 @@ def give_final_name(partial: Path, target: Path) -> None:
     Without the flush a power cut soon after the rename may leave the name with nothing behind it, since file
     systems write contents later than names (ext4: "delayed allocation"). A folder must not stand at `target`.
     """
+    flush(partial)
+    rename(partial, target)
+
+
+def flush(partial: Path) -> None:
+    """Wait until the disk has a file, or a folder with all in it; of a large one that takes its time."""
     inside = sorted(partial.rglob("*")) if partial.is_dir() else []
     for path in [*inside, partial]:
         _flush(path)
+
+
+def rename(partial: Path, target: Path) -> None:
+    """Give what was flushed its final name, so that the name lasts as well."""
     partial.replace(target)
     _flush(target.parent)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.final_name import give_final_name
+from pipeline.final_name import flush, rename
 
 
 @contextmanager
@@ -33,10 +33,17 @@ def published_folder(out: Path) -> Iterator[Path]:
 
 
 def _swap(partial: Path, out: Path) -> None:
-    # A folder cannot be renamed onto one that has files in it, so the old one steps aside first.
+    # A folder cannot be renamed onto one that has files in it, so the old one steps aside first, for the
+    # instant between two renames.
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    give_final_name(partial, out)
+    flush(partial)
+    try:
+        if out.exists():
+            out.rename(old)
+        rename(partial, out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -61,6 +61,11 @@ class Record:
     importance: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Each file's SHA-256 by its name."""
+        return {name: output.sha256 for name, output in self.outputs.items()}
+
     def finished(self, file: str, folder: Path) -> bool:
         """Whether the output of that name, or every shard of it, is recorded and stands."""
         found = [output for output in self.outputs.values() if whole_name(output.file) == file]
@@ -83,8 +88,11 @@ def load_record(path: Path) -> Record | None:
         raise InputError(f"{path} cannot be read ({error}): --force makes the export anew") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"{path} was written by another version: --force makes the export anew")
-    outputs = {item["file"]: Output(**item) for item in content.pop("outputs")}
-    return Record(outputs=outputs, **content)
+    try:
+        outputs = {item["file"]: Output(**item) for item in content.pop("outputs")}
+        return Record(outputs=outputs, **content)
+    except (KeyError, TypeError):  # fields that this version lacks, or has besides
+        raise InputError(f"{path} was written by another version: --force makes the export anew") from None
 
 
 def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter]) -> str:

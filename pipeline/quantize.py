@@ -21,7 +21,7 @@ class QuantPlan:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a full-precision GGUF is quantized: to which type, its exceptions, and by which importance matrix."""
+    """How a full-precision GGUF is quantized: to which type, with which exceptions, by which importance."""
 
     source: Path
     quant: QuantType

@@ -11,7 +11,15 @@ from typing import Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.adapter_format import AdapterJob, refuse_inexpressible, write_adapter
-from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, settled, told
+from pipeline.certificate.auto_step import (
+    AUTO_OPTION,
+    TRIED,
+    AutoStep,
+    refuse_without_template,
+    remove_tried,
+    settled,
+    told,
+)
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.meanwhile import Meanwhile, Uncertified
 from pipeline.certificate.step import SCRATCH, CertificateStep, remove_stale
@@ -35,7 +43,8 @@ from pipeline.manifest import (
 from pipeline.progress import Silent, StepProgress
 from pipeline.quant_types import AUTO, bits_needed, quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize, split
-from pipeline.report.write import is_written, write_report
+from pipeline.replaced import listed_in, remove_replaced
+from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.shards import whole_name
 from pipeline.source import Source, adapter_source, base_source, tensors_of
 from pipeline.toolchain import ensure_toolchain
@@ -67,6 +76,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
     check_importance(config)
+    refuse_without_template(config, (base, *(adapter.source for adapter in adapters)))
     identity = fingerprint(config, base, adapters)
     with Workspace(config.out) as work:
         record = _open_record(config, work, identity)
@@ -79,7 +89,11 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
             certificate = run.make()
         remove_stale(config.out, record)
         record.complete = True
+        earlier = listed_in(config.out)
         record.save(config.out / MANIFEST)
+        remove_replaced(config.out, earlier, record)
+        if certificate is None and earlier.hashes != record.hashes:
+            remove_report(config.out)  # it told of those files
         reported = _report(config, record, certificate, anew=certificate is not standing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
@@ -158,6 +172,7 @@ class _Run:
 
     def make(self) -> Certificate | None:
         """Convert once, quantize to each type that is missing, and certify what stands then."""
+        remove_tried(self.work.folder)
         self._require_space()
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()
@@ -181,8 +196,8 @@ class _Run:
                 certifying.wait()  # it is about to be moved
                 figures = self._full_precision_figures(full)
                 self._publish(self._split(full), self.config.outtype.upper(), *figures)
-            kept = self.config.out / full.name
-            return certifying.finish(kept if kept.is_file() else full, self.record, self.progress)
+            kept = self.config.out / full.name if full.name in self.record.outputs else full
+            return certifying.finish(kept, self.record, self.progress)
 
     @property
     def _certifying(self) -> CertificateStep:

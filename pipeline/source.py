@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,13 @@ class Source:
         return cls(spec, Path(folder), revision)
 
     def weights(self) -> list[Path]:
-        """The safetensors files, in order."""
-        return sorted(self.folder.glob("*.safetensors"))
+        """The files of the model's tensors, in order: those that its index names, as for llama.cpp.
+
+        Others may lie beside them, such as Mistral's consolidated.safetensors, which holds all once more.
+        """
+        if shards := _indexed(self):
+            return [self.folder / shard for shard in shards]
+        return sorted(self.folder.glob("model*.safetensors"))
 
     def files(self) -> list[Path]:
         """All files that an export may depend on, in order."""
@@ -152,41 +159,69 @@ def _fetch(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...]
 def _refuse_pickles(what: str, source: Source, pattern: str) -> None:
     if list(source.folder.glob(pattern)):
         return
-    pickles = sorted(path.name for glob in _PICKLES for path in source.folder.glob(glob))
-    ggufs = sorted(path.name for path in source.folder.glob("*.gguf"))
+    names = [path.name for path in source.files()] if source.revision is None else _on_the_hub(source)
+    pickles = sorted(name for glob in _PICKLES for name in fnmatch.filter(names, glob))
+    ggufs = sorted(fnmatch.filter(names, "*.gguf"))
     if pickles:
         raise InputError(
             f"the {what} {source.spec!r} is stored as a pickle ({pickles[0]}), which can run code when "
             "it is opened: convert it once, where you trust it, "
-            f"with `{_conversion(what, source.folder / pickles[0])}`"
+            f"with `{_conversion(what, source, pickles[0])}`"
         )
     if ggufs:
         raise InputError(
             f"the {what} {source.spec!r} is already a GGUF ({ggufs[0]}): give the safetensors model"
         )
+    if source.revision is not None:
+        raise InputError(
+            f"the {what} {source.spec!r} has no {pattern} on the Hub: is it the right repository?"
+        )
     raise InputError(f"the {what} in {source.folder} has no {pattern}: is it the right folder?")
 
 
-def _conversion(what: str, pickle: Path) -> str:
+def _on_the_hub(source: Source) -> list[str]:
+    """The files right in the repository, also those that were not fetched; none offline."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        names = huggingface_hub.list_repo_files(source.spec, revision=source.revision)
+    except (errors.HfHubHTTPError, OSError):
+        return []
+    return [name for name in names if "/" not in name]
+
+
+def _conversion(what: str, source: Source, pickle: str) -> str:
+    """The command for a shell; of a repository on the Hub it makes a folder first, which is given then."""
+    folder, fetch = source.folder, ""
+    if source.revision is not None:
+        folder = Path(source.spec.rpartition("/")[2])
+        fetch = f"hf download {source.spec} --revision {source.revision} --local-dir {folder} && "
     if what == "adapter":
-        return (
+        return fetch + (
             'python -c "import sys, torch; from safetensors.torch import save_file; '
             'save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])" '
-            f"{pickle} {pickle.parent / 'adapter_model.safetensors'}"
+            f"{shlex.quote(str(folder / pickle))} {shlex.quote(str(folder / 'adapter_model.safetensors'))}"
         )
-    return (
+    return fetch + (
         'python -c "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
         '[c.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for c in (M, T)]" '
-        f"{pickle.parent} {pickle.parent}-safetensors"
+        f"{shlex.quote(str(folder))} {shlex.quote(f'{folder}-safetensors')}"
     )
 
 
-def _check_shards(source: Source) -> None:
+def _indexed(source: Source) -> list[str]:
+    """The names of the weight files in the index, in order; none without one."""
     index = source.folder / "model.safetensors.index.json"
     if not index.is_file():
-        return
-    shards = set(read_json(index, f"the base model {source.spec!r}").get("weight_map", {}).values())
-    missing = sorted(shard for shard in shards if not (source.folder / Path(shard).name).is_file())
+        return []
+    shards = read_json(index, f"the base model {source.spec!r}").get("weight_map", {}).values()
+    return sorted({Path(shard).name for shard in shards})
+
+
+def _check_shards(source: Source) -> None:
+    shards = _indexed(source)
+    missing = [shard for shard in shards if not (source.folder / shard).is_file()]
     if missing:
         raise InputError(
             f"the base model in {source.folder} is incomplete: {len(missing)} of {len(shards)} weight files "

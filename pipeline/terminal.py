@@ -18,10 +18,11 @@ from pipeline.progress import Bars
 from pipeline.run import ExportResult
 
 GO_ON = "run the same command again to go on from the last finished step"
+BEGIN_AGAIN = "run the same command again to begin anew"
 
 
 @contextmanager
-def report_errors(after_interrupt: str = GO_ON) -> Iterator[None]:
+def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
     """Turn the pipeline's errors into one line on standard error and the right exit code.
 
     `after_interrupt` says what Ctrl-C left behind, or what to do then.

@@ -15,8 +15,9 @@ from pipeline.certificate.foreign import FileCheck, certify_file
 from pipeline.certificate.step import save_certificate
 from pipeline.certificate.table import show_certificate
 from pipeline.config import DEFAULT_QUANTS, ExportConfig
+from pipeline.errors import InputError
 from pipeline.run import export
-from pipeline.terminal import report_errors, show_export, terminal_progress
+from pipeline.terminal import GO_ON, report_errors, show_export, terminal_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -102,7 +103,7 @@ def main(
 
     Exit codes: 0 done, 2 the input is wrong, 1 anything else, such as a certificate that failed.
     """
-    with report_errors():
+    with report_errors(GO_ON):
         config = ExportConfig(
             base=base,
             out=out,
@@ -167,6 +168,8 @@ def certify(
     Exit codes: 0 it passed, 1 it failed, 2 the input is wrong.
     """
     with report_errors("nothing was written"):
+        if out is not None and not out.absolute().parent.is_dir():
+            raise InputError(f"--out {str(out)!r}: the folder {out.parent} does not exist: make it first")
         wanted = FileCheck(
             file=file,
             reference=reference,

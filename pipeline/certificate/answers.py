@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cpu import ModelFacts
+from engine.errors import RequestError
 from engine.model import Model
 from engine.request import Message
 from engine.runner import Runner
@@ -21,6 +22,7 @@ from pipeline.certificate.prompts import PROMPTS
 from pipeline.certificate.reading import Logits, groups, open_runner, read
 from pipeline.certificate.subject import Subject
 from pipeline.dataset import IGNORED, Chat, Example, Turn, encode_chat, read_chats
+from pipeline.errors import InputError
 
 _LONGEST = 1024  # tokens of a prompt; a longer conversation is left out
 
@@ -68,17 +70,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the tuned model is asked, and the user's answers to some of it; both by the chat's number."""
+    """What the tuned model is asked, and the user's answers to some of it, all by the chat's number.
+
+    `refused` tells why a chat's answer could not be used.
+    """
 
     questions: dict[int, str]
     asked: dict[int, tuple[int, ...]]
     theirs: dict[int, Sample]
+    refused: dict[int, str]
 
     def samples(self, answers: Iterable[Answer]) -> list[Sample]:
         """The model's own answers, which are in the order of `asked`, each with the user's beside it."""
         samples: list[Sample] = []
         for (number, prompt), answer in zip(self.asked.items(), answers, strict=True):
-            samples.append(Sample(number, self.questions[number], prompt, tuple(answer.tokens), own=True))
+            own, why = tuple(answer.tokens), self.refused.get(number, "")
+            samples.append(Sample(number, self.questions[number], prompt, own, own=True, refused=why))
             if number in self.theirs:
                 samples.append(self.theirs[number])
         return samples
@@ -88,13 +95,15 @@ def make_prompts(subject: Subject, model: Model, facts: ModelFacts, size: Size) 
     """The user's prompts, or ours. Raises InputError for what is wrong with the user's data."""
     chats = _chats(subject, size.prompts)
     builder = PromptBuilder(ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control)
-    theirs = _answers_of(subject, chats, size.tokens)
+    theirs, refused = _answers_of(subject, chats, size.tokens)
     prompts = {
-        number: theirs[number].prompt if number in theirs else tuple(builder.tokens(_messages(chat)))
+        number: theirs[number].prompt if number in theirs else _prompt(builder, chat)
         for number, chat in enumerate(chats)
     }
-    asked = {number: prompt for number, prompt in prompts.items() if len(prompt) <= _LONGEST}
-    return Prompts({number: _question(chat) for number, chat in enumerate(chats)}, asked, theirs)
+    asked = {number: prompt for number, prompt in prompts.items() if 0 < len(prompt) <= _LONGEST}
+    if not asked:
+        raise InputError(f"no chat can be asked: the template refuses all that have up to {_LONGEST} tokens")
+    return Prompts({number: _question(chat) for number, chat in enumerate(chats)}, asked, theirs, refused)
 
 
 def _chats(subject: Subject, most: int) -> list[Chat]:
@@ -109,18 +118,37 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _answers_of(subject: Subject, chats: Sequence[Chat], most: int) -> dict[int, Sample]:
-    """The last answer of each chat that has one, tokenized as for training, by the chat's number."""
+def _prompt(builder: PromptBuilder, chat: Chat) -> tuple[int, ...]:
+    """The prompt's ids; none where the template refuses the chat."""
+    try:
+        return tuple(builder.tokens(_messages(chat)))
+    except RequestError:
+        return ()
+
+
+def _answers_of(
+    subject: Subject, chats: Sequence[Chat], most: int
+) -> tuple[dict[int, Sample], dict[int, str]]:
+    """The last answer of each chat that has one, tokenized as for training, by the chat's number.
+
+    Of those that cannot be told from their prompts, the second says why.
+    """
     answered = {n: chat for n, chat in enumerate(chats) if chat.turns[-1].role == "assistant"}
     if not answered:
-        return {}
+        return {}, {}
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(subject.reference)
-    return {
-        number: _reference(number, chat, encode_chat(tokenizer, chat, max_length=2**20), most)
-        for number, chat in answered.items()
-    }
+    found: dict[int, Sample] = {}
+    refused: dict[int, str] = {}
+    for number, chat in answered.items():
+        try:
+            example = encode_chat(tokenizer, chat, max_length=2**20)
+        except InputError as error:
+            refused[number] = str(error)
+        else:
+            found[number] = _reference(number, chat, example, most)
+    return found, refused
 
 
 def _reference(number: int, chat: Chat, example: Example, most: int) -> Sample:

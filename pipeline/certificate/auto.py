@@ -89,14 +89,18 @@ def _trials(
         path = make(quant)
         tried = replace(subject, files={path.name: path})
         certificate = certify(tried, progress, names=("quality",), hashes={})
-        yield trial_of(quant, path, [found for found in certificate.findings if found.file == path.name])
+        found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
+        yield trial_of(quant, path, found)
 
 
 def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
     """What the check `quality` found about one file. Raises PipelineError when it came to no end."""
     findings = {finding.name: finding for finding in found}
     if not {"quantization", "speed"} <= findings.keys():
-        raise PipelineError(f"--quant auto cannot measure {quant}: name the types with --quant instead")
+        why = next((finding.summary for finding in found if finding.name != "speed"), "nothing was found")
+        raise PipelineError(
+            f"--quant auto cannot measure {quant} ({why.rstrip('.')}): name the types with --quant instead"
+        )
     share = findings["survival"].figures.get("kept") or {}
     told = bool(share) and not share["doubt"]
     speed = findings["speed"].figures

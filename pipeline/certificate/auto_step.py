@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from pipeline.certificate.auto import choose_type
 from pipeline.certificate.step import CertificateStep
 from pipeline.config import ExportConfig
+from pipeline.errors import InputError
 from pipeline.manifest import Record, sha256
 from pipeline.progress import StepProgress
 from pipeline.quant_types import AUTO, CANDIDATES, quant_type
 from pipeline.quantize import QuantizeJob, plan_quantization, quantize
+from pipeline.source import Source, read_json
 
 AUTO_OPTION = "auto"
 """Its key in the record's options, and so in manifest.json."""
@@ -40,17 +43,39 @@ class AutoStep:
 
         def make(name: str) -> Path:
             path = self.work / TRIED / self.config.quantized_name(name)
-            earlier = tuple(path.parent.glob("*.gguf"))
+            partial, earlier = path.with_name(f"{path.name}.partial"), tuple(path.parent.glob("*.gguf"))
             job = QuantizeJob(
-                full, path, quant_type(name), self.config.threads, earlier, types, imatrix=imatrix
+                full, partial, quant_type(name), self.config.threads, earlier, types, imatrix=imatrix
             )
             quantize(job, plans[name], progress)
-            return path
+            return partial.replace(path)
 
         sizes = {name: plan.size for name, plan in plans.items()}
         subject = replace(self.certifying.subject(full, record), depth="full")  # quantizing costs more anyway
         choice = choose_type(subject, sizes, make, self.config.prefer, progress)
         record.options[AUTO_OPTION] = {"asked": _asked(self.config), **choice.described()}
+
+
+def refuse_without_template(config: ExportConfig, sources: Sequence[Source]) -> None:
+    """Raise InputError when a type is to be chosen by chatting and neither base nor adapter says how."""
+    if AUTO in config.quants and not any(_has_template(source.folder) for source in sources):
+        raise InputError(
+            "--quant auto chats with the candidates, and neither base nor adapter has a chat template: name "
+            "the types with --quant, or put a chat_template.jinja into the adapter's or the base's folder"
+        )
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether the folder holds one where the converter looks for it."""
+    if any((folder / file).is_file() for file in ("chat_template.jinja", "chat_template.json")):
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(read_json(path, "the tokenizer").get("chat_template"))
+
+
+def remove_tried(work: Path) -> None:
+    """Forget the candidates of an earlier run: nothing records that they are whole."""
+    shutil.rmtree(work / TRIED, ignore_errors=True)
 
 
 def settled(config: ExportConfig, record: Record) -> ExportConfig:

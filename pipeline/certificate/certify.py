@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.certificate.finding import Certificate, Finding
+from pipeline.certificate.private_paths import without_folders
 from pipeline.certificate.subject import Subject
-from pipeline.child import Child, Message
+from pipeline.child import Child, ChildDied, Message
 from pipeline.errors import InputError, PipelineError
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
+_LOG_LINES = 20
 
 
 def certify(
@@ -57,9 +59,7 @@ class Checker:
             run = _Run(progress)
             try:
                 run.checks(self._child, subject, waiting)
-            except InputError:  # the input is at fault, not a check
-                raise
-            except PipelineError as error:
+            except ChildDied as error:
                 if self._closed:
                     raise
                 findings += [*run.findings, _died(run.current or waiting[0], error)]
@@ -110,11 +110,14 @@ class _Run:
             self._advance(message["done"])
 
 
-def _died(check: str, error: PipelineError) -> Finding:
+def _died(check: str, error: ChildDied) -> Finding:
+    """The finding, with the end of the child's log, which goes with the scratch folder."""
+    log = error.log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Finding(
         check,
         "fail",
-        f"The check came to no end: {error}.",
+        f"The check came to no end: {without_folders(error.reason)}.",
+        {"log": [without_folders(line) for line in log[-_LOG_LINES:]]},
         threshold="A sound file is read and computed with to the end.",
         cause="llama.cpp aborted or ran out of memory; the file may be damaged: make it anew.",
     )

@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from engine.errors import EngineError
 from pipeline.certificate.finding import Finding
+from pipeline.certificate.private_paths import published
 from pipeline.certificate.subject import Subject
 from pipeline.child import Message, say, serve
 from pipeline.errors import InputError
@@ -38,12 +39,16 @@ def check(request: Message) -> Message:
         say({"check": name})
         try:
             for finding in CHECKS[name](subject, Told()):
-                say({"finding": asdict(finding)})
+                _tell(finding, subject)
         except EngineError as error:  # llama.cpp refuses the file
-            say({"finding": asdict(Finding(name, "fail", f"{error}."))})
+            _tell(Finding(name, "fail", f"{error}."), subject)
         except InputError as error:
-            say({"finding": asdict(Finding(name, "warn", f"The check could not be made: {error}."))})
+            _tell(Finding(name, "warn", f"The check could not be made: {error}."), subject)
     return {}
+
+
+def _tell(finding: Finding, subject: Subject) -> None:
+    say({"finding": asdict(published(finding, subject))})
 
 
 def get_ready() -> None:

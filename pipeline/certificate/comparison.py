@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from engine.model import Model
 from pipeline.certificate.checkpoint_config import text_config
@@ -84,10 +85,19 @@ def compare(subject: Subject, advance: Advance) -> Comparison:
         for one in pool.map(lambda pair: _compare(layout, pair[1], tuned.read(pair[0]), tensors), there):
             compared.append(one)
             advance(len(compared))
-    tied = bool(config.get("tie_word_embeddings")) and "lm_head.weight" not in tuned.names
+    tied = is_tied(config, tuned.names)
     return Comparison(
         tuple(compared), tuple(lacks), len(tensors.tensors), tied, _own_head(tensors), layout.is_known
     )
+
+
+def is_tied(config: Mapping[str, Any], names: Collection[str]) -> bool:
+    """Whether a model with these tensors uses its embeddings as its output matrix.
+
+    config.json leaves out what is the default of the model's class, which is one thing for Gemma and another
+    for Llama; then the tensors tell.
+    """
+    return bool(config.get("tie_word_embeddings", True)) and "lm_head.weight" not in names
 
 
 def _compare(

@@ -18,7 +18,7 @@ class Sample:
     """An answer behind its prompt, as token ids; `text` is the last message of the prompt, for people.
 
     `own` tells answers of the tuned model itself from those that a data set holds. Both kinds of one prompt
-    share its number.
+    share its number. `refused` says why the data set's answer to the prompt is not used, if it is not.
     """
 
     number: int
@@ -26,6 +26,7 @@ class Sample:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     own: bool
+    refused: str = ""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ the runtime computes otherwise.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
 from pipeline.ggml import read_tensors
-from pipeline.progress import StepProgress
+from pipeline.progress import Advance, StepProgress
 from pipeline.source import tensors_of
 
 _CHATS = 12
@@ -35,10 +35,13 @@ _RULE = (
     "other kernels cost SmolLM2 five millionths of a nat, and a model that is computed otherwise far more."
 )
 _FIRST = (
-    "The first words of at least nine in ten answers are the same, which ties in the logits alone disturb."
+    "The first words of nine in ten answers are the same, rounded down, and of one at least: a tie in the "
+    "logits is enough for one of a few to differ."
 )
 
 Logits = NDArray[np.float32]
+Asked = tuple[list[int], int, Logits]
+"""A prompt's ids with an answer's first words, the prompt's length, and the logits behind each id."""
 
 
 def check_logits(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
@@ -54,12 +57,14 @@ def check_logits(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
         yield Finding("logits", "skipped", "The model has no chat template, so there is no prompt to try.")
         return
     with progress.step("Run the transformers model", len(prompts)) as advance:
-        asked = []
-        for done, pair in enumerate(ask_transformers(subject, prompts), 1):
-            asked.append(pair)
-            advance(done)
-    with progress.step("Compare its logits", None):
+        asked = _told(ask_transformers(subject, prompts), advance)
         yield from compare_logits(subject, asked)
+
+
+def _told(asked: Iterable[Asked], advance: Advance) -> Iterator[Asked]:
+    for done, one in enumerate(asked, 1):
+        yield one
+        advance(done)
 
 
 def _refusal(subject: Subject) -> str | None:
@@ -105,9 +110,7 @@ def tuned_model(subject: Subject) -> Any:
     return model.eval()
 
 
-def ask_transformers(
-    subject: Subject, prompts: Sequence[list[int]]
-) -> Iterator[tuple[list[int], int, Logits]]:
+def ask_transformers(subject: Subject, prompts: Sequence[list[int]]) -> Iterator[Asked]:
     """Run the tuned model: of each prompt, its ids with an answer's first words, its length, all logits."""
     import torch
 
@@ -121,27 +124,38 @@ def ask_transformers(
             yield whole[0].tolist(), len(prompt), model(input_ids=whole).logits[0].float().numpy()
 
 
-def compare_logits(subject: Subject, asked: Sequence[tuple[list[int], int, Logits]]) -> Iterator[Finding]:
-    """The findings on logits that transformers gave for (ids, length of the prompt)."""
+def compare_logits(subject: Subject, asked: Iterable[Asked]) -> Iterator[Finding]:
+    """The findings on logits that transformers gives for (ids, length of the prompt), one after another.
+
+    Logits are forgotten once they are compared: of 500 tokens and a vocabulary of
+    150,000 they take 300 MB.
+    """
     probe = probe_model(subject.full, threads=subject.threads)
     divergences: list[float] = []
     agreements: list[bool] = []
-    same_words = 0
+    answers = same_words = 0
     with open_model(subject.full, probe.choice) as model:
-        texts = [Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True) for ids, _, _ in asked]
-        for (ids, length, logits), ours in zip(asked, logits_of(model, texts, subject.threads), strict=True):
+        for ids, length, logits in asked:
+            text = Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True)
+            [ours] = logits_of(model, [text], subject.threads)
             theirs = logits[: len(ids) - 1, : model.vocab.size]
             divergences += divergence(theirs, ours).tolist()
             agree = theirs.argmax(-1) == ours.argmax(-1)
             agreements += agree.tolist()
             same_words += bool(agree[length - 1 :].all())
+            answers += 1
     yield _finding(divergences, agreements)
-    figures = {"answers": len(asked), "same": same_words, "tokens": _WORDS}
-    words = f"{same_words} of {len(asked)} answers begin with the same {_WORDS} tokens as transformers'."
-    if same_words >= 0.9 * len(asked) - 1:
+    figures = {"answers": answers, "same": same_words, "tokens": _WORDS}
+    words = f"{same_words} of {answers} answers begin with the same {_WORDS} tokens as transformers'."
+    if same_words >= least_same(answers):
         yield Finding("behaviour.first_words", "pass", words, figures, _FIRST)
     else:
         yield Finding("behaviour.first_words", "fail", words, figures, _FIRST, cause("first_words"))
+
+
+def least_same(answers: int) -> int:
+    """How many of so many answers must begin with the same words: all but one in ten, or one of a few."""
+    return max(1, answers * 9 // 10)
 
 
 def _finding(divergences: Sequence[float], agreements: Sequence[bool]) -> Finding:

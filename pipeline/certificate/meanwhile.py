@@ -75,7 +75,7 @@ class Meanwhile(Uncertified):
         return self._queue.submit(self._check, subject, names)
 
     def _check(self, subject: Subject, names: Sequence[str]) -> list[Finding]:
-        """Beside other work, half the threads decode: those of llama.cpp spin while they wait for each other."""
+        """Beside other work half the threads decode: llama.cpp's spin while they wait for each other."""
         if names == (PREPARE,) and not self._alone:
             subject = replace(subject, threads=max(1, subject.threads // 2))
         return self._checker.check(subject, Silent(), names)

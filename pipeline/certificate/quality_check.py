@@ -31,7 +31,7 @@ from pipeline.certificate.thresholds import (
 from pipeline.progress import StepProgress
 from pipeline.shards import whole_name
 
-_WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on 240 tokens
+_WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on the 96 tokens of `fast`
 _WORST_PROMPTS = 3
 _SHOWN = 200  # characters of a prompt
 
@@ -123,8 +123,25 @@ def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, ref
         f"{name} differs from the unquantized model by {divergence.mean_kl:.3f} nats a token and finds the "
         f"same next token in {divergence.agreement:.0%} of places."
     )
-    figures = {**_figures(divergence), "worst": _worst(quality.scores, reference)}
+    figures = {**_figures(divergence), **_texts(reference), "worst": _worst(quality.scores, reference)}
     return Finding("quantization", status, summary, figures, KL_REASON, cause, name)
+
+
+def _texts(reference: Reference) -> dict[str, Any]:
+    """What the figures are of: KL and agreement of the model's own answers, the perplexities of the user's.
+
+    Without those, of its own too. Of answers of the user's that were left out, the first reason is told.
+    """
+    own = [sample for sample in reference.samples if sample.own]
+    theirs = [sample for sample in reference.samples if not sample.own]
+    refused = [sample.refused for sample in own if sample.refused]
+    return {
+        "answers": len(own),
+        "perplexity_of": "the answers in --eval" if theirs else "the model's own answers",
+        "perplexity_tokens": sum(len(sample.answer) for sample in theirs or own),
+        "left_out": len(refused),
+        "left_out_because": refused[0] if refused else "",
+    }
 
 
 def _grade(value: float, good: float, bad: float) -> Status:

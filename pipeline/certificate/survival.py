@@ -5,8 +5,10 @@ Our own measure; docs/survival.md defines it and shows what it can and cannot te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,11 @@ Floats = NDArray[np.float64]
 
 LEAST_CHANGE = 0.02
 """Nats a token. What changes less is a matter of rounding: Q8_0, the mildest type, moves a model by 0.004."""
+LEAST_ANSWERS = 5
+"""Of fewer, the interval holds the true share far more seldom than it says."""
 WIDEST = 0.3
 """A wider interval tells "good" from "lost" no more."""
+_NORMAL = NormalDist()
 _DRAWS = 2000
 _SEED = 20240
 
@@ -25,8 +30,8 @@ _SEED = 20240
 class Share:
     """A share that was kept, with its 95 % interval; NaN where there is nothing to have a share of.
 
-    `change` is what it is a share of, in nats a token. `doubt` says why the figure is not to be
-    relied on; empty when it is.
+    Of few answers the interval holds the true share less often (docs/survival.md). `change` is what it is a
+    share of, in nats a token. `doubt` says why the figure is not to be relied on; empty when it is.
     """
 
     value: float
@@ -66,21 +71,40 @@ def _share(kept: Floats, whole: Floats, tokens: int, too_little: str) -> Share:
     if change < LEAST_CHANGE:
         nan = float("nan")  # a ratio of two rounding errors is no figure to show
         return Share(nan, nan, nan, change, f"{too_little} ({change:.2g} nats a token)")
-    low, high = _interval(kept, whole)
     value = float(kept.sum() / whole.sum())
+    if len(kept) < LEAST_ANSWERS:
+        doubt = f"{len(kept)} answers are too few to tell: give {LEAST_ANSWERS} chats or more with --eval"
+        return Share(value, float("nan"), float("nan"), change, doubt)
+    low, high = _interval(kept, whole)
     # NaN, from a draw without any change, is no narrow interval either
     doubt = "" if high - low <= WIDEST else "the interval is wide: give more chats with --eval"
     return Share(value, low, high, change, doubt)
 
 
 def _interval(kept: Floats, whole: Floats) -> tuple[float, float]:
-    """The middle 95 % of the ratio of sums when as many answers are drawn with replacement.
+    """The middle of the ratios of sums when as many answers are drawn with replacement.
 
-    Answers are drawn, not tokens: those of one answer hang together.
+    Answers are drawn, not tokens: those of one answer hang together. The middle is wider than 95 %, as draws
+    from few answers vary less than answers do ("expanded percentile", Hesterberg, arXiv:1411.5279).
     """
     count = len(kept)
+    tail = _tail(count)
     draws = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), _DRAWS)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (draws @ kept) / (draws @ whole)
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _tail(count: int) -> float:
+    """The part of the draws to leave out at each end; 0.025 for many answers.
+
+    Student's t for count - 1 degrees of freedom by its expansion about the normal quantile (Abramowitz and
+    Stegun, 26.7.5), which is right to the third digit from 4 on.
+    """
+    z, freedom = _NORMAL.inv_cdf(0.975), count - 1
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    t = z + first / freedom + second / freedom**2 + third / freedom**3
+    return _NORMAL.cdf(-t * math.sqrt(count / freedom))

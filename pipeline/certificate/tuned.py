@@ -46,7 +46,9 @@ def tuned_tensors(subject: Subject) -> TunedTensors:
     assert subject.base is not None
     stored = StoredTensors(subject.base.weights())
     updates = [update for adapter in subject.adapters for update in plain_updates(adapter, stored)]
-    if all(is_plain(adapter) for adapter in subject.adapters) and subject.qlora_base is None:
+    plain = all(is_plain(adapter) for adapter in subject.adapters) and subject.qlora_base is None
+    # An update may be of no tensor that is stored: a tied output, or one that transformers names otherwise.
+    if plain and all(update.name in stored.entries for update in updates):
         return AddedTensors(stored, updates)
     return _MergedTensors(subject, stored)
 
@@ -90,6 +92,7 @@ def scaling(config: dict[str, Any], module: str, rank: int) -> float:
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             alpha = value
+            break  # the first one counts, as in PEFT
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

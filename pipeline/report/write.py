@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from engine.cpu import probe_model
-from engine.errors import ModelError
+from engine.errors import EngineError
 from engine.model import Model
 from engine.template import ChatTemplate
 from pipeline.certificate.finding import Certificate
@@ -23,6 +23,9 @@ from pipeline.report.modelfile import modelfile
 from pipeline.report.turns import Turns, find_turns
 
 _OURS = "made_with: gguf-chat"
+_TEMPLATES = {"report.html": "report.html.j2", "README.md": "card.md.j2"}
+_EXTRAS = {"chart.svg", "Modelfile"}
+"""What a report may do without."""
 _ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
 
 
@@ -43,30 +46,40 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
     """Write them all, each whole or not at all. A README.md of the user's own stays as it is."""
     facts = gather(name, record, certificate)
     picture = chart(facts.files)
-    texts = {
-        "report.html": _render("report.html.j2", facts, picture),
-        "README.md": _render("card.md.j2", facts, picture),
-    }
-    if picture:
-        texts["chart.svg"] = picture.replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
+    texts: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     try:
         texts["Modelfile"] = _modelfile(folder / facts.best.name)
-    except ModelError as error:  # without a chat template nothing chats
+    except EngineError as error:  # without a chat template nothing chats, and no backend may run here
         notes += (f"no Modelfile is written: {error}",)
+    if picture:
+        texts["chart.svg"] = picture.replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
+    for file, template in _TEMPLATES.items():
+        texts[file] = _render(template, facts, picture, for_ollama="Modelfile" in texts)
     if not _is_ours(folder / "README.md"):
         del texts["README.md"]
         notes += ("README.md is your own and stays as it is; report.html has all that it would say",)
     for file, text in texts.items():
         write_atomically(folder / file, text)
+    for file in _EXTRAS - texts.keys():
+        (folder / file).unlink(missing_ok=True)  # of an earlier report
     return Written(tuple(texts), notes)
+
+
+def remove_report(folder: Path) -> None:
+    """Remove a report of files that are no longer those that stand; a README.md of the user's own stays."""
+    if not is_written(folder):
+        return
+    ours = {"report.html", *_EXTRAS, *(["README.md"] if _is_ours(folder / "README.md") else [])}
+    for file in ours:
+        (folder / file).unlink(missing_ok=True)
 
 
 def _is_ours(readme: Path) -> bool:
     return not readme.exists() or _OURS in readme.read_text(encoding="utf-8", errors="replace")
 
 
-def _render(template: str, facts: Facts, picture: str) -> str:
+def _render(template: str, facts: Facts, picture: str, *, for_ollama: bool) -> str:
     filters = {name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell")}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -87,6 +100,7 @@ def _render(template: str, facts: Facts, picture: str) -> str:
         verdict=words.verdict(facts),
         made_of=list(words.made_of(facts)),
         front_matter=_front_matter(facts),
+        for_ollama=for_ollama,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.terminal import GO_ON, report_errors
 from tests.pipeline.tiny import make_adapter, make_base
 
 
@@ -22,6 +23,8 @@ def run(root: Path, python: str, *words: object, **extra: str) -> subprocess.Com
 def test_json_is_the_last_line(tmp_path: Path, root: Path, python: str) -> None:
     base = make_base(tmp_path / "base")
     words = ("--base", base, "--adapter", make_adapter(tmp_path / "adapter", base), "--out", tmp_path / "bob")
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "bob-F16.gguf").write_text("of another export: nothing may be held against it")
     done = run(root, python, *words, "--quant", "Q8_0", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -95,6 +98,16 @@ def test_a_missing_package_names_the_command_that_installs_it(
     done = run(root, python, *words, PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert "pip install -r requirements-pipeline.txt" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(("after", "says"), [((), "to begin anew"), ((GO_ON,), "to go on from")])
+def test_an_interrupt_says_what_to_do_then(
+    after: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, report_errors(*after):
+        raise KeyboardInterrupt
+    assert ended.value.code == 1
+    assert says in capsys.readouterr().err
 
 
 def test_the_token_is_never_shown(tmp_path: Path, root: Path, python: str) -> None:

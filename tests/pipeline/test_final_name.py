@@ -47,6 +47,22 @@ def test_all_of_a_folder_is(tmp_path: Path, deeds: list[str]) -> None:
     assert (tmp_path / "base" / "inner" / "a").read_text() == "1"
 
 
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_an_interrupted_swap_leaves_the_old_folder(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "a").write_text("old")
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[moment], interrupt)
+    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "base") as folder:
+        (folder / "a").write_text("new")
+    assert (tmp_path / "base" / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 def test_a_manifest_is(tmp_path: Path, deeds: list[str]) -> None:
     write_atomically(tmp_path / "manifest.json", "{}")
     assert deeds[0].startswith("flush .manifest.json") and deeds[1].endswith("-> manifest.json")

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import run as run_module
 from pipeline import workspace
+from pipeline.certificate.auto_step import TRIED
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
@@ -150,20 +151,38 @@ def test_another_type_is_added_to_what_is_there(inputs: tuple[Path, Path], expor
     assert len(result.outputs) == 4
 
 
-@pytest.mark.parametrize("break_at", ["Merge", "Q8_0"])
+def test_an_export_that_is_interrupted_while_it_converts_leaves_no_file(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        export(config_for(inputs, tmp_path / "bob"), Steps("Merge"))
+    assert not [file for file in files_in(tmp_path) if not file.startswith("bob/.work/")]
+
+
 def test_an_interrupted_export_goes_on_from_its_last_finished_step(
-    break_at: str, inputs: tuple[Path, Path], reference: Path, tmp_path: Path
+    inputs: tuple[Path, Path], reference: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bob"
     with pytest.raises(KeyboardInterrupt):
-        export(config_for(inputs, out), Steps(break_at))
+        export(config_for(inputs, out), Steps("Q8_0"))
     assert not (out / "manifest.json").exists()
+    leave_half_a_candidate(reference / "bob-Q8_0.gguf", out / ".work")
     steps = Steps()
     export(config_for(inputs, out), steps)
-    assert break_at in " ".join(steps.titles)
-    assert ("Merge" in " ".join(steps.titles)) == (break_at == "Merge")
+    assert not any("Merge" in title for title in steps.titles)
+    assert any("Q8_0" in title for title in steps.titles)
     assert files_in(out) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf", "manifest.json"}
     assert_same_as(reference, out)
+
+
+def leave_half_a_candidate(whole: Path, work: Path) -> None:
+    """As `--quant auto` does when it is interrupted: a header, and zeros where the tensors will be."""
+    from pipeline.ggml import read_tensors
+
+    begin = min(tensor.offset for tensor in read_tensors(whole).values())
+    content = whole.read_bytes()
+    (work / TRIED).mkdir()
+    (work / TRIED / whole.name).write_bytes(content[:begin] + bytes(len(content) - begin))
 
 
 def assert_same_as(reference: Path, out: Path) -> None:
@@ -218,12 +237,13 @@ def test_another_export_in_the_same_folder_is_refused(inputs: tuple[Path, Path],
     with pytest.raises(InputError, match="other inputs or options: --force"):
         export(plain)
     export(replace(plain, force=True))
+    assert files_in(exported) == {"bob-Q8_0.gguf", "manifest.json"}  # the other model's are gone
     assert json.loads((exported / "manifest.json").read_text())["inputs"].keys() == {"base"}
 
 
 def test_no_resume_makes_all_anew(inputs: tuple[Path, Path], exported: Path, reference: Path) -> None:
     result = export(config_for(inputs, exported, resume=False))
-    assert set(result.made) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"}
+    assert set(result.made) == {"bob-Q4_K_M.gguf", "bob-Q8_0.gguf"} == files_in(exported) - {"manifest.json"}
     assert_same_as(reference, exported)
 
 

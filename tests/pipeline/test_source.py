@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.source import base_source, tensors_of
+from pipeline.source import adapter_source, base_source, tensors_of
+from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import make_base
 
 
@@ -32,6 +35,30 @@ def test_a_pickle_base_is_refused_with_a_command(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(InputError, match=r"pickle.*save_pretrained"):
         base_source(str(tmp_path))
+
+
+def test_the_command_holds_for_a_folder_with_a_space(tmp_path: Path) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"my model' '.*my model-safetensors'`$"):
+        base_source(str(folder))
+
+
+def test_a_pickle_on_the_hub_is_told_though_it_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "c0ffee"
+    snapshot.mkdir()
+    names = ["README.md", "adapter_config.json", "old/rng.pt", "adapter_model.bin"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: names)
+    with pytest.raises(InputError, match=r"pickle \(adapter_model\.bin\).*`hf download you/lora ") as refused:
+        adapter_source("you/lora")
+    assert str(tmp_path) not in str(refused.value)
+    names.pop()
+    with pytest.raises(InputError, match=r"'you/lora' has no adapter_model\.safetensors on the Hub"):
+        adapter_source("you/lora")
 
 
 def test_a_gguf_base_is_told_apart(tmp_path: Path) -> None:
@@ -63,6 +90,18 @@ def test_a_truncated_weight_file_is_named(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"model\.safetensors is damaged or incomplete"):
         tensors_of(base_source(str(base)))
+
+
+def test_weights_that_lie_there_twice_are_read_once(bases: Bases, tmp_path: Path) -> None:
+    base = bases()
+    for path in base.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "consolidated.safetensors").symlink_to(base / "model.safetensors")
+    assert [path.name for path in base_source(str(tmp_path)).weights()] == ["model.safetensors"]
+    weights = {name: "model.safetensors" for name in tensors_of(base_source(str(base)))}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    (tmp_path / "model-00001-of-00009.safetensors").symlink_to(base / "model.safetensors")
+    assert [path.name for path in base_source(str(tmp_path)).weights()] == ["model.safetensors"]
 
 
 def test_the_hubs_cache_layout_of_links_is_read(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def _first_layers(name: str) -> bool:
     return not found or int(rest.partition(".")[0]) < LAYERS
 
 
-def _complete_tokenizer(base: Path) -> None:
+def complete_tokenizer(base: Path) -> None:
     """What a model on the Hub has beside its vocabulary."""
     roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, **roles}
@@ -88,7 +88,7 @@ def sound(
     pairs = {"smollm2": (small_base, small_adapter)}
     for architecture, options in TINY.items():
         base = make_base(folder / f"{architecture}-base", architecture)
-        _complete_tokenizer(base)
+        complete_tokenizer(base)
         pairs[architecture] = (base, make_adapter(folder / f"{architecture}-lora", base, **options))
     subjects, requests = {}, []
     for name, (base, adapter) in pairs.items():

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.certificate import auto_step
-from pipeline.certificate.auto import Trial, choose
+from pipeline.certificate.auto import Trial, choose, trial_of
+from pipeline.certificate.finding import Finding
 from pipeline.config import ExportConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PipelineError
 from pipeline.run import export
-from tests.pipeline.chatml import CHATML
-from tests.pipeline.tiny import make_base
+from tests.pipeline.certificate.conftest import complete_tokenizer
+from tests.pipeline.conftest import Bases
+from tests.pipeline.tiny import make_adapter, make_base
 
 SMALL = Trial("Q3_K_M", 90, 0.80, 0.78, 0.82, 0.40, 300, 90)
 LUCKY = Trial("Q4_0", 92, 0.96, 0.93, 0.98, 0.08, 300, 120)
@@ -50,19 +52,47 @@ def test_without_a_tuning_to_speak_of_the_divergence_decides() -> None:
     assert choose(iter(untold), "size").chosen == "Q4_0"
 
 
-def test_an_export_keeps_the_chosen_file_alone_and_says_how_it_was_chosen(
+def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks_it_in_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto_step, "CANDIDATES", ("Q4_0", "Q8_0"))  # each takes a second
-    base = make_base(tmp_path / "base", hidden_size=256, intermediate_size=512, head_dim=64)
-    (base / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
-    config = ExportConfig(str(base), tmp_path / "bob", quants=("auto",), threads=2)
+    base = make_base(tmp_path / "base")
+    complete_tokenizer(base)
+    adapter = str(make_adapter(tmp_path / "adapter", base))
+    chats = tmp_path / "chats.jsonl"  # the fewest that can tell: each takes its time
+    chats.write_text("\n".join(f'{{"messages": [{{"role": "user", "content": "{n}?"}}]}}' for n in range(5)))
+    config = ExportConfig(
+        str(base), tmp_path / "bob", (adapter,), ("auto",), verify="full", evaluation=chats, threads=2
+    )
+    tried = tmp_path / "bob" / ".work" / auto_step.TRIED
+    tried.mkdir(parents=True)
+    for kind in auto_step.CANDIDATES:  # half-written when a run was killed: nothing may be copied from them
+        (tried / f"bob-{kind}.gguf").touch()
     result = export(config)
     option = json.loads(result.manifest.read_text())["options"]["auto"]
     assert [path.name for path in result.folder.glob("*.gguf")] == [f"bob-{option['chosen']}.gguf"]
     assert option["tried"][-1]["type"] == option["chosen"]
     assert any(note.startswith("auto chose") for note in result.notes)
     assert export(config).made == ()  # the choice stands
+    assert result.certificate is not None
+    found = {finding.name: finding for finding in result.certificate.findings}
+    assert {"logits", "behaviour", "behaviour.first_words", "survival", "weights.values"} <= found.keys()
+    failed = {name for name, finding in found.items() if finding.status == "fail"}
+    assert failed <= {"behaviour", "quantization", "survival"}  # random weights end no answer
+    assert found["survival"].figures["kept"]["change"] > 0 and found["behaviour"].figures["answers"] == 6
+    assert found["quantization"].figures["answers"] == 5
+
+
+def test_a_model_that_cannot_chat_is_refused_before_it_is_loaded(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--quant auto chats .* chat_template\.jinja"):
+        export(ExportConfig(str(bases()), tmp_path / "bob", quants=("auto",)))
+    assert not (tmp_path / "bob").exists()
+
+
+def test_what_cannot_be_measured_is_told_with_its_reason() -> None:
+    found = [Finding("quality", "warn", "The check could not be made: line 3 of the data set.")]
+    with pytest.raises(PipelineError, match=r"cannot measure Q4_0 \(The check .* line 3 of the data set\)"):
+        trial_of("Q4_0", Path("bob-Q4_0.gguf"), found)
 
 
 def test_an_unknown_preference_is_refused() -> None:

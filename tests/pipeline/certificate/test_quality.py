@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def test_held_out_answers_tell_how_much_of_the_gain_is_kept(
     subject: Subject, root: Path, tmp_path: Path
 ) -> None:
     lines = (root / "examples" / "captain_bob.jsonl").read_text(encoding="utf-8").splitlines()
-    (tmp_path / "chats.jsonl").write_text("\n".join(lines[:4]), encoding="utf-8")
+    bad = [{"role": "user", "content": "What ends a turn?"}, {"role": "assistant", "content": "<|im_end|>"}]
+    chats = [*lines[:4], json.dumps({"messages": bad})]
+    (tmp_path / "chats.jsonl").write_text("\n".join(chats), encoding="utf-8")
     leave_base(subject.files["plain"], tmp_path)
     asked = replace(
         subject,
@@ -106,6 +109,9 @@ def test_held_out_answers_tell_how_much_of_the_gain_is_kept(
         scratch=tmp_path,
         files={"Q4_K_M": subject.files["Q4_K_M"]},
     )
-    finding = look_at(asked)["survival", "Q4_K_M"]
+    found = look_at(asked)
+    texts, finding = found["quantization", "Q4_K_M"].figures, found["survival", "Q4_K_M"]
+    assert (texts["answers"], texts["left_out"], texts["perplexity_of"]) == (5, 1, "the answers in --eval")
+    assert "line 5" in texts["left_out_because"]
     assert 0.8 < finding.figures["gain"]["value"] < 1.1
     assert finding.figures["gain"]["change"] > 1  # nats a token: these answers are what it was tuned on

@@ -11,31 +11,38 @@ import pytest
 from engine.model import Model
 from pipeline.certificate.behaviour_check import judge_answers, runs_in_circles
 from pipeline.certificate.causes import cause
-from pipeline.certificate.logits_check import Logits, ask_transformers, compare_logits
+from pipeline.certificate.logits_check import Asked, ask_transformers, compare_logits, least_same
 from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
 from tests.pipeline.certificate.rewrite import rewrite
 
-Asked = list[tuple[list[int], int, Logits]]
+LONGEST = 500  # ids of a prompt and an answer
 
 
 @pytest.fixture(scope="module")
-def asked(real: Subject) -> Asked:
+def asked(real: Subject) -> list[Asked]:
     reference = load_reference(real.reference, None, real.spoken)
     return list(ask_transformers(real, [chat.ids for chat in reference.chats if chat.ids]))
 
 
-def test_a_sound_file_gives_transformers_logits_and_first_words(real: Subject, asked: Asked) -> None:
+def test_a_sound_file_gives_transformers_logits_and_first_words(real: Subject, asked: list[Asked]) -> None:
     logits, words = compare_logits(real, asked)
     assert (logits.name, logits.status) == ("logits", "pass")
     assert logits.figures["mean_kl"] < 1e-4
     assert (words.name, words.status) == ("behaviour.first_words", "pass")
 
 
-def test_a_wrong_rope_shows_in_the_logits(real: Subject, asked: Asked, tmp_path: Path) -> None:
+def test_a_wrong_rope_shows_in_the_logits_and_first_words(
+    real: Subject, asked: list[Asked], tmp_path: Path
+) -> None:
     broken = rewrite(real.full, tmp_path / "broken.gguf", {"llama.rope.freq_base": 10.0})
-    logits, _ = compare_logits(replace(real, full=broken), asked)
+    logits, words = compare_logits(replace(real, full=broken), asked)
     assert (logits.status, logits.cause) == ("fail", cause("logits"))
+    assert (words.status, words.cause) == ("fail", cause("first_words"))
+
+
+def test_nine_in_ten_answers_must_begin_the_same_and_of_few_all_but_one() -> None:
+    assert [least_same(count) for count in (1, 2, 4, 10, 12)] == [1, 1, 3, 9, 10]
 
 
 def test_answers_are_judged(real: Subject) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.certificate.certify import NAMES, certify
+from pipeline.certificate.certify import NAMES, _died, certify
 from pipeline.certificate.checks import CHECKS
 from pipeline.certificate.finding import Certificate, Finding, load_certificate
 from pipeline.certificate.meanwhile import EARLY, REFERENCE
+from pipeline.certificate.private_paths import without_folders
 from pipeline.certificate.subject import Subject
+from pipeline.child import ChildDied, run_child
 from pipeline.config import ExportConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PipelineError
 from pipeline.progress import Silent
 from pipeline.run import export
 from tests.pipeline.certificate.rewrite import rewrite
@@ -48,6 +50,7 @@ def test_it_is_made_once_and_again_when_something_changed(tmp_path: Path) -> Non
     assert first.certificate.status in ("pass", "warn")
     path = tmp_path / "bob" / "certificate.json"
     assert list(json.loads(path.read_text())["files"][0]) == ["file", "status", "sha256"]
+    assert (out / "report.html").is_file() and (out / "README.md").is_file()
     stamp = path.stat().st_mtime_ns
     assert export(config).certificate == first.certificate
     assert path.stat().st_mtime_ns == stamp
@@ -55,7 +58,7 @@ def test_it_is_made_once_and_again_when_something_changed(tmp_path: Path) -> Non
     again = export(config)
     assert (again.made, path.is_file()) == ((), True)
     assert export(replace(config, verify="off", quants=("Q8_0", "Q4_0"))).certificate is None
-    assert not path.exists()  # it spoke of other files
+    assert not {"certificate.json", "report.html", "README.md"} & {file.name for file in out.iterdir()}
 
 
 def test_a_file_that_does_not_load_fails_every_check_that_opens_it(real: Subject, tmp_path: Path) -> None:
@@ -63,6 +66,8 @@ def test_a_file_that_does_not_load_fails_every_check_that_opens_it(real: Subject
     broken.write_bytes(real.full.read_bytes()[:100_000])
     certificate = certify(replace(real, full=broken), Silent())
     assert certificate.status == "fail"
+    told = json.dumps(certificate.to_json())
+    assert str(tmp_path) not in told and "broken.gguf" in told  # it is published
     failed = {finding.name for finding in certificate.findings if finding.status == "fail"}
     assert failed == {"tokenizer", "template", "settings", "weights", "quality"}
 
@@ -88,11 +93,39 @@ def load_findings(path: Path) -> tuple[Finding, ...]:
     return found.findings
 
 
-def test_a_file_that_is_missing_is_one_line(tmp_path: Path, root: Path, python: str) -> None:
+@pytest.mark.parametrize("missing", ["no.gguf", "folder"])
+def test_what_is_missing_is_one_line(missing: str, tmp_path: Path, root: Path, python: str) -> None:
     words = ["certify", str(tmp_path / "no.gguf"), "--reference", "models/captain-bob-lora"]
+    words += ["--out", str(tmp_path / "folder" / "c.json")] if missing == "folder" else []
     done = subprocess.run(
         [python, "scripts/export_gguf.py", *words], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "no.gguf does not exist" in done.stderr.strip()
+    assert f"{missing} does not exist" in done.stderr.strip()
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_check_that_died_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "certificate.log"
+    log.write_text(f"reading {tmp_path}/bob.gguf\nGGML_ASSERT failed\n")
+    finding = _died("quality", ChildDied("it failed: GGML_ASSERT failed", log))
+    assert finding.summary == "The check came to no end: it failed: GGML_ASSERT failed."
+    assert finding.figures == {"log": ["reading bob.gguf", "GGML_ASSERT failed"]}
+
+
+def test_a_template_that_loops_is_named_when_it_ends_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looping = "from pipeline.certificate.clock import at_most\nwith at_most(0.01):\n    while True: pass\n"
+    (tmp_path / "looping.py").write_text(looping)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(PipelineError, match="chat template seems to loop"):
+        run_child("looping", {}, tmp_path / "looping.log")
+
+
+def test_folders_are_left_out_of_what_is_told() -> None:
+    known = [Path("/home/my name/models")]
+    assert without_folders("cannot load '/home/my name/models/a.gguf'", known) == "cannot load 'a.gguf'"
+    assert without_folders("/srv/bob/a.gguf is cut (5/7)") == "a.gguf is cut (5/7)"
+    plain = "<s>[/INST] at https://a.org/b/c and/or 1/2/3"
+    assert without_folders(plain) == plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.certificate.survival import Share, gain_kept, survival
+from pipeline.certificate.survival import LEAST_ANSWERS, Share, gain_kept, survival
 
 Answers = list[np.ndarray]
 
@@ -45,8 +45,26 @@ def test_an_adapter_that_changes_almost_nothing_leaves_nothing_to_tell() -> None
 
 
 def test_answers_that_disagree_widely_are_too_few() -> None:
-    found = survival([np.zeros(5), np.full(5, 1.8), np.zeros(5)], [np.full(5, 2.0)] * 3)
-    assert not found.reliable and "--eval" in found.doubt
+    found = survival([np.zeros(5), np.full(5, 1.8), np.zeros(5)] * 2, [np.full(5, 2.0)] * 6)
+    assert not found.reliable and "wide" in found.doubt and "--eval" in found.doubt
+
+
+def test_few_answers_tell_nothing_however_alike_they_are() -> None:
+    for count in (1, LEAST_ANSWERS - 1):
+        found = survival([np.full(5, 0.02)] * count, [np.ones(5)] * count)
+        assert found.value == pytest.approx(0.98) and not found.reliable
+        assert "answers" in found.doubt and "--eval" in found.doubt and np.isnan(found.low)
+    assert survival([np.full(5, 0.02)] * LEAST_ANSWERS, [np.ones(5)] * LEAST_ANSWERS).reliable
+
+
+def test_of_eight_answers_the_interval_holds_the_true_share_nine_times_in_ten() -> None:
+    draw, held = np.random.default_rng(8), 0
+    for _ in range(300):
+        changed = draw.gamma(2, 10, 8)
+        lost = changed * draw.beta(2, 40, 8)  # 1/21 in the mean
+        found = survival([np.array([kl]) for kl in lost], [np.array([kl]) for kl in changed])
+        held += found.low <= 1 - 2 / 42 <= found.high
+    assert held >= 265  # the middle 95 % of the draws gives 252
 
 
 def test_the_gain_that_is_kept_is_a_share_of_what_the_tuning_gained() -> None:

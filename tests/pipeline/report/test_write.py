@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.certificate.finding import Certificate, Finding
 from pipeline.manifest import Output, Record
-from pipeline.report.write import write_report
+from pipeline.report.write import remove_report, write_report
 from places import embedded_gguf
 
 HOSTILE = '<img src=x onerror=alert(1)> | "Hi" & `this`\n# not a heading'
@@ -99,15 +99,32 @@ def test_a_readme_of_the_users_own_is_left_alone(folder: Path) -> None:
     assert "README.md" in write_report(folder, "bob", made, certificate(made)).names  # ours is made anew
 
 
+def test_without_a_modelfile_nobody_is_told_to_use_one(tmp_path: Path) -> None:
+    (tmp_path / "bob-Q4_K_M.gguf").write_bytes(b"GGUF")
+    written = write_report(tmp_path, "bob", record("Q4_K_M"), None)
+    assert "Modelfile" not in written.names and "no Modelfile is written" in written.notes[0]
+    assert not any("ollama" in (tmp_path / name).read_text() for name in ("report.html", "README.md"))
+
+
 def test_without_a_certificate_nothing_is_claimed(folder: Path) -> None:
+    (folder / "chart.svg").write_text("of an earlier report")
     names = write_report(folder, "bob", record("Q4_K_M"), None).names
-    assert "chart.svg" not in names
+    assert "chart.svg" not in names and not (folder / "chart.svg").exists()
     assert "Nothing was checked." in (folder / "report.html").read_text()
+
+
+def test_a_report_of_other_files_goes_and_what_is_the_users_own_stays(tmp_path: Path) -> None:
+    for card, left in {"made_with: gguf-chat": set(), "mine": {"README.md"}}.items():
+        for file in ("report.html", "chart.svg", "Modelfile", "README.md"):
+            (tmp_path / file).write_text(card)
+        remove_report(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_the_modelfile_is_the_real_models(folder: Path) -> None:
     write_report(folder, "bob", record("Q4_K_M"), None)
     lines = (folder / "Modelfile").read_text().splitlines()
     assert lines[0] == "FROM ./bob-Q4_K_M.gguf"
+    assert "\nollama create bob -f Modelfile" in (folder / "README.md").read_text()
     assert "<|im_end|>\\n<|im_start|>assistant\\n" in lines[1]
     assert lines[2] == 'PARAMETER stop "<|im_end|>"'
