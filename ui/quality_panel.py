@@ -10,8 +10,7 @@ import gradio as gr
 from engine.errors import EngineError, ModelError
 from ui import quality_view as view
 from ui.certificate_file import Certificate, read_certificate
-from ui.fingerprint import recall
-from ui.gguf_hub import shards
+from ui.fingerprint import recall_each
 from ui.inspect_panel import ONE_AT_A_TIME, InspectPanel
 from ui.models import Models
 from ui.plots import Bars, Updates
@@ -89,7 +88,7 @@ class QualityPanel:
             return self._without_figures(broken + view.how(path.name, say))
         if certificate is None:
             return self._without_figures(paragraph(say("quality.none"), "verdict") + view.how(path.name, say))
-        about = view.verdict(path.name, certificate, _hash(path, certificate), say)
+        about = view.verdict(path.name, certificate, _hashes(path, certificate), say)
         if certificate.entry(path.name) is None:
             return self._without_figures(about)
         return {
@@ -112,11 +111,11 @@ class QualityPanel:
         return {self._verdict: why, self._files: "", **hidden}
 
 
-def _hash(path: Path, certificate: Certificate) -> str:
-    """The file's SHA-256; "" for one in several files, or when the certificate is about others."""
-    if certificate.entry(path.name) is None or len(shards(path.name)) > 1:
-        return ""
+def _hashes(path: Path, certificate: Certificate) -> dict[str, str]:
+    """The SHA-256 of each of the model's files; none when the certificate is about others."""
+    if certificate.entry(path.name) is None:
+        return {}
     try:
-        return recall(path)
+        return recall_each(path)
     except OSError:
-        return ""
+        return {}

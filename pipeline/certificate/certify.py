@@ -12,6 +12,7 @@ from pipeline.child import Message, run_child
 from pipeline.errors import InputError, PipelineError
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
+from pipeline.shards import shard_paths
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
@@ -44,7 +45,8 @@ def certify(
             findings += run.findings
             waiting = []
     if hashes is None:
-        hashes = {path.name: sha256(path) for path in (subject.full, *subject.files.values())}
+        models = (subject.full, *subject.files.values())
+        hashes = {path.name: sha256(path) for model in models for path in shard_paths(model)}
     return Certificate(tuple(findings), hashes, versions(), inputs or {})
 
 

@@ -1,4 +1,4 @@
-"""A GGUF's tensors as numpy arrays, in slabs of rows; llama.cpp reads the header."""
+"""A GGUF's tensors as numpy arrays, in slabs of rows; llama.cpp reads the headers."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import numpy as np
 
 from pipeline.certificate.stored import Array, widened
 from pipeline.ggml import BF16, F16, F32, Tensor, read_tensors
+from pipeline.shards import shard_paths
 
 PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
 """The ggml types that are not quantized, and numpy's for them."""
 
 
 class GgufTensors:
-    """The tensors of a GGUF file by name."""
+    """The tensors of a GGUF by name, those of all its files."""
 
     def __init__(self, path: Path) -> None:
-        """Raises PipelineError when it is no whole GGUF file."""
-        self.tensors: dict[str, Tensor] = read_tensors(path)
-        self._path = path
+        """`path` is the file, or a shard. Raises PipelineError when it is no whole GGUF."""
+        self.tensors: dict[str, Tensor] = {}
+        self._paths: dict[str, Path] = {}
+        for file in shard_paths(path):
+            tensors = read_tensors(file)
+            self.tensors |= tensors
+            self._paths |= dict.fromkeys(tensors, file)
 
     def read(self, name: str, first: int, count: int) -> Array:
         """`count` rows of a tensor from `first` on, in float32: [count, width]."""
         tensor = self.tensors[name]
-        raw = np.memmap(
-            self._path, np.uint8, "r", tensor.offset + first * tensor.row_bytes, (count, tensor.row_bytes)
-        )
+        start = tensor.offset + first * tensor.row_bytes
+        raw = np.memmap(self._paths[name], np.uint8, "r", start, (count, tensor.row_bytes))
         kind = PLAIN.get(tensor.type)
         if kind is None:
             return _dequantized(raw, tensor.type)

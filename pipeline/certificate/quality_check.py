@@ -70,7 +70,7 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         return
     probe = choose_backend(subject)
     if not subject.files:  # one file alone, with nothing to compare it with
-        yield _speed(subject.full.name, speed_of(subject.full, subject, probe))
+        yield _speed(subject.full_name, speed_of(subject.full, subject, probe))
         return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
         reference = make_reference(subject, probe)
@@ -87,7 +87,7 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         yield _survival(name, quality, reference)
         yield _speed(name, quality.scores.speed)
     if reference.speed is not None:
-        yield _speed(subject.full.name, reference.speed)
+        yield _speed(subject.full_name, reference.speed)
 
 
 def _quality(path: Path, reference: Reference, scored: FileScores) -> Quality:

@@ -63,7 +63,8 @@ class CertificateStep:
 
     def make(self, begun: Meanwhile, full: Path, record: Record, progress: StepProgress) -> Certificate:
         """Make the other checks and write certificate.json; `full` is where that file is now."""
-        files = first_shards(self.config.out, [name for name in record.outputs if name != full.name])
+        quantized = [name for name in record.outputs if whole_name(name) != full.name]
+        files = first_shards(self.config.out, quantized)
         late = [name for name in NAMES if name not in EARLY]
         subject = replace(begun.subject, full=full, files=files)
         with progress.step("Check the merged model", None):

@@ -32,6 +32,16 @@ class FileFacts:
     decode: float | None = None
     worst: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def whole(self) -> str:
+        """Its name as one file, which a model in shards has to become for Ollama."""
+        return whole_name(self.name)
+
+    @property
+    def parts(self) -> int:
+        """How many files it consists of."""
+        return len(self.hashes)
+
 
 @dataclass(frozen=True)
 class Facts:

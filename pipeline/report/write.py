@@ -51,7 +51,7 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
         texts["chart.svg"] = picture.replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
     notes: tuple[str, ...] = ()
     try:
-        texts["Modelfile"] = _modelfile(folder / facts.best.name)
+        texts["Modelfile"] = _modelfile(folder / facts.best.name, facts.best.whole)
     except ModelError as error:  # without a chat template nothing chats
         notes += (f"no Modelfile is written: {error}",)
     if not _is_ours(folder / "README.md"):
@@ -109,13 +109,14 @@ def _front_matter(facts: Facts) -> str:
     return "\n".join([*lines, _OURS]) + "\n"
 
 
-def _modelfile(gguf: Path) -> str:
+def _modelfile(gguf: Path, name: str) -> str:
+    """For Ollama, which calls the file by that name."""
     facts = probe_model(gguf).facts
     template = ChatTemplate(facts.template, facts.bos, facts.eos)
     bos = facts.bos if _adds_bos(gguf) else ""  # then Ollama adds it too
     turns = find_turns(lambda talk: template.render(talk).removeprefix(bos))
     ends = dict.fromkeys(end for end in (facts.eos, *_end_of_turn(turns, facts.control)) if end)
-    return modelfile(gguf.name, turns, list(ends), facts.recommended)
+    return modelfile(name, turns, list(ends), facts.recommended)
 
 
 def _adds_bos(gguf: Path) -> bool:

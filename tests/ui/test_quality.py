@@ -65,9 +65,24 @@ def test_a_certificate_is_read_with_the_gravest_first(tmp_path: Path) -> None:
     figures = file_figures(found, tmp_path)[0]
     assert (figures.label, figures.kl, figures.survival, figures.agreement) == ("Q4_1", 0.06, 0.97, None)
     assert "<img" not in findings(about, ENGLISH)
-    assert "very file" in verdict(model.name, found, "ab" * 32, ENGLISH)
-    assert "changed" in verdict(model.name, found, "cd" * 32, ENGLISH)
-    assert "about others" in verdict("eve.gguf", found, "", ENGLISH)
+    assert "very file" in verdict(model.name, found, {model.name: "ab" * 32}, ENGLISH)
+    assert "changed" in verdict(model.name, found, {model.name: "cd" * 32}, ENGLISH)
+    assert "about others" in verdict("eve.gguf", found, {}, ENGLISH)
+
+
+def test_a_model_in_several_files_is_one_row_and_every_file_of_it_counts(tmp_path: Path) -> None:
+    content = certificate("bob-Q4_1.gguf", "ab" * 32)
+    files = [f"bob-Q4_1-0000{n}-of-00002.gguf" for n in (1, 2)]
+    content["files"] = [{"file": file, "status": "warn", "sha256": file} for file in files]
+    for file in (*files, NAME):
+        (tmp_path / file).write_text(json.dumps(content) if file == NAME else "12345")
+    found = read_certificate(tmp_path / files[0])
+    assert found is not None
+    assert [one.name for one in found.about(files[0])] == ["quantization", "tokenizer.text", "survival"]
+    (figures,) = file_figures(found, tmp_path)
+    assert (figures.name, figures.label, figures.size, figures.kl) == ("bob-Q4_1.gguf", "Q4_1", 10, 0.06)
+    assert "very file" in verdict(files[0], found, {file: file for file in files}, ENGLISH)
+    assert "changed" in verdict(files[0], found, {files[0]: files[0], files[1]: "cd"}, ENGLISH)
 
 
 @pytest.mark.parametrize(

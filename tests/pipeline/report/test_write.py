@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -103,6 +104,19 @@ def test_without_a_certificate_nothing_is_claimed(folder: Path) -> None:
     names = write_report(folder, "bob", record("Q4_K_M"), None).names
     assert "chart.svg" not in names
     assert "Nothing was checked." in (folder / "report.html").read_text()
+
+
+def test_shards_are_one_file_for_ollama_alone(folder: Path) -> None:
+    first, second = (f"bob-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2))
+    (folder / "bob-Q4_K_M.gguf").rename(folder / first)
+    made = record("Q4_K_M")
+    output = made.outputs.pop("bob-Q4_K_M.gguf")
+    made.outputs |= {file: replace(output, file=file) for file in (first, second)}
+    write_report(folder, "bob", made, None)
+    assert (folder / "Modelfile").read_text().startswith("FROM ./bob-Q4_K_M.gguf\n")
+    card = (folder / "README.md").read_text()
+    assert f"| [{first}]({first}) and 1 more | 180 MB |" in card
+    assert f"llama-gguf-split --merge {first} bob-Q4_K_M.gguf  # Ollama takes one file\nollama" in card
 
 
 def test_the_modelfile_is_the_real_models(folder: Path) -> None:
