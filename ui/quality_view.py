@@ -18,7 +18,15 @@ from ui.status import size_text
 from ui.tables import NOTHING, paragraph, percent, short_number, table
 from ui.texts import Words
 
-AREAS = ("tokenizer", "template", "settings", "weights", "quantization", "survival", "behaviour", "speed")
+CHECKS = {
+    "tokenizer": ("size", "vocabulary", "added", "roles", "text"),
+    "template": ("text", "bos", "end"),
+    "settings": ("shape", "rope"),
+    "weights": ("head", "values"),
+    "behaviour": ("first_words",),
+    **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed"), ()),
+}
+"""The findings that the page calls by names of its own: areas, and what is looked at in each."""
 HOW = "python scripts/export_gguf.py certify {} --reference FOLDER"
 _MOST_WORST = 5  # prompts that are shown
 
@@ -27,13 +35,14 @@ _MOST_WORST = 5  # prompts that are shown
 class FileFigures:
     """A model as it was measured: shares, nats a token, and tokens a second; None for what was not.
 
-    `name` is its file, of shards the whole's.
+    `name` is its file, of shards the whole's; `interval` is that of its survival.
     """
 
     name: str
     status: str
     size: int | None
     survival: float | None
+    interval: tuple[float, float] | None
     kl: float | None
     agreement: float | None
     prefill: float | None
@@ -72,11 +81,13 @@ def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigur
         return found.figure(*names) if found else None
 
     entry = certificate.entry(name)
+    low, high = figure("survival", "kept", "low"), figure("survival", "kept", "high")
     return FileFigures(
         name=whole_name(name),
         status=entry.status if entry else "skipped",
         size=size,
         survival=figure("survival", "kept", "value"),
+        interval=None if low is None or high is None else (low, high),
         kl=figure("quantization", "mean_kl"),
         agreement=figure("quantization", "agreement"),
         prefill=figure("speed", "prefill"),
@@ -143,7 +154,7 @@ def _row(one: FileFigures, say: Words) -> list[str]:
         one.name,
         say(f"quality.status.{one.status}"),
         size_text(one.size) if one.size is not None else NOTHING,
-        percent(one.survival, say),
+        _survival(one, say),
         short_number(one.kl, say),
         percent(one.agreement, say),
         say.number(one.prefill) if one.prefill is not None else NOTHING,
@@ -151,14 +162,28 @@ def _row(one: FileFigures, say: Words) -> list[str]:
     ]
 
 
+def _survival(one: FileFigures, say: Words) -> str:
+    value = percent(one.survival, say)
+    if one.survival is None or one.interval is None:
+        return value
+    low, high = (say.number(100 * end, 1) for end in one.interval)
+    return say("quality.interval", value=value, low=low, high=high)
+
+
 def _finding(one: Finding, say: Words) -> str:
-    area = one.name.partition(".")[0]
-    label = say(f"quality.area.{area}") if area in AREAS else one.name
-    parts = [f"<h3>{chip(one.status, say)} {escape(label)}</h3>", _english(one.summary)]
+    parts = [f"<h3>{chip(one.status, say)} {escape(_heading(one.name, say))}</h3>", _english(one.summary)]
     for name, text in (("cause", one.cause), ("wanted", one.threshold)):
         if text:
             parts.append(f"<p class='teach'><b>{escape(say(f'quality.{name}'))}</b> {_words(text)}</p>")
     return f"<section class='finding'>{''.join(parts)}{_worst(one, say)}</section>"
+
+
+def _heading(name: str, say: Words) -> str:
+    """What was looked at: the finding, or the area that it belongs to, or the name of one from elsewhere."""
+    area, _, part = name.partition(".")
+    if area not in CHECKS:
+        return name
+    return say(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
 
 
 def _worst(one: Finding, say: Words) -> str:
