@@ -67,7 +67,9 @@ def _is_ours(readme: Path) -> bool:
 
 
 def _render(template: str, facts: Facts, picture: str) -> str:
-    filters = {name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell")}
+    filters = {
+        name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell", "tried")
+    }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html.j2"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.certificate import auto_step
 from pipeline.certificate.auto import Trial, choose
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
+from pipeline.progress import Advance, Silent
 from pipeline.run import export
 from tests.pipeline.chatml import CHATML
 from tests.pipeline.tiny import make_base
@@ -50,17 +52,37 @@ def test_without_a_tuning_to_speak_of_the_divergence_decides() -> None:
     assert choose(iter(untold), "size").chosen == "Q4_0"
 
 
+class Steps(Silent):
+    """The titles of the steps; at one of them, Ctrl-C."""
+
+    def __init__(self, interrupted_at: str = "") -> None:
+        self.titles: list[str] = []
+        self._last = interrupted_at
+
+    @contextmanager
+    def step(self, title: str, total: int | None) -> Iterator[Advance]:
+        self.titles.append(title)
+        if title == self._last:
+            raise KeyboardInterrupt
+        yield lambda done: None
+
+
 def test_an_export_keeps_the_chosen_file_alone_and_says_how_it_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto_step, "CANDIDATES", ("Q4_0", "Q8_0"))  # each takes a second
     base = make_base(tmp_path / "base", hidden_size=256, intermediate_size=512, head_dim=64)
     (base / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
-    config = ExportConfig(str(base), tmp_path / "bob", quants=("auto",), threads=2)
-    result = export(config)
+    config = ExportConfig(str(base), tmp_path / "bob", quants=("auto",), prefer="speed", threads=2)
+    with pytest.raises(KeyboardInterrupt):
+        export(config, Steps(interrupted_at="Quantize to Q8_0"))
+    steps = Steps()
+    result = export(config, steps)
     option = json.loads(result.manifest.read_text())["options"]["auto"]
     assert [path.name for path in result.folder.glob("*.gguf")] == [f"bob-{option['chosen']}.gguf"]
-    assert option["tried"][-1]["type"] == option["chosen"]
+    assert [trial["type"] for trial in option["tried"]] == ["Q4_0", "Q8_0"]
+    quantized = sorted(title for title in steps.titles if title.startswith("Quantize"))
+    assert quantized == sorted(f"Quantize to {name}" for name in ("Q8_0", option["chosen"]))  # Q4_0 was tried
     assert any(note.startswith("auto chose") for note in result.notes)
     assert export(config).made == ()  # the choice stands
 

@@ -106,6 +106,19 @@ def test_without_a_certificate_nothing_is_claimed(folder: Path) -> None:
     assert "Nothing was checked." in (folder / "report.html").read_text()
 
 
+def test_it_tells_how_the_type_was_chosen_and_what_was_calibrated_on(folder: Path) -> None:
+    made = record("Q4_K_M")
+    trial = {"type": "Q3_K_M", "size": 94e6, "survival": None, "low": None, "high": None, "mean_kl": 0.2}
+    trials = [trial | {"decode": 99.0}, trial | {"decode": 90.0, "survival": 0.96, "low": 0.95, "high": 0.97}]
+    made.options["auto"] = {"chosen": "Q4_K_M", "reason": "the smallest that keeps enough", "tried": trials}
+    made.inputs["importance"] = {"calibrate": "my_chats.jsonl", "sha256": "ef" * 32}
+    write_report(folder, "bob", made, None)
+    card, page = ((folder / file).read_text() for file in ("README.md", "report.html"))
+    assert "| Q3_K_M | 94 MB | – | 0.2000 | 99 tokens/s |" in card
+    assert "- importance matrix: my\\_chats.jsonl, sha256 efef" in card
+    assert "0.960 (0.950 to 0.970)" in page and "Q4_K_M: the smallest that keeps enough." in page
+
+
 def test_shards_are_one_file_for_ollama_alone(folder: Path) -> None:
     first, second = (f"bob-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2))
     (folder / "bob-Q4_K_M.gguf").rename(folder / first)
