@@ -17,7 +17,9 @@ from bench.page import PageCost
 from bench.serve import Cell, ServeResult
 
 if TYPE_CHECKING:
+    from bench.imatrix import ImatrixResult, Measured
     from bench.soak import SoakResult
+    from pipeline.certificate.survival import Share
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
@@ -170,3 +172,34 @@ def _without_nan(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _without_nan(value) for key, value in tree.items()}
     return None if isinstance(tree, float) and math.isnan(tree) else tree
+
+
+def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
+    """Print each type without and with the matrix, and what that is worth; intervals are of 95 %."""
+    table = Table(title="Importance matrix", title_justify="left")
+    for heading in ("type", "matrix", "MB", "KL", "survival", "gain kept"):
+        table.add_column(heading, justify="left" if heading in ("type", "matrix") else "right")
+    for one in result.types:
+        table.add_row(one.quant, "without", *_measured(one.without))
+        table.add_row("", "with", *_measured(one.weighed))
+        table.add_row("", "won", "", "", _share(one.won, "+"), "", end_section=True)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table)
+    console.print(
+        f"Calibrated on {result.calibrated} chats, measured on {result.held_out} others: the tuned model's "
+        f"answers to them ({result.tokens} tokens; KL, survival), and their own (gain kept)."
+    )
+    if as_json:
+        print(json.dumps({"figures": asdict(result)}))
+
+
+def _measured(one: Measured) -> tuple[str, ...]:
+    return f"{one.size / 1e6:.1f}", f"{one.mean_kl:.3f}", _share(one.survival), _share(one.gain)
+
+
+def _share(share: Share, sign: str = "") -> str:
+    """A share with its interval; a doubtful one in brackets, none as a dash."""
+    if math.isnan(share.value):
+        return "–"
+    told = f"{share.value:{sign}.3f} ({share.low:{sign}.3f} to {share.high:{sign}.3f})"
+    return told if share.reliable else f"[{told}]"

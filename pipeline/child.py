@@ -7,13 +7,14 @@ ends with its parent, even when the parent was killed: its input ends then.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
@@ -153,10 +154,16 @@ def _obituary(module: str, code: int, log: Path) -> str:
     return f"{module} {how}: {last}"
 
 
-def serve(work: Callable[[Message], Message]) -> None:
-    """The child's side: run `work` on each request and answer with its result, until the parent is gone."""
+def serve(work: Callable[[Message], Message], ahead: Sequence[str] = ()) -> None:
+    """The child's side: run `work` on each request and answer with its result, until the parent is gone.
+
+    `ahead` are modules that take long to import, and that some requests need: what is missing, those tell.
+    """
     requests: Queue[Message] = Queue()
     threading.Thread(target=_hear, args=(requests,), daemon=True).start()
+    for module in ahead:
+        with suppress(ImportError):
+            importlib.import_module(module)
     while True:
         try:
             say({"result": work(requests.get())})

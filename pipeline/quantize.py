@@ -81,7 +81,7 @@ class Quantizer(Child):
 
     def split(self, source: Path, target: Path, limit: int, progress: StepProgress) -> list[Path]:
         """Copy a GGUF into shards of `limit` bytes, named after `target`; returns them."""
-        request = {"source": str(source), "target": str(target), "ftype": None, "split": limit}
+        request: Message = {"source": str(source), "target": str(target), "ftype": None, "split": limit}
         request |= {"threads": 1, "earlier": []}
         return self._write(f"Split {source.name}", source.stat().st_size, request, progress)
 
@@ -89,3 +89,6 @@ class Quantizer(Child):
         with progress.step(title, size) as advance:
             result = self.run(request, lambda message: advance(int(message["done"])))
         return [Path(path) for path in result["files"]]
+
+    def __enter__(self) -> Quantizer:
+        return self

@@ -147,4 +147,4 @@ def imatrix_data(importance: Importance) -> Any:
 
 
 if __name__ == "__main__":
-    serve(quantize)
+    serve(quantize, ahead=("llama_cpp", "gguf", "pipeline.quant_file"))

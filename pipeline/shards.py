@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline.errors import InputError
 
 _SIZE = re.compile(r"0*(?P<count>[1-9]\d*)(?P<unit>[MG])", re.IGNORECASE)
 _UNITS = {"M": 10**6, "G": 10**9}  # as llama.cpp's gguf-split has them
-_NUMBERS = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf)")
+_NUMBERS = re.compile(r"-\d{5}-of-(?P<count>\d{5})(?=\.gguf)")
 _MOST = 65_535  # split.count has 16 bits
 
 
@@ -32,6 +33,20 @@ def shard_names(name: str, count: int) -> list[str]:
 def whole_name(name: str) -> str:
     """The name of the file that a shard is a part of; that of a whole file is its own."""
     return _NUMBERS.sub("", name)
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """All files of the model that `path` is one of, in order; raises InputError where one is missing."""
+    found = _NUMBERS.search(path.name)
+    if found is None:
+        return [path]
+    files = [path.with_name(name) for name in shard_names(whole_name(path.name), int(found["count"]))]
+    for file in files:
+        if not file.is_file():
+            raise InputError(
+                f"{path} is one of {len(files)} files and {file.name} is missing: put all into one folder"
+            )
+    return files
 
 
 def group(sizes: Mapping[str, int], limit: int | None) -> list[list[str]]:

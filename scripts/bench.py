@@ -11,13 +11,15 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from bench.export import compare_exports, memory_by_layers
-from bench.report import show_comparison, show_memory, show_page, show_serving, show_soak
+from bench.report import show_comparison, show_imatrix, show_memory, show_page, show_serving, show_soak
 from bench.serve import ServeConfig, compare_serving
 from bench.shapes import SHAPES, shape_in_child
 from bench.workload import WORKLOADS
+from engine.cores import physical_cores
 from pipeline.config import DEFAULT_QUANTS
 from pipeline.errors import InputError
-from pipeline.terminal import report_errors
+from pipeline.quant_types import quants_named
+from pipeline.terminal import report_errors, terminal_progress
 
 SCRATCH = Path("bench-scratch")
 
@@ -179,6 +181,42 @@ def soak_command(
         show_soak(result, as_json=json)
     if result.wrong:
         raise typer.Exit(1)
+
+
+@app.command("imatrix")
+def imatrix_command(
+    *,
+    base: Annotated[Path, typer.Option(help="A base model's folder.")],
+    adapter: Annotated[Path, typer.Option(help="The adapter's folder.")],
+    calibrate: Annotated[Path, typer.Option(help="Chats (JSONL) that the matrix is gathered from.")],
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval",
+            help="Other chats, to measure on. Default: those of --calibrate that finetune.py would hold out.",
+        ),
+    ] = None,
+    quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
+    threads: Threads = None,
+    scratch: Annotated[
+        Path, typer.Option(help="Folder for the files, which stay for another run.")
+    ] = SCRATCH,
+    json: Json = False,
+) -> None:
+    """What an importance matrix buys: survival of the tuning with and without, on chats it has not seen."""
+    from bench.imatrix import QUANTS, ImatrixConfig, compare_imatrix  # the engine, as for `soak`
+
+    with report_errors():
+        config = ImatrixConfig(
+            base=base.resolve(),
+            adapter=adapter.resolve(),
+            calibrate=calibrate,
+            evaluation=evaluation,
+            quants=quants_named(quant or QUANTS),
+            scratch=scratch.resolve() / "imatrix",
+            threads=threads if threads is not None else physical_cores(),
+        )
+        show_imatrix(compare_imatrix(config, terminal_progress()), as_json=json)
 
 
 def _say(line: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import ModelError
+from ui.gguf_hub import whole_name
 
 NAME = "certificate.json"
 STATUSES = ("fail", "warn", "pass", "skipped")  # the gravest first
@@ -23,7 +24,7 @@ _MOST_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: on one `file`, or on all of them when that is empty."""
+    """What one check found: on one `file` (of shards the whole), or on all of them when that is empty."""
 
     name: str
     status: str
@@ -53,7 +54,7 @@ class Certified:
 
 @dataclass(frozen=True)
 class Certificate:
-    """All that was found on some files."""
+    """All that was found on some files. Of a model in several files, any of them may be asked about."""
 
     files: tuple[Certified, ...]
     findings: tuple[Finding, ...]
@@ -65,12 +66,13 @@ class Certificate:
 
     def about(self, name: str) -> list[Finding]:
         """The findings that count for a file, the gravest first."""
-        found = [finding for finding in self.findings if finding.file in ("", name)]
+        found = [finding for finding in self.findings if finding.file in ("", name, whole_name(name))]
         return sorted(found, key=lambda finding: STATUSES.index(finding.status))
 
     def finding(self, check: str, file: str) -> Finding | None:
         """What a check of single files found on one of them."""
-        return next((one for one in self.findings if (one.name, one.file) == (check, file)), None)
+        names = (file, whole_name(file))
+        return next((one for one in self.findings if one.name == check and one.file in names), None)
 
 
 def read_certificate(model: Path) -> Certificate | None:

@@ -39,7 +39,15 @@ class Fingerprints:
 
 def recall(path: Path) -> str:
     """The hash, from the cache folder as long as the file is the same size and time. Raises OSError."""
-    files = [path.with_name(name) for name in shards(path.name)]
+    return _recall([path.with_name(name) for name in shards(path.name)])
+
+
+def recall_each(path: Path) -> dict[str, str]:
+    """The same for each file of a model by its name, the first first. Raises OSError."""
+    return {name: _recall([path.with_name(name)]) for name in shards(path.name)}
+
+
+def _recall(files: list[Path]) -> str:
     seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     note = cache_folder() / f"sha256-{hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]}"
     if note.exists():

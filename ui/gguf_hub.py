@@ -51,6 +51,11 @@ def fetch_gguf(spec: str, choose: Choose) -> Path:
     raise ModelError(f"model {spec!r}: {reason}")
 
 
+def whole_name(file: str) -> str:
+    """What a model in several files is called, given any of them; a whole one goes by its own name."""
+    return _SHARD.sub(".gguf", file)
+
+
 def shards(file: str) -> list[str]:
     """All files of a split GGUF, given any of them; a whole one is its own only shard."""
     found = _SHARD.search(file)

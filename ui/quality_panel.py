@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -10,11 +9,12 @@ import gradio as gr
 from engine.errors import EngineError, ModelError
 from ui import quality_view as view
 from ui.certificate_file import Certificate, read_certificate
-from ui.fingerprint import recall
-from ui.gguf_hub import shards
+from ui.fingerprint import recall_each
+from ui.gguf_hub import whole_name
 from ui.inspect_panel import ONE_AT_A_TIME, InspectPanel
 from ui.models import Models
-from ui.plots import Bars, Updates
+from ui.plots import Updates
+from ui.quality_charts import charts
 from ui.status import error_line, line
 from ui.tables import paragraph
 from ui.texts import Words, words
@@ -38,15 +38,10 @@ class QualityPanel:
         with gr.Tabs(elem_id="quality-tabs"):
             with gr.Tab(text("quality.tab")):
                 self._verdict = gr.HTML(padding=False, elem_id="quality-verdict")
-                with gr.Row(elem_classes="plots"):
-                    self._survival = Bars("survival", "quality.survival.info")
-                    self._kl = Bars("kl", "quality.kl.info")
-                    self._speed = Bars("speed", "quality.speed.info")
                 self._files = gr.HTML(padding=False, elem_id="quality-files")
             with gr.Tab(text("inspect.tab")):
                 self._inspect = InspectPanel()
-        plots = [*self._survival.outputs, *self._kl.outputs, *self._speed.outputs]
-        own = [self._model, self._note, self._verdict, self._files, *plots]
+        own = [self._model, self._note, self._verdict, self._files]
         self._outputs = [*own, *self._inspect.outputs]
 
     def wire(self, page: gr.Blocks) -> None:
@@ -89,34 +84,24 @@ class QualityPanel:
             return self._without_figures(broken + view.how(path.name, say))
         if certificate is None:
             return self._without_figures(paragraph(say("quality.none"), "verdict") + view.how(path.name, say))
-        about = view.verdict(path.name, certificate, _hash(path, certificate), say)
+        about = view.verdict(path.name, certificate, _hashes(path, certificate), say)
         if certificate.entry(path.name) is None:
             return self._without_figures(about)
+        figures = view.file_figures(certificate, path.parent)
         return {
             self._verdict: about + view.findings(certificate.about(path.name), say),
-            **self._with_figures(view.file_figures(certificate, path.parent), say),
-        }
-
-    def _with_figures(self, figures: Sequence[view.FileFigures], say: Words) -> Updates:
-        head = say("quality.head.file")
-        survival = {one.label: one.survival and 100 * one.survival for one in figures}
-        return {
-            self._files: view.files_table(figures, say),
-            **self._survival.filled(survival, head, say("quality.survival")),
-            **self._kl.filled({one.label: one.kl for one in figures}, head, say("quality.kl")),
-            **self._speed.filled({one.label: one.decode for one in figures}, head, say("quality.speed")),
+            self._files: view.files_table(figures, say) + charts(figures, whole_name(path.name), say),
         }
 
     def _without_figures(self, why: str) -> Updates:
-        hidden = self._survival.hidden() | self._kl.hidden() | self._speed.hidden()
-        return {self._verdict: why, self._files: "", **hidden}
+        return {self._verdict: why, self._files: ""}
 
 
-def _hash(path: Path, certificate: Certificate) -> str:
-    """The file's SHA-256; "" for one in several files, or when the certificate is about others."""
-    if certificate.entry(path.name) is None or len(shards(path.name)) > 1:
-        return ""
+def _hashes(path: Path, certificate: Certificate) -> dict[str, str]:
+    """The SHA-256 of each of the model's files; none when the certificate is about others."""
+    if certificate.entry(path.name) is None:
+        return {}
     try:
-        return recall(path)
+        return recall_each(path)
     except OSError:
-        return ""
+        return {}

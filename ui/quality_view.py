@@ -5,30 +5,44 @@ The findings are the export's own English sentences; what is around them speaks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from ui.certificate_file import Certificate, Finding
+from ui.gguf_hub import whole_name
 from ui.model_files import name_and_type
 from ui.status import size_text
 from ui.tables import NOTHING, paragraph, percent, short_number, table
 from ui.texts import Words
 
-AREAS = ("tokenizer", "template", "settings", "weights", "quantization", "survival", "behaviour", "speed")
+CHECKS = {
+    "tokenizer": ("size", "vocabulary", "added", "roles", "text"),
+    "template": ("text", "bos", "end"),
+    "settings": ("shape", "rope"),
+    "weights": ("head", "values"),
+    "behaviour": ("first_words",),
+    **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed"), ()),
+}
+"""The findings that the page calls by names of its own: areas, and what is looked at in each."""
 HOW = "python scripts/export_gguf.py certify {} --reference FOLDER"
 _MOST_WORST = 5  # prompts that are shown
 
 
 @dataclass(frozen=True)
 class FileFigures:
-    """A file as it was measured: shares, nats a token, and tokens a second; None for what was not."""
+    """A model as it was measured: shares, nats a token, and tokens a second; None for what was not.
+
+    `name` is its file, of shards the whole's; `interval` is that of its survival.
+    """
 
     name: str
     status: str
     size: int | None
     survival: float | None
+    interval: tuple[float, float] | None
     kl: float | None
     agreement: float | None
     prefill: float | None
@@ -42,23 +56,38 @@ class FileFigures:
 
 
 def file_figures(certificate: Certificate, folder: Path) -> list[FileFigures]:
-    """All files of a certificate, in its order, and the unrounded one that was timed along with them."""
+    """All models of a certificate, in its order, and the unrounded one that was timed along with them."""
     timed = [finding.file for finding in certificate.findings if finding.name == "speed" and finding.file]
-    names = dict.fromkeys([*(file.name for file in certificate.files), *timed])
-    return [_figures(name, certificate, folder) for name in names]
+    first: dict[str, str] = {}
+    for name in (*(file.name for file in certificate.files), *timed):
+        first.setdefault(whole_name(name), name)
+    sizes = _sizes(folder)
+    return [_figures(name, certificate, sizes.get(whole)) for whole, name in first.items()]
 
 
-def _figures(name: str, certificate: Certificate, folder: Path) -> FileFigures:
+def _sizes(folder: Path) -> Mapping[str, int]:
+    """Bytes of each model in a folder, that of all its files by the whole's name."""
+    sizes = Counter[str]()
+    for path in folder.glob("*.gguf"):
+        sizes[whole_name(path.name)] += path.stat().st_size if path.is_file() else 0
+    return sizes
+
+
+def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigures:
+    """`name` is a file of the model, `size` what is known of it all."""
+
     def figure(check: str, *names: str) -> float | None:
         found = certificate.finding(check, name)
         return found.figure(*names) if found else None
 
-    entry, path = certificate.entry(name), folder / Path(name).name  # whatever the certificate calls it
+    entry = certificate.entry(name)
+    low, high = figure("survival", "kept", "low"), figure("survival", "kept", "high")
     return FileFigures(
-        name=name,
+        name=whole_name(name),
         status=entry.status if entry else "skipped",
-        size=path.stat().st_size if path.is_file() else None,
+        size=size,
         survival=figure("survival", "kept", "value"),
+        interval=None if low is None or high is None else (low, high),
         kl=figure("quantization", "mean_kl"),
         agreement=figure("quantization", "agreement"),
         prefill=figure("speed", "prefill"),
@@ -66,10 +95,10 @@ def _figures(name: str, certificate: Certificate, folder: Path) -> FileFigures:
     )
 
 
-def verdict(name: str, certificate: Certificate, actual: str, say: Words) -> str:
+def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say: Words) -> str:
     """What the certificate says of a file, and whether it is about this very file.
 
-    `actual` is the file's SHA-256, or "" where it cannot be compared.
+    `actual` is the SHA-256 of each of the model's files; none where they cannot be compared.
     """
     entry = certificate.entry(name)
     if entry is None:
@@ -79,10 +108,13 @@ def verdict(name: str, certificate: Certificate, actual: str, say: Words) -> str
     head = f"<p class='verdict {entry.status}'>{words}</p>"
     if not actual:
         return head
-    if actual != entry.sha256:
-        known = say("quality.changed", actual=actual[:12], expected=entry.sha256[:12])
-        return paragraph(known, "verdict fail")
-    return head + paragraph(say("quality.same", hash=actual[:12]), "teach")
+    for file, found in actual.items():
+        certified = certificate.entry(file)
+        expected = certified.sha256 if certified else NOTHING
+        if found != expected:
+            known = say("quality.changed", actual=found[:12], expected=expected[:12])
+            return paragraph(known, "verdict fail")
+    return head + paragraph(say("quality.same", hash=entry.sha256[:12]), "teach")
 
 
 def how(name: str, say: Words) -> str:
@@ -122,7 +154,7 @@ def _row(one: FileFigures, say: Words) -> list[str]:
         one.name,
         say(f"quality.status.{one.status}"),
         size_text(one.size) if one.size is not None else NOTHING,
-        percent(one.survival, say),
+        _survival(one, say),
         short_number(one.kl, say),
         percent(one.agreement, say),
         say.number(one.prefill) if one.prefill is not None else NOTHING,
@@ -130,14 +162,28 @@ def _row(one: FileFigures, say: Words) -> list[str]:
     ]
 
 
+def _survival(one: FileFigures, say: Words) -> str:
+    value = percent(one.survival, say)
+    if one.survival is None or one.interval is None:
+        return value
+    low, high = (say.number(100 * end, 1) for end in one.interval)
+    return say("quality.interval", value=value, low=low, high=high)
+
+
 def _finding(one: Finding, say: Words) -> str:
-    area = one.name.partition(".")[0]
-    label = say(f"quality.area.{area}") if area in AREAS else one.name
-    parts = [f"<h3>{chip(one.status, say)} {escape(label)}</h3>", _english(one.summary)]
+    parts = [f"<h3>{chip(one.status, say)} {escape(_heading(one.name, say))}</h3>", _english(one.summary)]
     for name, text in (("cause", one.cause), ("wanted", one.threshold)):
         if text:
             parts.append(f"<p class='teach'><b>{escape(say(f'quality.{name}'))}</b> {_words(text)}</p>")
     return f"<section class='finding'>{''.join(parts)}{_worst(one, say)}</section>"
+
+
+def _heading(name: str, say: Words) -> str:
+    """What was looked at: the finding, or the area that it belongs to, or the name of one from elsewhere."""
+    area, _, part = name.partition(".")
+    if area not in CHECKS:
+        return name
+    return say(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
 
 
 def _worst(one: Finding, say: Words) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.thresholds import GOOD_KL, GOOD_SURVIVAL
 from pipeline.errors import PipelineError
+from pipeline.manifest import write_atomically
 from pipeline.progress import StepProgress
 
 Make = Callable[[str], Path]
@@ -85,12 +87,35 @@ def choose(trials: Iterable[Trial], prefer: str) -> Choice:
 def _trials(
     subject: Subject, sizes: Mapping[str, int], make: Make, progress: StepProgress
 ) -> Iterator[Trial]:
+    made = _Made(subject)
     for quant in sorted(sizes, key=lambda name: sizes[name]):
-        path = make(quant)
-        tried = replace(subject, files={path.name: path})
-        certificate = certify(tried, progress, names=("quality",), hashes={})
-        found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
-        yield trial_of(quant, path, found)
+        if quant not in made.trials:
+            path = make(quant)
+            tried = replace(subject, files={path.name: path})
+            certificate = certify(tried, progress, names=("quality",), hashes={})
+            found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
+            made.keep(trial_of(quant, path, found))
+        yield made.trials[quant]
+
+
+class _Made:
+    """The trials of this model so far, kept in the scratch folder: the next run goes on from there."""
+
+    def __init__(self, subject: Subject) -> None:
+        files = [subject.full, *([subject.evaluation] if subject.evaluation else [])]
+        self._key = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        self._path = subject.scratch / "trials.json"
+        self.trials: dict[str, Trial] = {}
+        if self._path.is_file():
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            known = content["trials"] if content["key"] == self._key else []
+            self.trials = {fields["type"]: Trial(**fields) for fields in known}
+
+    def keep(self, trial: Trial) -> None:
+        """Add one."""
+        self.trials[trial.type] = trial
+        content = {"key": self._key, "trials": [asdict(one) for one in self.trials.values()]}
+        write_atomically(self._path, json.dumps(content))
 
 
 def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:

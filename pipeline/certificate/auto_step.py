@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import Record, sha256
 from pipeline.progress import StepProgress
 from pipeline.quant_types import AUTO, CANDIDATES, quant_type
-from pipeline.quantize import QuantizeJob, plan_quantization, quantize
+from pipeline.quantize import Quantization, QuantizeJob, Quantizer
 from pipeline.source import Source, read_json
 
 AUTO_OPTION = "auto"
@@ -31,6 +31,7 @@ class AutoStep:
     config: ExportConfig
     certifying: CertificateStep
     work: Path
+    quantizer: Quantizer
 
     def choose(self, full: Path, record: Record, progress: StepProgress, imatrix: Path | None = None) -> None:
         """Write the choice into the record; `full` is the GGUF of full precision. Raises PipelineError.
@@ -38,16 +39,15 @@ class AutoStep:
         With an importance matrix in `imatrix` the candidates are made by it, as the chosen one will be.
         """
         (self.work / TRIED).mkdir(exist_ok=True)
-        log, types = self.work / "plan.log", self.config.tensor_types
-        plans = {name: plan_quantization(full, quant_type(name), log, types, imatrix) for name in CANDIDATES}
+        types = self.config.tensor_types
+        wanted = {name: Quantization(full, quant_type(name), types, imatrix) for name in CANDIDATES}
+        plans = {name: self.quantizer.plan(one) for name, one in wanted.items()}
 
         def make(name: str) -> Path:
             path = self.work / TRIED / self.config.quantized_name(name)
             partial, earlier = path.with_name(f"{path.name}.partial"), tuple(path.parent.glob("*.gguf"))
-            job = QuantizeJob(
-                full, partial, quant_type(name), self.config.threads, earlier, types, imatrix=imatrix
-            )
-            quantize(job, plans[name], progress)
+            job = QuantizeJob(wanted[name], partial, self.config.threads, earlier)
+            self.quantizer.quantize(job, plans[name], progress)
             return partial.replace(path)
 
         sizes = {name: plan.size for name, plan in plans.items()}

@@ -32,7 +32,7 @@ def check_behaviour(subject: Subject, progress: StepProgress) -> Iterator[Findin
     """Ask each file a few questions; only with `--verify full`, since answers take their time."""
     if subject.depth != "full":
         return
-    files = {subject.full.name: subject.full, **subject.files}
+    files = {subject.full_name: subject.full, **subject.files}
     with progress.step("Ask each file", len(files)) as advance:
         for done, (name, path) in enumerate(files.items(), 1):
             yield _judge(name, path, subject.threads)

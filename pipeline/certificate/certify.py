@@ -11,9 +11,9 @@ from pipeline.certificate.finding import Certificate, Finding
 from pipeline.certificate.private_paths import without_folders
 from pipeline.certificate.subject import Subject
 from pipeline.child import Child, ChildDied, Message
-from pipeline.errors import InputError, PipelineError
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
+from pipeline.shards import shard_paths
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
@@ -35,7 +35,8 @@ def certify(
     with Checker(subject.scratch) as checker:
         findings = checker.check(subject, progress, names)
     if hashes is None:
-        hashes = {path.name: sha256(path) for path in (subject.full, *subject.files.values())}
+        models = (subject.full, *subject.files.values())
+        hashes = {path.name: sha256(path) for model in models for path in shard_paths(model)}
     return Certificate(tuple(findings), hashes, versions(), inputs or {})
 
 

@@ -5,10 +5,9 @@ Run by certify.py as `python -m pipeline.certificate.checks_child`.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from engine.errors import EngineError
@@ -51,15 +50,7 @@ def _tell(finding: Finding, subject: Subject) -> None:
     say({"finding": asdict(published(finding, subject))})
 
 
-def get_ready() -> None:
-    """Import what the checks will need: the first of them is asked for some time after this child's start."""
+if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the subject's folders
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the weights are compared in threads of our own
-    for module in ("pipeline.certificate.checks", "gguf"):
-        with suppress(ImportError):  # the check that needs it says what is missing
-            importlib.import_module(module)
-
-
-if __name__ == "__main__":
-    get_ready()
-    serve(check)
+    serve(check, ahead=("pipeline.certificate.checks", "gguf"))

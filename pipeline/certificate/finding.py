@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipeline.errors import InputError
+from pipeline.shards import whole_name
 
 Status = Literal["pass", "warn", "fail", "skipped"]
 FORMAT = 1
@@ -22,8 +23,8 @@ class Finding:
 
     `name` stays the same over time and says what was looked at ("tokenizer.text"), `summary` is one plain
     sentence, `figures` are numbers and names for programs, `threshold` is what counts as good and why, and
-    `cause` is the known cause that fits, with what to do. `file` names the one file that it is about; an
-    empty one stands for all of them.
+    `cause` is the known cause that fits, with what to do. `file` names the one file that it is about, of
+    shards the whole; an empty one stands for all of them.
     """
 
     name: str
@@ -59,10 +60,11 @@ class Certificate:
     @property
     def files(self) -> dict[str, Status]:
         """Each file's name and the gravest status of what was found about it."""
-        return {
-            name: gravest(finding.status for finding in self.findings if finding.file in ("", name))
-            for name in self.hashes
-        }
+        return {name: gravest(finding.status for finding in self.about(name)) for name in self.hashes}
+
+    def about(self, name: str) -> list[Finding]:
+        """The findings that count for a file, or for a shard of the one that they are about."""
+        return [one for one in self.findings if one.file in ("", name, whole_name(name))]
 
     def to_json(self) -> dict[str, Any]:
         """The certificate as certificate.json holds it."""

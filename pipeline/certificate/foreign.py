@@ -15,12 +15,13 @@ from pipeline.config import parse_adapter
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
+from pipeline.shards import shard_paths
 from pipeline.source import Source, adapter_source, base_source
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What to check: `file`, made of `reference`, or of `base` with `adapters` merged in.
+    """What to check: `file` (of shards any), made of `reference`, or of `base` with `adapters` merged in.
 
     `reference` and `base` are folders or Hub ids; without a base the reference's own weights count, if it has
     any. Raises InputError for what cannot be.
@@ -37,9 +38,10 @@ class FileCheck:
     def __post_init__(self) -> None:
         if not self.file.is_file():
             raise InputError(f"{self.file} does not exist: give a GGUF file")
-        with self.file.open("rb") as opened:
-            if opened.read(4) != b"GGUF":
-                raise InputError(f"{self.file} is not a GGUF file")
+        for path in shard_paths(self.file):
+            with path.open("rb") as opened:
+                if opened.read(4) != b"GGUF":
+                    raise InputError(f"{path} is not a GGUF file")
         if self.verify not in get_args(Depth):
             raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(get_args(Depth))}")
         if self.threads < 1:
@@ -61,7 +63,7 @@ def certify_file(wanted: FileCheck, progress: StepProgress) -> Certificate:
     with tempfile.TemporaryDirectory(prefix="certify-") as scratch:
         subject = Subject(
             reference=reference.folder,
-            full=wanted.file,
+            full=shard_paths(wanted.file)[0],
             scratch=Path(scratch),
             threads=wanted.threads,
             base=base,

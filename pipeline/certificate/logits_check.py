@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from engine.cpu import probe_model
 from pipeline.certificate.causes import cause
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.gguf_tensors import PLAIN
+from pipeline.certificate.gguf_tensors import PLAIN, GgufTensors
 from pipeline.certificate.logits import Sample, logits_of, open_model
 from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
-from pipeline.ggml import read_tensors
 from pipeline.progress import Advance, StepProgress
 from pipeline.source import tensors_of
 
@@ -70,7 +69,7 @@ def _told(asked: Iterable[Asked], advance: Advance) -> Iterator[Asked]:
 def _refusal(subject: Subject) -> str | None:
     """Why the transformers model cannot be run here, None where it can."""
     assert subject.base is not None
-    if any(tensor.type not in PLAIN for tensor in read_tensors(subject.full).values()):
+    if any(tensor.type not in PLAIN for tensor in GgufTensors(subject.full).tensors.values()):
         return "The GGUF is quantized, so its logits differ; how much is lost is told against its full one."
     if subject.qlora_base:
         return "The base in 4 bits was not run through transformers: its logits need a GPU's kernels."

@@ -68,7 +68,7 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         return
     if not subject.files:  # one file alone, with nothing to compare it with
         with opened(subject.full, probe) as alone:
-            yield _speed(subject.full.name, alone.speed(subject))
+            yield _speed(subject.full_name, alone.speed(subject))
         return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
         reference = make_reference(subject, probe)
@@ -86,7 +86,7 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         yield _survival(name, quality, reference)
         yield _speed(name, quality.speed)
     if reference.speed is not None:
-        yield _speed(subject.full.name, reference.speed)
+        yield _speed(subject.full_name, reference.speed)
 
 
 def _quality(path: Path, reference: Reference, scores: Sequence[TokenScores], speed: Speed) -> Quality:

@@ -10,6 +10,7 @@ from typing import Literal
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.child import Message
 from pipeline.manifest import sha256
+from pipeline.shards import whole_name
 from pipeline.source import Source
 
 Depth = Literal["fast", "full"]
@@ -22,8 +23,9 @@ class Subject:
     `reference` is a Hugging Face folder with the tokenizer and the chat template of the tuned model.
     `base` is the base's checkpoint and `adapters` are what was merged into it, in their order; without a
     `base` nothing can be said of the weights. `full` is the GGUF of full precision, and `files` are the
-    quantized ones by their file names, perhaps none. `evaluation` is a JSONL file of the user's own chats.
-    `scratch` is a folder for passing files, which may be used and is emptied by the caller.
+    quantized ones by their file names, perhaps none; a model in several files is told by its first, and
+    named as a whole. `evaluation` is a JSONL file of the user's own chats. `scratch` is a folder for passing
+    files, which may be used and is emptied by the caller.
     """
 
     reference: Path
@@ -36,6 +38,11 @@ class Subject:
     qlora_base: str | None = None
     evaluation: Path | None = None
     depth: Depth = "fast"
+
+    @property
+    def full_name(self) -> str:
+        """What findings call the GGUF of full precision: its file name, of shards the whole's."""
+        return whole_name(self.full.name)
 
     @property
     def spoken(self) -> Path:

@@ -55,6 +55,16 @@ def survival(kl_quantized: Sequence[Floats], kl_base: Sequence[Floats]) -> Share
     return _share(changed - lost, changed, sum(map(len, kl_base)), "the adapter changes almost nothing")
 
 
+def survival_won(kl_before: Sequence[Floats], kl_after: Sequence[Floats], kl_base: Sequence[Floats]) -> Share:
+    """By how much survival is higher after than before, on the same answers.
+
+    The interval is that of the difference: answers are drawn for both at once, so that what makes one answer
+    hard for both does not count. Where it holds 0, nothing is shown to be won.
+    """
+    won, changed = _sums(kl_before) - _sums(kl_after), _sums(kl_base)
+    return _share(won, changed, sum(map(len, kl_base)), "the adapter changes almost nothing")
+
+
 def gain_kept(quantized: Sequence[Floats], tuned: Sequence[Floats], base: Sequence[Floats]) -> Share:
     """(L_q - L_b) / (L_t - L_b), where L are log-likelihoods of held-out answers that the tuning aimed at."""
     gained, kept = _sums(tuned) - _sums(base), _sums(quantized) - _sums(base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.certificate.finding import Certificate, Finding, Status
@@ -32,10 +32,24 @@ class FileFacts:
     decode: float | None = None
     worst: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def whole(self) -> str:
+        """Its name as one file, which a model in shards has to become for Ollama."""
+        return whole_name(self.name)
+
+    @property
+    def parts(self) -> int:
+        """How many files it consists of."""
+        return len(self.hashes)
+
 
 @dataclass(frozen=True)
 class Facts:
-    """An export: what it was made of, its files from the smallest to the largest, and all findings."""
+    """An export: what it was made of, its files from the smallest to the largest, and all findings.
+
+    `importance` is what an importance matrix was gathered from, `choice` what `--quant auto` tried; as the
+    manifest has them, and empty where there is none.
+    """
 
     name: str
     base: Mapping[str, Any]
@@ -45,6 +59,8 @@ class Facts:
     status: Status
     findings: tuple[Finding, ...]
     versions: Mapping[str, str]
+    importance: Mapping[str, str] = field(default_factory=dict)
+    choice: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> FileFacts:
@@ -72,6 +88,8 @@ def gather(name: str, record: Record, certificate: Certificate | None) -> Facts:
         status=certificate.status if certificate else "skipped",
         findings=tuple(findings),
         versions=record.versions,
+        importance=record.inputs.get("importance", {}),
+        choice=record.options.get("auto", {}),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.report.facts import Facts
@@ -29,6 +29,12 @@ def percent(value: float | None) -> str:
 def share(value: tuple[float, float, float] | None) -> str:
     """A share with its interval."""
     return "–" if value is None else f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
+
+
+def tried(trial: Mapping[str, Any]) -> str:
+    """What a type keeps that `--quant auto` tried, with its interval."""
+    kept = (trial["survival"], trial["low"], trial["high"])
+    return "–" if None in kept else share(kept)
 
 
 def line(text: str) -> str:
@@ -67,6 +73,9 @@ def made_of(facts: Facts) -> Iterator[tuple[str, str]]:
     for adapter in facts.adapters:
         weight = "" if adapter["weight"] == 1 else f", weight {adapter['weight']:g}"
         yield "adapter", f"{_input(adapter)}, {adapter['kind']} of rank {adapter['rank']}{weight}"
+    if facts.importance:
+        source = facts.importance.get("calibrate") or facts.importance["imatrix"]
+        yield "importance matrix", f"{source}, sha256 {facts.importance['sha256']}"
     for note in facts.model.get("notes", ()):
         yield "note", note
     yield "versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items())

@@ -49,7 +49,7 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
     texts: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     try:
-        texts["Modelfile"] = _modelfile(folder / facts.best.name)
+        texts["Modelfile"] = _modelfile(folder / facts.best.name, facts.best.whole)
     except EngineError as error:  # without a chat template nothing chats, and no backend may run here
         notes += (f"no Modelfile is written: {error}",)
     if picture:
@@ -80,7 +80,9 @@ def _is_ours(readme: Path) -> bool:
 
 
 def _render(template: str, facts: Facts, picture: str, *, for_ollama: bool) -> str:
-    filters = {name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell")}
+    filters = {
+        name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell", "tried")
+    }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -123,13 +125,14 @@ def _front_matter(facts: Facts) -> str:
     return "\n".join([*lines, _OURS]) + "\n"
 
 
-def _modelfile(gguf: Path) -> str:
+def _modelfile(gguf: Path, name: str) -> str:
+    """For Ollama, which calls the file by that name."""
     facts = probe_model(gguf).facts
     template = ChatTemplate(facts.template, facts.bos, facts.eos)
     bos = facts.bos if _adds_bos(gguf) else ""  # then Ollama adds it too
     turns = find_turns(lambda talk: template.render(talk).removeprefix(bos))
     ends = dict.fromkeys(end for end in (facts.eos, *_end_of_turn(turns, facts.control)) if end)
-    return modelfile(gguf.name, turns, list(ends), facts.recommended)
+    return modelfile(name, turns, list(ends), facts.recommended)
 
 
 def _adds_bos(gguf: Path) -> bool:

@@ -19,7 +19,7 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.progress import Advance
 from pipeline.quant_file import write_quantized
 from pipeline.quant_types import quant_type
-from pipeline.quantize import QuantizeJob, plan_quantization, quantize
+from pipeline.quantize import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize_child import dry_run
 from pipeline.run import export
 from pipeline.tensor_types import MIXTURE, TensorTypes, parse_tensor_types
@@ -187,9 +187,10 @@ def test_a_number_that_is_not_finite_is_named(sources: dict[str, Path], tmp_path
 
 def test_in_a_child_it_tells_what_it_knows(sources: dict[str, Path], tmp_path: Path) -> None:
     source, quant, target = sources["llama, f16"], quant_type("Q4_K_M"), tmp_path / "ours.gguf"
-    plan = plan_quantization(source, quant, tmp_path / "plan.log")
-    steps = Steps()
-    quantize(QuantizeJob(source, target, quant, 2), plan, steps)
+    wanted, steps = Quantization(source, quant), Steps()
+    with Quantizer(tmp_path / "quantize.log") as quantizer:
+        plan = quantizer.plan(wanted)
+        quantizer.quantize(QuantizeJob(wanted, target, 2), plan, steps)
     assert target.read_bytes() == by_llama_cpp(source, tmp_path / "theirs.gguf", "Q4_K_M")
     assert 5 < plan.bits_per_weight < 6
     assert plan.size == pytest.approx(steps.done[-1], rel=0.01)
@@ -199,8 +200,8 @@ def test_in_a_child_it_tells_what_it_knows(sources: dict[str, Path], tmp_path: P
 def test_a_file_that_was_cut_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(sources["llama, f16"].read_bytes()[:-1000])
-    with pytest.raises(PipelineError, match="quantize"):
-        plan_quantization(cut, quant_type("Q8_0"), tmp_path / "plan.log")
+    with Quantizer(tmp_path / "log") as quantizer, pytest.raises(PipelineError, match="quantize"):
+        quantizer.plan(Quantization(cut, quant_type("Q8_0")))
 
 
 class Steps:

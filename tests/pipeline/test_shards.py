@@ -10,11 +10,14 @@ import pytest
 
 from engine.local import LocalBackend
 from engine.settings import EngineSettings, SamplingSettings
+from pipeline.certificate.foreign import FileCheck
+from pipeline.certificate.gguf_tensors import GgufTensors
 from pipeline.config import ExportConfig
+from pipeline.errors import InputError
 from pipeline.final_name import give_final_names
 from pipeline.manifest import sha256
 from pipeline.progress import Silent
-from pipeline.quantize import split
+from pipeline.quantize import Quantizer
 from pipeline.run import export
 from pipeline.shards import group, parse_size, shard_names, whole_name
 from places import embedded_gguf
@@ -51,14 +54,21 @@ def test_shards_answer_as_the_whole_does(tmp_path: Path) -> None:
     assert whole is not None
     folder = tmp_path / "smol"
     folder.mkdir()
-    written = split(whole, folder / "smol-Q4_1.gguf", 30_000_000, Silent())
+    with Quantizer(folder / "log") as quantizer:
+        written = quantizer.split(whole, folder / "smol-Q4_1.gguf", 30_000_000, Silent())
     assert len(written) >= 3
+    assert GgufTensors(written[1]).tensors.keys() == GgufTensors(whole).tensors.keys()
     texts = []
     for model in (whole, choose_gguf(folder)):
         with LocalBackend.open(model, EngineSettings(context=256, slots=1, threads=2)) as backend:
             greedy = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=16)
             texts.append(ask(backend, user("Tell me about the sea."), greedy)[0])
     assert texts[0] == texts[1] != ""
+    last = "blk.29.ffn_down.weight"
+    assert (GgufTensors(written[0]).read(last, 3, 2) == GgufTensors(whole).read(last, 3, 2)).all()
+    written[1].unlink()
+    with pytest.raises(InputError, match=rf"{written[1].name} is missing"):
+        FileCheck(written[0], "reference")
 
 
 def test_the_manifest_knows_all_shards_and_a_lost_one_makes_the_set_anew(config: ExportConfig) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,18 @@ from tests.ui.conftest import FakeSite
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.test_look import violations
 from ui.catalog import Catalog
-from ui.certificate_file import NAME, read_certificate
+from ui.certificate_file import NAME, Finding, read_certificate
 from ui.gguf_choice import embedded_gguf
 from ui.inspection import look, unrounded_beside
 from ui.model_files import entry_of
 from ui.models import Models
-from ui.quality_view import file_figures, findings, verdict
-from ui.texts import ENGLISH
+from ui.quality_charts import charts
+from ui.quality_view import CHECKS, FileFigures, file_figures, findings, verdict
+from ui.scatter import Axis, Point, scale_of, scatter
+from ui.texts import ENGLISH, Words
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
+NUMBER = ENGLISH.number
 KEPT = {"value": 0.97, "low": 0.96, "high": 0.98, "doubt": ""}
 
 
@@ -65,9 +71,35 @@ def test_a_certificate_is_read_with_the_gravest_first(tmp_path: Path) -> None:
     figures = file_figures(found, tmp_path)[0]
     assert (figures.label, figures.kl, figures.survival, figures.agreement) == ("Q4_1", 0.06, 0.97, None)
     assert "<img" not in findings(about, ENGLISH)
-    assert "very file" in verdict(model.name, found, "ab" * 32, ENGLISH)
-    assert "changed" in verdict(model.name, found, "cd" * 32, ENGLISH)
-    assert "about others" in verdict("eve.gguf", found, "", ENGLISH)
+    assert "very file" in verdict(model.name, found, {model.name: "ab" * 32}, ENGLISH)
+    assert "changed" in verdict(model.name, found, {model.name: "cd" * 32}, ENGLISH)
+    assert "about others" in verdict("eve.gguf", found, {}, ENGLISH)
+
+
+def test_a_model_in_several_files_is_one_row_and_every_file_of_it_counts(tmp_path: Path) -> None:
+    content = certificate("bob-Q4_1.gguf", "ab" * 32)
+    files = [f"bob-Q4_1-0000{n}-of-00002.gguf" for n in (1, 2)]
+    content["files"] = [{"file": file, "status": "warn", "sha256": file} for file in files]
+    for file in (*files, NAME):
+        (tmp_path / file).write_text(json.dumps(content) if file == NAME else "12345")
+    found = read_certificate(tmp_path / files[0])
+    assert found is not None
+    assert [one.name for one in found.about(files[0])] == ["quantization", "tokenizer.text", "survival"]
+    (figures,) = file_figures(found, tmp_path)
+    assert (figures.name, figures.label, figures.size, figures.kl) == ("bob-Q4_1.gguf", "Q4_1", 10, 0.06)
+    assert "very file" in verdict(files[0], found, {file: file for file in files}, ENGLISH)
+    assert "changed" in verdict(files[0], found, {files[0]: files[0], files[1]: "cd"}, ENGLISH)
+
+
+def test_every_finding_of_the_exports_certificate_has_a_heading_in_each_language(root: Path) -> None:
+    sources = (path.read_text("utf-8") for path in (root / "pipeline/certificate").glob("*_check.py"))
+    names = set(re.findall(r'Finding\(\s*"([a-z_.]+)"', "".join(sources)))
+    ours = {*CHECKS, *(f"{area}.{part}" for area, parts in CHECKS.items() for part in parts)}
+    assert len(names) > 12 and names <= ours
+    odd = Finding("weights.colour", "pass", "", "", "", "", {})
+    assert "Gewichte</h3>" in findings([odd], Words("de"))
+    assert "Tokenizer: Sondertokens</h3>" in findings([replace(odd, name="tokenizer.added")], Words("de"))
+    assert "ours &lt;b&gt;</h3>" in findings([replace(odd, name="ours <b>")], Words("zh"))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +116,34 @@ def test_what_is_no_certificate_is_an_error_of_one_line(tmp_path: Path, content:
     (tmp_path / NAME).write_text(content)
     with pytest.raises(ModelError, match=rf"^{NAME} [^\n]*$"):
         read_certificate(tmp_path / "bob.gguf")
+
+
+def test_a_scatter_keeps_its_names_apart_and_inside() -> None:
+    points = [Point(f"Q4_K_{n}", 100 + n / 10, 95 + n / 5, (94, 97)) for n in range(4)]
+    points.append(Point("<b>", 299, 99.9, chosen=True))
+    drawn = scatter(points, Axis("x"), Axis("y", 100, 95), "", NUMBER)
+    names = re.findall(r"<text class='(name(?: end)?)' x='([\d.]+)' y='([\d.]+)'>([^<]+)<", drawn)
+    assert [name for *_, name in names] == ["Q4_K_0", "Q4_K_1", "Q4_K_2", "Q4_K_3", "&lt;b&gt;"]
+    sides = {kind: [float(y) for one, _, y, _ in names[:4] if one == kind] for kind in ("name", "name end")}
+    assert all(abs(a - b) > 12 for ys in sides.values() for a, b in itertools.combinations(ys, 2))
+    assert names[-1][0] == "name end"  # or it would stick out
+    assert drawn.count("class='interval'") == 4 and drawn.count("class='point chosen'") == 1
+    assert [text for text in (">94<", ">100<", "class='limit'") if text not in drawn] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([0.0, 0.24], [0, 0.05, 0.1, 0.15, 0.2, 0.25]), ([105.4, 105.4], [100, 150]), ([0.0], [0, 0.2])],
+)
+def test_scales_are_of_round_numbers(values: list[float], ticks: list[float]) -> None:
+    assert scale_of(values, 0, 100).ticks == pytest.approx(ticks)
+
+
+def test_figures_that_no_file_can_have_are_not_drawn() -> None:
+    good = FileFigures("a-Q4_0.gguf", "pass", 10**8, 0.9, (0.8, 0.95), 0.1, None, None, 100.0)
+    wild = [replace(good, kl=1e300, survival=-1e300, decode=0.0), replace(good, size=None, decode=None)]
+    assert charts(wild, "", ENGLISH) == "" and charts([good, *wild], good.name, ENGLISH).count("<circle") == 4
+    assert "interval'" not in charts([replace(good, interval=(2, -1e9))], "", ENGLISH)
 
 
 def write_gguf(path: Path, kind: str, values: Floats) -> None:
@@ -138,8 +198,8 @@ def test_the_page_shows_the_certificate_and_looks_into_the_file(
     expect(page.locator(".verdict")).to_contain_text("something to know", timeout=30_000)
     expect(page.locator("#quality-verdict")).to_contain_text("very file")
     expect(page.locator(".finding").first).to_contain_text(HOSTILE)
-    expect(page.locator("#figure-kl")).to_be_visible()
-    expect(page.locator("#quality-files td").nth(3)).to_have_text("97.0 %")
+    expect(page.get_by_role("img", name="KL, nats a token, by Size, MB")).to_be_visible()
+    expect(page.locator("#quality-files td").nth(3)).to_have_text("97.0 % (96.0 to 98.0)")
     assert violations(page) == []
     page.get_by_role("tab", name="Inspect").click()
     expect(page.locator("#inspect-facts")).to_contain_text("blk.0.attn_q.weight · Q4_1 · 576 × 576")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.certificate.auto import Trial, choose, trial_of
 from pipeline.certificate.finding import Finding
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError, PipelineError
+from pipeline.progress import Advance, Silent
 from pipeline.run import export
 from tests.pipeline.certificate.conftest import complete_tokenizer
 from tests.pipeline.conftest import Bases
@@ -52,6 +54,21 @@ def test_without_a_tuning_to_speak_of_the_divergence_decides() -> None:
     assert choose(iter(untold), "size").chosen == "Q4_0"
 
 
+class Steps(Silent):
+    """The titles of the steps; at one of them, Ctrl-C."""
+
+    def __init__(self, interrupted_at: str = "") -> None:
+        self.titles: list[str] = []
+        self._last = interrupted_at
+
+    @contextmanager
+    def step(self, title: str, total: int | None) -> Iterator[Advance]:
+        self.titles.append(title)
+        if title == self._last:
+            raise KeyboardInterrupt
+        yield lambda done: None
+
+
 def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks_it_in_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,14 +81,17 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     config = ExportConfig(
         str(base), tmp_path / "bob", (adapter,), ("auto",), verify="full", evaluation=chats, threads=2
     )
-    tried = tmp_path / "bob" / ".work" / auto_step.TRIED
-    tried.mkdir(parents=True)
-    for kind in auto_step.CANDIDATES:  # half-written when a run was killed: nothing may be copied from them
-        (tried / f"bob-{kind}.gguf").touch()
-    result = export(config)
+    with pytest.raises(KeyboardInterrupt):
+        export(config, Steps(interrupted_at="Quantize to Q8_0"))
+    for path in (tmp_path / "bob" / ".work" / auto_step.TRIED).glob("*.gguf"):
+        path.write_bytes(b"")  # nothing records that it is whole, so nothing may be copied from it
+    steps = Steps()
+    result = export(config, steps)
     option = json.loads(result.manifest.read_text())["options"]["auto"]
     assert [path.name for path in result.folder.glob("*.gguf")] == [f"bob-{option['chosen']}.gguf"]
-    assert option["tried"][-1]["type"] == option["chosen"]
+    assert [trial["type"] for trial in option["tried"]] == ["Q4_0", "Q8_0"]
+    quantized = sorted(title for title in steps.titles if title.startswith("Quantize"))
+    assert quantized == sorted(f"Quantize to {name}" for name in ("Q8_0", option["chosen"]))  # Q4_0 was tried
     assert any(note.startswith("auto chose") for note in result.notes)
     assert export(config).made == ()  # the choice stands
     assert result.certificate is not None

@@ -21,6 +21,7 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.progress import Silent
 from pipeline.run import export
 from tests.pipeline.certificate.rewrite import rewrite
+from tests.pipeline.chatml import CHATML
 from tests.pipeline.tiny import make_base
 
 
@@ -32,11 +33,12 @@ def test_every_check_has_its_name() -> None:
 def test_a_certificate_comes_back_from_its_file(tmp_path: Path) -> None:
     good = Finding("a", "pass", "Good.", {"n": 1}, "One.", file="x.gguf")
     bad = Finding("b", "fail", "Bad.", cause="This.", file="y.gguf")
-    made = Certificate((good, bad), {"x.gguf": "1", "y.gguf": "2"}, {"python": "3"}, {"depth": "fast"})
+    shard = "y-00002-of-00002.gguf"
+    made = Certificate((good, bad), {"x.gguf": "1", shard: "2"}, {"python": "3"}, {"depth": "fast"})
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(made.to_json()))
     assert load_certificate(path) == made
-    assert (made.status, made.files) == ("fail", {"x.gguf": "pass", "y.gguf": "fail"})
+    assert (made.status, made.files) == ("fail", {"x.gguf": "pass", shard: "fail"})
     path.write_text("{}")
     with pytest.raises(InputError, match="no certificate of this version"):
         load_certificate(path)
@@ -44,10 +46,16 @@ def test_a_certificate_comes_back_from_its_file(tmp_path: Path) -> None:
 
 def test_it_is_made_once_and_again_when_something_changed(tmp_path: Path) -> None:
     base, out = make_base(tmp_path / "base"), tmp_path / "bob"
-    config = ExportConfig(str(base), out, quants=("Q8_0",), keep_f16=True, verify="fast", threads=2)
+    (base / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    config = ExportConfig(
+        str(base), out, quants=("Q8_0",), keep_f16=True, split_max_size="1M", verify="fast", threads=2
+    )
     first = export(config)
     assert first.certificate is not None
     assert first.certificate.status in ("pass", "warn")
+    assert len(first.certificate.hashes) > 3 and set(first.certificate.hashes) == set(first.made)
+    # Of shards the whole is spoken of, and the one that all are held against is not held against itself.
+    assert {finding.file for finding in first.certificate.findings} == {"", "bob-Q8_0.gguf"}
     path = tmp_path / "bob" / "certificate.json"
     assert list(json.loads(path.read_text())["files"][0]) == ["file", "status", "sha256"]
     assert (out / "report.html").is_file() and (out / "README.md").is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.certificate.survival import LEAST_ANSWERS, Share, gain_kept, survival
+from pipeline.certificate.survival import LEAST_ANSWERS, Share, gain_kept, survival, survival_won
 
 Answers = list[np.ndarray]
 
@@ -20,6 +20,17 @@ def test_survival_is_one_for_the_tuned_model_zero_for_the_base_and_below_it_for_
     assert survival([0 * kl for kl in base], base).value == 1
     assert survival(base, base).value == 0
     assert survival([1.5 * kl for kl in base], base).value == pytest.approx(-0.5)
+
+
+def test_what_is_won_is_the_difference_and_surer_than_the_two_it_is_of() -> None:
+    base = answers(2.0)
+    shares = np.linspace(0, 0.4, len(base))  # some answers are hard for both files
+    before = [kl * share for kl, share in zip(base, shares, strict=True)]
+    after = [kl * share * 0.9 for kl, share in zip(base, shares, strict=True)]
+    won, alone = survival_won(before, after, base), survival(before, base)
+    assert won.value == pytest.approx(survival(after, base).value - alone.value)
+    assert won.low > 0 and won.high - won.low < 0.2 * (alone.high - alone.low)
+    assert survival_won(base, base, base).high == 0
 
 
 def test_survival_weighs_tokens_not_answers() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -119,6 +120,32 @@ def test_a_report_of_other_files_goes_and_what_is_the_users_own_stays(tmp_path: 
             (tmp_path / file).write_text(card)
         remove_report(tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_it_tells_how_the_type_was_chosen_and_what_was_calibrated_on(folder: Path) -> None:
+    made = record("Q4_K_M")
+    trial = {"type": "Q3_K_M", "size": 94e6, "survival": None, "low": None, "high": None, "mean_kl": 0.2}
+    trials = [trial | {"decode": 99.0}, trial | {"decode": 90.0, "survival": 0.96, "low": 0.95, "high": 0.97}]
+    made.options["auto"] = {"chosen": "Q4_K_M", "reason": "the smallest that keeps enough", "tried": trials}
+    made.inputs["importance"] = {"calibrate": "my_chats.jsonl", "sha256": "ef" * 32}
+    write_report(folder, "bob", made, None)
+    card, page = ((folder / file).read_text() for file in ("README.md", "report.html"))
+    assert "| Q3_K_M | 94 MB | – | 0.2000 | 99 tokens/s |" in card
+    assert "- importance matrix: my\\_chats.jsonl, sha256 efef" in card
+    assert "0.960 (0.950 to 0.970)" in page and "Q4_K_M: the smallest that keeps enough." in page
+
+
+def test_shards_are_one_file_for_ollama_alone(folder: Path) -> None:
+    first, second = (f"bob-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2))
+    (folder / "bob-Q4_K_M.gguf").rename(folder / first)
+    made = record("Q4_K_M")
+    output = made.outputs.pop("bob-Q4_K_M.gguf")
+    made.outputs |= {file: replace(output, file=file) for file in (first, second)}
+    write_report(folder, "bob", made, None)
+    assert (folder / "Modelfile").read_text().startswith("FROM ./bob-Q4_K_M.gguf\n")
+    card = (folder / "README.md").read_text()
+    assert f"| [{first}]({first}) and 1 more | 180 MB |" in card
+    assert f"llama-gguf-split --merge {first} bob-Q4_K_M.gguf  # Ollama takes one file\nollama" in card
 
 
 def test_the_modelfile_is_the_real_models(folder: Path) -> None:

@@ -1,0 +1,200 @@
+"""What an importance matrix buys: each type with and without it, on chats that it was not gathered from.
+
+Measured as the certificate does (docs/survival.md), on the same answers for all files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.adapter import read_adapter
+from pipeline.certificate.divergence import TokenScores
+from pipeline.certificate.file_scores import Scores, score_file
+from pipeline.certificate.opened import choose_backend
+from pipeline.certificate.reference import Reference, make_reference
+from pipeline.certificate.subject import Subject
+from pipeline.certificate.survival import Floats, Share, gain_kept, survival, survival_won
+from pipeline.config import ExportConfig
+from pipeline.dataset import Chat, read_chats, split_chats
+from pipeline.errors import InputError
+from pipeline.progress import Silent, StepProgress
+from pipeline.run import export
+from pipeline.source import adapter_source, base_source
+from pipeline.staging import staged
+from pipeline.train_config import TrainConfig
+
+QUANTS = ("Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M")
+_WITHOUT, _WITH = "without", "with"  # folders, and so the names of their files
+
+
+@dataclass(frozen=True)
+class ImatrixConfig:
+    """What to compare. Without `evaluation`, the chats that training holds out by default are split off.
+
+    What was made in `scratch` by an earlier run on the same inputs is used again.
+    """
+
+    base: Path
+    adapter: Path
+    calibrate: Path
+    scratch: Path
+    threads: int
+    evaluation: Path | None = None
+    quants: tuple[str, ...] = QUANTS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file: its size in bytes, its mean KL in nats a token, and what is left of the tuning."""
+
+    size: int
+    mean_kl: float
+    survival: Share
+    gain: Share
+
+
+@dataclass(frozen=True)
+class Bought:
+    """One type without and with the matrix, and the difference in survival between the two."""
+
+    quant: str
+    without: Measured
+    weighed: Measured
+    won: Share
+
+
+@dataclass(frozen=True)
+class ImatrixResult:
+    """All types, and on how much they were measured: chats, and tokens of the tuned model's own answers."""
+
+    calibrated: int
+    held_out: int
+    tokens: int
+    types: tuple[Bought, ...]
+
+
+def compare_imatrix(config: ImatrixConfig, progress: StepProgress | None = None) -> ImatrixResult:
+    """Export with and without the matrix, and measure all files on the held-out chats. Raises InputError."""
+    progress = progress or Silent()
+    calibrating, held = separated(config.calibrate, config.evaluation)
+    config.scratch.mkdir(parents=True, exist_ok=True)
+    chats, questions = config.scratch / "calibrate.jsonl", config.scratch / "held-out.jsonl"
+    _write(chats, calibrating)
+    _write(questions, held)
+    with progress.step("Export without and with the matrix", 2) as advance:
+        _export(config, _WITHOUT)
+        advance(1)
+        _export(config, _WITH, chats)
+        advance(2)
+    reference, scores = _scored(config, questions, progress)
+    tokens = sum(len(sample.answer) for sample in reference.samples if sample.own)
+    types = tuple(_bought(quant, config, reference, scores) for quant in config.quants)
+    return ImatrixResult(len(calibrating), len(held), tokens, types)
+
+
+def separated(calibrate: Path, evaluation: Path | None) -> tuple[list[Chat], list[Chat]]:
+    """The chats to calibrate with and those to measure on. Raises InputError where they share one."""
+    chats = read_chats(calibrate)
+    if evaluation is None:
+        return split_chats(chats, TrainConfig.held_out, TrainConfig.seed)
+    held = read_chats(evaluation)
+    known = {chat.turns for chat in chats}
+    for chat in held:
+        if chat.turns in known:
+            raise InputError(
+                f"--eval {evaluation}, line {chat.line} is also in --calibrate {calibrate}: what the matrix "
+                "was gathered from proves nothing, so give other chats"
+            )
+    return chats, held
+
+
+def _write(path: Path, chats: Sequence[Chat]) -> None:
+    lines = [json.dumps({"messages": chat.messages()}, ensure_ascii=False) + "\n" for chat in chats]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _export(config: ImatrixConfig, out: str, calibrate: Path | None = None) -> None:
+    wanted = ExportConfig(
+        str(config.base),
+        config.scratch / out,
+        (str(config.adapter),),
+        config.quants,
+        keep_f16=True,
+        calibrate=calibrate,
+        threads=config.threads,
+    )
+    export(wanted, Silent())
+
+
+def _file(config: ImatrixConfig, out: str, quant: str) -> Path:
+    return config.scratch / out / f"{out}-{quant}.gguf"
+
+
+def _subject(config: ImatrixConfig, questions: Path) -> Subject:
+    """The tuned model."""
+    base, scratch = base_source(str(config.base)), config.scratch / "measured"
+    adapters = (read_adapter(adapter_source(str(config.adapter))),)
+    shutil.rmtree(scratch / "reference", ignore_errors=True)
+    (scratch / "reference").mkdir(parents=True)
+    return Subject(
+        reference=staged(base, adapters, {}, scratch / "reference").folder,
+        full=_file(config, _WITHOUT, "F16"),
+        scratch=scratch,
+        threads=config.threads,
+        base=base,
+        adapters=adapters,
+        evaluation=questions,
+        depth="full",
+    )
+
+
+def _scored(
+    config: ImatrixConfig, questions: Path, progress: StepProgress
+) -> tuple[Reference, dict[Path, Scores]]:
+    """What the tuned model answers, and what each file makes of that."""
+    subject = _subject(config, questions)
+    probe = choose_backend(subject)
+    files = [_file(config, out, quant) for quant in config.quants for out in (_WITHOUT, _WITH)]
+    with progress.step("Ask the tuned model", None):
+        reference = make_reference(subject, probe)
+    scores = {}
+    with progress.step("Compare the files' answers", len(files)) as advance:
+        for done, path in enumerate(files, 1):
+            scores[path] = score_file(path, reference, subject, probe)
+            advance(done)
+    return reference, scores
+
+
+def _bought(quant: str, config: ImatrixConfig, reference: Reference, scores: Mapping[Path, Scores]) -> Bought:
+    paths = [_file(config, out, quant) for out in (_WITHOUT, _WITH)]
+    without, weighed = (_measured(path, reference, scores[path]) for path in paths)
+    before, after = (_kl(reference, scores[path]) for path in paths)
+    return Bought(quant, without, weighed, survival_won(before, after, _kl(reference, _base(reference))))
+
+
+def _measured(path: Path, reference: Reference, scored: Scores) -> Measured:
+    theirs = [place for place, sample in enumerate(reference.samples) if not sample.own]
+    kl = _kl(reference, scored)
+    q, t, b = (
+        [scores[place].log_p for place in theirs] for scores in (scored, reference.tuned, _base(reference))
+    )
+    kept = survival(kl, _kl(reference, _base(reference)))
+    return Measured(path.stat().st_size, float(np.concatenate(kl).mean()), kept, gain_kept(q, t, b))
+
+
+def _kl(reference: Reference, scores: Sequence[TokenScores]) -> list[Floats]:
+    """Of the tuned model's own answers."""
+    pairs = zip(reference.samples, scores, strict=True)
+    return [score.kl for sample, score in pairs if sample.own]
+
+
+def _base(reference: Reference) -> Sequence[TokenScores]:
+    if reference.base is None:
+        raise InputError(f"nothing can be said of survival: {reference.no_base}")
+    return reference.base

@@ -1,0 +1,87 @@
+"""One export under way: what model_run.py and adapter_run.py have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.adapter import Adapter
+from pipeline.certificate.finding import Certificate
+from pipeline.config import ExportConfig
+from pipeline.final_name import give_final_names
+from pipeline.manifest import (
+    Output,
+    Record,
+    describe_adapter,
+    describe_importance,
+    describe_input,
+    sha256,
+)
+from pipeline.progress import StepProgress
+from pipeline.shards import whole_name
+from pipeline.source import Source
+from pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class ExportRun(ABC):
+    """One export under way; `record` tells what of it stands, and is saved after each step."""
+
+    config: ExportConfig
+    work: Workspace
+    record: Record
+    base: Source
+    adapters: tuple[Adapter, ...]
+    progress: StepProgress
+
+    @abstractmethod
+    def missing(self) -> tuple[str, ...]:
+        """The files that were asked for and do not stand yet."""
+
+    @abstractmethod
+    def certificate(self) -> Certificate | None:
+        """The certificate of an earlier run, where it still holds."""
+
+    @abstractmethod
+    def uncertified(self, standing: Certificate | None) -> bool:
+        """Whether a certificate was asked for and none stands."""
+
+    @abstractmethod
+    def make(self) -> Certificate | None:
+        """Make what is missing; returns what was found of it."""
+
+    def stands(self, file: str) -> bool:
+        """Whether the file of the output folder is there as it was recorded."""
+        return self.record.finished(file, self.config.out)
+
+    def describe_inputs(self) -> dict[str, Any]:
+        """The inputs for the manifest: where they are from, and their hashes."""
+        described: dict[str, Any] = {"base": describe_input(self.base)}
+        if self.adapters:
+            described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
+            described["merged_into"] = "the base as it is"
+            if self.config.qlora_base:
+                described["merged_into"] = f"the base rounded to {self.config.qlora_base}, as QLoRA saw it"
+        if weighed := describe_importance(self.config):
+            described["importance"] = weighed
+        return described
+
+    def publish(self, ready: Sequence[Path], quant: str, bits: float, seconds: float) -> None:
+        """Give a finished file, or all shards of it, their final names, and record them."""
+        digests = [sha256(path) for path in ready]
+        targets = [self.config.out / path.name.removesuffix(".partial") for path in ready]
+        give_final_names(ready, targets)
+        whole = sum(path.stat().st_size for path in targets)
+        for target, digest in zip(targets, digests, strict=True):
+            status = target.stat()
+            share = round(seconds * status.st_size / whole, 1)
+            self.record.outputs[target.name] = Output(
+                target.name, quant, status.st_size, round(bits, 2), share, digest, status.st_mtime_ns
+            )
+        self.record.save(self.work.record)
+        for path in self.config.out.glob("*.gguf"):
+            if whole_name(path.name) == whole_name(targets[0].name) and path not in targets:
+                path.unlink()  # of an earlier export that was split otherwise

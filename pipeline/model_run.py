@@ -1,0 +1,189 @@
+"""The export of a model: convert once, quantize to each type, certify. No tensor code."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, remove_tried, settled
+from pipeline.certificate.finding import Certificate
+from pipeline.certificate.meanwhile import Meanwhile, Uncertified
+from pipeline.certificate.step import SCRATCH, CertificateStep
+from pipeline.convert import ConvertJob, convert
+from pipeline.export_run import ExportRun
+from pipeline.imatrix import importance_file
+from pipeline.manifest import versions
+from pipeline.quant_types import AUTO, bits_needed, quant_type
+from pipeline.quantize import Quantization, QuantizeJob, Quantizer
+from pipeline.source import tensors_of
+from pipeline.toolchain import ensure_toolchain
+from pipeline.workspace import require_space
+
+
+class ModelRun(ExportRun):
+    """One export of a model under way."""
+
+    def missing(self) -> tuple[str, ...]:
+        """The files that were asked for and do not stand yet."""
+        wanted = [self.config.quantized_name(quant) for quant in self.config.quants]
+        wanted += [self.config.full_precision_name] if self.config.keep_f16 else []
+        return tuple(file for file in wanted if not self.stands(file))
+
+    def certificate(self) -> Certificate | None:
+        """The certificate of an earlier run, where it still holds."""
+        return None if self.config.verify == "off" else self._certifying.standing(self.record)
+
+    def uncertified(self, standing: Certificate | None) -> bool:
+        """Whether a certificate was asked for and none stands."""
+        return self.config.verify != "off" and standing is None
+
+    def make(self) -> Certificate | None:
+        """Convert once, quantize to each type that is missing, and certify what stands then."""
+        remove_tried(self.work.folder)
+        self._require_space()
+        with self.progress.step("Fetch llama.cpp's converter", None):
+            toolchain = ensure_toolchain()
+        self._describe()
+        # Both children get ready while the converter works, which leaves a core idle.
+        log = self.work.folder / "quantize.log"
+        with self._certification() as certification, Quantizer(log) as quantizer:
+            full = self._converted(toolchain)
+            run = self._settled(full, quantizer)
+            certification.begin(full, self.record)
+            run._quantize(full, quantizer, certification)
+            if self.config.keep_f16 and not self.stands(full.name):
+                certification.wait()  # the file is about to be moved
+                figures = self._full_precision_figures(full)
+                self.publish(self._split(full, quantizer), self.config.outtype.upper(), *figures)
+            kept = self.config.out / full.name if full.name in self.record.outputs else full
+            return certification.finish(kept, self.record, self.progress)
+
+    def _describe(self) -> None:
+        self.record.options = {
+            "outtype": self.config.outtype,
+            "quants": list(self.config.quants),
+            **self.config.quantizing,
+            **{key: value for key, value in self.record.options.items() if key == AUTO_OPTION},
+        }
+        self.record.versions = versions()
+
+    def _certification(self) -> Uncertified:
+        return Uncertified() if self.config.verify == "off" else Meanwhile(self._certifying)
+
+    def _converted(self, toolchain: Path) -> Path:
+        """The file of full precision. Hashing the inputs reads along with the converter."""
+        with ThreadPoolExecutor(max_workers=1) as background:
+            inputs = background.submit(self.describe_inputs)
+            full = self._full_precision(toolchain)
+            self.record.inputs = inputs.result()
+        self.record.save(self.work.record)
+        return full
+
+    @property
+    def _certifying(self) -> CertificateStep:
+        return CertificateStep(self.config, self.base, self.adapters, self.work.folder / SCRATCH)
+
+    def _require_space(self) -> None:
+        """Refuse an export that the disk cannot hold, before anything is written."""
+        elements = sum(info.elements for info in tensors_of(self.base).values())
+        full = elements * (4 if self.config.outtype == "f32" else 2)
+        needed = 0.0 if self._ready_full_precision() else full
+        if self.config.keep_f16 and self.config.split_bytes:
+            needed += full  # for a while it is there whole and in shards
+        for quant in self._missing_quants():
+            needed += elements * bits_needed(quant) / 8
+        require_space(self.config.out, int(needed), f"exporting {self.config.name}")
+
+    def _missing_quants(self) -> list[str]:
+        return [quant for quant in self.config.quants if not self.stands(self.config.quantized_name(quant))]
+
+    def _quantized(self) -> tuple[Path, ...]:
+        """The quantizations that stand already; they are of the same source, as their record says."""
+        tried = (self.work.folder / TRIED).glob("*.gguf")
+        return (*(self.config.out / output.file for output in self.record.outputs.values()), *tried)
+
+    def _ready_full_precision(self) -> Path | None:
+        """The full-precision GGUF of an earlier run: kept beside the others, or left in the work folder."""
+        file = self.config.full_precision_name
+        if file in self.record.outputs and self.stands(file):  # shards of it are no source
+            return self.config.out / file
+        return self.work.full_precision(file, self.record)
+
+    def _full_precision(self, toolchain: Path) -> Path:
+        ready = self._ready_full_precision()
+        if ready:
+            return ready
+        started = time.monotonic()
+        target = self.work.folder / self.config.full_precision_name
+        partial = target.with_name(f"{target.name}.partial")
+        job = ConvertJob(
+            self.base,
+            self.adapters,
+            self.config.outtype,
+            partial,
+            self.config.name,
+            toolchain,
+            self.config.threads,
+            self.config.qlora_base,
+            self.config.tensor_types,
+            self._certifying.spoken if self.config.verify != "off" else None,
+            self.config.evaluation,
+        )
+        converted = convert(job, self.progress)
+        partial.replace(target)
+        self.record.model = {
+            "parameters": converted.parameters,
+            "tensors": converted.tensors,
+            "merged_tensors": converted.merged,
+            "convert_seconds": round(time.monotonic() - started, 1),
+            "full_precision_bytes": target.stat().st_size,
+            "notes": list(converted.notes),
+            "settings": converted.settings,
+        }
+        self.record.save(self.work.record)
+        return target
+
+    def _full_precision_figures(self, full: Path) -> tuple[float, float]:
+        bits = full.stat().st_size * 8 / max(1, int(self.record.model["parameters"]))
+        return bits, float(self.record.model["convert_seconds"])
+
+    def _quantize(self, full: Path, quantizer: Quantizer, certification: Uncertified) -> None:
+        imatrix, types = self._importance(full), self.config.tensor_types
+        wanted = {
+            quant: Quantization(full, quant_type(quant), types, imatrix) for quant in self._missing_quants()
+        }
+        plans = {quant: quantizer.plan(one) for quant, one in wanted.items()}
+        needed = sum(plan.size for plan in plans.values())
+        require_space(self.config.out, needed, f"quantizing {self.config.name}")
+        for quant, plan in plans.items():
+            started = time.monotonic()
+            partial = self.work.folder / f"{self.config.quantized_name(quant)}.partial"
+            limit, threads = self.config.split_bytes, self.config.threads
+            job = QuantizeJob(wanted[quant], partial, threads, self._quantized(), limit)
+            files = quantizer.quantize(job, plan, self.progress)
+            self.publish(files, quant, plan.bits_per_weight, time.monotonic() - started)
+            certification.add(self.record)
+
+    def _importance(self, full: Path) -> Path | None:
+        """The importance matrix to quantize with, if there is to be one."""
+        if not self._missing_quants():
+            return None
+        found = importance_file(self.config, full, self.work.folder, self.record, self.progress)
+        self.record.save(self.work.record)
+        return found
+
+    def _settled(self, full: Path, quantizer: Quantizer) -> ModelRun:
+        """This run, with a type in the place of AUTO."""
+        if AUTO not in self.config.quants:
+            return self
+        choosing = AutoStep(self.config, self._certifying, self.work.folder, quantizer)
+        choosing.choose(full, self.record, self.progress, self._importance(full))
+        return replace(self, config=settled(self.config, self.record))
+
+    def _split(self, full: Path, quantizer: Quantizer) -> list[Path]:
+        limit = self.config.split_bytes
+        if limit is None or full.stat().st_size <= limit:
+            return [full]
+        return quantizer.split(full, full.with_name(f"{full.name}.partial"), limit, self.progress)

@@ -1,0 +1,30 @@
+"""The comparison with and without an importance matrix: it measures on chats that the matrix has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.imatrix import separated
+from pipeline.errors import InputError
+
+CHAT = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "Ahoy!"}]}\n'
+
+
+def write(path: Path, questions: str) -> Path:
+    path.write_text("".join(CHAT % question for question in questions), encoding="utf-8")
+    return path
+
+
+def test_chats_that_the_matrix_was_gathered_from_are_refused(tmp_path: Path) -> None:
+    calibrate, held = write(tmp_path / "a.jsonl", "abc"), write(tmp_path / "b.jsonl", "xc")
+    with pytest.raises(InputError, match=r"b.jsonl, line 2 is also in --calibrate"):
+        separated(calibrate, held)
+    assert [len(chats) for chats in separated(calibrate, write(held, "xy"))] == [3, 2]
+
+
+def test_without_others_the_demos_own_held_out_chats_are_taken(root: Path) -> None:
+    calibrating, held = separated(root / "examples" / "captain_bob.jsonl", None)
+    assert (len(calibrating), len(held)) == (231, 26)  # as models/captain-bob-lora/training.json has them
+    assert not {chat.turns for chat in calibrating} & {chat.turns for chat in held}
