@@ -78,7 +78,9 @@ class CertificateStep:
 
     def files(self, full: Path, record: Record) -> dict[str, Path]:
         """The quantized files that stand by now, by name; `full` is the one of full precision."""
-        return first_shards(self.config.out, [name for name in record.outputs if name != full.name])
+        return first_shards(
+            self.config.out, [name for name in record.outputs if whole_name(name) != full.name]
+        )
 
     def _inputs(self, record: Record, depth: str) -> dict[str, Any]:
         evaluation = self.config.evaluation

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import run as run_module
-from pipeline import workspace
+from pipeline import model_run, workspace
 from pipeline.certificate.auto_step import TRIED
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
@@ -269,7 +268,7 @@ def test_too_little_disk_is_seen_before_anything_is_written(
 ) -> None:
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(workspace.shutil, "disk_usage", lambda path: real._replace(free=1_000_000))
-    monkeypatch.setattr(run_module, "convert", None)  # reaching it would be the failure
+    monkeypatch.setattr(model_run, "convert", None)  # reaching it would be the failure
     out = tmp_path / "bob"
     with pytest.raises(InputError, match=r"needs 0\.1 GiB .* 0\.0 GiB are free"):
         export(config_for(inputs, out))

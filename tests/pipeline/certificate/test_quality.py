@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.adapter import read_adapter
-from pipeline.certificate.base_gguf import base_alone
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.quality_check import check_quality
 from pipeline.certificate.subject import Subject
@@ -32,15 +31,9 @@ def subject(
     """Captain Bob in f16; "plain", his base in f16; and his quantizations."""
     plain, scratch = plain_smollm2 / "smollm2-F16.gguf", tmp_path_factory.mktemp("quality")
     files = {name: captain_bob.folder / f"captain-bob-{name}.gguf" for name in QUANTS}
-    leave_base(plain, scratch)
     full, base = captain_bob.folder / "captain-bob-F16.gguf", base_source(str(real_base))
     adapters = (read_adapter(adapter_source(str(demo_adapter))),)
     return Subject(real_base, full, scratch, 2, {"plain": plain, **files}, base, adapters)
-
-
-def leave_base(plain: Path, scratch: Path) -> None:
-    """As the converter does on its way."""
-    base_alone(scratch).hardlink_to(plain)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +49,8 @@ def test_survival_is_near_1_for_q8_0_and_0_for_the_base_itself(found: Found) -> 
     assert found["survival", "Q8_0"].status == "pass"
     assert 0.99 < found["survival", "Q8_0"].figures["kept"]["value"] <= 1
     assert found["survival", "plain"].status == "fail"
-    assert found["survival", "plain"].figures["kept"]["value"] == pytest.approx(0, abs=1e-6)
+    # The adapter is taken off the tuned model in memory: that must be the base as it was converted.
+    assert found["survival", "plain"].figures["kept"]["value"] == pytest.approx(0, abs=1e-3)
 
 
 def test_survival_orders_files_as_divergence_does_and_its_interval_holds_it(found: Found) -> None:
@@ -79,9 +73,8 @@ def test_a_q5_k_m_that_is_worse_than_the_smaller_q4_k_m_is_seen_and_explained(fo
 def test_a_tuning_that_changes_almost_nothing_is_said_to_be_unmeasurable(
     subject: Subject, tmp_path: Path
 ) -> None:
-    plain = subject.files["plain"]
-    leave_base(plain, tmp_path)
-    nothing = replace(subject, full=plain, files={"Q8_0": subject.files["Q8_0"]}, scratch=tmp_path)
+    files, faint = {"Q8_0": subject.files["Q8_0"]}, (replace(subject.adapters[0], weight=1e-4),)
+    nothing = replace(subject, full=subject.files["plain"], files=files, scratch=tmp_path, adapters=faint)
     finding = look_at(nothing)["survival", "Q8_0"]
     assert finding.status == "skipped" and "almost nothing" in finding.summary
     assert finding.figures["kept"]["value"] is None  # JSON knows no NaN
@@ -92,7 +85,6 @@ def test_what_the_tuned_model_says_is_asked_once(subject: Subject, found: Found)
     again = look_at(replace(subject, files={"Q8_0": subject.files["Q8_0"]}))
     assert again["survival", "Q8_0"].figures == found["survival", "Q8_0"].figures
     assert (subject.scratch / "tuned-scores.json").stat().st_mtime_ns == before
-    assert not base_alone(subject.scratch).exists()
 
 
 def test_held_out_answers_tell_how_much_of_the_gain_is_kept(
@@ -102,7 +94,6 @@ def test_held_out_answers_tell_how_much_of_the_gain_is_kept(
     bad = [{"role": "user", "content": "What ends a turn?"}, {"role": "assistant", "content": "<|im_end|>"}]
     chats = [*lines[:4], json.dumps({"messages": bad})]
     (tmp_path / "chats.jsonl").write_text("\n".join(chats), encoding="utf-8")
-    leave_base(subject.files["plain"], tmp_path)
     asked = replace(
         subject,
         evaluation=tmp_path / "chats.jsonl",

@@ -12,7 +12,7 @@ import pytest
 from pipeline.certificate.certify import NAMES, _died, certify
 from pipeline.certificate.checks import CHECKS
 from pipeline.certificate.finding import Certificate, Finding, load_certificate
-from pipeline.certificate.meanwhile import EARLY, REFERENCE
+from pipeline.certificate.meanwhile import EARLY, PREPARE
 from pipeline.certificate.private_paths import without_folders
 from pipeline.certificate.subject import Subject
 from pipeline.child import ChildDied, run_child
@@ -26,7 +26,7 @@ from tests.pipeline.tiny import make_base
 
 
 def test_every_check_has_its_name() -> None:
-    assert tuple(CHECKS) == (*NAMES, REFERENCE)
+    assert tuple(CHECKS) == (*NAMES, PREPARE)
     assert set(EARLY) < set(NAMES)
 
 
