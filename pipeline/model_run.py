@@ -17,6 +17,7 @@ from pipeline.imatrix import importance_file
 from pipeline.manifest import versions
 from pipeline.quant_types import AUTO, bits_needed, quant_type
 from pipeline.quantize import Quantization, QuantizeJob, Quantizer
+from pipeline.report.chart import get_ready
 from pipeline.source import tensors_of
 from pipeline.toolchain import ensure_toolchain
 from pipeline.workspace import require_space
@@ -73,9 +74,10 @@ class ModelRun(ExportRun):
         return Uncertified() if self.config.verify == "off" else Meanwhile(self._certifying)
 
     def _converted(self, toolchain: Path) -> Path:
-        """The file of full precision. Hashing the inputs reads along with the converter."""
+        """The file of full precision. The converter leaves a core to hashing what it reads, and to imports."""
         with ThreadPoolExecutor(max_workers=1) as background:
             inputs = background.submit(self.describe_inputs)
+            background.submit(get_ready)
             full = self._full_precision(toolchain)
             self.record.inputs = inputs.result()
         self.record.save(self.work.record)

@@ -43,9 +43,9 @@ def certify(
 class Checker:
     """Makes checks in a child process, which starts at once, and anew when a check has killed it."""
 
-    def __init__(self, scratch: Path) -> None:
-        """`scratch` is a folder for the child's log."""
-        self._log = scratch / "certificate.log"
+    def __init__(self, scratch: Path, name: str = "certificate") -> None:
+        """`scratch` is a folder for the child's log, of that name."""
+        self._log = scratch / f"{name}.log"
         self._closed = False
         self._child = self._started()
 

@@ -48,54 +48,65 @@ class Uncertified:
 
 
 class Meanwhile(Uncertified):
-    """Certifies an export in one child process, which is ready when the first file is."""
+    """Certifies an export in two child processes, which are ready when the first file is.
+
+    One checks what concerns the merged model alone, the other scores its quantized files.
+    """
 
     def __init__(self, step: CertificateStep) -> None:
         self._step = step
-        self._checker = Checker(step.scratch)
-        self._queue = ThreadPoolExecutor(1, "certificate")
         self._subject: Subject | None = None
-        self._early: Future[list[Finding]] | None = None
-        self._alone = False
+        self._early = _Line(Checker(step.scratch, "early"))
+        self._late = _Line(Checker(step.scratch, "late"))
 
     def begin(self, full: Path, record: Record) -> None:
-        """Check what concerns this file alone, and ask it what the others will be compared with."""
+        """Check what concerns this file alone."""
         self._subject = self._step.subject(full, record)
-        self._early = self._submit(self._subject, EARLY)
-        self.add(record)
+        self._early.add(self._subject, EARLY)
 
     def add(self, record: Record) -> None:
         """Score the files that stand and were not scored; what goes wrong `quality` will find again."""
         assert self._subject is not None
         files = self._step.files(self._subject.full, record)
-        if self._step.config.quants:
-            self._submit(replace(self._subject, files=files), (PREPARE,))
-
-    def _submit(self, subject: Subject, names: Sequence[str]) -> Future[list[Finding]]:
-        return self._queue.submit(self._check, subject, names)
-
-    def _check(self, subject: Subject, names: Sequence[str]) -> list[Finding]:
-        """Beside other work half the threads decode: llama.cpp's spin while they wait for each other."""
-        if names == (PREPARE,) and not self._alone:
-            subject = replace(subject, threads=max(1, subject.threads // 2))
-        return self._checker.check(subject, Silent(), names)
+        self._late.add(replace(self._subject, files=files), (PREPARE,))
 
     def wait(self) -> None:
-        """Return when all of that is done."""
-        self._alone = True
-        self._queue.submit(lambda: None).result()
+        """Return when all of that is done. Raises InputError for what is wrong with the user's input."""
+        self._early.findings()
+        self._late.findings()
 
     def finish(self, full: Path, record: Record, progress: StepProgress) -> Certificate:
-        """Make the checks that are left. Raises InputError for what is wrong with the user's input."""
+        """Make the checks that are left; raises as `wait` does."""
         assert self._subject is not None
-        assert self._early is not None
         with progress.step("Check the merged model", None):
             self.wait()
         subject = replace(self._subject, full=full, files=self._step.files(full, record))
         late = [name for name in NAMES if name not in EARLY]
-        findings = self._early.result() + self._checker.check(subject, progress, late)
-        return self._step.write(findings, record)
+        found = self._late.checker.check(subject, progress, late)
+        return self._step.write(self._early.findings() + found, record)
 
     def __exit__(self, *_: object) -> None:
+        self._early.close()
+        self._late.close()
+
+
+class _Line:
+    """Checks that wait for each other, in one child process."""
+
+    def __init__(self, checker: Checker) -> None:
+        self.checker = checker
+        self._queue = ThreadPoolExecutor(1, "certificate")
+        self._jobs: list[Future[list[Finding]]] = []
+
+    def add(self, subject: Subject, names: Sequence[str]) -> None:
+        """Have these checks made when those before are."""
+        self._jobs.append(self._queue.submit(self.checker.check, subject, Silent(), names))
+
+    def findings(self) -> list[Finding]:
+        """What all of them found, once they are made."""
+        return [finding for job in self._jobs for finding in job.result()]
+
+    def close(self) -> None:
+        """End it, whatever it does."""
         self._queue.shutdown(wait=False, cancel_futures=True)
-        self._checker.close()
+        self.checker.close()

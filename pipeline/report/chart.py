@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 from collections.abc import Sequence
@@ -11,6 +12,11 @@ from pipeline.report.facts import FileFacts
 
 # Colours that stand for CSS's own in the finished SVG, so that it is right in light and in dark.
 _INK, _ACCENT = "#010203", "#040506"
+
+
+def get_ready() -> None:
+    """Import what drawing needs, which takes half a second. Raises ImportError where it is missing."""
+    importlib.import_module("matplotlib.figure")
 
 
 def chart(files: Sequence[FileFacts]) -> str:
