@@ -74,7 +74,7 @@ class ModelRun(ExportRun):
         return Uncertified() if self.config.verify == "off" else Meanwhile(self._certifying)
 
     def _converted(self, toolchain: Path) -> Path:
-        """The file of full precision. The converter leaves a core to hashing what it reads, and to imports."""
+        """The file of full precision. The converter leaves a core to hashing its input, and to imports."""
         with ThreadPoolExecutor(max_workers=1) as background:
             inputs = background.submit(self.describe_inputs)
             background.submit(get_ready)
