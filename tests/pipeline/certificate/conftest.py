@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,11 @@ def small_adapter(demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+def base_alone(subject: Subject) -> Path:
+    """The GGUF of the subject's base, without the adapter."""
+    return subject.full.with_name(f"{subject.full.stem}-alone.gguf")
+
+
 @pytest.fixture(scope="session")
 def sound(
     small_base: Path, small_adapter: Path, tmp_path_factory: pytest.TempPathFactory, python: str, root: Path
@@ -106,7 +112,10 @@ def sound(
             spoken=subject.spoken,
         )  # fmt: skip
         subject.scratch.mkdir()
-        requests.append(job.request())
+        requests += [
+            job.request(),
+            replace(job, adapters=(), target=base_alone(subject), spoken=None).request(),
+        ]
         subjects[name] = subject
     (folder / "requests.json").write_text(json.dumps(requests))
     environment = {**os.environ, "PYTHONPATH": str(root)}
