@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,13 @@ def choose_backend(subject: Subject) -> Probe:
     """
     smallest = min((*subject.files.values(), subject.full), key=lambda path: path.stat().st_size)
     return probe_model(smallest, threads=subject.threads)
+
+
+@cache
+def has_template(path: Path) -> bool:
+    """Whether the file says how its chats are written; asked once, for that reads the vocabulary.
+
+    Raises ModelError.
+    """
+    with closing(Model(path, vocab_only=True)) as model:
+        return bool(model.metadata("tokenizer.chat_template"))

@@ -14,7 +14,7 @@ from engine.errors import EngineError
 from pipeline.certificate.divergence import Divergence, TokenScores, summarize
 from pipeline.certificate.file_scores import measure_file, score_file
 from pipeline.certificate.finding import Finding, Status, gravest
-from pipeline.certificate.opened import choose_backend, opened
+from pipeline.certificate.opened import choose_backend, has_template, opened
 from pipeline.certificate.quant_cause import rounding_of
 from pipeline.certificate.reference import Reference, make_reference
 from pipeline.certificate.speed import Speed
@@ -50,8 +50,8 @@ class Quality:
 
 def prepare_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Ask the tuned model and score the files that there are, for `check_quality`; yields no finding."""
-    probe = choose_backend(subject)
-    if probe.facts.template:
+    if has_template(subject.full):
+        probe = choose_backend(subject)
         reference = make_reference(subject, probe)
         for path in subject.files.values():
             score_file(path, reference, subject, probe)
@@ -60,12 +60,12 @@ def prepare_quality(subject: Subject, progress: StepProgress) -> Iterator[Findin
 
 def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Findings `quantization` and `survival` for each quantized file, and `speed` for the full one too."""
-    probe = choose_backend(subject)
-    if not probe.facts.template:
+    if not has_template(subject.full):
         yield Finding(
             "quantization", "skipped", "The model has no chat template, so there is no chat to measure."
         )
         return
+    probe = choose_backend(subject)
     if not subject.files:  # one file alone, with nothing to compare it with
         with opened(subject.full, probe) as alone:
             yield _speed(subject.full_name, alone.speed(subject))
