@@ -12,14 +12,10 @@ from pathlib import Path
 from engine.backend import ModelInfo
 from engine.cpu import (
     CpuChoice,
-    Probe,
     check_adapter,
     load_cpu_backend,
-    physical_cores,
-    probe_model,
-    recall_exact,
-    remember_exact,
 )
+from engine.description import describe
 from engine.draft import Costs, measure
 from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
@@ -62,22 +58,19 @@ class LocalBackend:
         Raises ModelError, BackendError, or EngineError when the memory does not suffice.
         """
         settings = settings or EngineSettings()
-        threads = settings.threads or physical_cores()
-        extra = settings.use_extra_buffers
-        probe = probe_model(model_path, threads=threads, extra_buffers=extra)
-        load_cpu_backend(model_path, threads=threads, extra_buffers=extra)
-        model = Model(model_path, extra_buffers=probe.choice.extra_buffers)
+        known = describe(model_path, settings)
+        info, facts, choice = known.info, known.probe.facts, known.probe.choice
+        load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
+        model = Model(model_path, extra_buffers=choice.extra_buffers)
         try:
-            info = _info(model_path, probe, settings, threads)
-            facts = probe.facts
             prompts = PromptBuilder(
                 ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
             )
-            worker = _worker(model, info, settings)
+            worker = _worker(model, info, settings, known.costs)
         except Exception:
             model.close()
             raise
-        return cls(model, prompts, worker, info, settings=settings, choice=probe.choice)
+        return cls(model, prompts, worker, info, settings=settings, choice=choice)
 
     def with_adapter(self, path: Path, scale: float = 1.0) -> LocalBackend:
         """A second backend: the same weights in memory, with a LoRA adapter's GGUF on them at `scale`.
@@ -90,7 +83,7 @@ class LocalBackend:
         info = replace(self._info, name=f"{self._info.name} + {path.stem}")
         try:
             adapter = Adapter(model, path, scale)
-            worker = _worker(model, info, self._settings, adapter)
+            worker = _worker(model, info, self._settings, adapter=adapter)
         except Exception:
             model.close()
             raise
@@ -139,11 +132,6 @@ class LocalBackend:
         with self._reading() as prompts:
             return prompts.tokens(messages)
 
-    def stream_tokens(self, tokens: list[int], sampling: SamplingSettings) -> LocalStream:
-        """Start an answer to a prompt that is tokenized already. Raises as `stream` does."""
-        self._check(tokens)
-        return LocalStream(self._worker, tokens, self._settle(sampling))
-
     def _settle(self, sampling: SamplingSettings) -> SamplingSettings:
         with self._reading():
             return settle(sampling, self._model.vocab)
@@ -182,66 +170,41 @@ class LocalBackend:
 
 
 def _worker(
-    model: Model, info: ModelInfo, settings: EngineSettings, adapter: Adapter | None = None
+    model: Model,
+    info: ModelInfo,
+    settings: EngineSettings,
+    costs: Costs | None = None,
+    adapter: Adapter | None = None,
 ) -> Worker:
     counters = Counters()
-    return Worker(
-        lambda: _engine(model, info, settings, counters, adapter), capacity=settings.slots + settings.queue
-    )
+
+    def build() -> Engine:
+        runner = Runner(
+            model,
+            slots=settings.slots,
+            context=info.context,
+            batch=settings.batch,
+            threads=info.threads,
+            kv_type=settings.kv_type,
+            adapter=adapter,
+        )
+        return Engine(
+            runner,
+            slots=settings.slots,
+            context=info.context,
+            queue=settings.queue,
+            batch=settings.batch,
+            cache_ram=settings.cache_ram,
+            costs=costs or _measured(runner, settings),
+            limits=settings.limits,
+            counters=counters,
+        )
+
+    return Worker(build, capacity=settings.slots + settings.queue)
 
 
-def _engine(
-    model: Model, info: ModelInfo, settings: EngineSettings, counters: Counters, adapter: Adapter | None
-) -> Engine:
-    runner = Runner(
-        model,
-        slots=settings.slots,
-        context=info.context,
-        batch=settings.batch,
-        threads=info.threads,
-        kv_type=settings.kv_type,
-        adapter=adapter,
-    )
-    return Engine(
-        runner,
-        slots=settings.slots,
-        context=info.context,
-        queue=settings.queue,
-        batch=settings.batch,
-        cache_ram=settings.cache_ram,
-        costs=_costs(runner, info, settings, adapter),
-        limits=settings.limits,
-        counters=counters,
-    )
-
-
-def _costs(
-    runner: Runner, info: ModelInfo, settings: EngineSettings, adapter: Adapter | None
-) -> Costs | None:
+def _measured(runner: Runner, settings: EngineSettings) -> Costs | None:
     """What guessing ahead costs, or None where it is not wanted or cannot be taken back."""
     if not settings.speculation or not runner.can_cut:
         return None
-    if adapter is not None or settings.kv_type != "f16":  # other kernels than the file's own
-        return measure(runner, time.perf_counter)
-    path, extra = Path(info.path), settings.use_extra_buffers
-    known = recall_exact(path, extra)
-    costs = measure(runner, time.perf_counter, exact=known)
-    if known is None and costs.settled:
-        remember_exact(path, extra, costs.exact)
-    return costs
-
-
-def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> ModelInfo:
-    facts, choice = probe.facts, probe.choice
-    return ModelInfo(
-        name=facts.name,
-        path=str(path),
-        architecture=facts.architecture,
-        quantization=facts.quantization,
-        parameters=facts.parameters,
-        size=facts.size,
-        context=min(settings.context, facts.trained_context or settings.context),
-        cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
-        threads=threads,
-        recommended=facts.recommended,
-    )
+    return measure(runner, time.perf_counter)

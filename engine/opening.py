@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from pathlib import Path
 
+from engine.backend import ModelInfo
+from engine.description import describe
 from engine.errors import EngineStopped
 from engine.local import LocalBackend
 from engine.settings import EngineSettings
@@ -23,6 +25,10 @@ class Opener:
             return self._adapted(path, adapter)
         self._plain[path] = opened = LocalBackend.open(path, self._settings)
         return opened
+
+    def describe(self, path: Path) -> ModelInfo:
+        """What is known of a model before it is opened. Raises ModelError or BackendError."""
+        return describe(path, self._settings).info
 
     def _adapted(self, path: Path, adapter: Path) -> LocalBackend:
         try:

@@ -111,10 +111,15 @@ class ModelPool:
         finally:
             loan.give_back()
 
+    def preload(self, key: str | None = None) -> Future[ChatBackend]:
+        """Have a model in memory for who asks next. Returns at once; raises as `lend` does."""
+        loan = self.lend(key)
+        loan.backend.add_done_callback(lambda _: loan.give_back())
+        return loan.backend
+
     def load(self, key: str | None = None) -> None:
-        """Have a model in memory for who asks next. Raises as `use` does."""
-        with self.use(key):
-            pass
+        """As `preload`, but waits for it. Raises as `use` does."""
+        self.preload(key).result()
 
     def stats(self) -> EngineStats:
         """What all models have done so far, those too that were closed since."""

@@ -1,8 +1,8 @@
 """The child process that meets a stranger's GGUF and each CPU backend first: a crash ends only the child.
 
 `python -m engine.probe inspect MODEL` reads the file's head, ranks the CPU variants and renders the chat
-template. `python -m engine.probe run MODEL --variant PATH` computes with one variant. Each prints one line
-of JSON; engine.cpu reads it.
+template. `python -m engine.probe run MODEL --variant PATH` computes with one variant, and `time` measures how
+long batches take with it. Each prints one line of JSON; engine.cpu and engine.batch_times read it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import json
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 from llama_cpp import llama_cpp as low
 
+from engine.draft import measure
 from engine.errors import EngineError
 from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
@@ -112,10 +114,22 @@ def run(
     return {"finite": True}
 
 
+def time_batches(path: Path, variant: Path | None, extra_buffers: bool, threads: int) -> dict[str, object]:
+    """Seconds by the tokens of a batch, as pairs, and engine.draft.Costs.exact; no pairs without drafts."""
+    if variant is not None:
+        load_variant(variant)
+    model = Model(path, extra_buffers=extra_buffers)
+    runner = Runner(model, slots=4, context=256, batch=64, threads=threads)
+    if not runner.can_cut:
+        return {"seconds": [], "exact": 1}
+    costs = measure(runner, time.perf_counter)
+    return {"seconds": list(costs.table.items()), "exact": costs.exact}
+
+
 def main(arguments: list[str]) -> int:
     """Parse the command line, do one job, print its JSON."""
     parser = argparse.ArgumentParser(prog="engine.probe", description=__doc__)
-    parser.add_argument("job", choices=["inspect", "run"])
+    parser.add_argument("job", choices=["inspect", "run", "time"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--variant", type=Path)
     parser.add_argument("--adapter", type=Path)
@@ -123,11 +137,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer here, not something to debug
+    extra = not options.no_extra_bufts
     try:
         if options.job == "inspect":
             result = inspect(options.model)
+        elif options.job == "time":
+            result = time_batches(options.model, options.variant, extra, options.threads)
         else:
-            extra = not options.no_extra_bufts
             result = run(options.model, options.variant, extra, options.threads, options.adapter)
     except EngineError as error:
         print(json.dumps({"error": str(error)}), flush=True)

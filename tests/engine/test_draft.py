@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cpu import recall_exact, remember_exact
+from engine import batch_times
+from engine.batch_times import batch_costs
+from engine.cpu import probe_model
 from engine.draft import Costs, Guess, Lookup, best_length, measure
 from engine.engine import Engine
 from engine.local import LocalBackend
@@ -209,16 +211,15 @@ def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
         assert ask(backend, user("Hi"), SamplingSettings(max_tokens=3))[0]
 
 
-def test_what_was_found_out_is_remembered_for_this_file_alone(
-    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_costs_are_measured_once(
+    pair: tuple[LocalBackend, LocalBackend], smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
-    assert recall_exact(smollm2, True) is None
-    remember_exact(smollm2, True, 6)
-    assert recall_exact(smollm2, True) == 6 and recall_exact(smollm2, False) is None
-    assert Costs(dict(FREE), 6).settled and Costs(dict(FREE)).settled
-    assert not Costs({1: 1.0, 2: 1.0}, 6).settled, "measuring stopped early"
-    assert Costs({1: 1.0, 2: 1.0}, 6).exact == 2
+    monkeypatch.setattr(batch_times, "compute", None)  # so that no child can be asked
+    choice, threads = probe_model(smollm2).choice, pair[1].info.threads
+    costs = batch_costs(smollm2, choice, threads)
+    assert costs is not None and costs.table.keys() >= {1, 2}
+    with pytest.raises(TypeError):
+        batch_costs(smollm2, choice, threads + 1)
 
 
 def test_one_pass_computes_all_drafts(smollm2: Path, cache: Path) -> None:
