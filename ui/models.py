@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.backend import ChatBackend
+from engine.backend import ChatBackend, ModelInfo
 from engine.pool import ModelPool
 from ui.catalog import Catalog, OpenGguf
 from ui.model_files import Entry
@@ -13,10 +13,18 @@ from ui.model_files import Entry
 
 @dataclass(frozen=True)
 class Models:
-    """What may be chosen, and what is loaded."""
+    """What may be chosen, and what is loaded; `first` is the default as it is known before it has loaded."""
 
     catalog: Catalog
     pool: ModelPool
+    first: ModelInfo | None = None
+
+    def default_info(self) -> ModelInfo:
+        """The default model. Where nothing is known of it yet, this loads it, and raises as the pool does."""
+        if self.first is not None:
+            return self.first
+        with self.pool.use() as backend:
+            return backend.info
 
     def admit(self, wanted: object, own_machine: bool) -> str:
         """The key of what a visitor chose or typed, which may be borrowed then. Raises as Catalog.admit."""
@@ -33,12 +41,14 @@ class Models:
         return path if path.is_file() else None
 
 
-def models_of(catalog: Catalog, open_gguf: OpenGguf, most_loaded: int = 2) -> Models:
-    """The models of a catalog, none of them loaded yet."""
+def models_of(
+    catalog: Catalog, open_gguf: OpenGguf, most_loaded: int = 2, first: ModelInfo | None = None
+) -> Models:
+    """The models of a catalog, none of them loaded yet; `first` is as in Models."""
     pool = ModelPool(
         lambda key: catalog.open(key, open_gguf), catalog.keys(), catalog.first, most_loaded=most_loaded
     )
-    return Models(catalog, pool)
+    return Models(catalog, pool, first)
 
 
 def one_model(backend: ChatBackend) -> Models:

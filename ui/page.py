@@ -60,8 +60,7 @@ def build(
 def _chat(
     page: gr.Blocks, models: Models, store: Store, live: LiveStreams, *, concurrency: int, own_machine: bool
 ) -> None:
-    with models.pool.use() as backend:
-        info = backend.info
+    info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
     history = HistoryPanel(store)
     with gr.Row(elem_id="head", equal_height=True):
@@ -88,8 +87,7 @@ def _chat(
 
 
 def _compare(page: gr.Blocks, models: Models, live: LiveStreams, concurrency: int) -> None:
-    with models.pool.use() as backend:
-        info = backend.info
+    info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
     with gr.Row(elem_id="head", equal_height=True):
         gr.Markdown(text("compare.title"))

@@ -8,6 +8,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 
 import gradio as gr
 import uvicorn
@@ -18,6 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.backend import ChatBackend
 from engine.metrics import CONTENT_TYPE, exposition, registry
 from engine.pool import ModelPool
 from ui.access import Access
@@ -69,8 +71,11 @@ def web_app(
     access = access or Access()
 
     @app.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok", "model": models.catalog.label(models.pool.default)}
+    def health(response: Response) -> dict[str, str]:
+        """200 once a model can answer; the page is there before."""
+        loaded = bool(models.pool.loaded())
+        response.status_code = 200 if loaded else 503
+        return {"status": "ok" if loaded else "loading", "model": models.catalog.label(models.pool.default)}
 
     _add_metrics(app, models.pool)
     add_openai_api(app, models.pool)
@@ -146,8 +151,16 @@ class ContentPolicy:
         await self._app(scope, receive, with_policy)
 
 
-def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM, then return; `ready` is called once the page can be opened."""
+def serve(
+    app: FastAPI,
+    bound: socket.socket,
+    opened: Callable[[], None],
+    model: Future[ChatBackend] | None = None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, then return; `opened` is called once the page can be opened.
+
+    With a `model` that still loads: should it not load, serving ends, and raises why.
+    """
     logging.getLogger("uvicorn.error").addFilter(_not_about_cut_streams)
     config = uvicorn.Config(
         app,
@@ -159,7 +172,10 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn ends on a signal and raises it again at the end, which would kill us before the clean-up
         signal.signal(number, lambda *_: None)
-    _Server(config, ready).run(sockets=[bound])
+    server = _Server(config, opened, model)
+    server.run(sockets=[bound])
+    if model is not None and model.done():
+        model.result()
 
 
 def _not_about_cut_streams(record: logging.LogRecord) -> bool:
@@ -169,11 +185,19 @@ def _not_about_cut_streams(record: logging.LogRecord) -> bool:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, opened: Callable[[], None], model: Future[ChatBackend] | None
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._opened, self._model = opened, model
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            self._ready()
+            self._opened()
+        if self._model is not None:
+            self._model.add_done_callback(self._end_unless_loaded)
+
+    def _end_unless_loaded(self, model: Future[ChatBackend]) -> None:
+        if model.exception() is not None:
+            self.should_exit = True
