@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,7 @@ def run(settings: AppSettings) -> None:
     models = models_of(catalog, opener, settings.max_loaded, first=opener.describe(path))
     try:
         loading = models.pool.preload()  # meanwhile, the page is made
+        gc.disable()  # what is imported and built stays: looking for garbage in it is a third of the time
         from ui.server import serve, web_app
 
         app = web_app(
@@ -70,6 +72,8 @@ def run(settings: AppSettings) -> None:
             hosts=settings.known_as,
             store=store,
         )
+        gc.freeze()
+        gc.enable()
         serve(app, bound, lambda: _say_so(loading, address_of(bound)), model=loading)
     finally:
         models.pool.close()

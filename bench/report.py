@@ -18,6 +18,7 @@ from bench.serve import Cell, ServeResult
 
 if TYPE_CHECKING:
     from bench.soak import SoakResult
+    from bench.start import Start
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
@@ -93,6 +94,16 @@ def show_page(cost: PageCost, as_json: bool) -> None:
         figures = {way: {str(users): asdict(f) for users, f in found.items()} for way, found in ways.items()}
         ratios = {str(users): {"throughput": found} for users, found in cost.ratios.items()}
         print(json.dumps(_without_nan({"figures": figures, "ratios": ratios})))
+
+
+def show_start(start: Start, as_json: bool) -> None:
+    """Print how soon the app could be used."""
+    Console(soft_wrap=True).print(
+        f"from the start of the process: the page answers after {start.page:.2f} s, "
+        f"the model is loaded after {start.ready:.2f} s, a question can be typed after {start.typing:.2f} s"
+    )
+    if as_json:
+        print(json.dumps({"figures": asdict(start)}))
 
 
 def show_soak(result: SoakResult, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Response
 from gradio.routes import App as GradioApp
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,6 +81,8 @@ def web_app(
     _add_metrics(app, models.pool)
     add_openai_api(app, models.pool)
     sessions = _mount_page(app, build(models, concurrency, own_machine=local, store=store), access)
+    # Gradio packs its scripts, but not the page itself, which is the largest thing that a phone has to fetch
+    app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
     app.add_middleware(Guard, access=access, sessions=sessions)
     app.add_middleware(Visitors, local=local)
     app.add_middleware(OwnPages, local=local, hosts=hosts)

@@ -43,7 +43,8 @@ def test_the_page_is_there_before_its_model() -> None:
     models = Models(catalog, ModelPool(lambda _: gate.result(10), catalog.keys(), catalog.first), INFO)
     client = TestClient(web_app(models, 4))
     loading = models.pool.preload()
-    assert client.get("/").status_code == 200
+    page = client.get("/")
+    assert page.status_code == 200 and page.headers["Content-Encoding"] == "gzip"
     health = client.get("/health")
     assert (health.status_code, health.json()) == (503, {"status": "loading", "model": "Fake"})
     gate.set_result(FakeBackend())
