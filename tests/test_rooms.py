@@ -28,6 +28,7 @@ ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "llama_cpp": {
+        "engine/batch.py",
         "engine/ggml.py",
         "engine/grammar.py",
         "engine/model.py",

@@ -112,7 +112,7 @@ def test_dear_batches_draft_nothing() -> None:
     ticks = itertools.count(0, 1.0)
     engine._clock = lambda: next(ticks)
     engine.add(1, prompt("abcdef" * 10), GREEDY)
-    engine._costs = Costs(dict(DEAR))
+    engine._drafter.costs = Costs(dict(DEAR))
     for _ in range(10):
         engine.step()
     assert engine.stats().drafted_tokens == 0
@@ -163,10 +163,10 @@ def pair(smollm2: Path, cache: Path) -> Iterator[tuple[LocalBackend, LocalBacken
         LocalBackend.open(smollm2, plain) as one,
         LocalBackend.open(smollm2, EngineSettings(context=512, slots=4)) as two,
     ):
-        measured = two._worker._engine._costs
+        measured = two._worker._engine._drafter.costs
         assert measured is not None
-        two._worker._engine._costs = Costs(dict(FREE), measured.exact)
-        two._worker._engine._costs.observe = lambda rows, seconds: None  # type: ignore[method-assign]
+        two._worker._engine._drafter.costs = Costs(dict(FREE), measured.exact)
+        two._worker._engine._drafter.costs.observe = lambda rows, seconds: None  # type: ignore[method-assign]
         yield one, two
 
 
@@ -203,7 +203,7 @@ def test_a_seeded_draw_is_the_same_too(pair: tuple[LocalBackend, LocalBackend]) 
 
 def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
     with LocalBackend.open(smollm2, EngineSettings(context=256, slots=1)) as backend:
-        costs = backend._worker._engine._costs
+        costs = backend._worker._engine._drafter.costs
         assert costs is not None and costs.most >= 2
         assert 0 < costs.of(1) < costs.of(costs.most)
         assert 2 <= costs.exact <= costs.most
