@@ -51,10 +51,11 @@ def run(settings: AppSettings) -> None:
     store = Store(kept)
     print(f"{history_text(kept)}\nLoading {path.name} ...", flush=True)
     from engine.opening import Opener  # slow, and of no use before all else is right
+    from ui.loading_bar import load_with_bar
 
     models = models_of(catalog, Opener(engine), settings.max_loaded)
     try:
-        models.pool.load()
+        load_with_bar(models.pool, path.name)
         from ui.server import serve, web_app
 
         app = web_app(

@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +18,9 @@ from typing import Any
 
 from engine.cores import physical_cores
 from engine.errors import BackendError, ModelError
-from engine.native import (
-    build_identity,
-    cpu_identity,
-    load_variant,
-    variant_name,
-)
+from engine.native import build_identity, cpu_identity, load_variant, variant_name
+from engine.probe_child import Ended, run_probe
+from engine.reach import Reach, part, unwatched
 from places import cache_folder
 
 __all__ = [
@@ -33,6 +28,7 @@ __all__ = [
     "ModelFacts",
     "Probe",
     "check_adapter",
+    "is_known",
     "load_cpu_backend",
     "physical_cores",
     "probe_model",
@@ -101,12 +97,17 @@ def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: 
 
 
 def probe_model(
-    model: Path, *, threads: int | None = None, extra_buffers: bool = True, cache: Path | None = None
+    model: Path,
+    *,
+    threads: int | None = None,
+    extra_buffers: bool = True,
+    cache: Path | None = None,
+    reach: Reach = unwatched,
 ) -> Probe:
     """Open the model in a child process and find the backend that runs it, or recall both.
 
-    `cache` is a folder (default: `cache_folder()`). Raises ModelError when the file is at fault, BackendError
-    when no backend survives.
+    `cache` is a folder (default: `cache_folder()`); `reach` hears of what is not recalled. Raises ModelError
+    when the file is at fault, BackendError when no backend survives, EngineStopped when `reach` says so.
     """
     _check_file(model)
     memo = (cache or cache_folder()) / f"probe-{_key(model, extra_buffers)}.json"
@@ -114,9 +115,16 @@ def probe_model(
         return known
     found = _inspect(model)
     facts = ModelFacts(**_tuples(found["facts"]), size=model.stat().st_size)
-    choice = _choose(model, [Path(p) for p in found["variants"]], threads or physical_cores(), extra_buffers)
+    ranked = [Path(p) for p in found["variants"]]
+    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, part(reach, 0.2, 1.0))
     _remember(memo, Probe(facts, choice))
     return Probe(facts, choice)
+
+
+def is_known(model: Path, extra_buffers: bool) -> bool:
+    """Whether `probe_model` would recall this very file, rather than open it in a child process."""
+    _check_file(model)
+    return (cache_folder() / f"probe-{_key(model, extra_buffers)}.json").exists()
 
 
 def recall_exact(model: Path, extra_buffers: bool) -> int | None:
@@ -136,12 +144,15 @@ def _exact_memo(model: Path, extra_buffers: bool) -> Path:
     return cache_folder() / f"exact-{_key(model, extra_buffers)}.json"
 
 
-def check_adapter(model: Path, adapter: Path, choice: CpuChoice, threads: int) -> None:
+def check_adapter(
+    model: Path, adapter: Path, choice: CpuChoice, threads: int, reach: Reach = unwatched
+) -> None:
     """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
     _check_file(adapter)
     variant = Path(choice.path) if choice.path else None
     arguments = _run_arguments(model, variant, choice.extra_buffers, threads)
-    done = _child([*arguments, "--adapter", str(adapter)], _RUN_SECONDS + model.stat().st_size / _SLOW_DISK)
+    seconds = _RUN_SECONDS + model.stat().st_size / _SLOW_DISK
+    done = run_probe([*arguments, "--adapter", str(adapter)], seconds, reach)
     if done.answer == {"finite": True}:
         return
     reason = str(done.answer.get("error", "its numbers are not finite")) if done.answer else done.ending
@@ -176,7 +187,7 @@ def _key(model: Path, extra_buffers: bool) -> str:
 
 
 def _inspect(model: Path) -> dict[str, Any]:
-    done = _child(["inspect", str(model)], _INSPECT_SECONDS)
+    done = run_probe(["inspect", str(model)], _INSPECT_SECONDS)
     if done.answer is not None and "facts" in done.answer:
         return done.answer
     if not done.ready:
@@ -186,20 +197,19 @@ def _inspect(model: Path) -> dict[str, Any]:
     raise ModelError(_blame(model, done))
 
 
-def _blame(model: Path, done: _Ended) -> str:
+def _blame(model: Path, done: Ended) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
     if "template" in reason:
         return f"{model}: {reason}"
     return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
 
 
-def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool) -> CpuChoice:
+def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: Reach) -> CpuChoice:
     failures: list[str] = []
+    seconds = _RUN_SECONDS + model.stat().st_size / _SLOW_DISK
     for path, extra in candidates(ranked, extra_buffers):
         name = variant_name(path) if path else "built-in"
-        done = _child(
-            _run_arguments(model, path, extra, threads), _RUN_SECONDS + model.stat().st_size / _SLOW_DISK
-        )
+        done = run_probe(_run_arguments(model, path, extra, threads), seconds, reach)
         if done.answer == {"finite": True}:
             return CpuChoice(name, str(path) if path else None, extra)
         if done.answer is not None and "error" in done.answer:
@@ -225,48 +235,6 @@ def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | Non
 def _run_arguments(model: Path, variant: Path | None, extra: bool, threads: int) -> list[str]:
     chosen = ["--variant", str(variant)] if variant else []
     return ["run", str(model), *chosen, *([] if extra else ["--no-extra-bufts"]), "--threads", str(threads)]
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """How a child ended: its exit code, whether it got as far as opening the file, and its last JSON."""
-
-    code: int
-    ready: bool
-    answer: dict[str, Any] | None
-
-    @property
-    def ending(self) -> str:
-        if self.code == _TIMEOUT:
-            return "no answer in time"
-        return signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}"
-
-
-_TIMEOUT = 124
-
-
-def _child(arguments: list[str], seconds: float) -> _Ended:
-    root = str(Path(__file__).resolve().parents[1])
-    secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the file is a stranger's: it gets no secrets to read
-    env = {key: value for key, value in os.environ.items() if key not in secret}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "engine.probe", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=env,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _Ended(_TIMEOUT, True, None)
-    lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("{")]
-    answers = [json.loads(line) for line in lines]
-    ready = {"ready": True} in answers
-    answers = [answer for answer in answers if answer != {"ready": True}]
-    return _Ended(done.returncode, ready, answers[-1] if answers else None)
 
 
 def _recall(memo: Path) -> Probe | None:

@@ -14,6 +14,7 @@ from engine.cpu import (
     CpuChoice,
     Probe,
     check_adapter,
+    is_known,
     load_cpu_backend,
     physical_cores,
     probe_model,
@@ -25,6 +26,7 @@ from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
 from engine.grammar import settle
 from engine.model import Adapter, Model
+from engine.reach import Reach, part, unwatched
 from engine.request import Message
 from engine.runner import Runner
 from engine.settings import EngineSettings, SamplingSettings
@@ -33,6 +35,8 @@ from engine.stream import LocalStream
 from engine.template import ChatTemplate, PromptBuilder
 from engine.window import Window, fit, whole
 from engine.worker import Worker
+
+_PROBED = 0.5  # of the way to an answer, where the file was never seen; what is left after loading is timing
 
 
 class LocalBackend:
@@ -56,17 +60,22 @@ class LocalBackend:
         self._closed = False
 
     @classmethod
-    def open(cls, model_path: Path, settings: EngineSettings | None = None) -> LocalBackend:
+    def open(
+        cls, model_path: Path, settings: EngineSettings | None = None, reach: Reach = unwatched
+    ) -> LocalBackend:
         """Vouch for the file in a child process (once), load it, start the engine.
 
-        Raises ModelError, BackendError, or EngineError when the memory does not suffice.
+        `reach` is told how far that is. Raises ModelError, BackendError, or EngineError when the memory does
+        not suffice or `reach` says to stop.
         """
         settings = settings or EngineSettings()
         threads = settings.threads or physical_cores()
         extra = settings.use_extra_buffers
-        probe = probe_model(model_path, threads=threads, extra_buffers=extra)
+        begun, loaded = (0.0, 0.6) if is_known(model_path, extra) else (_PROBED, 0.7)
+        probing, loading = part(reach, 0.0, _PROBED), part(reach, begun, loaded)
+        probe = probe_model(model_path, threads=threads, extra_buffers=extra, reach=probing)
         load_cpu_backend(model_path, threads=threads, extra_buffers=extra)
-        model = Model(model_path, extra_buffers=probe.choice.extra_buffers)
+        model = Model(model_path, extra_buffers=probe.choice.extra_buffers, reach=loading)
         try:
             info = _info(model_path, probe, settings, threads)
             facts = probe.facts
@@ -77,14 +86,16 @@ class LocalBackend:
         except Exception:
             model.close()
             raise
+        reach(1.0)
         return cls(model, prompts, worker, info, settings=settings, choice=probe.choice)
 
-    def with_adapter(self, path: Path, scale: float = 1.0) -> LocalBackend:
+    def with_adapter(self, path: Path, scale: float = 1.0, reach: Reach = unwatched) -> LocalBackend:
         """A second backend: the same weights in memory, with a LoRA adapter's GGUF on them at `scale`.
 
         Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
         """
-        check_adapter(Path(self._info.path), path, self._choice, self._info.threads)
+        checking = part(reach, 0.0, 0.7)
+        check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
         with self._reading() as prompts:
             model = self._model.share()
         info = replace(self._info, name=f"{self._info.name} + {path.stem}")
@@ -94,6 +105,7 @@ class LocalBackend:
         except Exception:
             model.close()
             raise
+        reach(1.0)
         settings, choice = self._settings, self._choice
         return LocalBackend(model, prompts, worker, info, settings=settings, choice=choice, adapter=adapter)
 

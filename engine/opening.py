@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.errors import EngineStopped
 from engine.local import LocalBackend
+from engine.reach import Reach, part, unwatched
 from engine.settings import EngineSettings
 
 
@@ -17,18 +18,18 @@ class Opener:
         self._settings = settings
         self._plain: weakref.WeakValueDictionary[Path, LocalBackend] = weakref.WeakValueDictionary()
 
-    def __call__(self, path: Path, adapter: Path | None = None) -> LocalBackend:
+    def __call__(self, path: Path, adapter: Path | None = None, reach: Reach = unwatched) -> LocalBackend:
         """The model of a file, with an adapter's GGUF on it if one is given. Raises as LocalBackend does."""
         if adapter is not None:
-            return self._adapted(path, adapter)
-        self._plain[path] = opened = LocalBackend.open(path, self._settings)
+            return self._adapted(path, adapter, reach)
+        self._plain[path] = opened = LocalBackend.open(path, self._settings, reach)
         return opened
 
-    def _adapted(self, path: Path, adapter: Path) -> LocalBackend:
+    def _adapted(self, path: Path, adapter: Path, reach: Reach) -> LocalBackend:
         try:
             if (plain := self._plain.get(path)) is not None:
-                return plain.with_adapter(adapter)
+                return plain.with_adapter(adapter, reach=reach)
         except EngineStopped:  # it was closed, and only lingers until it is collected
             pass
-        with LocalBackend.open(path, self._settings) as plain:
-            return plain.with_adapter(adapter)
+        with LocalBackend.open(path, self._settings, part(reach, 0.0, 0.6)) as plain:
+            return plain.with_adapter(adapter, reach=part(reach, 0.6, 1.0))

@@ -1,8 +1,8 @@
 """The child process that meets a stranger's GGUF and each CPU backend first: a crash ends only the child.
 
 `python -m engine.probe inspect MODEL` reads the file's head, ranks the CPU variants and renders the chat
-template. `python -m engine.probe run MODEL --variant PATH` computes with one variant. Each prints one line
-of JSON; engine.cpu reads it.
+template. `python -m engine.probe run MODEL --variant PATH` computes with one variant. Each prints its
+answer as a line of JSON, and before it how far the weights are; engine.probe_child reads both.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def run(
     """Load the model and decode as the engine will: a prompt, then four sequences side by side, then one."""
     if variant is not None:
         load_variant(variant)
-    model = Model(path, extra_buffers=extra_buffers)
+    model = Model(path, extra_buffers=extra_buffers, reach=_Steps())
     adapter = Adapter(model, lora) if lora else None
     runner = Runner(model, slots=4, context=256, batch=64, threads=threads, adapter=adapter)
     some = [token % model.vocab.size for token in range(100, 164)]
@@ -110,6 +110,19 @@ def run(
         if not all(runner.logits_are_finite(row.slot) for row in rows):
             return {"finite": False}
     return {"finite": True}
+
+
+class _Steps:
+    """Prints each hundredth of a load that is reached."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, share: float) -> bool:
+        if (now := int(100 * share)) > self._last:
+            self._last = now
+            print(json.dumps({"reached": share}), flush=True)
+        return True
 
 
 def main(arguments: list[str]) -> int:

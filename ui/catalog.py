@@ -13,13 +13,14 @@ from pathlib import Path
 
 from engine.backend import ChatBackend
 from engine.errors import ModelError
+from engine.reach import Reach
 from ui.gguf_choice import choose_gguf, is_embedded
 from ui.model_files import Entry, entries_below, entry_of, size_of
 
 _JOINT = "::"
 
-OpenGguf = Callable[[Path, Path | None], ChatBackend]
-"""Loads a file, with the GGUF of a LoRA adapter on it if one is given."""
+OpenGguf = Callable[[Path, Path | None, Reach], ChatBackend]
+"""Loads a file, with the GGUF of a LoRA adapter on it if one is given, and tells how far it is."""
 
 
 class Catalog:
@@ -79,12 +80,12 @@ class Catalog:
         entry = self._find(key)
         return Path(entry.source) if entry and Path(entry.source).is_file() else None
 
-    def open(self, key: str, open_gguf: OpenGguf) -> ChatBackend:
+    def open(self, key: str, open_gguf: OpenGguf, reach: Reach) -> ChatBackend:
         """Load the model of a key. Raises ModelError and what `open_gguf` raises."""
         entry = self._find(key)
         if entry is None:
             raise ModelError(f"model {key!r} is not offered here: choose one of the list")
-        return open_gguf(choose_gguf(Path(entry.source)), entry.adapter)
+        return open_gguf(choose_gguf(Path(entry.source)), entry.adapter, reach)
 
     def _find(self, key: str) -> Entry | None:
         return self._owners.get(key) or self._typed.get(key)

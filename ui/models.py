@@ -36,7 +36,10 @@ class Models:
 def models_of(catalog: Catalog, open_gguf: OpenGguf, most_loaded: int = 2) -> Models:
     """The models of a catalog, none of them loaded yet."""
     pool = ModelPool(
-        lambda key: catalog.open(key, open_gguf), catalog.keys(), catalog.first, most_loaded=most_loaded
+        lambda key, reach: catalog.open(key, open_gguf, reach),
+        catalog.keys(),
+        catalog.first,
+        most_loaded=most_loaded,
     )
     return Models(catalog, pool)
 
@@ -45,6 +48,6 @@ def one_model(backend: ChatBackend) -> Models:
     """A backend that is there already, as the only choice."""
     name = Path(backend.info.path).stem
     catalog = Catalog([Entry(name, name, backend.info.path)])
-    pool = ModelPool(lambda _: backend, catalog.keys(), catalog.first)
+    pool = ModelPool(lambda *_: backend, catalog.keys(), catalog.first)
     pool.load()
     return Models(catalog, pool)

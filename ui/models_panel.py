@@ -81,11 +81,13 @@ class ModelsPanel:
     async def _switch(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         """Load `wanted`, saying so, and make it the tab's model; or say why not, and keep `now`."""
         say, own = words(request), on_own_machine(request)
-        loading = asyncio.ensure_future(self._ready(wanted, own))
+        admitted = asyncio.get_running_loop().create_future()
+        loading = asyncio.ensure_future(self._ready(wanted, own, admitted))
         began = time.monotonic()
         try:
             while not (await asyncio.wait({loading}, timeout=TICK))[0]:
-                note = say("models.loading", name=self._called(wanted), seconds=int(time.monotonic() - began))
+                key = admitted.result() if admitted.done() else str(wanted)
+                note = self._loading(key, int(time.monotonic() - began), say)
                 yield (*[gr.skip()] * 3, line(note, "busy"), gr.skip(), gr.skip())
             key, info = loading.result()
         except EngineError as error:
@@ -97,11 +99,21 @@ class ModelsPanel:
         choices = gr.update(choices=self._models.catalog.choices(own), value=key)
         yield choices, key, key, "", self._facts_of(info, own, say), model_name(info)
 
-    async def _ready(self, wanted: object, own_machine: bool) -> tuple[str, ModelInfo]:
-        """Have the model in memory. What was typed may have to be fetched, which takes a thread."""
+    async def _ready(
+        self, wanted: object, own_machine: bool, admitted: asyncio.Future[str]
+    ) -> tuple[str, ModelInfo]:
+        """Have the model in memory; `admitted` gets its key before.
+
+        What was typed may have to be fetched, which takes a thread.
+        """
         key = await asyncio.to_thread(self._models.admit, wanted, own_machine)
+        admitted.set_result(key)
         async with serving(self._models.pool, key) as backend:
             return key, backend.info
+
+    def _loading(self, key: str, seconds: int, say: Words) -> str:
+        percent = int(100 * self._models.pool.loading(key))
+        return say("models.loading", name=self._called(key), percent=percent, seconds=seconds)
 
     def _called(self, key: object) -> str:
         return self._models.catalog.label(str(key))

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from engine import cpu
-from engine.cpu import _child, _Ended, candidates, load_cpu_backend, probe_model
-from engine.errors import BackendError, ModelError
+from engine.cpu import candidates, load_cpu_backend, probe_model
+from engine.errors import BackendError, EngineStopped, ModelError
 from engine.native import find_variants, variant_name
+from engine.probe_child import Ended, run_probe
+from engine.reach import Reach, unwatched
 
 
 def _string(text: bytes) -> bytes:
@@ -66,7 +68,11 @@ def test_first_with_extra_buffers_then_without() -> None:
 
 
 def test_the_real_model_is_probed_once_and_then_recalled(smollm2: Path, tmp_path: Path) -> None:
-    first = probe_model(smollm2, cache=tmp_path)
+    with pytest.raises(EngineStopped, match="nobody waits"):
+        probe_model(smollm2, cache=tmp_path, reach=lambda _: False)
+    reached: list[float] = []
+    first = probe_model(smollm2, cache=tmp_path, reach=lambda share: not reached.append(share))  # type: ignore[func-returns-value]
+    assert reached == sorted(reached) and len(reached) > 20 and reached[-1] == 1
     assert first.facts.architecture == "llama" and first.facts.quantization == "Q4_1"
     assert first.facts.parameters == 134_515_008 and first.facts.trained_context == 8192
     assert "<|im_end|>" in first.facts.ends and "<|im_end|>" in first.facts.control
@@ -137,13 +143,13 @@ def test_a_hostile_or_missing_template_is_an_error_and_no_hang(
 def _fake_children(monkeypatch: pytest.MonkeyPatch, survives: Callable[[list[str]], bool]) -> list[list[str]]:
     calls: list[list[str]] = []
 
-    def child(arguments: list[str], seconds: float) -> _Ended:
+    def child(arguments: list[str], seconds: float, reach: Reach = unwatched) -> Ended:
         if arguments[0] == "inspect":
-            return _child(arguments, seconds)
+            return run_probe(arguments, seconds, reach)
         calls.append(arguments)
-        return _Ended(0, False, {"finite": True}) if survives(arguments) else _Ended(-4, False, None)
+        return Ended(0, False, {"finite": True}) if survives(arguments) else Ended(-4, False, None)
 
-    monkeypatch.setattr(cpu, "_child", child)
+    monkeypatch.setattr(cpu, "run_probe", child)
     return calls
 
 

@@ -29,7 +29,7 @@ URL = "/v1/chat/completions"
 
 def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
-    add_openai_api(app, ModelPool(lambda _: backend, ["fake"], "fake"))
+    add_openai_api(app, ModelPool(lambda *_: backend, ["fake"], "fake"))
     app.add_middleware(Guard, access=access or Access(), sessions=lambda cookies: None)
     app.add_middleware(Visitors)
     return app
