@@ -40,6 +40,7 @@ _FORMAT = 2  # raise it when what is remembered changes its meaning
 _INSPECT_SECONDS = 60.0
 _RUN_SECONDS = 120.0
 _SLOW_DISK = 40e6  # bytes a second; a cold model on a laptop's disk is no fault
+_LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's words, before the reason
 _FIX = "download or export it again"
 _REBUILD = (
     "reinstall with `pip install --force-reinstall --no-cache-dir llama-cpp-python --config-settings="
@@ -157,7 +158,8 @@ def check_adapter(
         return
     reason = str(done.answer.get("error", "its numbers are not finite")) if done.answer else done.ending
     raise ModelError(
-        f"{adapter} is no working adapter for {model.name} ({reason}): convert it with this very base model"
+        f"{adapter} is no working adapter for {model.name} ({reason.rpartition(_LORA_FAILED)[2]}): "
+        "convert it with this very base model"
     )
 
 
@@ -199,7 +201,7 @@ def _inspect(model: Path) -> dict[str, Any]:
 
 def _blame(model: Path, done: Ended) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
-    if "template" in reason:
+    if "template" in reason or "LoRA adapter" in reason:
         return f"{model}: {reason}"
     return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
 

@@ -90,7 +90,7 @@ class LocalBackend:
         return cls(model, prompts, worker, info, settings=settings, choice=probe.choice)
 
     def with_adapter(self, path: Path, scale: float = 1.0, reach: Reach = unwatched) -> LocalBackend:
-        """A second backend: the same weights in memory, with a LoRA adapter's GGUF on them at `scale`.
+        """A second backend: the same weights in memory, with one LoRA adapter's GGUF on them at `scale`.
 
         Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
         """
@@ -98,7 +98,7 @@ class LocalBackend:
         check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
         with self._reading() as prompts:
             model = self._model.share()
-        info = replace(self._info, name=f"{self._info.name} + {path.stem}")
+        info = replace(self._info, adapter=str(path))
         try:
             adapter = Adapter(model, path, scale)
             worker = _worker(model, info, self._settings, adapter)

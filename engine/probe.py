@@ -16,7 +16,8 @@ from pathlib import Path
 
 from llama_cpp import llama_cpp as low
 
-from engine.errors import EngineError
+from engine.errors import EngineError, ModelError
+from engine.gguf_file import read_gguf
 from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
 from engine.recommended import recommended
@@ -24,6 +25,7 @@ from engine.runner import Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate
 
+ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
 TEMPLATE_SECONDS = 3.0
 _TEMPLATE_BYTES = 4 << 30
 _EXIT_REFUSED = 3
@@ -33,10 +35,20 @@ def inspect(path: Path) -> dict[str, object]:
     """What the file says about itself, and the CPU variants that this machine supports, best first."""
     ranked = [str(p) for p in rank_variants(find_variants())]
     print(json.dumps({"ready": True}), flush=True)  # from here on, a crash is the file's fault
-    model = Model(path, vocab_only=True)
+    try:
+        model = Model(path, vocab_only=True)
+    except ModelError as error:
+        raise ModelError(ADAPTER_ALONE if _is_adapter(path) else str(error)) from error
     facts = _facts(model, path)
     _check_template(facts)
     return {"variants": ranked, "facts": facts}
+
+
+def _is_adapter(path: Path) -> bool:
+    try:
+        return read_gguf(path).metadata.get("general.type") == "adapter"
+    except ModelError:
+        return False
 
 
 def _facts(model: Model, path: Path) -> dict[str, object]:

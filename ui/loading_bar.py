@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import wait
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -16,7 +17,7 @@ def load_with_bar(pool: ModelPool, name: str) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     loan = pool.lend()
     try:
-        with Progress(*columns, transient=True) as bar:
+        with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
             task = bar.add_task(name, total=1.0)
             while not wait([loan.backend], TICK).done:
                 bar.update(task, completed=pool.loading(pool.default))
