@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.backend import ChatBackend
 from engine.pool import ModelPool
+from engine.reach import Reach, unwatched
 from ui.catalog import Catalog, OpenGguf
 from ui.model_files import Entry
 
@@ -18,9 +19,9 @@ class Models:
     catalog: Catalog
     pool: ModelPool
 
-    def admit(self, wanted: object, own_machine: bool) -> str:
-        """The key of what a visitor chose or typed, which may be borrowed then. Raises as Catalog.admit."""
-        key = self.catalog.admit(wanted, own_machine)
+    def admit(self, wanted: object, own_machine: bool, reach: Reach = unwatched) -> str:
+        """The key of what a visitor chose or typed, which may be borrowed then. As Catalog.admit."""
+        key = self.catalog.admit(wanted, own_machine, reach)
         self.pool.offer(key)
         return key
 
