@@ -16,6 +16,7 @@ class ModelInfo:
     """What a person wants to know about the model that answers. `size` is in bytes, `context` in tokens.
 
     `recommended` has values of SamplingSettings that the model's makers wrote into the file, if any.
+    `adapter` is the path of the LoRA adapter that is on it, or "".
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModelInfo:
     cpu_variant: str
     threads: int
     recommended: Mapping[str, float] = field(default_factory=dict)
+    adapter: str = ""
 
 
 class ChatStream(Protocol):

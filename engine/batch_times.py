@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.cpu import CpuChoice
 from engine.draft import Costs
 from engine.memo import memo_of, recall, remember
-from engine.probe_process import compute
+from engine.probe_child import compute
 
 
 def batch_costs(model: Path, choice: CpuChoice, threads: int) -> Costs | None:

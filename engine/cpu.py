@@ -17,9 +17,11 @@ from engine.cores import physical_cores
 from engine.errors import BackendError, ModelError
 from engine.memo import memo_of, recall, remember
 from engine.native import load_variant, variant_name
-from engine.probe_process import Ended, ask_child, compute
+from engine.probe_child import Ended, compute, run_probe
+from engine.reach import Reach, part, unwatched
 
 _INSPECT_SECONDS = 60.0
+_LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's words, before the reason
 _FIX = "download or export it again"
 _REBUILD = (
     "reinstall with `pip install --force-reinstall --no-cache-dir llama-cpp-python --config-settings="
@@ -77,12 +79,17 @@ def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: 
 
 
 def probe_model(
-    model: Path, *, threads: int | None = None, extra_buffers: bool = True, cache: Path | None = None
+    model: Path,
+    *,
+    threads: int | None = None,
+    extra_buffers: bool = True,
+    cache: Path | None = None,
+    reach: Reach = unwatched,
 ) -> Probe:
     """Open the model in a child process and find the backend that runs it, or recall both.
 
-    `cache` is a folder (default: `cache_folder()`). Raises ModelError when the file is at fault, BackendError
-    when no backend survives.
+    `cache` is a folder (default: `cache_folder()`); `reach` hears of what is not recalled. Raises ModelError
+    when the file is at fault, BackendError when no backend survives, EngineStopped when `reach` says so.
     """
     _check_file(model)
     memo = memo_of("probe", model, extra_buffers, cache=cache)
@@ -90,24 +97,40 @@ def probe_model(
         return known
     found = _inspect(model)
     facts = ModelFacts(**_tuples(found["facts"]), size=model.stat().st_size)
-    choice = _choose(model, [Path(p) for p in found["variants"]], threads or physical_cores(), extra_buffers)
+    ranked = [Path(p) for p in found["variants"]]
+    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, part(reach, 0.2, 1.0))
     probe = Probe(facts, choice)
     remember(memo, asdict(probe))
     return probe
 
 
-def check_adapter(model: Path, adapter: Path, choice: CpuChoice, threads: int) -> None:
+def is_known(model: Path, extra_buffers: bool) -> bool:
+    """Whether `probe_model` would recall this very file, rather than open it in a child process."""
+    _check_file(model)
+    return memo_of("probe", model, extra_buffers).exists()
+
+
+def check_adapter(
+    model: Path, adapter: Path, choice: CpuChoice, threads: int, reach: Reach = unwatched
+) -> None:
     """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
     _check_file(adapter)
     more = ("--adapter", str(adapter))
     done = compute(
-        "run", model, *more, variant=choice.path, extra_buffers=choice.extra_buffers, threads=threads
+        "run",
+        model,
+        *more,
+        variant=choice.path,
+        extra_buffers=choice.extra_buffers,
+        threads=threads,
+        reach=reach,
     )
     if done.answer == {"finite": True}:
         return
     reason = str(done.answer.get("error", "its numbers are not finite")) if done.answer else done.ending
     raise ModelError(
-        f"{adapter} is no working adapter for {model.name} ({reason}): convert it with this very base model"
+        f"{adapter} is no working adapter for {model.name} ({reason.rpartition(_LORA_FAILED)[2]}): "
+        "convert it with this very base model"
     )
 
 
@@ -122,7 +145,7 @@ def _check_file(model: Path) -> None:
 
 
 def _inspect(model: Path) -> dict[str, Any]:
-    done = ask_child(["inspect", str(model)], _INSPECT_SECONDS)
+    done = run_probe(["inspect", str(model)], _INSPECT_SECONDS)
     if done.answer is not None and "facts" in done.answer:
         return done.answer
     if not done.ready:
@@ -134,17 +157,17 @@ def _inspect(model: Path) -> dict[str, Any]:
 
 def _blame(model: Path, done: Ended) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
-    if "template" in reason:
+    if "template" in reason or "LoRA adapter" in reason:
         return f"{model}: {reason}"
     return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
 
 
-def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool) -> CpuChoice:
+def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: Reach) -> CpuChoice:
     failures: list[str] = []
     for path, extra in candidates(ranked, extra_buffers):
         name = variant_name(path) if path else "built-in"
         variant = str(path) if path else None
-        done = compute("run", model, variant=variant, extra_buffers=extra, threads=threads)
+        done = compute("run", model, variant=variant, extra_buffers=extra, threads=threads, reach=reach)
         if done.answer == {"finite": True}:
             return CpuChoice(name, variant, extra)
         if done.answer is not None and "error" in done.answer:

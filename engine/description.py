@@ -10,6 +10,7 @@ from engine.batch_times import batch_costs
 from engine.cores import physical_cores
 from engine.cpu import Probe, probe_model
 from engine.draft import Costs
+from engine.reach import Reach, unwatched
 from engine.settings import EngineSettings
 
 
@@ -25,10 +26,10 @@ class Description:
     costs: Costs | None
 
 
-def describe(path: Path, settings: EngineSettings) -> Description:
-    """Vouch for a file; raises ModelError when it is at fault, BackendError when no CPU backend runs it."""
+def describe(path: Path, settings: EngineSettings, reach: Reach = unwatched) -> Description:
+    """Vouch for a file. Raises as engine.cpu.probe_model, which tells `reach` how far it is."""
     threads = settings.threads or physical_cores()
-    probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers)
+    probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, reach=reach)
     timed = settings.speculation and settings.kv_type == "f16"
     costs = batch_costs(path, probe.choice, threads) if timed else None
     return Description(probe, _info(path, probe, settings, threads), costs)

@@ -13,6 +13,7 @@ from engine.backend import ModelInfo
 from engine.cpu import (
     CpuChoice,
     check_adapter,
+    is_known,
     load_cpu_backend,
 )
 from engine.description import describe
@@ -21,6 +22,7 @@ from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
 from engine.grammar import settle
 from engine.model import Adapter, Model
+from engine.reach import Reach, part, unwatched
 from engine.request import Message
 from engine.runner import Runner
 from engine.settings import EngineSettings, SamplingSettings
@@ -29,6 +31,8 @@ from engine.stream import LocalStream
 from engine.template import ChatTemplate, PromptBuilder
 from engine.window import Window, fit, whole
 from engine.worker import Worker
+
+_PROBED = 0.5  # of the way to an answer, where the file was never seen
 
 
 class LocalBackend:
@@ -52,16 +56,20 @@ class LocalBackend:
         self._closed = False
 
     @classmethod
-    def open(cls, model_path: Path, settings: EngineSettings | None = None) -> LocalBackend:
+    def open(
+        cls, model_path: Path, settings: EngineSettings | None = None, reach: Reach = unwatched
+    ) -> LocalBackend:
         """Vouch for the file in a child process (once), load it, start the engine.
 
-        Raises ModelError, BackendError, or EngineError when the memory does not suffice.
+        `reach` is told how far that is. Raises ModelError, BackendError, or EngineError when the memory does
+        not suffice or `reach` says to stop.
         """
         settings = settings or EngineSettings()
-        known = describe(model_path, settings)
+        begun = 0.0 if is_known(model_path, settings.use_extra_buffers) else _PROBED
+        known = describe(model_path, settings, part(reach, 0.0, _PROBED))
         info, facts, choice = known.info, known.probe.facts, known.probe.choice
         load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
-        model = Model(model_path, extra_buffers=choice.extra_buffers)
+        model = Model(model_path, extra_buffers=choice.extra_buffers, reach=part(reach, begun, 1.0))
         try:
             prompts = PromptBuilder(
                 ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
@@ -70,23 +78,26 @@ class LocalBackend:
         except Exception:
             model.close()
             raise
+        reach(1.0)
         return cls(model, prompts, worker, info, settings=settings, choice=choice)
 
-    def with_adapter(self, path: Path, scale: float = 1.0) -> LocalBackend:
-        """A second backend: the same weights in memory, with a LoRA adapter's GGUF on them at `scale`.
+    def with_adapter(self, path: Path, scale: float = 1.0, reach: Reach = unwatched) -> LocalBackend:
+        """A second backend: the same weights in memory, with one LoRA adapter's GGUF on them at `scale`.
 
         Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
         """
-        check_adapter(Path(self._info.path), path, self._choice, self._info.threads)
+        checking = part(reach, 0.0, 0.7)
+        check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
         with self._reading() as prompts:
             model = self._model.share()
-        info = replace(self._info, name=f"{self._info.name} + {path.stem}")
+        info = replace(self._info, adapter=str(path))
         try:
             adapter = Adapter(model, path, scale)
             worker = _worker(model, info, self._settings, adapter=adapter)
         except Exception:
             model.close()
             raise
+        reach(1.0)
         settings, choice = self._settings, self._choice
         return LocalBackend(model, prompts, worker, info, settings=settings, choice=choice, adapter=adapter)
 

@@ -2,8 +2,8 @@
 
 Models load one after another, in a thread of the pool's own. Whoever asks for one borrows it, and what is
 borrowed is never closed under an answer. Beyond `most_loaded` models, the idle one that was asked for longest
-ago is closed. A model that fails to load changes nothing for the others. While a new one loads, the old ones
-stay, so that for a moment there is one more of them in memory.
+ago is closed. A model that fails to load changes nothing for the others; one that nobody waits for any more
+stops loading. While a new one loads, the old ones stay, so that for a moment there is one more in memory.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ from dataclasses import dataclass, field
 
 from engine.backend import ChatBackend, Measured
 from engine.errors import EngineStopped, ModelError
+from engine.reach import Reach
 from engine.stats import EngineStats, at_rest, total
 
 
 @dataclass(eq=False)
 class _Place:
-    """One model: loading, loaded or failed; `users` count from the moment they ask."""
+    """One model: loading, loaded or failed; `users` count from the moment they ask.
+
+    `share` of its load is done, from 0 to 1.
+    """
 
     backend: Future[ChatBackend] = field(default_factory=Future)
     users: int = 0
+    share: float = 0.0
 
     @property
     def loaded(self) -> bool:
         return self.backend.done() and self.backend.exception() is None
+
+    def reach(self, share: float) -> bool:
+        """The load is so far: whether anybody waits for it."""
+        self.share = max(self.share, share)
+        return self.users > 0
 
 
 class Loan:
@@ -50,16 +60,23 @@ class ModelPool:
     """Models by their keys. Safe to use from any thread; `ui.serving` is for event loops."""
 
     def __init__(
-        self, open_model: Callable[[str], ChatBackend], keys: Iterable[str], first: str, most_loaded: int = 2
+        self,
+        open_model: Callable[[str, Reach], ChatBackend],
+        keys: Iterable[str],
+        first: str,
+        most_loaded: int = 2,
     ) -> None:
-        """`open_model` loads the model of a key, which nobody else may ask for; `first` is the default."""
+        """`open_model` loads the model of a key, which nobody else may ask for, and tells how far it is.
+
+        `first` is the default.
+        """
         assert most_loaded >= 1, most_loaded
         self._open, self._first, self._most = open_model, first, most_loaded
         self._keys = dict.fromkeys([first, *keys])
         self._places: dict[str, _Place] = {}  # in the order in which they were last asked for
         self._past = EngineStats()  # what closed models have done
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a future that is done calls `give_back` within it
         self._thread = ThreadPoolExecutor(1, "models")  # loads and closes, one after another
 
     @property
@@ -82,6 +99,12 @@ class ModelPool:
         with self._lock:
             return [key for key, place in self._places.items() if place.loaded]
 
+    def loading(self, key: str) -> float:
+        """How much of a model's load is done, from 0 to 1; 0 also for one that nobody has asked for."""
+        with self._lock:
+            place = self._places.get(key)
+            return place.share if place is not None else 0.0
+
     def lend(self, key: str | None = None) -> Loan:
         """Borrow a model, the default for None; it starts to load if it is not there. Returns at once.
 
@@ -97,8 +120,10 @@ class ModelPool:
             place = self._places.pop(key, None)
             if place is None:
                 place = _Place()
+                place.users = 1
                 self._thread.submit(self._load, key, place)
-            place.users += 1
+            else:
+                place.users += 1
             self._places[key] = place
         return Loan(place, self._take_back)
 
@@ -143,18 +168,28 @@ class ModelPool:
         try:
             if self._closed:
                 raise EngineStopped("the models were shut down")
-            backend = self._open(key)
+            if not place.users:
+                raise EngineStopped(f"nobody waits for model {key!r} any more")
+            backend = self._open(key, place.reach)
         except Exception as error:  # noqa: BLE001 - a boundary: whatever happened, every waiter is told
             with self._lock:
-                del self._places[key]
+                if self._places.get(key) is place:
+                    del self._places[key]
             place.backend.set_exception(error)
             return
-        place.backend.set_result(backend)
+        with self._lock:
+            wanted = self._places.get(key) is place
+            if wanted:
+                place.backend.set_result(backend)
+        if not wanted:  # the last one left in the very last moment
+            backend.close()
         self._make_room()
 
     def _take_back(self, place: _Place) -> None:
         with self._lock:
             place.users -= 1
+            if not place.users and not place.backend.done():  # who asks from now on starts another load
+                self._places = {key: other for key, other in self._places.items() if other is not place}
         self._make_room()
 
     def _make_room(self) -> None:

@@ -2,7 +2,8 @@
 
 `python -m engine.probe inspect MODEL` reads the file's head, ranks the CPU variants and renders the chat
 template. `python -m engine.probe run MODEL --variant PATH` computes with one variant, and `time` measures how
-long batches take with it. Each prints one line of JSON; engine.cpu and engine.batch_times read it.
+long batches take with it. Each prints its answer as a line of JSON, and before it how far the weights are;
+engine.probe_child reads both.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 from llama_cpp import llama_cpp as low
 
 from engine.draft import measure
-from engine.errors import EngineError
+from engine.errors import EngineError, ModelError
+from engine.gguf_file import read_gguf
 from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
 from engine.recommended import recommended
@@ -26,6 +28,7 @@ from engine.runner import Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate
 
+ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
 TEMPLATE_SECONDS = 3.0
 _TEMPLATE_BYTES = 4 << 30
 _EXIT_REFUSED = 3
@@ -35,10 +38,20 @@ def inspect(path: Path) -> dict[str, object]:
     """What the file says about itself, and the CPU variants that this machine supports, best first."""
     ranked = [str(p) for p in rank_variants(find_variants())]
     print(json.dumps({"ready": True}), flush=True)  # from here on, a crash is the file's fault
-    model = Model(path, vocab_only=True)
+    try:
+        model = Model(path, vocab_only=True)
+    except ModelError as error:
+        raise ModelError(ADAPTER_ALONE if _is_adapter(path) else str(error)) from error
     facts = _facts(model, path)
     _check_template(facts)
     return {"variants": ranked, "facts": facts}
+
+
+def _is_adapter(path: Path) -> bool:
+    try:
+        return read_gguf(path).metadata.get("general.type") == "adapter"
+    except ModelError:
+        return False
 
 
 def _facts(model: Model, path: Path) -> dict[str, object]:
@@ -97,7 +110,7 @@ def run(
     """Load the model and decode as the engine will: a prompt, then four sequences side by side, then one."""
     if variant is not None:
         load_variant(variant)
-    model = Model(path, extra_buffers=extra_buffers)
+    model = Model(path, extra_buffers=extra_buffers, reach=_Steps())
     adapter = Adapter(model, lora) if lora else None
     runner = Runner(model, slots=4, context=256, batch=64, threads=threads, adapter=adapter)
     some = [token % model.vocab.size for token in range(100, 164)]
@@ -124,6 +137,19 @@ def time_batches(path: Path, variant: Path | None, extra_buffers: bool, threads:
         return {"seconds": [], "exact": 1}
     costs = measure(runner, time.perf_counter)
     return {"seconds": list(costs.table.items()), "exact": costs.exact}
+
+
+class _Steps:
+    """Prints each hundredth of a load that is reached."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, share: float) -> bool:
+        if (now := int(100 * share)) > self._last:
+            self._last = now
+            print(json.dumps({"reached": share}), flush=True)
+        return True
 
 
 def main(arguments: list[str]) -> int:

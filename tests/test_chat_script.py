@@ -6,13 +6,17 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from engine.errors import EngineStopped, QueueFull
-from engine.settings import SamplingSettings
+from engine.local import LocalBackend
+from engine.settings import EngineSettings, SamplingSettings
+from scripts import chat
+from tests.ui import fake_backend
 from tests.ui.app_process import ROOT
 from tests.ui.fake_backend import FakeBackend
 from ui.terminal import TerminalChat, run_loop, run_once
@@ -78,6 +82,15 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> 
     assert result.returncode == 2
     assert named in result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+    own = replace(fake_backend.INFO, recommended={"temperature": 0.6, "top_k": 20})
+    monkeypatch.setattr(fake_backend, "INFO", own)
+    monkeypatch.setattr(LocalBackend, "open", lambda *_: backend)
+    assert chat.run(None, EngineSettings(), {"top_k": 7, "seed": 1}, "", "hello") == 0
+    assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, seed=1)
 
 
 def test_the_terminal_never_loads_gradio() -> None:

@@ -95,8 +95,8 @@ class Answerer:
                     self._writing.discard(keeper.node.id)
 
     def _keeper(self, task: Task, backend: ChatBackend) -> _Keeper:
-        path = Path(backend.info.path)
-        made = making.begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(path))
+        files = [Path(name) for name in (backend.info.path, backend.info.adapter) if name]
+        made = making.begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(*files))
         node, before = task.begun, None
         if node is None:
             parent = task.path[-1].id
@@ -109,7 +109,7 @@ class Answerer:
             task,
             node,
             before,
-            lambda: replace(made, model_hash=self._fingerprints.of(path)),
+            lambda: replace(made, model_hash=self._fingerprints.of(*files)),
         )
 
 

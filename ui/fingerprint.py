@@ -17,29 +17,32 @@ class Fingerprints:
     """Hashes by file, each worked out once, in a thread of its own, and remembered in the cache folder."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, str] = {}
+        self._known: dict[tuple[Path, ...], str] = {}
         self._lock = threading.Lock()
 
-    def of(self, path: Path) -> str:
-        """The hash, or "" as long as it is not known. Returns at once."""
-        with self._lock:
-            if path not in self._known:
-                self._known[path] = ""
-                threading.Thread(target=self._learn, args=(path,), daemon=True).start()
-            return self._known[path]
+    def of(self, *paths: Path) -> str:
+        """The hash of a model, with its adapter's file if it has one, or "" as long as it is not known.
 
-    def _learn(self, path: Path) -> None:
+        Returns at once.
+        """
+        with self._lock:
+            if paths not in self._known:
+                self._known[paths] = ""
+                threading.Thread(target=self._learn, args=paths, daemon=True).start()
+            return self._known[paths]
+
+    def _learn(self, *paths: Path) -> None:
         try:
-            found = recall(path)
+            found = recall(*paths)
         except OSError:  # the file is gone or cannot be read: its answers are kept without a hash
             return
         with self._lock:
-            self._known[path] = found
+            self._known[paths] = found
 
 
-def recall(path: Path) -> str:
-    """The hash, from the cache folder as long as the file is the same size and time. Raises OSError."""
-    files = [path.with_name(name) for name in shards(path.name)]
+def recall(*paths: Path) -> str:
+    """The hash, from the cache folder as long as all files have the same size and time. Raises OSError."""
+    files = [path.with_name(name) for path in paths for name in shards(path.name)]
     seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     note = cache_folder() / f"sha256-{hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]}"
     if note.exists():
@@ -53,7 +56,7 @@ def recall(path: Path) -> str:
 
 
 def hash_of(files: list[Path]) -> str:
-    """SHA-256 of a file; of a model in several files, that of all their bytes in order. Raises OSError."""
+    """SHA-256 of a file; of several, that of all their bytes in order. Raises OSError."""
     whole = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.backend import ChatBackend, ModelInfo
 from engine.pool import ModelPool
+from engine.reach import Reach, unwatched
 from ui.catalog import Catalog, OpenGguf
 from ui.model_files import Entry
 
@@ -26,9 +27,9 @@ class Models:
         with self.pool.use() as backend:
             return backend.info
 
-    def admit(self, wanted: object, own_machine: bool) -> str:
-        """The key of what a visitor chose or typed, which may be borrowed then. Raises as Catalog.admit."""
-        key = self.catalog.admit(wanted, own_machine)
+    def admit(self, wanted: object, own_machine: bool, reach: Reach = unwatched) -> str:
+        """The key of what a visitor chose or typed, which may be borrowed then. As Catalog.admit."""
+        key = self.catalog.admit(wanted, own_machine, reach)
         self.pool.offer(key)
         return key
 
@@ -46,7 +47,10 @@ def models_of(
 ) -> Models:
     """The models of a catalog, none of them loaded yet; `first` is as in Models."""
     pool = ModelPool(
-        lambda key: catalog.open(key, open_gguf), catalog.keys(), catalog.first, most_loaded=most_loaded
+        lambda key, reach: catalog.open(key, open_gguf, reach),
+        catalog.keys(),
+        catalog.first,
+        most_loaded=most_loaded,
     )
     return Models(catalog, pool, first)
 
@@ -55,6 +59,6 @@ def one_model(backend: ChatBackend) -> Models:
     """A backend that is there already, as the only choice."""
     name = Path(backend.info.path).stem
     catalog = Catalog([Entry(name, name, backend.info.path)])
-    pool = ModelPool(lambda _: backend, catalog.keys(), catalog.first)
+    pool = ModelPool(lambda *_: backend, catalog.keys(), catalog.first)
     pool.load()
     return Models(catalog, pool)

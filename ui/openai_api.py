@@ -101,7 +101,7 @@ async def _read(request: Request) -> ChatRequest:
 
 async def _start(backend: ChatBackend, asked: ChatRequest) -> ChatStream:
     """In a thread: a long prompt takes a while to tokenize, and other answers go on meanwhile."""
-    sampling = asked.sampling(backend.info.context)
+    sampling = asked.sampling(backend.info)
     return await asyncio.to_thread(backend.stream, asked.conversation(), sampling)
 
 

@@ -29,6 +29,7 @@ from ui.theme import MEND
 from ui.translation import text
 
 KEYS = Path(__file__).with_name("keys.js")
+MARKING = Path(__file__).with_name("marking.js")
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
 OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1100) ({TOGGLE_SETTINGS})() }}"
 
@@ -83,6 +84,7 @@ def _chat(
     _connect(page, history, wiring, new_chat)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_the_rest(page, open_settings, events.close)
+    page.load(None, js=MARKING.read_text(encoding="utf-8"))  # after keys.js: Escape stops before it unmarks
     page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
 
 

@@ -30,11 +30,14 @@ def parameters_text(count: int) -> str:
 
 
 def short_name(info: ModelInfo) -> str:
-    """The file's name without its type, which people know; what the file calls itself is often a run's id."""
+    """The file's name without its type, which people know; what the file calls itself is often a run's id.
+
+    And that of the adapter on it.
+    """
     stem = Path(info.path).stem
     for joint in "-._":
         stem = stem.removesuffix(f"{joint}{info.quantization}")
-    return stem or info.name
+    return (stem or info.name) + (f" + {Path(info.adapter).stem}" if info.adapter else "")
 
 
 def model_name(info: ModelInfo) -> str:

@@ -9,10 +9,10 @@ import pytest
 
 from engine import cpu
 from engine.cpu import candidates, load_cpu_backend, probe_model
-from engine.errors import BackendError, ModelError
+from engine.errors import BackendError, EngineStopped, ModelError
 from engine.memo import memo_of
 from engine.native import find_variants, variant_name
-from engine.probe_process import Ended
+from engine.probe_child import Ended
 
 
 def _string(text: bytes) -> bytes:
@@ -68,7 +68,11 @@ def test_first_with_extra_buffers_then_without() -> None:
 
 
 def test_the_real_model_is_probed_once_and_then_recalled(smollm2: Path, tmp_path: Path) -> None:
-    first = probe_model(smollm2, cache=tmp_path)
+    with pytest.raises(EngineStopped, match="nobody waits"):
+        probe_model(smollm2, cache=tmp_path, reach=lambda _: False)
+    reached: list[float] = []
+    first = probe_model(smollm2, cache=tmp_path, reach=lambda share: not reached.append(share))  # type: ignore[func-returns-value]
+    assert reached == sorted(reached) and len(reached) > 20 and reached[-1] == 1
     assert first.facts.architecture == "llama" and first.facts.quantization == "Q4_1"
     assert first.facts.parameters == 134_515_008 and first.facts.trained_context == 8192
     assert "<|im_end|>" in first.facts.ends and "<|im_end|>" in first.facts.control

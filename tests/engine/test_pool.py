@@ -90,6 +90,22 @@ def test_all_who_wait_are_told_of_a_failure(pool: ModelPool, opener: Opener) -> 
     assert pool.loaded() == []
 
 
+def test_a_load_that_nobody_waits_for_stops_and_another_one_begins_anew(
+    pool: ModelPool, opener: Opener
+) -> None:
+    opener.gate.clear()
+    first = pool.lend("b")
+    assert opener.started.wait(10)
+    first.give_back()
+    again = pool.lend("b")
+    assert pool.loading("b") == 0
+    opener.gate.set()
+    assert again.backend.result(10) is not None and pool.loading("b") == 0.5
+    with pytest.raises(EngineStopped):
+        first.backend.result(10)
+    assert opener.log == ["open b", "leave b", "open b"]
+
+
 def test_only_what_is_offered_is_opened(pool: ModelPool, opener: Opener) -> None:
     with pytest.raises(ModelError, match=r"'/etc/secret\.gguf' is not offered"):
         pool.load("/etc/secret.gguf")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ui.actions import Place, View, arrive, visit
+from ui.bar import label
 from ui.store import Store, Unknown
+from ui.texts import ENGLISH
 
 ME = "local"
 
@@ -84,3 +86,12 @@ def test_nobody_elses_conversation_is_shown(store: Store) -> None:
         visit(store, "visitor:else", talk(store, "one", "1").view)
     with pytest.raises(Unknown):
         talk(store, "one").row(7)
+
+
+def test_the_bar_says_which_row_is_marked(store: Store) -> None:
+    place = talk(store, "one", "1")
+    again = place.ask("unanswered", place.view.leaf)
+    there = again.ask("asked again", again.view.leaf)  # the Chatbot shows both in one row
+    assert label(there, ENGLISH) == ""
+    for index, row in ((0, 1), (1, 2), (2, 3), (3, 3)):
+        assert f"data-row='{row}'" in label(there.mark(index), ENGLISH)

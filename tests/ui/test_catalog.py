@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ModelError
+from engine.reach import Reach
 from tests.ui.fake_backend import FakeBackend
 from ui.catalog import Catalog, make_catalog
 from ui.gguf_choice import embedded_gguf
@@ -90,7 +91,7 @@ def test_what_is_typed_again_is_the_same_model_with_its_adapter(folder: Path) ->
     base = folder / "big" / "big-Q8_0-00001-of-00002.gguf"
     opened: list[tuple[Path, Path | None]] = []
 
-    def open_gguf(path: Path, adapter: Path | None) -> FakeBackend:
+    def open_gguf(path: Path, adapter: Path | None, _: Reach) -> FakeBackend:
         opened.append((path, adapter))
         return FakeBackend()
 

@@ -69,7 +69,7 @@ def three(fake_site: Callable[[Models], FakeSite]) -> FakeSite:
     """Three models without weights."""
     answers = {"base": "the sky is blue", "tuned": "the sea is blue", "odd": HOSTILE}
     catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in answers)
-    pool = ModelPool(lambda key: FakeBackend(answers[key], 0.01), catalog.keys(), "base")
+    pool = ModelPool(lambda key, _: FakeBackend(answers[key], 0.01), catalog.keys(), "base")
     return fake_site(Models(catalog, pool))
 
 

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
 from engine.pool import ModelPool
 from engine.settings import SamplingSettings
+from tests.ui import fake_backend
 from tests.ui.conftest import until
 from tests.ui.fake_backend import FakeBackend
 from ui.access import Access
@@ -29,7 +31,7 @@ URL = "/v1/chat/completions"
 
 def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
-    add_openai_api(app, ModelPool(lambda _: backend, ["fake"], "fake"))
+    add_openai_api(app, ModelPool(lambda *_: backend, ["fake"], "fake"))
     app.add_middleware(Guard, access=access or Access(), sessions=lambda cookies: None)
     app.add_middleware(Visitors)
     return app
@@ -42,6 +44,14 @@ def post(backend: FakeBackend, **body: Any) -> Any:
 def chunks(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.strip().split("\n\n")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(fake_backend.INFO, recommended={"temperature": 0.6, "top_k": 20})
+    monkeypatch.setattr(fake_backend, "INFO", own)
+    backend = FakeBackend()
+    post(backend, top_k=7, max_tokens=5)
+    assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, max_tokens=5)
 
 
 def test_a_completion_has_openais_form() -> None:

@@ -40,7 +40,7 @@ def test_a_model_that_does_not_load_ends_the_server() -> None:
 def test_the_page_is_there_before_its_model() -> None:
     gate: Future[FakeBackend] = Future()
     catalog = Catalog([Entry("fake", "Fake", "fake.gguf")])
-    models = Models(catalog, ModelPool(lambda _: gate.result(10), catalog.keys(), catalog.first), INFO)
+    models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.first), INFO)
     client = TestClient(web_app(models, 4))
     loading = models.pool.preload()
     page = client.get("/")
