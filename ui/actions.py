@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ui.markup import restore
+from engine.errors import RequestError
 from ui.shown import shown
 from ui.store import Store, Unknown
 from ui.tree import Node, Opinion, Tree
+
+LONGEST = 1_000_000  # characters of a question; as many as a file may bring back (ui/transfer.py)
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,12 @@ class Place:
         return replace(self, view=replace(self.view, marked=None if node == self.view.marked else node))
 
     def ask(self, text: str, parent: int | None) -> Place:
-        """A question below `parent`; the first one makes the conversation."""
+        """A question below `parent`; the first one makes the conversation. Raises RequestError."""
+        if len(text) > LONGEST:
+            raise RequestError(f"the message has {len(text):,} characters: at most {LONGEST:,} are taken")
         key = self.view.key or self.store.create(self.owner)
         asked = self.store.add(self.owner, key, parent, "user", text)
         return visit(self.store, self.owner, View(key, asked))
-
-    def edit(self, node: Node, text: str) -> Place:
-        """A question asked in other words, beside the first; `text` is as the Chatbot shows it."""
-        return self.ask(restore(text), node.parent)
 
     def undo(self) -> tuple[Place, str]:
         """Before the last question, and that question; it stays, as what `redo` shows again."""

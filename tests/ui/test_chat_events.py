@@ -145,6 +145,9 @@ def test_a_question_without_an_answer_comes_back(error: Any) -> None:
     tab.values[1] = 99.0
     tab.send("Why?")
     assert "temperature=99.0" in tab.status and not tab.backend.asked
+    tab.values[1] = 0.7
+    tab.send("x" * 1_000_001)
+    assert "1,000,001 characters" in tab.status and tab.store.list(ME) == ()
 
 
 def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
