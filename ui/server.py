@@ -50,6 +50,9 @@ CONTENT_POLICY = "; ".join(
     )
 )
 
+# Where a Space's proxies are, as it sees them.
+_INNER = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "::1")
+
 
 def web_app(
     models: Models,
@@ -62,11 +65,12 @@ def web_app(
 ) -> FastAPI:
     """The whole web application over some models.
 
-    `local` when this machine alone can reach it; `hosts` are names it is known by besides (see ui/origin.py).
+    `local` when this machine alone can reach it; `hosts` are names it is known by besides (see ui/origin.py):
+    then a proxy, which need not say so, brings people from elsewhere, and nobody is taken for who sits here.
     A `store` of None keeps conversations until the process ends.
     """
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
-    access = access or Access()
+    access, own_machine = access or Access(), local and not hosts
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -74,9 +78,9 @@ def web_app(
 
     _add_metrics(app, models.pool)
     add_openai_api(app, models.pool)
-    sessions = _mount_page(app, build(models, concurrency, own_machine=local, store=store), access)
+    sessions = _mount_page(app, build(models, concurrency, own_machine=own_machine, store=store), access)
     app.add_middleware(Guard, access=access, sessions=sessions)
-    app.add_middleware(Visitors, local=local)
+    app.add_middleware(Visitors, local=own_machine)
     app.add_middleware(OwnPages, local=local, hosts=hosts)
     app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
     return app
@@ -154,12 +158,21 @@ def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
-        forwarded_allow_ips="*" if on_a_space() else None,  # its proxy says who asks; uvicorn's default else
+        forwarded_allow_ips=trusted_proxies(),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn ends on a signal and raises it again at the end, which would kill us before the clean-up
         signal.signal(number, lambda *_: None)
     _Server(config, ready).run(sockets=[bound])
+
+
+def trusted_proxies() -> list[str] | None:
+    """Whose X-Forwarded-For and X-Forwarded-Proto count; None is uvicorn's default, this machine.
+
+    Of the addresses uvicorn takes the last one that is none of these: a proxy writes it, at the end or as the
+    only one. What stands before it may be anything, as whoever asks can send the header too.
+    """
+    return list(_INNER) if on_a_space() else None
 
 
 def _not_about_cut_streams(record: logging.LogRecord) -> bool:
