@@ -104,12 +104,21 @@ class Place:
         return self if self.redoable is None else self.at(self.tree.tip(self.redoable))
 
     def forget(self, asked: Place) -> Place:
-        """Here again, without what `asked` has added: the question could not be answered."""
-        if not self.view.key and asked.view.key:
+        """Here again, without the question that `asked` has added: it could not be answered.
+
+        What another tab has written meanwhile stays: what is below the question keeps it, and any other
+        message keeps the chat.
+        """
+        question = asked.last
+        if question is None or question.id in self.tree.nodes:
+            return self
+        now = self.store.load(self.owner, asked.view.key).tree
+        if question.id in now.nodes and not now.children.get(question.id):
+            self.store.cut(self.owner, asked.view.key, question.id)
+            if self.view.key and now.leaf == question.id:
+                self.store.select(self.owner, asked.view.key, self.view.leaf)
+        if not self.view.key and now.nodes.keys() <= {question.id}:
             self.store.delete(self.owner, asked.view.key)
-        elif asked.last is not None and asked.last.id not in self.tree.nodes:
-            self.store.cut(self.owner, self.view.key, asked.last.id)
-            self.store.select(self.owner, self.view.key, self.view.leaf)
         return self
 
     def cut_marked(self) -> Place:
