@@ -14,7 +14,7 @@ from engine.settings import SamplingSettings
 from ui import making
 from ui.fingerprint import Fingerprints
 from ui.live import LiveStreams, Turn
-from ui.store import Store, Unknown
+from ui.store import Store, StoreError, Unknown
 from ui.streaming import Progress, snapshots
 from ui.tree import Made, Node
 
@@ -74,7 +74,8 @@ class Answerer:
         """The answer's node as it grows, and how far it is; the last one is done.
 
         Raises an EngineError when the question cannot be served, and Unknown when its chat is gone; an error
-        on the way is part of the last progress. A new answer without a word is not kept.
+        on the way is part of the last progress. A new answer without a word is not kept. What cannot be kept
+        is shown all the same; a StoreError says so at the end.
         """
         async with self._serving(task.model) as backend:
             self._contexts[task.model] = backend.info.context
@@ -91,8 +92,10 @@ class Answerer:
                         async for progress in updates:
                             yield keeper.keep(progress), progress
                 finally:
-                    keeper.close()
                     self._writing.discard(keeper.node.id)
+                    keeper.close()
+                if keeper.lost is not None:
+                    raise keeper.lost
 
     def _keeper(self, task: Task, backend: ChatBackend) -> _Keeper:
         path = Path(backend.info.path)
@@ -114,7 +117,10 @@ class Answerer:
 
 
 class _Keeper:
-    """Keeps one answer in the store: about once a second while it grows, and at its end with its numbers."""
+    """Keeps one answer in the store: about once a second while it grows, and at its end with its numbers.
+
+    `lost` is why the store did not take it the last time.
+    """
 
     def __init__(
         self, store: Store, task: Task, node: Node, before: Made | None, made: Callable[[], Made]
@@ -124,6 +130,7 @@ class _Keeper:
         self._written = time.monotonic()
         self._last = Progress(node.text)
         self._ended = False
+        self.lost: StoreError | None = None
 
     def keep(self, progress: Progress) -> Node:
         """Take the progress in; the node as it is now. Raises Unknown when it was deleted meanwhile."""
@@ -145,11 +152,17 @@ class _Keeper:
         self._ended = True
         made = making.end(self._made(), self._last, self._before)
         self.node = replace(self.node, made=made)
-        if self.node.text.strip():
-            self._write(made)
-        else:
-            self._store.cut(self._task.owner, self._task.key, self.node.id)
+        self._write(made)
 
     def _write(self, made: Made) -> None:
-        self._store.write(self._task.owner, self._task.key, self.node.id, self.node.text, made)
+        """Keep what there is, or nothing of an answer that ended without a word."""
+        owner, key, node = self._task.owner, self._task.key, self.node
         self._written = time.monotonic()
+        try:
+            if self._ended and not node.text.strip():
+                self._store.cut(owner, key, node.id)
+            else:
+                self._store.write(owner, key, node.id, node.text, made)
+            self.lost = None
+        except StoreError as error:
+            self.lost = error

@@ -31,8 +31,8 @@ from ui.live import LiveStreams, Turn
 from ui.markup import restore
 from ui.settings_panel import SettingsPanel
 from ui.shown import shown
-from ui.status import line
-from ui.store import Unknown
+from ui.status import Failure, line
+from ui.store import StoreError, Unknown
 from ui.streaming import Progress
 from ui.texts import words
 from ui.tree import Node
@@ -58,7 +58,7 @@ class Work:
     question: str | None
     node: Node
     progress: Progress = field(default_factory=Progress)
-    failure: EngineError | TooMany | Unknown | None = None
+    failure: Failure | None = None
     begun: bool = False
     done: bool = False
 
@@ -118,9 +118,9 @@ class ChatEvents:
                 async with aclosing(self._grow(work)) as updates:
                     async for update in updates:
                         yield update
-        except (EngineError, TooMany, Unknown) as error:
+        except (EngineError, TooMany, Unknown, StoreError) as error:
             work.failure = error
-            with suppress(Unknown):
+            with suppress(Unknown, StoreError):
                 work.here.forget(work.there)
         finally:
             work.done = True
@@ -134,6 +134,9 @@ class ChatEvents:
         del self._works[session]
         if not work.turn.shown:
             return self._panel.nothing()
+        if isinstance(work.failure, StoreError) and work.progress.text:
+            there = work.there.to(work.node.id)
+            return self._panel.unkept(there, work.node, work.failure, work.asked.where)
         if work.failure is not None:
             return self._panel.failed(work.failure, work.asked.where, work.question)
         return self._panel.ended(work.there.to(work.node.id), work.progress, work.asked.where)
@@ -178,7 +181,7 @@ class ChatEvents:
             system_prompt, sampling = SettingsPanel.read(asked.settings)
             here = self._panel.place(asked.where)
             there = start(here)
-        except (EngineError, Unknown) as error:
+        except (EngineError, Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where, question)
         turn.key = there.view.key
         task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, asked.model)

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ui.rows import Conversation
-from ui.store import Store, Unknown
+from ui.store import Store, StoreError, Unknown
 from ui.texts import Words, words
 from ui.transcript import to_markdown
 from ui.transfer import LARGEST, TransferError, from_json, to_json
@@ -103,11 +103,11 @@ class HistoryActions:
             if path.stat().st_size > LARGEST:
                 raise TransferError(f"the file is larger than {LARGEST:,} bytes")
             conversations = from_json(path.read_bytes())
-        except TransferError as error:
-            note = say("history.not_imported", error=error)
-        else:
             for conversation in conversations:
                 self._store.insert(self._owner_of(request), conversation)
+        except (TransferError, StoreError) as error:
+            note = say("history.not_imported", error=error)
+        else:
             note = say("history.imported", count=len(conversations))
         finally:
             path.unlink(missing_ok=True)

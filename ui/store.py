@@ -1,7 +1,8 @@
 """The conversations of all people, in SQLite. Every call names an owner and sees that owner's rows alone.
 
 What a call has written is on disk when it returns and survives a kill -9. Any thread may call; a call takes
-well under a millisecond, apart from `list` with a search, which reads all that the owner has written.
+well under a millisecond, apart from `list` with a search, which reads all that the owner has written. When
+the file can no longer be read or written, on a full disk for instance, a call raises StoreError.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Store:
             query += """ AND (contains(title, ?) OR EXISTS
                 (SELECT 1 FROM node WHERE conversation = c.id AND contains(text, ?)))"""
             values = (owner, wanted, wanted)
-        with self._lock:
-            found = self._database.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
+        with self._held() as database:
+            found = database.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
             return tuple(Summary(key, title, bool(pinned), updated) for key, title, pinned, updated in found)
 
     def create(self, owner: str) -> str:
@@ -173,9 +174,20 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, one thread at a time; other processes wait."""
-        with self._lock, self._database as database:
+        with self._held() as database, database:
             database.execute("BEGIN IMMEDIATE")
             yield database
+
+    @contextmanager
+    def _held(self) -> Iterator[sqlite3.Connection]:
+        """The connection for one thread. Raises StoreError for what SQLite cannot do."""
+        try:
+            with self._lock:
+                yield self._database
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the history cannot be read or written ({error}): make room on its disk"
+            ) from error
 
 
 def _contains(text: str, wanted: str) -> bool:

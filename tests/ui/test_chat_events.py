@@ -241,6 +241,19 @@ def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.Mon
     assert tab.backend.streams[0].cancelled
 
 
+def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> None:
+    tab = Tab(FakeBackend("word " * 5000))
+    tab.values[2] = 5000  # tokens at most
+    tab.send("Why?")
+    (pages,) = tab.store._database.execute("PRAGMA page_count").fetchone()
+    tab.store._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+    tab.send("And?")
+    assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
+    assert not tab.events._answerer._writing
+    tab.send("x" * 100_000)  # not even the question can be kept
+    assert tab.now[tab.panel.box]["value"] and "disk is full" in tab.status
+
+
 def test_an_opinion_and_its_note_are_kept() -> None:
     tab = Tab(FakeBackend("<think>hm</think>So."))
     tab.send("Why?")
