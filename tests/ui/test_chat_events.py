@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +15,8 @@ import pytest
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
 from tests.ui.fake_backend import FakeBackend
-from ui import answering
+from ui import answering, chat_events, latest
+from ui.access import Access
 from ui.actions import View
 from ui.answering import Answerer
 from ui.asked import Reader
@@ -35,16 +36,19 @@ ME = "local"
 class Tab:
     """One browser tab: it remembers what it was sent, as a page does."""
 
-    def __init__(self, backend: FakeBackend, store: Store | None = None, session: str = "tab") -> None:
+    def __init__(
+        self, backend: FakeBackend, store: Store | None = None, access: Access | None = None
+    ) -> None:
         self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
+        access = access or Access()
         answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
-        read = Reader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: nullcontext())
+        read = Reader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
         self.deeds = ChatDeeds(self.panel, self.live, read)
         self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
-        self.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
+        self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
         self.now: dict[Any, Any] = {self.panel.view: View(), self.panel.current: ""}
         self.chat: Any = []
         self.values = [component.value for component in self.settings.components]
@@ -148,6 +152,18 @@ def test_a_question_without_an_answer_comes_back(error: Any) -> None:
     tab.values[1] = 0.7
     tab.send("x" * 1_000_001)
     assert "1,000,001 characters" in tab.status and tab.store.list(ME) == ()
+
+
+def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latest, "MOST", 1)
+    monkeypatch.setattr(chat_events, "READY_SECONDS", 0)
+    tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
+    for session in "abc":  # a program that asks, and waits for no answer
+        tab.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
+        asked = asyncio.run(tab.events.send(tab.request, "Why?", View(), "", None, *tab.values))
+    assert len(tab.store.list(ME)) == 2
+    assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
+    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._turns) == 1
 
 
 def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
