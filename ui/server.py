@@ -29,7 +29,7 @@ from ui.page import build
 from ui.settings import on_a_space
 from ui.store import Store
 from ui.theme import CSS, theme
-from ui.transfer import LARGEST
+from ui.transfer import LARGEST, LARGEST_OF_OTHERS
 from ui.translation import I18N
 from ui.visitor import Visitors
 
@@ -78,7 +78,8 @@ def web_app(
 
     _add_metrics(app, models.pool)
     add_openai_api(app, models.pool)
-    sessions = _mount_page(app, build(models, concurrency, own_machine=own_machine, store=store), access)
+    page = build(models, concurrency, own_machine=own_machine, store=store)
+    sessions = _mount_page(app, page, access, LARGEST if own_machine else LARGEST_OF_OTHERS)
     app.add_middleware(Guard, access=access, sessions=sessions)
     app.add_middleware(Visitors, local=own_machine)
     app.add_middleware(OwnPages, local=local, hosts=hosts)
@@ -86,7 +87,7 @@ def web_app(
     return app
 
 
-def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
+def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, largest_file: int) -> Sessions:
     """The Gradio page at `/`, behind Gradio's login form where there are logins; returns who is logged in."""
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     # Gradio warns that pages are not rendered on the server, which is not asked of it
@@ -101,7 +102,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
         i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
-        max_file_size=LARGEST,  # a history that is imported
+        max_file_size=largest_file,  # a history that is imported
         show_error=True,
         auth=access.is_login if access.closes_page else None,
     )

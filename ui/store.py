@@ -7,6 +7,7 @@ the file can no longer be read or written, on a full disk for instance, a call r
 
 from __future__ import annotations
 
+import math
 import secrets
 import sqlite3
 import threading
@@ -17,13 +18,14 @@ from pathlib import Path
 
 from ui import rows
 from ui.database import StoreError, open_database
+from ui.owners import LOCAL, VISITOR
 from ui.rows import Conversation, Summary, Unknown
 from ui.title import title_of
 from ui.tree import INTERRUPTED, Author, Made, Node, Opinion
 
 __all__ = ["Conversation", "Store", "StoreError", "Summary", "Unknown"]
 
-MOST = 1000  # conversations of one owner
+MOST = 1000  # conversations of one owner; a person on their own machine has no limit
 VISITORS_DAYS = 90  # after which a browser that was known by its cookie alone is not expected back
 
 
@@ -41,8 +43,8 @@ class Store:
         with self._transaction() as database:
             unfinished = "UPDATE node SET made = ? WHERE role = 'assistant' AND made IS NULL"
             database.execute(unfinished, [rows.made_json(INTERRUPTED)])
-            old = "DELETE FROM conversation WHERE owner LIKE 'visitor:%' AND updated < ?"
-            database.execute(old, [time.time() - VISITORS_DAYS * 86_400])
+            old = "DELETE FROM conversation WHERE owner LIKE ? AND updated < ?"
+            database.execute(old, [f"{VISITOR}%", time.time() - VISITORS_DAYS * 86_400])
 
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
         """Pinned ones first, then the latest; with a search, those with the words in a title or a message."""
@@ -60,7 +62,8 @@ class Store:
         """A new empty conversation; its id cannot be guessed. It may push out the oldest one not pinned."""
         key, now = secrets.token_urlsafe(16), time.time()
         with self._transaction() as database:
-            rows.make_room(database, owner, MOST - 1)
+            if owner != LOCAL:
+                rows.make_room(database, owner, MOST - 1)
             insert = "INSERT INTO conversation (id, owner, title, created, updated) VALUES (?, ?, '', ?, ?)"
             database.execute(insert, [key, owner, now, now])
         return key
@@ -70,8 +73,15 @@ class Store:
         with self._transaction() as database:  # both queries see the same moment
             return rows.load(database, owner, key)
 
+    def room(self, owner: str) -> float:
+        """How many more conversations an owner may have without losing one; infinite for `LOCAL`."""
+        return math.inf if owner == LOCAL else max(0, MOST - len(self.list(owner)))
+
     def insert(self, owner: str, conversation: Conversation) -> str:
-        """A copy of a conversation, with ids of its own, for `owner`; returns the copy's id."""
+        """A copy of a conversation, with ids of its own, for `owner`; returns the copy's id.
+
+        It pushes nothing out: ask for `room` before.
+        """
         key, ids = secrets.token_urlsafe(16), dict[int, int]()
         tree, times = conversation.tree, [conversation.created, conversation.updated]
         with self._transaction() as database:
