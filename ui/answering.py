@@ -14,6 +14,7 @@ from engine.settings import SamplingSettings
 from ui import making
 from ui.fingerprint import Fingerprints
 from ui.live import LiveStreams, Turn
+from ui.serving import started
 from ui.store import Store, StoreError, Unknown
 from ui.streaming import Progress, snapshots
 from ui.tree import Made, Node
@@ -79,7 +80,7 @@ class Answerer:
         """
         async with self._serving(task.model) as backend:
             self._contexts[task.model] = backend.info.context
-            stream = backend.stream(task.messages(), task.sampling)
+            stream = await started(backend, task.messages(), task.sampling)
             with self._live.following(session, stream):
                 if turn.stopped:
                     stream.cancel()

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from engine.backend import ChatBackend, ChatStream
+from engine.backend import ChatStream
 from engine.errors import EngineError
 from engine.pool import ModelPool
 from ui import access
@@ -23,7 +23,7 @@ from ui.limits import TooMany
 from ui.openai_answer import Answer
 from ui.openai_errors import ApiError, field_error, from_engine, from_limit, not_found, response
 from ui.openai_request import ChatRequest
-from ui.serving import serving
+from ui.serving import serving, started
 
 LARGEST_BODY = 4 << 20  # bytes
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
@@ -74,7 +74,8 @@ async def _answer(request: Request, pool: ModelPool) -> Response:
         try:
             stack.enter_context(access.admit(request))
             backend = await stack.enter_async_context(serving(pool, key))
-            stream = await _start(backend, asked)
+            sampling = asked.sampling(backend.info.context)
+            stream = await started(backend, asked.conversation(), sampling)
         except TooMany as error:
             raise from_limit(error) from error
         except EngineError as error:
@@ -97,12 +98,6 @@ async def _read(request: Request) -> ChatRequest:
         raise ApiError(400, "the request broke off") from error
     except ValidationError as error:
         raise field_error(error.errors(include_url=False, include_context=False)[0]) from error
-
-
-async def _start(backend: ChatBackend, asked: ChatRequest) -> ChatStream:
-    """In a thread: a long prompt takes a while to tokenize, and other answers go on meanwhile."""
-    sampling = asked.sampling(backend.info.context)
-    return await asyncio.to_thread(backend.stream, asked.conversation(), sampling)
 
 
 async def _whole(request: Request, stream: ChatStream, answer: Answer) -> Response:

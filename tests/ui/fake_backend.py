@@ -68,6 +68,7 @@ class FakeBackend:
         return INFO
 
     def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> FakeStream:
+        assert not _in_event_loop(), "a long prompt would hold up everyone: see ui.serving.started"
         if self.refuse is not None:
             raise self.refuse
         self.asked.append((list(messages), sampling))
@@ -85,6 +86,14 @@ class FakeBackend:
         texts = [Text(piece) for piece in pieces[: sampling.max_tokens]]
         end: Event | EngineError = self.error or finished("length" if cut else "stop", len(texts))
         return [Queued(2), Queued(1), Prefill(0, 10, 0), Prefill(10, 10, 0), *texts, end]
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def finished(reason: FinishReason, tokens: int = 0) -> Finished:
