@@ -77,7 +77,7 @@ def web_app(
         return {"status": "ok", "model": models.catalog.label(models.pool.default)}
 
     _add_metrics(app, models.pool)
-    add_openai_api(app, models.pool)
+    add_openai_api(app, models)
     page = build(models, concurrency, own_machine=own_machine, store=store)
     sessions = _mount_page(app, page, access, LARGEST if own_machine else LARGEST_OF_OTHERS)
     app.add_middleware(Guard, access=access, sessions=sessions)
