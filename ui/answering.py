@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from engine.backend import ChatBackend
 from engine.request import Message
@@ -99,8 +98,7 @@ class Answerer:
                     raise keeper.lost
 
     def _keeper(self, task: Task, backend: ChatBackend) -> _Keeper:
-        path = Path(backend.info.path)
-        made = making.begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(path))
+        made = making.begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(backend))
         node, before = task.begun, None
         if node is None:
             parent = task.path[-1].id
@@ -113,7 +111,7 @@ class Answerer:
             task,
             node,
             before,
-            lambda: replace(made, model_hash=self._fingerprints.of(path)),
+            lambda: replace(made, model_hash=self._fingerprints.of(backend)),
         )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from contextlib import suppress
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from engine.backend import ChatBackend
 from places import cache_folder
 from ui.gguf_hub import shards
 
@@ -17,39 +20,62 @@ class Fingerprints:
     """Hashes by file, each worked out once, in a thread of its own, and remembered in the cache folder."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, str] = {}
+        self._files: WeakKeyDictionary[ChatBackend, str] = WeakKeyDictionary()  # what `identity` told of each
+        self._known: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def of(self, path: Path) -> str:
-        """The hash, or "" as long as it is not known. Returns at once."""
-        with self._lock:
-            if path not in self._known:
-                self._known[path] = ""
-                threading.Thread(target=self._learn, args=(path,), daemon=True).start()
-            return self._known[path]
+    def of(self, backend: ChatBackend) -> str:
+        """The hash of a model's file as it was when the model was first asked about; "" until it is known.
 
-    def _learn(self, path: Path) -> None:
-        try:
-            found = recall(path)
-        except OSError:  # the file is gone or cannot be read: its answers are kept without a hash
-            return
+        Returns at once. A file that is written anew later is another one, which this model has not read.
+        """
+        path = Path(backend.info.path)
         with self._lock:
-            self._known[path] = found
+            if backend not in self._files:
+                self._files[backend] = _identity_or_none(path)
+            file = self._files[backend]
+            if file and file not in self._known:
+                self._known[file] = ""
+                threading.Thread(target=self._learn, args=(path, file), daemon=True).start()
+            return self._known.get(file, "")
+
+    def _learn(self, path: Path, file: str) -> None:
+        with suppress(OSError):  # the file is gone or cannot be read: its answers are kept without a hash
+            found = recall(path)
+            if identity(path) == file:
+                with self._lock:
+                    self._known[file] = found
+
+
+def _identity_or_none(path: Path) -> str:
+    try:
+        return identity(path)
+    except OSError:
+        return ""
+
+
+def identity(path: Path) -> str:
+    """Which file it is: another one under the same name has another size or time. Raises OSError."""
+    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in _files(path)]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
 
 
 def recall(path: Path) -> str:
     """The hash, from the cache folder as long as the file is the same size and time. Raises OSError."""
-    files = [path.with_name(name) for name in shards(path.name)]
-    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    note = cache_folder() / f"sha256-{hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]}"
+    note = cache_folder() / f"sha256-{identity(path)}"
     if note.exists():
         return note.read_text(encoding="utf-8")
-    found = hash_of(files)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    half = note.with_suffix(f".{threading.get_ident()}")
-    half.write_text(found, encoding="utf-8")
-    half.replace(note)
+    found = hash_of(_files(path))
+    with suppress(OSError):  # a cache that cannot be written costs the next start a hash
+        note.parent.mkdir(parents=True, exist_ok=True)
+        half = note.with_suffix(f".{threading.get_ident()}")
+        half.write_text(found, encoding="utf-8")
+        half.replace(note)
     return found
+
+
+def _files(path: Path) -> list[Path]:
+    return [path.with_name(name) for name in shards(path.name)]
 
 
 def hash_of(files: list[Path]) -> str:

@@ -55,17 +55,19 @@ class FakeBackend:
     """Answers every question with `answer`, word by word, and remembers what it was asked."""
 
     def __init__(
-        self, answer: str = "one two three", pause: float = 0.0, error: EngineError | None = None
+        self,
+        answer: str = "one two three",
+        pause: float = 0.0,
+        error: EngineError | None = None,
+        *,
+        info: ModelInfo = INFO,
     ) -> None:
+        self.info = info
         self.answer, self.pause, self.error = answer, pause, error
         self.refuse: EngineError | None = None
         self.asked: list[tuple[list[Message], SamplingSettings]] = []
         self.streams: list[FakeStream] = []
         self.closed = False
-
-    @property
-    def info(self) -> ModelInfo:
-        return INFO
 
     def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> FakeStream:
         assert not _in_event_loop(), "a long prompt would hold up everyone: see ui.serving.started"

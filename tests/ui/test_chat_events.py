@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ import pytest
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend
 from ui import answering, chat_events, latest
 from ui.access import Access
 from ui.actions import View
@@ -23,6 +24,7 @@ from ui.asked import Reader
 from ui.chat_deeds import ChatDeeds
 from ui.chat_events import ChatEvents
 from ui.chat_panel import ChatPanel
+from ui.fingerprint import Fingerprints
 from ui.live import LiveStreams
 from ui.models import one_model
 from ui.serving import serving
@@ -293,12 +295,15 @@ def test_a_server_that_was_restarted_goes_on_with_the_tabs_conversation() -> Non
 def test_the_hash_of_the_weights_is_kept_once_it_is_known(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ui.fingerprint import Fingerprints
-
     monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
-    weights = tmp_path / "a.gguf"
+    weights, hashes = tmp_path / "a.gguf", Fingerprints()
+    info, known = replace(INFO, path=str(weights)), "ba7816bf"
+    before, after = FakeBackend(info=info), FakeBackend(info=info)
     weights.write_bytes(b"abc")
-    known = Fingerprints()
-    until(lambda: known.of(weights))
-    assert known.of(weights).startswith("ba7816bf")
+    until(lambda: hashes.of(before))
+    assert hashes.of(before).startswith(known)
     assert len(list(tmp_path.glob("sha256-*"))) == 1
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(weights / "no-folder"))  # a cache that cannot be written
+    weights.write_bytes(b"another export under the same name")
+    until(lambda: hashes.of(after))
+    assert not hashes.of(after).startswith(known) and hashes.of(before).startswith(known)
