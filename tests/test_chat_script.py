@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from engine.errors import EngineStopped, QueueFull
 from engine.settings import SamplingSettings
 from tests.ui.app_process import ROOT
 from tests.ui.fake_backend import FakeBackend
+from ui.options import ContextSize
 from ui.terminal import TerminalChat, run_loop, run_once
 
 
@@ -78,6 +81,17 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> 
     assert result.returncode == 2
     assert named in result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_the_context_goes_by_the_same_names_as_the_pages() -> None:
+    cli = typer.Typer()
+
+    @cli.command()
+    def main(context: ContextSize = 1) -> None:
+        print(context)
+
+    for arguments, variables in (([], {"GGUF_CHAT_CTX": "512"}), (["--ctx", "512"], {})):
+        assert CliRunner().invoke(cli, arguments, env=variables).stdout == "512\n"
 
 
 def test_the_terminal_never_loads_gradio() -> None:

@@ -13,6 +13,7 @@ import gradio as gr
 
 from ui.access import admit
 from ui.asked import Admit
+from ui.download import File
 from ui.limits import TooMany
 from ui.rows import Conversation
 from ui.store import Store, StoreError, Unknown
@@ -22,18 +23,7 @@ from ui.transfer import TransferError, from_json, largest, to_json
 from ui.visitor import owner_of
 
 LISTED = 200  # more lines make a slow page; the search finds the others
-# The file is made in the browser: nothing that a person wrote lies around in a folder of the server.
-DOWNLOAD = """(file) => {
-  if (!file) return null;
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([file.content], {type: file.type}));
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  return null;
-}"""
 Shown = list[Any]
-File = dict[str, str]  # name, type and content, for DOWNLOAD
 
 
 class HistoryActions:

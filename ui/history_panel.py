@@ -12,7 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from ui.history_actions import DOWNLOAD, HistoryActions
+from ui.download import DOWNLOAD
+from ui.history_actions import HistoryActions
 from ui.store import Store
 from ui.translation import text
 
