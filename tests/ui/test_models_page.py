@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from playwright.sync_api import Page, expect
 from engine.pool import ModelPool
 from tests.ui.app_process import AppProcess, running
 from tests.ui.conftest import FakeSite
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend
 from ui.catalog import Catalog
 from ui.gguf_choice import embedded_gguf
 from ui.model_files import Entry
@@ -66,10 +67,13 @@ def test_a_tab_changes_its_model_and_keeps_it_when_another_does_not_load(
 
 @pytest.fixture
 def three(fake_site: Callable[[Models], FakeSite]) -> FakeSite:
-    """Three models without weights."""
+    """Three models without weights; one of them says how it wants to be sampled."""
+    infos = {"tuned": replace(INFO, context=1024, recommended={"temperature": 0.6})}
     answers = {"base": "the sky is blue", "tuned": "the sea is blue", "odd": HOSTILE}
     catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in answers)
-    pool = ModelPool(lambda key: FakeBackend(answers[key], 0.01), catalog.keys(), "base")
+    pool = ModelPool(
+        lambda key: FakeBackend(answers[key], 0.01, info=infos.get(key, INFO)), catalog.keys(), "base"
+    )
     return fake_site(Models(catalog, pool))
 
 
@@ -106,3 +110,14 @@ def test_models_are_compared_side_by_side_and_voted_on(
     expect(page.locator("#tally tbody tr")).to_have_count(3)
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(three.url)
+    temperature = page.locator("#set-temperature input[type=number]")
+    expect(temperature).to_have_value("0.7")
+    choose(page, "Model tuned")
+    for _ in range(2):  # again after the page was loaded anew
+        expect(temperature).to_have_value("0.6", timeout=SLOW)
+        expect(page.locator("#set-preset input:checked")).to_have_value("own")
+        expect(page.locator("#set-max_tokens input[type=number]")).to_have_attribute("max", "1024")
+        page.reload()
