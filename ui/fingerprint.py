@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -36,36 +37,36 @@ class Fingerprints:
             file = self._files[backend]
             if file and file not in self._known:
                 self._known[file] = ""
-                threading.Thread(target=self._learn, args=(path, file), daemon=True).start()
+                threading.Thread(target=self._learn, args=(file, path), daemon=True).start()
             return self._known.get(file, "")
 
-    def _learn(self, path: Path, file: str) -> None:
+    def _learn(self, file: str, *paths: Path) -> None:
         with suppress(OSError):  # the file is gone or cannot be read: its answers are kept without a hash
-            found = recall(path)
-            if identity(path) == file:
+            found = recall(*paths)
+            if identity(*paths) == file:
                 with self._lock:
                     self._known[file] = found
 
 
-def _identity_or_none(path: Path) -> str:
+def _identity_or_none(*paths: Path) -> str:
     try:
-        return identity(path)
+        return identity(*paths)
     except OSError:
         return ""
 
 
-def identity(path: Path) -> str:
-    """Which file it is: another one under the same name has another size or time. Raises OSError."""
-    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in _files(path)]
+def identity(*paths: Path) -> str:
+    """Which files they are: others under the same names have other sizes or times. Raises OSError."""
+    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in _files(paths)]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
 
 
-def recall(path: Path) -> str:
-    """The hash, from the cache folder as long as the file is the same size and time. Raises OSError."""
-    note = cache_folder() / f"sha256-{identity(path)}"
+def recall(*paths: Path) -> str:
+    """The hash, from the cache folder as long as all files have the same size and time. Raises OSError."""
+    note = cache_folder() / f"sha256-{identity(*paths)}"
     if note.exists():
         return note.read_text(encoding="utf-8")
-    found = hash_of(_files(path))
+    found = hash_of(_files(paths))
     with suppress(OSError):  # a cache that cannot be written costs the next start a hash
         note.parent.mkdir(parents=True, exist_ok=True)
         half = note.with_suffix(f".{threading.get_ident()}")
@@ -74,8 +75,8 @@ def recall(path: Path) -> str:
     return found
 
 
-def _files(path: Path) -> list[Path]:
-    return [path.with_name(name) for name in shards(path.name)]
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [path.with_name(name) for path in paths for name in shards(path.name)]
 
 
 def hash_of(files: list[Path]) -> str:
