@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from engine.errors import EngineStopped, QueueFull
 from engine.local import LocalBackend
@@ -19,6 +21,7 @@ from scripts import chat
 from tests.ui import fake_backend
 from tests.ui.app_process import ROOT
 from tests.ui.fake_backend import FakeBackend
+from ui.options import ContextSize
 from ui.terminal import TerminalChat, run_loop, run_once
 
 
@@ -91,6 +94,17 @@ def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(LocalBackend, "open", lambda *_: backend)
     assert chat.run(None, EngineSettings(), {"top_k": 7, "seed": 1}, "", "hello") == 0
     assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, seed=1)
+
+
+def test_the_context_goes_by_the_same_names_as_the_pages() -> None:
+    cli = typer.Typer()
+
+    @cli.command()
+    def main(context: ContextSize = 1) -> None:
+        print(context)
+
+    for arguments, variables in (([], {"GGUF_CHAT_CTX": "512"}), (["--ctx", "512"], {})):
+        assert CliRunner().invoke(cli, arguments, env=variables).stdout == "512\n"
 
 
 def test_the_terminal_never_loads_gradio() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,13 +26,14 @@ from ui.asked import Asked, Reader
 from ui.bar import Updates
 from ui.chat_deeds import ChatDeeds, row_index
 from ui.chat_panel import ChatPanel
+from ui.latest import Latest
 from ui.limits import TooMany
 from ui.live import LiveStreams, Turn
 from ui.markup import restore
 from ui.settings_panel import SettingsPanel
 from ui.shown import shown
-from ui.status import line
-from ui.store import Unknown
+from ui.status import Failure, line
+from ui.store import StoreError, Unknown
 from ui.streaming import Progress
 from ui.texts import words
 from ui.tree import Node
@@ -46,11 +47,12 @@ Act = Callable[[Place], Place]
 class Work:
     """An answer that a tab has asked for: `here` is what it showed, `there` is with the question.
 
-    `question` is given back when it cannot be answered; `failure` says why. `node` and `progress` are the
-    answer so far.
+    `admitted` lets the answer in. `question` is given back when it cannot be answered; `failure` says why.
+    `node` and `progress` are the answer so far.
     """
 
     asked: Asked
+    admitted: AbstractContextManager[None]
     turn: Turn
     here: Place
     there: Place
@@ -58,7 +60,7 @@ class Work:
     question: str | None
     node: Node
     progress: Progress = field(default_factory=Progress)
-    failure: EngineError | TooMany | Unknown | None = None
+    failure: Failure | None = None
     begun: bool = False
     done: bool = False
 
@@ -71,8 +73,8 @@ class ChatEvents:
     ) -> None:
         self._panel, self._answerer, self._live = panel, answerer, live
         self._deeds, self._asked = deeds, read
-        self._ready: set[str] = set()  # tabs that know which conversation they show
-        self._works: dict[str, Work] = {}  # what each tab asked for last
+        self._ready = Latest[str, None]()  # tabs that know which conversation they show
+        self._works = Latest[str, Work]()  # what each tab asked for last
 
     async def send(self, request: gr.Request, question: str, *tab: Any) -> Updates:
         """Ask what is in the box; while an answer is written it stays there."""
@@ -114,13 +116,13 @@ class ChatEvents:
             return
         work.begun = True
         try:
-            with work.asked.admit():
+            with work.admitted:
                 async with aclosing(self._grow(work)) as updates:
                     async for update in updates:
                         yield update
-        except (EngineError, TooMany, Unknown) as error:
+        except (EngineError, TooMany, Unknown, StoreError) as error:
             work.failure = error
-            with suppress(Unknown):
+            with suppress(Unknown, StoreError):
                 work.here.forget(work.there)
         finally:
             work.done = True
@@ -134,6 +136,9 @@ class ChatEvents:
         del self._works[session]
         if not work.turn.shown:
             return self._panel.nothing()
+        if isinstance(work.failure, StoreError) and work.progress.text:
+            there = work.there.to(work.node.id)
+            return self._panel.unkept(there, work.node, work.failure, work.asked.where)
         if work.failure is not None:
             return self._panel.failed(work.failure, work.asked.where, work.question)
         return self._panel.ended(work.there.to(work.node.id), work.progress, work.asked.where)
@@ -144,7 +149,7 @@ class ChatEvents:
         Whoever asks while the page still loads has opened it already.
         """
         asked = self._asked(request, (View(), current, None))
-        self._ready.add(asked.session)
+        self._ready[asked.session] = None
         if self._live.shows(asked.session, asked.where.current):
             return self._panel.translated(asked.where)
         self._live.leave(asked.session)
@@ -165,7 +170,7 @@ class ChatEvents:
 
     async def close(self, request: gr.Request) -> None:
         """The tab is gone."""
-        self._ready.discard(str(request.session_hash))
+        self._ready.pop(str(request.session_hash), None)
         self._works.pop(str(request.session_hash), None)
         self._live.leave(str(request.session_hash))
 
@@ -176,13 +181,14 @@ class ChatEvents:
         self._works.pop(asked.session, None)
         try:
             system_prompt, sampling = SettingsPanel.read(asked.settings)
+            admitted = asked.admit()  # before anything is written
             here = self._panel.place(asked.where)
             there = start(here)
-        except (EngineError, Unknown) as error:
+        except (EngineError, TooMany, Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where, question)
         turn.key = there.view.key
         task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, asked.model)
-        self._works[asked.session] = Work(asked, turn, here, there, task, question, task.path[-1])
+        self._works[asked.session] = Work(asked, admitted, turn, here, there, task, question, task.path[-1])
         return self._panel.started(there, asked.where, clear=question is not None)
 
     async def _until_ready(self, asked: Asked) -> None:
@@ -191,7 +197,7 @@ class ChatEvents:
             if asked.session in self._ready or asked.where.view.key or asked.where.current:
                 break
             await asyncio.sleep(0.05)
-        self._ready.add(asked.session)
+        self._ready[asked.session] = None
 
     async def _grow(self, work: Work) -> AsyncGenerator[Updates, None]:
         """The answer as it grows; raises what went wrong before its first word."""

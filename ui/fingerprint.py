@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from engine.backend import ChatBackend
 from places import cache_folder
 from ui.gguf_hub import shards
 
@@ -17,42 +21,63 @@ class Fingerprints:
     """Hashes by file, each worked out once, in a thread of its own, and remembered in the cache folder."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, ...], str] = {}
+        self._files: WeakKeyDictionary[ChatBackend, str] = WeakKeyDictionary()  # what `identity` told of each
+        self._known: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def of(self, *paths: Path) -> str:
-        """The hash of a model, with its adapter's file if it has one, or "" as long as it is not known.
+    def of(self, backend: ChatBackend) -> str:
+        """The hash of a model's files as they were when it was first asked about; "" until it is known.
 
-        Returns at once.
+        With its adapter's file, if it has one. Returns at once. A file that is written anew later is another
+        one, which this model has not read.
         """
+        paths = [Path(name) for name in (backend.info.path, backend.info.adapter) if name]
         with self._lock:
-            if paths not in self._known:
-                self._known[paths] = ""
-                threading.Thread(target=self._learn, args=paths, daemon=True).start()
-            return self._known[paths]
+            if backend not in self._files:
+                self._files[backend] = _identity_or_none(*paths)
+            file = self._files[backend]
+            if file and file not in self._known:
+                self._known[file] = ""
+                threading.Thread(target=self._learn, args=(file, *paths), daemon=True).start()
+            return self._known.get(file, "")
 
-    def _learn(self, *paths: Path) -> None:
-        try:
+    def _learn(self, file: str, *paths: Path) -> None:
+        with suppress(OSError):  # the file is gone or cannot be read: its answers are kept without a hash
             found = recall(*paths)
-        except OSError:  # the file is gone or cannot be read: its answers are kept without a hash
-            return
-        with self._lock:
-            self._known[paths] = found
+            if identity(*paths) == file:
+                with self._lock:
+                    self._known[file] = found
+
+
+def _identity_or_none(*paths: Path) -> str:
+    try:
+        return identity(*paths)
+    except OSError:
+        return ""
+
+
+def identity(*paths: Path) -> str:
+    """Which files they are: others under the same names have other sizes or times. Raises OSError."""
+    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in _files(paths)]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
 
 
 def recall(*paths: Path) -> str:
     """The hash, from the cache folder as long as all files have the same size and time. Raises OSError."""
-    files = [path.with_name(name) for path in paths for name in shards(path.name)]
-    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    note = cache_folder() / f"sha256-{hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]}"
+    note = cache_folder() / f"sha256-{identity(*paths)}"
     if note.exists():
         return note.read_text(encoding="utf-8")
-    found = hash_of(files)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    half = note.with_suffix(f".{threading.get_ident()}")
-    half.write_text(found, encoding="utf-8")
-    half.replace(note)
+    found = hash_of(_files(paths))
+    with suppress(OSError):  # a cache that cannot be written costs the next start a hash
+        note.parent.mkdir(parents=True, exist_ok=True)
+        half = note.with_suffix(f".{threading.get_ident()}")
+        half.write_text(found, encoding="utf-8")
+        half.replace(note)
     return found
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [path.with_name(name) for path in paths for name in shards(path.name)]
 
 
 def hash_of(files: list[Path]) -> str:

@@ -79,6 +79,11 @@ def _bar(reach: Reach) -> type[Any]:
     return Bar
 
 
+def stem_of(path: Path) -> str:
+    """A file's name without its ending and, of a split model, without its place."""
+    return Path(_SHARD.sub(".gguf", path.name)).stem
+
+
 def shards(file: str) -> list[str]:
     """All files of a split GGUF, given any of them; a whole one is its own only shard."""
     found = _SHARD.search(file)

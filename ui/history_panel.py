@@ -12,10 +12,10 @@ from typing import Any
 
 import gradio as gr
 
-from ui.history_actions import DOWNLOAD, HistoryActions
+from ui.download import DOWNLOAD
+from ui.history_actions import HistoryActions
 from ui.store import Store
 from ui.translation import text
-from ui.visitor import owner_of
 
 TOGGLE = "document.querySelector('#history .toggle-button').click()"
 OPEN_WHEN_WIDE = f"() => {{ if (window.innerWidth > 900) {TOGGLE} }}"
@@ -28,8 +28,8 @@ QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 class HistoryPanel:
     """Lays out the list and its buttons, inside the page's Blocks; `wire` connects them."""
 
-    def __init__(self, store: Store, owner: Callable[[gr.Request], str] = owner_of) -> None:
-        self._do = do = HistoryActions(store, owner)
+    def __init__(self, store: Store) -> None:
+        self._do = do = HistoryActions(store)
         # The key is public: an id is of no use to anyone but its owner.
         self.current = gr.BrowserState("", storage_key="gguf-chat.conversation", secret="gguf-chat")
         self._file = gr.JSON(visible=False)

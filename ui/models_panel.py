@@ -45,10 +45,14 @@ class _Switch:
 
 
 class ModelsPanel:
-    """Lays out the picker; `key` is the tab's model, to be borrowed from the pool."""
+    """Lays out the picker; `key` is the tab's model, to be borrowed from the pool.
+
+    `switched` are the events after which it may be another one.
+    """
 
     def __init__(self, models: Models, own_machine: bool) -> None:
         self._models = models
+        self._infos = dict[str, ModelInfo]()  # of the models that were chosen so far
         catalog, first = models.catalog, models.pool.default
         self.key = gr.State(first)
         self._kept = gr.BrowserState(None, storage_key="gguf-chat.model", secret="gguf-chat")
@@ -80,8 +84,14 @@ class ModelsPanel:
             "show_progress": "hidden",
             "api_visibility": "private",
         }
-        self._picker.input(self._choose, [self._picker, self.key], trigger_mode="always_last", **quiet)
-        page.load(self._restore, [self._kept, self.key], **quiet)
+        chosen = self._picker.input(
+            self._choose, [self._picker, self.key], trigger_mode="always_last", **quiet
+        )
+        self.switched = [chosen, page.load(self._restore, [self._kept, self.key], **quiet)]
+
+    def info_of(self, key: str) -> ModelInfo | None:
+        """What is known of a model, once a tab has chosen it."""
+        return self._infos.get(key)
 
     async def _choose(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         async for update in self._switch(request, wanted, now):
@@ -105,6 +115,7 @@ class ModelsPanel:
                 note = self._loading(switch, int(time.monotonic() - began), say)
                 yield (*[gr.skip()] * 3, line(note, "busy"), gr.skip(), gr.skip())
             key, info = loading.result()
+            self._infos[key] = info
         except EngineError as error:
             note = say("models.kept", error=error, name=self._called(now))
             yield gr.update(value=now), gr.skip(), gr.skip(), line(note, "error"), gr.skip(), gr.skip()

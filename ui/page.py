@@ -81,6 +81,7 @@ def _chat(
         panel, events, deeds, settings=settings.components, concurrency=concurrency, model=picker.key
     )
     picker.wire(page)
+    settings.follow(picker.switched, picker.key, picker.info_of)
     _connect(page, history, wiring, new_chat)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_the_rest(page, open_settings, events.close)

@@ -81,6 +81,17 @@ def test_a_question_that_cannot_be_answered_leaves_nothing(store: Store) -> None
     assert here.forget(here.again()).versions is None
 
 
+def test_a_question_that_cannot_be_answered_takes_nothing_of_another_tabs(store: Store) -> None:
+    empty = visit(store, ME, View())
+    mine = empty.ask("mine", None)
+    yours = arrive(store, ME, mine.view.key).ask("yours", None)
+    empty.forget(mine)
+    assert texts(visit(store, ME, yours.view)) == ["yours"]
+    below = yours.ask("below", yours.view.leaf)
+    empty.forget(yours)
+    assert texts(arrive(store, ME, below.view.key)) == ["yours", "below"]
+
+
 def test_nobody_elses_conversation_is_shown(store: Store) -> None:
     with pytest.raises(Unknown):
         visit(store, "visitor:else", talk(store, "one", "1").view)

@@ -11,9 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from engine.settings import SamplingSettings
-from tests.ui import fake_backend
 from tests.ui.conftest import FakeSite, until
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend
 
 Open = Callable[..., Page]
 Start = Callable[[FakeBackend], FakeSite]
@@ -112,11 +111,8 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
 
 
-def test_settings_in_german_survive_a_reload(
-    open_page: Open, fake_site: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fake_backend, "INFO", replace(fake_backend.INFO, recommended={"temperature": 0.6}))
-    site = fake_site(FakeBackend())
+def test_settings_in_german_survive_a_reload(open_page: Open, fake_site: Start) -> None:
+    site = fake_site(FakeBackend(info=replace(INFO, recommended={"temperature": 0.6})))
     page = open_page(site.url, locale="de-DE")
     assert page.evaluate("document.documentElement.lang") == "de"
     expect(page.locator("#facts")).to_contain_text("2.048 Token Kontext")

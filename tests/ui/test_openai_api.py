@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +16,13 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
-from engine.pool import ModelPool
 from engine.settings import SamplingSettings
 from tests.ui import fake_backend
 from tests.ui.conftest import until
 from tests.ui.fake_backend import FakeBackend
 from ui.access import Access
 from ui.guard import Guard
+from ui.models import one_model
 from ui.openai_api import LARGEST_BODY, add_openai_api
 from ui.visitor import Visitors
 
@@ -31,7 +32,7 @@ URL = "/v1/chat/completions"
 
 def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
-    add_openai_api(app, ModelPool(lambda *_: backend, ["fake"], "fake"))
+    add_openai_api(app, one_model(backend))
     app.add_middleware(Guard, access=access or Access(), sessions=lambda cookies: None)
     app.add_middleware(Visitors)
     return app
@@ -148,6 +149,18 @@ def test_an_unknown_model_or_route_is_not_found() -> None:
     assert api.get("/v1/models/fake").json()["object"] == "model"
     assert api.get("/v1/models/other").status_code == 404
     assert api.post("/v1/embeddings").json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_file_that_was_typed_in_is_for_who_sits_at_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "secret.gguf").write_bytes(b"GGUF")
+    models = one_model(FakeBackend())
+    models.admit(str(tmp_path / "secret.gguf"), own_machine=True)
+    app = FastAPI()
+    add_openai_api(app, models)
+    api = TestClient(Visitors(app, local=True))
+    for headers, seen, status in (({}, ["fake", "secret"], 200), ({"X-Real-IP": "1.2.3.4"}, ["fake"], 404)):
+        assert [model["id"] for model in api.get("/v1/models", headers=headers).json()["data"]] == seen
+        assert api.get("/v1/models/secret", headers=headers).status_code == status
 
 
 @pytest.mark.parametrize(

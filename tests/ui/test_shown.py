@@ -21,7 +21,12 @@ def said(number: int, role: str, text: str, opinion: Opinion | None = None) -> N
         ("\n<think>\nhm\n</think>\n\nSo.", Spoken("hm", "So.")),
         ("[THINK]hm[/THINK]So.", Spoken("hm", "So.")),
         ("hm\n</think>\n\nSo.", Spoken("hm", "So.")),
+        ("`x = 1`, hm</think>So.", Spoken("`x = 1`, hm", "So.")),
+        ("It's a ` and ```\nhm\n</think>So.", Spoken("It's a ` and ```\nhm", "So.")),
         ("The tag <think> opens thoughts.", Spoken(None, "The tag <think> opens thoughts.")),
+        ("Between <think> and </think> it thinks.", Spoken(None, "Between <think> and </think> it thinks.")),
+        ("End it with `</think>`.", Spoken(None, "End it with `</think>`.")),
+        ("```\n</think>\n``` ends it.", Spoken(None, "```\n</think>\n``` ends it.")),
     ],
 )
 def test_thoughts_are_told_from_the_answer(text: str, parts: Spoken) -> None:
