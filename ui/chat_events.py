@@ -2,7 +2,7 @@
 
 An answer is three events: what was clicked begins it, `grow` shows it as it is written, `end` shows it all.
 The model starts with the click, and not when the browser has seen that and asks for more. Gradio goes through
-all outputs of an event with every update, a dozen times a second for each reader: so `grow` has three
+all outputs of an event with every update, ten times a second for each reader: so `grow` has three
 (`ChatPanel.growing`). What the handlers give is sent as it is (ui/lean.py).
 
 No thread waits for an answer. Stop does not kill it: it cancels the stream in the engine, so that the answer

@@ -1,7 +1,7 @@
 """One answer under way -> snapshots of it, at a rate that a page can show.
 
 Every update of a page costs the server most of a millisecond that the model wants, each token that wakes the
-event loop costs some of it, and no eye follows more than a dozen updates a second. So the events are folded
+event loop costs some of it, and no eye follows more than ten updates a second. So the events are folded
 into one `Progress`, a batch at a time, and it is shown at most every `INTERVAL` seconds once there is a word;
 nothing is lost, and the last snapshot is always the complete answer.
 """
@@ -16,7 +16,7 @@ from engine.backend import ChatStream
 from engine.errors import EngineError
 from engine.request import Dropped, Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
 
-INTERVAL = 1 / 12
+INTERVAL = 1 / 10
 UPDATES = 40  # a second, of all pages together
 
 
