@@ -43,6 +43,13 @@ class ChatStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Event]: ...
 
+    async def batch(self, seconds: float) -> list[Event]:
+        """The events of so many seconds, or of as many as it takes until there is one; the end comes at once.
+
+        Instead of iterating, for who shows an answer now and then: the event loop sleeps meanwhile.
+        """
+        ...
+
     def cancel(self) -> None:
         """Stop the answer; the stream then ends with Finished(reason="cancelled")."""
         ...

@@ -1,8 +1,9 @@
 """What happens on a click in the conversation.
 
 An answer is three events: what was clicked begins it, `grow` shows it as it is written, `end` shows it all.
-For Gradio makes each output of an event anew with every update, changed or not: 0.4 ms of the event loop, a
-dozen times a second for each reader. So `grow` has as few outputs as can be (`ChatPanel.growing`).
+The model starts with the click, and not when the browser has seen that and asks for more. Gradio goes through
+all outputs of an event with every update, ten times a second for each reader: so `grow` has three
+(`ChatPanel.growing`). What the handlers give is sent as it is (ui/lean.py).
 
 No thread waits for an answer. Stop does not kill it: it cancels the stream in the engine, so that the answer
 ends as any other does and keeps its numbers. A tab that asks for something new, or opens another
@@ -48,7 +49,8 @@ class Work:
     """An answer that a tab has asked for: `here` is what it showed, `there` is with the question.
 
     `admitted` lets the answer in. `question` is given back when it cannot be answered; `failure` says why.
-    `node` and `progress` are the answer so far.
+    `node` and `progress` are the answer so far, which `writing` writes; it sets `changed`. `shown`: a `grow`
+    follows it.
     """
 
     asked: Asked
@@ -61,8 +63,9 @@ class Work:
     node: Node
     progress: Progress = field(default_factory=Progress)
     failure: Failure | None = None
-    begun: bool = False
-    done: bool = False
+    writing: asyncio.Task[None] = field(init=False)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    shown: bool = False
 
 
 class ChatEvents:
@@ -82,7 +85,7 @@ class ChatEvents:
             return {self._panel.status: line(words(request)("status.empty_question"), "note")}
         asked = self._asked(request, tab)
         work = self._works.get(asked.session)
-        if work is not None and work.turn.shown and not work.done:
+        if work is not None and work.turn.shown and not work.writing.done():
             return self._panel.nothing()
         return await self._begin(asked, _asking(question), question)
 
@@ -109,29 +112,32 @@ class ChatEvents:
         )
 
     async def grow(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
-        """Write the answer that was begun in this tab, and show it as it grows."""
+        """Show the answer that was begun in this tab as it is written; a reader who goes away ends it."""
         yield self._panel.nothing()  # Gradio wants at least one
         work = self._works.get(str(request.session_hash))
-        if work is None or work.begun:
+        if work is None or work.shown:
             return
-        work.begun = True
+        work.shown = True
+        path, where = work.task.path, work.asked.where
+        above = shown(path[:-1] if work.task.begun else path, where.say)
         try:
-            with work.admitted:
-                async with aclosing(self._grow(work)) as updates:
-                    async for update in updates:
-                        yield update
-        except (EngineError, TooMany, Unknown, StoreError) as error:
-            work.failure = error
-            with suppress(Unknown, StoreError):
-                work.here.forget(work.there)
+            while not work.writing.done():
+                await work.changed.wait()
+                work.changed.clear()
+                if work.turn.shown and not work.progress.done and not work.writing.done():
+                    yield self._panel.grown(above, work.node, work.progress, where)
+            await work.writing  # a bug must be heard
+            if not work.turn.shown:
+                yield self._panel.nothing()  # Gradio sends the last update again when an event ends
         finally:
-            work.done = True
+            work.writing.cancel()
+            await asyncio.wait({work.writing})
 
     async def end(self, request: gr.Request) -> Updates:
         """Show all of what was begun in this tab, or why there is nothing, once it is over."""
         session = str(request.session_hash)
         work = self._works.get(session)
-        if work is None or not work.done:
+        if work is None or not work.writing.done():
             return self._panel.nothing()
         del self._works[session]
         if not work.turn.shown:
@@ -188,7 +194,9 @@ class ChatEvents:
             return self._panel.failed(error, asked.where, question)
         turn.key = there.view.key
         task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, asked.model)
-        self._works[asked.session] = Work(asked, admitted, turn, here, there, task, question, task.path[-1])
+        work = Work(asked, admitted, turn, here, there, task, question, task.path[-1])
+        work.writing = asyncio.create_task(self._write(work))
+        self._works[asked.session] = work
         return self._panel.started(there, asked.where, clear=question is not None)
 
     async def _until_ready(self, asked: Asked) -> None:
@@ -199,16 +207,22 @@ class ChatEvents:
             await asyncio.sleep(0.05)
         self._ready[asked.session] = None
 
-    async def _grow(self, work: Work) -> AsyncGenerator[Updates, None]:
-        """The answer as it grows; raises what went wrong before its first word."""
-        task, where = work.task, work.asked.where
-        above = shown(task.path[:-1] if task.begun else task.path, where.say)
-        async with aclosing(self._answerer.answer(task, work.asked.session, work.turn)) as updates:
-            async for work.node, work.progress in updates:
-                if work.turn.shown and not work.progress.done:
-                    yield self._panel.grown(above, work.node, work.progress, where)
-        if work.progress.error is not None and not work.progress.text:
-            raise work.progress.error
+    async def _write(self, work: Work) -> None:
+        """Have the answer written, or keep why it is not."""
+        session, turn = work.asked.session, work.turn
+        try:
+            with work.admitted:
+                async with aclosing(self._answerer.answer(work.task, session, turn)) as updates:
+                    async for work.node, work.progress in updates:
+                        work.changed.set()
+            if work.progress.error is not None and not work.progress.text:
+                raise work.progress.error
+        except (EngineError, TooMany, Unknown, StoreError) as error:
+            work.failure = error
+            with suppress(Unknown, StoreError):
+                work.here.forget(work.there)
+        finally:
+            work.changed.set()
 
 
 def _asking(question: str) -> Act:

@@ -115,10 +115,7 @@ class ChatPanel:
         }
 
     def grown(self, before: Shown, node: Node, progress: Progress, where: Where) -> Updates:
-        """An answer under way; `before` are the rows above it.
-
-        The rows are given even before the first word: to Gradio, no change is ten times the work.
-        """
+        """An answer under way; `before` are the rows above it."""
         rows = shown([node], where.say, writing=not progress.done).rows if progress.text else ()
         updates: Updates = {self.status: status(progress, where.say), self.chatbot: [*before.rows, *rows]}
         if (meter := meter_while(progress, where.context, where.say)) is not None:

@@ -93,9 +93,12 @@ class HistoryPanel:
         self._openings.append(begun)
 
     def on_open(self, draw: Callable[..., Any], outputs: Sequence[Any]) -> None:
-        """Call `draw(request, current)` whenever another conversation was opened; after all else is wired."""
+        """Call `draw(request, current)` whenever another conversation was opened; after all else is wired.
+
+        What it gives is sent as it is: see ui/lean.py.
+        """
         for event in self._openings:
-            event.then(draw, [self.current], outputs, **QUICK)
+            event.then(draw, [self.current], outputs, postprocess=False, **QUICK)
 
     @staticmethod
     def opener() -> gr.Button:

@@ -18,6 +18,7 @@ from ui.chat_panel import ChatPanel
 from ui.chat_wiring import ChatWiring
 from ui.compare_panel import ComparePanel
 from ui.history_panel import HistoryPanel
+from ui.lean import LeanBlocks
 from ui.live import LiveStreams
 from ui.models import Models
 from ui.models_panel import ModelsPanel
@@ -44,7 +45,7 @@ def build(
     queue, is the one that makes people wait or turns them away.
     """
     live, store = LiveStreams(), store or Store()
-    page: gr.Blocks = gr.Blocks(
+    page: gr.Blocks = LeanBlocks(
         title="GGUF Chat", fill_height=True, analytics_enabled=False, delete_cache=(3600, 3600)
     )
     with page:

@@ -20,6 +20,8 @@ class FakeStream:
 
     def __init__(self, events: Sequence[Event | EngineError], pause: float) -> None:
         self._events, self._pause = events, pause
+        self._rest: AsyncIterator[Event] | None = None
+        self._error: EngineError | None = None
         self._cancelled = threading.Event()
 
     @property
@@ -37,6 +39,19 @@ class FakeStream:
             if isinstance(event, EngineError):
                 raise event
             yield event
+
+    async def batch(self, seconds: float) -> list[Event]:
+        if self._error is not None:
+            raise self._error
+        self._rest = self._rest or aiter(self)
+        events, end = [await anext(self._rest)], time.monotonic() + seconds
+        while time.monotonic() < end and not isinstance(events[-1], Finished):
+            try:
+                events.append(await anext(self._rest))
+            except EngineError as error:
+                self._error = error
+                break
+        return events
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         for event in self._events:

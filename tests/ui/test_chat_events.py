@@ -93,7 +93,7 @@ class Tab:
     def rows(self) -> list[str]:
         value = self.chat
         rows = value["value"] if isinstance(value, dict) else value
-        return ["".join(part.text for part in row.content) for row in rows]
+        return ["".join(part["text"] for part in row["content"]) for row in rows]
 
     @property
     def status(self) -> str:

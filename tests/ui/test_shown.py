@@ -38,9 +38,9 @@ def test_thoughts_have_a_row_of_their_own_that_is_folded_at_any_time() -> None:
     for writing, title, nodes in ((True, "Thinking …", (1, 2)), (False, "Thoughts", (1, 2, 2))):
         now = shown(path, writing=writing)
         assert now.nodes == nodes
-        assert now.rows[1].metadata == {"title": title, "log": "3 words", "status": "done"}
+        assert now.rows[1]["metadata"] == {"title": title, "log": "3 words", "status": "done"}
     done = shown([said(1, "user", "Why?"), said(2, "assistant", "<think>a</think>So <b>.")])
-    assert [row.content[0].text.replace("\u2060", "") for row in done.rows] == ["Why?", "a", "So <b>."]  # type: ignore[union-attr]
+    assert [row["content"][0]["text"].replace("\u2060", "") for row in done.rows] == ["Why?", "a", "So <b>."]
 
 
 def test_opinions_are_counted_by_the_assistants_bubbles() -> None:
