@@ -50,7 +50,9 @@ class Worker:
         """
         self._build, self._capacity = build, capacity
         self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards _sinks and _down
+        # Guards _sinks and _down. Reentrant: the garbage collector may run anywhere, in here too, and find a
+        # stream that nobody holds any more, which cancels (see LocalStream).
+        self._lock = threading.RLock()
         self._sinks: dict[int, Sink] = {}
         self._down: EngineError | None = None
         self._ids = itertools.count(1)
