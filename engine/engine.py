@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine.clocked import TooSlow
 from engine.draft import NO_GUESS, Costs, Guess, Lookup, best_length
 from engine.offload import Saved, common_prefix
 from engine.ports import RunnerLike
@@ -264,7 +265,10 @@ class Engine:
         sequence = state.sequence
         assert sequence.slot is not None
         began = self._clock()
-        token = self.runner.sample(sequence.slot, output)
+        try:
+            token = self.runner.sample(sequence.slot, output)
+        except TooSlow:
+            return self._end(state, "time")
         now = self._clock()
         self._counters.model_seconds += now - began
         state.first = state.first or now

@@ -29,6 +29,7 @@ ONLY = {
     "fastapi": {"ui"},
     "llama_cpp": {
         "engine/ggml.py",
+        "engine/candidates.py",
         "engine/grammar.py",
         "engine/model.py",
         "engine/native.py",
