@@ -87,12 +87,15 @@ class Engine:
             saved_bytes=self._scheduler.shelf.used,
         )
 
-    def add(self, request: int, tokens: list[int], sampling: SamplingSettings) -> list[Tagged]:
-        """Queue a request of at most `context - 1` tokens. Raises QueueFull."""
+    def add(
+        self, request: int, tokens: list[int], sampling: SamplingSettings, *, continues: bool = False
+    ) -> list[Tagged]:
+        """Queue a request of at most `context - 1` tokens; `continues` an answer begun. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
         sequence = Running(request, list(tokens))
         self._scheduler.add(sequence)
-        text = TextStream(sampling.stop, skip_space=self.runner.vocab.is_sentencepiece)
+        first_word = self.runner.vocab.is_sentencepiece and not continues
+        text = TextStream(sampling.stop, skip_space=first_word)
         most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
         self._requests[request] = _Request(sequence, sampling, text, most, self._clock())
         return self._positions()

@@ -115,7 +115,9 @@ class LocalBackend:
         sampling = sampling or SamplingSettings()
         window = self._window(messages, sampling)
         self._check(window.tokens)
-        return LocalStream(self._worker, window.tokens, self._settle(sampling), window.dropped)
+        begun = messages[-1]["role"] == "assistant"
+        settled = self._settle(sampling)
+        return LocalStream(self._worker, window.tokens, settled, window.dropped, continues=begun)
 
     def _window(self, messages: Sequence[Message], sampling: SamplingSettings) -> Window:
         """The turns that leave the answer its room: what it may need, but no more than a quarter."""

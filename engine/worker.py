@@ -28,6 +28,7 @@ class _Add:
     request: int
     tokens: list[int]
     sampling: SamplingSettings
+    continues: bool
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,12 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, tokens: list[int], sampling: SamplingSettings, sink: Sink) -> int:
+    def submit(
+        self, tokens: list[int], sampling: SamplingSettings, sink: Sink, *, continues: bool = False
+    ) -> int:
         """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
+
+        `continues` says that the prompt ends with the begin of the answer.
 
         The last thing that a sink gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
         """
@@ -75,7 +80,7 @@ class Worker:
                 )
             request = next(self._ids)
             self._sinks[request] = sink
-            self._inbox.put(_Add(request, tokens, sampling))
+            self._inbox.put(_Add(request, tokens, sampling, continues))
         return request
 
     def cancel(self, request: int) -> None:
@@ -126,7 +131,8 @@ class Worker:
                 return
             engine = self._engine
             if isinstance(command, _Add):
-                self._deliver(engine.add(command.request, command.tokens, command.sampling))
+                request, tokens, sampling = command.request, command.tokens, command.sampling
+                self._deliver(engine.add(request, tokens, sampling, continues=command.continues))
             elif isinstance(command, _Cancel):
                 self._deliver(engine.cancel(command.request))
             elif engine.busy:
