@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from engine.errors import EngineStopped, QueueFull
+from engine.request import Event, Text
 from engine.settings import SamplingSettings
 from tests.ui.app_process import ROOT
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import FakeBackend, FakeStream
 from ui.terminal import TerminalChat, run_loop, run_once
 
 
@@ -139,6 +140,23 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch: pytest.MonkeyPa
     assert backend.streams[0].cancelled
     assert [m["content"] for m in backend.asked[1][0]] == ["hello", "one two", "again"]
     assert "Stopped" in said(chat.err)
+
+
+def test_ctrl_c_while_the_chat_waits_for_the_next_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised within the stream's own iterator then, and ends that."""
+    said_so_far = FakeStream.__iter__
+
+    def interrupted(stream: FakeStream) -> Iterator[Event]:
+        for event in said_so_far(stream):
+            yield event
+            if event == Text(" two"):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeStream, "__iter__", interrupted)
+    backend = FakeBackend("one two three four")
+    chat = terminal(backend)
+    run_loop(chat, lines("hello", "/exit"))
+    assert backend.streams[0].cancelled and chat.history[-1]["content"] == "one two"
 
 
 def test_errors_are_said_and_the_chat_goes_on() -> None:
