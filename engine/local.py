@@ -102,6 +102,11 @@ class LocalBackend:
         """The model that answers."""
         return self._info
 
+    @property
+    def down(self) -> bool:
+        """Whether the engine is closed or failed for good, so that only a new backend helps."""
+        return self._worker.down
+
     def stats(self) -> EngineStats:
         """What the engine has done so far; after a restart the counts go on."""
         return self._worker.stats()

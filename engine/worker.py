@@ -18,7 +18,7 @@ from engine.settings import SamplingSettings
 from engine.stats import EngineStats
 
 _log = logging.getLogger("engine")
-_RESTARTS, _WINDOW = 3, 60.0  # so many restarts within so many seconds, then it stays down
+_FAILURES, _WINDOW = 3, 60.0  # so many failures within so many seconds, then it stays down
 
 Sink = Callable[[Event | EngineError], None]
 
@@ -57,7 +57,7 @@ class Worker:
         self._sinks: dict[int, Sink] = {}
         self._down: EngineError | None = None
         self._ids = itertools.count(1)
-        self._failures: deque[float] = deque(maxlen=_RESTARTS)
+        self._failures: deque[float] = deque(maxlen=_FAILURES)
         self._engine = build()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -92,6 +92,11 @@ class Worker:
         engine = self._engine
         if request in engine.reading:
             engine.runner.abort()
+
+    @property
+    def down(self) -> bool:
+        """Whether it was closed, or failed for good; then `submit` raises."""
+        return self._down is not None
 
     def stats(self) -> EngineStats:
         """What the engines of this worker have done so far; from any thread."""
@@ -165,7 +170,7 @@ class Worker:
     def _rebuild(self) -> EngineError | None:
         """A new engine after a failure; an error when that fails too, or happened too often."""
         self._failures.append(time.monotonic())
-        if len(self._failures) == _RESTARTS and self._failures[-1] - self._failures[0] < _WINDOW:
+        if len(self._failures) == _FAILURES and self._failures[-1] - self._failures[0] < _WINDOW:
             return EngineStopped(
                 "the engine failed too often and stays down: restart the app, and see its log"
             )

@@ -69,8 +69,10 @@ def web_app(
     access = access or Access()
 
     @app.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok", "model": models.catalog.label(models.pool.default)}
+    def health(response: Response) -> dict[str, str]:
+        down = models.pool.down()
+        response.status_code = 503 if down else 200
+        return {"status": "down" if down else "ok", "model": models.catalog.label(models.pool.default)}
 
     _add_metrics(app, models.pool)
     add_openai_api(app, models.pool)
