@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 
 from engine.errors import EngineStopped
+from engine.free_memory import check_room, free_memory
 from engine.local import LocalBackend
 from engine.settings import EngineSettings
 
@@ -21,8 +22,14 @@ class Opener:
         """The model of a file, with an adapter's GGUF on it if one is given. Raises as LocalBackend does."""
         if adapter is not None:
             return self._adapted(path, adapter)
-        self._plain[path] = opened = LocalBackend.open(path, self._settings)
+        self._plain[path] = opened = self._open(path)
         return opened
+
+    def _open(self, path: Path) -> LocalBackend:
+        """Load weights, if there is room beside those in memory; the only model always has its try."""
+        if self._plain and path.is_file():
+            check_room(path, free_memory())
+        return LocalBackend.open(path, self._settings)
 
     def _adapted(self, path: Path, adapter: Path) -> LocalBackend:
         try:
@@ -30,5 +37,5 @@ class Opener:
                 return plain.with_adapter(adapter)
         except EngineStopped:  # it was closed, and only lingers until it is collected
             pass
-        with LocalBackend.open(path, self._settings) as plain:
+        with self._open(path) as plain:
             return plain.with_adapter(adapter)

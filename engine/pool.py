@@ -101,9 +101,7 @@ class ModelPool:
             if key not in self._keys:
                 raise ModelError(f"model {key!r} is not offered here: choose one of the list")
             place = self._places.pop(key, None)
-            if (
-                place is not None and place.down
-            ):  # who borrowed it was told; it is loaded anew
+            if place is not None and place.down:  # who borrowed it was told; it is loaded anew
                 self._retire(place)
                 place = None
             if place is None:

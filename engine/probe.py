@@ -1,8 +1,8 @@
 """The child process that meets a stranger's GGUF and each CPU backend first: a crash ends only the child.
 
 `python -m engine.probe inspect MODEL` reads the file's head, ranks the CPU variants and renders the chat
-template. `python -m engine.probe run MODEL --variant PATH` computes with one variant. Each prints one line
-of JSON; engine.cpu reads it.
+template. `python -m engine.probe run MODEL --variant PATH` computes with one variant. What they
+found is their last line, in JSON; engine.cpu reads it.
 """
 
 from __future__ import annotations
