@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from tests.ui.conftest import until
 from tests.ui.fake_backend import FakeBackend
 from ui.access import Access
 from ui.guard import Guard
-from ui.openai_api import LARGEST_BODY, add_openai_api
+from ui.openai_api import LARGEST_BODY, _Events, add_openai_api
 from ui.visitor import Visitors
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -181,3 +184,21 @@ def test_a_caller_who_hangs_up_frees_the_engine(stream: bool) -> None:
         time.sleep(0.05)
     server.should_exit = True
     thread.join(5)
+
+
+def test_a_caller_who_reads_no_more_does_not_keep_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.openai_api._STALLED", 0.01)
+    held, given_back = AsyncExitStack(), threading.Event()
+    held.callback(given_back.set)
+
+    async def events() -> AsyncGenerator[str, None]:
+        yield "data: 1"
+
+    async def forever(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await asyncio.wait_for(_Events(events(), held)({"type": "http"}, forever, forever), 5)
+
+    asyncio.run(main())
+    assert given_back.is_set()
