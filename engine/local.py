@@ -106,6 +106,11 @@ class LocalBackend:
         """The model that answers."""
         return self._info
 
+    @property
+    def down(self) -> bool:
+        """Whether the engine is closed or failed for good, so that only a new backend helps."""
+        return self._worker.down
+
     def stats(self) -> EngineStats:
         """What the engine has done so far; after a restart the counts go on."""
         return self._worker.stats()
@@ -119,7 +124,9 @@ class LocalBackend:
         sampling = sampling or SamplingSettings()
         window = self._window(messages, sampling)
         self._check(window.tokens)
-        return LocalStream(self._worker, window.tokens, self._settle(sampling), window.dropped)
+        begun = messages[-1]["role"] == "assistant"
+        settled = self._settle(sampling)
+        return LocalStream(self._worker, window.tokens, settled, window.dropped, continues=begun)
 
     def _window(self, messages: Sequence[Message], sampling: SamplingSettings) -> Window:
         """The turns that leave the answer its room: what it may need, but no more than a quarter."""

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from engine.backend import ChatBackend, Measured
+from engine.backend import ChatBackend, Measured, Mortal
 from engine.errors import EngineStopped, ModelError
 from engine.reach import Reach
 from engine.stats import EngineStats, at_rest, total
@@ -39,6 +39,12 @@ class _Place:
         """The load is so far: whether anybody waits for it."""
         self.share = max(self.share, share)
         return self.users > 0
+
+    @property
+    def down(self) -> bool:
+        """Whether its engine failed for good."""
+        backend = self.backend.result() if self.loaded else None
+        return isinstance(backend, Mortal) and backend.down
 
 
 class Loan:
@@ -118,6 +124,9 @@ class ModelPool:
             if key not in self._keys:
                 raise ModelError(f"model {key!r} is not offered here: choose one of the list")
             place = self._places.pop(key, None)
+            if place is not None and place.down:  # who borrowed it was told; it is loaded anew
+                self._retire(place)
+                place = None
             if place is None:
                 place = _Place()
                 place.users = 1
@@ -145,6 +154,12 @@ class ModelPool:
     def load(self, key: str | None = None) -> None:
         """As `preload`, but waits for it. Raises as `use` does."""
         self.preload(key).result()
+
+    def down(self) -> bool:
+        """Whether the default model failed for good; who asks for it next has it loaded anew."""
+        with self._lock:
+            place = self._places.get(self._first)
+            return place is not None and place.down
 
     def stats(self) -> EngineStats:
         """What all models have done so far, those too that were closed since."""
@@ -200,8 +215,12 @@ class ModelPool:
             loaded = [key for key, place in self._places.items() if place.loaded]
             idle = [key for key in loaded[:-1] if not self._places[key].users]
             for key in idle[: max(0, len(loaded) - self._most)]:
-                backend = self._places.pop(key).backend.result()
-                if isinstance(backend, Measured):
-                    self._past = total([self._past, at_rest(backend.stats())])
-                # in the pool's thread: no event loop waits for it, and the next load finds the room
-                self._thread.submit(backend.close)
+                self._retire(self._places.pop(key))
+
+    def _retire(self, place: _Place) -> None:
+        """Close a model that is no longer lent, and keep its counts."""
+        backend = place.backend.result()
+        if isinstance(backend, Measured):
+            self._past = total([self._past, at_rest(backend.stats())])
+        # in the pool's thread: no event loop waits for it, and the next load finds the room
+        self._thread.submit(backend.close)

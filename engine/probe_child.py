@@ -14,11 +14,11 @@ from typing import Any
 
 from engine.errors import EngineStopped
 from engine.reach import Reach, unwatched
+from places import without_secrets
 
 _RUN_SECONDS = 120.0
 _SLOW_DISK = 40e6  # bytes a second; a cold model on a laptop's disk is no fault
 _TIMEOUT = 124
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the file is a stranger's: it gets none to read
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run_probe(arguments: list[str], seconds: float, reach: Reach = unwatched) ->
 
 def _started(arguments: list[str]) -> subprocess.Popen[str]:
     root = str(Path(__file__).resolve().parents[1])
-    env = {key: value for key, value in os.environ.items() if key not in _SECRETS}
+    env = without_secrets(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "engine.probe", *arguments],

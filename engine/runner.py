@@ -1,4 +1,4 @@
-"""A context over the model, its KV cache: the only file that decodes and samples through llama_cpp.
+"""A context over the model, its KV cache: what is computed through llama_cpp.
 
 One `Runner` belongs to one thread; only `abort` and the vocabulary's `tokenize` may be called from others.
 A slot is one llama.cpp sequence. llama.h is the reference for every call.

@@ -23,13 +23,19 @@ class LocalStream:
     """
 
     def __init__(
-        self, worker: Worker, tokens: list[int], sampling: SamplingSettings, first: Event | None = None
+        self,
+        worker: Worker,
+        tokens: list[int],
+        sampling: SamplingSettings,
+        first: Event | None = None,
+        *,
+        continues: bool = False,
     ) -> None:
-        """Queue the request; `first` is an event that comes before all others. Raises as `Worker.submit`."""
+        """Queue the request as `Worker.submit` does; `first` is an event that comes before all others."""
         self._mail = _Mailbox()
         if first is not None:
             self._mail.put(first)
-        request = worker.submit(tokens, sampling, self._mail.put)
+        request = worker.submit(tokens, sampling, self._mail.put, continues=continues)
         # The engine knows the mailbox alone, so a stream that nobody holds is collected, and cancels.
         self._cancel = weakref.finalize(self, worker.cancel, request)
         self._cancel.atexit = False

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from engine.errors import EngineStopped, QueueFull
 from engine.local import LocalBackend
+from engine.request import Event, Text
 from engine.settings import EngineSettings, SamplingSettings
 from scripts import chat
-from tests.ui import fake_backend
 from tests.ui.app_process import ROOT
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend, FakeStream
 from ui.options import ContextSize
 from ui.terminal import TerminalChat, run_loop, run_once
 
@@ -88,9 +88,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> 
 
 
 def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = FakeBackend()
-    own = replace(fake_backend.INFO, recommended={"temperature": 0.6, "top_k": 20})
-    monkeypatch.setattr(fake_backend, "INFO", own)
+    backend = FakeBackend(info=replace(INFO, recommended={"temperature": 0.6, "top_k": 20}))
     monkeypatch.setattr(LocalBackend, "open", lambda *_: backend)
     assert chat.run(None, EngineSettings(), {"top_k": 7, "seed": 1}, "", "hello") == 0
     assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, seed=1)
@@ -166,6 +164,23 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch: pytest.MonkeyPa
     assert backend.streams[0].cancelled
     assert [m["content"] for m in backend.asked[1][0]] == ["hello", "one two", "again"]
     assert "Stopped" in said(chat.err)
+
+
+def test_ctrl_c_while_the_chat_waits_for_the_next_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised within the stream's own iterator then, and ends that."""
+    said_so_far = FakeStream.__iter__
+
+    def interrupted(stream: FakeStream) -> Iterator[Event]:
+        for event in said_so_far(stream):
+            yield event
+            if event == Text(" two"):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeStream, "__iter__", interrupted)
+    backend = FakeBackend("one two three four")
+    chat = terminal(backend)
+    run_loop(chat, lines("hello", "/exit"))
+    assert backend.streams[0].cancelled and chat.history[-1]["content"] == "one two"
 
 
 def test_errors_are_said_and_the_chat_goes_on() -> None:

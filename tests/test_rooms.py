@@ -30,6 +30,7 @@ ONLY = {
     "llama_cpp": {
         "engine/batch.py",
         "engine/ggml.py",
+        "engine/candidates.py",
         "engine/grammar.py",
         "engine/model.py",
         "engine/native.py",

@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from engine.backend import ChatStream
 from engine.errors import EngineError
@@ -27,6 +28,7 @@ from ui.serving import serving, started
 from ui.visitor import on_own_machine
 
 LARGEST_BODY = 4 << 20  # bytes
+_STALLED = 60.0  # seconds without reading anything, after which a caller's stream is closed
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
 
 
@@ -132,6 +134,18 @@ class _Events(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:  # not in the generator, which may never get to begin
             await super().__call__(scope, receive, send)
+
+    async def stream_response(self, send: Send) -> None:
+        """As its base does, but for a caller who reads no more: its model must not stay borrowed for good."""
+
+        async def in_time(message: Message) -> None:
+            with anyio.fail_after(_STALLED):
+                await send(message)
+
+        try:
+            await super().stream_response(in_time)
+        except TimeoutError:
+            return  # an answer without an end: uvicorn closes the connection
 
 
 async def _events(stream: ChatStream, answer: Answer, asked: ChatRequest) -> AsyncGenerator[str, None]:

@@ -77,10 +77,11 @@ def web_app(
 
     @app.get("/health")
     def health(response: Response) -> dict[str, str]:
-        """200 once a model can answer; the page is there before."""
-        loaded = bool(models.pool.loaded())
-        response.status_code = 200 if loaded else 503
-        return {"status": "ok" if loaded else "loading", "model": models.catalog.label(models.pool.default)}
+        """200 while a model can answer: the page is there before, and when the model has failed for good."""
+        pool = models.pool
+        status = "down" if pool.down() else "ok" if pool.loaded() else "loading"
+        response.status_code = 200 if status == "ok" else 503
+        return {"status": status, "model": models.catalog.label(pool.default)}
 
     _add_metrics(app, models.pool)
     add_openai_api(app, models)

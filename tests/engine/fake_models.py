@@ -16,6 +16,7 @@ class FakeModel:
     def __init__(self, key: str, log: list[str]) -> None:
         self.key, self._log = key, log
         self.closed = 0
+        self.down = False
 
     def stats(self) -> EngineStats:
         return EngineStats(requests=1, slots=4)

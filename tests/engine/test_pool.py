@@ -116,6 +116,16 @@ def test_only_what_is_offered_is_opened(pool: ModelPool, opener: Opener) -> None
     assert pool.default == "a" and pool.loaded() == ["new", "a"]
 
 
+def test_a_model_that_failed_for_good_is_loaded_anew(pool: ModelPool, opener: Opener) -> None:
+    with pool.use() as first:
+        first.down = True  # type: ignore[attr-defined]
+        assert pool.down()
+        with pool.use() as second:
+            assert second is not first and not pool.down()
+    settle(pool)
+    assert opener.log[:3] == ["open a", "close a", "open a"] and pool.stats().requests == 2
+
+
 def test_the_counts_of_closed_models_are_kept(pool: ModelPool) -> None:
     for key in ("a", "b", "c"):
         pool.load(key)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,12 @@ from starlette.testclient import TestClient
 
 from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
 from engine.settings import SamplingSettings
-from tests.ui import fake_backend
 from tests.ui.conftest import until
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend
 from ui.access import Access
 from ui.guard import Guard
 from ui.models import one_model
-from ui.openai_api import LARGEST_BODY, add_openai_api
+from ui.openai_api import LARGEST_BODY, _Events, add_openai_api
 from ui.visitor import Visitors
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -47,10 +49,8 @@ def chunks(text: str) -> list[Any]:
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
-def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = replace(fake_backend.INFO, recommended={"temperature": 0.6, "top_k": 20})
-    monkeypatch.setattr(fake_backend, "INFO", own)
-    backend = FakeBackend()
+def test_a_models_own_values_are_the_defaults() -> None:
+    backend = FakeBackend(info=replace(INFO, recommended={"temperature": 0.6, "top_k": 20}))
     post(backend, top_k=7, max_tokens=5)
     assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, max_tokens=5)
 
@@ -204,3 +204,21 @@ def test_a_caller_who_hangs_up_frees_the_engine(stream: bool) -> None:
         time.sleep(0.05)
     server.should_exit = True
     thread.join(5)
+
+
+def test_a_caller_who_reads_no_more_does_not_keep_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.openai_api._STALLED", 0.01)
+    held, given_back = AsyncExitStack(), threading.Event()
+    held.callback(given_back.set)
+
+    async def events() -> AsyncGenerator[str, None]:
+        yield "data: 1"
+
+    async def forever(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await asyncio.wait_for(_Events(events(), held)({"type": "http"}, forever, forever), 5)
+
+    asyncio.run(main())
+    assert given_back.is_set()
