@@ -83,14 +83,20 @@ class Catalog:
         return Path(entry.source) if entry and Path(entry.source).is_file() else None
 
     def open(self, key: str, open_gguf: OpenGguf, reach: Reach) -> ChatBackend:
-        """Load the model of a key. Raises ModelError and what `open_gguf` raises."""
+        """Load the model of a key. Raises ModelError and what `open_gguf` raises.
+
+        Visitors read the error, and are not to learn where things are on this machine.
+        """
         entry = self._find(key)
         if entry is None:
             raise ModelError(f"model {key!r} is not offered here: choose one of the list")
-        source = Path(entry.source)
+        source = file = Path(entry.source)
         begun = 0.0 if source.exists() else _FETCHED
-        file = choose_gguf(source, part(reach, 0.0, begun))
-        return open_gguf(file, entry.adapter, part(reach, begun, 1.0))
+        try:
+            file = choose_gguf(source, part(reach, 0.0, begun))
+            return open_gguf(file, entry.adapter, part(reach, begun, 1.0))
+        except ModelError as error:
+            raise ModelError(_names_alone(str(error), file, entry.adapter)) from error
 
     def _find(self, key: str) -> Entry | None:
         return self._owners.get(key) or self._typed.get(key)
@@ -122,6 +128,14 @@ def _named(text: str) -> Entry:
     if not model.exists() and source.count("/") >= 1 and not Path(model.parts[0]).is_dir():
         return Entry(name or source, name or source, source)  # the Hub is asked when someone wants it
     return resolved(source, name if equals else None)
+
+
+def _names_alone(text: str, *files: Path | None) -> str:
+    """The text with each file's name in the place of its path; a name on the Hub is not one."""
+    for file in files:
+        if file is not None and (file.is_absolute() or file.exists()):
+            text = text.replace(str(file), file.name)
+    return text
 
 
 def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
