@@ -23,7 +23,9 @@ class Script:
 
     tell: Sink
 
-    def submit(self, tokens: list[int], sampling: SamplingSettings, sink: Sink) -> int:
+    def submit(
+        self, tokens: list[int], sampling: SamplingSettings, sink: Sink, *, continues: bool = False
+    ) -> int:
         self.tell = sink
         return 1
 
