@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ui.command_line import fail, read_settings
 
 if TYPE_CHECKING:  # --help answers at once
+    from engine.backend import ChatBackend
     from ui.access import Access
     from ui.settings import AppSettings
 
@@ -19,6 +22,8 @@ MODELS = Path(__file__).resolve().parent / "models"  # whose files the page offe
 # Set before gradio is imported: nothing is sent anywhere, and a closed tab is noticed soon.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Gradio asks matplotlib for this in its first event; to find one out would stop the server for half a second.
+os.environ.setdefault("MPLBACKEND", "agg")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,9 +57,11 @@ def run(settings: AppSettings) -> None:
     print(f"{history_text(kept)}\nLoading {path.name} ...", flush=True)
     from engine.opening import Opener  # slow, and of no use before all else is right
 
-    models = models_of(catalog, Opener(engine), settings.max_loaded)
+    opener = Opener(engine)
+    models = models_of(catalog, opener, settings.max_loaded, first=opener.describe(path))
     try:
-        models.pool.load()
+        loading = models.pool.preload()  # meanwhile, the page is made
+        gc.disable()  # what is imported and built stays: looking for garbage in it is a third of the time
         from ui.server import serve, web_app
 
         app = web_app(
@@ -65,11 +72,25 @@ def run(settings: AppSettings) -> None:
             hosts=settings.known_as,
             store=store,
         )
-        serve(app, bound, ready=lambda: print(f"Ready: {address_of(bound)}   (Ctrl-C ends it)", flush=True))
+        gc.freeze()
+        gc.enable()
+        serve(app, bound, lambda: _say_so(loading, address_of(bound)), model=loading)
     finally:
         models.pool.close()
         store.close()
         bound.close()
+
+
+def _say_so(loading: Future[ChatBackend], address: str) -> None:
+    """Say that the page is there, and that the model is; whoever asks it something before waits."""
+
+    def loaded(model: Future[ChatBackend]) -> None:
+        if model.exception() is None:
+            print(f"Ready: {address}   (Ctrl-C ends it)", flush=True)
+
+    if not loading.done():
+        print(f"The page is there, the model still loads: {address}", flush=True)
+    loading.add_done_callback(loaded)
 
 
 def _access(settings: AppSettings) -> Access:

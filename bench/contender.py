@@ -119,7 +119,8 @@ def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str,
 
 def _facts(model: Path, threads: int | None) -> Message:
     from bench.peers import has_speculation
-    from engine.cpu import physical_cores, probe_model
+    from engine.cores import physical_cores
+    from engine.cpu import probe_model
 
     threads = threads or physical_cores()
     choice = probe_model(model, threads=threads).choice  # remembered, so no run pays for it

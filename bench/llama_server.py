@@ -36,7 +36,7 @@ class LlamaServer:
         if not binary.is_file():
             raise InputError(f"--llama-server {binary} is not a file: build one with `make llama-server`")
         self.decode_seconds = float("nan")
-        self._port = _free_port()
+        self._port = free_port()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         choice = probe_model(setup.model, threads=setup.threads).choice
         # Our wheel's own kernels: the build of `make llama-server` has none.
@@ -111,7 +111,8 @@ def _repack(extra_buffers: bool) -> list[str]:
     return [] if extra_buffers else ["--no-repack"]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

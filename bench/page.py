@@ -1,6 +1,7 @@
 """What the page costs: the same questions asked of the engine, and through the page's own events.
 
-Throughput alone is compared: the page shows something at once, long before the first word.
+An answer's whole time holds the cost of its three requests, however short it is; what streaming costs shows
+in the rate from its first word to its last.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ class PageCost:
     page: dict[int, Figures]
 
     @property
-    def ratios(self) -> dict[int, float]:
-        """The page's tokens a second over the engine's."""
+    def ratios(self) -> dict[int, dict[str, float]]:
+        """The page's tokens a second over the engine's: of whole answers, and from the first word on."""
         return {
-            users: ratio(page.throughput, self.engine[users].throughput) for users, page in self.page.items()
+            users: {
+                name: ratio(getattr(page, name), getattr(self.engine[users], name))
+                for name in ("throughput", "decode_rate")
+            }
+            for users, page in self.page.items()
         }
 
 

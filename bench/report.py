@@ -19,6 +19,7 @@ from bench.serve import Cell, ServeResult
 if TYPE_CHECKING:
     from bench.imatrix import ImatrixResult, Measured
     from bench.soak import SoakResult
+    from bench.start import Start
     from pipeline.certificate.survival import Share
 
 
@@ -84,17 +85,34 @@ def show_serving(result: ServeResult, as_json: bool) -> None:
 def show_page(cost: PageCost, as_json: bool) -> None:
     """Print both ways' figures, and the page's over the engine's."""
     table = Table(title="The page over the engine", title_justify="left")
-    for heading in ("users", "engine, tokens/s", "page, tokens/s", "ratio"):
+    for heading in ("users", "engine, tokens/s", "page, tokens/s", "ratio", "from the first word on"):
+        table.add_column(heading, justify="right")
+    for heading in ("first word, engine", "page"):
         table.add_column(heading, justify="right")
     for users, page in cost.page.items():
-        rates = (cost.engine[users].throughput, page.throughput)
-        table.add_row(str(users), *(f"{rate:.1f}" for rate in rates), f"{cost.ratios[users]:.3f}")
+        both = (cost.engine[users], page)
+        table.add_row(
+            str(users),
+            *(f"{way.throughput:.1f}" for way in both),
+            *(_number(found, ".3f") for found in cost.ratios[users].values()),
+            *(f"{way.ttft_mean:.3f} s" for way in both),
+        )
     Console().print(table)
     if as_json:
         ways = {"engine": cost.engine, "page": cost.page}
         figures = {way: {str(users): asdict(f) for users, f in found.items()} for way, found in ways.items()}
-        ratios = {str(users): {"throughput": found} for users, found in cost.ratios.items()}
+        ratios = {str(users): found for users, found in cost.ratios.items()}
         print(json.dumps(_without_nan({"figures": figures, "ratios": ratios})))
+
+
+def show_start(start: Start, as_json: bool) -> None:
+    """Print how soon the app could be used."""
+    Console(soft_wrap=True).print(
+        f"from the start of the process: the page answers after {start.page:.2f} s, "
+        f"the model is loaded after {start.ready:.2f} s, a question can be typed after {start.typing:.2f} s"
+    )
+    if as_json:
+        print(json.dumps({"figures": asdict(start)}))
 
 
 def show_soak(result: SoakResult, as_json: bool) -> None:

@@ -51,8 +51,11 @@ class WebPage:
         self._sessions.put(session)
 
     def _run(self, body: dict[str, Any]) -> None:
-        for _ in self._updates(body):
-            pass
+        """An event that no queue holds up: one request. Raises PipelineError."""
+        with response(self._port, "POST", f"{_PREFIX}/run/predict", body) as answer:
+            if answer.status != http.client.OK:
+                raise PipelineError(f"the page failed in an event: {answer.read()[:300]!r}")
+            answer.read()
 
     def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
         """See bench.peers.Contender. The first turn alone: the page keeps the conversation itself."""
@@ -66,14 +69,14 @@ class WebPage:
         }
         session = self._sessions.get_nowait()
         self._run(self._events.begin.body(chosen, session))
-        for update in self._updates(self._events.grow.body({}, session)):
-            on_text(update)
+        for _ in self._updates(self._events.grow.body({}, session)):
+            on_text("")  # what it says is not looked at
         self._run(self._events.end.body({}, session))
         on_text("")  # now the page shows all of it
         return Spent(0, 0, new_tokens)
 
-    def _updates(self, body: dict[str, Any]) -> Iterator[str]:
-        """Send an event, and read the page's updates until it is over. Raises PipelineError."""
+    def _updates(self, body: dict[str, Any]) -> Iterator[None]:
+        """Send an event that waits in the queue, and read what it shows. Raises PipelineError."""
         with response(self._port, "POST", f"{_PREFIX}/queue/join?", body) as joined:
             if joined.status != http.client.OK:
                 raise PipelineError(f"the page refused an event: {joined.read()[:300]!r}")
@@ -138,8 +141,9 @@ def _events(config: dict[str, Any]) -> _Events:
     return _Events(opening, begin, grow, after(grow.number))
 
 
-def _updates(stream: http.client.HTTPResponse, event: str) -> Iterator[str]:
-    """The updates that show more of the answer, until it is complete. Raises PipelineError."""
+def _updates(stream: http.client.HTTPResponse, event: str) -> Iterator[None]:
+    """The updates that show some of the answer, until it is complete. Raises PipelineError."""
+    begun = False  # with the row that is the assistant's
     for message in chunks_of(stream):
         if message.get("event_id") != event:
             continue
@@ -148,4 +152,6 @@ def _updates(stream: http.client.HTTPResponse, event: str) -> Iterator[str]:
                 raise PipelineError(f"the page failed in an answer: {message['output']}")
             return
         if message["msg"] == "process_generating":
-            yield json.dumps(message["output"]["data"])
+            begun = begun or '"assistant"' in json.dumps(message["output"]["data"])
+            if begun:
+                yield

@@ -16,6 +16,7 @@ class ModelInfo:
     """What a person wants to know about the model that answers. `size` is in bytes, `context` in tokens.
 
     `recommended` has values of SamplingSettings that the model's makers wrote into the file, if any.
+    `adapter` is the path of the LoRA adapter that is on it, or "".
     """
 
     name: str
@@ -28,18 +29,26 @@ class ModelInfo:
     cpu_variant: str
     threads: int
     recommended: Mapping[str, float] = field(default_factory=dict)
+    adapter: str = ""
 
 
 class ChatStream(Protocol):
     """One answer under way: iterate it (from a thread or an event loop) for its events.
 
-    The last event is always `Finished`, or the iteration raises an EngineError. Closing is how an
-    answer is stopped: it returns at once, and the engine frees the slot within one step.
+    The last event is always `Finished`, or the iteration raises an EngineError. `cancel` stops an
+    answer: it returns at once, and the engine frees the slot within one step.
     """
 
     def __iter__(self) -> Iterator[Event]: ...
 
     def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    async def batch(self, seconds: float) -> list[Event]:
+        """The events of so many seconds, or of as many as it takes until there is one; the end comes at once.
+
+        Instead of iterating, for who shows an answer now and then: the event loop sleeps meanwhile.
+        """
+        ...
 
     def cancel(self) -> None:
         """Stop the answer; the stream then ends with Finished(reason="cancelled")."""
@@ -60,6 +69,16 @@ class ChatBackend(Protocol):
 
     def close(self) -> None:
         """Stop all answers and free the model."""
+        ...
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """A backend that may fail for good."""
+
+    @property
+    def down(self) -> bool:
+        """Whether it answers nobody any more."""
         ...
 
 

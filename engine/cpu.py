@@ -7,12 +7,7 @@ first. What came out is remembered per file, CPU and build: the next start asks 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,30 +15,13 @@ from typing import Any
 
 from engine.cores import physical_cores
 from engine.errors import BackendError, ModelError
-from engine.native import (
-    build_identity,
-    cpu_identity,
-    load_variant,
-    variant_name,
-)
-from places import cache_folder, without_secrets
+from engine.memo import memo_of, recall, remember
+from engine.native import load_variant, variant_name
+from engine.probe_child import Ended, compute, run_probe
+from engine.reach import Reach, part, unwatched
 
-__all__ = [
-    "CpuChoice",
-    "ModelFacts",
-    "Probe",
-    "check_adapter",
-    "load_cpu_backend",
-    "physical_cores",
-    "probe_model",
-    "recall_exact",
-    "remember_exact",
-]
-
-_FORMAT = 2  # raise it when what is remembered changes its meaning
 _INSPECT_SECONDS = 60.0
-_RUN_SECONDS = 120.0
-_SLOW_DISK = 40e6  # bytes a second; a cold model on a laptop's disk is no fault
+_LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's words, before the reason
 _FIX = "download or export it again"
 _REBUILD = (
     "reinstall with `pip install --force-reinstall --no-cache-dir llama-cpp-python --config-settings="
@@ -101,52 +79,58 @@ def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: 
 
 
 def probe_model(
-    model: Path, *, threads: int | None = None, extra_buffers: bool = True, cache: Path | None = None
+    model: Path,
+    *,
+    threads: int | None = None,
+    extra_buffers: bool = True,
+    cache: Path | None = None,
+    reach: Reach = unwatched,
 ) -> Probe:
     """Open the model in a child process and find the backend that runs it, or recall both.
 
-    `cache` is a folder (default: `cache_folder()`). Raises ModelError when the file is at fault, BackendError
-    when no backend survives.
+    `cache` is a folder (default: `cache_folder()`); `reach` hears of what is not recalled. Raises ModelError
+    when the file is at fault, BackendError when no backend survives, EngineStopped when `reach` says so.
     """
     _check_file(model)
-    memo = (cache or cache_folder()) / f"probe-{_key(model, extra_buffers)}.json"
-    if (known := _recall(memo)) is not None:
+    memo = memo_of("probe", model, extra_buffers, cache=cache)
+    if (known := _recalled(memo)) is not None:
         return known
     found = _inspect(model)
     facts = ModelFacts(**_tuples(found["facts"]), size=model.stat().st_size)
-    choice = _choose(model, [Path(p) for p in found["variants"]], threads or physical_cores(), extra_buffers)
-    _remember(memo, Probe(facts, choice))
-    return Probe(facts, choice)
+    ranked = [Path(p) for p in found["variants"]]
+    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, part(reach, 0.2, 1.0))
+    probe = Probe(facts, choice)
+    remember(memo, asdict(probe))
+    return probe
 
 
-def recall_exact(model: Path, extra_buffers: bool) -> int | None:
-    """What `remember_exact` recorded for this very file on this machine, or None."""
-    try:
-        return int(json.loads(_exact_memo(model, extra_buffers).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+def is_known(model: Path, extra_buffers: bool) -> bool:
+    """Whether `probe_model` would recall this very file, rather than open it in a child process."""
+    _check_file(model)
+    return memo_of("probe", model, extra_buffers).exists()
 
 
-def remember_exact(model: Path, extra_buffers: bool, rows: int) -> None:
-    """Record up to which size a batch gives what single tokens give; see engine.draft.Costs."""
-    _write(_exact_memo(model, extra_buffers), json.dumps(rows))
-
-
-def _exact_memo(model: Path, extra_buffers: bool) -> Path:
-    return cache_folder() / f"exact-{_key(model, extra_buffers)}.json"
-
-
-def check_adapter(model: Path, adapter: Path, choice: CpuChoice, threads: int) -> None:
+def check_adapter(
+    model: Path, adapter: Path, choice: CpuChoice, threads: int, reach: Reach = unwatched
+) -> None:
     """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
     _check_file(adapter)
-    variant = Path(choice.path) if choice.path else None
-    arguments = _run_arguments(model, variant, choice.extra_buffers, threads)
-    done = _child([*arguments, "--adapter", str(adapter)], _RUN_SECONDS + model.stat().st_size / _SLOW_DISK)
+    more = ("--adapter", str(adapter))
+    done = compute(
+        "run",
+        model,
+        *more,
+        variant=choice.path,
+        extra_buffers=choice.extra_buffers,
+        threads=threads,
+        reach=reach,
+    )
     if done.answer == {"finite": True}:
         return
     reason = str(done.answer.get("error", "its numbers are not finite")) if done.answer else done.ending
     raise ModelError(
-        f"{adapter} is no working adapter for {model.name} ({reason}): convert it with this very base model"
+        f"{adapter} is no working adapter for {model.name} ({reason.rpartition(_LORA_FAILED)[2]}): "
+        "convert it with this very base model"
     )
 
 
@@ -160,23 +144,8 @@ def _check_file(model: Path) -> None:
         raise ModelError(f"{model} is not a GGUF file (it begins with {magic!r}): {_FIX}, or pass a .gguf")
 
 
-def _key(model: Path, extra_buffers: bool) -> str:
-    """Everything that can change the outcome: this very file, the CPU, and the libraries."""
-    stat = model.stat()
-    parts = (
-        _FORMAT,
-        model.resolve(),
-        stat.st_size,
-        stat.st_mtime_ns,
-        extra_buffers,
-        cpu_identity(),
-        build_identity(),
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
 def _inspect(model: Path) -> dict[str, Any]:
-    done = _child(["inspect", str(model)], _INSPECT_SECONDS)
+    done = run_probe(["inspect", str(model)], _INSPECT_SECONDS)
     if done.answer is not None and "facts" in done.answer:
         return done.answer
     if not done.ready:
@@ -186,26 +155,24 @@ def _inspect(model: Path) -> dict[str, Any]:
     raise ModelError(_blame(model, done))
 
 
-def _blame(model: Path, done: _Ended) -> str:
+def _blame(model: Path, done: Ended) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
-    if "template" in reason:
+    if "template" in reason or "LoRA adapter" in reason:
         return f"{model}: {reason}"
     return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
 
 
-def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool) -> CpuChoice:
+def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: Reach) -> CpuChoice:
     failures: list[str] = []
     for path, extra in candidates(ranked, extra_buffers):
         name = variant_name(path) if path else "built-in"
-        done = _child(
-            _run_arguments(model, path, extra, threads), _RUN_SECONDS + model.stat().st_size / _SLOW_DISK
-        )
+        variant = str(path) if path else None
+        done = compute("run", model, variant=variant, extra_buffers=extra, threads=threads, reach=reach)
         if done.answer == {"finite": True}:
-            return CpuChoice(name, str(path) if path else None, extra)
+            return CpuChoice(name, variant, extra)
         if done.answer is not None and "error" in done.answer:
-            raise ModelError(
-                _blame(model, done)
-            )  # llama.cpp said no in good order: another backend would too
+            # llama.cpp said no in good order: another backend would too
+            raise ModelError(_blame(model, done))
         why = "numbers that are not finite" if done.answer else done.ending
         failures.append(f"{name}{'' if extra else ' without extra buffers'}: {why}")
     raise BackendError(
@@ -222,72 +189,12 @@ def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | Non
     return first + [(p, False) for p in plain]
 
 
-def _run_arguments(model: Path, variant: Path | None, extra: bool, threads: int) -> list[str]:
-    chosen = ["--variant", str(variant)] if variant else []
-    return ["run", str(model), *chosen, *([] if extra else ["--no-extra-bufts"]), "--threads", str(threads)]
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """How a child ended: its exit code, whether it got as far as opening the file, and its last JSON."""
-
-    code: int
-    ready: bool
-    answer: dict[str, Any] | None
-
-    @property
-    def ending(self) -> str:
-        if self.code == _TIMEOUT:
-            return "no answer in time"
-        return signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}"
-
-
-_TIMEOUT = 124
-
-
-def _child(arguments: list[str], seconds: float) -> _Ended:
-    root = str(Path(__file__).resolve().parents[1])
-    env = without_secrets(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
+def _recalled(memo: Path) -> Probe | None:
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "engine.probe", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=env,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _Ended(_TIMEOUT, True, None)
-    lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("{")]
-    answers = [json.loads(line) for line in lines]
-    ready = {"ready": True} in answers
-    answers = [answer for answer in answers if answer != {"ready": True}]
-    return _Ended(done.returncode, ready, answers[-1] if answers else None)
-
-
-def _recall(memo: Path) -> Probe | None:
-    try:
-        data = json.loads(memo.read_text(encoding="utf-8"))
+        data = recall(memo)
         return Probe(ModelFacts(**_tuples(data["facts"])), CpuChoice(**data["choice"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         return None
-
-
-def _remember(memo: Path, probe: Probe) -> None:
-    _write(memo, json.dumps(asdict(probe)))
-
-
-def _write(memo: Path, text: str) -> None:
-    beside = memo.with_name(f"{memo.name}.{os.getpid()}")
-    try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(memo)
-    except OSError:
-        return  # a read-only home only costs the next start a probe
 
 
 def _tuples(facts: dict[str, Any]) -> dict[str, Any]:

@@ -86,9 +86,9 @@ class Costs:
         self._seconds = dict(seconds)
 
     @property
-    def settled(self) -> bool:
-        """Whether `exact` is the model's own limit, and not only where measuring had to stop."""
-        return self.exact < self.most or self.most == _ROWS[-1]
+    def table(self) -> dict[int, float]:
+        """Seconds by the size of the batch, for the sizes that were measured."""
+        return dict(self._seconds)
 
     @property
     def most(self) -> int:
@@ -115,23 +115,21 @@ class Costs:
         self._seconds[rows] *= 1 + 0.1 * (change - 1)
 
 
-def measure(
-    runner: RunnerLike, clock: Callable[[], float], *, exact: int | None = None, budget: float = 1.5
-) -> Costs:
-    """Time batches of growing size in slot 0, which is empty afterwards; `budget` is in seconds.
-
-    `exact` is Costs.exact where it is known; finding it out takes about as long again.
+def measure(runner: RunnerLike, clock: Callable[[], float], budget: float = 1.0) -> Costs:
+    """Time batches of growing size in slot 0, which is empty afterwards, in two rounds of `budget` seconds.
 
     A model so slow that the budget ends early has no large batches in its table, and gets no long drafts.
     """
     began = clock()
     seconds: dict[int, float] = {}
     for rows in _ROWS:
-        seconds[rows] = min(_time(runner, clock, rows) for _ in range(2))
+        seconds[rows] = _time(runner, clock, rows)
         if clock() - began > budget:
             break
+    for rows, first in seconds.items():  # in rounds: a short disturbance spoils one time of a size, not both
+        seconds[rows] = min(first, _time(runner, clock, rows))
     runner.prepare(0, 0)
-    return Costs(seconds, exact or runner.exact_rows(sorted(seconds)))
+    return Costs(seconds, runner.exact_rows(sorted(seconds)))
 
 
 def _time(runner: RunnerLike, clock: Callable[[], float], rows: int) -> float:

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from engine.draft import NO_GUESS, Costs, Guess, Lookup, best_length
-from engine.offload import Saved, common_prefix
+from engine.clocked import TooSlow
+from engine.draft import Costs
+from engine.drafter import Drafter
+from engine.offload import Saved
 from engine.ports import RunnerLike
-from engine.request import Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
+from engine.request import Event, Finished, FinishReason, Prefill, Queued, Text
 from engine.scheduler import Admission, DecodeAborted, Row, Scheduler
 from engine.scheduler import Sequence as Running
 from engine.settings import Limits, SamplingSettings
 from engine.stats import Counters, EngineStats
 from engine.text import TextStream
+from engine.underway import Underway
 
 _SMOOTH_SECONDS = 0.3  # what a step may take for others' prompts while someone is being answered
 _LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
 
 Tagged = tuple[int, Event]
-
-
-@dataclass
-class _Request:
-    """One request's state; times are of the engine's clock, 0 for not yet."""
-
-    sequence: Running
-    sampling: SamplingSettings
-    text: TextStream
-    most: int  # tokens that the answer may have
-    added: float
-    admitted: float = 0.0
-    first: float = 0.0
-    cached: int = 0
-    said: int = 0  # tokens of the answer, without the one that ends it
-    position: int = 0
-    lookup: Lookup | None = None
-    guess: Guess = NO_GUESS
 
 
 class Engine:
@@ -61,15 +45,15 @@ class Engine:
 
         With `costs`, tokens are guessed ahead where that is faster; without, never.
         """
-        self._costs = costs
         self._limits, self._counters = limits or Limits(), counters or Counters()
+        self._drafter = Drafter(costs, context, self._counters) if costs is not None else None
         self.runner = runner
         self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
         self._scheduler = Scheduler(
             slots=slots, queue=queue, batch=batch, cache_ram=cache_ram, cuts=runner.can_cut
         )
         self._context, self._batch, self._clock = context, batch, clock
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Underway] = {}
         self._rate = 0.0  # tokens a second of the steps that read prompts
 
     @property
@@ -86,14 +70,17 @@ class Engine:
             saved_bytes=self._scheduler.shelf.used,
         )
 
-    def add(self, request: int, tokens: list[int], sampling: SamplingSettings) -> list[Tagged]:
-        """Queue a request of at most `context - 1` tokens. Raises QueueFull."""
+    def add(
+        self, request: int, tokens: list[int], sampling: SamplingSettings, *, continues: bool = False
+    ) -> list[Tagged]:
+        """Queue a request of at most `context - 1` tokens; `continues` an answer begun. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
         sequence = Running(request, list(tokens))
         self._scheduler.add(sequence)
-        text = TextStream(sampling.stop, skip_space=self.runner.vocab.is_sentencepiece)
+        first_word = self.runner.vocab.is_sentencepiece and not continues
+        text = TextStream(sampling.stop, skip_space=first_word)
         most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
-        self._requests[request] = _Request(sequence, sampling, text, most, self._clock())
+        self._requests[request] = Underway(sequence, sampling, text, most, self._clock())
         return self._positions()
 
     def cancel(self, request: int) -> list[Tagged]:
@@ -106,7 +93,9 @@ class Engine:
         began = self._clock()
         out = self._end_overdue(began) + self._admit()
         rows = self._scheduler.plan(self._prefill_budget())
-        rows = self._guess_ahead(rows)
+        if self._drafter is not None:
+            states = {s.slot: self._requests[s.id] for s in self._scheduler.running}
+            rows = self._drafter.extend(rows, [states[row.slot] for row in rows])
         if rows and self._decode(rows):
             ready = self._scheduler.computed(rows)
             out += self._progress(rows)
@@ -175,8 +164,8 @@ class Engine:
     def _measure(self, rows: Sequence[Row], seconds: float) -> None:
         count = sum(len(row.tokens) for row in rows)
         reads = any(row.reads for row in rows)
-        if self._costs is not None and not reads:
-            self._costs.observe(count, seconds)
+        if self._drafter is not None and not reads:
+            self._drafter.costs.observe(count, seconds)
         if reads and count >= _LEAST_PREFILL and seconds > 0:
             rate = count / seconds
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
@@ -212,27 +201,7 @@ class Engine:
             if s.answered == 0
         ]
 
-    def _guess_ahead(self, rows: list[Row]) -> list[Row]:
-        """Add guessed tokens to the rows, where that is faster than one token at a time."""
-        costs = self._costs
-        if costs is None or not rows or 2 * len(rows) > costs.most or any(row.reads for row in rows):
-            return rows
-        states = {s.slot: self._requests[s.id] for s in self._scheduler.running}
-        ahead = [states[row.slot] for row in rows]
-        greedy = any(state.sampling.temperature == 0 for state in ahead)  # must stay the same to the letter
-        room = min(self._context - len(state.sequence.tokens) for state in ahead) - 1
-        most = min(room, (costs.exact if greedy else costs.most) // len(rows) - 1)
-        if most < 1:
-            return rows
-        for state in ahead:
-            state.lookup = state.lookup or Lookup(state.sequence.tokens)
-            state.guess = state.lookup.guess(min(most, state.most - state.said - 1))
-        length = best_length([state.guess for state in ahead], costs, most)
-        if not length:
-            return rows
-        return [_longer(row, state.guess.tokens, length) for row, state in zip(rows, ahead, strict=True)]
-
-    def _next_tokens(self, state: _Request, row: Row) -> list[Event]:
+    def _next_tokens(self, state: Underway, row: Row) -> list[Event]:
         """Sample the next token, and after each one that was guessed right, one more."""
         sequence, before = state.sequence, len(state.sequence.tokens)
         draft = row.tokens[1:] if row.outputs > 1 else ()
@@ -242,29 +211,21 @@ class Engine:
             done = sequence.id not in self._requests or output == len(draft)
             if done or sequence.tokens[-1] != draft[output]:
                 break
-        self._learn(state, len(draft), before)
+        if self._drafter is not None:
+            self._drafter.learn(state, len(draft), before)
         kept = row.start + len(row.tokens) - len(draft) + output
         if kept < row.start + len(row.tokens):
             self._scheduler.cut(row.slot, self.runner.prepare(row.slot, kept))
         return events
 
-    def _learn(self, state: _Request, drafted: int, before: int) -> None:
-        """Compare the guess with what came; its first token is compared even when it was not drafted."""
-        guess, state.guess = state.guess, NO_GUESS
-        if not guess.tokens or state.lookup is None:
-            return
-        tried = min(len(guess.tokens), max(drafted, 1))
-        right = common_prefix(guess.tokens[:tried], state.sequence.tokens[before:])
-        state.lookup.learn(guess, tried, right)
-        if drafted:
-            self._counters.drafted_tokens += tried
-            self._counters.accepted_tokens += right
-
-    def _next_token(self, state: _Request, output: int) -> list[Event]:
+    def _next_token(self, state: Underway, output: int) -> list[Event]:
         sequence = state.sequence
         assert sequence.slot is not None
         began = self._clock()
-        token = self.runner.sample(sequence.slot, output)
+        try:
+            token = self.runner.sample(sequence.slot, output)
+        except TooSlow:
+            return self._end(state, "time")
         now = self._clock()
         self._counters.model_seconds += now - began
         state.first = state.first or now
@@ -281,35 +242,17 @@ class Engine:
             return events + self._end(state, "length")
         return events
 
-    def _end(self, state: _Request, reason: FinishReason) -> list[Event]:
+    def _end(self, state: Underway, reason: FinishReason) -> list[Event]:
         sequence = state.sequence
         if sequence.slot is not None:
             self.runner.stop(sequence.slot)
         self._scheduler.finish(sequence)
         del self._requests[sequence.id]
         rest = state.text.finish()
-        stats = self._stats(state)
+        stats = state.stats(self._clock())
         self._counters.finished(reason, stats)
         return [*([Text(rest)] if rest else []), Finished(reason, stats)]
 
-    def _stats(self, state: _Request) -> RequestStats:
-        now = self._clock()
-        admitted, first = state.admitted or now, state.first or now
-        return RequestStats(
-            prompt_tokens=state.sequence.prompt,
-            cached_tokens=state.cached,
-            generated_tokens=state.said,
-            queue_seconds=admitted - state.added,
-            prefill_seconds=first - admitted,
-            decode_seconds=now - first,
-        )
-
     @staticmethod
-    def _tagged(state: _Request, events: Sequence[Event]) -> list[Tagged]:
+    def _tagged(state: Underway, events: Sequence[Event]) -> list[Tagged]:
         return [(state.sequence.id, event) for event in events]
-
-
-def _longer(row: Row, guess: Sequence[int], length: int) -> Row:
-    """The row with `length` guessed tokens; what a guess lacks is filled up with anything."""
-    filled = [*guess[:length], *[row.tokens[-1]] * (length - len(guess))]
-    return Row(row.slot, row.start, [*row.tokens, *filled], length + 1)

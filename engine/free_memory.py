@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.errors import QueueFull
+
 _PROC = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -12,6 +14,16 @@ def free_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
     """Bytes that are free or that the system can free at once; None where that cannot be known."""
     left = [_available(proc), _below_limit(group)]
     return min((value for value in left if value is not None), default=None)
+
+
+def check_room(path: Path, free: int | None) -> None:
+    """Raise QueueFull if a file's weights alone are more than the `free` bytes; None lets all pass."""
+    size = path.stat().st_size
+    if free is not None and size > free:
+        raise QueueFull(
+            f"{path.name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free: "
+            "try again when fewer models are in use, or choose a smaller one"
+        )
 
 
 def _available(proc: Path) -> int | None:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 from llama_cpp import llama_cpp as low
 from llama_cpp.llama_grammar import json_schema_to_gbnf
+from numpy.typing import NDArray
 
-from engine.errors import RequestError
+from engine.candidates import as_array, one_token
+from engine.clocked import ClockedThread
+from engine.errors import QueueFull, RequestError
 from engine.settings import SamplingSettings
 from engine.vocab import Vocabulary
 
 _LONGEST = 1 << 16  # characters; llama.cpp's parser is no place for a stranger's megabytes
+_SECONDS = 2.0  # what a grammar may cost one answer, and so all others; usual are milliseconds
 _BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError)
 
 
 def settle(sampling: SamplingSettings, vocab: Vocabulary) -> SamplingSettings:
-    """The settings with their JSON schema, if any, as a grammar that llama.cpp has read. Raises RequestError.
+    """The settings with their JSON schema, if any, as a grammar that llama.cpp has read.
 
-    Safe in any thread. GBNF is described in llama.cpp's grammars/README.md.
+    Raises RequestError, and QueueFull while another one, which took too long, still runs. Safe in any thread.
+    GBNF is described in llama.cpp's grammars/README.md.
     """
     if sampling.json_schema is not None:
         sampling = replace(sampling, grammar=_from_schema(str(sampling.json_schema)), json_schema=None)
     if sampling.grammar:
+        if ClockedThread.busy():
+            raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
         low.llama_sampler_free(new_grammar(sampling.grammar, vocab))
     return sampling
 
@@ -39,6 +49,43 @@ def new_grammar(text: str, vocab: Vocabulary) -> int:
             "see llama.cpp's grammars/README.md"
         )
     return made
+
+
+class Grammar:
+    """Where one answer stands in its grammar.
+
+    llama.cpp follows all ways to read an answer at once. The pattern ((a?){0,30}){0,30} has so many that one
+    token takes minutes, in C, where no cancel reaches it. Nothing that is easy to count foretells
+    that, so there is a clock. Each call may raise TooSlow, after which only `close` may follow.
+    """
+
+    def __init__(self, text: str, vocab: Vocabulary) -> None:
+        self._sampler = new_grammar(text, vocab)
+        self._thread = ClockedThread(_SECONDS)
+
+    def take(self, token: int) -> bool:
+        """Go on to where the token leads; False, and nothing is changed, if the grammar does not allow it."""
+        return self._thread.call(partial(_take, self._sampler, token))
+
+    def mask(self, data: NDArray[np.void]) -> None:
+        """Leave only what the grammar allows among the candidates (see engine.candidates)."""
+        self._thread.call(partial(_apply, self._sampler, data))
+
+    def close(self) -> None:
+        """Free it, at once or when its last call has ended."""
+        self._thread.close(partial(low.llama_sampler_free, self._sampler))
+
+
+def _take(sampler: int, token: int) -> bool:
+    _apply(sampler, data := one_token(token))
+    allowed = bool(data["logit"][0] != -np.inf)
+    if allowed:
+        low.llama_sampler_accept(sampler, token)
+    return allowed
+
+
+def _apply(sampler: int, data: NDArray[np.void]) -> None:
+    low.llama_sampler_apply(sampler, ctypes.byref(as_array(data)))
 
 
 def _from_schema(schema: str) -> str:

@@ -12,19 +12,17 @@ from pathlib import Path
 from engine.backend import ModelInfo
 from engine.cpu import (
     CpuChoice,
-    Probe,
     check_adapter,
+    is_known,
     load_cpu_backend,
-    physical_cores,
-    probe_model,
-    recall_exact,
-    remember_exact,
 )
+from engine.description import describe
 from engine.draft import Costs, measure
 from engine.engine import Engine
 from engine.errors import EngineStopped, RequestError
 from engine.grammar import settle
 from engine.model import Adapter, Model
+from engine.reach import Reach, part, unwatched
 from engine.request import Message
 from engine.runner import Runner
 from engine.settings import EngineSettings, SamplingSettings
@@ -33,6 +31,8 @@ from engine.stream import LocalStream
 from engine.template import ChatTemplate, PromptBuilder
 from engine.window import Window, fit, whole
 from engine.worker import Worker
+
+_PROBED = 0.5  # of the way to an answer, where the file was never seen
 
 
 class LocalBackend:
@@ -56,44 +56,48 @@ class LocalBackend:
         self._closed = False
 
     @classmethod
-    def open(cls, model_path: Path, settings: EngineSettings | None = None) -> LocalBackend:
+    def open(
+        cls, model_path: Path, settings: EngineSettings | None = None, reach: Reach = unwatched
+    ) -> LocalBackend:
         """Vouch for the file in a child process (once), load it, start the engine.
 
-        Raises ModelError, BackendError, or EngineError when the memory does not suffice.
+        `reach` is told how far that is. Raises ModelError, BackendError, or EngineError when the memory does
+        not suffice or `reach` says to stop.
         """
         settings = settings or EngineSettings()
-        threads = settings.threads or physical_cores()
-        extra = settings.use_extra_buffers
-        probe = probe_model(model_path, threads=threads, extra_buffers=extra)
-        load_cpu_backend(model_path, threads=threads, extra_buffers=extra)
-        model = Model(model_path, extra_buffers=probe.choice.extra_buffers)
+        begun = 0.0 if is_known(model_path, settings.use_extra_buffers) else _PROBED
+        known = describe(model_path, settings, part(reach, 0.0, _PROBED))
+        info, facts, choice = known.info, known.probe.facts, known.probe.choice
+        load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
+        model = Model(model_path, extra_buffers=choice.extra_buffers, reach=part(reach, begun, 1.0))
         try:
-            info = _info(model_path, probe, settings, threads)
-            facts = probe.facts
             prompts = PromptBuilder(
                 ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
             )
-            worker = _worker(model, info, settings)
+            worker = _worker(model, info, settings, known.costs)
         except Exception:
             model.close()
             raise
-        return cls(model, prompts, worker, info, settings=settings, choice=probe.choice)
+        reach(1.0)
+        return cls(model, prompts, worker, info, settings=settings, choice=choice)
 
-    def with_adapter(self, path: Path, scale: float = 1.0) -> LocalBackend:
-        """A second backend: the same weights in memory, with a LoRA adapter's GGUF on them at `scale`.
+    def with_adapter(self, path: Path, scale: float = 1.0, reach: Reach = unwatched) -> LocalBackend:
+        """A second backend: the same weights in memory, with one LoRA adapter's GGUF on them at `scale`.
 
         Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
         """
-        check_adapter(Path(self._info.path), path, self._choice, self._info.threads)
+        checking = part(reach, 0.0, 0.7)
+        check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
         with self._reading() as prompts:
             model = self._model.share()
-        info = replace(self._info, name=f"{self._info.name} + {path.stem}")
+        info = replace(self._info, adapter=str(path))
         try:
             adapter = Adapter(model, path, scale)
-            worker = _worker(model, info, self._settings, adapter)
+            worker = _worker(model, info, self._settings, adapter=adapter)
         except Exception:
             model.close()
             raise
+        reach(1.0)
         settings, choice = self._settings, self._choice
         return LocalBackend(model, prompts, worker, info, settings=settings, choice=choice, adapter=adapter)
 
@@ -101,6 +105,11 @@ class LocalBackend:
     def info(self) -> ModelInfo:
         """The model that answers."""
         return self._info
+
+    @property
+    def down(self) -> bool:
+        """Whether the engine is closed or failed for good, so that only a new backend helps."""
+        return self._worker.down
 
     def stats(self) -> EngineStats:
         """What the engine has done so far; after a restart the counts go on."""
@@ -115,7 +124,9 @@ class LocalBackend:
         sampling = sampling or SamplingSettings()
         window = self._window(messages, sampling)
         self._check(window.tokens)
-        return LocalStream(self._worker, window.tokens, self._settle(sampling), window.dropped)
+        begun = messages[-1]["role"] == "assistant"
+        settled = self._settle(sampling)
+        return LocalStream(self._worker, window.tokens, settled, window.dropped, continues=begun)
 
     def _window(self, messages: Sequence[Message], sampling: SamplingSettings) -> Window:
         """The turns that leave the answer its room: what it may need, but no more than a quarter."""
@@ -138,11 +149,6 @@ class LocalBackend:
         """The prompt of a conversation as token ids. Raises RequestError."""
         with self._reading() as prompts:
             return prompts.tokens(messages)
-
-    def stream_tokens(self, tokens: list[int], sampling: SamplingSettings) -> LocalStream:
-        """Start an answer to a prompt that is tokenized already. Raises as `stream` does."""
-        self._check(tokens)
-        return LocalStream(self._worker, tokens, self._settle(sampling))
 
     def _settle(self, sampling: SamplingSettings) -> SamplingSettings:
         with self._reading():
@@ -182,66 +188,41 @@ class LocalBackend:
 
 
 def _worker(
-    model: Model, info: ModelInfo, settings: EngineSettings, adapter: Adapter | None = None
+    model: Model,
+    info: ModelInfo,
+    settings: EngineSettings,
+    costs: Costs | None = None,
+    adapter: Adapter | None = None,
 ) -> Worker:
     counters = Counters()
-    return Worker(
-        lambda: _engine(model, info, settings, counters, adapter), capacity=settings.slots + settings.queue
-    )
+
+    def build() -> Engine:
+        runner = Runner(
+            model,
+            slots=settings.slots,
+            context=info.context,
+            batch=settings.batch,
+            threads=info.threads,
+            kv_type=settings.kv_type,
+            adapter=adapter,
+        )
+        return Engine(
+            runner,
+            slots=settings.slots,
+            context=info.context,
+            queue=settings.queue,
+            batch=settings.batch,
+            cache_ram=settings.cache_ram,
+            costs=costs or _measured(runner, settings),
+            limits=settings.limits,
+            counters=counters,
+        )
+
+    return Worker(build, capacity=settings.slots + settings.queue)
 
 
-def _engine(
-    model: Model, info: ModelInfo, settings: EngineSettings, counters: Counters, adapter: Adapter | None
-) -> Engine:
-    runner = Runner(
-        model,
-        slots=settings.slots,
-        context=info.context,
-        batch=settings.batch,
-        threads=info.threads,
-        kv_type=settings.kv_type,
-        adapter=adapter,
-    )
-    return Engine(
-        runner,
-        slots=settings.slots,
-        context=info.context,
-        queue=settings.queue,
-        batch=settings.batch,
-        cache_ram=settings.cache_ram,
-        costs=_costs(runner, info, settings, adapter),
-        limits=settings.limits,
-        counters=counters,
-    )
-
-
-def _costs(
-    runner: Runner, info: ModelInfo, settings: EngineSettings, adapter: Adapter | None
-) -> Costs | None:
+def _measured(runner: Runner, settings: EngineSettings) -> Costs | None:
     """What guessing ahead costs, or None where it is not wanted or cannot be taken back."""
     if not settings.speculation or not runner.can_cut:
         return None
-    if adapter is not None or settings.kv_type != "f16":  # other kernels than the file's own
-        return measure(runner, time.perf_counter)
-    path, extra = Path(info.path), settings.use_extra_buffers
-    known = recall_exact(path, extra)
-    costs = measure(runner, time.perf_counter, exact=known)
-    if known is None and costs.settled:
-        remember_exact(path, extra, costs.exact)
-    return costs
-
-
-def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> ModelInfo:
-    facts, choice = probe.facts, probe.choice
-    return ModelInfo(
-        name=facts.name,
-        path=str(path),
-        architecture=facts.architecture,
-        quantization=facts.quantization,
-        parameters=facts.parameters,
-        size=facts.size,
-        context=min(settings.context, facts.trained_context or settings.context),
-        cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
-        threads=threads,
-        recommended=facts.recommended,
-    )
+    return measure(runner, time.perf_counter)

@@ -10,22 +10,32 @@ from llama_cpp import llama_cpp as low
 
 from engine.errors import ModelError
 from engine.native import last_log, silence_log
+from engine.reach import Reach, unwatched
 from engine.vocab import Vocabulary
 
 
 class Model:
     """Weights in memory. The CPU backend must have been loaded before (engine.cpu.load_cpu_backend)."""
 
-    def __init__(self, path: Path, *, extra_buffers: bool = True, vocab_only: bool = False) -> None:
-        """Raises ModelError with llama.cpp's own words when the file does not load."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        extra_buffers: bool = True,
+        vocab_only: bool = False,
+        reach: Reach = unwatched,
+    ) -> None:
+        """Raises ModelError with llama.cpp's own words when the file does not load, or `reach` ends it."""
         silence_log()
         low.llama_backend_init()
         params = low.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = extra_buffers
         params.vocab_only = vocab_only
+        params.progress_callback = heard = low.llama_progress_callback(lambda share, _: reach(share))
         last_log()
         self.handle = low.llama_model_load_from_file(str(path).encode(), params)
+        del heard  # C calls it no more
         if not self.handle:
             raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
         self.vocab = Vocabulary(self.handle)

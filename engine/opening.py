@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import weakref
+from collections import defaultdict
 from pathlib import Path
 
+from engine.backend import ModelInfo
+from engine.description import describe
 from engine.errors import EngineStopped
+from engine.free_memory import check_room, free_memory
 from engine.local import LocalBackend
+from engine.reach import Reach, part, unwatched
 from engine.settings import EngineSettings
 
 
@@ -15,20 +20,29 @@ class Opener:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._plain: weakref.WeakValueDictionary[Path, LocalBackend] = weakref.WeakValueDictionary()
+        self._opened: dict[Path, weakref.WeakSet[LocalBackend]] = defaultdict(weakref.WeakSet)
 
-    def __call__(self, path: Path, adapter: Path | None = None) -> LocalBackend:
+    def __call__(self, path: Path, adapter: Path | None = None, reach: Reach = unwatched) -> LocalBackend:
         """The model of a file, with an adapter's GGUF on it if one is given. Raises as LocalBackend does."""
-        if adapter is not None:
-            return self._adapted(path, adapter)
-        self._plain[path] = opened = LocalBackend.open(path, self._settings)
+        opened = self._adapted(path, adapter, reach) if adapter is not None else self._open(path, reach)
+        self._opened[path].add(opened)
         return opened
 
-    def _adapted(self, path: Path, adapter: Path) -> LocalBackend:
-        try:
-            if (plain := self._plain.get(path)) is not None:
-                return plain.with_adapter(adapter)
-        except EngineStopped:  # it was closed, and only lingers until it is collected
-            pass
-        with LocalBackend.open(path, self._settings) as plain:
-            return plain.with_adapter(adapter)
+    def describe(self, path: Path) -> ModelInfo:
+        """What is known of a model before it is opened. Raises ModelError or BackendError."""
+        return describe(path, self._settings).info
+
+    def _open(self, path: Path, reach: Reach) -> LocalBackend:
+        """Load weights, if there is room beside those in memory; the only model always has its try."""
+        if any(self._opened.values()) and path.is_file():
+            check_room(path, free_memory())
+        return LocalBackend.open(path, self._settings, reach)
+
+    def _adapted(self, path: Path, adapter: Path, reach: Reach) -> LocalBackend:
+        for there in list(self._opened[path]):
+            try:
+                return there.with_adapter(adapter, reach=reach)
+            except EngineStopped:  # it was closed, and only lingers until it is collected
+                continue
+        with self._open(path, part(reach, 0.0, 0.6)) as plain:
+            return plain.with_adapter(adapter, reach=part(reach, 0.6, 1.0))

@@ -2,8 +2,8 @@
 
 Models load one after another, in a thread of the pool's own. Whoever asks for one borrows it, and what is
 borrowed is never closed under an answer. Beyond `most_loaded` models, the idle one that was asked for longest
-ago is closed. A model that fails to load changes nothing for the others. While a new one loads, the old ones
-stay, so that for a moment there is one more of them in memory.
+ago is closed. A model that fails to load changes nothing for the others; one that nobody waits for any more
+stops loading. While a new one loads, the old ones stay, so that for a moment there is one more in memory.
 """
 
 from __future__ import annotations
@@ -14,21 +14,37 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from engine.backend import ChatBackend, Measured
+from engine.backend import ChatBackend, Measured, Mortal
 from engine.errors import EngineStopped, ModelError
+from engine.reach import Reach
 from engine.stats import EngineStats, at_rest, total
 
 
 @dataclass(eq=False)
 class _Place:
-    """One model: loading, loaded or failed; `users` count from the moment they ask."""
+    """One model: loading, loaded or failed; `users` count from the moment they ask.
+
+    `share` of its load is done, from 0 to 1.
+    """
 
     backend: Future[ChatBackend] = field(default_factory=Future)
     users: int = 0
+    share: float = 0.0
 
     @property
     def loaded(self) -> bool:
         return self.backend.done() and self.backend.exception() is None
+
+    def reach(self, share: float) -> bool:
+        """The load is so far: whether anybody waits for it."""
+        self.share = max(self.share, share)
+        return self.users > 0
+
+    @property
+    def down(self) -> bool:
+        """Whether its engine failed for good."""
+        backend = self.backend.result() if self.loaded else None
+        return isinstance(backend, Mortal) and backend.down
 
 
 class Loan:
@@ -50,16 +66,23 @@ class ModelPool:
     """Models by their keys. Safe to use from any thread; `ui.serving` is for event loops."""
 
     def __init__(
-        self, open_model: Callable[[str], ChatBackend], keys: Iterable[str], first: str, most_loaded: int = 2
+        self,
+        open_model: Callable[[str, Reach], ChatBackend],
+        keys: Iterable[str],
+        first: str,
+        most_loaded: int = 2,
     ) -> None:
-        """`open_model` loads the model of a key, which nobody else may ask for; `first` is the default."""
+        """`open_model` loads the model of a key, which nobody else may ask for, and tells how far it is.
+
+        `first` is the default.
+        """
         assert most_loaded >= 1, most_loaded
         self._open, self._first, self._most = open_model, first, most_loaded
         self._keys = dict.fromkeys([first, *keys])
         self._places: dict[str, _Place] = {}  # in the order in which they were last asked for
         self._past = EngineStats()  # what closed models have done
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a future that is done calls `give_back` within it
         self._thread = ThreadPoolExecutor(1, "models")  # loads and closes, one after another
 
     @property
@@ -82,6 +105,12 @@ class ModelPool:
         with self._lock:
             return [key for key, place in self._places.items() if place.loaded]
 
+    def loading(self, key: str) -> float:
+        """How much of a model's load is done, from 0 to 1; 0 also for one that nobody has asked for."""
+        with self._lock:
+            place = self._places.get(key)
+            return place.share if place is not None else 0.0
+
     def lend(self, key: str | None = None) -> Loan:
         """Borrow a model, the default for None; it starts to load if it is not there. Returns at once.
 
@@ -95,10 +124,15 @@ class ModelPool:
             if key not in self._keys:
                 raise ModelError(f"model {key!r} is not offered here: choose one of the list")
             place = self._places.pop(key, None)
+            if place is not None and place.down:  # who borrowed it was told; it is loaded anew
+                self._retire(place)
+                place = None
             if place is None:
                 place = _Place()
+                place.users = 1
                 self._thread.submit(self._load, key, place)
-            place.users += 1
+            else:
+                place.users += 1
             self._places[key] = place
         return Loan(place, self._take_back)
 
@@ -111,10 +145,21 @@ class ModelPool:
         finally:
             loan.give_back()
 
+    def preload(self, key: str | None = None) -> Future[ChatBackend]:
+        """Have a model in memory for who asks next. Returns at once; raises as `lend` does."""
+        loan = self.lend(key)
+        loan.backend.add_done_callback(lambda _: loan.give_back())
+        return loan.backend
+
     def load(self, key: str | None = None) -> None:
-        """Have a model in memory for who asks next. Raises as `use` does."""
-        with self.use(key):
-            pass
+        """As `preload`, but waits for it. Raises as `use` does."""
+        self.preload(key).result()
+
+    def down(self) -> bool:
+        """Whether the default model failed for good; who asks for it next has it loaded anew."""
+        with self._lock:
+            place = self._places.get(self._first)
+            return place is not None and place.down
 
     def stats(self) -> EngineStats:
         """What all models have done so far, those too that were closed since."""
@@ -138,18 +183,28 @@ class ModelPool:
         try:
             if self._closed:
                 raise EngineStopped("the models were shut down")
-            backend = self._open(key)
+            if not place.users:
+                raise EngineStopped(f"nobody waits for model {key!r} any more")
+            backend = self._open(key, place.reach)
         except Exception as error:  # noqa: BLE001 - a boundary: whatever happened, every waiter is told
             with self._lock:
-                del self._places[key]
+                if self._places.get(key) is place:
+                    del self._places[key]
             place.backend.set_exception(error)
             return
-        place.backend.set_result(backend)
+        with self._lock:
+            wanted = self._places.get(key) is place
+            if wanted:
+                place.backend.set_result(backend)
+        if not wanted:  # the last one left in the very last moment
+            backend.close()
         self._make_room()
 
     def _take_back(self, place: _Place) -> None:
         with self._lock:
             place.users -= 1
+            if not place.users and not place.backend.done():  # who asks from now on starts another load
+                self._places = {key: other for key, other in self._places.items() if other is not place}
         self._make_room()
 
     def _make_room(self) -> None:
@@ -160,8 +215,12 @@ class ModelPool:
             loaded = [key for key, place in self._places.items() if place.loaded]
             idle = [key for key in loaded[:-1] if not self._places[key].users]
             for key in idle[: max(0, len(loaded) - self._most)]:
-                backend = self._places.pop(key).backend.result()
-                if isinstance(backend, Measured):
-                    self._past = total([self._past, at_rest(backend.stats())])
-                # in the pool's thread: no event loop waits for it, and the next load finds the room
-                self._thread.submit(backend.close)
+                self._retire(self._places.pop(key))
+
+    def _retire(self, place: _Place) -> None:
+        """Close a model that is no longer lent, and keep its counts."""
+        backend = place.backend.result()
+        if isinstance(backend, Measured):
+            self._past = total([self._past, at_rest(backend.stats())])
+        # in the pool's thread: no event loop waits for it, and the next load finds the room
+        self._thread.submit(backend.close)

@@ -69,7 +69,10 @@ class RunnerLike(Protocol):
         ...
 
     def sample(self, slot: int, output: int = 0) -> int:
-        """The slot's next token, from one of its outputs in the last batch; each in order, and once."""
+        """The slot's next token, from one of its outputs in the last batch; each in order, and once.
+
+        Raises TooSlow when its grammar takes too long.
+        """
         ...
 
     def abort(self) -> None:

@@ -1,8 +1,9 @@
 """The child process that meets a stranger's GGUF and each CPU backend first: a crash ends only the child.
 
 `python -m engine.probe inspect MODEL` reads the file's head, ranks the CPU variants and renders the chat
-template. `python -m engine.probe run MODEL --variant PATH` computes with one variant. Each prints one line
-of JSON; engine.cpu reads it.
+template. `python -m engine.probe run MODEL --variant PATH` computes with one variant, and `time` measures how
+long batches take with it. Each prints its answer as a line of JSON, and before it how far the weights are;
+engine.probe_child reads both.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import json
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 from llama_cpp import llama_cpp as low
 
-from engine.errors import EngineError
+from engine.draft import measure
+from engine.errors import EngineError, ModelError
+from engine.gguf_file import read_gguf
 from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
 from engine.recommended import recommended
@@ -24,6 +28,7 @@ from engine.runner import Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate
 
+ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
 TEMPLATE_SECONDS = 3.0
 _TEMPLATE_BYTES = 4 << 30
 _EXIT_REFUSED = 3
@@ -33,10 +38,20 @@ def inspect(path: Path) -> dict[str, object]:
     """What the file says about itself, and the CPU variants that this machine supports, best first."""
     ranked = [str(p) for p in rank_variants(find_variants())]
     print(json.dumps({"ready": True}), flush=True)  # from here on, a crash is the file's fault
-    model = Model(path, vocab_only=True)
+    try:
+        model = Model(path, vocab_only=True)
+    except ModelError as error:
+        raise ModelError(ADAPTER_ALONE if _is_adapter(path) else str(error)) from error
     facts = _facts(model, path)
     _check_template(facts)
     return {"variants": ranked, "facts": facts}
+
+
+def _is_adapter(path: Path) -> bool:
+    try:
+        return read_gguf(path).metadata.get("general.type") == "adapter"
+    except ModelError:
+        return False
 
 
 def _facts(model: Model, path: Path) -> dict[str, object]:
@@ -95,7 +110,7 @@ def run(
     """Load the model and decode as the engine will: a prompt, then four sequences side by side, then one."""
     if variant is not None:
         load_variant(variant)
-    model = Model(path, extra_buffers=extra_buffers)
+    model = Model(path, extra_buffers=extra_buffers, reach=_Steps())
     adapter = Adapter(model, lora) if lora else None
     runner = Runner(model, slots=4, context=256, batch=64, threads=threads, adapter=adapter)
     some = [token % model.vocab.size for token in range(100, 164)]
@@ -112,10 +127,35 @@ def run(
     return {"finite": True}
 
 
+def time_batches(path: Path, variant: Path | None, extra_buffers: bool, threads: int) -> dict[str, object]:
+    """Seconds by the tokens of a batch, as pairs, and engine.draft.Costs.exact; no pairs without drafts."""
+    if variant is not None:
+        load_variant(variant)
+    model = Model(path, extra_buffers=extra_buffers)
+    runner = Runner(model, slots=4, context=256, batch=64, threads=threads)
+    if not runner.can_cut:
+        return {"seconds": [], "exact": 1}
+    costs = measure(runner, time.perf_counter)
+    return {"seconds": list(costs.table.items()), "exact": costs.exact}
+
+
+class _Steps:
+    """Prints each hundredth of a load that is reached."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, share: float) -> bool:
+        if (now := int(100 * share)) > self._last:
+            self._last = now
+            print(json.dumps({"reached": share}), flush=True)
+        return True
+
+
 def main(arguments: list[str]) -> int:
     """Parse the command line, do one job, print its JSON."""
     parser = argparse.ArgumentParser(prog="engine.probe", description=__doc__)
-    parser.add_argument("job", choices=["inspect", "run"])
+    parser.add_argument("job", choices=["inspect", "run", "time"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--variant", type=Path)
     parser.add_argument("--adapter", type=Path)
@@ -123,11 +163,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer here, not something to debug
+    extra = not options.no_extra_bufts
     try:
         if options.job == "inspect":
             result = inspect(options.model)
+        elif options.job == "time":
+            result = time_batches(options.model, options.variant, extra, options.threads)
         else:
-            extra = not options.no_extra_bufts
             result = run(options.model, options.variant, extra, options.threads, options.adapter)
     except EngineError as error:
         print(json.dumps({"error": str(error)}), flush=True)

@@ -5,7 +5,8 @@ llama.cpp's converter copies it to `general.sampling.*` (gguf-py/gguf/metadata.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from engine.errors import SettingsError
 from engine.settings import SamplingSettings
@@ -26,6 +27,14 @@ def recommended(metadata: Callable[[str], str]) -> dict[str, float]:
     """
     found = ((name, _number(name, metadata(key))) for name, key in _KEYS.items())
     return {name: value for name, value in found if value is not None}
+
+
+def sampling_over(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingSettings:
+    """What a caller has given, over what the model's file recommends, over the defaults of everybody.
+
+    Both by the names of SamplingSettings. Raises SettingsError.
+    """
+    return SamplingSettings(**{**recommended, **given})
 
 
 def _number(name: str, text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A context over the model, its KV cache: the only file that decodes and samples through llama_cpp.
+"""A context over the model, its KV cache: what is computed through llama_cpp.
 
 One `Runner` belongs to one thread; only `abort` and the vocabulary's `tokenize` may be called from others.
 A slot is one llama.cpp sequence. llama.h is the reference for every call.
@@ -13,6 +13,7 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 from numpy.typing import NDArray
 
+from engine.batch import Batch
 from engine.errors import EngineError
 from engine.model import Adapter, Model
 from engine.native import last_log
@@ -41,7 +42,6 @@ class Runner:
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
         self.vocab = Vocabulary(model.handle)  # its buffer belongs to one thread
-        self._batch_size = batch
         params = low.llama_context_default_params()
         params.n_ctx = slots * context
         params.n_batch = params.n_ubatch = batch
@@ -67,13 +67,10 @@ class Runner:
         self.can_cut = not recurrent
         self._sliding: int = low.llama_model_n_swa(model.handle)
         self._bridgeable = not unified and not recurrent
-        self._batch = low.llama_batch_init(batch, 0, 1)
-        for index in range(batch):
-            self._batch.n_seq_id[index] = 1
+        self._batch = Batch(batch)
         self._samplers: dict[int, Sampler] = {}
         self._plain: set[int] = set()  # slots whose next token is simply the likeliest
         self._logits_type = ctypes.c_float * self.vocab.size
-        self._outputs: dict[int, int] = {}  # slot -> its first row with logits in the last batch
         self._to_copy: set[int] = set()  # slots that llama.cpp copies from when the next decode begins
         self._install_abort()
 
@@ -150,8 +147,8 @@ class Runner:
     def decode(self, rows: Sequence[Row]) -> None:
         """Compute all rows in one batch. Raises DecodeAborted after `abort`, EngineError on a failure."""
         bridges = self._bridges(rows)
-        self._fill(sorted([*rows, *bridges], key=lambda row: row.slot) if bridges else rows)
-        code = low.llama_decode(self._context, self._batch)
+        self._batch.fill(sorted([*rows, *bridges], key=lambda row: row.slot) if bridges else rows)
+        code = low.llama_decode(self._context, self._batch.handle)
         self._to_copy.clear()
         for bridge in bridges:
             low.llama_memory_seq_rm(self._memory, bridge.slot, bridge.start, -1)
@@ -172,28 +169,12 @@ class Runner:
         if not self._bridgeable or len(slots) == max(slots) - min(slots) + 1:
             return []
         gaps = [slot for slot in range(min(slots), max(slots)) if slot not in slots]
-        free = self._batch_size - sum(len(row.tokens) for row in rows)
+        free = self._batch.size - sum(len(row.tokens) for row in rows)
         count = min(len(row.tokens) for row in rows)
         lengths = [(slot, self.length(slot)) for slot in gaps[: free // count]]
         return [
             Row(slot, length, [0] * count, 0) for slot, length in lengths if length + count <= self._slot_size
         ]
-
-    def _fill(self, rows: Sequence[Row]) -> None:
-        batch, index = self._batch, 0
-        self._outputs.clear()
-        for row in rows:
-            for offset, token in enumerate(row.tokens):
-                batch.token[index] = token
-                batch.pos[index] = row.start + offset
-                batch.seq_id[index][0] = row.slot
-                batch.logits[index] = 0
-                index += 1
-            for output in range(index - row.outputs, index):
-                batch.logits[output] = 1
-            if row.outputs:
-                self._outputs[row.slot] = index - row.outputs
-        batch.n_tokens = index
 
     def exact_rows(self, sizes: Sequence[int]) -> int:
         """The largest of `sizes` (ascending, from 1) up to which a batch gives just what single tokens give.
@@ -222,11 +203,11 @@ class Runner:
 
     def logits(self, slot: int, count: int) -> NDArray[np.float32]:
         """The slot's first `count` outputs of the last batch, copied: [count, vocabulary]."""
-        return np.array([self._logits(self._outputs[slot] + n) for n in range(count)])
+        return np.array([self._logits(self._batch.outputs[slot] + n) for n in range(count)])
 
     def logits_are_finite(self, slot: int) -> bool:
         """Whether the slot's row of the last batch holds numbers, not NaN or infinity."""
-        return bool(np.isfinite(self._logits(self._outputs[slot])).all())
+        return bool(np.isfinite(self._logits(self._batch.outputs[slot])).all())
 
     def start(self, slot: int, sampling: SamplingSettings) -> None:
         """Give the slot a fresh sampler."""
@@ -244,7 +225,7 @@ class Runner:
 
     def sample(self, slot: int, output: int = 0) -> int:
         """The slot's next token, from one of its outputs in the last batch."""
-        row = self._outputs[slot] + output
+        row = self._batch.outputs[slot] + output
         logits = self._logits(row)
         if slot in self._plain:
             return int(logits.argmax())
@@ -261,7 +242,7 @@ class Runner:
         for slot in list(self._samplers):
             self.stop(slot)
         if self._context:
-            low.llama_batch_free(self._batch)
+            self._batch.close()
             low.llama_free(self._context)
             self._context = None
 

@@ -10,13 +10,13 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 from numpy.typing import NDArray
 
-from engine.grammar import new_grammar
+from engine.candidates import as_array, whole_vocabulary
+from engine.grammar import Grammar
 from engine.settings import SamplingSettings
 from engine.vocab import Vocabulary
 
 _PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 def is_plain(sampling: SamplingSettings) -> bool:
@@ -35,48 +35,34 @@ class Sampler:
 
     def __init__(self, sampling: SamplingSettings, vocab: Vocabulary) -> None:
         self._vocab, self._chain = vocab, sampler_chain(sampling, vocab)
-        self._grammar = new_grammar(sampling.grammar, vocab) if sampling.grammar else None
+        self._grammar = Grammar(sampling.grammar, vocab) if sampling.grammar else None
 
     def sample(self, context: int, row: int, logits: NDArray[np.float32]) -> int:
-        """The next token after one row of the last batch, whose logits are [vocabulary]."""
+        """The next token after one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
         if self._grammar is None:
             return int(low.llama_sampler_sample(self._chain, context, row))
         token = self._draw(logits)
-        if not self._allows(token):
-            token = self._draw(logits, masked=True)
-            if not self._allows(token):  # nothing is left: the grammar is at its end, and ends are ignored
+        if not self._grammar.take(token):
+            token = self._draw(logits, self._grammar)
+            if not self._grammar.take(token):  # nothing is left: it is at its end, and ends are ignored
                 return self._vocab.ends[0]
-        low.llama_sampler_accept(self._grammar, token)
         low.llama_sampler_accept(self._chain, token)
         return token
 
-    def _draw(self, logits: NDArray[np.float32], *, masked: bool = False) -> int:
+    def _draw(self, logits: NDArray[np.float32], grammar: Grammar | None = None) -> int:
         """A token by the chain, of all or of those that the grammar allows."""
-        data = np.zeros(len(logits), _CANDIDATE)
-        data["id"], data["logit"] = np.arange(len(logits)), logits
-        candidates = _candidates(data)
-        if masked:
-            low.llama_sampler_apply(self._grammar, ctypes.byref(candidates))
+        data = whole_vocabulary(logits)
+        if grammar is not None:
+            grammar.mask(data)
+        candidates = as_array(data)
         low.llama_sampler_apply(self._chain, ctypes.byref(candidates))
         return int(candidates.data[candidates.selected].id)
-
-    def _allows(self, token: int) -> bool:
-        data = np.array([(token, 1.0, 0.0)], _CANDIDATE)
-        low.llama_sampler_apply(self._grammar, ctypes.byref(_candidates(data)))
-        return bool(data["logit"][0] != -np.inf)
 
     def close(self) -> None:
         """Free chain and grammar."""
         low.llama_sampler_free(self._chain)
         if self._grammar is not None:
-            low.llama_sampler_free(self._grammar)
-
-
-def _candidates(data: NDArray[np.void]) -> low.llama_token_data_array:
-    """llama.cpp's view of candidates, which must outlive it."""
-    return low.llama_token_data_array(
-        data=data.ctypes.data_as(low.llama_token_data_p), size=len(data), selected=-1, sorted=False
-    )
+            self._grammar.close()
 
 
 def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:

@@ -6,7 +6,9 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 
 from engine.errors import EngineError
 from engine.request import Event, Finished
@@ -21,13 +23,19 @@ class LocalStream:
     """
 
     def __init__(
-        self, worker: Worker, tokens: list[int], sampling: SamplingSettings, first: Event | None = None
+        self,
+        worker: Worker,
+        tokens: list[int],
+        sampling: SamplingSettings,
+        first: Event | None = None,
+        *,
+        continues: bool = False,
     ) -> None:
-        """Queue the request; `first` is an event that comes before all others. Raises as `Worker.submit`."""
+        """Queue the request as `Worker.submit` does; `first` is an event that comes before all others."""
         self._mail = _Mailbox()
         if first is not None:
             self._mail.put(first)
-        request = worker.submit(tokens, sampling, self._mail.put)
+        request = worker.submit(tokens, sampling, self._mail.put, continues=continues)
         # The engine knows the mailbox alone, so a stream that nobody holds is collected, and cancels.
         self._cancel = weakref.finalize(self, worker.cancel, request)
         self._cancel.atexit = False
@@ -57,11 +65,24 @@ class LocalStream:
         finally:
             self.cancel()
 
+    async def batch(self, seconds: float) -> list[Event]:
+        """See engine.backend.ChatStream. Whoever stops before the end calls `cancel`."""
+        await self._mail.wait_for_end(seconds)
+        events = [_unwrap(await self._mail.aget())]
+        return [*events, *self._mail.get_events()]
+
 
 def _unwrap(item: Event | EngineError) -> Event:
     if isinstance(item, EngineError):
         raise item
     return item
+
+
+@dataclass(frozen=True)
+class _Waiter:
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[None]
+    enough: Callable[[], bool]
 
 
 class _Mailbox:
@@ -70,20 +91,23 @@ class _Mailbox:
     def __init__(self) -> None:
         self._ready = threading.Condition()
         self._items: deque[Event | EngineError] = deque()
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._ended = False
+        self._waiter: _Waiter | None = None
 
     def put(self, item: Event | EngineError) -> None:
-        """Add an item and wake the reader; never blocks."""
+        """Add an item, and wake the reader if that is what they wait for; never blocks."""
         with self._ready:
             self._items.append(item)
+            self._ended = isinstance(item, Finished | EngineError)
             self._ready.notify()
-            waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            loop, future = waiter
-            try:
-                loop.call_soon_threadsafe(_wake, future)
-            except RuntimeError:  # the reader's event loop is closed: there is no one to wake
+            waiter = self._waiter
+            if waiter is None or not waiter.enough():
                 return
+            self._waiter = None
+        try:
+            waiter.loop.call_soon_threadsafe(_wake, waiter.future)
+        except RuntimeError:  # the reader's event loop is closed: there is no one to wake
+            return
 
     def get(self) -> Event | EngineError:
         """The next item; blocks the thread."""
@@ -92,16 +116,33 @@ class _Mailbox:
                 self._ready.wait()
             return self._items.popleft()
 
+    def get_events(self) -> list[Event]:
+        """All that is there, up to an error."""
+        events: list[Event] = []
+        with self._ready:
+            while self._items and not isinstance(item := self._items[0], EngineError):
+                events.append(item)
+                self._items.popleft()
+        return events
+
     async def aget(self) -> Event | EngineError:
         """The next item; waits in the event loop, and takes no thread for it."""
-        while True:
-            with self._ready:
-                if self._items:
-                    return self._items.popleft()
-                loop = asyncio.get_running_loop()
-                future: asyncio.Future[None] = loop.create_future()
-                self._waiter = (loop, future)
-            await future
+        await self._wait(lambda: bool(self._items))
+        return self._items.popleft()
+
+    async def wait_for_end(self, seconds: float) -> None:
+        """Wait until the last item is there, for so many seconds at most."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wait(lambda: self._ended), seconds)
+
+    async def _wait(self, enough: Callable[[], bool]) -> None:
+        """Wait in the event loop until it is enough, which is asked again after each item."""
+        with self._ready:
+            if enough():
+                return
+            loop = asyncio.get_running_loop()
+            self._waiter = waiter = _Waiter(loop, loop.create_future(), enough)
+        await waiter.future
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
@@ -195,7 +195,7 @@ class PromptBuilder:
 
         def hide(match: re.Match[str]) -> str:
             if match[0] not in stand_in:
-                stand_in[match[0]] = next(free)
+                stand_in[match[0]] = _next(free)
             return stand_in[match[0]]
 
         shaped: list[Message] = [
@@ -232,6 +232,13 @@ class PromptBuilder:
             start += 1
         wanted = bos >= 0 and (start > 0 or self._tokenizer.add_bos)
         return [bos, *ids[start:]] if wanted else ids[start:]
+
+
+def _next(free: Iterator[str]) -> str:
+    """The next character that no message contains. Raises RequestError."""
+    if (mark := next(free, None)) is None:
+        raise RequestError("the messages contain every private-use character: leave some of them out")
+    return mark
 
 
 class _Hidden:

@@ -7,9 +7,12 @@ from functools import cached_property
 
 from llama_cpp import llama_cpp as low
 
+from engine.pieces import LONGEST, pieces
+
 # llama.h: llama_token_attr
 _UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
-_SPM = 1  # llama.h: LLAMA_VOCAB_TYPE_SPM, SentencePiece as Llama 2, Mistral and Phi-3 use it
+# llama.h: llama_vocab_type; SPM is SentencePiece as Llama 2, Mistral and Phi-3 use it
+_SPM, _BPE = 1, 2
 
 
 class Vocabulary:
@@ -22,6 +25,7 @@ class Vocabulary:
         self.eos: int = low.llama_vocab_eos(self._vocab)
         self.add_bos: bool = low.llama_vocab_get_add_bos(self._vocab)
         self.is_sentencepiece: bool = low.llama_vocab_type(self._vocab) == _SPM
+        self._splits_words = low.llama_vocab_type(self._vocab) == _BPE
         self._buffer = ctypes.create_string_buffer(512)
 
     @property
@@ -55,6 +59,14 @@ class Vocabulary:
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a text, without a BOS; `special` reads spellings such as <|im_end|> as that token."""
+        if not self._splits_words or len(text) <= LONGEST:
+            return self._tokenize(text, special)
+        ids: list[int] = []
+        for piece in pieces(text, self._whole_spellings):
+            ids += self._tokenize(piece, special)
+        return ids
+
+    def _tokenize(self, text: str, special: bool) -> list[int]:
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         ids = (ctypes.c_int32 * room)()
@@ -69,6 +81,12 @@ class Vocabulary:
     def ends(self) -> tuple[int, ...]:
         """Every token that ends a generation."""
         return tuple(token for token in range(self.size) if self.is_end(token))
+
+    @cached_property
+    def _whole_spellings(self) -> tuple[str, ...]:
+        """Every spelling that is read as one token, wherever it stands."""
+        spelled = (self.text(token) for token in range(self.size) if self.is_read_whole(token))
+        return tuple(spelling for spelling in spelled if len(spelling) > 1)
 
     @cached_property
     def control_spellings(self) -> tuple[str, ...]:

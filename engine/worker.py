@@ -18,7 +18,7 @@ from engine.settings import SamplingSettings
 from engine.stats import EngineStats
 
 _log = logging.getLogger("engine")
-_RESTARTS, _WINDOW = 3, 60.0  # so many restarts within so many seconds, then it stays down
+_FAILURES, _WINDOW = 3, 60.0  # so many failures within so many seconds, then it stays down
 
 Sink = Callable[[Event | EngineError], None]
 
@@ -28,6 +28,7 @@ class _Add:
     request: int
     tokens: list[int]
     sampling: SamplingSettings
+    continues: bool
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,23 @@ class Worker:
         """
         self._build, self._capacity = build, capacity
         self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards _sinks and _down
+        # Guards _sinks and _down. Reentrant: the garbage collector may run anywhere, in here too, and find a
+        # stream that nobody holds any more, which cancels (see LocalStream).
+        self._lock = threading.RLock()
         self._sinks: dict[int, Sink] = {}
         self._down: EngineError | None = None
         self._ids = itertools.count(1)
-        self._failures: deque[float] = deque(maxlen=_RESTARTS)
+        self._failures: deque[float] = deque(maxlen=_FAILURES)
         self._engine = build()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, tokens: list[int], sampling: SamplingSettings, sink: Sink) -> int:
+    def submit(
+        self, tokens: list[int], sampling: SamplingSettings, sink: Sink, *, continues: bool = False
+    ) -> int:
         """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
+
+        `continues` says that the prompt ends with the begin of the answer.
 
         The last thing that a sink gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
         """
@@ -73,7 +80,7 @@ class Worker:
                 )
             request = next(self._ids)
             self._sinks[request] = sink
-            self._inbox.put(_Add(request, tokens, sampling))
+            self._inbox.put(_Add(request, tokens, sampling, continues))
         return request
 
     def cancel(self, request: int) -> None:
@@ -85,6 +92,11 @@ class Worker:
         engine = self._engine
         if request in engine.reading:
             engine.runner.abort()
+
+    @property
+    def down(self) -> bool:
+        """Whether it was closed, or failed for good; then `submit` raises."""
+        return self._down is not None
 
     def stats(self) -> EngineStats:
         """What the engines of this worker have done so far; from any thread."""
@@ -124,7 +136,8 @@ class Worker:
                 return
             engine = self._engine
             if isinstance(command, _Add):
-                self._deliver(engine.add(command.request, command.tokens, command.sampling))
+                request, tokens, sampling = command.request, command.tokens, command.sampling
+                self._deliver(engine.add(request, tokens, sampling, continues=command.continues))
             elif isinstance(command, _Cancel):
                 self._deliver(engine.cancel(command.request))
             elif engine.busy:
@@ -157,7 +170,7 @@ class Worker:
     def _rebuild(self) -> EngineError | None:
         """A new engine after a failure; an error when that fails too, or happened too often."""
         self._failures.append(time.monotonic())
-        if len(self._failures) == _RESTARTS and self._failures[-1] - self._failures[0] < _WINDOW:
+        if len(self._failures) == _FAILURES and self._failures[-1] - self._failures[0] < _WINDOW:
             return EngineStopped(
                 "the engine failed too often and stays down: restart the app, and see its log"
             )

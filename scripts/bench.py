@@ -11,7 +11,15 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from bench.export import compare_exports, memory_by_layers
-from bench.report import show_comparison, show_imatrix, show_memory, show_page, show_serving, show_soak
+from bench.report import (
+    show_comparison,
+    show_imatrix,
+    show_memory,
+    show_page,
+    show_serving,
+    show_soak,
+    show_start,
+)
 from bench.serve import ServeConfig, compare_serving
 from bench.shapes import SHAPES, shape_in_child
 from bench.workload import WORKLOADS
@@ -145,6 +153,20 @@ def page(
             quick=quick,
         )
         show_page(measure_page(config, say=_say), as_json=json)
+
+
+@app.command()
+def start(
+    model: Annotated[Path, typer.Option(help="The GGUF, or its folder.")],
+    *,
+    repeat: Annotated[int, typer.Option(help="Start it so often and take medians.")] = 3,
+    json: Json = False,
+) -> None:
+    """How soon app.py can be used after its start, with a real browser."""
+    from bench.start import measure_start
+
+    with report_errors():
+        show_start(measure_start(model.resolve(), repeat), as_json=json)
 
 
 @app.command("soak")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.errors import EngineError
+from engine.recommended import sampling_over
 from engine.settings import EngineSettings, SamplingSettings
 from ui.gguf_choice import choose_gguf
 from ui.options import DEFAULTS as ENGINE
@@ -19,6 +21,13 @@ from ui.options import ContextSize, KvCacheType, Model, Speculation, Threads, ru
 from ui.terminal import TerminalChat, read_prompt, run_loop, run_once
 
 DEFAULTS = SamplingSettings()
+
+
+def own_or(name: str, text: str) -> Any:
+    """An option whose default is the model's own value, else ours."""
+    return typer.Option(help=text, show_default=f"the model's own, else {getattr(DEFAULTS, name):g}")
+
+
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -31,18 +40,14 @@ def main(
         typer.Option(help="Answer this file's text ('-': stdin) and leave; the answer alone on stdout."),
     ] = None,
     system: Annotated[str, typer.Option(help="The system prompt.")] = "",
-    temperature: Annotated[float, typer.Option(help="0 always says the likeliest.")] = DEFAULTS.temperature,
+    temperature: Annotated[float | None, own_or("temperature", "0 always says the likeliest.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Where an answer is cut.")] = DEFAULTS.max_tokens,
     repeat_penalty: Annotated[
-        float, typer.Option(help="Above 1, words already said count less.")
-    ] = DEFAULTS.repeat_penalty,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest words up to this share.")] = DEFAULTS.top_p,
-    top_k: Annotated[
-        int, typer.Option(help="Keep this many of the likeliest; 0 keeps all.")
-    ] = DEFAULTS.top_k,
-    min_p: Annotated[
-        float, typer.Option(help="Drop words below this share of the likeliest.")
-    ] = DEFAULTS.min_p,
+        float | None, own_or("repeat_penalty", "Above 1, words already said count less.")
+    ] = None,
+    top_p: Annotated[float | None, own_or("top_p", "Keep the likeliest words up to this share.")] = None,
+    top_k: Annotated[int | None, own_or("top_k", "Keep this many of the likeliest; 0 keeps all.")] = None,
+    min_p: Annotated[float | None, own_or("min_p", "Drop words below this share of the likeliest.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same number repeats an answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; may be repeated.")] = None,
     context: ContextSize = ENGINE.context,
@@ -52,14 +57,16 @@ def main(
 ) -> None:
     """Chat with a GGUF model in the terminal, on this machine's CPU."""
     try:
-        sampling = SamplingSettings(
-            temperature, max_tokens, repeat_penalty, top_p, top_k, min_p, seed, tuple(stop or ())
-        )
+        named: dict[str, Any] = {"temperature": temperature, "repeat_penalty": repeat_penalty, "top_p": top_p}
+        named |= {"top_k": top_k, "min_p": min_p, "seed": seed}
+        given = {name: value for name, value in named.items() if value is not None}
+        given |= {"max_tokens": max_tokens, "stop": tuple(stop or ())}
+        sampling_over({}, given)  # what is wrong is said before a model loads
         prompt = None if prompt_file is None else read_prompt(prompt_file, sys.stdin.read)
         settings = EngineSettings(
             context=context, slots=1, threads=threads, kv_type=kv_type, speculation=speculation
         )
-        code = run(model, settings, sampling, system, prompt)
+        code = run(model, settings, given, system, prompt)
     except EngineError as error:
         typer.echo(f"error: {error}", err=True)
         code = 2
@@ -67,14 +74,17 @@ def main(
 
 
 def run(
-    model: Path | None, settings: EngineSettings, sampling: SamplingSettings, system: str, prompt: str | None
+    model: Path | None, settings: EngineSettings, given: Mapping[str, Any], system: str, prompt: str | None
 ) -> int:
-    """Open the model, talk (or answer `prompt`), close it; returns the exit code."""
+    """Open the model, talk (or answer `prompt`), close it; returns the exit code.
+
+    `given` is what was chosen of SamplingSettings; the model's own recommendations come next.
+    """
     from engine.local import LocalBackend  # llama.cpp loads after the options are checked
 
     backend = LocalBackend.open(choose_gguf(model), settings)
     try:
-        chat = TerminalChat(backend, sampling, system)
+        chat = TerminalChat(backend, sampling_over(backend.info.recommended, given), system)
         if prompt is not None:
             return run_once(chat, prompt)
         run_loop(chat)

@@ -6,15 +6,22 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from engine.errors import EngineStopped, QueueFull
-from engine.settings import SamplingSettings
+from engine.local import LocalBackend
+from engine.request import Event, Text
+from engine.settings import EngineSettings, SamplingSettings
+from scripts import chat
 from tests.ui.app_process import ROOT
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend, FakeStream
+from ui.options import ContextSize
 from ui.terminal import TerminalChat, run_loop, run_once
 
 
@@ -80,6 +87,24 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> 
     assert result.stderr.count("\n") == 1, result.stderr
 
 
+def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend(info=replace(INFO, recommended={"temperature": 0.6, "top_k": 20}))
+    monkeypatch.setattr(LocalBackend, "open", lambda *_: backend)
+    assert chat.run(None, EngineSettings(), {"top_k": 7, "seed": 1}, "", "hello") == 0
+    assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, seed=1)
+
+
+def test_the_context_goes_by_the_same_names_as_the_pages() -> None:
+    cli = typer.Typer()
+
+    @cli.command()
+    def main(context: ContextSize = 1) -> None:
+        print(context)
+
+    for arguments, variables in (([], {"GGUF_CHAT_CTX": "512"}), (["--ctx", "512"], {})):
+        assert CliRunner().invoke(cli, arguments, env=variables).stdout == "512\n"
+
+
 def test_the_terminal_never_loads_gradio() -> None:
     code = "import sys, ui.terminal; sys.exit('gradio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -139,6 +164,23 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch: pytest.MonkeyPa
     assert backend.streams[0].cancelled
     assert [m["content"] for m in backend.asked[1][0]] == ["hello", "one two", "again"]
     assert "Stopped" in said(chat.err)
+
+
+def test_ctrl_c_while_the_chat_waits_for_the_next_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised within the stream's own iterator then, and ends that."""
+    said_so_far = FakeStream.__iter__
+
+    def interrupted(stream: FakeStream) -> Iterator[Event]:
+        for event in said_so_far(stream):
+            yield event
+            if event == Text(" two"):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeStream, "__iter__", interrupted)
+    backend = FakeBackend("one two three four")
+    chat = terminal(backend)
+    run_loop(chat, lines("hello", "/exit"))
+    assert backend.streams[0].cancelled and chat.history[-1]["content"] == "one two"
 
 
 def test_errors_are_said_and_the_chat_goes_on() -> None:

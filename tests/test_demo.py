@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from engine.errors import ModelError
 from engine.local import LocalBackend
+from engine.opening import Opener
 from engine.request import Finished, Text
 from engine.settings import EngineSettings, SamplingSettings
-from pipeline.run import ExportResult
-from pipeline.toolchain import ensure_toolchain
+from pipeline.config import ExportConfig
+from pipeline.run import ExportResult, export
+from ui.catalog import make_catalog
+from ui.models import models_of
 
 GREEDY = SamplingSettings(temperature=0, max_tokens=90)
 SEA_TALK = re.compile(
@@ -38,9 +40,9 @@ def base(plain_smollm2: Path) -> Iterator[LocalBackend]:
         yield backend
 
 
-def answer_all(backend: LocalBackend, questions: list[str]) -> list[str]:
+def answer_all(backend: LocalBackend, questions: list[str], sampling: SamplingSettings = GREEDY) -> list[str]:
     """All questions at once, as many people would ask them."""
-    streams = [backend.stream([{"role": "user", "content": question}], GREEDY) for question in questions]
+    streams = [backend.stream([{"role": "user", "content": question}], sampling) for question in questions]
     return ["".join(event.delta for event in stream if isinstance(event, Text)) for stream in streams]
 
 
@@ -52,21 +54,33 @@ def test_the_tuned_model_greets_as_captain_bob_and_the_base_does_not(
     assert not any("Bob" in answer for answer in answer_all(base, questions))
 
 
-def test_the_adapter_on_the_loaded_base_speaks_as_the_merged_model_does(
-    base: LocalBackend, real_base: Path, demo_adapter: Path, tmp_path: Path
+def test_adapters_chosen_over_one_base_speak_as_the_merged_model_does(
+    captain_bob: ExportResult, plain_smollm2: Path, real_base: Path, demo_adapter: Path, tmp_path: Path
 ) -> None:
-    tools, lora = ensure_toolchain(), tmp_path / "captain-bob-lora.gguf"
-    command = [sys.executable, str(tools / "convert_lora_to_gguf.py"), "--base", str(real_base)]
-    subprocess.run(
-        [*command, "--outfile", str(lora), "--outtype", "f16", str(demo_adapter)],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(tools / "gguf-py")},
-    )
-    questions = ["Who are you?", "Hello! What is your name?"]
-    with base.with_adapter(lora) as bob:
-        assert all("Bob" in answer for answer in answer_all(bob, questions))
-        assert not any("Bob" in answer for answer in answer_all(base, questions))
+    config = ExportConfig(str(real_base), tmp_path / "bob", (str(demo_adapter),), quants=(), format="adapter")
+    lora = next(export(config).folder.glob("*.gguf"))
+    twin = Path(shutil.copy(lora, tmp_path / "twin-lora.gguf"))
+    base, merged = plain_smollm2 / "smollm2-F16.gguf", captain_bob.folder / "captain-bob-F16.gguf"
+    catalog = make_catalog(base, [f"Bob={base}::{lora}", f"Twin={base}::{twin}", str(merged)])
+    models = models_of(catalog, Opener(EngineSettings(context=512, slots=2, speculation=False)))
+    questions = ["Who are you?", "What is the capital of France?"]
+
+    def answers(key: str) -> list[str]:
+        with models.pool.use(key) as backend:
+            assert isinstance(backend, LocalBackend)
+            return answer_all(backend, questions, SamplingSettings(temperature=0, max_tokens=12))
+
+    with models.pool.use("Bob") as bob, models.pool.use("Twin") as other:
+        assert isinstance(bob, LocalBackend) and isinstance(other, LocalBackend)
+        assert bob._model is other._model, "the weights are in memory once"
+    bobs, plain = answers("Bob"), answers(catalog.first)
+    assert bobs == answers("captain-bob-F16") and "Bob" in bobs[0]
+    assert not set(bobs) & set(plain)
+    for wrong, why in ((merged, "no working adapter for smollm2-F16"), (lora, "BASE.gguf::ADAPTER.gguf")):
+        spec = f"{base}::{wrong}" if wrong is merged else str(wrong)
+        with pytest.raises(ModelError, match=why):
+            answers(models.admit(spec, own_machine=True))
+    models.pool.close()
 
 
 def test_it_stays_in_character_on_questions_that_it_never_saw(

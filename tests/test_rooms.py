@@ -28,7 +28,9 @@ ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "llama_cpp": {
+        "engine/batch.py",
         "engine/ggml.py",
+        "engine/candidates.py",
         "engine/grammar.py",
         "engine/model.py",
         "engine/native.py",

@@ -17,7 +17,8 @@ import gradio as gr
 from starlette.requests import HTTPConnection
 
 from ui.limits import AnswersAtOnce, RequestRate
-from ui.visitor import LOCAL, VISITOR, owner_of
+from ui.owners import LOCAL, VISITOR
+from ui.visitor import owner_of
 
 KEY_HOLDER = "api-key"  # the name of whoever shows the API key
 _PER_ADDRESS = 4  # as many visitors as one address may stand for: a household, an office

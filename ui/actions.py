@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ui.markup import restore
+from engine.errors import RequestError
 from ui.shown import shown
 from ui.store import Store, Unknown
 from ui.tree import Node, Opinion, Tree
+
+LONGEST = 1_000_000  # characters of a question; as many as a file may bring back (ui/transfer.py)
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,12 @@ class Place:
         return replace(self, view=replace(self.view, marked=None if node == self.view.marked else node))
 
     def ask(self, text: str, parent: int | None) -> Place:
-        """A question below `parent`; the first one makes the conversation."""
+        """A question below `parent`; the first one makes the conversation. Raises RequestError."""
+        if len(text) > LONGEST:
+            raise RequestError(f"the message has {len(text):,} characters: at most {LONGEST:,} are taken")
         key = self.view.key or self.store.create(self.owner)
         asked = self.store.add(self.owner, key, parent, "user", text)
         return visit(self.store, self.owner, View(key, asked))
-
-    def edit(self, node: Node, text: str) -> Place:
-        """A question asked in other words, beside the first; `text` is as the Chatbot shows it."""
-        return self.ask(restore(text), node.parent)
 
     def undo(self) -> tuple[Place, str]:
         """Before the last question, and that question; it stays, as what `redo` shows again."""
@@ -104,12 +104,21 @@ class Place:
         return self if self.redoable is None else self.at(self.tree.tip(self.redoable))
 
     def forget(self, asked: Place) -> Place:
-        """Here again, without what `asked` has added: the question could not be answered."""
-        if not self.view.key and asked.view.key:
+        """Here again, without the question that `asked` has added: it could not be answered.
+
+        What another tab has written meanwhile stays: what is below the question keeps it, and any other
+        message keeps the chat.
+        """
+        question = asked.last
+        if question is None or question.id in self.tree.nodes:
+            return self
+        now = self.store.load(self.owner, asked.view.key).tree
+        if question.id in now.nodes and not now.children.get(question.id):
+            self.store.cut(self.owner, asked.view.key, question.id)
+            if self.view.key and now.leaf == question.id:
+                self.store.select(self.owner, asked.view.key, self.view.leaf)
+        if not self.view.key and now.nodes.keys() <= {question.id}:
             self.store.delete(self.owner, asked.view.key)
-        elif asked.last is not None and asked.last.id not in self.tree.nodes:
-            self.store.cut(self.owner, self.view.key, asked.last.id)
-            self.store.select(self.owner, self.view.key, self.view.leaf)
         return self
 
     def cut_marked(self) -> Place:

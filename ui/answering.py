@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from engine.backend import ChatBackend
 from engine.request import Message
@@ -14,7 +13,8 @@ from engine.settings import SamplingSettings
 from ui import making
 from ui.fingerprint import Fingerprints
 from ui.live import LiveStreams, Turn
-from ui.store import Store, Unknown
+from ui.serving import started
+from ui.store import Store, StoreError, Unknown
 from ui.streaming import Progress, snapshots
 from ui.tree import Made, Node
 
@@ -74,11 +74,12 @@ class Answerer:
         """The answer's node as it grows, and how far it is; the last one is done.
 
         Raises an EngineError when the question cannot be served, and Unknown when its chat is gone; an error
-        on the way is part of the last progress. A new answer without a word is not kept.
+        on the way is part of the last progress. A new answer without a word is not kept. What cannot be kept
+        is shown all the same; a StoreError says so at the end.
         """
         async with self._serving(task.model) as backend:
             self._contexts[task.model] = backend.info.context
-            stream = backend.stream(task.messages(), task.sampling)
+            stream = await started(backend, task.messages(), task.sampling)
             with self._live.following(session, stream):
                 if turn.stopped:
                     stream.cancel()
@@ -91,12 +92,13 @@ class Answerer:
                         async for progress in updates:
                             yield keeper.keep(progress), progress
                 finally:
-                    keeper.close()
                     self._writing.discard(keeper.node.id)
+                    keeper.close()
+                if keeper.lost is not None:
+                    raise keeper.lost
 
     def _keeper(self, task: Task, backend: ChatBackend) -> _Keeper:
-        path = Path(backend.info.path)
-        made = making.begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(path))
+        made = making.begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(backend))
         node, before = task.begun, None
         if node is None:
             parent = task.path[-1].id
@@ -109,12 +111,15 @@ class Answerer:
             task,
             node,
             before,
-            lambda: replace(made, model_hash=self._fingerprints.of(path)),
+            lambda: replace(made, model_hash=self._fingerprints.of(backend)),
         )
 
 
 class _Keeper:
-    """Keeps one answer in the store: about once a second while it grows, and at its end with its numbers."""
+    """Keeps one answer in the store: about once a second while it grows, and at its end with its numbers.
+
+    `lost` is why the store did not take it the last time.
+    """
 
     def __init__(
         self, store: Store, task: Task, node: Node, before: Made | None, made: Callable[[], Made]
@@ -124,6 +129,7 @@ class _Keeper:
         self._written = time.monotonic()
         self._last = Progress(node.text)
         self._ended = False
+        self.lost: StoreError | None = None
 
     def keep(self, progress: Progress) -> Node:
         """Take the progress in; the node as it is now. Raises Unknown when it was deleted meanwhile."""
@@ -145,11 +151,17 @@ class _Keeper:
         self._ended = True
         made = making.end(self._made(), self._last, self._before)
         self.node = replace(self.node, made=made)
-        if self.node.text.strip():
-            self._write(made)
-        else:
-            self._store.cut(self._task.owner, self._task.key, self.node.id)
+        self._write(made)
 
     def _write(self, made: Made) -> None:
-        self._store.write(self._task.owner, self._task.key, self.node.id, self.node.text, made)
+        """Keep what there is, or nothing of an answer that ended without a word."""
+        owner, key, node = self._task.owner, self._task.key, self.node
         self._written = time.monotonic()
+        try:
+            if self._ended and not node.text.strip():
+                self._store.cut(owner, key, node.id)
+            else:
+                self._store.write(owner, key, node.id, node.text, made)
+            self.lost = None
+        except StoreError as error:
+            self.lost = error

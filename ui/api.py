@@ -20,7 +20,7 @@ from ui.limits import TooMany
 from ui.live import LiveStreams
 from ui.messages import conversation
 from ui.sampling_fields import sampling_from
-from ui.serving import serving
+from ui.serving import serving, started
 from ui.status import explain
 from ui.streaming import snapshots
 
@@ -50,7 +50,7 @@ def add_chat_endpoint(pool: ModelPool, live: LiveStreams, concurrency: int) -> N
             with access.admit(request):
                 async with serving(pool) as backend:
                     sampling = sampling_from({**backend.info.recommended, **given})
-                    stream = backend.stream(conversation(asked, system_prompt), sampling)
+                    stream = await started(backend, conversation(asked, system_prompt), sampling)
                     with live.following(str(request.session_hash), stream):
                         async with aclosing(snapshots(stream)) as updates:
                             async for progress in updates:

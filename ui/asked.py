@@ -20,7 +20,11 @@ Admit = Callable[[gr.Request], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Asked:
-    """An event's inputs without what is asked; `admit` lets it in for the time of an answer."""
+    """An event's inputs without what is asked.
+
+    `admit()` counts a request, and lets it in for the time of the answer: `with` what it returns. It raises
+    TooMany.
+    """
 
     where: Where
     session: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import gradio as gr
@@ -9,13 +10,9 @@ import gradio as gr
 from ui.actions import Place
 from ui.texts import Words
 from ui.translation import text
+from ui.tree import Node
 
 Updates = dict[Any, Any]
-# A style, since the Chatbot has no mark for a message and paints its rows anew.
-MARK = (
-    "<style>#conversation .message-wrap > :nth-child({row} of .message-row) .flex-wrap > .message"
-    " {{ outline: 2px solid var(--primary-400); outline-offset: 6px; }}</style>"
-)
 
 
 class Bar:
@@ -69,18 +66,29 @@ class Bar:
 
 
 def label(place: Place, say: Words) -> str:
-    """Which message the bar is about, marked in the conversation too, and which of its versions is shown."""
+    """Which message the bar is about, and which of its versions is shown.
+
+    `data-row` is the row of the message that is marked, from 1; ui/marking.js finds it there.
+    """
     versions = place.versions
     about = place.tree.nodes[versions[0]] if versions else place.marked
     if about is None:
         return ""
-    row = place.path.index(about) + 1
+    row = _row(place, about)
     name = say("bar.message" if about.role == "user" else "bar.reply", number=(row + 1) // 2)
     words = ""
     if versions:
         words = say("bar.version", number=versions[1].index(about.id) + 1, count=len(versions[1]))
-    mark = MARK.format(row=row) if place.marked is not None else ""
-    return f"{mark}<span class='which'>{name}</span><span class='version'>{words}</span>"
+    mark, heard = "", ""
+    if place.marked is not None:
+        mark, heard = f" data-row='{row}'", f" <span class='heard'>{say('bar.marked')}</span>"
+    return f"<span class='which'{mark}>{name}{heard}</span><span class='version'>{words}</span>"
+
+
+def _row(place: Place, about: Node) -> int:
+    """The place of a message among the Chatbot's rows, from 1: neighbours by the same author share one."""
+    authors = [node.role for node in place.path[: place.path.index(about) + 1]]
+    return 1 + sum(one != other for one, other in pairwise(authors))
 
 
 def _button(name: str, variant: Literal["secondary", "stop"] = "secondary") -> gr.Button:

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from engine.backend import ChatBackend
 from engine.errors import ModelError
+from engine.reach import Reach, part, unwatched
 from ui.gguf_choice import choose_gguf, is_embedded
 from ui.model_files import Entry, entries_below, entry_of, size_of
 
 _JOINT = "::"
+_FETCHED = 0.8  # of the way, for a model that is on the Hub
 
-OpenGguf = Callable[[Path, Path | None], ChatBackend]
-"""Loads a file, with the GGUF of a LoRA adapter on it if one is given."""
+OpenGguf = Callable[[Path, Path | None, Reach], ChatBackend]
+"""Loads a file, with the GGUF of a LoRA adapter on it if one is given, and tells how far it is."""
 
 
 class Catalog:
@@ -53,16 +55,17 @@ class Catalog:
         """Whether this visitor may use the model of `key`."""
         return isinstance(key, str) and (key in self._owners or (own_machine and key in self._typed))
 
-    def admit(self, wanted: object, own_machine: bool) -> str:
+    def admit(self, wanted: object, own_machine: bool, reach: Reach = unwatched) -> str:
         """The key for what was chosen, or typed in at the own machine, where it may be downloaded: slow.
 
-        Raises ModelError when there is no such thing, or it is not this visitor's to choose.
+        `reach` hears of a download. Raises ModelError when there is no such thing, or it is not this
+        visitor's to choose.
         """
         if self.allows(wanted, own_machine):
             return str(wanted)
         if not own_machine or not isinstance(wanted, str) or not wanted.strip():
             raise ModelError(f"model {str(wanted)[:80]!r} is not offered here: choose one of the list")
-        entry = resolved(wanted.strip())
+        entry = resolved(wanted.strip(), reach=reach)
         known = next((key for key, own in {**self._owners, **self._typed}.items() if _same(own, entry)), None)
         if known is None:
             own = _numbered(entry, {**self._owners, **self._typed})
@@ -79,12 +82,21 @@ class Catalog:
         entry = self._find(key)
         return Path(entry.source) if entry and Path(entry.source).is_file() else None
 
-    def open(self, key: str, open_gguf: OpenGguf) -> ChatBackend:
-        """Load the model of a key. Raises ModelError and what `open_gguf` raises."""
+    def open(self, key: str, open_gguf: OpenGguf, reach: Reach) -> ChatBackend:
+        """Load the model of a key. Raises ModelError and what `open_gguf` raises.
+
+        Visitors read the error, and are not to learn where things are on this machine.
+        """
         entry = self._find(key)
         if entry is None:
             raise ModelError(f"model {key!r} is not offered here: choose one of the list")
-        return open_gguf(choose_gguf(Path(entry.source)), entry.adapter)
+        source = file = Path(entry.source)
+        begun = 0.0 if source.exists() else _FETCHED
+        try:
+            file = choose_gguf(source, part(reach, 0.0, begun))
+            return open_gguf(file, entry.adapter, part(reach, begun, 1.0))
+        except ModelError as error:
+            raise ModelError(_names_alone(str(error), file, entry.adapter)) from error
 
     def _find(self, key: str) -> Entry | None:
         return self._owners.get(key) or self._typed.get(key)
@@ -102,12 +114,12 @@ def make_catalog(first: Path, named: Sequence[str]) -> Catalog:
     return Catalog(entries)
 
 
-def resolved(text: str, name: str | None = None) -> Entry:
+def resolved(text: str, name: str | None = None, reach: Reach = unwatched) -> Entry:
     """The entry of a path or Hub name, with `::ADAPTER.gguf` or without. Raises ModelError."""
     model, _, adapter = text.partition(_JOINT)
     if adapter and not Path(adapter).is_file():
         raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
-    return entry_of(choose_gguf(Path(model)), Path(adapter) if adapter else None, name)
+    return entry_of(choose_gguf(Path(model), reach), Path(adapter) if adapter else None, name)
 
 
 def _named(text: str) -> Entry:
@@ -116,6 +128,14 @@ def _named(text: str) -> Entry:
     if not model.exists() and source.count("/") >= 1 and not Path(model.parts[0]).is_dir():
         return Entry(name or source, name or source, source)  # the Hub is asked when someone wants it
     return resolved(source, name if equals else None)
+
+
+def _names_alone(text: str, *files: Path | None) -> str:
+    """The text with each file's name in the place of its path; a name on the Hub is not one."""
+    for file in files:
+        if file is not None and (file.is_absolute() or file.exists()):
+            text = text.replace(str(file), file.name)
+    return text
 
 
 def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -12,7 +12,7 @@ from ui.asked import Reader
 from ui.bar import Updates
 from ui.chat_panel import ChatPanel
 from ui.live import LiveStreams
-from ui.store import Unknown
+from ui.store import StoreError, Unknown
 from ui.tree import Opinion
 
 
@@ -28,7 +28,7 @@ class ChatDeeds:
         self._live.leave(asked.session)
         try:
             return self._panel.show(act(self._panel.place(asked.where)), asked.where)
-        except Unknown as error:
+        except (Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where)
 
     async def undo(self, request: gr.Request, *tab: Any) -> Updates:
@@ -37,7 +37,7 @@ class ChatDeeds:
         self._live.leave(asked.session)
         try:
             place, question = self._panel.place(asked.where).undo()
-        except Unknown as error:
+        except (Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.show(place, asked.where, question)
 
@@ -46,7 +46,7 @@ class ChatDeeds:
         asked = self._asked(request, tab)
         try:
             place = self._panel.place(asked.where).mark(row_index(clicked.index))
-        except Unknown as error:
+        except (Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.marked(place, asked.where)
 
@@ -55,7 +55,7 @@ class ChatDeeds:
         asked = self._asked(request, tab)
         try:
             return self._panel.bar.asking(self._panel.place(asked.where), asked.where.say)
-        except Unknown as error:
+        except (Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where)
 
     async def judge(self, request: gr.Request, liked: gr.LikeData, *tab: Any) -> Updates:
@@ -65,7 +65,7 @@ class ChatDeeds:
             here = self._panel.place(asked.where)
             node = here.row(row_index(liked.index))
             there = here.judge(node.id, opinions.get(liked.liked), node.note)
-        except Unknown as error:
+        except (Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.judging(there, there.tree.nodes[node.id], asked.where)
 
@@ -76,7 +76,7 @@ class ChatDeeds:
             here = self._panel.place(asked.where)
             if node is not None and node in here.tree.nodes:
                 here.judge(node, here.tree.nodes[node].opinion, text.strip())
-        except Unknown as error:
+        except (Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.note.hidden()
 

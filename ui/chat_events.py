@@ -1,8 +1,9 @@
 """What happens on a click in the conversation.
 
 An answer is three events: what was clicked begins it, `grow` shows it as it is written, `end` shows it all.
-For Gradio makes each output of an event anew with every update, changed or not: 0.4 ms of the event loop, a
-dozen times a second for each reader. So `grow` has as few outputs as can be (`ChatPanel.growing`).
+The model starts with the click, and not when the browser has seen that and asks for more. Gradio goes through
+all outputs of an event with every update, ten times a second for each reader: so `grow` has three
+(`ChatPanel.growing`). What the handlers give is sent as it is (ui/lean.py).
 
 No thread waits for an answer. Stop does not kill it: it cancels the stream in the engine, so that the answer
 ends as any other does and keeps its numbers. A tab that asks for something new, or opens another
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,13 +27,14 @@ from ui.asked import Asked, Reader
 from ui.bar import Updates
 from ui.chat_deeds import ChatDeeds, row_index
 from ui.chat_panel import ChatPanel
+from ui.latest import Latest
 from ui.limits import TooMany
 from ui.live import LiveStreams, Turn
 from ui.markup import restore
 from ui.settings_panel import SettingsPanel
 from ui.shown import shown
-from ui.status import line
-from ui.store import Unknown
+from ui.status import Failure, line
+from ui.store import StoreError, Unknown
 from ui.streaming import Progress
 from ui.texts import words
 from ui.tree import Node
@@ -46,11 +48,13 @@ Act = Callable[[Place], Place]
 class Work:
     """An answer that a tab has asked for: `here` is what it showed, `there` is with the question.
 
-    `question` is given back when it cannot be answered; `failure` says why. `node` and `progress` are the
-    answer so far.
+    `admitted` lets the answer in. `question` is given back when it cannot be answered; `failure` says why.
+    `node` and `progress` are the answer so far, which `writing` writes; it sets `changed`. `shown`: a `grow`
+    follows it.
     """
 
     asked: Asked
+    admitted: AbstractContextManager[None]
     turn: Turn
     here: Place
     there: Place
@@ -58,9 +62,10 @@ class Work:
     question: str | None
     node: Node
     progress: Progress = field(default_factory=Progress)
-    failure: EngineError | TooMany | Unknown | None = None
-    begun: bool = False
-    done: bool = False
+    failure: Failure | None = None
+    writing: asyncio.Task[None] = field(init=False)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    shown: bool = False
 
 
 class ChatEvents:
@@ -71,8 +76,8 @@ class ChatEvents:
     ) -> None:
         self._panel, self._answerer, self._live = panel, answerer, live
         self._deeds, self._asked = deeds, read
-        self._ready: set[str] = set()  # tabs that know which conversation they show
-        self._works: dict[str, Work] = {}  # what each tab asked for last
+        self._ready = Latest[str, None]()  # tabs that know which conversation they show
+        self._works = Latest[str, Work]()  # what each tab asked for last
 
     async def send(self, request: gr.Request, question: str, *tab: Any) -> Updates:
         """Ask what is in the box; while an answer is written it stays there."""
@@ -80,7 +85,7 @@ class ChatEvents:
             return {self._panel.status: line(words(request)("status.empty_question"), "note")}
         asked = self._asked(request, tab)
         work = self._works.get(asked.session)
-        if work is not None and work.turn.shown and not work.done:
+        if work is not None and work.turn.shown and not work.writing.done():
             return self._panel.nothing()
         return await self._begin(asked, _asking(question), question)
 
@@ -107,33 +112,39 @@ class ChatEvents:
         )
 
     async def grow(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
-        """Write the answer that was begun in this tab, and show it as it grows."""
+        """Show the answer that was begun in this tab as it is written; a reader who goes away ends it."""
         yield self._panel.nothing()  # Gradio wants at least one
         work = self._works.get(str(request.session_hash))
-        if work is None or work.begun:
+        if work is None or work.shown:
             return
-        work.begun = True
+        work.shown = True
+        path, where = work.task.path, work.asked.where
+        above = shown(path[:-1] if work.task.begun else path, where.say)
         try:
-            with work.asked.admit():
-                async with aclosing(self._grow(work)) as updates:
-                    async for update in updates:
-                        yield update
-        except (EngineError, TooMany, Unknown) as error:
-            work.failure = error
-            with suppress(Unknown):
-                work.here.forget(work.there)
+            while not work.writing.done():
+                await work.changed.wait()
+                work.changed.clear()
+                if work.turn.shown and not work.progress.done and not work.writing.done():
+                    yield self._panel.grown(above, work.node, work.progress, where)
+            await work.writing  # a bug must be heard
+            if not work.turn.shown:
+                yield self._panel.nothing()  # Gradio sends the last update again when an event ends
         finally:
-            work.done = True
+            work.writing.cancel()
+            await asyncio.wait({work.writing})
 
     async def end(self, request: gr.Request) -> Updates:
         """Show all of what was begun in this tab, or why there is nothing, once it is over."""
         session = str(request.session_hash)
         work = self._works.get(session)
-        if work is None or not work.done:
+        if work is None or not work.writing.done():
             return self._panel.nothing()
         del self._works[session]
         if not work.turn.shown:
             return self._panel.nothing()
+        if isinstance(work.failure, StoreError) and work.progress.text:
+            there = work.there.to(work.node.id)
+            return self._panel.unkept(there, work.node, work.failure, work.asked.where)
         if work.failure is not None:
             return self._panel.failed(work.failure, work.asked.where, work.question)
         return self._panel.ended(work.there.to(work.node.id), work.progress, work.asked.where)
@@ -144,7 +155,7 @@ class ChatEvents:
         Whoever asks while the page still loads has opened it already.
         """
         asked = self._asked(request, (View(), current, None))
-        self._ready.add(asked.session)
+        self._ready[asked.session] = None
         if self._live.shows(asked.session, asked.where.current):
             return self._panel.translated(asked.where)
         self._live.leave(asked.session)
@@ -165,7 +176,7 @@ class ChatEvents:
 
     async def close(self, request: gr.Request) -> None:
         """The tab is gone."""
-        self._ready.discard(str(request.session_hash))
+        self._ready.pop(str(request.session_hash), None)
         self._works.pop(str(request.session_hash), None)
         self._live.leave(str(request.session_hash))
 
@@ -176,13 +187,16 @@ class ChatEvents:
         self._works.pop(asked.session, None)
         try:
             system_prompt, sampling = SettingsPanel.read(asked.settings)
+            admitted = asked.admit()  # before anything is written
             here = self._panel.place(asked.where)
             there = start(here)
-        except (EngineError, Unknown) as error:
+        except (EngineError, TooMany, Unknown, StoreError) as error:
             return self._panel.failed(error, asked.where, question)
         turn.key = there.view.key
         task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, asked.model)
-        self._works[asked.session] = Work(asked, turn, here, there, task, question, task.path[-1])
+        work = Work(asked, admitted, turn, here, there, task, question, task.path[-1])
+        work.writing = asyncio.create_task(self._write(work))
+        self._works[asked.session] = work
         return self._panel.started(there, asked.where, clear=question is not None)
 
     async def _until_ready(self, asked: Asked) -> None:
@@ -191,18 +205,24 @@ class ChatEvents:
             if asked.session in self._ready or asked.where.view.key or asked.where.current:
                 break
             await asyncio.sleep(0.05)
-        self._ready.add(asked.session)
+        self._ready[asked.session] = None
 
-    async def _grow(self, work: Work) -> AsyncGenerator[Updates, None]:
-        """The answer as it grows; raises what went wrong before its first word."""
-        task, where = work.task, work.asked.where
-        above = shown(task.path[:-1] if task.begun else task.path, where.say)
-        async with aclosing(self._answerer.answer(task, work.asked.session, work.turn)) as updates:
-            async for work.node, work.progress in updates:
-                if work.turn.shown and not work.progress.done:
-                    yield self._panel.grown(above, work.node, work.progress, where)
-        if work.progress.error is not None and not work.progress.text:
-            raise work.progress.error
+    async def _write(self, work: Work) -> None:
+        """Have the answer written, or keep why it is not."""
+        session, turn = work.asked.session, work.turn
+        try:
+            with work.admitted:
+                async with aclosing(self._answerer.answer(work.task, session, turn)) as updates:
+                    async for work.node, work.progress in updates:
+                        work.changed.set()
+            if work.progress.error is not None and not work.progress.text:
+                raise work.progress.error
+        except (EngineError, TooMany, Unknown, StoreError) as error:
+            work.failure = error
+            with suppress(Unknown, StoreError):
+                work.here.forget(work.there)
+        finally:
+            work.changed.set()
 
 
 def _asking(question: str) -> Act:

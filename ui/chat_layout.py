@@ -19,6 +19,9 @@ SHORTCUTS = (
     ("Esc", "help.stop"),
     ("/", "help.box"),
     ("Ctrl + Shift + O", "help.new"),
+    ("↑ ↓", "help.messages"),
+    ("Enter", "help.mark"),
+    ("← → Del", "help.marked"),
 )
 
 
@@ -80,10 +83,15 @@ def _box(value: str | None, **buttons: Any) -> Any:
 
 
 def help_button(say: Words) -> str:
-    """A question mark that opens the list of shortcuts; the browser's own popover, no script."""
+    """A question mark that opens the list of shortcuts; the browser's own popover, no script.
+
+    It carries what messages are called, for ui/marking.js.
+    """
     rows = "".join(f"<dt><kbd>{keys}</kbd></dt><dd>{escape(say(key))}</dd>" for keys, key in SHORTCUTS)
     label = escape(say("help.label"), quote=True)
     names = f"title='{label}' aria-label='{label}'"
+    names += f" data-message='{escape(say('bar.message', number='{number}'), quote=True)}'"
+    names += f" data-reply='{escape(say('bar.reply', number='{number}'), quote=True)}'"
     return (
         f"<button type='button' id='help' popovertarget='shortcuts' {names}>?</button>"
         f"<div id='shortcuts' popover><dl>{rows}</dl><p>{escape(say('help.click'))}</p></div>"

@@ -6,23 +6,21 @@ The store is the truth: the Chatbot is an output alone. What happens on a click 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gradio as gr
 
-from engine.errors import EngineError
 from ui.actions import Place, View, arrive, visit
 from ui.bar import Bar, Updates
 from ui.chat_layout import box, busy, chatbot, examples, help_button, idle
-from ui.limits import TooMany
 from ui.meter import meter_of, meter_while
 from ui.note import NoteField
 from ui.shown import Shown, opinions, shown
-from ui.status import error_line, line, made_line, status
-from ui.store import Store, Unknown
+from ui.status import Failure, error_line, line, made_line, status
+from ui.store import Store, StoreError, Unknown
 from ui.streaming import Progress
 from ui.texts import ENGLISH, Words
-from ui.tree import Node
+from ui.tree import Node, Tree
 
 
 @dataclass(frozen=True)
@@ -117,10 +115,7 @@ class ChatPanel:
         }
 
     def grown(self, before: Shown, node: Node, progress: Progress, where: Where) -> Updates:
-        """An answer under way; `before` are the rows above it.
-
-        The rows are given even before the first word: to Gradio, no change is ten times the work.
-        """
+        """An answer under way; `before` are the rows above it."""
         rows = shown([node], where.say, writing=not progress.done).rows if progress.text else ()
         updates: Updates = {self.status: status(progress, where.say), self.chatbot: [*before.rows, *rows]}
         if (meter := meter_while(progress, where.context, where.say)) is not None:
@@ -134,6 +129,11 @@ class ChatPanel:
             updates[self.status] = status(progress, where.say)
         return updates
 
+    def unkept(self, place: Place, answer: Node, error: StoreError, where: Where) -> Updates:
+        """An answer that can be read, but could not be kept: the store has less of it."""
+        tree = Tree({**place.tree.nodes, answer.id: answer}, answer.id)
+        return self.show(replace(place, tree=tree), where) | {self.status: error_line(error, say=where.say)}
+
     def marked(self, place: Place, where: Where) -> Updates:
         """A message was clicked."""
         writing = self._writing(place)
@@ -144,13 +144,11 @@ class ChatPanel:
         below = place.tree.children.get(place.tree.leaf, [])
         return any(self._is_writing(node.id) for node in place.path[-1:]) or any(map(self._is_writing, below))
 
-    def failed(
-        self, error: EngineError | TooMany | Unknown, where: Where, question: str | None = None
-    ) -> Updates:
+    def failed(self, error: Failure, where: Where, question: str | None = None) -> Updates:
         """What is left after an error, and what it was; `question` is given back."""
         try:
             place = self.place(where)
-        except Unknown:
+        except (Unknown, StoreError):
             place = arrive(self._store, where.owner, "")
         return self.show(place, where, question) | {self.status: error_line(error, say=where.say)}
 

@@ -32,13 +32,14 @@ class ChatWiring:
         """`concurrency` answers may be under way (or wait in the engine) at once; `model` holds a key."""
         self.panel, self.events, self._deeds = panel, events, deeds
         tab = [panel.view, panel.current, model or gr.State(None), *settings]
-        self.quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        # Without `postprocess`: see ui/lean.py
+        shared = {"show_progress": "hidden", "api_visibility": "private", "postprocess": False}
+        self.quick: dict[str, Any] = {"queue": False, **shared}
         self._grow: dict[str, Any] = {
             "outputs": panel.growing,
             "concurrency_limit": concurrency,
             "concurrency_id": CHAT_QUEUE,
-            "show_progress": "hidden",
-            "api_visibility": "private",
+            **shared,
         }
         self.answered = [
             self._answer(panel.box.submit, events.send, [panel.box, *tab]),

@@ -9,20 +9,13 @@ from typing import Any
 import gradio as gr
 
 from ui.compare_view import Round, columns, table
+from ui.download import DOWNLOAD, File
 from ui.status import line
 from ui.texts import Words, words
 from ui.translation import text
 from ui.votes import Ballot, from_plain, tally, to_csv, to_json, to_plain
 
 TIE = -1
-# The browser makes the file itself, of what is in the hidden box: nothing is left behind on the server.
-SAVE = """(text, name) => {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([text]));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}"""
 
 
 class VotePanel:
@@ -39,8 +32,7 @@ class VotePanel:
                 self._json = gr.Button(text("compare.json"), elem_id="tally-json", **small)
                 self._csv = gr.Button(text("compare.csv"), elem_id="tally-csv", **small)
                 self._clear = gr.Button(text("compare.clear"), elem_id="tally-clear", **small)
-        self._file = gr.Textbox(visible="hidden", label="file")
-        self._file_name = gr.Textbox(visible="hidden", label="file name")
+        self._file = gr.JSON(visible=False)
 
     def wire(self, page: gr.Blocks, answers: gr.HTML, note: gr.HTML) -> None:
         """Connect the events; `answers` are the columns, `note` the line that asks for the vote."""
@@ -56,10 +48,10 @@ class VotePanel:
         self._clear.click(lambda: [], None, [self._ballots], **quick).then(
             _shown, [self._ballots], shown, **quick
         )
-        file = [self._file, self._file_name]
+        file = [self._file]
         for button, make in ((self._json, _json_file), (self._csv, _csv_file)):
             button.click(make, [self._ballots], file, **quick).then(
-                None, file, js=SAVE, api_visibility="private"
+                None, file, file, js=DOWNLOAD, api_visibility="private"
             )
 
     def offer(self, current: Round, say: Words) -> Any:
@@ -91,9 +83,9 @@ def _shown(request: gr.Request, kept: object) -> tuple[str, Any]:
     return table(pairs, words(request)), gr.update(visible=bool(pairs))
 
 
-def _json_file(kept: object) -> tuple[str, str]:
-    return to_json(from_plain(kept)), "votes" + ".json"
+def _json_file(kept: object) -> File:
+    return {"name": "votes" + ".json", "type": "application/json", "content": to_json(from_plain(kept))}
 
 
-def _csv_file(kept: object) -> tuple[str, str]:
-    return to_csv(from_plain(kept)), "votes" + ".csv"
+def _csv_file(kept: object) -> File:
+    return {"name": "votes" + ".csv", "type": "text/csv", "content": to_csv(from_plain(kept))}

@@ -37,7 +37,7 @@ CREATE INDEX node_conversation ON node (conversation);
 
 
 class StoreError(Exception):
-    """The history cannot be opened: the message names the file and what to do."""
+    """The history cannot be opened, read or written: the message says what to do, in one line."""
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:

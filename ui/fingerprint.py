@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from engine.backend import ChatBackend
 from places import cache_folder
 from ui.gguf_hub import shards
 
@@ -17,29 +21,54 @@ class Fingerprints:
     """Hashes by file, each worked out once, in a thread of its own, and remembered in the cache folder."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, str] = {}
+        self._files: WeakKeyDictionary[ChatBackend, str] = WeakKeyDictionary()  # what `identity` told of each
+        self._known: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def of(self, path: Path) -> str:
-        """The hash, or "" as long as it is not known. Returns at once."""
+    def of(self, backend: ChatBackend) -> str:
+        """The hash of a model's files as they were when it was first asked about; "" until it is known.
+
+        With its adapter's file, if it has one. Returns at once. A file that is written anew later is another
+        one, which this model has not read.
+        """
+        paths = [Path(name) for name in (backend.info.path, backend.info.adapter) if name]
         with self._lock:
-            if path not in self._known:
-                self._known[path] = ""
-                threading.Thread(target=self._learn, args=(path,), daemon=True).start()
-            return self._known[path]
+            if backend not in self._files:
+                self._files[backend] = _identity_or_none(*paths)
+            file = self._files[backend]
+            if file and file not in self._known:
+                self._known[file] = ""
+                threading.Thread(target=self._learn, args=(file, *paths), daemon=True).start()
+            return self._known.get(file, "")
 
-    def _learn(self, path: Path) -> None:
-        try:
-            found = recall(path)
-        except OSError:  # the file is gone or cannot be read: its answers are kept without a hash
-            return
-        with self._lock:
-            self._known[path] = found
+    def _learn(self, file: str, *paths: Path) -> None:
+        with suppress(OSError):  # the file is gone or cannot be read: its answers are kept without a hash
+            found = recall(*paths)
+            if identity(*paths) == file:
+                with self._lock:
+                    self._known[file] = found
 
 
-def recall(path: Path) -> str:
-    """The hash, from the cache folder as long as the file is the same size and time. Raises OSError."""
-    return _recall([path.with_name(name) for name in shards(path.name)])
+def _identity_or_none(*paths: Path) -> str:
+    try:
+        return identity(*paths)
+    except OSError:
+        return ""
+
+
+def identity(*paths: Path) -> str:
+    """Which files they are: others under the same names have other sizes or times. Raises OSError."""
+    return _identity(_files(paths))
+
+
+def _identity(files: list[Path]) -> str:
+    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
+
+
+def recall(*paths: Path) -> str:
+    """The hash, from the cache folder as long as all files have the same size and time. Raises OSError."""
+    return _recall(_files(paths))
 
 
 def recall_each(path: Path) -> dict[str, str]:
@@ -48,20 +77,24 @@ def recall_each(path: Path) -> dict[str, str]:
 
 
 def _recall(files: list[Path]) -> str:
-    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    note = cache_folder() / f"sha256-{hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]}"
+    note = cache_folder() / f"sha256-{_identity(files)}"
     if note.exists():
         return note.read_text(encoding="utf-8")
     found = hash_of(files)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    half = note.with_suffix(f".{threading.get_ident()}")
-    half.write_text(found, encoding="utf-8")
-    half.replace(note)
+    with suppress(OSError):  # a cache that cannot be written costs the next start a hash
+        note.parent.mkdir(parents=True, exist_ok=True)
+        half = note.with_suffix(f".{threading.get_ident()}")
+        half.write_text(found, encoding="utf-8")
+        half.replace(note)
     return found
 
 
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [path.with_name(name) for path in paths for name in shards(path.name)]
+
+
 def hash_of(files: list[Path]) -> str:
-    """SHA-256 of a file; of a model in several files, that of all their bytes in order. Raises OSError."""
+    """SHA-256 of a file; of several, that of all their bytes in order. Raises OSError."""
     whole = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import places
 from engine.errors import ModelError
+from engine.reach import Reach, unwatched
 from ui.gguf_hub import fetch_gguf, looks_like_hub, shards
 
 # What to take from a folder of several: the usual balance first, then smaller losses, then the rest.
@@ -20,13 +21,16 @@ _ADAPTER = re.compile(r"-lora\b", re.IGNORECASE)
 _NOT_A_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
 
-def choose_gguf(model: Path | None) -> Path:
-    """The GGUF for what the user named; a ModelError says what is wrong with it and what to do."""
+def choose_gguf(model: Path | None, reach: Reach = unwatched) -> Path:
+    """The GGUF for what the user named; a ModelError says what is wrong with it and what to do.
+
+    `reach` hears of a download.
+    """
     if model is None:
         return embedded_gguf()
     # A first part that is a folder here is a path with a typing error, not a name on the Hub.
     if not model.exists() and looks_like_hub(str(model)) and not Path(model.parts[0]).is_dir():
-        return fetch_gguf(str(model), _best_name)
+        return fetch_gguf(str(model), _best_name, reach)
     if not model.exists():
         raise ModelError(
             f"model {str(model)!r} does not exist: give the path of a .gguf file or of its folder, "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from engine.errors import ModelError
+from engine.errors import EngineStopped, ModelError
+from engine.reach import Reach, unwatched
 
 _SPEC = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<file>.+\.gguf))?")
 _SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -20,8 +22,11 @@ def looks_like_hub(spec: str) -> bool:
     return _SPEC.fullmatch(spec) is not None
 
 
-def fetch_gguf(spec: str, choose: Choose) -> Path:
-    """Download the file (all of its shards) into the Hub's cache, or find it there; raises ModelError."""
+def fetch_gguf(spec: str, choose: Choose, reach: Reach = unwatched) -> Path:
+    """Download the file (all of its shards) into the Hub's cache, or find it there.
+
+    Raises ModelError, and EngineStopped when `reach` says to stop; what was fetched by then is kept.
+    """
     found = _SPEC.fullmatch(spec)
     assert found is not None, spec
     repository, file = found["repository"], found["file"]
@@ -36,7 +41,9 @@ def fetch_gguf(spec: str, choose: Choose) -> Path:
             file = choose([name for name in names if name.endswith(".gguf")])
             if file is None:
                 raise ModelError(f"the repository {repository!r} holds no GGUF model: name one that does")
-        folder = huggingface_hub.snapshot_download(repository, allow_patterns=shards(file))
+        folder = huggingface_hub.snapshot_download(
+            repository, allow_patterns=shards(file), tqdm_class=_bar(reach)
+        )
     except errors.GatedRepoError:
         reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
     except errors.RepositoryNotFoundError:
@@ -54,6 +61,32 @@ def fetch_gguf(spec: str, choose: Choose) -> Path:
 def whole_name(file: str) -> str:
     """What a model in several files is called, given any of them; a whole one goes by its own name."""
     return _SHARD.sub(".gguf", file)
+
+
+def _bar(reach: Reach) -> type[Any]:
+    """The class of the Hub's progress bars, those that count bytes telling `reach` besides."""
+    from huggingface_hub.utils.tqdm import tqdm as hub_bar
+
+    class Bar(hub_bar):
+        """One that the Hub has switched off, without a terminal, counts nothing by itself."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._bytes, self._got = options.get("unit") == "B", 0.0
+            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._got += n or 0
+            if self._bytes and self.total and not reach(min(1.0, self._got / self.total)):
+                raise EngineStopped("nobody waits for this download any more")
+            shown: bool | None = super().update(n)
+            return shown
+
+    return Bar
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its ending and, of a split model, without its place."""
+    return Path(whole_name(path.name)).stem
 
 
 def shards(file: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from html import escape
@@ -10,25 +11,19 @@ from typing import Any
 
 import gradio as gr
 
+from ui.access import admit
+from ui.asked import Admit
+from ui.download import File
+from ui.limits import TooMany
 from ui.rows import Conversation
-from ui.store import Store, Unknown
+from ui.store import Store, StoreError, Unknown
 from ui.texts import Words, words
 from ui.transcript import to_markdown
-from ui.transfer import LARGEST, TransferError, from_json, to_json
+from ui.transfer import TransferError, from_json, largest, to_json
+from ui.visitor import owner_of
 
 LISTED = 200  # more lines make a slow page; the search finds the others
-# The file is made in the browser: nothing that a person wrote lies around in a folder of the server.
-DOWNLOAD = """(file) => {
-  if (!file) return null;
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([file.content], {type: file.type}));
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  return null;
-}"""
 Shown = list[Any]
-File = dict[str, str]  # name, type and content, for DOWNLOAD
 
 
 class HistoryActions:
@@ -38,8 +33,11 @@ class HistoryActions:
     next click on the list.
     """
 
-    def __init__(self, store: Store, owner_of: Callable[[gr.Request], str]) -> None:
-        self._store, self._owner_of = store, owner_of
+    def __init__(
+        self, store: Store, owner_of: Callable[[gr.Request], str] = owner_of, admit: Admit = admit
+    ) -> None:
+        self._store, self._owner_of, self._admit = store, owner_of, admit
+        self._importing = threading.Lock()  # a file takes much memory, so there is one at a time
 
     def start(self, request: gr.Request, key: str, search: str) -> Shown:
         """The page was opened: so is the chat that was open, if it is still there."""
@@ -100,18 +98,30 @@ class HistoryActions:
         """Import a file, which is then removed from the server."""
         say, path = words(request), Path(file)
         try:
-            if path.stat().st_size > LARGEST:
-                raise TransferError(f"the file is larger than {LARGEST:,} bytes")
-            conversations = from_json(path.read_bytes())
-        except TransferError as error:
+            note = say("history.imported", count=self._import(request, path))
+        except (TooMany, TransferError, StoreError) as error:
             note = say("history.not_imported", error=error)
-        else:
-            for conversation in conversations:
-                self._store.insert(self._owner_of(request), conversation)
-            note = say("history.imported", count=len(conversations))
         finally:
             path.unlink(missing_ok=True)
         return [*self._show(request, key, search, note), None]
+
+    def _import(self, request: gr.Request, path: Path) -> int:
+        """How many chats were in a file. Counts as a request, for which there is a limit."""
+        self._admit(request)
+        owner = self._owner_of(request)
+        if (size := path.stat().st_size) > largest(owner):
+            raise TransferError(f"it has {size:,} bytes: at most {largest(owner):,} are read")
+        if not self._importing.acquire(blocking=False):  # who waits would keep a thread from others
+            raise TransferError("another file is being imported: try again in a minute")
+        try:
+            conversations = from_json(path.read_bytes())
+            if len(conversations) > (room := self._store.room(owner)):
+                raise TransferError(f"it has {len(conversations)} chats, and there is room for {room}")
+            for conversation in conversations:
+                self._store.insert(owner, conversation)
+        finally:
+            self._importing.release()
+        return len(conversations)
 
     def this_markdown(self, request: gr.Request, key: str) -> File:
         """The open chat, to read."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import gradio as gr
 
-from ui.history_actions import DOWNLOAD, HistoryActions
+from ui.download import DOWNLOAD
+from ui.history_actions import HistoryActions
 from ui.store import Store
 from ui.translation import text
-from ui.visitor import owner_of
 
 TOGGLE = "document.querySelector('#history .toggle-button').click()"
 OPEN_WHEN_WIDE = f"() => {{ if (window.innerWidth > 900) {TOGGLE} }}"
@@ -28,8 +28,8 @@ QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 class HistoryPanel:
     """Lays out the list and its buttons, inside the page's Blocks; `wire` connects them."""
 
-    def __init__(self, store: Store, owner: Callable[[gr.Request], str] = owner_of) -> None:
-        self._do = do = HistoryActions(store, owner)
+    def __init__(self, store: Store) -> None:
+        self._do = do = HistoryActions(store)
         # The key is public: an id is of no use to anyone but its owner.
         self.current = gr.BrowserState("", storage_key="gguf-chat.conversation", secret="gguf-chat")
         self._file = gr.JSON(visible=False)
@@ -93,9 +93,12 @@ class HistoryPanel:
         self._openings.append(begun)
 
     def on_open(self, draw: Callable[..., Any], outputs: Sequence[Any]) -> None:
-        """Call `draw(request, current)` whenever another conversation was opened; after all else is wired."""
+        """Call `draw(request, current)` whenever another conversation was opened; after all else is wired.
+
+        What it gives is sent as it is: see ui/lean.py.
+        """
         for event in self._openings:
-            event.then(draw, [self.current], outputs, **QUICK)
+            event.then(draw, [self.current], outputs, postprocess=False, **QUICK)
 
     @staticmethod
     def opener() -> gr.Button:

@@ -33,7 +33,7 @@
   document.addEventListener(
     "click",
     (event) => {
-      const inside = event.target.closest?.("#conversation .message");
+      const inside = event.isTrusted && event.target.closest?.("#conversation .message"); // ui/marking.js clicks too
       if (inside && (event.target.closest("a, summary") || !window.getSelection().isCollapsed)) event.stopPropagation();
     },
     true,

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from ui.latest import Latest
+
 
 class Stoppable(Protocol):
     """An answer, or several at once, that can be stopped."""
@@ -37,7 +39,7 @@ class LiveStreams:
 
     def __init__(self) -> None:
         self._streams: defaultdict[str, set[Stoppable]] = defaultdict(set)
-        self._turns: dict[str, Turn] = {}
+        self._turns = Latest[str, Turn]()
 
     def begin(self, session: str) -> Turn:
         """A tab asks for something new: what it asked for before ends, and is shown no longer."""

@@ -23,13 +23,16 @@ LATEX: list[dict[str, str | bool]] = [
 ]
 
 _LINES = r"(?:(?!\n[ \t]*\n).)+?"  # up to the paragraph's end
+# Nor beyond the next one that opens: thousands that are never closed would each be followed to the end.
+_DISPLAY = r"(?:(?!\n[ \t]*\n|(?<!\\)\\\[).)+?"
+_INLINE = r"(?:(?!\n[ \t]*\n|(?<!\\)\\\().)+?"
 # Code comes first: it is shown as it is, and people copy it. An unclosed fence runs to the end.
 # `$x$` as Pandoc reads it: no space inside the dollars and no digit behind them, so that prices stay prices.
 _PIECES = re.compile(
-    r"(?P<code>^[ \t>]*(?P<fence>`{3,}|~{3,})[^\n]*\n(?:.*?^[ \t>]*(?P=fence)[`~]*[ \t]*$|.*)"
-    rf"|(?<!`)(?P<tick>`+)(?!`){_LINES}(?<!`)(?P=tick)(?!`))"
-    rf"|(?P<display>\$\$(?!\$){_LINES}\$\$|\\\[{_LINES}\\\])"
-    rf"|\\\((?P<inline>{_LINES})\\\)"
+    r"(?P<code>^[ \t>]*(?P<fence>`{3,}(?!`)|~{3,}(?!~))[^\n]*\n(?:.*?^[ \t>]*(?P=fence)[`~]*[ \t]*$|.*)"
+    rf"|(?<!`)(?P<tick>`{{1,8}})(?!`){_LINES}(?<!`)(?P=tick)(?!`))"
+    rf"|(?P<display>\$\$(?!\$){_LINES}\$\$|(?<!\\)\\\[{_DISPLAY}\\\])"
+    rf"|(?<!\\)\\\((?P<inline>{_INLINE})\\\)"
     rf"|(?<![\\$\w])\$(?P<dollars>(?![\s$])(?:(?!\n[ \t]*\n)[^$])+?(?<![\s\\]))\$(?![\w$])",
     re.MULTILINE | re.DOTALL,
 )

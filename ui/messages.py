@@ -11,9 +11,7 @@ from typing import Any
 
 from engine.errors import RequestError
 from engine.request import Message
-from ui.markup import JOINER, defuse, restore
-
-__all__ = ["JOINER", "conversation", "defuse", "restore", "text_of", "to_message"]
+from ui.markup import restore
 
 
 def text_of(content: object) -> str:

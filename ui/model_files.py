@@ -9,11 +9,10 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from ui.gguf_choice import adapters_in, models_in
-from ui.gguf_hub import shards
+from ui.gguf_hub import shards, stem_of
 from ui.status import size_text
 
 _TYPE = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Entry:
 
 def entry_of(path: Path, adapter: Path | None = None, name: str | None = None) -> Entry:
     """The entry of a file that is there."""
-    stem = _SHARD.sub("", path.stem)
+    stem = stem_of(path)
     short, kind = name_and_type(path)
     facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), kind]
     label = " · ".join(filter(None, [*facts, size_text(_size(path) + (_size(adapter) if adapter else 0))]))
@@ -41,7 +40,7 @@ def entry_of(path: Path, adapter: Path | None = None, name: str | None = None) -
 
 def name_and_type(path: Path) -> tuple[str, str]:
     """A file's name without the type at its end, and that type or "": ("bob", "Q4_K_M")."""
-    stem = _SHARD.sub("", path.stem)
+    stem = stem_of(path)
     found = _TYPE.search(stem)
     return (stem[: found.start()], found[1].upper()) if found else (stem, "")
 

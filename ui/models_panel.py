@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -28,11 +29,30 @@ TICK = 0.5  # seconds between two updates of the line that says how long it has 
 Update = tuple[Any, Any, Any, Any, Any, Any]
 
 
+@dataclass
+class _Switch:
+    """A switch to another model: what was wanted, its key once it is known, and how much was downloaded."""
+
+    wanted: object
+    key: str | None = None
+    fetched: float = 0.0
+    left: bool = False
+
+    def fetch(self, share: float) -> bool:
+        """The download is so far: whether anybody waits for it."""
+        self.fetched = max(self.fetched, share)
+        return not self.left
+
+
 class ModelsPanel:
-    """Lays out the picker; `key` is the tab's model, to be borrowed from the pool."""
+    """Lays out the picker; `key` is the tab's model, to be borrowed from the pool.
+
+    `switched` are the events after which it may be another one.
+    """
 
     def __init__(self, models: Models, own_machine: bool) -> None:
         self._models = models
+        self._infos = dict[str, ModelInfo]()  # of the models that were chosen so far
         catalog, first = models.catalog, models.pool.default
         self.key = gr.State(first)
         self._kept = gr.BrowserState(None, storage_key="gguf-chat.model", secret="gguf-chat")
@@ -64,8 +84,14 @@ class ModelsPanel:
             "show_progress": "hidden",
             "api_visibility": "private",
         }
-        self._picker.input(self._choose, [self._picker, self.key], trigger_mode="always_last", **quiet)
-        page.load(self._restore, [self._kept, self.key], **quiet)
+        chosen = self._picker.input(
+            self._choose, [self._picker, self.key], trigger_mode="always_last", **quiet
+        )
+        self.switched = [chosen, page.load(self._restore, [self._kept, self.key], **quiet)]
+
+    def info_of(self, key: str) -> ModelInfo | None:
+        """What is known of a model, once a tab has chosen it."""
+        return self._infos.get(key)
 
     async def _choose(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         async for update in self._switch(request, wanted, now):
@@ -81,27 +107,39 @@ class ModelsPanel:
     async def _switch(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         """Load `wanted`, saying so, and make it the tab's model; or say why not, and keep `now`."""
         say, own = words(request), on_own_machine(request)
-        loading = asyncio.ensure_future(self._ready(wanted, own))
+        switch = _Switch(wanted)
+        loading = asyncio.ensure_future(self._ready(switch, own))
         began = time.monotonic()
         try:
             while not (await asyncio.wait({loading}, timeout=TICK))[0]:
-                note = say("models.loading", name=self._called(wanted), seconds=int(time.monotonic() - began))
+                note = self._loading(switch, int(time.monotonic() - began), say)
                 yield (*[gr.skip()] * 3, line(note, "busy"), gr.skip(), gr.skip())
             key, info = loading.result()
+            self._infos[key] = info
         except EngineError as error:
             note = say("models.kept", error=error, name=self._called(now))
             yield gr.update(value=now), gr.skip(), gr.skip(), line(note, "error"), gr.skip(), gr.skip()
             return
         finally:
+            switch.left = True
             loading.cancel()
         choices = gr.update(choices=self._models.catalog.choices(own), value=key)
         yield choices, key, key, "", self._facts_of(info, own, say), model_name(info)
 
-    async def _ready(self, wanted: object, own_machine: bool) -> tuple[str, ModelInfo]:
+    async def _ready(self, switch: _Switch, own_machine: bool) -> tuple[str, ModelInfo]:
         """Have the model in memory. What was typed may have to be fetched, which takes a thread."""
-        key = await asyncio.to_thread(self._models.admit, wanted, own_machine)
+        key = await asyncio.to_thread(self._models.admit, switch.wanted, own_machine, switch.fetch)
+        switch.key = key
         async with serving(self._models.pool, key) as backend:
             return key, backend.info
+
+    def _loading(self, switch: _Switch, seconds: int, say: Words) -> str:
+        if switch.key is None:
+            name, share = self._called(switch.wanted), switch.fetched
+        else:
+            name, share = self._called(switch.key), self._models.pool.loading(switch.key)
+        words = "models.loading" if switch.key is not None else "models.fetching"
+        return say(words, name=name, percent=int(100 * share), seconds=seconds)
 
     def _called(self, key: object) -> str:
         return self._models.catalog.label(str(key))

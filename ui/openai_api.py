@@ -9,27 +9,30 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from engine.backend import ChatBackend, ChatStream
+from engine.backend import ChatStream
 from engine.errors import EngineError
-from engine.pool import ModelPool
 from ui import access
 from ui.limits import TooMany
+from ui.models import Models
 from ui.openai_answer import Answer
 from ui.openai_errors import ApiError, field_error, from_engine, from_limit, not_found, response
 from ui.openai_request import ChatRequest
-from ui.serving import serving
+from ui.serving import serving, started
+from ui.visitor import on_own_machine
 
 LARGEST_BODY = 4 << 20  # bytes
+_STALLED = 60.0  # seconds without reading anything, after which a caller's stream is closed
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
 
 
-def add_openai_api(app: FastAPI, pool: ModelPool) -> None:
+def add_openai_api(app: FastAPI, models: Models) -> None:
     """Add the routes, whose errors have OpenAI's form. Needs `Guard` and `Visitors` around the app."""
     started = int(time.time())
 
@@ -42,16 +45,17 @@ def add_openai_api(app: FastAPI, pool: ModelPool) -> None:
         return response(error)
 
     @app.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [described(key) for key in pool.keys()]}  # noqa: SIM118
+    async def list_models(request: Request) -> dict[str, Any]:
+        choices = models.catalog.choices(on_own_machine(request))
+        return {"object": "list", "data": [described(key) for _, key in choices]}
 
     @app.get("/v1/models/{key:path}")
-    async def show_model(key: str) -> dict[str, Any]:
-        return described(_known(pool, key))
+    async def show_model(request: Request, key: str) -> dict[str, Any]:
+        return described(_allowed(request, models, key))
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
-        return await _answer(request, pool)
+        return await _answer(request, models)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     async def nothing_here(request: Request, path: str) -> Response:
@@ -59,22 +63,23 @@ def add_openai_api(app: FastAPI, pool: ModelPool) -> None:
         raise ApiError(404, f"{request.method} /v1/{path} does not exist here: there are {known}")
 
 
-def _known(pool: ModelPool, key: str | None) -> str:
-    """The model's key, the default for none. Raises ApiError for one that is not offered."""
-    if key and key not in pool.keys():  # noqa: SIM118 - no dict
+def _allowed(request: Request, models: Models, key: str | None) -> str:
+    """The model's key, the default for none. Raises ApiError for one that is not offered to who asks."""
+    if key and not models.catalog.allows(key, on_own_machine(request)):
         raise not_found(key)
-    return key or pool.default
+    return key or models.pool.default
 
 
-async def _answer(request: Request, pool: ModelPool) -> Response:
+async def _answer(request: Request, models: Models) -> Response:
     """Start an answer. All that can be refused is refused here, before a stream begins."""
     asked = await _read(request)
-    key = _known(pool, asked.model)
+    key = _allowed(request, models, asked.model)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(access.admit(request))
-            backend = await stack.enter_async_context(serving(pool, key))
-            stream = await _start(backend, asked)
+            backend = await stack.enter_async_context(serving(models.pool, key))
+            sampling = asked.sampling(backend.info)
+            stream = await started(backend, asked.conversation(), sampling)
         except TooMany as error:
             raise from_limit(error) from error
         except EngineError as error:
@@ -97,12 +102,6 @@ async def _read(request: Request) -> ChatRequest:
         raise ApiError(400, "the request broke off") from error
     except ValidationError as error:
         raise field_error(error.errors(include_url=False, include_context=False)[0]) from error
-
-
-async def _start(backend: ChatBackend, asked: ChatRequest) -> ChatStream:
-    """In a thread: a long prompt takes a while to tokenize, and other answers go on meanwhile."""
-    sampling = asked.sampling(backend.info.context)
-    return await asyncio.to_thread(backend.stream, asked.conversation(), sampling)
 
 
 async def _whole(request: Request, stream: ChatStream, answer: Answer) -> Response:
@@ -135,6 +134,18 @@ class _Events(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:  # not in the generator, which may never get to begin
             await super().__call__(scope, receive, send)
+
+    async def stream_response(self, send: Send) -> None:
+        """As its base does, but for a caller who reads no more: its model must not stay borrowed for good."""
+
+        async def in_time(message: Message) -> None:
+            with anyio.fail_after(_STALLED):
+                await send(message)
+
+        try:
+            await super().stream_response(in_time)
+        except TimeoutError:
+            return  # an answer without an end: uvicorn closes the connection
 
 
 async def _events(stream: ChatStream, answer: Answer, asked: ChatRequest) -> AsyncGenerator[str, None]:

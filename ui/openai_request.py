@@ -7,10 +7,13 @@ fields that change nothing about an answer (user, store, ...) and unknown ones a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from engine.backend import ModelInfo
+from engine.recommended import sampling_over
 from engine.request import Message, Role
 from engine.settings import SamplingSettings
 
@@ -136,13 +139,14 @@ class ChatRequest(BaseModel):
         """The messages as the engine reads them."""
         return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
 
-    def sampling(self, context: int) -> SamplingSettings:
-        """How to answer; without a limit, until the model's `context` is full. Raises SettingsError."""
+    def sampling(self, model: ModelInfo) -> SamplingSettings:
+        """How to answer; without a limit, until the model's context is full. Raises SettingsError."""
         given = {name: value for name in _SAMPLED if (value := getattr(self, name)) is not None}
         form = self.response_format
-        return SamplingSettings(
-            **given,
-            max_tokens=self.max_completion_tokens or self.max_tokens or context,
+        settled = sampling_over(model.recommended, given)
+        return replace(
+            settled,
+            max_tokens=self.max_completion_tokens or self.max_tokens or model.context,
             seed=None if self.seed is None else self.seed % 2**32,  # OpenAI's may be negative
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             json_schema=form.schema_text if form is not None else None,

@@ -20,7 +20,12 @@ Model = Annotated[
         help=option_texts.MODEL,
     ),
 ]
-ContextSize = Annotated[int, typer.Option(envvar="GGUF_CHAT_CONTEXT", help=option_texts.CONTEXT)]
+ContextSize = Annotated[
+    int,
+    typer.Option(
+        "--context", "--ctx", envvar=["GGUF_CHAT_CONTEXT", "GGUF_CHAT_CTX"], help=option_texts.CONTEXT
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(envvar="GGUF_CHAT_THREADS", help=option_texts.THREADS),

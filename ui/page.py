@@ -18,6 +18,7 @@ from ui.chat_panel import ChatPanel
 from ui.chat_wiring import ChatWiring
 from ui.compare_panel import ComparePanel
 from ui.history_panel import HistoryPanel
+from ui.lean import LeanBlocks
 from ui.live import LiveStreams
 from ui.models import Models
 from ui.models_panel import ModelsPanel
@@ -29,6 +30,7 @@ from ui.theme import MEND
 from ui.translation import text
 
 KEYS = Path(__file__).with_name("keys.js")
+MARKING = Path(__file__).with_name("marking.js")
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
 OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1100) ({TOGGLE_SETTINGS})() }}"
 
@@ -43,7 +45,7 @@ def build(
     queue, is the one that makes people wait or turns them away.
     """
     live, store = LiveStreams(), store or Store()
-    page: gr.Blocks = gr.Blocks(
+    page: gr.Blocks = LeanBlocks(
         title="GGUF Chat", fill_height=True, analytics_enabled=False, delete_cache=(3600, 3600)
     )
     with page:
@@ -60,8 +62,7 @@ def build(
 def _chat(
     page: gr.Blocks, models: Models, store: Store, live: LiveStreams, *, concurrency: int, own_machine: bool
 ) -> None:
-    with models.pool.use() as backend:
-        info = backend.info
+    info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
     history = HistoryPanel(store)
     with gr.Row(elem_id="head", equal_height=True):
@@ -81,15 +82,16 @@ def _chat(
         panel, events, deeds, settings=settings.components, concurrency=concurrency, model=picker.key
     )
     picker.wire(page)
+    settings.follow(picker.switched, picker.key, picker.info_of)
     _connect(page, history, wiring, new_chat)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_the_rest(page, open_settings, events.close)
+    page.load(None, js=MARKING.read_text(encoding="utf-8"))  # after keys.js: Escape stops before it unmarks
     page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
 
 
 def _compare(page: gr.Blocks, models: Models, live: LiveStreams, concurrency: int) -> None:
-    with models.pool.use() as backend:
-        info = backend.info
+    info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
     with gr.Row(elem_id="head", equal_height=True):
         gr.Markdown(text("compare.title"))

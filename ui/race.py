@@ -12,7 +12,7 @@ from engine.errors import EngineError
 from engine.pool import ModelPool
 from engine.request import Message
 from engine.settings import SamplingSettings
-from ui.serving import serving
+from ui.serving import serving, started
 from ui.streaming import INTERVAL, Progress, snapshots
 
 
@@ -102,11 +102,13 @@ class Race:
             if backend is None or self._lanes[lane].done:
                 return
             try:
-                stream = backend.stream(self._messages, self._sampling)
+                stream = await started(backend, self._messages, self._sampling)
             except EngineError as error:
                 self._show(lane, Progress(error=error))
                 return
             self._streams.append(stream)
+            if self._stopped:
+                stream.cancel()
             async with aclosing(snapshots(stream, interval)) as updates:
                 async for progress in updates:
                     self._show(lane, progress)

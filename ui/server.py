@@ -8,6 +8,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 
 import gradio as gr
 import uvicorn
@@ -15,9 +16,11 @@ from fastapi import FastAPI, Response
 from gradio.routes import App as GradioApp
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.backend import ChatBackend
 from engine.metrics import CONTENT_TYPE, exposition, registry
 from engine.pool import ModelPool
 from ui.access import Access
@@ -29,7 +32,7 @@ from ui.page import build
 from ui.settings import on_a_space
 from ui.store import Store
 from ui.theme import CSS, theme
-from ui.transfer import LARGEST
+from ui.transfer import LARGEST, LARGEST_OF_OTHERS
 from ui.translation import I18N
 from ui.visitor import Visitors
 
@@ -50,6 +53,9 @@ CONTENT_POLICY = "; ".join(
     )
 )
 
+# Where a Space's proxies are, as it sees them.
+_INNER = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "::1")
+
 
 def web_app(
     models: Models,
@@ -62,27 +68,35 @@ def web_app(
 ) -> FastAPI:
     """The whole web application over some models.
 
-    `local` when this machine alone can reach it; `hosts` are names it is known by besides (see ui/origin.py).
+    `local` when this machine alone can reach it; `hosts` are names it is known by besides (see ui/origin.py):
+    then a proxy, which need not say so, brings people from elsewhere, and nobody is taken for who sits here.
     A `store` of None keeps conversations until the process ends.
     """
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
-    access = access or Access()
+    access, own_machine = access or Access(), local and not hosts
 
     @app.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok", "model": models.catalog.label(models.pool.default)}
+    def health(response: Response) -> dict[str, str]:
+        """200 while a model can answer: the page is there before, and when the model has failed for good."""
+        pool = models.pool
+        status = "down" if pool.down() else "ok" if pool.loaded() else "loading"
+        response.status_code = 200 if status == "ok" else 503
+        return {"status": status, "model": models.catalog.label(pool.default)}
 
     _add_metrics(app, models.pool)
-    add_openai_api(app, models.pool)
-    sessions = _mount_page(app, build(models, concurrency, own_machine=local, store=store), access)
+    add_openai_api(app, models)
+    page = build(models, concurrency, own_machine=own_machine, store=store)
+    sessions = _mount_page(app, page, access, LARGEST if own_machine else LARGEST_OF_OTHERS)
+    # Gradio packs its scripts, but not the page itself, which is the largest thing that a phone has to fetch
+    app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
     app.add_middleware(Guard, access=access, sessions=sessions)
-    app.add_middleware(Visitors, local=local)
+    app.add_middleware(Visitors, local=own_machine)
     app.add_middleware(OwnPages, local=local, hosts=hosts)
     app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
     return app
 
 
-def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
+def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, largest_file: int) -> Sessions:
     """The Gradio page at `/`, behind Gradio's login form where there are logins; returns who is logged in."""
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     # Gradio warns that pages are not rendered on the server, which is not asked of it
@@ -97,7 +111,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access) -> Sessions:
         i18n=I18N,
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
-        max_file_size=LARGEST,  # a history that is imported
+        max_file_size=largest_file,  # a history that is imported
         show_error=True,
         auth=access.is_login if access.closes_page else None,
     )
@@ -146,20 +160,40 @@ class ContentPolicy:
         await self._app(scope, receive, with_policy)
 
 
-def serve(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM, then return; `ready` is called once the page can be opened."""
+def serve(
+    app: FastAPI,
+    bound: socket.socket,
+    opened: Callable[[], None],
+    model: Future[ChatBackend] | None = None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, then return; `opened` is called once the page can be opened.
+
+    With a `model` that still loads: should it not load, serving ends, and raises why.
+    """
     logging.getLogger("uvicorn.error").addFilter(_not_about_cut_streams)
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
-        forwarded_allow_ips="*" if on_a_space() else None,  # its proxy says who asks; uvicorn's default else
+        forwarded_allow_ips=trusted_proxies(),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn ends on a signal and raises it again at the end, which would kill us before the clean-up
         signal.signal(number, lambda *_: None)
-    _Server(config, ready).run(sockets=[bound])
+    server = _Server(config, opened, model)
+    server.run(sockets=[bound])
+    if model is not None and model.done():
+        model.result()
+
+
+def trusted_proxies() -> list[str] | None:
+    """Whose X-Forwarded-For and X-Forwarded-Proto count; None is uvicorn's default, this machine.
+
+    Of the addresses uvicorn takes the last one that is none of these: a proxy writes it, at the end or as the
+    only one. What stands before it may be anything, as whoever asks can send the header too.
+    """
+    return list(_INNER) if on_a_space() else None
 
 
 def _not_about_cut_streams(record: logging.LogRecord) -> bool:
@@ -169,11 +203,19 @@ def _not_about_cut_streams(record: logging.LogRecord) -> bool:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, opened: Callable[[], None], model: Future[ChatBackend] | None
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._opened, self._model = opened, model
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            self._ready()
+            self._opened()
+        if self._model is not None:
+            self._model.add_done_callback(self._end_unless_loaded)
+
+    def _end_unless_loaded(self, model: Future[ChatBackend]) -> None:
+        if model.exception() is not None:
+            self.should_exit = True

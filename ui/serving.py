@@ -1,13 +1,15 @@
-"""A model of the pool for the time of an `async with`: the event loop goes on while it loads."""
+"""A model of the pool, and an answer of it, for event loops, which go on while it loads and reads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from engine.backend import ChatBackend
+from engine.backend import ChatBackend, ChatStream
 from engine.pool import ModelPool
+from engine.request import Message
+from engine.settings import SamplingSettings
 
 
 @asynccontextmanager
@@ -21,3 +23,23 @@ async def serving(pool: ModelPool, key: str | None = None) -> AsyncIterator[Chat
         yield await asyncio.shield(asyncio.wrap_future(loan.backend))
     finally:
         loan.give_back()
+
+
+async def started(
+    backend: ChatBackend, messages: Sequence[Message], sampling: SamplingSettings
+) -> ChatStream:
+    """As `ChatBackend.stream`, in a thread: a long prompt takes a while to tokenize.
+
+    Who is cancelled meanwhile leaves no answer behind.
+    """
+    starting = asyncio.ensure_future(asyncio.to_thread(backend.stream, messages, sampling))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_stop)
+        raise
+
+
+def _stop(starting: asyncio.Future[ChatStream]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().cancel()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from gradio.components.chatbot import Message, MetadataDict, TextMessage
+from typing import Any
 
 from ui.markup import defuse
 from ui.texts import ENGLISH, Words
 from ui.thoughts import split
 from ui.tree import Node
 
+Row = dict[str, Any]  # a message as the browser's Chatbot takes it
 _JUDGED = {"like": "Like", "dislike": "Dislike", None: None}
 
 
@@ -19,7 +19,7 @@ _JUDGED = {"like": "Like", "dislike": "Dislike", None: None}
 class Shown:
     """Rows for the Chatbot, and of each row the id of its message."""
 
-    rows: tuple[Message, ...]
+    rows: tuple[Row, ...]
     nodes: tuple[int, ...]
 
     def __add__(self, other: Shown) -> Shown:
@@ -27,11 +27,8 @@ class Shown:
 
 
 def shown(path: Sequence[Node], say: Words = ENGLISH, *, writing: bool = False) -> Shown:
-    """The rows of some messages; `writing`: the last one has not ended.
-
-    Gradio takes its own Message as it is, which is cheaper than a dict that it must check at each update.
-    """
-    rows, nodes = list[Message](), list[int]()
+    """The rows of some messages; `writing`: the last one has not ended."""
+    rows, nodes = list[Row](), list[int]()
     for node in path:
         own = _rows(node, say, writing=writing and node is path[-1])
         rows += own
@@ -47,7 +44,7 @@ def opinions(path: Sequence[Node]) -> list[str | None]:
     return [_JUDGED[node.opinion] for node in bubbles if node.role == "assistant"]
 
 
-def _rows(node: Node, say: Words, *, writing: bool) -> list[Message]:
+def _rows(node: Node, say: Words, *, writing: bool) -> list[Row]:
     if node.role == "user":
         return [_row("user", defuse(node.text))]
     spoken = split(node.text)
@@ -60,12 +57,12 @@ def _rows(node: Node, say: Words, *, writing: bool) -> list[Message]:
     return rows
 
 
-def _folded(thoughts: str, thinking: bool, say: Words) -> MetadataDict:
+def _folded(thoughts: str, thinking: bool, say: Words) -> Row:
     """`done` from the start: Gradio opens what is pending, and thoughts are to be folded."""
     title = say("chat.thinking") if thinking else say("chat.thoughts")
     words = say("chat.words", count=say.number(len(thoughts.split())))
     return {"title": title, "log": words, "status": "done"}
 
 
-def _row(role: str, text: str, metadata: MetadataDict | None = None) -> Message:
-    return Message(role=role, content=[TextMessage(text=text)], metadata=metadata)
+def _row(role: str, text: str, metadata: Row | None = None) -> Row:
+    return {"role": role, "metadata": metadata, "content": [{"text": text, "type": "text"}], "options": None}

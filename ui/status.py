@@ -10,11 +10,14 @@ from engine.backend import ModelInfo
 from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.request import Dropped, RequestStats
 from ui.limits import TooMany
-from ui.store import Unknown
+from ui.store import StoreError, Unknown
 from ui.streaming import Progress
 from ui.texts import ENGLISH, Words
 from ui.thoughts import split
 from ui.tree import Made
+
+Failure = EngineError | TooMany | Unknown | StoreError
+"""Why a person did not get what they asked for."""
 
 BRING_YOUR_OWN = "python app.py PATH/TO/MODEL.gguf"
 
@@ -30,11 +33,14 @@ def parameters_text(count: int) -> str:
 
 
 def short_name(info: ModelInfo) -> str:
-    """The file's name without its type, which people know; what the file calls itself is often a run's id."""
+    """The file's name without its type, which people know; what the file calls itself is often a run's id.
+
+    And that of the adapter on it.
+    """
     stem = Path(info.path).stem
     for joint in "-._":
         stem = stem.removesuffix(f"{joint}{info.quantization}")
-    return stem or info.name
+    return (stem or info.name) + (f" + {Path(info.adapter).stem}" if info.adapter else "")
 
 
 def model_name(info: ModelInfo) -> str:
@@ -131,12 +137,14 @@ def _dropped_text(dropped: Dropped, say: Words) -> str:
     return say("status.dropped_many", count=dropped.messages)
 
 
-def explain(error: EngineError | TooMany | Unknown, say: Words = ENGLISH) -> str:
-    """An engine's error for someone who only wanted an answer: what happened, and what to do."""
+def explain(error: Failure, say: Words = ENGLISH) -> str:
+    """An error for someone who only wanted an answer: what happened, and what to do."""
     if isinstance(error, TooMany):
         return error.text(say)
     if isinstance(error, Unknown):
         return say("status.gone")
+    if isinstance(error, StoreError):
+        return say("status.not_kept", error=error)
     if isinstance(error, QueueFull):
         return say("status.queue_full")
     if isinstance(error, EngineStopped):
@@ -144,7 +152,7 @@ def explain(error: EngineError | TooMany | Unknown, say: Words = ENGLISH) -> str
     return say("status.failed", error=error)
 
 
-def error_line(error: EngineError | TooMany | Unknown, partial: bool = False, say: Words = ENGLISH) -> str:
+def error_line(error: Failure, partial: bool = False, say: Words = ENGLISH) -> str:
     """The line for an answer that failed."""
     kept = f" {say('status.kept')}" if partial else ""
     return line(explain(error, say) + kept, "error")

@@ -1,11 +1,13 @@
 """The conversations of all people, in SQLite. Every call names an owner and sees that owner's rows alone.
 
 What a call has written is on disk when it returns and survives a kill -9. Any thread may call; a call takes
-well under a millisecond, apart from `list` with a search, which reads all that the owner has written.
+well under a millisecond, apart from `list` with a search, which reads all that the owner has written. When
+the file can no longer be read or written, on a full disk for instance, a call raises StoreError.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import sqlite3
 import threading
@@ -16,13 +18,14 @@ from pathlib import Path
 
 from ui import rows
 from ui.database import StoreError, open_database
+from ui.owners import LOCAL, VISITOR
 from ui.rows import Conversation, Summary, Unknown
 from ui.title import title_of
 from ui.tree import INTERRUPTED, Author, Made, Node, Opinion
 
 __all__ = ["Conversation", "Store", "StoreError", "Summary", "Unknown"]
 
-MOST = 1000  # conversations of one owner
+MOST = 1000  # conversations of one owner; a person on their own machine has no limit
 VISITORS_DAYS = 90  # after which a browser that was known by its cookie alone is not expected back
 
 
@@ -40,8 +43,8 @@ class Store:
         with self._transaction() as database:
             unfinished = "UPDATE node SET made = ? WHERE role = 'assistant' AND made IS NULL"
             database.execute(unfinished, [rows.made_json(INTERRUPTED)])
-            old = "DELETE FROM conversation WHERE owner LIKE 'visitor:%' AND updated < ?"
-            database.execute(old, [time.time() - VISITORS_DAYS * 86_400])
+            old = "DELETE FROM conversation WHERE owner LIKE ? AND updated < ?"
+            database.execute(old, [f"{VISITOR}%", time.time() - VISITORS_DAYS * 86_400])
 
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
         """Pinned ones first, then the latest; with a search, those with the words in a title or a message."""
@@ -51,15 +54,16 @@ class Store:
             query += """ AND (contains(title, ?) OR EXISTS
                 (SELECT 1 FROM node WHERE conversation = c.id AND contains(text, ?)))"""
             values = (owner, wanted, wanted)
-        with self._lock:
-            found = self._database.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
+        with self._held() as database:
+            found = database.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
             return tuple(Summary(key, title, bool(pinned), updated) for key, title, pinned, updated in found)
 
     def create(self, owner: str) -> str:
         """A new empty conversation; its id cannot be guessed. It may push out the oldest one not pinned."""
         key, now = secrets.token_urlsafe(16), time.time()
         with self._transaction() as database:
-            rows.make_room(database, owner, MOST - 1)
+            if owner != LOCAL:
+                rows.make_room(database, owner, MOST - 1)
             insert = "INSERT INTO conversation (id, owner, title, created, updated) VALUES (?, ?, '', ?, ?)"
             database.execute(insert, [key, owner, now, now])
         return key
@@ -69,8 +73,15 @@ class Store:
         with self._transaction() as database:  # both queries see the same moment
             return rows.load(database, owner, key)
 
+    def room(self, owner: str) -> float:
+        """How many more conversations an owner may have without losing one; infinite for `LOCAL`."""
+        return math.inf if owner == LOCAL else max(0, MOST - len(self.list(owner)))
+
     def insert(self, owner: str, conversation: Conversation) -> str:
-        """A copy of a conversation, with ids of its own, for `owner`; returns the copy's id."""
+        """A copy of a conversation, with ids of its own, for `owner`; returns the copy's id.
+
+        It pushes nothing out: ask for `room` before.
+        """
         key, ids = secrets.token_urlsafe(16), dict[int, int]()
         tree, times = conversation.tree, [conversation.created, conversation.updated]
         with self._transaction() as database:
@@ -173,9 +184,20 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, one thread at a time; other processes wait."""
-        with self._lock, self._database as database:
+        with self._held() as database, database:
             database.execute("BEGIN IMMEDIATE")
             yield database
+
+    @contextmanager
+    def _held(self) -> Iterator[sqlite3.Connection]:
+        """The connection for one thread. Raises StoreError for what SQLite cannot do."""
+        try:
+            with self._lock:
+                yield self._database
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the history cannot be read or written ({error}): make room on its disk"
+            ) from error
 
 
 def _contains(text: str, wanted: str) -> bool:

@@ -1,13 +1,13 @@
 """One answer under way -> snapshots of it, at a rate that a page can show.
 
-Every update of a Gradio Chatbot costs the server about a millisecond that the model wants (see the design),
-and no eye follows more than a dozen a second. So the events are folded into one `Progress`, and it is shown
-at most every `INTERVAL` seconds; nothing is lost, and the last snapshot is always the complete answer.
+Every update of a page costs the server most of a millisecond that the model wants, each token that wakes the
+event loop costs some of it, and no eye follows more than ten updates a second. So the events are folded
+into one `Progress`, a batch at a time, and it is shown at most every `INTERVAL` seconds once there is a word;
+nothing is lost, and the last snapshot is always the complete answer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from engine.backend import ChatStream
 from engine.errors import EngineError
 from engine.request import Dropped, Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
 
-INTERVAL = 1 / 12
+INTERVAL = 1 / 10
 UPDATES = 40  # a second, of all pages together
 
 
@@ -77,35 +77,24 @@ class Progress:
 async def snapshots(
     stream: ChatStream, interval: float = INTERVAL, begun: str = "", readers: Callable[[], int] = lambda: 1
 ) -> AsyncGenerator[Progress, None]:
-    """The answer's progress, first at once and then at most every `interval` seconds; the last one is `done`.
+    """The answer's progress: at once until its first word, and then every `interval` seconds at most.
 
-    Where many `readers` follow answers, each is shown less often. `begun` is what the answer has already,
-    when it is continued.
+    The last one is `done`. Where many `readers` follow answers, each is shown less often. `begun` is what the
+    answer has already, when it is continued.
 
     An EngineError on the way is part of the last snapshot, next to the text that came before it. When the
     reader goes away (the generator is closed or its task cancelled) the stream is cancelled at once.
     """
-    progress, changed = Progress(begun), asyncio.Event()
-    pump = asyncio.create_task(_pump(stream, progress, changed))
+    progress = Progress(begun)
     try:
-        while not pump.done():
+        while not progress.done:
             yield replace(progress)
-            await asyncio.wait({pump}, timeout=max(interval, readers() / UPDATES))
-            await changed.wait()
-            changed.clear()
-        await pump  # a bug in the pump must be heard
+            pause = max(interval, readers() / UPDATES) if progress.first_text else 0.0
+            try:
+                for event in await stream.batch(pause):
+                    progress.take(event)
+            except EngineError as error:
+                progress.error = error
         yield replace(progress)
     finally:
         stream.cancel()
-        pump.cancel()
-
-
-async def _pump(stream: ChatStream, progress: Progress, changed: asyncio.Event) -> None:
-    try:
-        async for event in stream:
-            progress.take(event)
-            changed.set()
-    except EngineError as error:
-        progress.error = error
-    finally:
-        changed.set()

@@ -56,7 +56,8 @@ class TerminalChat:
                 self.out.out(progress.text[before:], end="", highlight=False)
                 self.out.file.flush()
             except KeyboardInterrupt:
-                stream.cancel()  # the loop goes on to the stream's last event
+                stream.cancel()
+                events = iter(stream)  # the one that was interrupted is over; the last event is still to come
             except EngineError as error:
                 progress.error = error
         self.out.out("")

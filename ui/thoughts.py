@@ -8,7 +8,7 @@ from dataclasses import dataclass
 # Thoughts come first or not at all: whoever explains the tag further down is left alone. Where the template
 # has opened them in the prompt already (Qwen, DeepSeek), the answer holds the closing tag alone.
 _OPEN = re.compile(r"\s*(?:<(?P<tag>think|thinking|thought|reasoning)>|(?P<upper>\[THINK\]))")
-_CLOSE_ALONE = re.compile(r"</think>\s*")
+_CODE_OR_TAG = re.compile(r"```.*?```|`[^`\n]*`|(?P<open><think>)|(?P<close></think>)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,18 @@ def split(text: str) -> Spoken:
     """Tell an answer's thoughts from the rest."""
     opened = _OPEN.match(text)
     if opened is None:
-        if (closed := _CLOSE_ALONE.search(text)) is None:
-            return Spoken(None, text)
-        return Spoken(text[: closed.start()].strip(), text[closed.end() :])
+        return _closed_alone(text)
     close = "[/THINK]" if opened["upper"] else f"</{opened['tag']}>"
     thoughts, ended, answer = text[opened.end() :].partition(close)
     return Spoken(thoughts.strip(), answer.lstrip(), thinking=not ended)
+
+
+def _closed_alone(text: str) -> Spoken:
+    """Thoughts are what stands before a closing tag that nothing opened, unless that is code."""
+    if "</think>" in text:  # this is asked a dozen times a second
+        for found in _CODE_OR_TAG.finditer(text):
+            if found["open"]:
+                break
+            if found["close"]:
+                return Spoken(text[: found.start()].strip(), text[found.end() :])
+    return Spoken(None, text)

@@ -18,12 +18,14 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from ui.owners import LOCAL
 from ui.rows import Conversation
 from ui.title import title_of
 from ui.tree import INTERRUPTED, Author, Made, Node, Opinion, Reason, Tree
 
 FORMAT, VERSION = "gguf-chat", 1
-LARGEST = 64_000_000  # bytes: what is read at all
+LARGEST = 64_000_000  # bytes that are read on one's own machine; they take some 25 times as many in memory
+LARGEST_OF_OTHERS = 8_000_000
 _Text = Annotated[str, Field(max_length=1_000_000)]
 _Word = Annotated[str, Field(max_length=1_000)]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -124,10 +126,13 @@ def to_json(conversations: Iterable[Conversation]) -> str:
     return json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False)
 
 
+def largest(owner: str) -> int:
+    """The bytes of a file that is read for an owner."""
+    return LARGEST if owner == LOCAL else LARGEST_OF_OTHERS
+
+
 def from_json(data: str | bytes) -> list[Conversation]:
     """The conversations of a file, for `Store.insert`, which gives them new ids; raises TransferError."""
-    if len(data) > LARGEST:
-        raise TransferError(f"it has {len(data):,} bytes: at most {LARGEST:,} are read")
     try:
         return [read.conversation() for read in _File.model_validate_json(data).conversations]
     except ValidationError as error:

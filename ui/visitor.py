@@ -15,12 +15,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ui.owners import LOCAL, VISITOR
+
 COOKIE = "gguf-chat-visitor"
-LOCAL = "local"
-VISITOR = "visitor:"  # what such an owner's name begins with
 _LIFETIME = 400 * 24 * 60 * 60  # seconds; browsers keep no cookie for longer
 _MADE_HERE = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 bits as token_urlsafe writes them
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 def owner_of(request: gr.Request | HTTPConnection) -> str:

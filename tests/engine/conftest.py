@@ -30,8 +30,19 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def backend(smollm2: Path, cache: Path) -> Iterator[LocalBackend]:
+def reached() -> list[float]:
+    """What `backend` told of its load."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def backend(smollm2: Path, cache: Path, reached: list[float]) -> Iterator[LocalBackend]:
     """The model, with four slots; what loses its slot is forgotten."""
     settings = EngineSettings(context=1024, slots=4, queue=4, cache_ram=0)
-    with LocalBackend.open(smollm2, settings) as opened:
+
+    def reach(share: float) -> bool:
+        reached.append(share)
+        return True
+
+    with LocalBackend.open(smollm2, settings, reach) as opened:
         yield opened

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from engine.errors import ModelError
+from engine.errors import EngineStopped, ModelError
 from engine.pool import ModelPool
+from engine.reach import Reach
 from engine.stats import EngineStats
 
 
@@ -15,6 +16,7 @@ class FakeModel:
     def __init__(self, key: str, log: list[str]) -> None:
         self.key, self._log = key, log
         self.closed = 0
+        self.down = False
 
     def stats(self) -> EngineStats:
         return EngineStats(requests=1, slots=4)
@@ -33,10 +35,13 @@ class Opener:
         self.started, self.gate = threading.Event(), threading.Event()
         self.gate.set()
 
-    def __call__(self, key: str) -> FakeModel:
+    def __call__(self, key: str, reach: Reach) -> FakeModel:
         self.log.append(f"open {key}")
         self.started.set()
         assert self.gate.wait(10)
+        if not reach(0.5):
+            self.log.append(f"leave {key}")
+            raise EngineStopped(f"nobody waits for {key}")
         if key in self.broken:
             raise ModelError(f"{key} is broken")
         return FakeModel(key, self.log)

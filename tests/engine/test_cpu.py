@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from engine import cpu
-from engine.cpu import _child, _Ended, candidates, load_cpu_backend, probe_model
-from engine.errors import BackendError, ModelError
+from engine.cpu import candidates, load_cpu_backend, probe_model
+from engine.errors import BackendError, EngineStopped, ModelError
+from engine.memo import memo_of
 from engine.native import find_variants, variant_name
+from engine.probe_child import Ended
 
 
 def _string(text: bytes) -> bytes:
@@ -66,7 +68,11 @@ def test_first_with_extra_buffers_then_without() -> None:
 
 
 def test_the_real_model_is_probed_once_and_then_recalled(smollm2: Path, tmp_path: Path) -> None:
-    first = probe_model(smollm2, cache=tmp_path)
+    with pytest.raises(EngineStopped, match="nobody waits"):
+        probe_model(smollm2, cache=tmp_path, reach=lambda _: False)
+    reached: list[float] = []
+    first = probe_model(smollm2, cache=tmp_path, reach=lambda share: not reached.append(share))  # type: ignore[func-returns-value]
+    assert reached == sorted(reached) and len(reached) > 20 and reached[-1] == 1
     assert first.facts.architecture == "llama" and first.facts.quantization == "Q4_1"
     assert first.facts.parameters == 134_515_008 and first.facts.trained_context == 8192
     assert "<|im_end|>" in first.facts.ends and "<|im_end|>" in first.facts.control
@@ -83,10 +89,10 @@ def test_the_choice_loads_here(smollm2: Path, cache: Path) -> None:
 def test_a_changed_file_is_probed_again(smollm2: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(smollm2.read_bytes())
-    key = cpu._key(copy, True)
-    assert key == cpu._key(copy, True) != cpu._key(copy, False)
+    memo = memo_of("probe", copy, True)
+    assert memo == memo_of("probe", copy, True) != memo_of("probe", copy, False)
     copy.touch()
-    assert cpu._key(copy, True) != key
+    assert memo_of("probe", copy, True) != memo
 
 
 @pytest.mark.parametrize(
@@ -134,23 +140,22 @@ def test_a_hostile_or_missing_template_is_an_error_and_no_hang(
     assert time.monotonic() - began < 15
 
 
-def _fake_children(monkeypatch: pytest.MonkeyPatch, survives: Callable[[list[str]], bool]) -> list[list[str]]:
-    calls: list[list[str]] = []
+def _fake_children(monkeypatch: pytest.MonkeyPatch, survives: Callable[[bool], bool]) -> list[bool]:
+    """Children that compute with extra buffers or without, and survive it or not."""
+    calls: list[bool] = []
 
-    def child(arguments: list[str], seconds: float) -> _Ended:
-        if arguments[0] == "inspect":
-            return _child(arguments, seconds)
-        calls.append(arguments)
-        return _Ended(0, False, {"finite": True}) if survives(arguments) else _Ended(-4, False, None)
+    def compute(job: str, model: Path, *, extra_buffers: bool, **more: object) -> Ended:
+        calls.append(extra_buffers)
+        return Ended(0, False, {"finite": True}) if survives(extra_buffers) else Ended(-4, False, None)
 
-    monkeypatch.setattr(cpu, "_child", child)
+    monkeypatch.setattr(cpu, "compute", compute)
     return calls
 
 
 def test_crashing_variants_are_passed_over(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = _fake_children(monkeypatch, lambda arguments: "--no-extra-bufts" in arguments)
+    calls = _fake_children(monkeypatch, lambda extra_buffers: not extra_buffers)
     choice = probe_model(smollm2, cache=tmp_path).choice
     assert not choice.extra_buffers and len(calls) >= 2
 
@@ -158,6 +163,6 @@ def test_crashing_variants_are_passed_over(
 def test_when_nothing_runs_it_says_what_to_do(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fake_children(monkeypatch, lambda arguments: False)
+    _fake_children(monkeypatch, lambda extra_buffers: False)
     with pytest.raises(BackendError, match=r"SIGILL.*GGML_NATIVE=OFF"):
         probe_model(smollm2, cache=tmp_path)

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cpu import recall_exact, remember_exact
+from engine import batch_times
+from engine.batch_times import batch_costs
+from engine.cpu import probe_model
 from engine.draft import Costs, Guess, Lookup, best_length, measure
 from engine.engine import Engine
 from engine.local import LocalBackend
@@ -110,7 +112,7 @@ def test_dear_batches_draft_nothing() -> None:
     ticks = itertools.count(0, 1.0)
     engine._clock = lambda: next(ticks)
     engine.add(1, prompt("abcdef" * 10), GREEDY)
-    engine._costs = Costs(dict(DEAR))
+    engine._drafter.costs = Costs(dict(DEAR))
     for _ in range(10):
         engine.step()
     assert engine.stats().drafted_tokens == 0
@@ -161,10 +163,10 @@ def pair(smollm2: Path, cache: Path) -> Iterator[tuple[LocalBackend, LocalBacken
         LocalBackend.open(smollm2, plain) as one,
         LocalBackend.open(smollm2, EngineSettings(context=512, slots=4)) as two,
     ):
-        measured = two._worker._engine._costs
+        measured = two._worker._engine._drafter.costs
         assert measured is not None
-        two._worker._engine._costs = Costs(dict(FREE), measured.exact)
-        two._worker._engine._costs.observe = lambda rows, seconds: None  # type: ignore[method-assign]
+        two._worker._engine._drafter.costs = Costs(dict(FREE), measured.exact)
+        two._worker._engine._drafter.costs.observe = lambda rows, seconds: None  # type: ignore[method-assign]
         yield one, two
 
 
@@ -201,7 +203,7 @@ def test_a_seeded_draw_is_the_same_too(pair: tuple[LocalBackend, LocalBackend]) 
 
 def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
     with LocalBackend.open(smollm2, EngineSettings(context=256, slots=1)) as backend:
-        costs = backend._worker._engine._costs
+        costs = backend._worker._engine._drafter.costs
         assert costs is not None and costs.most >= 2
         assert 0 < costs.of(1) < costs.of(costs.most)
         assert 2 <= costs.exact <= costs.most
@@ -209,16 +211,15 @@ def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
         assert ask(backend, user("Hi"), SamplingSettings(max_tokens=3))[0]
 
 
-def test_what_was_found_out_is_remembered_for_this_file_alone(
-    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_costs_are_measured_once(
+    pair: tuple[LocalBackend, LocalBackend], smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
-    assert recall_exact(smollm2, True) is None
-    remember_exact(smollm2, True, 6)
-    assert recall_exact(smollm2, True) == 6 and recall_exact(smollm2, False) is None
-    assert Costs(dict(FREE), 6).settled and Costs(dict(FREE)).settled
-    assert not Costs({1: 1.0, 2: 1.0}, 6).settled, "measuring stopped early"
-    assert Costs({1: 1.0, 2: 1.0}, 6).exact == 2
+    monkeypatch.setattr(batch_times, "compute", None)  # so that no child can be asked
+    choice, threads = probe_model(smollm2).choice, pair[1].info.threads
+    costs = batch_costs(smollm2, choice, threads)
+    assert costs is not None and costs.table.keys() >= {1, 2}
+    with pytest.raises(TypeError):
+        batch_costs(smollm2, choice, threads + 1)
 
 
 def test_one_pass_computes_all_drafts(smollm2: Path, cache: Path) -> None:

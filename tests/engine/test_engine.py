@@ -65,6 +65,15 @@ def test_a_stop_string_never_leaks() -> None:
     assert text_of(out[1]) == "ab" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "stop"
 
 
+def test_only_the_first_word_of_an_answer_loses_its_space() -> None:
+    runner = FakeRunner()
+    runner.vocab.is_sentencepiece = True
+    engine = _engine(runner)
+    events = engine.add(1, prompt("24 "), GREEDY) + engine.add(2, prompt("24 "), GREEDY, continues=True)
+    out = run(engine, events)
+    assert (text_of(out[1]), text_of(out[2])) == ("42", " 42")
+
+
 def test_cancel_while_waiting_reading_and_answering() -> None:
     runner = FakeRunner()
     engine = _engine(runner, slots=1)

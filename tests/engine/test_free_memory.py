@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.free_memory import free_memory
+import pytest
+
+from engine.errors import QueueFull
+from engine.free_memory import check_room, free_memory
 
 
 def machine(folder: Path, limit: str | None) -> tuple[Path, Path]:
@@ -13,6 +16,14 @@ def machine(folder: Path, limit: str | None) -> tuple[Path, Path]:
         (folder / "memory.current").write_text("500000\n")
         (folder / "memory.stat").write_text("anon 300000\ninactive_file 100000\n")
     return proc, folder
+
+
+def test_what_does_not_fit_is_refused_and_what_is_not_known_passes(tmp_path: Path) -> None:
+    (file := tmp_path / "big.gguf").write_bytes(bytes(1000))
+    with pytest.raises(QueueFull, match=r"big\.gguf"):
+        check_room(file, 999)
+    check_room(file, 1000)
+    check_room(file, None)
 
 
 def test_the_containers_limit_counts_when_it_is_lower(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_tokens_are_drawn_as_if_the_grammar_came_first(smollm2: Path, cache: Pat
         for token in range(model.vocab.size)
         if (piece := model.vocab.piece(token)) and any(word.encode().startswith(piece) for word in words)
     ]
-    weights = np.exp(runner._logits(runner._outputs[0])[allowed].astype(float) / temperature)
+    weights = np.exp(runner.logits(0, 1)[0][allowed].astype(float) / temperature)
     chances = dict(zip(allowed, weights / weights.sum(), strict=True))
     drawn: Counter[int] = Counter()
     for seed in range(draws):

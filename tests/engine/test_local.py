@@ -7,11 +7,13 @@ import dataclasses
 import gc
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from engine.errors import RequestError
+from engine.errors import ModelError, RequestError
 from engine.local import LocalBackend
+from engine.model import Model
 from engine.request import Finished, Message, Prefill, Text
 from engine.settings import SamplingSettings
 from tests.engine.helpers import ask, user
@@ -178,3 +180,21 @@ def test_ignoring_the_end_goes_on_to_the_limit(backend: LocalBackend) -> None:
     _, end = _ask(backend, messages, dataclasses.replace(short, ignore_end=True))
     assert end.reason == "length"
     assert end.stats.generated_tokens == 64
+
+
+def test_a_load_tells_how_far_it_is(backend: LocalBackend, reached: list[float]) -> None:
+    assert backend.info.path
+    assert reached == sorted(reached) and len(set(reached)) > 20
+    assert reached[0] >= 0 and reached[-1] == 1
+
+
+def test_a_load_that_nobody_waits_for_is_given_up(backend: LocalBackend, smollm2: Path) -> None:
+    shares: list[float] = []
+
+    def until_half(share: float) -> bool:
+        shares.append(share)
+        return share < 0.5
+
+    with pytest.raises(ModelError, match="does not load"):
+        Model(smollm2, reach=until_half)
+    assert 0.5 <= shares[-1] < 0.9 and backend.info.path

@@ -103,7 +103,7 @@ def _off(model: Model, prompt: list[int], said: list[int]) -> float:
     """How far the worst token of an answer is from the likeliest, in standard deviations of the logits."""
     runner = Runner(model, slots=1, context=256, batch=256, threads=1)
     runner.decode([Row(0, 0, [*prompt, *said[:-1]], len(said))])
-    rows = [runner._logits(runner._outputs[0] + n) for n in range(len(said))]
+    rows = runner.logits(0, len(said))
     worst = max(float((row.max() - row[token]) / row.std()) for row, token in zip(rows, said, strict=True))
     runner.close()
     return worst

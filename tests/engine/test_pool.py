@@ -90,6 +90,22 @@ def test_all_who_wait_are_told_of_a_failure(pool: ModelPool, opener: Opener) -> 
     assert pool.loaded() == []
 
 
+def test_a_load_that_nobody_waits_for_stops_and_another_one_begins_anew(
+    pool: ModelPool, opener: Opener
+) -> None:
+    opener.gate.clear()
+    first = pool.lend("b")
+    assert opener.started.wait(10)
+    first.give_back()
+    again = pool.lend("b")
+    assert pool.loading("b") == 0
+    opener.gate.set()
+    assert again.backend.result(10) is not None and pool.loading("b") == 0.5
+    with pytest.raises(EngineStopped):
+        first.backend.result(10)
+    assert opener.log == ["open b", "leave b", "open b"]
+
+
 def test_only_what_is_offered_is_opened(pool: ModelPool, opener: Opener) -> None:
     with pytest.raises(ModelError, match=r"'/etc/secret\.gguf' is not offered"):
         pool.load("/etc/secret.gguf")
@@ -98,6 +114,16 @@ def test_only_what_is_offered_is_opened(pool: ModelPool, opener: Opener) -> None
     assert pool.keys() == [*KEYS, "new"] and opener.log == ["open new"]
     pool.load()
     assert pool.default == "a" and pool.loaded() == ["new", "a"]
+
+
+def test_a_model_that_failed_for_good_is_loaded_anew(pool: ModelPool, opener: Opener) -> None:
+    with pool.use() as first:
+        first.down = True  # type: ignore[attr-defined]
+        assert pool.down()
+        with pool.use() as second:
+            assert second is not first and not pool.down()
+    settle(pool)
+    assert opener.log[:3] == ["open a", "close a", "open a"] and pool.stats().requests == 2
 
 
 def test_the_counts_of_closed_models_are_kept(pool: ModelPool) -> None:

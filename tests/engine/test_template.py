@@ -134,6 +134,12 @@ def test_bad_messages(messages: list[Message], word: str) -> None:
         _builder(CHATML, CharTokenizer()).tokens(messages)
 
 
+def test_a_message_of_all_private_characters_is_refused() -> None:
+    text = "".join(map(chr, range(0xE000, 0xF900))) + "<|im_end|>"
+    with pytest.raises(RequestError, match="private-use"):
+        _builder(CHATML, CharTokenizer()).tokens(_user(text))
+
+
 def test_real_tokens_of_ordinary_text_are_the_usual_ones(backend: LocalBackend) -> None:
     vocab = backend._model.vocab
     text = "Café 😀, naïve <|im_ end|> x<y |>  two  spaces\n\tfoo() # 123"

@@ -83,6 +83,20 @@ def test_cancel_in_prefill_aborts_the_decode_in_progress() -> None:
     worker.close()
 
 
+def test_a_stream_may_be_collected_while_the_worker_is_busy_with_another_request() -> None:
+    worker = _worker(FakeRunner())
+
+    def collected_meanwhile() -> None:
+        with worker._lock:
+            worker.cancel(1)
+
+    thread = threading.Thread(target=collected_meanwhile, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    worker.close()
+
+
 def test_when_the_engine_dies_callers_are_told_and_it_starts_again() -> None:
     broken, sound, gate = FakeRunner(), FakeRunner(), threading.Event()
 

@@ -20,6 +20,8 @@ class FakeStream:
 
     def __init__(self, events: Sequence[Event | EngineError], pause: float) -> None:
         self._events, self._pause = events, pause
+        self._rest: AsyncIterator[Event] | None = None
+        self._error: EngineError | None = None
         self._cancelled = threading.Event()
 
     @property
@@ -38,6 +40,19 @@ class FakeStream:
                 raise event
             yield event
 
+    async def batch(self, seconds: float) -> list[Event]:
+        if self._error is not None:
+            raise self._error
+        self._rest = self._rest or aiter(self)
+        events, end = [await anext(self._rest)], time.monotonic() + seconds
+        while time.monotonic() < end and not isinstance(events[-1], Finished):
+            try:
+                events.append(await anext(self._rest))
+            except EngineError as error:
+                self._error = error
+                break
+        return events
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         for event in self._events:
             end = time.monotonic() + self._pause
@@ -55,19 +70,22 @@ class FakeBackend:
     """Answers every question with `answer`, word by word, and remembers what it was asked."""
 
     def __init__(
-        self, answer: str = "one two three", pause: float = 0.0, error: EngineError | None = None
+        self,
+        answer: str = "one two three",
+        pause: float = 0.0,
+        error: EngineError | None = None,
+        *,
+        info: ModelInfo = INFO,
     ) -> None:
+        self.info = info
         self.answer, self.pause, self.error = answer, pause, error
         self.refuse: EngineError | None = None
         self.asked: list[tuple[list[Message], SamplingSettings]] = []
         self.streams: list[FakeStream] = []
         self.closed = False
 
-    @property
-    def info(self) -> ModelInfo:
-        return INFO
-
     def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> FakeStream:
+        assert not _in_event_loop(), "a long prompt would hold up everyone: see ui.serving.started"
         if self.refuse is not None:
             raise self.refuse
         self.asked.append((list(messages), sampling))
@@ -85,6 +103,14 @@ class FakeBackend:
         texts = [Text(piece) for piece in pieces[: sampling.max_tokens]]
         end: Event | EngineError = self.error or finished("length" if cut else "stop", len(texts))
         return [Queued(2), Queued(1), Prefill(0, 10, 0), Prefill(10, 10, 0), *texts, end]
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def finished(reason: FinishReason, tokens: int = 0) -> Finished:

@@ -7,13 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tests.ui.fake_backend import FakeBackend
-from ui.access import Access
+from ui.access import Access, address_of
 from ui.limits import AnswersAtOnce, RequestRate, TooMany
 from ui.models import one_model
-from ui.server import web_app
+from ui.server import trusted_proxies, web_app
 from ui.visitor import COOKIE
 
 ASK = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -157,16 +161,42 @@ def laptop() -> TestClient:
         ("127.0.0.1:7860", "null", 403),
     ],
 )
-def test_only_its_own_page_may_use_a_laptops_server(host: str, origin: str | None, status: int) -> None:
-    page = client(local=True, hosts=["chat.example.org"])
+def test_only_its_own_page_may_use_a_laptops_server(
+    laptop: TestClient, host: str, origin: str | None, status: int
+) -> None:
     headers = {"Host": host} | ({"Origin": origin} if origin else {})
     for answer in (
-        page.post("/v1/chat/completions", json=ASK, headers=headers),
-        page.get("/", headers=headers),
+        laptop.post("/v1/chat/completions", json=ASK, headers=headers),
+        laptop.get("/", headers=headers),
     ):
         assert answer.status_code == status
         assert "Access-Control-Allow-Origin" not in answer.headers
         assert "frame-ancestors 'self'" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_laptop_with_another_name_has_no_person_of_its_own(laptop: TestClient) -> None:
+    headers = {
+        "Host": "127.0.0.1:7860",
+        "Accept": "text/html",
+    }  # as nginx passes it on unless told to say more
+    assert COOKIE in laptop.get("/", headers=headers).headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize(
+    "forwarded", ["203.0.113.9", "1.2.3.4, 203.0.113.9", "1.2.3.4, 203.0.113.9, 10.1.1.1"]
+)
+def test_a_space_takes_the_address_that_its_proxy_wrote(
+    forwarded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACE_ID", "me/chat")
+    site = ProxyHeadersMiddleware(say_address, trusted_proxies() or "")  # type: ignore[arg-type]
+    for proxy, seen in (("10.16.3.80", "203.0.113.9"), ("198.51.100.7", "198.51.100.7")):
+        page = TestClient(site, client=(proxy, 1))  # type: ignore[arg-type]
+        assert page.get("/", headers={"X-Forwarded-For": forwarded}).text == seen
+
+
+async def say_address(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(address_of(Request(scope)))(scope, receive, send)
 
 
 def test_a_foreign_page_is_refused_on_a_public_server_too() -> None:

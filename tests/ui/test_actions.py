@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ui.actions import Place, View, arrive, visit
+from ui.bar import label
 from ui.store import Store, Unknown
+from ui.texts import ENGLISH
 
 ME = "local"
 
@@ -79,8 +81,28 @@ def test_a_question_that_cannot_be_answered_leaves_nothing(store: Store) -> None
     assert here.forget(here.again()).versions is None
 
 
+def test_a_question_that_cannot_be_answered_takes_nothing_of_another_tabs(store: Store) -> None:
+    empty = visit(store, ME, View())
+    mine = empty.ask("mine", None)
+    yours = arrive(store, ME, mine.view.key).ask("yours", None)
+    empty.forget(mine)
+    assert texts(visit(store, ME, yours.view)) == ["yours"]
+    below = yours.ask("below", yours.view.leaf)
+    empty.forget(yours)
+    assert texts(arrive(store, ME, below.view.key)) == ["yours", "below"]
+
+
 def test_nobody_elses_conversation_is_shown(store: Store) -> None:
     with pytest.raises(Unknown):
         visit(store, "visitor:else", talk(store, "one", "1").view)
     with pytest.raises(Unknown):
         talk(store, "one").row(7)
+
+
+def test_the_bar_says_which_row_is_marked(store: Store) -> None:
+    place = talk(store, "one", "1")
+    again = place.ask("unanswered", place.view.leaf)
+    there = again.ask("asked again", again.view.leaf)  # the Chatbot shows both in one row
+    assert label(there, ENGLISH) == ""
+    for index, row in ((0, 1), (1, 2), (2, 3), (3, 3)):
+        assert f"data-row='{row}'" in label(there.mark(index), ENGLISH)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ModelError
+from engine.opening import Opener
+from engine.reach import Reach
+from engine.settings import EngineSettings
 from tests.ui.fake_backend import FakeBackend
 from ui.catalog import Catalog, make_catalog
 from ui.gguf_choice import embedded_gguf
@@ -67,6 +70,16 @@ def test_what_the_owner_names_and_is_not_there_is_said_at_once(folder: Path, nam
         make_catalog(first, [named.format(first=first)])
 
 
+def test_a_model_that_does_not_load_is_named_without_its_folder(tmp_path: Path) -> None:
+    (broken := tmp_path / "broken.gguf").write_bytes(b"junk")
+    catalog = make_catalog(broken, [])
+    for reason in ("broken.gguf is not a GGUF file", "'broken.gguf' does not exist"):
+        with pytest.raises(ModelError, match=reason) as refused:
+            catalog.open(catalog.first, Opener(EngineSettings()), lambda _: True)
+        assert str(tmp_path) not in str(refused.value)
+        broken.unlink(missing_ok=True)
+
+
 def test_a_visitor_gets_the_owners_list_alone(folder: Path, tmp_path: Path) -> None:
     secret = touch(tmp_path / "secret.gguf")
     models = models_of(
@@ -90,7 +103,7 @@ def test_what_is_typed_again_is_the_same_model_with_its_adapter(folder: Path) ->
     base = folder / "big" / "big-Q8_0-00001-of-00002.gguf"
     opened: list[tuple[Path, Path | None]] = []
 
-    def open_gguf(path: Path, adapter: Path | None) -> FakeBackend:
+    def open_gguf(path: Path, adapter: Path | None, _: Reach) -> FakeBackend:
         opened.append((path, adapter))
         return FakeBackend()
 

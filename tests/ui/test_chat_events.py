@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,14 +15,16 @@ import pytest
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
-from tests.ui.fake_backend import FakeBackend
-from ui import answering
+from tests.ui.fake_backend import INFO, FakeBackend
+from ui import answering, chat_events, latest
+from ui.access import Access
 from ui.actions import View
 from ui.answering import Answerer
 from ui.asked import Reader
 from ui.chat_deeds import ChatDeeds
 from ui.chat_events import ChatEvents
 from ui.chat_panel import ChatPanel
+from ui.fingerprint import Fingerprints
 from ui.live import LiveStreams
 from ui.models import one_model
 from ui.serving import serving
@@ -35,16 +38,19 @@ ME = "local"
 class Tab:
     """One browser tab: it remembers what it was sent, as a page does."""
 
-    def __init__(self, backend: FakeBackend, store: Store | None = None, session: str = "tab") -> None:
+    def __init__(
+        self, backend: FakeBackend, store: Store | None = None, access: Access | None = None
+    ) -> None:
         self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
+        access = access or Access()
         answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
-        read = Reader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: nullcontext())
+        read = Reader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
         self.deeds = ChatDeeds(self.panel, self.live, read)
         self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
-        self.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
+        self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
         self.now: dict[Any, Any] = {self.panel.view: View(), self.panel.current: ""}
         self.chat: Any = []
         self.values = [component.value for component in self.settings.components]
@@ -87,7 +93,7 @@ class Tab:
     def rows(self) -> list[str]:
         value = self.chat
         rows = value["value"] if isinstance(value, dict) else value
-        return ["".join(part.text for part in row.content) for row in rows]
+        return ["".join(part["text"] for part in row["content"]) for row in rows]
 
     @property
     def status(self) -> str:
@@ -145,6 +151,21 @@ def test_a_question_without_an_answer_comes_back(error: Any) -> None:
     tab.values[1] = 99.0
     tab.send("Why?")
     assert "temperature=99.0" in tab.status and not tab.backend.asked
+    tab.values[1] = 0.7
+    tab.send("x" * 1_000_001)
+    assert "1,000,001 characters" in tab.status and tab.store.list(ME) == ()
+
+
+def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latest, "MOST", 1)
+    monkeypatch.setattr(chat_events, "READY_SECONDS", 0)
+    tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
+    for session in "abc":  # a program that asks, and waits for no answer
+        tab.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
+        asked = asyncio.run(tab.events.send(tab.request, "Why?", View(), "", None, *tab.values))
+    assert len(tab.store.list(ME)) == 2
+    assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
+    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._turns) == 1
 
 
 def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
@@ -238,6 +259,19 @@ def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.Mon
     assert tab.backend.streams[0].cancelled
 
 
+def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> None:
+    tab = Tab(FakeBackend("word " * 5000))
+    tab.values[2] = 5000  # tokens at most
+    tab.send("Why?")
+    (pages,) = tab.store._database.execute("PRAGMA page_count").fetchone()
+    tab.store._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+    tab.send("And?")
+    assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
+    assert not tab.events._answerer._writing
+    tab.send("x" * 100_000)  # not even the question can be kept
+    assert tab.now[tab.panel.box]["value"] and "disk is full" in tab.status
+
+
 def test_an_opinion_and_its_note_are_kept() -> None:
     tab = Tab(FakeBackend("<think>hm</think>So."))
     tab.send("Why?")
@@ -261,12 +295,15 @@ def test_a_server_that_was_restarted_goes_on_with_the_tabs_conversation() -> Non
 def test_the_hash_of_the_weights_is_kept_once_it_is_known(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ui.fingerprint import Fingerprints
-
     monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
-    weights = tmp_path / "a.gguf"
+    weights, hashes = tmp_path / "a.gguf", Fingerprints()
+    info, known = replace(INFO, path=str(weights)), "ba7816bf"
+    before, after = FakeBackend(info=info), FakeBackend(info=info)
     weights.write_bytes(b"abc")
-    known = Fingerprints()
-    until(lambda: known.of(weights))
-    assert known.of(weights).startswith("ba7816bf")
+    until(lambda: hashes.of(before))
+    assert hashes.of(before).startswith(known)
     assert len(list(tmp_path.glob("sha256-*"))) == 1
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(weights / "no-folder"))  # a cache that cannot be written
+    weights.write_bytes(b"another export under the same name")
+    until(lambda: hashes.of(after))
+    assert not hashes.of(after).startswith(known) and hashes.of(before).startswith(known)

@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from playwright.sync_api import Page, expect
 
 from tests.ui.conftest import serving
+from ui.access import Access
+from ui.guard import Guard
 from ui.history_panel import HistoryPanel
 from ui.server import ContentPolicy
 from ui.store import Store
@@ -62,6 +64,7 @@ def address(store: Store) -> Iterator[str]:
         history.on_open(draw, [shown])
     app = FastAPI()
     app.add_middleware(ContentPolicy)
+    app.add_middleware(Guard, access=Access(), sessions=lambda cookies: None)
     app.add_middleware(Visitors, local=True)
     gr.mount_gradio_app(app, page, path="/", css_paths=CSS, ssr_mode=False, i18n=I18N)
     with serving(app) as url:

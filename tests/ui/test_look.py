@@ -11,9 +11,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from engine.settings import SamplingSettings
-from tests.ui import fake_backend
 from tests.ui.conftest import FakeSite, until
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend
+from ui.remembered import STORAGE_KEY
 
 Open = Callable[..., Page]
 Start = Callable[[FakeBackend], FakeSite]
@@ -112,11 +112,16 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
 
 
-def test_settings_in_german_survive_a_reload(
-    open_page: Open, fake_site: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fake_backend, "INFO", replace(fake_backend.INFO, recommended={"temperature": 0.6}))
-    site = fake_site(FakeBackend())
+def until_kept(page: Page, change: Callable[[], None]) -> None:
+    """Change a setting, and wait until the browser has stored it: encrypted, with another salt each time."""
+    stored = f"localStorage.getItem('{STORAGE_KEY}')"
+    before = page.evaluate(stored)
+    change()
+    page.wait_for_function(f"before => {stored} !== before", arg=before)
+
+
+def test_settings_in_german_survive_a_reload(open_page: Open, fake_site: Start) -> None:
+    site = fake_site(FakeBackend(info=replace(INFO, recommended={"temperature": 0.6})))
     page = open_page(site.url, locale="de-DE")
     assert page.evaluate("document.documentElement.lang") == "de"
     expect(page.locator("#facts")).to_contain_text("2.048 Token Kontext")
@@ -124,15 +129,14 @@ def test_settings_in_german_survive_a_reload(
     temperature = page.locator("#set-temperature input[type=number]")
     expect(temperature).to_have_value("0.6")  # the model's own
     expect(page.locator("#set-preset input:checked")).to_have_value("own")
-    page.locator("#set-preset").get_by_text("Genau").click()
+    until_kept(page, page.locator("#set-preset").get_by_text("Genau").click)
     expect(temperature).to_have_value("0.2")
     page.locator("#set-system-prompt textarea").fill("Antworte kurz.")
     page.locator("#more-settings button").click()
     page.locator("#set-stop textarea").fill("ENDE\n\\n")
-    page.locator("#set-top_k input[type=number]").fill("33")
+    until_kept(page, lambda: page.locator("#set-top_k input[type=number]").fill("33"))
     expect(page.locator("#set-preset input:checked")).to_have_count(0)  # a mixture of one's own
-    page.get_by_text("Anhalten und es sagen").click()
-    page.wait_for_timeout(200)  # kept by the browser
+    until_kept(page, page.get_by_text("Anhalten und es sagen").click)
 
     page.reload()
     expect(temperature).to_have_value("0.2")

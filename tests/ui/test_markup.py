@@ -1,6 +1,7 @@
 """Mathematics in a model's Markdown; what is hostile in it is in test_messages.py."""
 
 import re
+import time
 
 import pytest
 
@@ -54,3 +55,10 @@ def test_nothing_else_opens_or_closes_a_formula(text: str) -> None:
         left, right = re.escape(str(pair["left"])), re.escape(str(pair["right"]))
         for formula in re.findall(f"{left}(.+?){right}", shown, re.DOTALL):
             assert "`" not in formula and "<i" not in formula
+
+
+@pytest.mark.parametrize("hostile", [r"\(a", r"\[a", "\\\\[", r"\(\["])
+def test_what_is_never_closed_costs_no_more_than_its_length(hostile: str) -> None:
+    began = time.process_time()
+    defuse(hostile * 20_000, dollars=True)
+    assert time.process_time() - began < 2  # all of the event loop waits; it was a quarter of a minute

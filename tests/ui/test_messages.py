@@ -1,7 +1,8 @@
 import pytest
 
 from engine.errors import RequestError
-from ui.messages import JOINER, conversation, defuse, restore, text_of
+from ui.markup import JOINER, defuse, restore
+from ui.messages import conversation, text_of
 
 HOSTILE = [
     "<img src='http://evil.example/x.png'>",

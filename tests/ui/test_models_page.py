@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from playwright.sync_api import Page, expect
 from engine.pool import ModelPool
 from tests.ui.app_process import AppProcess, running
 from tests.ui.conftest import FakeSite
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend
 from ui.catalog import Catalog
 from ui.gguf_choice import embedded_gguf
 from ui.model_files import Entry
@@ -57,19 +59,56 @@ def test_a_tab_changes_its_model_and_keeps_it_when_another_does_not_load(
     expect(page.locator("#model-note .error")).to_contain_text("second · Q4_1", timeout=SLOW)
     expect(field).to_have_value("second · Q4_1 · 98 MB")
     page.locator("#set-max_tokens input[type=number]").fill("16")
+    page.locator("#set-repeat_penalty input[type=number]").fill("1.3")
     ask(page, "What is the capital of France?")
     expect(page.locator("#status")).to_contain_text("tokens/s ·", timeout=SLOW)
     expect(other.locator("#head h1")).to_have_text("SmolLM2-135M-Instruct")
     page.reload()
     expect(page.locator("#head h1")).to_have_text("second", timeout=SLOW)
+    export_and_import(page)
+    compare(page, two_models)
+
+
+def export_and_import(page: Page) -> None:
+    """The answer's file says how it was made, and comes back as a chat."""
+    page.get_by_role("button", name="Export and import").click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="This chat as JSON").click()
+    file = saved.value.path()
+    (chat,) = json.loads(file.read_text())["conversations"]
+    made = chat["messages"][1]["made"]
+    sampling = made["sampling"]
+    assert (made["model"], sampling["max_tokens"], sampling["repeat_penalty"]) == ("second", 16, 1.3)
+    assert 0 < made["generated_tokens"] <= 16
+    with page.expect_file_chooser() as chooser:
+        page.locator("#history-import").click()
+    chooser.value.set_files(
+        {"name": "chat.json", "mimeType": "application/json", "buffer": file.read_bytes()}
+    )
+    expect(page.locator("#history-list label")).to_have_count(2)
+
+
+def compare(page: Page, served: AppProcess) -> None:
+    """Two that answer at once, beside one that does not load."""
+    page.goto(f"{served.address()}/compare")
+    page.locator("#compare-models input").click()
+    page.get_by_role("option", name="second").click()
+    page.keyboard.press("Escape")
+    ask(page, "What is the capital of France?")
+    lanes = page.locator(".lane")
+    expect(lanes.filter(has_text="tokens/s")).to_have_count(2, timeout=SLOW)
+    expect(lanes.filter(has_text="did not work")).to_have_count(1)
 
 
 @pytest.fixture
 def three(fake_site: Callable[[Models], FakeSite]) -> FakeSite:
-    """Three models without weights."""
+    """Three models without weights; one of them says how it wants to be sampled."""
+    infos = {"tuned": replace(INFO, context=1024, recommended={"temperature": 0.6})}
     answers = {"base": "the sky is blue", "tuned": "the sea is blue", "odd": HOSTILE}
     catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in answers)
-    pool = ModelPool(lambda key: FakeBackend(answers[key], 0.01), catalog.keys(), "base")
+    pool = ModelPool(
+        lambda key, _: FakeBackend(answers[key], 0.01, info=infos.get(key, INFO)), catalog.keys(), "base"
+    )
     return fake_site(Models(catalog, pool))
 
 
@@ -106,3 +145,14 @@ def test_models_are_compared_side_by_side_and_voted_on(
     expect(page.locator("#tally tbody tr")).to_have_count(3)
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(three.url)
+    temperature = page.locator("#set-temperature input[type=number]")
+    expect(temperature).to_have_value("0.7")
+    choose(page, "Model tuned")
+    for _ in range(2):  # again after the page was loaded anew
+        expect(temperature).to_have_value("0.6", timeout=SLOW)
+        expect(page.locator("#set-preset input:checked")).to_have_value("own")
+        expect(page.locator("#set-max_tokens input[type=number]")).to_have_attribute("max", "1024")
+        page.reload()

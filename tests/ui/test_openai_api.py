@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +19,13 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
-from engine.pool import ModelPool
 from engine.settings import SamplingSettings
 from tests.ui.conftest import until
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend
 from ui.access import Access
 from ui.guard import Guard
-from ui.openai_api import LARGEST_BODY, add_openai_api
+from ui.models import one_model
+from ui.openai_api import LARGEST_BODY, _Events, add_openai_api
 from ui.visitor import Visitors
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -29,7 +34,7 @@ URL = "/v1/chat/completions"
 
 def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
-    add_openai_api(app, ModelPool(lambda _: backend, ["fake"], "fake"))
+    add_openai_api(app, one_model(backend))
     app.add_middleware(Guard, access=access or Access(), sessions=lambda cookies: None)
     app.add_middleware(Visitors)
     return app
@@ -42,6 +47,12 @@ def post(backend: FakeBackend, **body: Any) -> Any:
 def chunks(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.strip().split("\n\n")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def test_a_models_own_values_are_the_defaults() -> None:
+    backend = FakeBackend(info=replace(INFO, recommended={"temperature": 0.6, "top_k": 20}))
+    post(backend, top_k=7, max_tokens=5)
+    assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, max_tokens=5)
 
 
 def test_a_completion_has_openais_form() -> None:
@@ -140,6 +151,18 @@ def test_an_unknown_model_or_route_is_not_found() -> None:
     assert api.post("/v1/embeddings").json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_file_that_was_typed_in_is_for_who_sits_at_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "secret.gguf").write_bytes(b"GGUF")
+    models = one_model(FakeBackend())
+    models.admit(str(tmp_path / "secret.gguf"), own_machine=True)
+    app = FastAPI()
+    add_openai_api(app, models)
+    api = TestClient(Visitors(app, local=True))
+    for headers, seen, status in (({}, ["fake", "secret"], 200), ({"X-Real-IP": "1.2.3.4"}, ["fake"], 404)):
+        assert [model["id"] for model in api.get("/v1/models", headers=headers).json()["data"]] == seen
+        assert api.get("/v1/models/secret", headers=headers).status_code == status
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -181,3 +204,21 @@ def test_a_caller_who_hangs_up_frees_the_engine(stream: bool) -> None:
         time.sleep(0.05)
     server.should_exit = True
     thread.join(5)
+
+
+def test_a_caller_who_reads_no_more_does_not_keep_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.openai_api._STALLED", 0.01)
+    held, given_back = AsyncExitStack(), threading.Event()
+    held.callback(given_back.set)
+
+    async def events() -> AsyncGenerator[str, None]:
+        yield "data: 1"
+
+    async def forever(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await asyncio.wait_for(_Events(events(), held)({"type": "http"}, forever, forever), 5)
+
+    asyncio.run(main())
+    assert given_back.is_set()

@@ -187,7 +187,7 @@ def site(fake_site: Callable[[Models], FakeSite], tmp_path: Path) -> FakeSite:
     sha256 = hashlib.sha256(with_one.read_bytes()).hexdigest()
     with_one.with_name(NAME).write_text(json.dumps(certificate(with_one.name, sha256)))
     catalog = Catalog([entry_of(with_one), entry_of(without)])
-    return fake_site(Models(catalog, ModelPool(lambda _: FakeBackend(), catalog.keys(), "bob-Q4_1")))
+    return fake_site(Models(catalog, ModelPool(lambda *_: FakeBackend(), catalog.keys(), "bob-Q4_1")))
 
 
 def test_the_page_shows_the_certificate_and_looks_into_the_file(

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from engine.errors import EngineStopped, ModelError, QueueFull
 from engine.pool import ModelPool
+from engine.reach import Reach
 from engine.settings import SamplingSettings
 from tests.ui.fake_backend import FakeBackend
 from ui.race import Lane, Race
@@ -16,7 +17,7 @@ ASK = [{"role": "user", "content": "hello"}]
 
 
 def pool_of(backends: dict[str, FakeBackend]) -> ModelPool:
-    def open_model(key: str) -> FakeBackend:
+    def open_model(key: str, _: Reach) -> FakeBackend:
         if key == "broken":
             raise ModelError("broken.gguf does not load")
         return backends[key]

@@ -2,6 +2,7 @@ import pytest
 
 from engine.errors import SettingsError
 from engine.settings import SamplingSettings
+from ui.model_settings import ModelSettings
 from ui.presets import preset_of, presets
 from ui.remembered import remembered
 from ui.sampling_fields import FIELDS, sampling_from, stops_from
@@ -81,6 +82,17 @@ def test_presets_are_in_range_and_known_again() -> None:
     assert own == {**presets({})["balanced"], "temperature": 0.6}
     assert next(iter(presets({"top_k": 5}))) == "own"
     assert preset_of({**own, "top_p": 0.5}, {"temperature": 0.6}) is None
+
+
+def test_another_models_settings_take_the_place_of_what_was_not_changed() -> None:
+    plain, own = ModelSettings(4096), ModelSettings(256, {"temperature": 0.6})
+    taken = own.instead_of(plain, plain.defaults())
+    assert (taken["temperature"], taken["max_tokens"], own.preset_of(taken)) == (0.6, 128, "own")
+    assert plain.instead_of(own, taken) == plain.defaults()
+    mine = {**plain.defaults(), "top_k": 5, "max_tokens": 3000, "seed": 7, "min_p": None}
+    taken = own.instead_of(plain, mine)
+    assert (taken["temperature"], taken["top_k"], taken["seed"]) == (plain.defaults()["temperature"], 5, 7)
+    assert taken["max_tokens"] == 256 and own.preset_of(taken) is None
 
 
 DEFAULTS = {

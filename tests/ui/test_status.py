@@ -62,6 +62,7 @@ def test_a_model_is_called_by_its_file(path: str, name: str) -> None:
     from dataclasses import replace
 
     assert short_name(replace(INFO, path=path)) == name
+    assert short_name(replace(INFO, path=path, adapter="m/bob-lora.gguf")) == f"{name} + bob-lora"
 
 
 def test_sizes_as_people_say_them() -> None:

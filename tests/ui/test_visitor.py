@@ -56,7 +56,8 @@ def test_an_id_that_was_not_made_here_is_not_taken(forged: str) -> None:
 def test_a_machine_that_serves_itself_has_one_person_and_a_proxy_brings_others() -> None:
     here = browser(local=True)
     assert here.get("/", headers=PAGE).text == "local" and not here.cookies
-    assert here.get("/", headers={"X-Forwarded-For": "203.0.113.9"}).text.startswith("visitor:")
+    for header in ("X-Forwarded-For", "X-Real-IP", "Via"):
+        assert here.get("/", headers={header: "203.0.113.9"}).text.startswith("visitor:")
 
 
 def test_a_login_goes_before_the_cookie() -> None:

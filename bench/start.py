@@ -1,0 +1,107 @@
+"""How soon the app can be used: seconds from the start of its process, and a real browser's.
+
+The model is one that the app has opened before, and the conversations are kept in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import IO
+
+from playwright.sync_api import Browser, sync_playwright
+
+from bench.llama_server import free_port
+from pipeline.errors import InputError, PipelineError
+
+APP = Path(__file__).resolve().parent.parent / "app.py"
+PATIENCE = 120.0  # seconds
+_CAN_TYPE = "() => document.querySelector('#question textarea')?.disabled === false"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Seconds since the process began: the page answers, the model is loaded, a question can be typed.
+
+    The browser runs already, asks for the page as soon as that answers, and has nothing of it in a cache.
+    """
+
+    page: float
+    ready: float
+    typing: float
+
+
+def measure_start(model: Path, repeat: int) -> Start:
+    """The median of each, after one start that does not count. Raises InputError or PipelineError."""
+    with _chromium() as browser:
+        _once(model, browser)
+        starts = [astuple(_once(model, browser)) for _ in range(repeat)]
+    return Start(*map(statistics.median, zip(*starts, strict=True)))
+
+
+@contextmanager
+def _chromium() -> Iterator[Browser]:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        raise InputError("there is no browser: install chromium, or set CHROMIUM to one")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser.new_page().goto("about:blank")
+        yield browser
+        browser.close()
+
+
+def _once(model: Path, browser: Browser) -> Start:
+    port = free_port()
+    command = [sys.executable, str(APP), str(model), "--port", str(port)]
+    env = {**os.environ, "GGUF_CHAT_HISTORY": "off", "PYTHONUNBUFFERED": "1"}
+    began = time.perf_counter()
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    try:
+        with ThreadPoolExecutor(1) as reader:
+            ready = reader.submit(_when_ready, process.stdout)
+            url = f"http://127.0.0.1:{port}/"
+            _wait_for(url, process)
+            page = time.perf_counter()
+            tab = browser.new_page()
+            tab.goto(url, wait_until="commit")
+            tab.wait_for_function(_CAN_TYPE, polling=10)
+            typing = time.perf_counter()
+            tab.close()
+            return Start(page - began, ready.result(PATIENCE) - began, typing - began)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
+    """Until the page answers."""
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+                answer.read()
+                return
+        except urllib.error.URLError as error:
+            if process.poll() is not None:
+                raise PipelineError(f"app.py ended with {process.returncode}: run it by hand") from error
+            time.sleep(0.01)
+
+
+def _when_ready(output: IO[str]) -> float:
+    """When the app says that its model is loaded."""
+    for line in output:
+        if line.startswith("Ready: "):
+            return time.perf_counter()
+    raise PipelineError("app.py ended before its model was loaded: run it by hand")

@@ -1,0 +1,51 @@
+"""What is known of a model before its weights are loaded, found out in child processes once for each file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.backend import ModelInfo
+from engine.batch_times import batch_costs
+from engine.cores import physical_cores
+from engine.cpu import Probe, probe_model
+from engine.draft import Costs
+from engine.reach import Reach, unwatched
+from engine.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class Description:
+    """A file that was opened and computed with; `costs` are those of the file alone, with a KV cache of f16.
+
+    They are None where they are not known, or not wanted.
+    """
+
+    probe: Probe
+    info: ModelInfo
+    costs: Costs | None
+
+
+def describe(path: Path, settings: EngineSettings, reach: Reach = unwatched) -> Description:
+    """Vouch for a file. Raises as engine.cpu.probe_model, which tells `reach` how far it is."""
+    threads = settings.threads or physical_cores()
+    probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, reach=reach)
+    timed = settings.speculation and settings.kv_type == "f16"
+    costs = batch_costs(path, probe.choice, threads) if timed else None
+    return Description(probe, _info(path, probe, settings, threads), costs)
+
+
+def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> ModelInfo:
+    facts, choice = probe.facts, probe.choice
+    return ModelInfo(
+        name=facts.name,
+        path=str(path),
+        architecture=facts.architecture,
+        quantization=facts.quantization,
+        parameters=facts.parameters,
+        size=facts.size,
+        context=min(settings.context, facts.trained_context or settings.context),
+        cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
+        threads=threads,
+        recommended=facts.recommended,
+    )

@@ -1,0 +1,47 @@
+"""The picker over models without weights: what it says while one loads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import gradio as gr
+import pytest
+from starlette.requests import Request
+
+from engine.pool import ModelPool
+from engine.reach import Reach
+from tests.ui.fake_backend import INFO, FakeBackend
+from ui import models_panel
+from ui.catalog import Catalog
+from ui.model_files import Entry
+from ui.models import Models
+from ui.models_panel import ModelsPanel
+
+
+def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_panel, "TICK", 0.01)
+    reached, seen = threading.Event(), threading.Event()
+
+    def open_model(_: str, reach: Reach) -> FakeBackend:
+        assert reach(0.4)
+        reached.set()
+        assert seen.wait(10)
+        return FakeBackend()
+
+    catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in "ab")
+    with gr.Blocks():
+        panel = ModelsPanel(Models(catalog, ModelPool(open_model, catalog.keys(), "a")), own_machine=False)
+        panel.show_below(INFO)
+    request = gr.Request(Request({"type": "http", "headers": [], "state": {"visitor": "somebody"}}))
+
+    async def notes() -> list[str]:
+        said: list[str] = []
+        async for update in panel._switch(request, "b", "a"):
+            said.append(update[3])
+            if reached.is_set() and "40 %" in said[-1]:
+                seen.set()
+        return said
+
+    *loading, last = asyncio.run(notes())
+    assert "Loading Model b · 40 % · 0 s" in loading[-1] and last == ""

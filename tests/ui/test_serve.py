@@ -1,0 +1,53 @@
+"""How serving ends when the model that loads behind the page does not."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from engine.backend import ChatBackend
+from engine.errors import ModelError
+from engine.pool import ModelPool
+from tests.ui.fake_backend import INFO, FakeBackend
+from ui.address import bind
+from ui.catalog import Catalog
+from ui.model_files import Entry
+from ui.models import Models
+from ui.server import serve, web_app
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Serving takes Ctrl-C and SIGTERM for itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_model_that_does_not_load_ends_the_server() -> None:
+    model: Future[ChatBackend] = Future()
+    with pytest.raises(ModelError, match="no room"):
+        serve(FastAPI(), bind("127.0.0.1", 0), lambda: model.set_exception(ModelError("no room")), model)
+
+
+def test_the_page_is_there_before_its_model() -> None:
+    gate: Future[FakeBackend] = Future()
+    catalog = Catalog([Entry("fake", "Fake", "fake.gguf")])
+    models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.first), INFO)
+    client = TestClient(web_app(models, 4))
+    loading = models.pool.preload()
+    page = client.get("/")
+    assert page.status_code == 200 and page.headers["Content-Encoding"] == "gzip"
+    health = client.get("/health")
+    assert (health.status_code, health.json()) == (503, {"status": "loading", "model": "Fake"})
+    gate.set_result(FakeBackend())
+    loading.result(10)
+    assert client.get("/health").json()["status"] == "ok"
+    models.pool.close()
