@@ -37,8 +37,12 @@ def test_a_model_that_does_not_load_ends_the_server() -> None:
         serve(FastAPI(), bind("127.0.0.1", 0), lambda: model.set_exception(ModelError("no room")), model)
 
 
+class Failing(FakeBackend):
+    down = False
+
+
 def test_the_page_is_there_before_its_model() -> None:
-    gate: Future[FakeBackend] = Future()
+    gate: Future[Failing] = Future()
     catalog = Catalog([Entry("fake", "Fake", "fake.gguf")])
     models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.first), INFO)
     client = TestClient(web_app(models, 4))
@@ -47,7 +51,14 @@ def test_the_page_is_there_before_its_model() -> None:
     assert page.status_code == 200 and page.headers["Content-Encoding"] == "gzip"
     health = client.get("/health")
     assert (health.status_code, health.json()) == (503, {"status": "loading", "model": "Fake"})
-    gate.set_result(FakeBackend())
+    backend = Failing()
+    gate.set_result(backend)
     loading.result(10)
     assert client.get("/health").json()["status"] == "ok"
+    wanted = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    answer = client.post("/v1/chat/completions", json=wanted)
+    assert "[DONE]" in answer.text and "Content-Encoding" not in answer.headers  # packing would hold it up
+    backend.down = True
+    health = client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "down")
     models.pool.close()
