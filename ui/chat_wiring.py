@@ -61,7 +61,8 @@ class ChatWiring:
     def _quick(self, tab: list[Any]) -> None:
         panel, deeds, quick = self.panel, self._deeds, {"outputs": self.panel.outputs, **self.quick}
         panel.chatbot.undo(deeds.undo, tab, **quick)
-        panel.chatbot.select(deeds.mark, tab, **quick)
+        # Marked and unmarked at once, the second click would else be lost while the first is under way.
+        panel.chatbot.select(deeds.mark, tab, trigger_mode="always_last", **quick)
         panel.chatbot.like(deeds.judge, tab, **quick)
         bar, note = panel.bar, panel.note
         bar.earlier.click(self._act(lambda here: here.turn(-1)), tab, **quick)

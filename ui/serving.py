@@ -19,8 +19,12 @@ async def serving(pool: ModelPool, key: str | None = None) -> AsyncIterator[Chat
     Raises as `ModelPool.use`. Who is cancelled while it loads leaves the load to the others.
     """
     loan = pool.lend(key)
+    loading = asyncio.wrap_future(loan.backend)
     try:
-        yield await asyncio.shield(asyncio.wrap_future(loan.backend))
+        yield await asyncio.shield(loading)
+    except asyncio.CancelledError:
+        loading.add_done_callback(_forget)
+        raise
     finally:
         loan.give_back()
 
@@ -38,6 +42,12 @@ async def started(
     except asyncio.CancelledError:
         starting.add_done_callback(_stop)
         raise
+
+
+def _forget(loading: asyncio.Future[ChatBackend]) -> None:
+    """Look at why a model does not load that nobody waits for: asyncio logs what nobody has looked at."""
+    if not loading.cancelled():
+        loading.exception()
 
 
 def _stop(starting: asyncio.Future[ChatStream]) -> None:
