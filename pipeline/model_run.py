@@ -11,6 +11,7 @@ from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, remove_
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.meanwhile import Meanwhile, Uncertified
 from pipeline.certificate.step import SCRATCH, CertificateStep
+from pipeline.certificate.tuned import is_plain
 from pipeline.convert import ConvertJob, convert
 from pipeline.export_run import ExportRun
 from pipeline.imatrix import importance_file
@@ -96,6 +97,8 @@ class ModelRun(ExportRun):
             needed += full  # for a while it is there whole and in shards
         for quant in self._missing_quants():
             needed += elements * bits_needed(quant) / 8
+        if self.config.verify != "off" and not all(map(is_plain, self.adapters)):
+            needed += full  # the base alone, for the certificate (certificate/base_gguf.py)
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
 
     def _missing_quants(self) -> list[str]:
