@@ -74,10 +74,9 @@ class SettingsPanel:
         """Every change by hand is remembered in the browser, without asking the server."""
         keep: dict[str, Any] = {"inputs": self.components, "outputs": [self._memory], "js": _REMEMBER}
         everything = [*self.components, self._preset]
+        # Of changes in quick turn the last one counts; else Gradio drops those that come while one is kept.
         changes = [control.input for control in controls.values()]
-        # A text box tells of typing alone, and not of what is pasted or cut.
-        changes += [controls[name].blur for name in ("system_prompt", "stop")]
-        gr.on(changes, None, api_visibility="private", **keep)
+        gr.on(changes, None, trigger_mode="always_last", api_visibility="private", **keep)
         gr.on(
             [controls[name].input for name in PRESET_FIELDS],
             *(None, None, [self._preset]),
