@@ -150,3 +150,11 @@ def until(condition: Callable[[], object], timeout: float = 10) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
+
+
+def becomes(read: Callable[[], object], wanted: object, timeout: float = 10) -> None:
+    """Wait for `read` to give what is wanted: a browser lays out and styles a page in its own time."""
+    end = time.monotonic() + timeout
+    while (found := read()) != wanted and time.monotonic() < end:
+        time.sleep(0.02)
+    assert found == wanted

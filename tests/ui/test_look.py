@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from engine.settings import SamplingSettings
-from tests.ui.conftest import FakeSite, until
+from tests.ui.conftest import FakeSite, becomes, until
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.remembered import STORAGE_KEY
 
@@ -46,8 +46,9 @@ SMALL = """() => [...document.querySelectorAll('button, [role=button]')]
   .map((e) => [e.getAttribute('aria-label') || e.innerText, e.getBoundingClientRect()])
   .filter(([, box]) => box.left < innerWidth && box.width && (box.width < 40 || box.height < 40))
   .map(([name, box]) => `${name} ${box.width}x${box.height}`)"""
+TOO_WIDE = "document.scrollingElement.scrollWidth > innerWidth"
 DIRECTION = "(e) => [getComputedStyle(e).unicodeBidi, getComputedStyle(e).textAlign]"
-MOVES = "(e) => parseFloat(getComputedStyle(e).transitionDuration)"  # in seconds
+MOVES = "(e) => parseFloat(getComputedStyle(e).transitionDuration) > 0.01"  # in seconds
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
   if (e === document.body) return ['', true];  // once round
@@ -85,7 +86,7 @@ def test_everyone_can_read_the_page(open_page: Open, fake_site: Start, dark: boo
     left, right = page.locator("#conversation .message.bot p", has_text="Some").evaluate(SIDES)
     assert right > 100 and abs(left) < 5, "English begins at the left"
     for box in ("#question textarea", "#conversation .message.user p"):
-        assert page.locator(box).evaluate(DIRECTION) == ["plaintext", "start"]
+        becomes(lambda box=box: page.locator(box).evaluate(DIRECTION), ["plaintext", "start"])
 
 
 def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
@@ -101,15 +102,16 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     assert {"New chat", "Settings", "Copy message", "Retry", "copy", "Back to the defaults"} <= set(reached)
     assert [name for name, seen in reached.items() if not seen] == []
 
+    assert page.locator("#settings").evaluate(MOVES)
     page.emulate_media(reduced_motion="reduce")
-    assert page.locator("#settings").evaluate(MOVES) < 0.01
+    becomes(lambda: page.locator("#settings").evaluate(MOVES), wanted=False)
     page.locator("#history .toggle-button").click()  # on a phone nobody has both open
     page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate(SMALL) == []
+    becomes(lambda: page.evaluate(SMALL), [])
     page.locator("#settings .toggle-button").click()
     expect(page.locator("#settings.open")).to_have_count(0)
-    assert page.evaluate(SMALL) == []
-    assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+    becomes(lambda: page.evaluate(SMALL), [])
+    becomes(lambda: page.evaluate(TOO_WIDE), wanted=False)
 
 
 def until_kept(page: Page, change: Callable[[], None]) -> None:
@@ -123,7 +125,7 @@ def until_kept(page: Page, change: Callable[[], None]) -> None:
 def test_settings_in_german_survive_a_reload(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend(info=replace(INFO, recommended={"temperature": 0.6})))
     page = open_page(site.url, locale="de-DE")
-    assert page.evaluate("document.documentElement.lang") == "de"
+    becomes(lambda: page.evaluate("document.documentElement.lang"), "de")
     expect(page.locator("#facts")).to_contain_text("2.048 Token Kontext")
     expect(page.locator("#new-chat")).to_have_text("Neuer Chat")
     temperature = page.locator("#set-temperature input[type=number]")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
-from tests.ui.conftest import FakeSite
+from tests.ui.conftest import FakeSite, becomes
 from tests.ui.fake_backend import FakeBackend
 
 FOCUSED = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
@@ -33,10 +33,10 @@ def test_messages_by_keyboard(
         ("ArrowUp", "Message 2: again"),
     ):
         page.keyboard.press(key)
-        assert (page.evaluate(FOCUSED), page.evaluate(RING)) == (name, "dashed"), key
+        becomes(lambda: (page.evaluate(FOCUSED), page.evaluate(RING)), (name, "dashed"))
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+Tab")
-    assert page.evaluate(FOCUSED) == "Message 2: again"  # the one that was left, of all messages
+    becomes(lambda: page.evaluate(FOCUSED), "Message 2: again")  # the one that was left, of all messages
 
     page.keyboard.press("Enter")
     expect(marked).to_have_text("again")

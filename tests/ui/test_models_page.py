@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from engine.pool import ModelPool
 from tests.ui.app_process import AppProcess, running
-from tests.ui.conftest import FakeSite
+from tests.ui.conftest import FakeSite, becomes
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.catalog import Catalog
 from ui.gguf_choice import embedded_gguf
@@ -125,7 +125,7 @@ def test_models_are_compared_side_by_side_and_voted_on(
     expect(lanes).to_have_count(3)
     expect(lanes.nth(1)).to_contain_text("Model tuned")
     expect(lanes.nth(1)).to_contain_text("tokens/s")
-    assert lanes.nth(1).locator("mark").all_inner_texts() == ["sea"]
+    becomes(lambda: lanes.nth(1).locator("mark").all_inner_texts(), ["sea"])
     assert lanes.nth(2).locator(".said").inner_text() == HOSTILE
     assert page.locator(".lane img").count() == 0 and page.evaluate("window.hacked") is None
     page.get_by_label("Model tuned is best").check()
@@ -144,7 +144,7 @@ def test_models_are_compared_side_by_side_and_voted_on(
     page.reload()
     expect(page.locator("#tally tbody tr")).to_have_count(3)
     page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    becomes(lambda: page.evaluate("document.scrollingElement.scrollWidth > 390"), wanted=False)
 
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto(three.url)

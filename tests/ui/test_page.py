@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from engine.errors import EngineStopped, QueueFull
 from engine.settings import SamplingSettings
-from tests.ui.conftest import FakeSite, Spy, until
+from tests.ui.conftest import FakeSite, Spy, becomes, until
 from tests.ui.fake_backend import FakeBackend
 
 Open = Callable[..., Page]
@@ -52,7 +52,7 @@ def test_the_model_reads_its_own_words_not_the_defused_ones(open_page: Open, fak
     ]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy message").nth(1).click()
-    assert page.evaluate("navigator.clipboard.readText()") == "say <b> and ![x](y)\n    indented"
+    becomes(lambda: page.evaluate("navigator.clipboard.readText()"), "say <b> and ![x](y)\n    indented")
 
 
 def test_a_full_queue_is_said_and_the_question_comes_back(open_page: Open, fake_site: Start) -> None:
