@@ -38,6 +38,7 @@ def convert(request: Message) -> Message:
     sys.path[:0] = [str(toolchain), str(toolchain / "gguf-py")]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the base's folder
     logging.basicConfig(level=logging.WARNING)
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # PEFT would import it, which takes a second
     try:
         import torch
     except ImportError as error:
