@@ -63,7 +63,6 @@ class Meanwhile(Uncertified):
         """Check what concerns this file alone."""
         self._subject = self._step.subject(full, record)
         self._early.add(self._subject, EARLY)
-        self._late.add(self._subject, (PREPARE,))
 
     def add(self, record: Record) -> None:
         """Score the files that stand and were not scored; what goes wrong `quality` will find again."""
