@@ -16,7 +16,7 @@ from engine.recommended import recommended
 class ModelFacts:
     """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes.
 
-    `recommended` is how it wants to be sampled; see engine.recommended.
+    `adds_bos` tells whether a plain text gets a BOS, `recommended` how to sample (engine.recommended).
     """
 
     name: str
@@ -27,6 +27,7 @@ class ModelFacts:
     trained_context: int
     template: str
     bos: str
+    adds_bos: bool
     eos: str
     control: tuple[str, ...]
     ends: tuple[str, ...]
@@ -47,6 +48,7 @@ def facts_of(model: Model, path: Path) -> ModelFacts:
         trained_context=int(model.metadata(f"{architecture}.context_length") or 0),
         template=template.decode("utf-8", "replace"),
         bos=vocab.text(vocab.bos),
+        adds_bos=vocab.add_bos,
         eos=vocab.text(vocab.eos),
         control=tuple(vocab.control_spellings),
         ends=tuple(vocab.text(t) for t in range(vocab.size) if vocab.is_end(t)),
