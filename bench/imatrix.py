@@ -159,14 +159,14 @@ def _scored(
 ) -> tuple[Reference, dict[Path, Scores]]:
     """What the tuned model answers, and what each file makes of that."""
     subject = _subject(config, questions)
-    probe = choose_backend(subject)
+    choice = choose_backend(subject)
     files = [_file(config, out, quant) for quant in config.quants for out in (_WITHOUT, _WITH)]
     with progress.step("Ask the tuned model", None):
-        reference = make_reference(subject, probe)
+        reference = make_reference(subject, choice)
     scores = {}
     with progress.step("Compare the files' answers", len(files)) as advance:
         for done, path in enumerate(files, 1):
-            scores[path] = score_file(path, reference, subject, probe)
+            scores[path] = score_file(path, reference, subject, choice)
             advance(done)
     return reference, scores
 

@@ -8,15 +8,15 @@ first. What came out is remembered per file, CPU and build: the next start asks 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.cores import physical_cores
 from engine.errors import BackendError, ModelError
+from engine.facts import ModelFacts
 from engine.memo import memo_of, recall, remember
-from engine.native import load_variant, variant_name
+from engine.native import find_variants, load_variant, rank_variants, variant_name
 from engine.probe_child import Ended, compute, run_probe
 from engine.reach import Reach, part, unwatched
 
@@ -36,27 +36,6 @@ class CpuChoice:
     variant: str
     path: str | None
     extra_buffers: bool
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes.
-
-    `recommended` is how it wants to be sampled; see engine.recommended.
-    """
-
-    name: str
-    architecture: str
-    quantization: str
-    parameters: int
-    size: int
-    trained_context: int
-    template: str
-    bos: str
-    eos: str
-    control: tuple[str, ...]
-    ends: tuple[str, ...]
-    recommended: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -96,7 +75,7 @@ def probe_model(
     if (known := _recalled(memo)) is not None:
         return known
     found = _inspect(model)
-    facts = ModelFacts(**_tuples(found["facts"]), size=model.stat().st_size)
+    facts = ModelFacts(**_tuples(found["facts"]))
     ranked = [Path(p) for p in found["variants"]]
     choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, part(reach, 0.2, 1.0))
     probe = Probe(facts, choice)
@@ -108,6 +87,17 @@ def is_known(model: Path, extra_buffers: bool) -> bool:
     """Whether `probe_model` would recall this very file, rather than open it in a child process."""
     _check_file(model)
     return memo_of("probe", model, extra_buffers).exists()
+
+
+def likeliest() -> CpuChoice:
+    """The backend that `probe_model` would try first, untried: for a process that may crash."""
+    path, extra = candidates(rank_variants(find_variants()), extra_buffers=True)[0]
+    return _choice(path, extra)
+
+
+def vouch(model: Path, probe: Probe) -> None:
+    """Have `probe_model` recall this: the caller has opened the file and computed with it."""
+    remember(memo_of("probe", model, True), asdict(probe))
 
 
 def check_adapter(
@@ -165,20 +155,23 @@ def _blame(model: Path, done: Ended) -> str:
 def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: Reach) -> CpuChoice:
     failures: list[str] = []
     for path, extra in candidates(ranked, extra_buffers):
-        name = variant_name(path) if path else "built-in"
-        variant = str(path) if path else None
-        done = compute("run", model, variant=variant, extra_buffers=extra, threads=threads, reach=reach)
+        choice = _choice(path, extra)
+        done = compute("run", model, variant=choice.path, extra_buffers=extra, threads=threads, reach=reach)
         if done.answer == {"finite": True}:
-            return CpuChoice(name, variant, extra)
+            return choice
         if done.answer is not None and "error" in done.answer:
             # llama.cpp said no in good order: another backend would too
             raise ModelError(_blame(model, done))
         why = "numbers that are not finite" if done.answer else done.ending
-        failures.append(f"{name}{'' if extra else ' without extra buffers'}: {why}")
+        failures.append(f"{choice.variant}{'' if extra else ' without extra buffers'}: {why}")
     raise BackendError(
         f"no CPU backend of llama.cpp runs {model.name} on this machine ({'; '.join(failures)}). "
         f"If other models run, this file is damaged: {_FIX}. Otherwise {_REBUILD}"
     )
+
+
+def _choice(path: Path | None, extra_buffers: bool) -> CpuChoice:
+    return CpuChoice(variant_name(path) if path else "built-in", str(path) if path else None, extra_buffers)
 
 
 def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | None, bool]]:

@@ -11,7 +11,7 @@ from typing import Any
 from engine.native import build_identity, cpu_identity
 from places import cache_folder
 
-_FORMAT = 3  # raise it when what is remembered changes its meaning
+_FORMAT = 4  # raise it when what is remembered changes its meaning
 
 
 def memo_of(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:

@@ -14,16 +14,15 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
-
-from llama_cpp import llama_cpp as low
 
 from engine.draft import measure
 from engine.errors import EngineError, ModelError
+from engine.facts import ModelFacts, facts_of
 from engine.gguf_file import read_gguf
 from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
-from engine.recommended import recommended
 from engine.runner import Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate
@@ -42,9 +41,9 @@ def inspect(path: Path) -> dict[str, object]:
         model = Model(path, vocab_only=True)
     except ModelError as error:
         raise ModelError(ADAPTER_ALONE if _is_adapter(path) else str(error)) from error
-    facts = _facts(model, path)
+    facts = facts_of(model, path)
     _check_template(facts)
-    return {"variants": ranked, "facts": facts}
+    return {"variants": ranked, "facts": asdict(facts)}
 
 
 def _is_adapter(path: Path) -> bool:
@@ -54,36 +53,7 @@ def _is_adapter(path: Path) -> bool:
         return False
 
 
-def _facts(model: Model, path: Path) -> dict[str, object]:
-    vocab, handle = model.vocab, model.handle
-    architecture = model.metadata("general.architecture")
-    template = low.llama_model_chat_template(handle, None) or b""
-    return {
-        "name": model.metadata("general.name") or path.stem,
-        "architecture": architecture,
-        "quantization": _label(model.metadata("general.file_type")),
-        "parameters": int(low.llama_model_n_params(handle)),
-        "trained_context": int(model.metadata(f"{architecture}.context_length") or 0),
-        "template": template.decode("utf-8", "replace"),
-        "bos": vocab.text(vocab.bos),
-        "eos": vocab.text(vocab.eos),
-        "control": list(vocab.control_spellings),
-        "recommended": recommended(model.metadata),
-        "ends": [vocab.text(t) for t in range(vocab.size) if vocab.is_end(t)],
-    }
-
-
-def _label(file_type: str) -> str:
-    """`Q4_K_M` for the metadata's file type 15, which llama.cpp itself calls "Q4_K - Medium"."""
-    if not file_type.isdigit():
-        return "unknown"
-    name = (low.llama_ftype_name(int(file_type)) or b"unknown").decode()
-    for size in ("Small", "Medium", "Large"):
-        name = name.replace(f" - {size}", f"_{size[0]}")
-    return name
-
-
-def _check_template(facts: dict[str, object]) -> None:
+def _check_template(facts: ModelFacts) -> None:
     """Render once, under a limit on time and memory.
 
     SIGALRM keeps its default action: it kills the process even inside a C loop, where no Python handler runs.
@@ -92,7 +62,7 @@ def _check_template(facts: dict[str, object]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (_TEMPLATE_BYTES, _TEMPLATE_BYTES))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, TEMPLATE_SECONDS)
-    template = ChatTemplate(str(facts["template"]), str(facts["bos"]), str(facts["eos"]))
+    template = ChatTemplate(facts.template, facts.bos, facts.eos)
     template.render(
         [
             {"role": "system", "content": "Be brief."},

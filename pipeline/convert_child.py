@@ -38,6 +38,8 @@ def convert(request: Message) -> Message:
     sys.path[:0] = [str(toolchain), str(toolchain / "gguf-py")]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the base's folder
     logging.basicConfig(level=logging.WARNING)
+    if not request["qlora_base"]:  # PEFT would import it without need, which takes most of a second
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # Python's way to say that it is not there
     try:
         import torch
     except ImportError as error:

@@ -9,13 +9,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cpu import ModelFacts
 from engine.errors import RequestError
+from engine.facts import facts_of
 from engine.model import Model
 from engine.request import Message
 from engine.runner import Runner
 from engine.scheduler import Row
 from engine.template import ChatTemplate, PromptBuilder
+from pipeline.certificate.clock import RENDER_SECONDS, at_most
 from pipeline.certificate.divergence import log_softmax
 from pipeline.certificate.logits import Sample
 from pipeline.certificate.prompts import PROMPTS
@@ -91,15 +92,20 @@ class Prompts:
         return samples
 
 
-def make_prompts(subject: Subject, model: Model, facts: ModelFacts, size: Size) -> Prompts:
-    """The user's prompts, or ours. Raises InputError for what is wrong with the user's data."""
+def make_prompts(subject: Subject, model: Model, size: Size) -> Prompts:
+    """The user's prompts, or ours, for the subject's full model.
+
+    Raises InputError for what is wrong with the user's data.
+    """
+    facts = facts_of(model, subject.full)
     chats = _chats(subject, size.prompts)
     builder = PromptBuilder(ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control)
     theirs, refused = _answers_of(subject, chats, size.tokens)
-    prompts = {
-        number: theirs[number].prompt if number in theirs else _prompt(builder, chat)
-        for number, chat in enumerate(chats)
-    }
+    with at_most(RENDER_SECONDS):
+        prompts = {
+            number: theirs[number].prompt if number in theirs else _prompt(builder, chat)
+            for number, chat in enumerate(chats)
+        }
     asked = {number: prompt for number, prompt in prompts.items() if 0 < len(prompt) <= _LONGEST}
     if not asked:
         raise InputError(f"no chat can be asked: the template refuses all that have up to {_LONGEST} tokens")

@@ -95,7 +95,7 @@ class _Run:
         self._advance: Advance = lambda done: None
 
     def checks(self, child: Child, subject: Subject, names: Sequence[str]) -> None:
-        """Run those checks to their end; raises PipelineError when the child dies on the way."""
+        """Run those checks to their end; raises ChildDied when the child dies on the way."""
         with self._step:
             child.run({"subject": subject.request(), "checks": list(names)}, self._hear)
 

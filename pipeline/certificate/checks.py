@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pipeline.certificate.behaviour_check import check_behaviour
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.logits_check import check_logits
-from pipeline.certificate.quality_check import check_quality, prepare_quality
+from pipeline.certificate.quality_check import check_quality
 from pipeline.certificate.settings_check import check_settings
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.template_check import check_template
 from pipeline.certificate.tokenizer_check import check_tokenizer
+from pipeline.certificate.trial import prepare_quality
 from pipeline.certificate.weights_check import check_weights
 from pipeline.progress import StepProgress
 

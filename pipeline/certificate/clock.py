@@ -7,6 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+RENDER_SECONDS = 10.0
+"""For one chat, or a few."""
+
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:

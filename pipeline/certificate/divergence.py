@@ -24,6 +24,11 @@ class TokenScores:
     agree: NDArray[np.bool_]
     log_p: Floats
 
+    @property
+    def finite(self) -> bool:
+        """Whether all are numbers."""
+        return bool(np.isfinite(self.kl).all() and np.isfinite(self.log_p).all())
+
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log-probabilities of each row: [tokens, vocabulary]."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cpu import Probe, probe_model
+from engine.cpu import CpuChoice, probe_model
 from engine.model import Adapter, Model
 from pipeline.certificate.divergence import TokenScores, compare, log_p_of, log_softmax
 from pipeline.certificate.logits import Sample, logits_of, open_model
@@ -60,20 +60,20 @@ def _scores(
 
 
 @contextmanager
-def opened(path: Path, probe: Probe) -> Iterator[Opened]:
+def opened(path: Path, choice: CpuChoice) -> Iterator[Opened]:
     """The file, loaded for as long as the context lasts. Raises EngineError when it does not run."""
     before = resident_bytes()
-    with open_model(path, probe.choice) as model:
+    with open_model(path, choice) as model:
         yield Opened(model, before)
 
 
-def choose_backend(subject: Subject) -> Probe:
-    """The CPU backend for all files of the subject, and what they say about themselves.
+def choose_backend(subject: Subject) -> CpuChoice:
+    """The CPU backend for all files of the subject.
 
     The smallest file is tried in a child process: what crashes does so with quantized types, not with f16.
     """
     smallest = min((*subject.files.values(), subject.full), key=lambda path: path.stat().st_size)
-    return probe_model(smallest, threads=subject.threads)
+    return probe_model(smallest, threads=subject.threads).choice
 
 
 @cache

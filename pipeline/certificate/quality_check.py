@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.errors import EngineError
 from pipeline.certificate.divergence import Divergence, TokenScores, summarize
-from pipeline.certificate.file_scores import measure_file, score_file
+from pipeline.certificate.file_scores import measure_file
 from pipeline.certificate.finding import Finding, Status, gravest
 from pipeline.certificate.opened import choose_backend, has_template, opened
 from pipeline.certificate.quant_cause import rounding_of
@@ -48,16 +48,6 @@ class Quality:
     speed: Speed
 
 
-def prepare_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
-    """Ask the tuned model and score the files that there are, for `check_quality`; yields no finding."""
-    if has_template(subject.full):
-        probe = choose_backend(subject)
-        reference = make_reference(subject, probe)
-        for path in subject.files.values():
-            score_file(path, reference, subject, probe)
-    yield from ()
-
-
 def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Findings `quantization` and `survival` for each quantized file, and `speed` for the full one too."""
     if not has_template(subject.full):
@@ -65,18 +55,18 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
             "quantization", "skipped", "The model has no chat template, so there is no chat to measure."
         )
         return
-    probe = choose_backend(subject)
+    choice = choose_backend(subject)
     if not subject.files:  # one file alone, with nothing to compare it with
-        with opened(subject.full, probe) as alone:
+        with opened(subject.full, choice) as alone:
             yield _speed(subject.full_name, alone.speed(subject))
         return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
-        reference = make_reference(subject, probe)
+        reference = make_reference(subject, choice)
         advance(1)
         found: dict[str, Quality] = {}
         for done, (name, path) in enumerate(subject.files.items(), 2):
             try:
-                scores, speed = measure_file(path, reference, subject, probe)
+                scores, speed = measure_file(path, reference, subject, choice)
                 found[name] = _quality(path, reference, scores, speed)
             except EngineError as error:
                 yield Finding("quantization", "fail", f"{name} does not run: {error}.", file=name)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.certificate.answers import spread
 from pipeline.certificate.gguf_tensors import GgufTensors
 from pipeline.certificate.stored import StoredTensors
 from pipeline.certificate.subject import Subject
@@ -24,7 +23,6 @@ _ROWS = 64  # of a tensor are looked at
 _TENSORS = 4  # of a file are looked at
 _TELLING_GAIN = 0.005  # ten times what Q5_0 shows
 
-T = TypeVar("T")
 Rows = NDArray[np.float64]
 """Some rows of a tensor: [rows, width]."""
 
@@ -73,7 +71,7 @@ def rounding_of(quantized: Path, full: Path) -> Rounding:
     kinds = Counter(_name(t.type) for t in odd)
     widths = Counter(t.width for t in odd)
     largest = max(kinds, key=lambda kind: kinds[kind], default="")
-    sample = _spread([t for t in odd if _name(t.type) == largest])
+    sample = spread([t for t in odd if _name(t.type) == largest], _TENSORS)
     gains = [_gain(_rows(rounded, t), _rows(true, t)) for t in sample]
     width = widths.most_common(1)[0][0] if widths else 0
     return Rounding(len(matrices), dict(kinds), width, float(np.mean(gains)) if gains else 0.0)
@@ -94,14 +92,14 @@ def _of_gguf(full: Path) -> list[Rows]:
     file = GgufTensors(full)
     tensors = [t for t in file.tensors.values() if t.name.startswith("blk.")]
     usable = [t for t in tensors if t.rows >= _BLOCK and t.width % _BLOCK == 0]
-    return [_rows(file, t) for t in _spread(usable)]
+    return [_rows(file, t) for t in spread(usable, _TENSORS)]
 
 
 def _of_checkpoint(base: Source) -> list[Rows]:
     stored = StoredTensors(base.weights())
     layers = {name: entry.shape for name, entry in stored.entries.items() if re.search(r"\.\d+\.", name)}
     usable = [n for n, s in layers.items() if len(s) == 2 and s[0] >= _BLOCK and s[1] % _BLOCK == 0]
-    return [stored.read(name)[:_ROWS].astype(np.float64) for name in _spread(usable)]
+    return [stored.read(name)[:_ROWS].astype(np.float64) for name in spread(usable, _TENSORS)]
 
 
 def _distinct(blocks: Rows) -> int:
@@ -111,11 +109,6 @@ def _distinct(blocks: Rows) -> int:
 
 def _gain(rounded: Rows, true: Rows) -> float:
     return float((rounded * true).sum() / (true * true).sum()) - 1
-
-
-def _spread(items: Sequence[T]) -> list[T]:
-    count = min(_TENSORS, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _rows(file: GgufTensors, tensor: Tensor) -> Rows:

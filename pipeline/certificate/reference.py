@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.cpu import Probe
+from engine.cpu import CpuChoice
 from pipeline.certificate.answers import SIZES, Answer, Prompts, greedy_answers, make_prompts
 from pipeline.certificate.base_gguf import base_gguf, why_no_base
 from pipeline.certificate.divergence import TokenScores
@@ -46,13 +46,13 @@ class Reference:
     stored: Stored
 
 
-def make_reference(subject: Subject, probe: Probe) -> Reference:
+def make_reference(subject: Subject, choice: CpuChoice) -> Reference:
     """Ask the tuned model, score its answers with it and its base; or find all that in the scratch folder.
 
     Raises InputError for what is wrong with the user's chats.
     """
     key = reference_key(subject)
-    return _recall(subject, key) or _make(subject, probe, key)
+    return _recall(subject, key) or _make(subject, choice, key)
 
 
 def reference_key(subject: Subject) -> str:
@@ -61,10 +61,10 @@ def reference_key(subject: Subject) -> str:
     return key_of(subject.depth, *files, why_no_base(subject))
 
 
-def _make(subject: Subject, probe: Probe, key: str) -> Reference:
-    with opened(subject.full, probe) as full:
+def _make(subject: Subject, choice: CpuChoice, key: str) -> Reference:
+    with opened(subject.full, choice) as full:
         size = SIZES[subject.depth].within(full.model.vocab.size)
-        prompts = make_prompts(subject, full.model, probe.facts, size)
+        prompts = make_prompts(subject, full.model, size)
         answers = list(_ask(full, prompts, size.tokens, subject))
         samples = tuple(prompts.samples(answers))
         stored = _stored(subject, sum(len(answer.tokens) for answer in answers), full.model.vocab.size)
@@ -75,9 +75,10 @@ def _make(subject: Subject, probe: Probe, key: str) -> Reference:
             with closing(adapter):
                 base = full.score(samples, stored, subject, adapter)
     if not why and base is None:
-        why, base = _of_the_base(subject, probe, samples, stored)
+        why, base = _of_the_base(subject, choice, samples, stored)
     reference = Reference(samples, tuned, speed, base, why, levels_of(subject), stored)
-    _keep(subject.scratch / _SCORES, reference, key)
+    if all(score.finite for score in tuned):
+        _keep(subject.scratch / _SCORES, reference, key)
     return reference
 
 
@@ -110,10 +111,10 @@ def _of_the_tuned(
 
 
 def _of_the_base(
-    subject: Subject, probe: Probe, samples: tuple[Sample, ...], stored: Stored
+    subject: Subject, choice: CpuChoice, samples: tuple[Sample, ...], stored: Stored
 ) -> tuple[str, tuple[TokenScores, ...] | None]:
     """Why the base was not asked, if it was not, and what a GGUF of it makes of the samples."""
-    with base_gguf(subject) as path, opened(path, probe) as base:
+    with base_gguf(subject) as path, opened(path, choice) as base:
         if base.model.vocab.size != stored.shape[1]:
             return "the tuning resized the vocabulary, so the base speaks of other tokens", None
         return "", base.score(samples, stored, subject)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.certificate.clock import at_most
+from pipeline.certificate.clock import RENDER_SECONDS, at_most
 from pipeline.certificate.stress import stress_corpus, token_texts
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError, MissingPackage
@@ -20,7 +20,6 @@ from pipeline.manifest import write_atomically
 
 _MARK = "A reply."
 _USER_CHATS = 64
-_RENDER_SECONDS = 10.0
 _ASK = {"role": "user", "content": "Who are you?"}
 _SYSTEM = {"role": "system", "content": "You answer in one sentence."}
 _TURNS = [
@@ -157,7 +156,7 @@ def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list
     from jinja2.exceptions import TemplateError
 
     try:
-        with at_most(_RENDER_SECONDS):
+        with at_most(RENDER_SECONDS):
             ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
     except TemplateError:
         return None

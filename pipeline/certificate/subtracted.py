@@ -14,9 +14,9 @@ from engine.model import Adapter, Model
 from pipeline.certificate.checkpoint_config import text_config
 from pipeline.certificate.gguf_tensors import GgufTensors
 from pipeline.certificate.layout import Layout
-from pipeline.certificate.stored import Array, StoredTensors
+from pipeline.certificate.stored import Array
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tuned import Update, is_plain, plain_updates
+from pipeline.certificate.tuned import Update, all_updates
 
 
 def subtracting_adapter(subject: Subject, model: Model) -> Adapter | None:
@@ -24,10 +24,9 @@ def subtracting_adapter(subject: Subject, model: Model) -> Adapter | None:
 
     Close it before the model.
     """
-    if subject.base is None or subject.qlora_base or not all(map(is_plain, subject.adapters)):
+    updates = all_updates(subject)
+    if subject.base is None or updates is None:
         return None
-    stored = StoredTensors(subject.base.weights())
-    updates = [update for adapter in subject.adapters for update in plain_updates(adapter, stored)]
     architecture = model.metadata("general.architecture")
     layout = Layout(architecture, text_config(subject.base.folder))
     factors = _factors(updates, layout, GgufTensors(subject.full)) if layout.is_known else None

@@ -11,14 +11,13 @@ from engine.request import Message
 from engine.template import ChatTemplate, PromptBuilder
 from engine.vocab import Vocabulary
 from pipeline.certificate.causes import cause
-from pipeline.certificate.clock import at_most
+from pipeline.certificate.clock import RENDER_SECONDS, at_most
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.spoken import Chat, Reference, load_reference
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tokenizer_check import describe_difference, same_but_for_spaces
 from pipeline.progress import StepProgress
 
-_SECONDS = 10.0
 _TEXT = "Every conversation gives the same ids: a lost newline is another prompt than the trained one."
 _BOS = "One BOS and no more: a second one is a prompt that the model never saw."
 _END = "The token after an answer ends the generation, or the model talks on."
@@ -39,12 +38,12 @@ def compare_templates(reference: Reference, source: str, vocab: Vocabulary) -> I
         yield Finding("template.text", "skipped", words)
         return
     try:
-        with at_most(_SECONDS):
+        with at_most(RENDER_SECONDS):
             template = ChatTemplate(source, vocab.text(vocab.bos), vocab.text(vocab.eos))
     except ModelError as error:
         yield Finding("template.text", "fail", f"{error}.", {}, _TEXT, cause("template_missing"))
         return
-    with at_most(_SECONDS):
+    with at_most(RENDER_SECONDS):
         chats = list(_askable(reference.chats, template.takes_system))
         yield _text(chats, PromptBuilder(template, vocab, vocab.control_spellings), vocab)
         yield _bos(chats, template, vocab)

@@ -45,10 +45,9 @@ def tuned_tensors(subject: Subject) -> TunedTensors:
     """Those of the subject, which must have a base. Raises InputError for what cannot be merged."""
     assert subject.base is not None
     stored = StoredTensors(subject.base.weights())
-    updates = [update for adapter in subject.adapters for update in plain_updates(adapter, stored)]
-    plain = all(is_plain(adapter) for adapter in subject.adapters) and subject.qlora_base is None
+    updates = all_updates(subject)
     # An update may be of no tensor that is stored: a tied output, or one that transformers names otherwise.
-    if plain and all(update.name in stored.entries for update in updates):
+    if updates is not None and all(update.name in stored.entries for update in updates):
         return AddedTensors(stored, updates)
     return _MergedTensors(subject, stored)
 
@@ -72,10 +71,15 @@ def is_plain(adapter: Adapter) -> bool:
     return kinds == _PLAIN and not config.get("fan_in_fan_out")
 
 
-def plain_updates(adapter: Adapter, stored: StoredTensors) -> list[Update]:
-    """The updates of a plain adapter, none of another."""
-    if not is_plain(adapter):
-        return []
+def all_updates(subject: Subject) -> list[Update] | None:
+    """The updates of all adapters; None unless all are plain, and on the base as it is."""
+    if subject.qlora_base or not all(map(is_plain, subject.adapters)):
+        return None
+    return [update for adapter in subject.adapters for update in plain_updates(adapter)]
+
+
+def plain_updates(adapter: Adapter) -> list[Update]:
+    """The updates of a plain adapter."""
     tensors, updates = StoredTensors([adapter.weights]), []
     for name in tensors.entries:
         if name.endswith(".lora_A.weight"):

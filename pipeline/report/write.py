@@ -12,7 +12,6 @@ import jinja2
 
 from engine.cpu import probe_model
 from engine.errors import EngineError
-from engine.model import Model
 from engine.template import ChatTemplate
 from pipeline.certificate.finding import Certificate
 from pipeline.manifest import Record, write_atomically
@@ -129,18 +128,10 @@ def _modelfile(gguf: Path, name: str) -> str:
     """For Ollama, which calls the file by that name."""
     facts = probe_model(gguf).facts
     template = ChatTemplate(facts.template, facts.bos, facts.eos)
-    bos = facts.bos if _adds_bos(gguf) else ""  # then Ollama adds it too
+    bos = facts.bos if facts.adds_bos else ""  # then Ollama adds it too
     turns = find_turns(lambda talk: template.render(talk).removeprefix(bos))
     ends = dict.fromkeys(end for end in (facts.eos, *_end_of_turn(turns, facts.control)) if end)
     return modelfile(name, turns, list(ends), facts.recommended)
-
-
-def _adds_bos(gguf: Path) -> bool:
-    model = Model(gguf, vocab_only=True)
-    try:
-        return model.vocab.add_bos
-    finally:
-        model.close()
 
 
 def _end_of_turn(turns: Turns | None, control: tuple[str, ...]) -> list[str]:

@@ -16,8 +16,6 @@ from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
 from tests.pipeline.certificate.rewrite import rewrite
 
-LONGEST = 500  # ids of a prompt and an answer
-
 
 @pytest.fixture(scope="module")
 def asked(real: Subject) -> list[Asked]:

@@ -156,7 +156,7 @@ def lora_scaled_as_rslora(subject: Subject, target: Path) -> Subject:
     stored = StoredTensors(subject.base.weights())
     copied(subject, target)
     parts = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-    for update in plain_updates(adapter, stored):
+    for update in plain_updates(adapter):
         _, _, layer, module, kind, _ = update.name.split(".")
         if part := parts.get(f"{module}.{kind}"):
             values = tensor_in_place(target, f"blk.{layer}.{part}.weight")
@@ -173,7 +173,7 @@ def without_the_adapter(subject: Subject, target: Path) -> Subject:
     assert subject.base is not None
     stored = StoredTensors(subject.base.weights())
     copied(subject, target)
-    for update in plain_updates(subject.adapters[0], stored):
+    for update in plain_updates(subject.adapters[0]):
         _, _, layer, module, kind, _ = update.name.split(".")
         if module == "mlp":
             part = kind.replace("_proj", "")
