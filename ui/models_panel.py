@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -27,6 +28,7 @@ from ui.visitor import on_own_machine
 TICK = 0.5  # seconds between two updates of the line that says how long it has been loading
 
 Update = tuple[Any, Any, Any, Any, Any, Any]
+NO_UPDATE: Update = (gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip())
 
 
 @dataclass
@@ -44,6 +46,13 @@ class _Switch:
         return not self.left
 
 
+@dataclass
+class Tab:
+    """Whether a model was chosen by hand in a tab: the one of the last visit is not wanted any more then."""
+
+    has_chosen: bool = False
+
+
 class ModelsPanel:
     """Lays out the picker; `key` is the tab's model, to be borrowed from the pool.
 
@@ -55,6 +64,7 @@ class ModelsPanel:
         self._infos = dict[str, ModelInfo]()  # of the models that were chosen so far
         catalog, first = models.catalog, models.pool.default
         self.key = gr.State(first)
+        self._tab = gr.State(Tab())  # one for each tab, and the same for all of its events
         self._kept = gr.BrowserState(None, storage_key="gguf-chat.model", secret="gguf-chat")
         choices = catalog.choices(own_machine=False)
         self._name = gr.HTML(padding=False, elem_id="model-name")
@@ -85,24 +95,33 @@ class ModelsPanel:
             "api_visibility": "private",
         }
         chosen = self._picker.input(
-            self._choose, [self._picker, self.key], trigger_mode="always_last", **quiet
+            self._choose, [self._picker, self.key, self._tab], trigger_mode="always_last", **quiet
         )
-        self.switched = [chosen, page.load(self._restore, [self._kept, self.key], **quiet)]
+        self.switched = [chosen, page.load(self._restore, [self._kept, self.key, self._tab], **quiet)]
 
     def info_of(self, key: str) -> ModelInfo | None:
         """What is known of a model, once a tab has chosen it."""
         return self._infos.get(key)
 
-    async def _choose(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
+    async def _choose(
+        self, request: gr.Request, wanted: object, now: str, tab: Tab
+    ) -> AsyncGenerator[Update, None]:
+        tab.has_chosen = True
         async for update in self._switch(request, wanted, now):
             yield update
 
-    async def _restore(self, request: gr.Request, kept: object, now: str) -> AsyncGenerator[Update, None]:
-        """At the start of a tab: the model of the last visit, if it still is on offer."""
+    async def _restore(
+        self, request: gr.Request, kept: object, now: str, tab: Tab
+    ) -> AsyncGenerator[Update, None]:
+        """At the start of a tab: the model of the last visit, if it still is on offer and none is chosen."""
         own = on_own_machine(request)
         wanted = kept if self._models.catalog.allows(kept, own) else now
-        async for update in self._switch(request, wanted, now):
-            yield update
+        async with aclosing(self._switch(request, wanted, now)) as updates:
+            async for update in updates:
+                if tab.has_chosen:
+                    yield NO_UPDATE  # Gradio sends the last update again, and clears the outputs without one
+                    return
+                yield update
 
     async def _switch(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         """Load `wanted`, saying so, and make it the tab's model; or say why not, and keep `now`."""

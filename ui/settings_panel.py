@@ -12,7 +12,7 @@ from engine.backend import ModelInfo
 from engine.settings import SamplingSettings
 from ui.model_settings import ModelSettings
 from ui.presets import PRESET_FIELDS
-from ui.remembered import STORAGE_KEY, VERSION, remembered
+from ui.remembered import STORAGE_KEY, TEXTS, remember, remember_texts, restore
 from ui.sampling_fields import FIELDS, MAIN_FIELDS, MORE_FIELDS, SEED, sampling_from
 from ui.setting_controls import overflow_choice, preset_choice, seed_box, slider, stop_box, system_prompt_box
 from ui.texts import words
@@ -20,10 +20,7 @@ from ui.translation import text
 
 NAMES = ("system_prompt", *(field.name for field in FIELDS), "stop", "overflow")
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-_REMEMBER = (
-    f"(...values) => [{{version: {VERSION}, values: "
-    f"Object.fromEntries({list(NAMES)}.map((name, i) => [name, values[i]]))}}]"
-)
+IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
 
 
 class SettingsPanel:
@@ -42,6 +39,7 @@ class SettingsPanel:
         # The key hides the values from nobody: it only has to be the same after a restart.
         self._memory = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
         self._wire(controls, reset)
+        self._remember(controls, restore(NAMES, first))
 
     @staticmethod
     def read(values: Sequence[Any]) -> tuple[str, SamplingSettings]:
@@ -59,39 +57,42 @@ class SettingsPanel:
             now = before if info is None else ModelSettings(info.context, info.recommended)
             if now == before:
                 return [gr.skip()] * len(outputs)
-            named = now.instead_of(before, dict(zip(NAMES, values, strict=True)))
+            held = dict(zip(NAMES, values, strict=True))
+            named = now.instead_of(before, held)
+            # What stays is not sent: somebody may be changing it just now.
+            sent = {name: {"value": value} for name, value in named.items() if value != held[name]}
+            sent["max_tokens"] = {**sent.get("max_tokens", {}), "maximum": now.slider("max_tokens").high}
+            shown = [gr.update(**sent.get(name, {})) for name in NAMES]
             say, preset = words(request), now.preset_of(named)
             choices = [(say(f"settings.preset.{name}"), name) for name in now.presets()]
-            longest = gr.update(value=named.pop("max_tokens"), maximum=now.slider("max_tokens").high)
-            shown = [longest if name == "max_tokens" else named[name] for name in NAMES]
             return [now, *shown, gr.update(choices=choices, value=preset)]
 
         outputs = [self._model, *self.components, self._preset]
-        for event in switches:
-            event.then(switched, [key, self._model, *self.components], outputs, **QUICK)
+        for event in switches:  # the last of switches in quick turn is the one to follow
+            event.then(
+                switched, [key, self._model, *self.components], outputs, trigger_mode="always_last", **QUICK
+            )
 
     def _wire(self, controls: Mapping[str, Any], reset: gr.Button) -> None:
-        """Every change by hand is remembered in the browser, without asking the server."""
-        keep: dict[str, Any] = {"inputs": self.components, "outputs": [self._memory], "js": _REMEMBER}
-        everything = [*self.components, self._preset]
-        # Of changes in quick turn the last one counts; else Gradio drops those that come while one is kept.
-        changes = [control.input for control in controls.values()]
-        gr.on(changes, None, trigger_mode="always_last", api_visibility="private", **keep)
-        gr.on(
-            [controls[name].input for name in PRESET_FIELDS],
-            *(None, None, [self._preset]),
-            js="() => [null]",
-            api_visibility="private",
-        )
-        chosen = self._preset.input(
-            _apply, [self._preset, self._model], [controls[name] for name in PRESET_FIELDS], **QUICK
-        )
-        cleared = reset.click(_reset, [self._model], everything, **QUICK)
+        """Presets and reset."""
+        of_preset = [controls[name] for name in PRESET_FIELDS]
+        changes = [control.input for control in of_preset]
+        gr.on(changes, outputs=[self._preset], js="() => [null]", **IN_BROWSER)
+        chosen = self._preset.input(_apply, [self._preset, self._model], of_preset, **QUICK)
+        cleared = reset.click(_reset, [self._model], [*self.components, self._preset], **QUICK)
         for done in (chosen, cleared):
-            done.then(None, api_visibility="private", **keep)
+            done.then(inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
+
+    def _remember(self, controls: Mapping[str, Any], restore: str) -> None:
+        """Every change by hand is remembered in the browser, and taken back there, without the server."""
+        changes = [control.input for control in controls.values()]
+        gr.on(changes, inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
+        # A text box tells of typing alone, and not of what is pasted or cut.
+        everything, left = [self._memory, *self.components], [controls[name].blur for name in TEXTS]
+        gr.on(left, inputs=everything, outputs=[self._memory], js=remember_texts(NAMES), **IN_BROWSER)
         page = Context.root_block
         assert page is not None, "a panel is laid out inside of a page"
-        page.load(_restore, [self._memory, self._model], everything, **QUICK)
+        page.load(inputs=everything, outputs=[*everything, self._preset], js=restore, **IN_BROWSER)
 
 
 def _lay_out(first: ModelSettings) -> tuple[gr.Radio, dict[str, gr.components.Component], gr.Button]:
@@ -111,12 +112,5 @@ def _apply(name: str, model: ModelSettings) -> list[float]:
 
 
 def _reset(model: ModelSettings) -> list[Any]:
-    return _shown(model.defaults(), model)
-
-
-def _restore(stored: object, model: ModelSettings) -> list[Any]:
-    return _shown(model.fitted(remembered(stored, model.defaults())), model)
-
-
-def _shown(values: Mapping[str, Any], model: ModelSettings) -> list[Any]:
+    values = model.defaults()
     return [*(values[name] for name in NAMES), model.preset_of(values)]

@@ -123,7 +123,7 @@ def test_a_cut_answer_goes_on_and_an_edit_is_a_branch(open_page: Open, app: AppP
     finish(page)
     cut = answer(page)
     page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#status")).to_contain_text("64 tokens", timeout=SLOW)
+    expect(page.locator("#status")).to_contain_text("64 tokens ·", timeout=SLOW)  # and not 64 tokens/s
     whole = answer(page)
     assert whole.startswith(cut[:-1]) and len(whole) > len(cut)
     page.get_by_role("button", name="Edit").click()

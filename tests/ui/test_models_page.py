@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 from engine.pool import ModelPool
 from tests.ui.app_process import AppProcess, running
@@ -18,6 +18,7 @@ from ui.catalog import Catalog
 from ui.gguf_choice import embedded_gguf
 from ui.model_files import Entry
 from ui.models import Models
+from ui.settings_panel import NAMES
 
 Open = Callable[..., Page]
 SLOW = 30_000  # ms: a test machine may be busy
@@ -156,3 +157,34 @@ def test_models_are_compared_side_by_side_and_voted_on(
         expect(page.locator("#set-preset input:checked")).to_have_value("own")
         expect(page.locator("#set-max_tokens input[type=number]")).to_have_attribute("max", "1024")
         page.reload()
+
+
+def test_a_choice_by_hand_is_not_undone_by_the_model_of_the_last_visit(
+    open_page: Open, three: FakeSite
+) -> None:
+    page = open_page(three.url)
+    temperature = page.locator("#set-temperature input[type=number]")
+    choose(page, "Model tuned")
+    expect(temperature).to_have_value("0.6", timeout=SLOW)
+    late: list[Route] = []
+
+    def hold_the_last_visits(route: Route) -> None:
+        late.append(route) if "tuned" in (route.request.post_data or "") else route.continue_()
+
+    page.route("**/queue/join*", hold_the_last_visits)
+    with page.expect_request("**/queue/join*"):
+        page.reload()
+    choose(page, "Model odd")
+    expect(page.locator("#model-name")).to_have_text("fake")
+    temperature.fill("0.9")
+    begun_by = late[0].request.post_data_json["trigger_id"]
+
+    def is_its_end(response: Response) -> bool:
+        sent = response.request.post_data_json or {}
+        return sent.get("trigger_id") == begun_by and len(sent["data"]) == 2 + len(NAMES)
+
+    with page.expect_response(is_its_end):
+        late[0].continue_()
+    expect(page.locator("#model input")).to_have_value("Model odd")
+    expect(temperature).to_have_value("0.9")
+    expect(page.locator("#set-max_tokens input[type=number]")).to_have_attribute("max", "2048")

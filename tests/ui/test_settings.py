@@ -4,12 +4,9 @@ from engine.errors import SettingsError
 from engine.settings import SamplingSettings
 from ui.model_settings import ModelSettings
 from ui.presets import preset_of, presets
-from ui.remembered import remembered
 from ui.sampling_fields import FIELDS, sampling_from, stops_from
 from ui.settings_panel import SettingsPanel
 from ui.terminal import changed
-
-UNKNOWN = (("overflow", "explode"), ("stop", "a\n" * 17))
 
 
 def test_what_is_not_given_has_the_engines_default() -> None:
@@ -93,54 +90,3 @@ def test_another_models_settings_take_the_place_of_what_was_not_changed() -> Non
     taken = own.instead_of(plain, mine)
     assert (taken["temperature"], taken["top_k"], taken["seed"]) == (plain.defaults()["temperature"], 5, 7)
     assert taken["max_tokens"] == 256 and own.preset_of(taken) is None
-
-
-DEFAULTS = {
-    "system_prompt": "",
-    "temperature": 0.7,
-    "top_k": 40,
-    "seed": None,
-    "stop": "",
-    "overflow": "drop",
-}
-GOOD = {
-    "system_prompt": "Be kind.",
-    "temperature": 0.2,
-    "top_k": 5,
-    "seed": 4,
-    "stop": "x",
-    "overflow": "refuse",
-}
-
-
-def test_what_a_browser_kept_is_taken_back() -> None:
-    assert remembered({"version": 1, "values": GOOD}, DEFAULTS) == GOOD
-
-
-@pytest.mark.parametrize(
-    "stored",
-    [None, 7, [], "x", {}, {"version": 0, "values": GOOD}, {"version": 1}, {"version": 1, "values": [1]}],
-)
-def test_an_unknown_kind_of_memory_is_forgotten(stored: object) -> None:
-    assert remembered(stored, DEFAULTS) == DEFAULTS
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("temperature", 99),
-        ("temperature", "0.2"),
-        ("temperature", True),
-        ("top_k", 1.5),
-        ("seed", -1),
-        ("stop", ["x"]),
-        ("stop", "a\n" * 17),
-        ("overflow", "explode"),
-        ("system_prompt", 7),
-        ("system_prompt", "x" * 20_001),
-        ("unheard_of", 1),
-    ],
-)
-def test_one_bad_value_is_forgotten_and_the_others_stay(name: str, value: object) -> None:
-    expected = {**GOOD, name: DEFAULTS[name]} if name in DEFAULTS else GOOD
-    assert remembered({"version": 1, "values": {**GOOD, name: value}}, DEFAULTS) == expected
