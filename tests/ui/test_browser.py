@@ -90,12 +90,8 @@ def test_two_people_are_answered_at_the_same_time(open_page: Open, app: AppProce
         expect(page.locator("#conversation .message.bot")).to_be_visible(timeout=SLOW)
     before = [len(answer(page)) for page in pages]
     until(lambda: all(len(answer(page)) > then for page, then in zip(pages, before, strict=True)), 30)
-    for page in pages:
-        expect(
-            page.locator("#question .stop-button")
-        ).to_be_visible()  # neither has waited for the other's end
-        page.locator("#question .stop-button").click()
-    for page in pages:
+    for page in pages:  # both grew: neither has waited for the other's end
+        page.keyboard.press("Escape")  # stops what has not ended by now
         finish(page)
 
 
