@@ -33,6 +33,7 @@ ONLY = {
         "engine/candidates.py",
         "engine/grammar.py",
         "engine/facts.py",
+        "engine/json_schema.py",
         "engine/model.py",
         "engine/native.py",
         "engine/runner.py",
