@@ -52,7 +52,7 @@ class LocalBackend:
         """Use `open`."""
         self._model, self._prompts, self._worker, self._info = model, prompts, worker, info
         self._settings, self._choice, self._adapter = settings, choice, adapter
-        self._lock = threading.Lock()  # held while the vocabulary is read, so that `close` cannot free it
+        self._lock = threading.Lock()
         self._closed = False
 
     @classmethod
@@ -88,8 +88,7 @@ class LocalBackend:
         """
         checking = part(reach, 0.0, 0.7)
         check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
-        with self._reading() as prompts:
-            model = self._model.share()
+        model = self._shared()
         info = replace(self._info, adapter=str(path))
         try:
             adapter = Adapter(model, path, scale)
@@ -99,7 +98,9 @@ class LocalBackend:
             raise
         reach(1.0)
         settings, choice = self._settings, self._choice
-        return LocalBackend(model, prompts, worker, info, settings=settings, choice=choice, adapter=adapter)
+        return LocalBackend(
+            model, self._prompts, worker, info, settings=settings, choice=choice, adapter=adapter
+        )
 
     @property
     def info(self) -> ModelInfo:
@@ -140,10 +141,18 @@ class LocalBackend:
 
     @contextmanager
     def _reading(self) -> Iterator[PromptBuilder]:
+        """The vocabulary outlives what is read with it: for that long it has one more owner."""
+        model = self._shared()
+        try:
+            yield self._prompts
+        finally:
+            model.close()
+
+    def _shared(self) -> Model:
         with self._lock:
             if self._closed:
                 raise EngineStopped("the engine was shut down")
-            yield self._prompts
+            return self._model.share()
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a conversation as token ids. Raises RequestError."""

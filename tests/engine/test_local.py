@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,10 @@ def test_a_load_that_nobody_waits_for_is_given_up(backend: LocalBackend, smollm2
     with pytest.raises(ModelError, match="does not load"):
         Model(smollm2, reach=until_half)
     assert 0.5 <= shares[-1] < 0.9 and backend.info.path
+
+
+def test_who_reads_a_long_question_holds_up_nobody(backend: LocalBackend) -> None:
+    with ThreadPoolExecutor(1) as other, backend._reading():
+        assert other.submit(backend.prompt_tokens, user("Hi")).result(10)
+        assert backend._model._owners == 2, "the weights stay until it is read, whatever is closed"
+    assert backend._model._owners == 1
