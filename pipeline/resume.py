@@ -8,8 +8,8 @@ from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Record, load_record
-from pipeline.shards import whole_name
 from pipeline.workspace import Workspace
+from shards import whole_name
 
 
 def open_record(config: ExportConfig, work: Workspace, identity: str) -> Record:
