@@ -171,6 +171,7 @@ class Engine:
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
         self._counters.steps += 1
         self._counters.occupied += len(rows)
+        self._counters.offered += len(self._scheduler.slots)
         self._counters.model_seconds += seconds
 
     def _decode(self, rows: Sequence[Row]) -> bool:
