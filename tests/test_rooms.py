@@ -33,6 +33,7 @@ ONLY = {
         "engine/ggml.py",
         "engine/candidates.py",
         "engine/grammar.py",
+        "engine/context.py",
         "engine/facts.py",
         "engine/json_schema.py",
         "engine/model.py",
