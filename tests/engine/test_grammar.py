@@ -132,6 +132,12 @@ def test_a_schema_that_makes_a_huge_grammar_is_refused_before_it_is_made(schema:
         grammar_of(json.dumps(schema))
 
 
+def test_a_schema_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.json_schema._SECONDS", -1.0)
+    with pytest.raises(ValueError, match=r"takes too long to read"):
+        grammar_of(json.dumps(SCHEMA))
+
+
 def test_settings_with_a_schema_are_hashable_and_both_are_too_much() -> None:
     assert hash(SamplingSettings(json_schema=SCHEMA)) == hash(
         SamplingSettings(json_schema=json.dumps(SCHEMA))
