@@ -6,7 +6,6 @@ the runtime computes otherwise.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cpu import probe_model
+from engine.free_memory import free_memory
 from pipeline.certificate.causes import cause
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.gguf_tensors import PLAIN, GgufTensors
@@ -73,11 +73,10 @@ def _refusal(subject: Subject) -> str | None:
         return "The GGUF is quantized, so its logits differ; how much is lost is told against its full one."
     if subject.qlora_base:
         return "The base in 4 bits was not run through transformers: its logits need a GPU's kernels."
-    needed = (
-        sum(info.elements for info in tensors_of(subject.base).values()) * 6
-    )  # float32, and the adapter's
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > free:
+    # float32, and the adapter's
+    needed = 6 * sum(info.elements for info in tensors_of(subject.base).values())
+    free = free_memory()
+    if free is not None and needed > free:
         return (
             f"The transformers model needs {needed / 2**30:.1f} GiB in float32, and {free / 2**30:.1f} GiB "
             "are free: nothing was compared."
