@@ -95,7 +95,8 @@ class CertificateStep:
 
 def save_certificate(certificate: Certificate, path: Path) -> None:
     """Write certificate.json, whole or not at all."""
-    write_atomically(path, json.dumps(certificate.to_json(), indent=2, ensure_ascii=False) + "\n")
+    content = json.dumps(certificate.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{content}\n")
 
 
 def remove_stale(folder: Path, record: Record) -> None:

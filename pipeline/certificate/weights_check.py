@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
 from pipeline.adapter import Adapter
@@ -58,7 +58,7 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
         words = "This architecture's tensors are not known by name here, so none was compared."
         return Finding("weights.values", "warn", words, figures, _VALUES)
     worst = max(compared, key=lambda one: one.excess)
-    figures |= {"worst": worst.tensor, "worst_nmse": _finite(worst.found.error), "limit": worst.limit}
+    figures |= {"worst": worst.tensor, "worst_nmse": worst.found.error, "limit": worst.limit}
     lost = [name for name in comparison.lacks if name != "output.weight"]
     if lost:
         words = f"The GGUF lacks {lost[0]} and {len(lost) - 1} more tensors of the model."
@@ -73,11 +73,6 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
         f"{worst.found.error:.1e}."
     )
     return Finding("weights.values", "pass", words, figures, _VALUES)
-
-
-def _finite(number: float) -> float | None:
-    """JSON has no infinity."""
-    return number if isfinite(number) else None
 
 
 def _misfit(comparison: Comparison, adapters: Sequence[Adapter], figures: dict[str, Any]) -> Finding:
