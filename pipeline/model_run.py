@@ -37,10 +37,6 @@ class ModelRun(ExportRun):
         """The certificate of an earlier run, where it still holds."""
         return None if self.config.verify == "off" else self._certifying.standing(self.record)
 
-    def uncertified(self, standing: Certificate | None) -> bool:
-        """Whether a certificate was asked for and none stands."""
-        return self.config.verify != "off" and standing is None
-
     def make(self) -> Certificate | None:
         """Convert once, quantize to each type that is missing, and certify what stands then."""
         remove_tried(self.work.folder)
