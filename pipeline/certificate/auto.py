@@ -93,18 +93,18 @@ def choose(trials: Iterable[Trial], prefer: str) -> Choice:
 def _trials(
     subject: Subject, sizes: Mapping[str, int], make: Make, progress: StepProgress
 ) -> Iterator[Trial]:
-    made = _Made(subject)
+    known = _KnownTrials(subject)
     for quant in sorted(sizes, key=lambda name: sizes[name]):
-        if quant not in made.trials:
+        if quant not in known.trials:
             path = make(quant)
             tried = replace(subject, files={path.name: path})
             certificate = certify(tried, progress, names=("quality",), hashes={})
             found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
-            made.keep(trial_of(quant, path, found))
-        yield made.trials[quant]
+            known.keep(trial_of(quant, path, found))
+        yield known.trials[quant]
 
 
-class _Made:
+class _KnownTrials:
     """The trials of this model so far, kept in the scratch folder: the next run goes on from there."""
 
     def __init__(self, subject: Subject) -> None:

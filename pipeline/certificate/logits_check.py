@@ -14,13 +14,13 @@ import numpy as np
 from engine.cpu import probe_model
 from engine.free_memory import free_memory
 from pipeline.certificate.causes import cause
-from pipeline.certificate.divergence import TokenScores, compare, log_softmax
+from pipeline.certificate.divergence import TokenScores, log_softmax, token_scores
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.gguf_tensors import PLAIN, GgufTensors
 from pipeline.certificate.logits import Sample, logits_of, open_model
 from pipeline.certificate.reading import Logits
-from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
+from pipeline.certificate.tokenizer_reference import load_tokenizer_reference
 from pipeline.errors import InputError
 from pipeline.progress import Advance, StepProgress
 from pipeline.source import tensors_of
@@ -50,7 +50,7 @@ def check_logits(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     if (reason := _refusal(subject)) is not None:
         yield Finding("logits", "skipped", reason)
         return
-    reference = load_reference(subject.reference, subject.evaluation, subject.spoken)
+    reference = load_tokenizer_reference(subject)
     prompts = [chat.ids for chat in reference.chats if chat.ids and len(chat.ids) <= _LONGEST][:_CHATS]
     if not prompts:
         yield Finding("logits", "skipped", "The model has no chat template, so there is no prompt to try.")
@@ -136,7 +136,7 @@ def compare_logits(subject: Subject, asked: Iterable[Asked]) -> Iterator[Finding
             text = Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True)
             [ours] = logits_of(model, [text], subject.threads)
             theirs = logits[: len(ids) - 1, : model.vocab.size]
-            score = compare(log_softmax(theirs), log_softmax(ours[:, : theirs.shape[-1]]), ids[1:])
+            score = token_scores(log_softmax(theirs), log_softmax(ours[:, : theirs.shape[-1]]), ids[1:])
             scores.append(score)
             same_words += bool(score.agree[length - 1 :].all())
     yield _finding(scores)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.adapter import Adapter
 from pipeline.certificate.causes import cause
-from pipeline.certificate.comparison import Compared, Comparison, compare, share_of_change
+from pipeline.certificate.comparison import Compared, Comparison, compare_tensors, share_of_change
 from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
@@ -29,7 +29,7 @@ def check_weights(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         yield Finding("weights.values", "skipped", words)
         return
     with progress.step("Check the weights", None) as advance:
-        comparison = compare(subject, advance)
+        comparison = compare_tensors(subject, advance)
     yield _head(comparison)
     yield _values(comparison, subject.adapters)
 

@@ -13,15 +13,15 @@ from pipeline.certificate import logits_check
 from pipeline.certificate.behaviour_check import judge_answers, runs_in_circles
 from pipeline.certificate.causes import cause
 from pipeline.certificate.logits_check import Asked, ask_transformers, compare_logits, least_same
-from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
+from pipeline.certificate.tokenizer_reference import load_tokenizer_reference
 from pipeline.progress import Silent
 from tests.pipeline.certificate.rewrite import rewrite
 
 
 @pytest.fixture(scope="module")
 def asked(real: Subject) -> list[Asked]:
-    reference = load_reference(real.reference, None, real.spoken)
+    reference = load_tokenizer_reference(real)
     return list(ask_transformers(real, [chat.ids for chat in reference.chats if chat.ids]))
 
 

@@ -24,7 +24,7 @@ PREPARE = "prepare"
 """No check: it computes what `quality` will need."""
 
 
-class Uncertified:
+class NoCertification:
     """Certifies nothing: --verify off."""
 
     def begin(self, full: Path, record: Record) -> None:
@@ -36,18 +36,17 @@ class Uncertified:
     def wait(self) -> None:
         """Return when no file is being read."""
 
-    def finish(self, full: Path, record: Record, progress: StepProgress) -> Certificate | None:
-        """All files stand, that of full precision at `full`; returns the certificate."""
-        return None
+    def finish(self, full: Path, record: Record, progress: StepProgress) -> None:
+        """All files stand, that of full precision at `full`."""
 
-    def __enter__(self) -> Uncertified:
+    def __enter__(self) -> NoCertification:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nobody waits for a check that is under way, as when the export is interrupted."""
+        """Nothing is under way."""
 
 
-class Meanwhile(Uncertified):
+class BackgroundCertification:
     """Certifies an export in two child processes, which are ready when the first file is.
 
     One checks what concerns the merged model alone, the other scores its quantized files.
@@ -85,9 +84,16 @@ class Meanwhile(Uncertified):
         found = self._late.checker.check(subject, progress, late)
         return self._step.write(self._early.findings() + found, record)
 
+    def __enter__(self) -> BackgroundCertification:
+        return self
+
     def __exit__(self, *_: object) -> None:
+        """Nobody waits for a check that is under way, as when the export is interrupted."""
         self._early.close()
         self._late.close()
+
+
+Certification = NoCertification | BackgroundCertification
 
 
 class _Line:
