@@ -58,7 +58,7 @@ def _types_of(path: Path) -> dict[str, int]:
 
 
 def _write(request: Message, types: dict[str, int], weights: Weights) -> list[str]:
-    from pipeline.quant_file import write_quantized
+    from pipeline.quant_file import WriteJob, write_quantized
 
     done = [0]
 
@@ -66,19 +66,17 @@ def _write(request: Message, types: dict[str, int], weights: Weights) -> list[st
         done[0] += count
         say({"done": done[0]})
 
-    written = write_quantized(
+    job = WriteJob(
         Path(request["source"]),
         Path(request["target"]),
         types,
         request["ftype"],
-        earlier=[Path(path) for path in request["earlier"]],
-        threads=request["threads"],
-        advance=advance,
-        limit=request["split"],
-        importance=weights.importance,
-        notes=weights.notes,
+        request["threads"],
+        tuple(map(Path, request["earlier"])),
+        request["split"],
+        weights,
     )
-    return [str(path) for path in written]
+    return [str(path) for path in write_quantized(job, advance)]
 
 
 def dry_run(
