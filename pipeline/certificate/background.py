@@ -1,7 +1,8 @@
 """A certificate in the making while files are still being made: checks run one after another behind them.
 
 The converter leaves a core idle, and so does quantizing now and then. What concerns the merged model alone is
-checked as soon as that stands; each quantized file is scored while the next one is made.
+checked as soon as that stands, and it is asked for its answers; each quantized file is scored while the next
+one is made.
 """
 
 from __future__ import annotations
@@ -55,19 +56,24 @@ class BackgroundCertification:
     def __init__(self, step: CertificateStep) -> None:
         self._step = step
         self._subject: Subject | None = None
+        self._added: set[str] = set()
         self._early = _Line(Checker(step.scratch, "early"))
         self._late = _Line(Checker(step.scratch, "late"))
 
     def begin(self, full: Path, record: Record) -> None:
-        """Check what concerns this file alone."""
+        """Check what concerns this file alone, and ask it what the quantized ones will be held against."""
         self._subject = self._step.subject(full, record)
         self._early.add(self._subject, EARLY)
+        if self._step.config.quants:
+            self._late.add(self._subject, (PREPARE,))
 
     def add(self, record: Record) -> None:
-        """Score the files that stand and were not scored; what goes wrong `quality` will find again."""
+        """Score the files that stand and were not added yet; what goes wrong `quality` will find again."""
         assert self._subject is not None
-        files = self._step.files(self._subject.full, record)
-        self._late.add(replace(self._subject, files=files), (PREPARE,))
+        standing = self._step.files(self._subject.full, record)
+        new = {name: path for name, path in standing.items() if name not in self._added}
+        self._added |= new.keys()
+        self._late.add(replace(self._subject, files=new), (PREPARE,))
 
     def wait(self) -> None:
         """Return when all of that is done. Raises InputError for what is wrong with the user's input."""
