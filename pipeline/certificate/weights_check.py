@@ -12,6 +12,7 @@ from pipeline.certificate.causes import cause
 from pipeline.certificate.comparison import Compared, Comparison, compare_tensors, share_of_change
 from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.subject import Subject
+from pipeline.finite import finite
 from pipeline.progress import StepProgress
 
 _HEAD = "The output matrix is the embeddings where the model's is, and only there."
@@ -58,7 +59,7 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
         words = "This architecture's tensors are not known by name here, so none was compared."
         return Finding("weights.values", "warn", words, figures, _VALUES)
     worst = max(compared, key=lambda one: one.excess)
-    figures |= {"worst": worst.tensor, "worst_nmse": worst.found.error, "limit": worst.limit}
+    figures |= {"worst": worst.tensor, "worst_nmse": finite(worst.found.error), "limit": worst.limit}
     lost = [name for name in comparison.lacks if name != "output.weight"]
     if lost:
         words = f"The GGUF lacks {lost[0]} and {len(lost) - 1} more tensors of the model."
