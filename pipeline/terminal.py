@@ -16,6 +16,7 @@ from pipeline.certificate.table import show_certificate
 from pipeline.errors import PipelineError
 from pipeline.progress import Bars
 from pipeline.run import ExportResult
+from places import masked
 
 GO_ON = "run the same command again to go on from the last finished step"
 BEGIN_AGAIN = "run the same command again to begin anew"
@@ -30,17 +31,12 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        line = " ".join(_without_token(str(error)).split())
+        line = " ".join(masked(str(error), os.environ).split())
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print(f"interrupted: {after_interrupt}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def _without_token(text: str) -> str:
-    token = os.environ.get("HF_TOKEN")
-    return text.replace(token, "***") if token else text
 
 
 def terminal_progress() -> Bars:
