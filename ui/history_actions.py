@@ -117,8 +117,7 @@ class HistoryActions:
             conversations = from_json(path.read_bytes())
             if len(conversations) > (room := self._store.room(owner)):
                 raise TransferError(f"it has {len(conversations)} chats, and there is room for {room}")
-            for conversation in conversations:
-                self._store.insert(owner, conversation)
+            self._store.insert(owner, conversations)
         finally:
             self._importing.release()
         return len(conversations)

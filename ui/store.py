@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,22 +77,13 @@ class Store:
         """How many more conversations an owner may have without losing one; infinite for `LOCAL`."""
         return math.inf if owner == LOCAL else max(0, MOST - len(self.list(owner)))
 
-    def insert(self, owner: str, conversation: Conversation) -> str:
-        """A copy of a conversation, with ids of its own, for `owner`; returns the copy's id.
+    def insert(self, owner: str, conversations: Iterable[Conversation]) -> list[str]:
+        """Copies with ids of their own, for `owner`, all or none; returns the copies' ids.
 
         It pushes nothing out: ask for `room` before.
         """
-        key, ids = secrets.token_urlsafe(16), dict[int, int]()
-        tree, times = conversation.tree, [conversation.created, conversation.updated]
         with self._transaction() as database:
-            head = [key, owner, title_of(conversation.title), conversation.pinned, *times]
-            columns = "id, owner, title, pinned, created, updated"
-            database.execute(f"INSERT INTO conversation ({columns}) VALUES (?, ?, ?, ?, ?, ?)", head)
-            for node in (tree.nodes[number] for number in sorted(tree.nodes)):  # parents before children
-                parent = None if node.parent is None else ids[node.parent]
-                ids[node.id] = rows.add(database, key, parent, node)
-            rows.show(database, key, None if tree.leaf is None else ids[tree.leaf])
-        return key
+            return [rows.copy(database, owner, conversation) for conversation in conversations]
 
     def add(
         self, owner: str, key: str, parent: int | None, role: Author, text: str, *, made: Made | None = None

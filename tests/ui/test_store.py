@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ui.store import Store, StoreError, Unknown
-from ui.tree import INTERRUPTED, Made
+from ui.tree import INTERRUPTED, Made, Tree
 
 ME, YOU = "user:me", "visitor:you"
 MADE = Made("Bob", "ab12", "Q4_K_M", "Be brief.", {"top_k": 40, "stop": ["\n"]}, "stop", 9, 3, 7, 0.2, 1.5, 2)
@@ -175,11 +176,20 @@ def test_a_copy_has_ids_of_its_own(store: Store) -> None:
     key, asked, first = chat(store)
     store.add(ME, key, asked, "assistant", "Thus.")
     store.select(ME, key, first)
-    copy = store.insert(YOU, store.load(ME, key))
+    (copy,) = store.insert(YOU, [store.load(ME, key)])
     theirs, mine = store.load(YOU, copy), store.load(ME, key)
     assert shown(store, copy, YOU) == ["Why?", "So."] and len(theirs.tree.nodes) == 3
     assert not set(theirs.tree.nodes) & set(mine.tree.nodes) and theirs.title == mine.title
     assert [node.made for node in theirs.tree.path()] == [None, MADE]
+
+
+def test_copies_are_all_made_or_none(store: Store) -> None:
+    key, _, node = chat(store)
+    whole = store.load(ME, key)
+    torn = replace(whole, tree=Tree({node: whole.tree.nodes[node]}, node))  # an answer without its question
+    with pytest.raises(KeyError):
+        store.insert(YOU, [whole, torn])
+    assert store.list(YOU) == ()
 
 
 def test_many_threads_write_at_once(store: Store) -> None:
