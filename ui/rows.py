@@ -37,6 +37,21 @@ class Conversation:
     tree: Tree
 
 
+SUMMARIES = "SELECT id, title, pinned, updated FROM conversation"
+"""A query whose rows `as_summary` takes."""
+
+
+def as_summary(key: str, title: str, pinned: int, updated: float) -> Summary:
+    """A row of `SUMMARIES`."""
+    return Summary(key, title, bool(pinned), updated)
+
+
+def summary(database: sqlite3.Connection, owner: str, key: str) -> Summary:
+    """A line of the list; raises Unknown."""
+    require(database, owner, key)
+    return as_summary(*database.execute(f"{SUMMARIES} WHERE id = ?", [key]).fetchone())
+
+
 def require(
     database: sqlite3.Connection, owner: str, key: str, node: int | None = None, role: Author | None = None
 ) -> None:
