@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.backend import ChatBackend
 from engine.errors import ModelError
 from engine.reach import Reach, part, unwatched
-from ui.gguf_choice import choose_gguf, is_embedded
+from ui.gguf_choice import choose_gguf, is_embedded, on_hub
 from ui.model_files import Entry, entries_below, entry_of, size_of
 
 _JOINT = "::"
@@ -124,8 +124,7 @@ def resolved(text: str, name: str | None = None, reach: Reach = unwatched) -> En
 
 def _named(text: str) -> Entry:
     name, equals, source = text.rpartition("=")
-    model = Path(source.partition(_JOINT)[0])
-    if not model.exists() and source.count("/") >= 1 and not Path(model.parts[0]).is_dir():
+    if on_hub(Path(source.partition(_JOINT)[0])):
         return Entry(name or source, name or source, source)  # the Hub is asked when someone wants it
     return resolved(source, name if equals else None)
 

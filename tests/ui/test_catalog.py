@@ -63,7 +63,9 @@ def test_the_owner_names_models_and_two_of_one_name_are_told_apart(folder: Path,
     assert str(tmp_path) not in shown  # nobody learns where things are on this machine
 
 
-@pytest.mark.parametrize("named", ["nowhere.gguf", "Bob=nowhere.gguf", "{first}::nowhere-lora.gguf"])
+@pytest.mark.parametrize(
+    "named", ["nowhere.gguf", "Bob=nowhere.gguf", "{first}::nowhere-lora.gguf", "my dir/nowhere.gguf"]
+)
 def test_what_the_owner_names_and_is_not_there_is_said_at_once(folder: Path, named: str) -> None:
     first = folder / "bob" / "bob-Q4_K_M.gguf"
     with pytest.raises(ModelError, match=r"nowhere[-lora]*\.gguf.*does not exist"):
