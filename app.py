@@ -50,7 +50,8 @@ def run(settings: AppSettings) -> None:
 
     engine = settings.engine()
     first = started_with(settings.model)
-    catalog = make_catalog(first, settings.models or (str(MODELS),))
+    here = (str(MODELS),) if MODELS.is_dir() else ()  # a Space may have none
+    catalog = make_catalog(first, settings.models or here)
     bound = bind(settings.host, settings.port)
     kept = history_file(settings.history)
     store = Store(kept)
