@@ -136,6 +136,12 @@ def describe_adapter(adapter: Adapter) -> dict[str, Any]:
     return {**describe_input(adapter.source), **what}
 
 
+def merged_into(config: ExportConfig) -> str:
+    """What the adapters are merged into, for the manifest."""
+    base = config.qlora_base
+    return f"the base rounded to {base}, as QLoRA saw it" if base else "the base as it is"
+
+
 def describe_importance(config: ExportConfig) -> dict[str, str]:
     """What the importance matrix comes from, for the manifest: the option, the file's name, its SHA-256."""
     path = config.calibrate or config.imatrix
