@@ -49,7 +49,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     config.refuse_idle()
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
-    check_importance(config)
+    check_importance(config, base)
     refuse_without_template(config, (base, *(adapter.source for adapter in adapters)))
     with Workspace(config.out) as work:
         record = open_record(config, work, base, adapters)
