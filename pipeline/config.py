@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.quant_types import AUTO, PREFERENCES, quant_type, quants_named
-from pipeline.shards import parse_size
+from pipeline.split import parse_size
 from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
 OUTTYPES = ("f16", "bf16", "f32")

@@ -22,9 +22,9 @@ from pipeline.manifest import (
     sha256,
 )
 from pipeline.progress import StepProgress
-from pipeline.shards import whole_name
 from pipeline.source import Source
 from pipeline.workspace import Workspace
+from shards import whole_name
 
 
 @dataclass(frozen=True)

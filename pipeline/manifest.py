@@ -19,8 +19,8 @@ from pipeline.adapter import Adapter
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.final_name import give_final_name
-from pipeline.shards import whole_name
 from pipeline.source import Source
+from shards import whole_name
 
 FORMAT = 1
 NAME = "manifest.json"

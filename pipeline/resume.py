@@ -11,9 +11,9 @@ from pipeline.errors import InputError
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Record, fingerprint, load_record
 from pipeline.other_export import difference
-from pipeline.shards import whole_name
 from pipeline.source import Source
 from pipeline.workspace import Workspace
+from shards import whole_name
 
 
 def open_record(config: ExportConfig, work: Workspace, base: Source, adapters: Sequence[Adapter]) -> Record:

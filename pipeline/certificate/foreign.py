@@ -17,8 +17,8 @@ from pipeline.config import parse_adapter
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
-from pipeline.shards import shard_paths
 from pipeline.source import Source, adapter_source, base_source
+from pipeline.split import shard_paths
 
 
 @dataclass(frozen=True)
