@@ -18,6 +18,7 @@ from pipeline.manifest import (
     describe_adapter,
     describe_importance,
     describe_input,
+    merged_into,
     sha256,
 )
 from pipeline.progress import StepProgress
@@ -58,9 +59,7 @@ class ExportRun(ABC):
         described: dict[str, Any] = {"base": describe_input(self.base)}
         if self.adapters:
             described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
-            described["merged_into"] = "the base as it is"
-            if self.config.qlora_base:
-                described["merged_into"] = f"the base rounded to {self.config.qlora_base}, as QLoRA saw it"
+            described["merged_into"] = merged_into(self.config)
         if weighed := describe_importance(self.config):
             described["importance"] = weighed
         return described

@@ -137,6 +137,12 @@ def describe_adapter(adapter: Adapter) -> dict[str, Any]:
     return {**describe_input(adapter.source), **what}
 
 
+def merged_into(config: ExportConfig) -> str:
+    """What the adapters are merged into, for the manifest."""
+    base = config.qlora_base
+    return f"the base rounded to {base}, as QLoRA saw it" if base else "the base as it is"
+
+
 def describe_importance(config: ExportConfig) -> dict[str, str]:
     """What the importance matrix comes from, for the manifest: the option, the file's name, its SHA-256."""
     path = config.calibrate or config.imatrix
@@ -166,7 +172,10 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a crash leaves the old file or the new one."""
+    """Write beside, then rename: a crash or a full disk leaves the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    give_final_name(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        give_final_name(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)  # no longer there, if all went well

@@ -21,7 +21,11 @@ from pipeline.quantize import Quantization, QuantizeJob, Quantizer
 from pipeline.report.chart import get_ready
 from pipeline.source import tensors_of
 from pipeline.toolchain import ensure_toolchain
+from pipeline.trained_on import other_bases
 from pipeline.workspace import require_space
+
+_SCRATCH = {"off": 0, "fast": 64 << 20, "full": 576 << 20}
+"""Bytes for what is kept while a certificate is made: the tuned answers (certificate/reference.py)."""
 
 
 class ModelRun(ExportRun):
@@ -95,6 +99,7 @@ class ModelRun(ExportRun):
             needed += elements * bits_needed(quant) / 8
         if self.config.verify != "off" and not all(map(is_plain, self.adapters)):
             needed += full  # the base alone, for the certificate (certificate/base_gguf.py)
+        needed += _SCRATCH[self.config.verify]
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
 
     def _missing_quants(self) -> list[str]:
@@ -140,7 +145,7 @@ class ModelRun(ExportRun):
             "merged_tensors": converted.merged,
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
-            "notes": list(converted.notes),
+            "notes": [*other_bases(self.base, self.adapters), *converted.notes],
             "settings": converted.settings,
         }
         self.record.save(self.work.record)

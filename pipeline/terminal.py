@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from places import masked
 
 GO_ON = "run the same command again to go on from the last finished step"
 BEGIN_AGAIN = "run the same command again to begin anew"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -31,9 +33,14 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        line = " ".join(masked(str(error), os.environ).split())
-        print(f"error: {line}", file=sys.stderr)
+        for line in (f"error: {error}", *error.more):
+            print(" ".join(masked(line, os.environ).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print("error: the disk is full: make room, and run the same command again", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print(f"interrupted: {after_interrupt}", file=sys.stderr)
         raise SystemExit(1) from None

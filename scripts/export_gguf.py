@@ -15,7 +15,7 @@ from pipeline.certificate.foreign import FileCheck, certify_file
 from pipeline.certificate.step import save_certificate
 from pipeline.certificate.table import show_certificate
 from pipeline.config import DEFAULT_QUANTS, ExportConfig
-from pipeline.errors import InputError
+from pipeline.paths_given import certificate_path, given_path
 from pipeline.run import export
 from pipeline.terminal import GO_ON, report_errors, show_export, terminal_progress
 
@@ -26,7 +26,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     *,
     base: Annotated[str, typer.Option(help="Base model: a folder with safetensors, or a Hub id.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to; its last part names the files.")],
+    out: Annotated[
+        str, typer.Option(metavar="PATH", help="Folder to write to; its last part names the files.")
+    ],
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,7 +108,7 @@ def main(
     with report_errors(GO_ON):
         config = ExportConfig(
             base=base,
-            out=out,
+            out=given_path("--out", out),
             adapters=tuple(adapter or ()),
             quants=tuple(quant) if quant else DEFAULT_QUANTS,
             outtype=outtype,
@@ -158,7 +160,9 @@ def certify(
     evaluation: Annotated[
         Path | None, typer.Option("--eval", help="JSONL file of your own chats to check it with.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the certificate to this file, as JSON.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Write the certificate to this file, as JSON.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads. Default: the physical cores that are really yours.")
     ] = None,
@@ -168,8 +172,7 @@ def certify(
     Exit codes: 0 it passed, 1 it failed, 2 the input is wrong.
     """
     with report_errors("nothing was written"):
-        if out is not None and not out.absolute().parent.is_dir():
-            raise InputError(f"--out {str(out)!r}: the folder {out.parent} does not exist: make it first")
+        target = None if out is None else certificate_path(out)
         wanted = FileCheck(
             file=file,
             reference=reference,
@@ -181,8 +184,8 @@ def certify(
         )
         certificate = certify_file(wanted, terminal_progress())
         show_certificate(certificate)
-        if out is not None:
-            save_certificate(certificate, out)
+        if target is not None:
+            save_certificate(certificate, target)
     raise SystemExit(1 if certificate.status == "fail" else 0)
 
 

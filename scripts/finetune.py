@@ -90,6 +90,8 @@ def main(
 
 def _quiet_libraries() -> None:
     # Their bars and hints would break ours; errors still come through.
+    # PEFT would import it without need, and it complains of what it lacks; None says that it is not there.
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -113,6 +115,9 @@ def _tell(folder: Path, json_summary: bool) -> None:
         typer.echo(
             f"{report['truncated_chats']} chats were longer than --max-length and were cut at their end."
         )
+    if dropped := report["dropped_chats"]:
+        was = "1 chat was" if dropped == 1 else f"{dropped} chats were"
+        typer.echo(f"{was} left out: no answer begins within --max-length tokens; raise it.")
 
 
 if __name__ == "__main__":
