@@ -6,9 +6,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 MODEL ?=
 PORT ?=
-# Without PORT the app looks into GGUF_CHAT_PORT itself, as into its other variables.
-port = $(if $(PORT),--port $(PORT))
 BENCH ?= export --shape smollm2
+
+# Without PORT, GGUF_CHAT_PORT counts.
+SERVE := $(if $(PORT),--port $(PORT))
 
 .PHONY: setup demo chat test check bench llama-server clean browser
 
@@ -38,10 +39,10 @@ demo: setup
 	$(PY) scripts/make_base.py --out models/smollm2-base
 	$(PY) scripts/export_gguf.py --base models/smollm2-base --adapter models/captain-bob-lora \
 		--quant Q4_K_M --quant Q5_K_M --out models/captain-bob
-	$(PY) app.py models/captain-bob $(port)
+	$(PY) app.py models/captain-bob $(SERVE)
 
 chat: $(VENV)/.chat
-	$(PY) app.py $(if $(MODEL),"$(MODEL)") $(port)
+	$(PY) app.py $(if $(MODEL),"$(MODEL)") $(SERVE)
 
 test: $(VENV)/.dev browser
 	$(PY) -m pytest -n 2 --dist loadfile

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,23 +43,24 @@ def main(arguments: Sequence[str]) -> None:
 def run(settings: AppSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises EngineError, ServeError or StoreError when it cannot start."""
     from ui.address import address_of, bind, is_local
-    from ui.catalog import make_catalog
-    from ui.gguf_choice import choose_gguf
+    from ui.catalog import make_catalog, started_with
     from ui.history_place import history_file, history_text
     from ui.models import models_of
     from ui.store import Store
 
     engine = settings.engine()
-    path = choose_gguf(settings.model)
-    catalog = make_catalog(path, settings.models or (str(MODELS),))
+    first = started_with(settings.model)
+    here = (str(MODELS),) if MODELS.is_dir() else ()  # a Space may have none
+    catalog = make_catalog(first, settings.models or here)
     bound = bind(settings.host, settings.port)
     kept = history_file(settings.history)
     store = Store(kept)
-    print(f"{history_text(kept)}\nLoading {path.name} ...", flush=True)
+    print(f"{history_text(kept)}\nLoading {first.label} ...", flush=True)
     from engine.opening import Opener  # slow, and of no use before all else is right
 
     opener = Opener(engine)
-    models = models_of(catalog, opener, settings.max_loaded, first=opener.describe(path))
+    info = replace(opener.describe(Path(first.source)), adapter=str(first.adapter or ""))
+    models = models_of(catalog, opener, settings.max_loaded, first=info)
     try:
         loading = models.pool.preload()  # meanwhile, the page is made
         gc.disable()  # what is imported and built stays: looking for garbage in it is a third of the time

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.errors import EngineError, SettingsError
 from engine.recommended import sampling_over
 from engine.settings import EngineSettings, SamplingSettings
-from ui.gguf_choice import choose_gguf
+from ui.catalog import started_with
 from ui.options import DEFAULTS as ENGINE
 from ui.options import ContextSize, KvCacheType, Model, Speculation, Threads, run_cli
 from ui.terminal import TerminalChat, read_prompt, run_loop, run_once
@@ -96,9 +96,10 @@ def run(
 
     `given` is what was chosen of SamplingSettings; the model's own recommendations come next.
     """
-    from engine.local import LocalBackend  # llama.cpp loads after the options are checked
+    from engine.opening import Opener  # llama.cpp loads after the options are checked
 
-    backend = LocalBackend.open(choose_gguf(model), settings)
+    named = started_with(model)
+    backend = Opener(settings)(Path(named.source), named.adapter)
     try:
         chat = TerminalChat(backend, sampling_over(backend.info.recommended, given), system)
         if prompt is not None:

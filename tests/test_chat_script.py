@@ -165,14 +165,14 @@ def test_a_wrong_command_is_named_and_the_chat_goes_on(typed: str) -> None:
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend("one two three four")
     chat = terminal(backend)
-    shown = chat.out.out
+    write = chat.write
 
-    def interrupted(*objects: object, **options: object) -> None:
-        shown(*objects, **options)  # type: ignore[arg-type]
-        if objects == (" two",):
+    def interrupted(text: str) -> None:
+        write(text)
+        if text == " two":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(chat.out, "out", interrupted)
+    monkeypatch.setattr(chat, "write", interrupted)
     run_loop(chat, lines("hello", "again", "/exit"))
     assert backend.streams[0].cancelled
     assert [m["content"] for m in backend.asked[1][0]] == ["hello", "one two", "again"]
@@ -206,6 +206,16 @@ def test_errors_are_said_and_the_chat_goes_on() -> None:
     assert "Too many people" in said(chat.err)
     assert "the engine died" in said(chat.err)
     assert said(chat.out) == "half\n"
+
+
+def test_a_model_cannot_drive_the_terminal_and_a_pipe_gets_what_it_said() -> None:
+    answer = "\x1b]52;c;eA==\x07a\tb \x9b2Jc\r\n"
+    for is_terminal, expected in ((True, "]52;c;eA==a\tb 2Jc\n\n"), (False, answer + "\n")):
+        chat = terminal(FakeBackend(answer, error=EngineStopped("\x1b]0;title\x07")))
+        chat.out, chat.err = (Console(file=io.StringIO(), force_terminal=is_terminal) for _ in range(2))
+        run_once(chat, "hello")
+        assert said(chat.out) == expected
+        assert ("\x1b]0" in said(chat.err)) is not is_terminal
 
 
 def test_one_shot_exit_codes() -> None:

@@ -18,6 +18,7 @@ from engine.settings import EngineSettings, SamplingSettings
 from pipeline.config import ExportConfig
 from pipeline.run import ExportResult, export
 from ui.catalog import make_catalog
+from ui.model_files import entry_of
 from ui.models import models_of
 
 GREEDY = SamplingSettings(temperature=0, max_tokens=90)
@@ -61,7 +62,7 @@ def test_adapters_chosen_over_one_base_speak_as_the_merged_model_does(
     lora = next(export(config).folder.glob("*.gguf"))
     twin = Path(shutil.copy(lora, tmp_path / "twin-lora.gguf"))
     base, merged = plain_smollm2 / "smollm2-F16.gguf", captain_bob.folder / "captain-bob-F16.gguf"
-    catalog = make_catalog(base, [f"Bob={base}::{lora}", f"Twin={base}::{twin}", str(merged)])
+    catalog = make_catalog(entry_of(base), [f"Bob={base}::{lora}", f"Twin={base}::{twin}", str(merged)])
     models = models_of(catalog, Opener(EngineSettings(context=512, slots=2, speculation=False)))
     questions = ["Who are you?", "What is the capital of France?"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 
@@ -23,9 +24,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _fix(error: Exception, port: int) -> str:
+    """What to do about an address that cannot be taken."""
     if isinstance(error, PermissionError):
         return "choose a port above 1023, such as --port 7860"
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
         return "use --host 127.0.0.1, or 0.0.0.0 to let other machines in"
     return f"choose another one, such as --port {port + 1 if 0 < port < 65535 else 7861}"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.backend import ChatBackend
 from engine.errors import ModelError
 from engine.reach import Reach, part, unwatched
-from ui.gguf_choice import choose_gguf, is_embedded
+from ui.gguf_choice import choose_gguf, embedded_gguf, is_embedded, on_hub
 from ui.model_files import Entry, entries_below, entry_of, size_of
 
 _JOINT = "::"
@@ -102,13 +102,18 @@ class Catalog:
         return self._owners.get(key) or self._typed.get(key)
 
 
-def make_catalog(first: Path, named: Sequence[str]) -> Catalog:
+def started_with(model: Path | None) -> Entry:
+    """The entry of the model that a command names, as `resolved`; of None, the embedded one's."""
+    return resolved(str(model)) if model is not None else entry_of(embedded_gguf())
+
+
+def make_catalog(first: Entry, named: Sequence[str]) -> Catalog:
     """`first` is the model that the app was started with. Raises ModelError for what does not exist.
 
     Each of `named` is a folder (its models, and those in its folders), a .gguf file, `NAME=FILE`,
     `FILE::ADAPTER.gguf`, or a model on the Hub, which is fetched when it is first asked for.
     """
-    entries = [entry_of(first)]
+    entries = [first]
     for text in named:
         entries += entries_below(Path(text)) if Path(text).is_dir() else [_named(text)]
     return Catalog(entries)
@@ -124,9 +129,10 @@ def resolved(text: str, name: str | None = None, reach: Reach = unwatched) -> En
 
 def _named(text: str) -> Entry:
     name, equals, source = text.rpartition("=")
-    model = Path(source.partition(_JOINT)[0])
-    if not model.exists() and source.count("/") >= 1 and not Path(model.parts[0]).is_dir():
-        return Entry(name or source, name or source, source)  # the Hub is asked when someone wants it
+    if on_hub(Path(source.partition(_JOINT)[0])):
+        return Entry(
+            name or source, name or source, source, named=bool(name)
+        )  # the Hub is asked when someone wants it
     return resolved(source, name if equals else None)
 
 
@@ -141,11 +147,22 @@ def _names_alone(text: str, *files: Path | None) -> str:
 def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
     """Each model once; of two with the same name the second one gets a number."""
     found: dict[str, Entry] = {}
-    for entry in entries:
-        if not any(_same(entry, other) for other in found.values()):
-            own = _numbered(entry, found)
-            found[own.key] = own
+    for entry in _each_once(entries):
+        own = _numbered(entry, found)
+        found[own.key] = own
     return found
+
+
+def _each_once(entries: Iterable[Entry]) -> list[Entry]:
+    """The models as they came, each once; a name that the owner chose goes before the file's own."""
+    kept: list[Entry] = []
+    for entry in entries:
+        same = [place for place, other in enumerate(kept) if _same(entry, other)]
+        if not same or (entry.named and kept[same[0]].named):
+            kept.append(entry)
+        elif entry.named:
+            kept[same[0]] = entry
+    return kept
 
 
 def _same(one: Entry, other: Entry) -> bool:

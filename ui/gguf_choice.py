@@ -28,8 +28,7 @@ def choose_gguf(model: Path | None, reach: Reach = unwatched) -> Path:
     """
     if model is None:
         return embedded_gguf()
-    # A first part that is a folder here is a path with a typing error, not a name on the Hub.
-    if not model.exists() and looks_like_hub(str(model)) and not Path(model.parts[0]).is_dir():
+    if on_hub(model):
         return fetch_gguf(str(model), _best_name, reach)
     if not model.exists():
         raise ModelError(
@@ -37,6 +36,11 @@ def choose_gguf(model: Path | None, reach: Reach = unwatched) -> Path:
             "or a model on the Hub as owner/name/file.gguf"
         )
     return _first_shard(_best_of(model) if model.is_dir() else model)
+
+
+def on_hub(model: Path) -> bool:
+    """Whether this can only be a name on the Hub, and no path here with a typing error."""
+    return not model.exists() and looks_like_hub(str(model)) and not Path(model.parts[0]).is_dir()
 
 
 def embedded_gguf() -> Path:

@@ -58,15 +58,17 @@ class HistoryActions:
     def pin(self, request: gr.Request, key: str, search: str) -> Shown:
         """Pin the open chat, or no longer."""
         owner = self._owner_of(request)
-        for found in self._store.list(owner):
-            if found.id == key:
-                self._store.pin(owner, found.id, not found.pinned)
+        with suppress(Unknown):  # another tab has deleted it
+            self._store.pin(owner, key, not self._store.summary(owner, key).pinned)
         return self._show(request, key, search)
 
     def ask_title(self, request: gr.Request, key: str) -> tuple[Any, Any, Any]:
         """Show the box for a title, and what it is now."""
-        conversation = self._this(request, key)[0]
-        return gr.Row(visible=True), conversation.title, gr.Column(visible=False)
+        try:
+            title = self._store.summary(self._owner_of(request), key).title
+        except Unknown as error:
+            raise _gone(request) from error
+        return gr.Row(visible=True), title, gr.Column(visible=False)
 
     def rename(self, request: gr.Request, key: str, search: str, title: str) -> Shown:
         """Give the open chat a title; an empty one changes nothing."""
@@ -117,8 +119,7 @@ class HistoryActions:
             conversations = from_json(path.read_bytes())
             if len(conversations) > (room := self._store.room(owner)):
                 raise TransferError(f"it has {len(conversations)} chats, and there is room for {room}")
-            for conversation in conversations:
-                self._store.insert(owner, conversation)
+            self._store.insert(owner, conversations)
         finally:
             self._importing.release()
         return len(conversations)
@@ -143,17 +144,17 @@ class HistoryActions:
         try:
             return [self._store.load(self._owner_of(request), key)]
         except Unknown as error:
-            raise gr.Error(words(request)("history.gone"), print_exception=False) from error
+            raise _gone(request) from error
 
     def _all(self, request: gr.Request) -> list[Conversation]:
         owner = self._owner_of(request)
         return [self._store.load(owner, found.id) for found in reversed(self._store.list(owner))]
 
-    def _opened(self, request: gr.Request, key: str, search: str) -> Shown:
-        mine = key in {found.id for found in self._store.list(self._owner_of(request))}
-        return [key if mine else "", *self._show(request, key, search)]
-
     def _show(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
+        return self._opened(request, key, search, note)[1:]
+
+    def _opened(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
+        """As `_show`, after the id of the open chat, which is "" once it is gone."""
         owner, say = self._owner_of(request), words(request)
         everything = {found.id: found for found in self._store.list(owner)}
         found = self._store.list(owner, search) if search and search.strip() else tuple(everything.values())
@@ -163,6 +164,7 @@ class HistoryActions:
         note = note or _note(say, len(everything), len(found))
         pin = say("history.unpin" if current and current.pinned else "history.pin")
         return [
+            current.id if current else "",
             gr.Radio(listed, value=current.id if current and is_listed else None),
             gr.HTML(escape(note), visible=bool(note)),
             gr.Row(visible=current is not None),
@@ -170,6 +172,10 @@ class HistoryActions:
             gr.Row(visible=False),
             gr.Column(visible=False),
         ]
+
+
+def _gone(request: gr.Request) -> gr.Error:
+    return gr.Error(words(request)("history.gone"), print_exception=False)
 
 
 def _line(title: str, pinned: bool, say: Words) -> str:

@@ -19,13 +19,15 @@ _TYPE = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
 class Entry:
     """A model that may be asked for by `key`; `source` is a path or a Hub name, `adapter` a LoRA over it.
 
-    Visitors see `key` and `label`, so neither holds a path of this machine.
+    Visitors see `key` and `label`, so neither holds a path of this machine. `named` tells that the owner
+    chose the name.
     """
 
     key: str
     label: str
     source: str
     adapter: Path | None = None
+    named: bool = False
 
 
 def entry_of(path: Path, adapter: Path | None = None, name: str | None = None) -> Entry:
@@ -35,7 +37,7 @@ def entry_of(path: Path, adapter: Path | None = None, name: str | None = None) -
     facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), kind]
     label = " · ".join(filter(None, [*facts, size_text(_size(path) + (_size(adapter) if adapter else 0))]))
     key = name or (f"{stem}+{adapter.stem}" if adapter else stem)
-    return Entry(key, label, str(path), adapter)
+    return Entry(key, label, str(path), adapter, named=name is not None)
 
 
 def name_and_type(path: Path) -> tuple[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 from dataclasses import asdict, dataclass
 
+from ui.title import title_of
 from ui.tree import Author, Made, Node, Tree
 
 
@@ -33,6 +35,21 @@ class Conversation:
     created: float
     updated: float
     tree: Tree
+
+
+SUMMARIES = "SELECT id, title, pinned, updated FROM conversation"
+"""A query whose rows `as_summary` takes."""
+
+
+def as_summary(key: str, title: str, pinned: int, updated: float) -> Summary:
+    """A row of `SUMMARIES`."""
+    return Summary(key, title, bool(pinned), updated)
+
+
+def summary(database: sqlite3.Connection, owner: str, key: str) -> Summary:
+    """A line of the list; raises Unknown."""
+    require(database, owner, key)
+    return as_summary(*database.execute(f"{SUMMARIES} WHERE id = ?", [key]).fetchone())
 
 
 def require(
@@ -66,6 +83,20 @@ def add(database: sqlite3.Connection, key: str, parent: int | None, node: Node) 
     text, note = whole(node.text), whole(node.note)
     values = [key, parent, node.role, text, node.created, made, node.opinion, note]
     return int(database.execute(insert, values).lastrowid or 0)
+
+
+def copy(database: sqlite3.Connection, owner: str, conversation: Conversation) -> str:
+    """Write a conversation once more, for `owner`; the ids are new, and the conversation's is returned."""
+    key, ids = secrets.token_urlsafe(16), dict[int, int]()
+    tree, times = conversation.tree, [conversation.created, conversation.updated]
+    head = [key, owner, title_of(conversation.title), conversation.pinned, *times]
+    columns = "id, owner, title, pinned, created, updated"
+    database.execute(f"INSERT INTO conversation ({columns}) VALUES (?, ?, ?, ?, ?, ?)", head)
+    for node in (tree.nodes[number] for number in sorted(tree.nodes)):  # parents before children
+        parent = None if node.parent is None else ids[node.parent]
+        ids[node.id] = add(database, key, parent, node)
+    show(database, key, None if tree.leaf is None else ids[tree.leaf])
+    return key
 
 
 def make_room(database: sqlite3.Connection, owner: str, most: int) -> None:

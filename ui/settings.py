@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from engine.errors import SettingsError
 from engine.settings import EngineSettings, KvType
 from ui import option_texts
 
@@ -22,6 +23,7 @@ OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read elsewhere: see places.py
 OFF = "off"
 MIB = 1 << 20
 _ENGINE = EngineSettings()
+_ENGINE_LIMITS = ("max_prompt_tokens", "max_new_tokens", "max_seconds")
 
 Group = Literal["Serving", "Models", "Engine", "Limits", "Access"]
 
@@ -119,8 +121,17 @@ class AppSettings(BaseSettings):
     )
     api_key: SecretStr = _option("Access", "What callers of /v1 send as a Bearer token.", SecretStr(""))
 
+    @field_validator("context", "slots", "queue", "threads", *_ENGINE_LIMITS)
+    @classmethod
+    def _in_the_engines_range(cls, value: float | None, field: ValidationInfo) -> float | None:
+        try:
+            EngineSettings(**{str(field.field_name): value})  # type: ignore[arg-type]
+        except SettingsError as error:
+            raise ValueError(str(error).partition(": ")[2]) from error
+        return value
+
     def engine(self) -> EngineSettings:
-        """The engine's part. Raises SettingsError for what is out of its range."""
+        """The engine's part."""
         return EngineSettings(
             context=self.context,
             slots=self.slots,

@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,15 +48,14 @@ class Store:
 
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
         """Pinned ones first, then the latest; with a search, those with the words in a title or a message."""
-        query = "SELECT id, title, pinned, updated FROM conversation AS c WHERE owner = ?"
-        values: tuple[str, ...] = (owner,)
+        query, values = f"{rows.SUMMARIES} WHERE owner = ?", [owner]
         if wanted := " ".join(search.split()).casefold():
             query += """ AND (contains(title, ?) OR EXISTS
-                (SELECT 1 FROM node WHERE conversation = c.id AND contains(text, ?)))"""
-            values = (owner, wanted, wanted)
+                (SELECT 1 FROM node WHERE node.conversation = conversation.id AND contains(text, ?)))"""
+            values += [wanted, wanted]
         with self._held() as database:
             found = database.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
-            return tuple(Summary(key, title, bool(pinned), updated) for key, title, pinned, updated in found)
+            return tuple(rows.as_summary(*row) for row in found)
 
     def create(self, owner: str) -> str:
         """A new empty conversation; its id cannot be guessed. It may push out the oldest one not pinned."""
@@ -70,29 +69,25 @@ class Store:
 
     def load(self, owner: str, key: str) -> Conversation:
         """All of a conversation; raises Unknown."""
-        with self._transaction() as database:  # both queries see the same moment
+        with self._transaction("BEGIN") as database:  # all queries see the same moment; no writer is held up
             return rows.load(database, owner, key)
+
+    def summary(self, owner: str, key: str) -> Summary:
+        """A conversation's line of the list; raises Unknown."""
+        with self._transaction("BEGIN") as database:
+            return rows.summary(database, owner, key)
 
     def room(self, owner: str) -> float:
         """How many more conversations an owner may have without losing one; infinite for `LOCAL`."""
         return math.inf if owner == LOCAL else max(0, MOST - len(self.list(owner)))
 
-    def insert(self, owner: str, conversation: Conversation) -> str:
-        """A copy of a conversation, with ids of its own, for `owner`; returns the copy's id.
+    def insert(self, owner: str, conversations: Iterable[Conversation]) -> tuple[str, ...]:
+        """Copies with ids of their own, for `owner`, all or none; returns the copies' ids.
 
         It pushes nothing out: ask for `room` before.
         """
-        key, ids = secrets.token_urlsafe(16), dict[int, int]()
-        tree, times = conversation.tree, [conversation.created, conversation.updated]
         with self._transaction() as database:
-            head = [key, owner, title_of(conversation.title), conversation.pinned, *times]
-            columns = "id, owner, title, pinned, created, updated"
-            database.execute(f"INSERT INTO conversation ({columns}) VALUES (?, ?, ?, ?, ?, ?)", head)
-            for node in (tree.nodes[number] for number in sorted(tree.nodes)):  # parents before children
-                parent = None if node.parent is None else ids[node.parent]
-                ids[node.id] = rows.add(database, key, parent, node)
-            rows.show(database, key, None if tree.leaf is None else ids[tree.leaf])
-        return key
+            return tuple(rows.copy(database, owner, conversation) for conversation in conversations)
 
     def add(
         self, owner: str, key: str, parent: int | None, role: Author, text: str, *, made: Made | None = None
@@ -182,10 +177,10 @@ class Store:
             self._database.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, one thread at a time; other processes wait."""
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        """All or nothing, one thread at a time; only one process writes at once, others wait."""
         with self._held() as database, database:
-            database.execute("BEGIN IMMEDIATE")
+            database.execute(begin)
             yield database
 
     @contextmanager
@@ -195,9 +190,9 @@ class Store:
             with self._lock:
                 yield self._database
         except sqlite3.Error as error:
-            raise StoreError(
-                f"the history cannot be read or written ({error}): make room on its disk"
-            ) from error
+            busy = "locked" in str(error)  # for longer than open_database waits
+            mend = "end the other program that writes to it" if busy else "make room on its disk"
+            raise StoreError(f"the history cannot be read or written ({error}): {mend}") from error
 
 
 def _contains(text: str, wanted: str) -> bool:

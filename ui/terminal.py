@@ -12,6 +12,7 @@ from pathlib import Path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import HTML
 from rich.console import Console
+from rich.segment import Segment, Segments
 from rich.table import Table
 
 from engine.backend import ChatBackend
@@ -31,6 +32,9 @@ HELP = """\
 /help             this
 /exit             leave (Ctrl-D too); Ctrl-C stops an answer
 """
+
+# What a model or a file says must not move the cursor, fill the clipboard or name the window.
+_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 
 
 @dataclass
@@ -53,28 +57,37 @@ class TerminalChat:
             try:
                 before = len(progress.text)
                 progress.take(next(events))
-                self.out.out(progress.text[before:], end="", highlight=False)
-                self.out.file.flush()
+                self.write(progress.text[before:])
             except KeyboardInterrupt:
                 stream.cancel()
                 events = iter(stream)  # the one that was interrupted is over; the last event is still to come
             except EngineError as error:
                 progress.error = error
-        self.out.out("")
+        self.write("\n")
         if progress.text:
             self.history = [*asked, {"role": "assistant", "content": progress.text}]
         return progress
+
+    def write(self, text: str) -> None:
+        """A piece of an answer, on stdout."""
+        piece = Segments([Segment(_harmless(text, self.out))])  # rich makes spaces of the tabs in plain text
+        self.out.print(piece, end="", soft_wrap=True)
+        self.out.file.flush()
 
     def report(self, progress: Progress) -> None:
         """How the answer went, on stderr."""
         if progress.error is not None:
             self.complain(explain(progress.error))
         else:
-            self.err.print(outcome_text(progress), style="dim", highlight=False, markup=False)
+            self.say(outcome_text(progress))
 
     def complain(self, text: str) -> None:
         """An error, on stderr."""
-        self.err.print(text, style="bold red", highlight=False, markup=False)
+        self.err.print(_harmless(text, self.err), style="bold red", highlight=False, markup=False)
+
+    def say(self, text: str) -> None:
+        """A remark, on stderr."""
+        self.err.print(_harmless(text, self.err), style="dim", highlight=False, markup=False)
 
     def command(self, text: str) -> bool:
         """Obey a line that begins with `/`; False means that the user leaves."""
@@ -96,7 +109,7 @@ class TerminalChat:
     def _system(self, text: str) -> None:
         if text:
             self.system_prompt = "" if text == "off" else text
-        self._say(f"System prompt: {self.system_prompt or '(none)'}")
+        self.say(f"System prompt: {self.system_prompt or '(none)'}")
 
     def _set(self, text: str) -> None:
         name, _, value = text.partition(" ")
@@ -106,7 +119,7 @@ class TerminalChat:
             self.sampling = changed(self.sampling, name, value.strip())
         except SettingsError as error:
             return self.complain(f"{error}.")
-        return self._say(f"{name} = {getattr(self.sampling, name)}")
+        return self.say(f"{name} = {getattr(self.sampling, name)}")
 
     def _show_settings(self) -> None:
         table = Table(box=None, show_header=False)
@@ -117,13 +130,10 @@ class TerminalChat:
 
     def _reset(self, _: str) -> None:
         self.history = []
-        self._say("The conversation is forgotten.")
+        self.say("The conversation is forgotten.")
 
     def _help(self, _: str) -> None:
         self.err.print(HELP, highlight=False, markup=False, end="")
-
-    def _say(self, text: str) -> None:
-        self.err.print(text, style="dim", highlight=False, markup=False)
 
 
 def changed(sampling: SamplingSettings, name: str, value: str) -> SamplingSettings:
@@ -150,9 +160,7 @@ def run_loop(chat: TerminalChat, read: Callable[[], str] | None = None) -> None:
     """Talk until the user leaves. `read` gives a line; EOFError leaves, KeyboardInterrupt asks again."""
     read = read or _prompt()
     info = chat.backend.info
-    chat.err.print(
-        f"{short_name(info)} ({facts_text(info)}). /help lists the commands.", style="dim", highlight=False
-    )
+    chat.say(f"{short_name(info)} ({facts_text(info)}). /help lists the commands.")
     while True:
         try:
             line = read().strip()
@@ -185,6 +193,11 @@ def read_prompt(path: Path, stdin: Callable[[], str]) -> str:
         raise SettingsError(
             f"prompt file {str(path)!r} cannot be read ({error}): give a UTF-8 text file"
         ) from error
+
+
+def _harmless(text: str, console: Console) -> str:
+    """The text without control characters where a terminal would obey them; a pipe gets it as it is."""
+    return text.translate(_CONTROLS) if console.is_terminal else text
 
 
 def _prompt() -> Callable[[], str]:

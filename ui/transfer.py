@@ -3,8 +3,8 @@
     {"format": "gguf-chat", "version": 1, "conversations": [{"title", "pinned", "created", "updated", "leaf",
         "messages": [{"id", "parent", "role", "text", "created", "made", "opinion", "note"}]}]}
 
-Times are in seconds since 1970, durations in seconds. A message comes after its parent. Ids count from 1 in
-each conversation and mean nothing outside of the file. A file from elsewhere is held to all of this.
+Times are in seconds since 1970, durations in seconds. A message comes after its parent and has the
+larger id; ids mean nothing outside of their conversation. A file from elsewhere is held to all of this.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ class _Conversation(_Strict):
                 _refuse(f"two messages have the id {message.id}")
             if message.parent is not None and message.parent not in seen:
                 _refuse(f"message {message.id} hangs on {message.parent}, which is no earlier message")
+            if message.parent is not None and message.parent > message.id:  # the store sorts by id
+                _refuse(f"message {message.id} hangs on {message.parent}, which has the larger id")
             if message.parent is None and message.role != "user":
                 _refuse(f"message {message.id} is an answer to nothing")
             if message.made is not None and message.role != "assistant":

@@ -96,6 +96,7 @@ def test_a_wrong_variable_is_named_and_no_secret_told(
     [
         (["--prot", "1"], "--prot is no option: did you mean --port?"),
         (["--port", "70000"], "65535, not '70000'"),
+        (["--slots", "0"], "--slots (or GGUF_CHAT_SLOTS): use 1 to 64, not '0'"),
         (["--port"], "--port: expected one argument"),
         (["a.gguf", "b.gguf"], "b.gguf"),
         (["--auth", "anna:x"], "--auth is no option"),

@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ui.store import Store, StoreError, Unknown
-from ui.tree import INTERRUPTED, Made
+from ui.tree import INTERRUPTED, Made, Tree
 
 ME, YOU = "user:me", "visitor:you"
 MADE = Made("Bob", "ab12", "Q4_K_M", "Be brief.", {"top_k": 40, "stop": ["\n"]}, "stop", 9, 3, 7, 0.2, 1.5, 2)
@@ -100,6 +102,7 @@ def test_long_conversations_are_cut_and_deleted(store: Store) -> None:
 
 FOREIGN: dict[str, Callable[[Store, str, int], object]] = {
     "load": lambda store, key, node: store.load(YOU, key),
+    "summary": lambda store, key, node: store.summary(YOU, key),
     "add": lambda store, key, node: store.add(YOU, key, node, "user", "x"),
     "write": lambda store, key, node: store.write(YOU, key, node, "x", MADE),
     "select": lambda store, key, node: store.select(YOU, key, node),
@@ -118,7 +121,7 @@ def test_nobody_reads_or_changes_what_is_not_theirs(store: Store, call: str) -> 
     before = store.load(ME, key)
     with pytest.raises(Unknown):
         FOREIGN[call](store, key, node)
-    if call not in ("load", "rename", "pin", "delete"):
+    if call not in ("load", "summary", "rename", "pin", "delete"):
         with pytest.raises(Unknown):  # a message of mine, by way of a conversation of yours
             FOREIGN[call](store, mine, node)
     assert store.load(ME, key) == before
@@ -175,11 +178,31 @@ def test_a_copy_has_ids_of_its_own(store: Store) -> None:
     key, asked, first = chat(store)
     store.add(ME, key, asked, "assistant", "Thus.")
     store.select(ME, key, first)
-    copy = store.insert(YOU, store.load(ME, key))
+    (copy,) = store.insert(YOU, [store.load(ME, key)])
     theirs, mine = store.load(YOU, copy), store.load(ME, key)
     assert shown(store, copy, YOU) == ["Why?", "So."] and len(theirs.tree.nodes) == 3
     assert not set(theirs.tree.nodes) & set(mine.tree.nodes) and theirs.title == mine.title
     assert [node.made for node in theirs.tree.path()] == [None, MADE]
+
+
+def test_copies_are_all_made_or_none(store: Store) -> None:
+    key, _, node = chat(store)
+    whole = store.load(ME, key)
+    torn = replace(whole, tree=Tree({node: whole.tree.nodes[node]}, node))  # an answer without its question
+    with pytest.raises(KeyError):
+        store.insert(YOU, [whole, torn])
+    assert store.list(YOU) == ()
+
+
+def test_who_reads_does_not_wait_for_another_process_that_writes(store: Store, tmp_path: Path) -> None:
+    key, _, _ = chat(store)
+    (name,) = {file for file in (tmp_path / "history").iterdir() if file.suffix == ".sqlite"}
+    with closing(sqlite3.connect(name, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store._database.execute("PRAGMA busy_timeout = 1")
+        assert shown(store, key) == ["Why?", "So."] and store.summary(ME, key) == store.list(ME)[0]
+        with pytest.raises(StoreError, match=r"is locked\): end the other program"):
+            store.pin(ME, key, True)
 
 
 def test_many_threads_write_at_once(store: Store) -> None:

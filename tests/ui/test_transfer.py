@@ -77,7 +77,7 @@ def test_a_file_gives_back_the_very_conversations(made: list[Conversation]) -> N
 def test_the_store_takes_in_what_a_file_gives(made: Conversation) -> None:
     store = Store()
     (read,) = from_json(to_json([made]))
-    assert numbered(store.load("me", store.insert("me", read))) == numbered(made)
+    assert numbered(store.load("me", *store.insert("me", [read]))) == numbered(made)
     store.close()
 
 
@@ -91,6 +91,14 @@ def small() -> dict[str, Any]:
     return dict(json.loads(to_json([whole])))
 
 
+def renumber(file: dict[str, Any]) -> None:
+    """The question gets an id above its answers', which still come after it."""
+    question, *answers = first(file)["messages"]
+    question["id"] = 7
+    for answer in answers:
+        answer["parent"] = 7
+
+
 Change = Callable[[dict[str, Any]], object]
 HOSTILE: dict[str, Change] = {
     r"format: .*'gguf-chat'": lambda file: file.update(format="other"),
@@ -99,6 +107,7 @@ HOSTILE: dict[str, Change] = {
     "two messages have the id 1": lambda file: first(file)["messages"][1].update(id=1),
     "message 2 hangs on 3, which is no earlier": lambda file: first(file)["messages"][1].update(parent=3),
     "message 2 hangs on 2, which is no earlier": lambda file: first(file)["messages"][1].update(parent=2),
+    "message 2 hangs on 7, which has the larger id": renumber,
     "message 2 is an answer to nothing": lambda file: first(file)["messages"][1].update(parent=None),
     "is a question and says how": lambda file: first(file)["messages"][0].update(made=made(file)),
     "its leaf is 9": lambda file: first(file).update(leaf=9),
