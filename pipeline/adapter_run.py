@@ -9,6 +9,7 @@ from pipeline.certificate.finding import Certificate
 from pipeline.export_run import ExportRun
 from pipeline.manifest import versions
 from pipeline.toolchain import ensure_toolchain
+from pipeline.trained_on import other_bases
 
 
 class AdapterRun(ExportRun):
@@ -39,6 +40,10 @@ class AdapterRun(ExportRun):
         self.record.options = {"format": "adapter", "outtype": self.config.outtype}
         self.record.versions = versions()
         self.record.inputs = self.describe_inputs()
-        self.record.model = {"parameters": written.parameters, "changed_weights": written.tensors}
+        self.record.model = {
+            "parameters": written.parameters,
+            "changed_weights": written.tensors,
+            "notes": other_bases(self.base, self.adapters),
+        }
         bits = partial.stat().st_size * 8 / max(1, written.parameters)
         self.publish([partial], self.config.outtype.upper(), bits, time.monotonic() - started)

@@ -1,43 +1,39 @@
 """Chat data sets: read, validate, split, render by the model's own template.
 
 A data set is a JSONL file, one conversation a line, in the format of TRL and of most chat data on the Hub:
-`{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`.
+`{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`. Other common
+formats are read as that (chat_formats.py).
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, TypeVar
 
+from pipeline.chat_line import Chat, Turn, parse_line
 from pipeline.errors import InputError
 
-Role = Literal["system", "user", "assistant"]
+__all__ = [
+    "IGNORED",
+    "Chat",
+    "Example",
+    "Turn",
+    "all_or_told",
+    "encode_chat",
+    "read_chats",
+    "render",
+    "split_chats",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+_TOLD = 10
+"""So many wrong lines are told one by one."""
 IGNORED = -100
 """The label of a token that is not trained on (PyTorch's cross entropy skips it)."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of a conversation."""
-
-    role: Role
-    content: str
-
-
-@dataclass(frozen=True)
-class Chat:
-    """One conversation: an optional system turn, then user and assistant in turn. `line` counts from 1."""
-
-    turns: tuple[Turn, ...]
-    line: int
-
-    def messages(self) -> list[dict[str, str]]:
-        """The conversation as chat templates take it."""
-        return [{"role": turn.role, "content": turn.content} for turn in self.turns]
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,10 @@ class ChatTokenizer(Protocol):
         """The ids of a text."""
         ...
 
+    def decode(self, token_ids: list[int], **options: Any) -> Any:
+        """The text of ids."""
+        ...
+
 
 def read_chats(path: Path, *, answered: bool = True) -> list[Chat]:
     """Read a JSONL file of chats; raises InputError that names the file, the line, what is wrong and the fix.
@@ -83,10 +83,33 @@ def read_chats(path: Path, *, answered: bool = True) -> list[Chat]:
     except OSError as error:
         raise InputError(f"the data set {path} cannot be read: {error.strerror}") from None
     lines = raw.removeprefix(b"\xef\xbb\xbf").splitlines()
-    chats = [_parse(path, number, line, answered) for number, line in enumerate(lines, 1) if line.strip()]
+    if raw.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        raise InputError(
+            f"{path}, line 1: this is not JSONL but one JSON array: write one chat a line, "
+            f"as `jq -c '.[]' {path.name} > chats.jsonl` does"
+        )
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    chats = all_or_told(numbered, lambda item: parse_line(str(path), *item, answered=answered))
     if not chats:
         raise InputError(f'the data set {path} is empty: write one {{"messages": [...]}} a line')
     return chats
+
+
+def all_or_told(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
+    """What `make` gives for each item.
+
+    Raises the first InputError, with the next ones in its `more`, so that all are mended at once.
+    """
+    made, errors = [], []
+    for item in items:
+        try:
+            made.append(make(item))
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        left = [f"and {len(errors) - _TOLD} more lines"] if len(errors) > _TOLD else []
+        raise InputError(errors[0], [*errors[1:_TOLD], *left])
+    return made
 
 
 def split_chats(chats: Sequence[Chat], held_out: float, seed: int) -> tuple[list[Chat], list[Chat]]:
@@ -135,7 +158,7 @@ def _answer_span(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int
     prompt = _ids(tokenizer, chat, index, add_generation_prompt=True)
     if ids[: len(prompt)] != prompt:
         raise InputError(
-            f"line {chat.line} of the data set: the model's chat template renders earlier turns differently "
+            f"{chat.where}: the model's chat template renders earlier turns differently "
             "once the answer is there, so the answer cannot be told apart: use single-turn chats"
         )
     special = set(tokenizer.all_special_ids)
@@ -156,8 +179,7 @@ def _template(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) 
         return tokenizer.apply_chat_template(chat.messages()[:count], **options)
     except TemplateError as error:
         raise InputError(
-            f"line {chat.line} of the data set: the model's chat template refuses it ({error}): "
-            "change the chat"
+            f"{chat.where}: the model's chat template refuses it ({error}): change the chat"
         ) from None
 
 
@@ -165,68 +187,9 @@ def _refuse_special_tokens(tokenizer: ChatTokenizer, chat: Chat) -> None:
     # "<|im_end|>" inside a message would end the turn in the middle: the labels and the chat would be wrong.
     special = set(tokenizer.all_special_ids)
     for number, turn in enumerate(chat.turns, 1):
-        if special.intersection(tokenizer.encode(turn.content, add_special_tokens=False)):
+        found = [one for one in tokenizer.encode(turn.content, add_special_tokens=False) if one in special]
+        if found:
             raise InputError(
-                f"line {chat.line} of the data set: message {number} contains one of the model's own special "
-                "tokens, such as an end of turn: remove it, the chat template adds them"
+                f"{chat.where}, message {number}: {tokenizer.decode(found[:1])!r} is one of the model's own "
+                "special tokens, such as an end of turn: remove it, the chat template adds them"
             )
-
-
-def _parse(path: Path, number: int, line: bytes, answered: bool) -> Chat:
-    where = f"{path}, line {number}"
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: this is not UTF-8 text: save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f'{where}: this is not JSON ({error}): write one {{"messages": [...]}} a line'
-        ) from None
-    messages = record.get("messages") if isinstance(record, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise InputError(
-            f'{where}: there is no list "messages": write {{"messages": [{{"role": ..., ...}}]}}'
-        )
-    turns = tuple(_turn(f"{where}, message {place}", message) for place, message in enumerate(messages, 1))
-    for problem in _order_problems(turns, answered):
-        raise InputError(f"{where}{problem}")
-    return Chat(turns, number)
-
-
-def _turn(where: str, message: object) -> Turn:
-    if not isinstance(message, dict):
-        raise InputError(f'{where}: it is no object: write {{"role": "user", "content": "..."}}')
-    content = message.get("content")
-    role: Any = message.get("role")
-    if role not in get_args(Role):
-        raise InputError(f"{where}: the role {role!r} is unknown: use {', '.join(get_args(Role))}")
-    if not isinstance(content, str) or not content.strip():
-        raise InputError(f"{where}: the {role}'s content is empty or no text: write it, or remove the chat")
-    others = sorted(str(key) for key in message.keys() - {"role", "content"})
-    if others:
-        raise InputError(f"{where}: {others[0]!r} would be lost in training: only role and content are used")
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{where}: it holds half a character (a lone \\ud8.. escape): write it out"
-        ) from None
-    return Turn(role, content)
-
-
-def _order_problems(turns: tuple[Turn, ...], answered: bool) -> Iterator[str]:
-    first = 1 if turns[0].role == "system" else 0
-    for place, turn in enumerate(turns[first:], first + 1):
-        wanted = "user" if (place - first) % 2 else "assistant"
-        if turn.role != wanted:
-            yield (
-                f", message {place}: the role is {turn.role!r} where {wanted!r} is due: "
-                "after an optional system message, user and assistant take turns"
-            )
-    roles = [turn.role for turn in turns]
-    if answered and "assistant" not in roles:
-        yield ": there is no assistant message, so nothing to learn: add the answer"
-    if answered and roles[-1] != "assistant":
-        yield ": the last message is not the assistant's: add the answer, or remove the question"
-    if "user" not in roles:
-        yield ": there is no user message: add the question"

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PipelineError(Exception):
     """Any failure of the pipeline that is reported to a person (exit code 1)."""
 
     exit_code = 1
+
+    def __init__(self, message: str, more: Sequence[str] = ()) -> None:
+        """`more` are lines on further mistakes of the same kind."""
+        super().__init__(message)
+        self.more = tuple(more)
 
 
 class InputError(PipelineError):

@@ -21,6 +21,7 @@ from pipeline.quantize import Quantization, QuantizeJob, Quantizer
 from pipeline.report.chart import get_ready
 from pipeline.source import tensors_of
 from pipeline.toolchain import ensure_toolchain
+from pipeline.trained_on import other_bases
 from pipeline.workspace import require_space
 
 
@@ -144,7 +145,7 @@ class ModelRun(ExportRun):
             "merged_tensors": converted.merged,
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
-            "notes": list(converted.notes),
+            "notes": [*other_bases(self.base, self.adapters), *converted.notes],
             "settings": converted.settings,
         }
         self.record.save(self.work.record)

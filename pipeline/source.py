@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline.errors import InputError, MissingPackage
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""How the Hub names a model: owner/name."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _BASE_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "*.json", "*.jinja", "*.model")
@@ -127,7 +128,7 @@ def _locate(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...
         return Source(spec, folder.resolve(), None)
     if folder.exists():
         raise InputError(f"--{kind} {spec!r} is a file: give the folder that holds it, or a Hub id")
-    if not _HUB_ID.fullmatch(spec):
+    if not HUB_ID.fullmatch(spec):
         raise InputError(f"--{kind} {spec!r}: there is no such folder, and a Hub id looks like owner/name")
     return _fetch(kind, spec, revision, patterns)
 

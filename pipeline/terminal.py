@@ -30,8 +30,8 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        line = " ".join(_without_token(str(error)).split())
-        print(f"error: {line}", file=sys.stderr)
+        for line in (f"error: {error}", *error.more):
+            print(" ".join(_without_token(line).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print(f"interrupted: {after_interrupt}", file=sys.stderr)

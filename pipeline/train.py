@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset import Chat, Example, encode_chat, read_chats, split_chats
+from pipeline.dataset import Chat, Example, all_or_told, encode_chat, read_chats, split_chats
 from pipeline.embedded import read_record
 from pipeline.errors import InputError, MissingPackage
 from pipeline.folder import published_folder
@@ -58,7 +58,10 @@ def finetune(config: TrainConfig, progress: StepProgress | None = None) -> Path:
         config = replace(config, precision=faster_precision())  # so that the record says which it was
     with published_folder(config.out) as folder:
         model = load_model(config, source)
-        report = train_adapter(config, model, tokenizer, train=train, held=held, progress=progress)
+        dropped = len(chats) - len(train) - len(held)
+        report = train_adapter(
+            config, model, tokenizer, train=train, held=held, dropped=dropped, progress=progress
+        )
         _save(config, source, model, report, folder)
     return config.out
 
@@ -97,7 +100,7 @@ def _check_out(config: TrainConfig) -> None:
 
 
 def _encode(tokenizer: Any, chats: list[Chat], max_length: int) -> list[Example]:
-    examples = (encode_chat(tokenizer, chat, max_length) for chat in chats)
+    examples = all_or_told(chats, lambda chat: encode_chat(tokenizer, chat, max_length))
     return [example for example in examples if example.answer_tokens]
 
 

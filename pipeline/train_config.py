@@ -85,8 +85,8 @@ class TrainConfig:
 class TrainReport:
     """How a training went. Losses are in nats a token, over the assistant's tokens alone.
 
-    `train_loss` is taken on about as many trained chats as were held out (16 at least); the held-out ones are
-    None where nothing was held out.
+    `dropped_chats` were left out: they have no answer before the cut. `train_loss` is taken on about as many
+    trained chats as were held out (16 at least); the held-out ones are None where nothing was held out.
     """
 
     steps: int
@@ -94,6 +94,7 @@ class TrainReport:
     train_chats: int
     held_out_chats: int
     truncated_chats: int
+    dropped_chats: int
     trained_parameters: int
     train_loss_before: float
     train_loss: float

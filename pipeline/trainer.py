@@ -47,9 +47,12 @@ def train_adapter(
     *,
     train: Sequence[Example],
     held: Sequence[Example],
+    dropped: int,
     progress: StepProgress,
 ) -> TrainReport:
     """Train the adapter on `model` in place and measure the loss before and after.
+
+    `dropped` chats were left out, for the report.
 
     The adapter ends up rounded to the type it will be stored in. Raises PipelineError when it diverges.
     """
@@ -66,6 +69,7 @@ def train_adapter(
         train_chats=len(train),
         held_out_chats=len(held),
         truncated_chats=sum(example.truncated for example in (*train, *held)),
+        dropped_chats=dropped,
         trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         train_loss_before=before[0],
         train_loss=after[0],

@@ -134,6 +134,9 @@ def _tell(folder: Path, json_summary: bool) -> None:
         typer.echo(
             f"{report['truncated_chats']} chats were longer than --max-length and were cut at their end."
         )
+    if dropped := report["dropped_chats"]:
+        was = "1 chat was" if dropped == 1 else f"{dropped} chats were"
+        typer.echo(f"{was} left out: no answer begins within --max-length tokens; raise it.")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from engine.model import Model
+from pipeline.adapter import Adapter
 from pipeline.certificate.causes import cause
 from pipeline.certificate.checkpoint_config import text_config
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
+from pipeline.source import Source
+from pipeline.trained_on import other_bases
 
 _RULE = "Equal to six digits: the weights were trained with these numbers."
 _ROPE = "Equal to six digits: positions turn as in training, at any length."
@@ -40,12 +43,25 @@ def check_settings(subject: Subject, progress: StepProgress) -> Iterator[Finding
             "settings.shape", "skipped", "The base was not given (--base), so there is no config.json."
         )
         return
+    yield from warned_of_base(subject.base, subject.adapters)
     config = text_config(subject.base.folder)
     with progress.step("Check the settings", None), closing(Model(subject.full, vocab_only=True)) as model:
         architecture = model.metadata("general.architecture")
         yield _compare("settings.shape", config, _found(model, architecture, _SHAPE), _SHAPE)
         yield _compare(
             "settings.rope", rope_config(config), _found(model, architecture, _ROPE_KEYS), _ROPE_KEYS
+        )
+
+
+def warned_of_base(base: Source, adapters: Sequence[Adapter]) -> Iterator[Finding]:
+    """One warning where an adapter says that it was trained on another base; else nothing."""
+    if others := other_bases(base, adapters):
+        yield Finding(
+            "settings.base",
+            "warn",
+            f"{'; '.join(others)}.".replace("the", "The", 1),
+            threshold="The base that an adapter names in adapter_config.json, where both names are known.",
+            cause="On another base of the same shape a tuning is another: export with the base it names.",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.dataset import IGNORED, Chat, Turn, encode_chat, read_chats, render, split_chats
 from pipeline.errors import InputError
+from pipeline.terminal import report_errors
 from tests.pipeline.chatml import CHATML, byte_tokenizer, trained_text
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -79,6 +81,14 @@ def test_questions_may_stay_unanswered(tmp_path: Path) -> None:
         ({"messages": [user("Hi"), {"role": ["bot"], "content": "Yo"}]}, "message 2: the role"),
         ({"messages": [user("Hi"), bob(" \n")]}, "message 2: the assistant's content is empty"),
         ({"messages": [user("Hi"), {"role": "assistant", "content": None}]}, "content is empty or no text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, bob("Yo")]},
+            "message 1: the user's content is a list of parts: write its text as one string",
+        ),
+        ({"conversations": [{"from": "human", "value": "Hi"}]}, "no assistant message"),
+        ({"conversations": [{"from": "tool", "value": "Hi"}]}, "message 1: the role 'tool' is unknown"),
+        ({"conversations": ["Hi"]}, "message 1: it is no object"),
+        ({"instruction": "Hi", "output": ""}, "message 2: the assistant's content is empty"),
         ({"messages": [user("Hi"), {**bob("Yo"), "tool_calls": []}]}, "'tool_calls' would be lost"),
         (
             {"messages": [user("Hi"), user("You?"), bob("Yo")]},
@@ -108,6 +118,9 @@ def test_each_mistake_names_file_line_and_fault(tmp_path: Path, record: Any, sai
         (b'{"messages": [\n', "line 1: this is not JSON"),
         (b"\n\n\xff\xfe{}\n", "line 3: this is not UTF-8"),
         (b"[" * 100_000, "line 1: this is not JSON"),
+        (b'{"a":' * 100_000, "line 1: this is not JSON"),
+        (b'\xef\xbb\xbf [{"messages": []},\n{"messages": []}]', "not JSONL but one JSON array: .* `jq -c "),
+        (b'{"messages": []},\n', "line 1: a comma ends the line: leave it out"),
         (b" \n\n", "is empty"),
     ],
 )
@@ -116,6 +129,46 @@ def test_files_that_are_no_jsonl(tmp_path: Path, content: bytes, said: str) -> N
     path.write_bytes(content)
     with pytest.raises(InputError, match=said):
         read_chats(path)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {
+            "conversations": [
+                {"from": "system", "value": "Be kind."},
+                {"from": "human", "value": "Hi\n\nthere"},
+                {"from": "gpt", "value": "Yo"},
+            ]
+        },
+        {"system": "Be kind.", "instruction": "Hi", "input": "there", "output": "Yo"},
+        {"system": "Be kind.", "instruction": "Hi\n\nthere", "input": "", "output": "Yo"},
+        {"prompt": [system("Be kind."), user("Hi\n\nthere")], "completion": "Yo"},
+        {"prompt": [system("Be kind."), user("Hi\n\nthere")], "completion": [bob("Yo")]},
+    ],
+    ids=["ShareGPT", "Alpaca", "Alpaca without input", "TRL's prompt", "TRL's prompt and completion"],
+)
+def test_other_common_formats_are_read_as_chats(tmp_path: Path, record: Any) -> None:
+    (found,) = read_chats(write(tmp_path, record))
+    assert found.messages() == [system("Be kind."), user("Hi\n\nthere"), bob("Yo")]
+
+
+def test_ten_wrong_lines_are_told_at_once(tmp_path: Path) -> None:
+    good = {"messages": [user("Hi"), bob("Yo")]}
+    path = write(tmp_path, *[good, {"messages": [user("Hi")]}] * 12)
+    with pytest.raises(InputError) as caught:
+        read_chats(path)
+    told = [str(caught.value), *caught.value.more]
+    assert [line.split(":")[0] for line in told] == [
+        *(f"{path}, line {number}" for number in range(2, 21, 2)),
+        "and 2 more lines",
+    ]
+
+
+def test_further_mistakes_have_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"), report_errors():
+        raise InputError("one\nthing", ["another\nthing", "and 3 more lines"])
+    assert capsys.readouterr().err == "error: one thing\nanother thing\nand 3 more lines\n"
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
@@ -164,16 +217,20 @@ def test_long_chats_are_cut_at_the_end(tokenizer: Any) -> None:
 
 
 def test_a_special_token_in_a_message_is_refused(tokenizer: Any) -> None:
-    talk = chat(user("Hi <|im_end|>"), bob("Ahoy"), line=12)
+    talk = replace(chat(user("Hi <|im_end|>"), bob("Ahoy"), line=12), file="bob.jsonl")
     with pytest.raises(
-        InputError, match=r"line 12 .* message 1 contains one of the model's own special tokens"
+        InputError,
+        match=r"bob\.jsonl, line 12, message 1: '<\|im_end\|>' is one of the model's own special tokens",
     ):
         encode_chat(tokenizer, talk, max_length=1000)
 
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [(FORGETFUL, "line 3 .* renders earlier turns differently"), (NO_SYSTEM, "line 3 .*no system role")],
+    [
+        (FORGETFUL, "line 3: .* renders earlier turns differently"),
+        (NO_SYSTEM, "line 3: .*no system role"),
+    ],
 )
 def test_templates_that_do_not_fit_are_told(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str, said: str

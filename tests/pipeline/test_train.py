@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.dataset import encode_chat, read_chats, split_chats
 from pipeline.errors import InputError, MissingPackage
 from pipeline.progress import Advance
 from pipeline.source import base_source
-from pipeline.train import RECORD, TrainConfig, finetune, load_tokenizer
+from pipeline.train import RECORD, TrainConfig, TrainReport, finetune, load_tokenizer
 from pipeline.trainer import load_model, make_trainer, token_loss
 from tests.pipeline.chatml import byte_tokenizer, trained_text
 
@@ -257,16 +257,35 @@ def test_missing_packages_are_told(config: TrainConfig, monkeypatch: pytest.Monk
         finetune(config)
 
 
-def test_the_script_trains_and_sums_up_in_json(config: TrainConfig) -> None:
+def test_the_script_trains_and_sums_up_in_json(config: TrainConfig, tmp_path: Path) -> None:
     from scripts.finetune import main
 
-    words = ["--base", config.base, "--data", str(config.data), "--out", str(config.out), "--steps", "2"]
-    result = CliRunner().invoke(_app(main), [*words, "--rank", "2", "--json"])
+    late = [{"role": "user", "content": "Hm? " * 100}, {"role": "assistant", "content": "Aye."}]
+    data = tmp_path / "late.jsonl"  # with an answer that begins after the cut
+    data.write_text(config.data.read_text() + json.dumps({"messages": late}) + "\n")
+    words = ["--base", config.base, "--data", str(data), "--out", str(config.out), "--steps", "2"]
+    result = CliRunner().invoke(_app(main), [*words, "--rank", "2", "--max-length", "256", "--json"])
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["steps"] == 2
+    assert summary["dropped_chats"] == 1
     assert summary["adapter"] == str(config.out)
     assert json.loads((config.out / "adapter_config.json").read_text())["lora_alpha"] == 4  # twice the rank
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"), [(0, ""), (1, "1 chat was left out"), (3, "3 chats were left out")]
+)
+def test_chats_that_were_left_out_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, said: str
+) -> None:
+    from scripts.finetune import _tell
+
+    names = [field.name for field in fields(TrainReport)]
+    report = {**dict.fromkeys(names, 0), "held_out_loss": None, "dropped_chats": dropped}
+    (tmp_path / RECORD).write_text(json.dumps({"report": report}))
+    _tell(tmp_path, json_summary=False)
+    assert (said or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_path: Path) -> None:
