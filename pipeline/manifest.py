@@ -165,7 +165,10 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a crash leaves the old file or the new one."""
+    """Write beside, then rename: a crash or a full disk leaves the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    give_final_name(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        give_final_name(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)  # no longer there, if all went well

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from pipeline.run import ExportResult
 
 GO_ON = "run the same command again to go on from the last finished step"
 BEGIN_AGAIN = "run the same command again to begin anew"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -33,6 +35,11 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
         for line in (f"error: {error}", *error.more):
             print(" ".join(_without_token(line).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print("error: the disk is full: make room, and run the same command again", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print(f"interrupted: {after_interrupt}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from pipeline.errors import InputError
 from pipeline.manifest import Record
+
+_REPORTS = 8 * 2**20
+"""Bytes for what is small beside a model: records, certificate, report, logs."""
 
 
 class Workspace:
@@ -74,10 +78,10 @@ class Workspace:
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raise InputError when the disk of `folder` has fewer than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
+    """Raise InputError when the disk of `folder` has fewer than `needed` bytes free, and room for reports."""
+    free, needed = shutil.disk_usage(folder).free, needed + _REPORTS
     if needed > free:
         raise InputError(
-            f"{purpose} needs {needed / 2**30:.1f} GiB in {folder}, and {free / 2**30:.1f} GiB are free: "
+            f"{purpose} needs {ceil(needed / 2**20)} MiB in {folder}, and {free // 2**20} MiB are free: "
             "make room, or give --out on another disk"
         )

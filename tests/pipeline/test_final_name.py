@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.final_name import give_final_name
 from pipeline.folder import published_folder
 from pipeline.manifest import write_atomically
+from pipeline.terminal import report_errors
+from pipeline.workspace import require_space
 
 
 @pytest.fixture
@@ -66,3 +71,27 @@ def test_an_interrupted_swap_leaves_the_old_folder(
 def test_a_manifest_is(tmp_path: Path, deeds: list[str]) -> None:
     write_atomically(tmp_path / "manifest.json", "{}")
     assert deeds[0].startswith("flush .manifest.json") and deeds[1].endswith("-> manifest.json")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    (tmp_path / "manifest.json").write_text("old")
+    with pytest.raises(SystemExit, match="1"), report_errors():
+        write_atomically(tmp_path / "manifest.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert (tmp_path / "manifest.json").read_text() == "old"
+    said = capsys.readouterr().err
+    assert said == "error: the disk is full: make room, and run the same command again\n"
+
+
+def test_space_is_told_so_that_the_numbers_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=400 * 2**20 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    require_space(tmp_path, 391 * 2**20, "exporting")  # and 8 MiB for the reports
+    with pytest.raises(InputError, match=r"needs 400 MiB in .* and 399 MiB are free: make room"):
+        require_space(tmp_path, 392 * 2**20, "exporting")
