@@ -26,6 +26,8 @@ class _InitParams(ctypes.Structure):
 
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_fp16_to_fp32_row": (None, (_Pointer, _Pointer, _Int)),
+    "ggml_fp32_to_bf16_row": (None, (_Pointer, _Pointer, _Int)),
+    "ggml_fp32_to_fp16_row": (None, (_Pointer, _Pointer, _Int)),
     "ggml_free": (None, (_Pointer,)),
     "ggml_get_tensor": (_Pointer, (_Pointer, _Text)),
     "ggml_quantize_chunk": (_Size, (_Type, _Pointer, _Pointer, _Int, _Int, _Int, _Pointer)),

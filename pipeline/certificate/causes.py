@@ -70,6 +70,10 @@ _CAUSES = {
         "names the merge did not match."
     ),
     "delta_scaled": "The adapter's change is there, but not at its trained size.",
+    "delta_too_fine": (
+        "The adapter's changes are smaller than the steps of the file's numbers, which round them away: "
+        "export with --outtype f32, or train for longer."
+    ),
     "rslora": (
         "An rsLoRA adapter was merged at LoRA's scale (alpha / r in place of alpha / sqrt(r)): merge it "
         "with PEFT, or a tool that reads use_rslora."

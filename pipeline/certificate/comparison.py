@@ -12,7 +12,7 @@ from engine.model import Model
 from pipeline.certificate.checkpoint_config import text_config
 from pipeline.certificate.deviation import Deviation, deviation
 from pipeline.certificate.diagnosis import diagnose
-from pipeline.certificate.gguf_tensors import PLAIN, GgufTensors
+from pipeline.certificate.gguf_tensors import PLAIN, GgufTensors, held
 from pipeline.certificate.layout import Layout, Place
 from pipeline.certificate.limits import limit_of
 from pipeline.certificate.stored import Array
@@ -116,7 +116,7 @@ def _compare(
         return tensors.read(place.tensor, start + first, count)
 
     moved = None if change is None else layout.reordered(place, change)
-    found = deviation(place.tensor, wanted, moved, read)
+    found = deviation(place.tensor, wanted, moved, read, lambda values: held(values, tensor.type))
     fitting = Compared(place.tensor, found, limit, is_exact)
     if fitting.fits:
         return fitting
@@ -138,9 +138,9 @@ def _own_head(tensors: GgufTensors) -> bool:
 def share_of_change(compared: Sequence[Compared]) -> float | None:
     """How much of the adapter's change is there in all, by its energy; None where nothing was changed."""
     shares = [
-        (one.found.change * one.found.energy, one.found.share)
+        (one.found.change * one.found.energy, one.found.kept)
         for one in compared
-        if one.found.share is not None
+        if one.found.kept is not None
     ]
     whole = sum(energy for energy, _ in shares)
     return sum(energy * share for energy, share in shares) / whole if whole else None

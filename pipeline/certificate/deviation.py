@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf, isfinite, sqrt
 
 import numpy as np
 
@@ -12,15 +13,19 @@ from pipeline.certificate.stored import Array
 _SLAB = 2**18  # numbers, which stay in a core's cache from one sum to the next
 Read = Callable[[int, int], Array]
 """Rows of the GGUF's tensor: (first, count) -> [count, width]."""
+Hold = Callable[[Array], Array]
+"""What the GGUF's tensor can hold of numbers: they are rounded as its type does it."""
 
 
 @dataclass(frozen=True)
 class Deviation:
     """`error` is the energy of the difference as a part of the tensor's own (NMSE; infinite for NaN).
 
-    `share` is how much of the adapter's change is there: 1 all, 0 none; None where nothing was changed.
-    `doubt` is the error of `share` that rounding alone brings about, as one standard deviation,
-    and `change` the energy of the change as a part of the tensor's.
+    `share` is how much of the adapter's change is there: 1 all, 0 none; None where nothing was changed. What
+    the type rounds away of it counts as there, since no file can hold it; `kept` is without that.
+    `doubt` is the error of `share` that other roundings on the way bring about, as one standard deviation,
+    `change` the energy of the change as a part of the tensor's, and `unexplained` that of the difference from
+    what the type can hold.
     """
 
     name: str
@@ -28,41 +33,61 @@ class Deviation:
     energy: float
     found_energy: float
     share: float | None = None
+    kept: float | None = None
     doubt: float = 0.0
     change: float = 0.0
+    unexplained: float = 0.0
 
     @property
     def is_scaled(self) -> bool:
         """Whether all of the error is the adapter's change, too much of it or too little."""
         if self.share is None:
             return False
-        return abs(self.error - (self.share - 1) ** 2 * self.change) < 0.2 * self.error
+        return abs(self.unexplained - (self.share - 1) ** 2 * self.change) < 0.2 * self.unexplained
 
 
-def deviation(name: str, wanted: Array, change: Array | None, read: Read) -> Deviation:
-    """Compare `wanted` with what `read` gives; `change` is the adapter's part of it."""
+def deviation(
+    name: str, wanted: Array, change: Array | None, read: Read, hold: Hold = lambda values: values
+) -> Deviation:
+    """Compare `wanted` with what `read` gives; `change` is the adapter's part of it.
+
+    A change that is smaller than the type's steps is rounded away in one direction, back to the base: without
+    `hold` that would look like a change that was left out.
+    """
     width = wanted.shape[-1] if wanted.ndim else 1
     rows = wanted.reshape(-1, width)
     moved = None if change is None else change.reshape(-1, width)
-    sums = np.zeros(5)
+    error = energy = found_energy = 0.0
+    size = along = beyond = unexplained = 0.0  # of the change, and of differences along it
     step = max(1, _SLAB // width)
     for first in range(0, len(rows), step):
         part = rows[first : first + step]
         found = read(first, len(part))
         difference = found - part
-        sums[:3] += _energy(difference), _energy(part), _energy(found)
+        error += _energy(difference)
+        energy += _energy(part)
+        found_energy += _energy(found)
         if moved is not None:
-            own = moved[first : first + step]
-            sums[3:] += _product(difference, own), _energy(own)
-    error, energy, found_energy, along, change_energy = map(float, sums)
+            own, strange = moved[first : first + step], found - hold(part)
+            size += _energy(own)
+            along += _product(difference, own)
+            beyond += _product(strange, own)
+            unexplained += _energy(strange)
     nmse = error / energy if energy else float(error > 0)
-    if not np.isfinite(nmse):
-        return Deviation(name, float("inf"), energy, found_energy)
-    if not change_energy:
+    if not isfinite(nmse):
+        return Deviation(name, inf, energy, found_energy)
+    if not size:
         return Deviation(name, nmse, energy, found_energy)
-    doubt = float(np.sqrt(error / change_energy / wanted.size))
     return Deviation(
-        name, nmse, energy, found_energy, 1 + along / change_energy, doubt, change_energy / energy
+        name,
+        nmse,
+        energy,
+        found_energy,
+        share=1 + beyond / size,
+        kept=1 + along / size,
+        doubt=sqrt(unexplained / size / wanted.size),
+        change=size / energy,
+        unexplained=unexplained / energy,
     )
 
 

@@ -8,11 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.certificate.stored import Array, widened
-from pipeline.ggml import BF16, F16, F32, Tensor, read_tensors
+from pipeline.ggml import BF16, F16, F32, Tensor, library, read_tensors
 from pipeline.shards import shard_paths
 
 PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
 """The ggml types that are not quantized, and numpy's for them."""
+
+
+def held(values: Array, kind: int) -> Array:
+    """What a tensor of that ggml type holds of the numbers: plain types round them; of others they stay."""
+    if kind not in (F16, BF16):
+        return values
+    values, narrow = np.ascontiguousarray(values), np.empty(values.shape, PLAIN[kind])
+    round_row = library().ggml_fp32_to_fp16_row if kind == F16 else library().ggml_fp32_to_bf16_row
+    round_row(values.ctypes.data, narrow.ctypes.data, values.size)
+    return widened(narrow)
 
 
 class GgufTensors:

@@ -17,9 +17,10 @@ from pipeline.progress import StepProgress
 _HEAD = "The output matrix is the embeddings where the model's is, and only there."
 _VALUES = (
     "The difference is what the file's number format rounds off (f16: 1e-6 of a tensor's energy at most), "
-    "and 95 to 105 % of the adapter's change is there, or what rounding leaves certain of it."
+    "and 95 to 105 % of the adapter's change is there, as far as the format can hold it."
 )
 _LEAST_SHARE = 0.25  # of the change, in all tensors of a quantized file together
+_FINE_SHARE = 0.95  # of the change, in all tensors of a file that is not quantized
 
 
 def check_weights(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
@@ -68,6 +69,9 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
     if share is not None and share < _LEAST_SHARE:
         words = f"Only {share:.0%} of the adapter's change is in the GGUF."
         return Finding("weights.values", "fail", words, figures, _VALUES, cause("delta_missing"))
+    if share is not None and share < _FINE_SHARE and all(one.is_exact for one in compared):
+        words = f"All tensors are rounded as they must be, which leaves {share:.0%} of the adapter's change."
+        return Finding("weights.values", "warn", words, figures, _VALUES, cause("delta_too_fine"))
     words = (
         f"All {len(compared)} tensors are what they must be; the worst is {worst.tensor} with an NMSE of "
         f"{worst.found.error:.1e}."
