@@ -15,6 +15,7 @@ import typer
 # Run as `python scripts/finetune.py`, Python looks for modules in scripts/ only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pipeline.counted import counted
 from pipeline.terminal import report_errors, terminal_progress
 from pipeline.train import RECORD, TrainConfig, finetune
 from pipeline.train_config import ALL_LINEAR
@@ -123,20 +124,21 @@ def _tell(folder: Path, json_summary: bool) -> None:
         typer.echo(json.dumps({"adapter": str(folder), **report}))
         return
     typer.echo(
-        f"{report['steps']} steps on {report['train_chats']} chats in {report['seconds']:.0f} s -> {folder}"
+        f"{counted(report['steps'], 'step')} on {counted(report['train_chats'], 'chat')} "
+        f"in {report['seconds']:.0f} s -> {folder}"
     )
     typer.echo(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
     if report["held_out_loss"] is not None:
         typer.echo(
             f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}"
         )
-    if report["truncated_chats"]:
-        typer.echo(
-            f"{report['truncated_chats']} chats were longer than --max-length and were cut at their end."
-        )
+    if cut := report["truncated_chats"]:
+        typer.echo(f"{counted(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
     if dropped := report["dropped_chats"]:
-        was = "1 chat was" if dropped == 1 else f"{dropped} chats were"
-        typer.echo(f"{was} left out: no answer begins within --max-length tokens; raise it.")
+        typer.echo(
+            f"{counted(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
+            "tokens; raise it."
+        )
 
 
 if __name__ == "__main__":
