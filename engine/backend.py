@@ -1,4 +1,4 @@
-"""ChatBackend: what the page, the terminal chat and the tests talk to. Local here, remote later."""
+"""ChatBackend: what the page, the terminal chat and the tests talk to; engine.local has the real one."""
 
 from __future__ import annotations
 

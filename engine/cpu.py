@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import shards
 from engine.cores import physical_cores
 from engine.errors import BackendError, ModelError
 from engine.facts import ModelFacts
@@ -70,7 +71,7 @@ def probe_model(
     `cache` is a folder (default: `cache_folder()`); `reach` hears of what is not recalled. Raises ModelError
     when the file is at fault, BackendError when no backend survives, EngineStopped when `reach` says so.
     """
-    _check_file(model)
+    _check_files(model)
     memo = memo_of("probe", model, extra_buffers, cache=cache)
     if (known := _recalled(memo)) is not None:
         return known
@@ -85,7 +86,7 @@ def probe_model(
 
 def is_known(model: Path, extra_buffers: bool) -> bool:
     """Whether `probe_model` would recall this very file, rather than open it in a child process."""
-    _check_file(model)
+    _check_files(model)
     return memo_of("probe", model, extra_buffers).exists()
 
 
@@ -122,6 +123,11 @@ def check_adapter(
         f"{adapter} is no working adapter for {model.name} ({reason.rpartition(_LORA_FAILED)[2]}): "
         "convert it with this very base model"
     )
+
+
+def _check_files(model: Path) -> None:
+    for file in shards.files(model):
+        _check_file(file)
 
 
 def _check_file(model: Path) -> None:

@@ -18,12 +18,13 @@ from engine.settings import EngineSettings
 class Description:
     """A file that was opened and computed with; `costs` are those of the file alone, with a KV cache of f16.
 
-    They are None where they are not known, or not wanted.
+    They are None where they are not known, or not wanted. `timed` tells whether a child was asked for them.
     """
 
     probe: Probe
     info: ModelInfo
     costs: Costs | None
+    timed: bool
 
 
 def describe(path: Path, settings: EngineSettings, reach: Reach = unwatched) -> Description:
@@ -32,7 +33,7 @@ def describe(path: Path, settings: EngineSettings, reach: Reach = unwatched) -> 
     probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, reach=reach)
     timed = settings.speculation and settings.kv_type == "f16"
     costs = batch_costs(path, probe.choice, threads) if timed else None
-    return Description(probe, _info(path, probe, settings, threads), costs)
+    return Description(probe, _info(path, probe, settings, threads), costs, timed)
 
 
 def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> ModelInfo:

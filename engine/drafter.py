@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.active_request import ActiveRequest
 from engine.draft import NO_GUESS, Costs, Lookup, best_length
 from engine.offload import common_prefix
 from engine.scheduler import Row
 from engine.stats import Counters
-from engine.underway import Underway
 
 
 class Drafter:
@@ -19,7 +19,7 @@ class Drafter:
         self.costs = costs
         self._context, self._counters = context, counters
 
-    def extend(self, rows: list[Row], ahead: Sequence[Underway]) -> list[Row]:
+    def extend(self, rows: list[Row], ahead: Sequence[ActiveRequest]) -> list[Row]:
         """Add guessed tokens to the rows, those of `ahead`, where that is faster than one token at a time."""
         costs = self.costs
         if not rows or 2 * len(rows) > costs.most or any(row.reads for row in rows):
@@ -37,7 +37,7 @@ class Drafter:
             return rows
         return [_longer(row, state.guess.tokens, length) for row, state in zip(rows, ahead, strict=True)]
 
-    def learn(self, state: Underway, drafted: int, before: int) -> None:
+    def learn(self, state: ActiveRequest, drafted: int, before: int) -> None:
         """Compare the guess with what came; its first token is compared even when it was not drafted.
 
         `drafted` tokens were computed with the row, and the conversation had `before` tokens then.

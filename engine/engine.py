@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from engine.active_request import ActiveRequest
 from engine.clocked import TooSlow
 from engine.draft import Costs
 from engine.drafter import Drafter
 from engine.offload import Saved
 from engine.ports import RunnerLike
 from engine.request import Event, Finished, FinishReason, Prefill, Queued, Text
-from engine.scheduler import Admission, DecodeAborted, Row, Scheduler
-from engine.scheduler import Sequence as Running
+from engine.scheduler import Admission, DecodeAborted, Row, Scheduler, TokenSequence
 from engine.settings import Limits, SamplingSettings
 from engine.stats import Counters, EngineStats
 from engine.text import TextStream
-from engine.underway import Underway
 
 _SMOOTH_SECONDS = 0.3  # what a step may take for others' prompts while someone is being answered
 _LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
@@ -53,7 +52,7 @@ class Engine:
             slots=slots, queue=queue, batch=batch, cache_ram=cache_ram, cuts=runner.can_cut
         )
         self._context, self._batch, self._clock = context, batch, clock
-        self._requests: dict[int, Underway] = {}
+        self._requests: dict[int, ActiveRequest] = {}
         self._rate = 0.0  # tokens a second of the steps that read prompts
 
     @property
@@ -67,7 +66,7 @@ class Engine:
             slots=len(self._scheduler.slots),
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            saved_bytes=self._scheduler.shelf.used,
+            saved_bytes=self._scheduler.store.used,
         )
 
     def add(
@@ -75,12 +74,12 @@ class Engine:
     ) -> list[Tagged]:
         """Queue a request of at most `context - 1` tokens; `continues` an answer begun. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
-        sequence = Running(request, list(tokens))
+        sequence = TokenSequence(request, list(tokens))
         self._scheduler.add(sequence)
         first_word = self.runner.vocab.is_sentencepiece and not continues
         text = TextStream(sampling.stop, skip_space=first_word)
         most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
-        self._requests[request] = Underway(sequence, sampling, text, most, self._clock())
+        self._requests[request] = ActiveRequest(sequence, sampling, text, most, self._clock())
         return self._positions()
 
     def cancel(self, request: int) -> list[Tagged]:
@@ -142,11 +141,11 @@ class Engine:
         return self.runner.prepare(slot, keep, admission.copy_from)
 
     def _save(self, slot: int) -> None:
-        shelf, tokens = self._scheduler.shelf, self._scheduler.slots[slot].tokens
-        if not shelf.budget or not self._scheduler.saveable(slot):
+        store, tokens = self._scheduler.store, self._scheduler.slots[slot].tokens
+        if not store.budget or not self._scheduler.saveable(slot):
             return
-        if shelf.wants(tokens, self.runner.state_size(slot)):
-            shelf.put(Saved(list(tokens), self.runner.save(slot)))
+        if store.wants(tokens, self.runner.state_size(slot)):
+            store.put(Saved(list(tokens), self.runner.save(slot)))
             self._counters.saves += 1
 
     def _positions(self) -> list[Tagged]:
@@ -171,6 +170,7 @@ class Engine:
             self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
         self._counters.steps += 1
         self._counters.occupied += len(rows)
+        self._counters.offered += len(self._scheduler.slots)
         self._counters.model_seconds += seconds
 
     def _decode(self, rows: Sequence[Row]) -> bool:
@@ -201,7 +201,7 @@ class Engine:
             if s.answered == 0
         ]
 
-    def _next_tokens(self, state: Underway, row: Row) -> list[Event]:
+    def _next_tokens(self, state: ActiveRequest, row: Row) -> list[Event]:
         """Sample the next token, and after each one that was guessed right, one more."""
         sequence, before = state.sequence, len(state.sequence.tokens)
         draft = row.tokens[1:] if row.outputs > 1 else ()
@@ -218,7 +218,7 @@ class Engine:
             self._scheduler.cut(row.slot, self.runner.prepare(row.slot, kept))
         return events
 
-    def _next_token(self, state: Underway, output: int) -> list[Event]:
+    def _next_token(self, state: ActiveRequest, output: int) -> list[Event]:
         sequence = state.sequence
         assert sequence.slot is not None
         began = self._clock()
@@ -242,7 +242,7 @@ class Engine:
             return events + self._end(state, "length")
         return events
 
-    def _end(self, state: Underway, reason: FinishReason) -> list[Event]:
+    def _end(self, state: ActiveRequest, reason: FinishReason) -> list[Event]:
         sequence = state.sequence
         if sequence.slot is not None:
             self.runner.stop(sequence.slot)
@@ -254,5 +254,5 @@ class Engine:
         return [*([Text(rest)] if rest else []), Finished(reason, stats)]
 
     @staticmethod
-    def _tagged(state: Underway, events: Sequence[Event]) -> list[Tagged]:
+    def _tagged(state: ActiveRequest, events: Sequence[Event]) -> list[Tagged]:
         return [(state.sequence.id, event) for event in events]

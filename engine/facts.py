@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llama_cpp import llama_cpp as low
 
+import shards
 from engine.model import Model
 from engine.recommended import recommended
 
@@ -44,7 +45,7 @@ def facts_of(model: Model, path: Path) -> ModelFacts:
         architecture=architecture,
         quantization=_label(model.metadata("general.file_type")),
         parameters=int(low.llama_model_n_params(handle)),
-        size=path.stat().st_size,
+        size=shards.size(path),
         trained_context=int(model.metadata(f"{architecture}.context_length") or 0),
         template=template.decode("utf-8", "replace"),
         bos=vocab.text(vocab.bos),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import shards
 from engine.errors import QueueFull
 
 _PROC = Path("/proc/meminfo")
@@ -17,8 +18,8 @@ def free_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
 
 
 def check_room(path: Path, free: int | None) -> None:
-    """Raise QueueFull if a file's weights alone are more than the `free` bytes; None lets all pass."""
-    size = path.stat().st_size
+    """Raise QueueFull if a model's weights alone are more than the `free` bytes; None lets all pass."""
+    size = shards.size(path)
     if free is not None and size > free:
         raise QueueFull(
             f"{path.name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free: "

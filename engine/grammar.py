@@ -8,18 +8,19 @@ from functools import partial
 
 import numpy as np
 from llama_cpp import llama_cpp as low
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
 from engine.candidates import as_array, one_token
 from engine.clocked import ClockedThread
 from engine.errors import QueueFull, RequestError
+from engine.json_schema import grammar_of
+from engine.native import silent_stderr
 from engine.settings import SamplingSettings
 from engine.vocab import Vocabulary
 
 _LONGEST = 1 << 16  # characters; llama.cpp's parser is no place for a stranger's megabytes
+_MOST_BRACKETS = 1 << 13  # it calls itself for each one inside another, and 30,000 end the process
 _SECONDS = 2.0  # what a grammar may cost one answer, and so all others; usual are milliseconds
-_BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError)
 
 
 def settle(sampling: SamplingSettings, vocab: Vocabulary) -> SamplingSettings:
@@ -28,25 +29,36 @@ def settle(sampling: SamplingSettings, vocab: Vocabulary) -> SamplingSettings:
     Raises RequestError, and QueueFull while another one, which took too long, still runs. Safe in any thread.
     GBNF is described in llama.cpp's grammars/README.md.
     """
+    text, name = sampling.grammar, f"the grammar {_begin(sampling.grammar)!r}"
     if sampling.json_schema is not None:
-        sampling = replace(sampling, grammar=_from_schema(str(sampling.json_schema)), json_schema=None)
-    if sampling.grammar:
-        if ClockedThread.busy():
-            raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
-        low.llama_sampler_free(new_grammar(sampling.grammar, vocab))
-    return sampling
+        schema = str(sampling.json_schema)
+        text, name = _from_schema(schema), f"the JSON schema {_begin(schema)!r}"
+    if not text:
+        return sampling
+    if ClockedThread.busy():
+        raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
+    with silent_stderr():  # where llama.cpp prints all of what it refuses
+        low.llama_sampler_free(_read(text, vocab, name))
+    return replace(sampling, grammar=text, json_schema=None)
 
 
 def new_grammar(text: str, vocab: Vocabulary) -> int:
     """A sampler that leaves only what the grammar allows, to be freed by its owner. Raises RequestError."""
-    _check_length("grammar", text)
+    return _read(text, vocab, f"the grammar {_begin(text)!r}")
+
+
+def _read(text: str, vocab: Vocabulary, name: str) -> int:
+    _check_length(f"{name} as a grammar", text)
     if "\0" in text:
-        raise RequestError("the grammar contains a NUL character: remove it")
+        raise RequestError(f"{name} contains a NUL character: remove it")
+    if (brackets := text.count("(")) > _MOST_BRACKETS:
+        raise RequestError(
+            f"{name} has {brackets} opening brackets as a grammar: {_MOST_BRACKETS} are the most"
+        )
     made: int = low.llama_sampler_init_grammar(vocab.handle, text.encode("utf-8", "replace"), b"root")
     if not made:
         raise RequestError(
-            f"the grammar {_begin(text)!r} is not valid GBNF with a rule named root: "
-            "see llama.cpp's grammars/README.md"
+            f"{name} is not valid GBNF with a rule named root: see llama.cpp's grammars/README.md"
         )
     return made
 
@@ -89,18 +101,16 @@ def _apply(sampler: int, data: NDArray[np.void]) -> None:
 
 
 def _from_schema(schema: str) -> str:
-    _check_length("JSON schema", schema)
+    _check_length("the JSON schema", schema)
     try:
-        return str(json_schema_to_gbnf(schema))
-    except _BROKEN as error:  # the converter checks little, and names no exception of its own
-        raise RequestError(
-            f"the JSON schema {_begin(schema)!r} cannot be used ({type(error).__name__}: {error})"
-        ) from error
+        return grammar_of(schema)
+    except ValueError as error:
+        raise RequestError(f"the JSON schema {_begin(schema)!r} {error}") from error
 
 
 def _check_length(name: str, text: str) -> None:
     if len(text) > _LONGEST:
-        raise RequestError(f"the {name} has {len(text)} characters: {_LONGEST} are the most")
+        raise RequestError(f"{name} has {len(text)} characters: {_LONGEST} are the most")
 
 
 def _begin(text: str) -> str:

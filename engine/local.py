@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class LocalBackend:
         """Use `open`."""
         self._model, self._prompts, self._worker, self._info = model, prompts, worker, info
         self._settings, self._choice, self._adapter = settings, choice, adapter
-        self._lock = threading.Lock()  # held while the vocabulary is read, so that `close` cannot free it
+        self._lock = threading.Lock()
         self._closed = False
 
     @classmethod
@@ -74,7 +74,7 @@ class LocalBackend:
             prompts = PromptBuilder(
                 ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
             )
-            worker = _worker(model, info, settings, known.costs)
+            worker = _worker(model, info, settings, known.costs, measures=not known.timed)
         except Exception:
             model.close()
             raise
@@ -88,18 +88,18 @@ class LocalBackend:
         """
         checking = part(reach, 0.0, 0.7)
         check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
-        with self._reading() as prompts:
-            model = self._model.share()
-        info = replace(self._info, adapter=str(path))
-        try:
+        info, settings, choice = replace(self._info, adapter=str(path)), self._settings, self._choice
+        with ExitStack() as undo:
+            model = self._shared()
+            undo.callback(model.close)
             adapter = Adapter(model, path, scale)
-            worker = _worker(model, info, self._settings, adapter=adapter)
-        except Exception:
-            model.close()
-            raise
+            undo.callback(adapter.close)
+            worker = _worker(model, info, settings, adapter=adapter)
+            undo.pop_all()
         reach(1.0)
-        settings, choice = self._settings, self._choice
-        return LocalBackend(model, prompts, worker, info, settings=settings, choice=choice, adapter=adapter)
+        return LocalBackend(
+            model, self._prompts, worker, info, settings=settings, choice=choice, adapter=adapter
+        )
 
     @property
     def info(self) -> ModelInfo:
@@ -140,10 +140,18 @@ class LocalBackend:
 
     @contextmanager
     def _reading(self) -> Iterator[PromptBuilder]:
+        """The vocabulary outlives what is read with it: for that long it has one more owner."""
+        model = self._shared()
+        try:
+            yield self._prompts
+        finally:
+            model.close()
+
+    def _shared(self) -> Model:
         with self._lock:
             if self._closed:
                 raise EngineStopped("the engine was shut down")
-            yield self._prompts
+            return self._model.share()
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a conversation as token ids. Raises RequestError."""
@@ -192,8 +200,11 @@ def _worker(
     info: ModelInfo,
     settings: EngineSettings,
     costs: Costs | None = None,
+    *,
     adapter: Adapter | None = None,
+    measures: bool = True,
 ) -> Worker:
+    """With an engine, built anew when it fails; without `costs`, it measures them or does without."""
     counters = Counters()
 
     def build() -> Engine:
@@ -206,6 +217,11 @@ def _worker(
             kv_type=settings.kv_type,
             adapter=adapter,
         )
+        try:
+            timed = costs or (_measured(runner, settings) if measures else None)
+        except Exception:
+            runner.close()
+            raise
         return Engine(
             runner,
             slots=settings.slots,
@@ -213,7 +229,7 @@ def _worker(
             queue=settings.queue,
             batch=settings.batch,
             cache_ram=settings.cache_ram,
-            costs=costs or _measured(runner, settings),
+            costs=timed,
             limits=settings.limits,
             counters=counters,
         )

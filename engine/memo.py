@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import shards
 from engine.native import build_identity, cpu_identity
 from places import cache_folder
 
@@ -15,11 +16,12 @@ _FORMAT = 4  # raise it when what is remembered changes its meaning
 
 
 def memo_of(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
-    """Where it is kept; `more` is all that changes it, beside this very file, the CPU and the libraries."""
-    stat = model.stat()
-    file = (model.resolve(), stat.st_size, stat.st_mtime_ns)
-    parts = (_FORMAT, *file, *more, cpu_identity(), build_identity())
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    """Where it is kept; `more` is all that changes it, beside these very files, the CPU and the libraries."""
+    parts: list[object] = [_FORMAT]
+    for file in shards.files(model):
+        parts += [file.resolve(), (stat := file.stat()).st_size, stat.st_mtime_ns]
+    parts += [*more, cpu_identity(), build_identity()]
+    key = hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()[:32]
     return (cache or cache_folder()) / f"{kind}-{key}.json"
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import platform
 import subprocess
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,7 +20,9 @@ from llama_cpp import llama_cpp as low
 from engine.errors import BackendError
 
 _SUFFIXES = (".so", ".dylib")
+_STDERR = 2
 _log_lines: deque[str] = deque(maxlen=12)
+_stderr_lock = threading.Lock()
 
 
 def package_folder() -> Path:
@@ -84,6 +90,19 @@ def silence_log() -> None:
     low.llama_log_set(_callback(), None)
 
 
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Drop what this process writes to stderr: for a moment, and C that prints past its own log."""
+    with _stderr_lock, Path(os.devnull).open("wb") as nowhere:
+        kept = os.dup(_STDERR)
+        os.dup2(nowhere.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(kept, _STDERR)
+            os.close(kept)
+
+
 _kept: list[object] = []  # a ctypes callback must outlive every call that C makes to it
 
 
@@ -100,8 +119,9 @@ def _callback() -> object:
 
 def last_log() -> str:
     """The last errors and warnings of llama.cpp, in one line; reading them clears them."""
-    text = "; ".join(line for line in _log_lines if line)
+    lines = _log_lines.copy()  # one call in C: another thread's llama.cpp may add to it meanwhile
     _log_lines.clear()
+    text = "; ".join(line for line in lines if line)
     return text[-400:]
 
 

@@ -18,7 +18,7 @@ class Saved:
     state: bytearray
 
 
-class Shelf:
+class CacheStore:
     """Saved caches, at most `budget` bytes of them; 0 keeps none."""
 
     def __init__(self, budget: int) -> None:

@@ -34,7 +34,7 @@ class Opener:
 
     def _open(self, path: Path, reach: Reach) -> LocalBackend:
         """Load weights, if there is room beside those in memory; the only model always has its try."""
-        if any(self._opened.values()) and path.is_file():
+        if any(self._opened.values()):
             check_room(path, free_memory())
         return LocalBackend.open(path, self._settings, reach)
 

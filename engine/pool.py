@@ -169,7 +169,7 @@ class ModelPool:
         return total([past, *(backend.stats() for backend in here if isinstance(backend, Measured))])
 
     def close(self) -> None:
-        """Close all models, borrowed ones too (their answers raise EngineStopped), and wait for a load."""
+        """Close all models, borrowed ones too: their answers raise EngineStopped. A load stops."""
         with self._lock:
             self._closed = True
         self._thread.shutdown(wait=True)  # loads that wait find the pool closed, and fail
@@ -182,11 +182,12 @@ class ModelPool:
         """In the pool's thread: open the model, or tell all who wait why it does not open."""
         try:
             if self._closed:
-                raise EngineStopped("the models were shut down")
+                raise EngineStopped
             if not place.users:
                 raise EngineStopped(f"nobody waits for model {key!r} any more")
-            backend = self._open(key, place.reach)
-        except Exception as error:  # noqa: BLE001 - a boundary: whatever happened, every waiter is told
+            backend = self._open(key, lambda share: place.reach(share) and not self._closed)
+        except Exception as failure:  # noqa: BLE001 - a boundary: whatever happened, every waiter is told
+            error = EngineStopped("the models were shut down") if self._closed else failure
             with self._lock:
                 if self._places.get(key) is place:
                     del self._places[key]

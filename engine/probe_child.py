@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import shards
 from engine.errors import EngineStopped
 from engine.reach import Reach, unwatched
 from places import without_secrets
@@ -50,7 +51,7 @@ def compute(
     chosen = ["--variant", variant] if variant else []
     plain = [] if extra_buffers else ["--no-extra-bufts"]
     arguments = [job, str(model), *chosen, *plain, "--threads", str(threads), *more]
-    return run_probe(arguments, _RUN_SECONDS + model.stat().st_size / _SLOW_DISK, reach)
+    return run_probe(arguments, _RUN_SECONDS + shards.size(model) / _SLOW_DISK, reach)
 
 
 def run_probe(arguments: list[str], seconds: float, reach: Reach = unwatched) -> Ended:

@@ -14,6 +14,7 @@ from llama_cpp import llama_cpp as low
 from numpy.typing import NDArray
 
 from engine.batch import Batch
+from engine.context import new_context
 from engine.errors import EngineError
 from engine.model import Adapter, Model
 from engine.native import last_log
@@ -21,8 +22,6 @@ from engine.sampler import Sampler, is_plain
 from engine.scheduler import DecodeAborted, Row
 from engine.settings import KvType, SamplingSettings
 from engine.vocab import Vocabulary
-
-_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
 
 
 class Runner:
@@ -42,23 +41,15 @@ class Runner:
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
         self.vocab = Vocabulary(model.handle)  # its buffer belongs to one thread
-        params = low.llama_context_default_params()
-        params.n_ctx = slots * context
-        params.n_batch = params.n_ubatch = batch
-        params.n_seq_max = slots
-        params.n_threads = params.n_threads_batch = threads
-        params.kv_unified = unified
-        params.no_perf = True
-        params.type_k = params.type_v = _KV_TYPES[kv_type]
-        if kv_type != "f16":  # llama.cpp reads a quantized V cache through flash attention alone
-            params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        self._context = low.llama_init_from_model(model.handle, params)
-        if not self._context:
-            raise EngineError(
-                f"no room for {slots} conversations of {context} tokens ({last_log() or 'no reason given'}): "
-                + ("" if kv_type == "f16" else "use kv_type=f16, ")
-                + "use a smaller context or fewer slots"
-            )
+        self._context = new_context(
+            model,
+            slots=slots,
+            context=context,
+            batch=batch,
+            threads=threads,
+            unified=unified,
+            kv_type=kv_type,
+        )
         if adapter is not None:
             self._attach(adapter)
         self._memory = low.llama_get_memory(self._context)
@@ -77,6 +68,7 @@ class Runner:
     def _attach(self, adapter: Adapter) -> None:
         handles = (low.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
         if low.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
+            low.llama_free(self._context)
             raise EngineError("llama.cpp does not take the adapter")
 
     def _install_abort(self) -> None:

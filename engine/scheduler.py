@@ -8,11 +8,11 @@ exactly one is being decoded. Both are fed by the same few lines.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import QueueFull
-from engine.offload import Saved, Shelf, common_prefix
+from engine.offload import CacheStore, Saved, common_prefix
 
 _WORTH_COPYING = 16  # tokens; below that, computing them again is as fast as copying a whole cache
 
@@ -27,7 +27,7 @@ class Row:
 
     slot: int
     start: int
-    tokens: Seq[int]
+    tokens: Sequence[int]
     outputs: int
 
     @property
@@ -37,7 +37,7 @@ class Row:
 
 
 @dataclass
-class Sequence:
+class TokenSequence:
     """One request on its way: `tokens` are prompt and answer so far, `fed` of them are in the cache."""
 
     id: int
@@ -66,7 +66,7 @@ class Slot:
 
     index: int
     tokens: list[int] = field(default_factory=list)
-    owner: Sequence | None = None
+    owner: TokenSequence | None = None
     used: int = 0
 
 
@@ -77,7 +77,7 @@ class Admission:
     `evicts` says that another conversation loses its slot for it.
     """
 
-    sequence: Sequence
+    sequence: TokenSequence
     slot: int
     keep: int
     copy_from: int | None
@@ -94,14 +94,14 @@ class Scheduler:
         `cache_ram` is how many bytes of caches may be kept of conversations that lost their slots. Without
         `cuts`, a cache cannot be shortened: it serves those sequences alone that begin with all of it.
         """
-        self.shelf = Shelf(cache_ram)
+        self.store = CacheStore(cache_ram)
         self.slots = [Slot(index) for index in range(slots)]
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting: deque[TokenSequence] = deque()
+        self.running: list[TokenSequence] = []
         self._queue, self._batch, self._clock = queue, batch, 0
         self._cuts = cuts
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: TokenSequence) -> None:
         """Queue a sequence. Raises QueueFull."""
         idle = sum(slot.owner is None for slot in self.slots)
         if len(self.waiting) >= self._queue + idle:
@@ -118,7 +118,7 @@ class Scheduler:
         saved, length = self._recall(sequence)
         if saved is not None and length > keep + _WORTH_COPYING:
             slot, keep, source = _oldest(idle), length, None
-            self.shelf.take(saved, keep=keep * 2 < len(saved.tokens))
+            self.store.take(saved, keep=keep * 2 < len(saved.tokens))
         else:
             saved = None
         slot.owner, sequence.slot = sequence, slot.index
@@ -127,11 +127,11 @@ class Scheduler:
         same = common_prefix(slot.tokens, sequence.tokens) * 2 >= len(slot.tokens)
         return Admission(sequence, slot.index, keep, source, not same, saved)
 
-    def _recall(self, sequence: Sequence) -> tuple[Saved | None, int]:
+    def _recall(self, sequence: TokenSequence) -> tuple[Saved | None, int]:
         """What was saved of the sequence's beginning; its last token is always computed."""
-        return self.shelf.find(sequence.tokens[:-1], whole=not self._cuts)
+        return self.store.find(sequence.tokens[:-1], whole=not self._cuts)
 
-    def _place(self, sequence: Sequence, idle: list[Slot]) -> tuple[Slot, int, int | None]:
+    def _place(self, sequence: TokenSequence, idle: list[Slot]) -> tuple[Slot, int, int | None]:
         """The slot for a sequence, the tokens that it may keep, and the slot to copy them from.
 
         A conversation goes back to its own slot. A sequence that only shares a beginning (a system prompt)
@@ -148,7 +148,7 @@ class Scheduler:
             return oldest, shared[oldest.index], None
         return oldest, shared[source.index], source.index
 
-    def _shared(self, cache: Seq[int], tokens: Seq[int]) -> int:
+    def _shared(self, cache: Sequence[int], tokens: Sequence[int]) -> int:
         """How many tokens a cache saves a sequence."""
         length = common_prefix(cache, tokens)
         return length if self._cuts or length == len(cache) else 0
@@ -157,7 +157,7 @@ class Scheduler:
         """Record how many cached tokens the sequence really starts with."""
         self.rewind(admission.sequence, kept)
 
-    def rewind(self, sequence: Sequence, fed: int) -> None:
+    def rewind(self, sequence: TokenSequence, fed: int) -> None:
         """Record that the cache holds just the first `fed` tokens of a running sequence."""
         sequence.fed = fed
         self._slot(sequence).tokens = sequence.tokens[:fed]
@@ -184,13 +184,13 @@ class Scheduler:
         return sorted(rows, key=lambda row: row.slot)
 
     @staticmethod
-    def _to_first_answer(reading: list[Sequence]) -> int:
+    def _to_first_answer(reading: list[TokenSequence]) -> int:
         """The bound with which `_shares` reads the shortest prompt to its end."""
         shortest = min(s.left for s in reading)
         return shortest if reading[0].left == shortest else 2 * shortest
 
     @staticmethod
-    def _shares(reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+    def _shares(reading: list[TokenSequence], budget: int) -> list[tuple[TokenSequence, int]]:
         if not reading:
             return []
         oldest = reading[0]
@@ -206,14 +206,14 @@ class Scheduler:
         return [(s, given[s.id]) for s in reading if s is oldest or s in ends or not ends]
 
     @staticmethod
-    def _row(sequence: Sequence, count: int) -> Row:
+    def _row(sequence: TokenSequence, count: int) -> Row:
         assert sequence.slot is not None
         tokens = sequence.tokens[sequence.fed : sequence.fed + count]
         return Row(sequence.slot, sequence.fed, tokens, outputs=int(count == sequence.left))
 
-    def computed(self, rows: Seq[Row]) -> list[tuple[Sequence, Row]]:
+    def computed(self, rows: Sequence[Row]) -> list[tuple[TokenSequence, Row]]:
         """Record that rows are in the cache; returns the sequences whose next token can be sampled now."""
-        ready: list[tuple[Sequence, Row]] = []
+        ready: list[tuple[TokenSequence, Row]] = []
         for row in rows:
             slot = self.slots[row.slot]
             assert slot.owner is not None and slot.owner.fed == row.start
@@ -231,7 +231,7 @@ class Scheduler:
             common_prefix(other.tokens, tokens) < len(tokens) for other in others
         )
 
-    def finish(self, sequence: Sequence) -> None:
+    def finish(self, sequence: TokenSequence) -> None:
         """Take a sequence out, running or waiting. Its slot keeps the cache for the next turn."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
@@ -241,11 +241,11 @@ class Scheduler:
         slot.owner, slot.used = None, self._clock
         self.running.remove(sequence)
 
-    def _slot(self, sequence: Sequence) -> Slot:
+    def _slot(self, sequence: TokenSequence) -> Slot:
         assert sequence.slot is not None
         return self.slots[sequence.slot]
 
 
-def _oldest(idle: Seq[Slot]) -> Slot:
+def _oldest(idle: Sequence[Slot]) -> Slot:
     """An empty slot, or else the one that was used the longest time ago."""
     return min(idle, key=lambda slot: (bool(slot.tokens), slot.used, slot.index))

@@ -11,6 +11,7 @@ from engine.errors import SettingsError
 
 KvType = Literal["f16", "q8_0", "q4_0"]
 Overflow = Literal["drop", "refuse"]
+MOST_TOKENS = 1_000_000  # of one answer
 
 
 def _require(ok: bool, name: str, value: object, fix: str) -> None:
@@ -45,7 +46,9 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
-        _require(1 <= self.max_tokens <= 1_000_000, "max_tokens", self.max_tokens, "use 1 or more")
+        _require(
+            1 <= self.max_tokens <= MOST_TOKENS, "max_tokens", self.max_tokens, f"use 1 to {MOST_TOKENS}"
+        )
         _require(0.5 <= self.repeat_penalty <= 3.0, "repeat_penalty", self.repeat_penalty, "use 0.5 to 3")
         _require(0.0 < self.top_p <= 1.0, "top_p", self.top_p, "use more than 0 and at most 1")
         _require(0 <= self.top_k <= 100_000, "top_k", self.top_k, "use 0 (off) or more")

@@ -13,8 +13,8 @@ class Counters:
     """Totals since the start, as the engine's thread counts them: tokens, requests, sums of seconds.
 
     They outlive an engine that had to be built again. `occupied` sums, over the `steps`, how many sequences
-    each one computed. `busy_seconds` is the time in steps, and `model_seconds` the part of it that llama.cpp
-    spent computing and sampling.
+    each one computed, `offered` how many it had slots for. `busy_seconds` is the time in steps, and
+    `model_seconds` the part of it that llama.cpp spent computing and sampling.
     """
 
     requests: int = 0
@@ -30,6 +30,7 @@ class Counters:
     restores: int = 0
     steps: int = 0
     occupied: int = 0
+    offered: int = 0
     busy_seconds: float = 0.0
     model_seconds: float = 0.0
     queue_seconds: float = 0.0
@@ -64,7 +65,7 @@ class EngineStats(Counters):
     @property
     def occupancy(self) -> float:
         """The mean share of the slots that a step computed, 0 to 1."""
-        return self.occupied / (self.steps * self.slots) if self.steps and self.slots else 0.0
+        return self.occupied / self.offered if self.offered else 0.0
 
     @property
     def python_share(self) -> float:

@@ -44,11 +44,8 @@ def fit(
         return Window(list(messages), tokens, None)
     base = sum(measure(m["content"]) + _FRAME for m in messages if m["role"] == "system") + _FRAME
     first = max(1, first_kept([_sizes(messages, turn, measure) for turn in turns], room - base))
-    kept, shorter = _keep(messages, turns[first:]), tokens
-    while True:
-        shorter = tokenize(kept)
-        if len(shorter) <= room or first == len(turns) - 1:
-            break
+    kept = _keep(messages, turns[first:])
+    while len(shorter := tokenize(kept)) > room and first < len(turns) - 1:
         first += 1  # the sizes were estimates
         kept = _keep(messages, turns[first:])
     return Window(kept, shorter, Dropped(len(messages) - len(kept), len(tokens) - len(shorter)))

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.quant_types import AUTO, PREFERENCES, quant_type, quants_named
-from pipeline.shards import parse_size
+from pipeline.split import parse_size
 from pipeline.tensor_types import TensorTypes, parse_tensor_types
 
 OUTTYPES = ("f16", "bf16", "f32")
@@ -115,6 +115,11 @@ class ExportConfig:
         object.__setattr__(self, "quants", names)
         self._check_importance(names)
         if self.format == "adapter":
+            if names not in ((), DEFAULT_QUANTS) or self.keep_f16:
+                option = "--keep-f16" if self.keep_f16 else f"--quant {names[0]}"
+                raise InputError(
+                    f"--format adapter takes no {option}: it writes the adapter in --outtype alone"
+                )
             object.__setattr__(self, "quants", ())
         elif not names and not self.keep_f16:
             raise InputError("nothing to export: give --quant at least once, or --keep-f16")
@@ -165,6 +170,18 @@ class ExportConfig:
             raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
         if self.evaluation is not None:
             read_chats(self.evaluation, answered=False)
+
+    def refuse_idle(self) -> None:
+        """Raise InputError for an option that would change nothing.
+
+        A type that was chosen for AUTO takes its place in the configuration: ask before that.
+        """
+        if self.prefer != "size" and AUTO not in self.quants:
+            raise InputError(f"--prefer {self.prefer} goes with --quant auto: give that, or leave it out")
+        if self.evaluation and self.format == "adapter":
+            raise InputError("--format adapter takes no --eval: an adapter alone is not checked")
+        if self.evaluation and self.verify == "off" and AUTO not in self.quants:
+            raise InputError("--eval is for the checks, and there are none with --verify off: leave out one")
 
     @property
     def tensor_types(self) -> TensorTypes:

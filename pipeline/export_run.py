@@ -18,13 +18,14 @@ from pipeline.manifest import (
     describe_adapter,
     describe_importance,
     describe_input,
+    merged_into,
     sha256,
 )
 from pipeline.progress import StepProgress
-from pipeline.shards import whole_name
 from pipeline.source import Source
 from pipeline.trained_on import base_model
 from pipeline.workspace import Workspace
+from shards import whole_name
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ class ExportRun(ABC):
             described["base"]["model"] = model
         if self.adapters:
             described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
-            described["merged_into"] = "the base as it is"
-            if self.config.qlora_base:
-                described["merged_into"] = f"the base rounded to {self.config.qlora_base}, as QLoRA saw it"
+            described["merged_into"] = merged_into(self.config)
         if weighed := describe_importance(self.config):
             described["importance"] = weighed
         return described

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibration import refuse_too_few
 from pipeline.child import run_child
 from pipeline.config import ExportConfig
 from pipeline.dataset import read_chats
@@ -18,6 +19,7 @@ from pipeline.ggml import read_tensors
 from pipeline.imatrix_file import check_fits, read_imatrix
 from pipeline.manifest import Record, sha256
 from pipeline.progress import StepProgress
+from pipeline.source import Source
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ def gather(job: GatherJob, progress: StepProgress) -> dict[str, Any]:
         )
 
 
-def check_importance(config: ExportConfig) -> None:
-    """Raise InputError for a file of `--calibrate` or `--imatrix` that cannot be read, before all work."""
+def check_importance(config: ExportConfig, base: Source) -> None:
+    """Raise InputError for a file of `--calibrate` or `--imatrix` that cannot be used, before all work."""
     if config.calibrate:
-        read_chats(config.calibrate)
+        refuse_too_few(config.calibrate.name, read_chats(config.calibrate), base)
     if config.imatrix:
         read_imatrix(config.imatrix)
 

@@ -17,15 +17,13 @@ from engine.errors import EngineError
 from engine.model import Model
 from engine.request import Message
 from engine.template import ChatTemplate, PromptBuilder
+from pipeline.calibration import CHUNK, too_few
 from pipeline.child import Message as Request
 from pipeline.child import say, serve
 from pipeline.dataset import Chat, read_chats
 from pipeline.errors import InputError, PipelineError
 from pipeline.imatrix_collect import Collector
 from pipeline.imatrix_file import Imatrix, write_imatrix
-
-CHUNK = 512
-"""Tokens that are read together, as llama-imatrix does by default."""
 
 
 def gather(request: Request) -> Request:
@@ -38,9 +36,7 @@ def gather(request: Request) -> Request:
         tokens = _tokens(model, read_chats(data))
         chunks = len(tokens) // chunk
         if chunks == 0:
-            raise InputError(
-                f"--calibrate {data.name} is {len(tokens)} tokens long and {chunk} are needed: add chats"
-            )
+            raise too_few(data.name, len(tokens), chunk)
         collector = Collector()
         _read(model, collector, tokens[: chunks * chunk], chunk, request["threads"])
     except EngineError as error:

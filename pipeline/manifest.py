@@ -19,8 +19,8 @@ from pipeline.adapter import Adapter
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.final_name import give_final_name
-from pipeline.shards import whole_name
 from pipeline.source import Source
+from shards import whole_name
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -134,6 +134,12 @@ def describe_adapter(adapter: Adapter) -> dict[str, Any]:
     """An adapter for the manifest: its files, what kind it is, and how much of it was merged."""
     what = {"kind": adapter.kind, "rank": adapter.rank, "weight": adapter.weight}
     return {**describe_input(adapter.source), **what}
+
+
+def merged_into(config: ExportConfig) -> str:
+    """What the adapters are merged into, for the manifest."""
+    base = config.qlora_base
+    return f"the base rounded to {base}, as QLoRA saw it" if base else "the base as it is"
 
 
 def describe_importance(config: ExportConfig) -> dict[str, str]:

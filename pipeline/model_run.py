@@ -24,6 +24,9 @@ from pipeline.toolchain import ensure_toolchain
 from pipeline.trained_on import other_bases
 from pipeline.workspace import require_space
 
+_SCRATCH = {"off": 0, "fast": 64 << 20, "full": 576 << 20}
+"""Bytes for what is kept while a certificate is made: the tuned answers (certificate/reference.py)."""
+
 
 class ModelRun(ExportRun):
     """One export of a model under way."""
@@ -100,6 +103,7 @@ class ModelRun(ExportRun):
             needed += elements * bits_needed(quant) / 8
         if self.config.verify != "off" and not all(map(is_plain, self.adapters)):
             needed += full  # the base alone, for the certificate (certificate/base_gguf.py)
+        needed += _SCRATCH[self.config.verify]
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
 
     def _missing_quants(self) -> list[str]:

@@ -21,7 +21,8 @@ from pipeline.ggml import BF16, F16, F32, GgufFile, Shard, Tensor, library, read
 from pipeline.imatrix_file import Importance
 from pipeline.k_quants import Bytes, TooSmall, exact_quantizer
 from pipeline.k_search import Floats
-from pipeline.shards import group, shard_names
+from pipeline.split import group
+from shards import split_names
 
 _SLAB = 2**22  # numbers; 16 MiB as float32, once for each thread
 _ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT, which llama.cpp's quantizer keeps to
@@ -107,7 +108,7 @@ def _parts(
     if len(groups) == 1:
         return [_Part(target, header, tensors)]
     parts = []
-    for number, (name, names) in enumerate(zip(shard_names(target.name, len(groups)), groups, strict=True)):
+    for number, (name, names) in enumerate(zip(split_names(target.name, len(groups)), groups, strict=True)):
         shard = Shard(number, len(groups), len(types))
         of_it = {tensor: types[tensor] for tensor in names}
         parts.append(_Part(target.with_name(name), *opened.quantized(of_it, file_type, shard, notes)))

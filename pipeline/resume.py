@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from pipeline.adapter import Adapter
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.manifest import NAME as MANIFEST
-from pipeline.manifest import Record, load_record
-from pipeline.shards import whole_name
+from pipeline.manifest import Record, fingerprint, load_record
+from pipeline.other_export import difference
+from pipeline.source import Source
 from pipeline.workspace import Workspace
+from shards import whole_name
 
 
-def open_record(config: ExportConfig, work: Workspace, identity: str) -> Record:
+def open_record(config: ExportConfig, work: Workspace, base: Source, adapters: Sequence[Adapter]) -> Record:
     """The record to go on from: that of an interrupted run, of a complete one, or a fresh one.
 
-    `identity` is the fingerprint of inputs and options. Raises InputError for another export's folder.
+    Raises InputError for another export's folder, and names what is other.
     """
+    identity = fingerprint(config, base, adapters)
     if config.force:
         work.clear()
         return Record(identity)
@@ -30,8 +35,8 @@ def open_record(config: ExportConfig, work: Workspace, identity: str) -> Record:
     }
     if earlier.fingerprint != identity and standing:
         raise InputError(
-            f"--out {str(config.out)!r} holds an export of other inputs or options: "
-            "--force makes it anew, or choose another --out"
+            f"--out {str(config.out)!r} holds an export of other inputs or options "
+            f"({difference(config, base, adapters, earlier)}): --force makes it anew, or choose another --out"
         )
     if earlier.fingerprint != identity or not config.resume:
         work.clear()

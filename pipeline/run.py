@@ -14,7 +14,7 @@ from pipeline.certificate.step import remove_stale
 from pipeline.config import ExportConfig, parse_adapter
 from pipeline.imatrix import check_importance
 from pipeline.manifest import NAME as MANIFEST
-from pipeline.manifest import Output, Record, fingerprint
+from pipeline.manifest import Output, Record
 from pipeline.model_run import ModelRun
 from pipeline.progress import Silent, StepProgress
 from pipeline.replaced import listed_in, remove_replaced
@@ -46,13 +46,13 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     Raises InputError when the input is wrong (nothing is written then) and PipelineError when a
     step fails. Interrupted at any moment, the next call goes on from the last finished step.
     """
+    config.refuse_idle()
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
-    check_importance(config)
+    check_importance(config, base)
     refuse_without_template(config, (base, *(adapter.source for adapter in adapters)))
-    identity = fingerprint(config, base, adapters)
     with Workspace(config.out) as work:
-        record = open_record(config, work, identity)
+        record = open_record(config, work, base, adapters)
         kind = AdapterRun if config.format == "adapter" else ModelRun
         config = settled(config, record)
         run = kind(config, work, record, base, adapters, progress or Silent())

@@ -72,6 +72,11 @@ class TensorInfo:
 def base_source(spec: str, revision: str | None = None) -> Source:
     """Find or fetch a base model and check that it can be read; raises InputError."""
     source = _locate("base", spec, revision, _BASE_FILES)
+    if _holds(source, "adapter_config.json", "config.json"):
+        of = read_json(source.folder / "adapter_config.json", "the adapter").get("base_model_name_or_path")
+        raise InputError(
+            f"--base {spec!r} is an adapter: give the model that it was trained on ({of}) as --base"
+        )
     _refuse_pickles("base model", source, "model*.safetensors")
     config = read_json(source.folder / "config.json", f"the base model {spec!r}")
     if not config.get("architectures"):
@@ -85,6 +90,10 @@ def base_source(spec: str, revision: str | None = None) -> Source:
 def adapter_source(spec: str, revision: str | None = None) -> Source:
     """Find or fetch a PEFT adapter; raises InputError."""
     source = _locate("adapter", spec, revision, _ADAPTER_FILES)
+    if _holds(source, "config.json", "adapter_config.json"):
+        raise InputError(
+            f"--adapter {spec!r} is a whole model: give it as --base, and an adapter's folder here"
+        )
     _refuse_pickles("adapter", source, "adapter_model.safetensors")
     return source
 
@@ -155,6 +164,10 @@ def _fetch(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...]
         # huggingface_hub keeps each snapshot in a folder named after its commit.
         return Source(spec, Path(path), Path(path).name)
     raise InputError(f"--{kind} {spec!r}: {reason}")
+
+
+def _holds(source: Source, file: str, other: str) -> bool:
+    return (source.folder / file).is_file() and not (source.folder / other).is_file()
 
 
 def _refuse_pickles(what: str, source: Source, pattern: str) -> None:

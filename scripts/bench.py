@@ -31,7 +31,6 @@ from pipeline.terminal import report_errors, terminal_progress
 
 SCRATCH = Path("bench-scratch")
 
-# What several benchmarks take.
 Users = Annotated[list[int] | None, typer.Option(metavar="N", help="Users at once; may be repeated.")]
 Quant = Annotated[list[str] | None, typer.Option(metavar="TYPE", help="Quantization type, may be repeated.")]
 Context = Annotated[int, typer.Option(help="Tokens that one conversation may hold.")]

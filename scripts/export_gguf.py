@@ -16,7 +16,7 @@ from pipeline.certificate.foreign import FileCheck, certify_file
 from pipeline.certificate.step import save_certificate
 from pipeline.certificate.table import show_certificate
 from pipeline.config import DEFAULT_QUANTS, ExportConfig
-from pipeline.errors import InputError
+from pipeline.paths_given import certificate_path, given_path
 from pipeline.run import export
 from pipeline.terminal import GO_ON, report_errors, show_export, terminal_progress
 
@@ -43,7 +43,7 @@ def main(
         str, typer.Option(metavar="BASE", help="Base model: a folder with safetensors, or a Hub id.")
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where to write; its last part names the files.")
+        str, typer.Option(metavar="FOLDER", help="Where to write; its last part names the files.")
     ],
     adapter: Annotated[
         list[str] | None,
@@ -140,7 +140,7 @@ def main(
     with report_errors(GO_ON):
         config = ExportConfig(
             base=base,
-            out=out,
+            out=given_path("--out", out),
             adapters=tuple(adapter or ()),
             quants=tuple(quant) if quant else DEFAULT_QUANTS,
             outtype=outtype,
@@ -193,7 +193,7 @@ def certify(
         typer.Option(metavar="ADAPTER[=W]", help="What was merged into the base, as in an export."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write the certificate to this file.")
+        str | None, typer.Option(metavar="FILE.json", help="Write the certificate to this file.")
     ] = None,
     verify: Annotated[str, checks(metavar="fast|full", help="How deeply to check.")] = "fast",
     evaluation: Evaluation = None,
@@ -204,8 +204,7 @@ def certify(
     Exit codes: 0 it passed, 1 it failed, 2 the input is wrong.
     """
     with report_errors("nothing was written"):
-        if out is not None and not out.absolute().parent.is_dir():
-            raise InputError(f"--out {str(out)!r}: the folder {out.parent} does not exist: make it first")
+        target = None if out is None else certificate_path(out)
         wanted = FileCheck(
             file=file,
             reference=reference,
@@ -217,8 +216,8 @@ def certify(
         )
         certificate = certify_file(wanted, terminal_progress())
         show_certificate(certificate)
-        if out is not None:
-            save_certificate(certificate, out)
+        if target is not None:
+            save_certificate(certificate, target)
     raise SystemExit(1 if certificate.status == "fail" else 0)
 
 

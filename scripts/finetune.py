@@ -112,6 +112,8 @@ def main(
 
 def _quiet_libraries() -> None:
     # Their bars and hints would break ours; errors still come through.
+    # PEFT would import it without need, and it complains of what it lacks; None says that it is not there.
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,4 +1,4 @@
-"""The Gradio panels. The only room that imports gradio; it is handed a ChatBackend."""
+"""The Gradio panels. The only room that imports gradio; it is handed a pool of ChatBackends."""
 
 from ui.gradio_stubs import leave_out_stubs
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import ModelError
-from ui.gguf_hub import whole_name
+from shards import whole_name
 
 NAME = "certificate.json"
 STATUSES = ("fail", "warn", "pass", "skipped")  # the gravest first

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import shards
 from engine.backend import ChatBackend
 from places import cache_folder
-from ui.gguf_hub import shards
 
 _BLOCK = 1 << 22  # bytes read at once
 
@@ -73,7 +73,7 @@ def recall(*paths: Path) -> str:
 
 def recall_each(path: Path) -> dict[str, str]:
     """The same for each file of a model by its name, the first first. Raises OSError."""
-    return {name: _recall([path.with_name(name)]) for name in shards(path.name)}
+    return {file.name: _recall([file]) for file in shards.files(path)}
 
 
 def _recall(files: list[Path]) -> str:
@@ -90,7 +90,7 @@ def _recall(files: list[Path]) -> str:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    return [path.with_name(name) for path in paths for name in shards(path.name)]
+    return [file for path in paths for file in shards.files(path)]
 
 
 def hash_of(files: list[Path]) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import places
+import shards
 from engine.errors import ModelError
 from engine.reach import Reach, unwatched
-from ui.gguf_hub import fetch_gguf, looks_like_hub, shards
+from ui.gguf_hub import fetch_gguf, looks_like_hub
 
 # What to take from a folder of several: the usual balance first, then smaller losses, then the rest.
 PREFERENCE = (
@@ -61,7 +62,7 @@ def is_embedded(path: Path) -> bool:
 def models_in(folder: Path) -> list[Path]:
     """The models among a folder's finished files, a split one by its first. Raises ModelError."""
     found = [path for path in _finished_files(folder) if not _NOT_A_MODEL.search(path.name)]
-    return [path for path in found if all((folder / name).exists() for name in shards(path.name))]
+    return [path for path in found if all(file.exists() for file in shards.files(path))]
 
 
 def adapters_in(folder: Path) -> list[Path]:
@@ -71,14 +72,14 @@ def adapters_in(folder: Path) -> list[Path]:
 
 def _first_shard(model: Path) -> Path:
     """The file that llama.cpp loads all of a split GGUF by; raises ModelError where one is missing."""
-    names = shards(model.name)
-    for name in names:
-        if not (model.parent / name).exists():
+    files = shards.files(model)
+    for file in files:
+        if not file.exists():
             raise ModelError(
-                f"model {str(model)!r} is one of {len(names)} files and {name} is missing: "
+                f"model {str(model)!r} is one of {len(files)} files and {file.name} is missing: "
                 "put all of them into one folder"
             )
-    return model.with_name(names[0])
+    return files[0]
 
 
 def _best_of(folder: Path) -> Path:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import shards
 from engine.errors import EngineStopped, ModelError
 from engine.reach import Reach, unwatched
 
 _SPEC = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<file>.+\.gguf))?")
-_SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 Choose = Callable[[Sequence[str]], str | None]
 """Picks one of a repository's GGUF files; None when none will do."""
@@ -42,7 +42,7 @@ def fetch_gguf(spec: str, choose: Choose, reach: Reach = unwatched) -> Path:
             if file is None:
                 raise ModelError(f"the repository {repository!r} holds no GGUF model: name one that does")
         folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=shards(file), tqdm_class=_bar(reach)
+            repository, allow_patterns=shards.names(file), tqdm_class=_bar(reach)
         )
     except errors.GatedRepoError:
         reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
@@ -51,16 +51,11 @@ def fetch_gguf(spec: str, choose: Choose, reach: Reach = unwatched) -> Path:
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:  # type: ignore[attr-defined] # httpx's
         reason = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
     else:
-        path = Path(folder) / shards(file)[0]
+        path = Path(folder) / shards.names(file)[0]
         if path.is_file():
             return path
         reason = f"the Hub's {repository} has no file {file}"
     raise ModelError(f"model {spec!r}: {reason}")
-
-
-def whole_name(file: str) -> str:
-    """What a model in several files is called, given any of them; a whole one goes by its own name."""
-    return _SHARD.sub(".gguf", file)
 
 
 def _bar(reach: Reach) -> type[Any]:
@@ -86,13 +81,4 @@ def _bar(reach: Reach) -> type[Any]:
 
 def stem_of(path: Path) -> str:
     """A file's name without its ending and, of a split model, without its place."""
-    return Path(whole_name(path.name)).stem
-
-
-def shards(file: str) -> list[str]:
-    """All files of a split GGUF, given any of them; a whole one is its own only shard."""
-    found = _SHARD.search(file)
-    if found is None:
-        return [file]
-    stem, count = file[: found.start()], int(found["count"])
-    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    return Path(shards.whole_name(path.name)).stem

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+import shards
 from engine.blocks import is_symmetric
 from engine.errors import ModelError
 from engine.ggml import Floats, NumberType
 from engine.gguf_file import Gguf, Tensor, read_gguf
 from engine.rounding import Rounded, Sample, error_of, rounded, sample
-from ui.gguf_hub import shards
 from ui.model_files import name_and_type
 
 TYPES = ("Q4_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K")  # symmetric ones first, K-quants last
@@ -52,7 +52,7 @@ class Look:
 
 def contents(path: Path) -> Gguf:
     """The head of a model, that of all its files in one. Raises ModelError."""
-    files = [path.with_name(name) for name in shards(path.name)]
+    files = shards.files(path)
     try:
         return _contents(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
     except OSError as error:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ModelError
+from shards import size
 from ui.gguf_choice import adapters_in, models_in
-from ui.gguf_hub import shards, stem_of
+from ui.gguf_hub import stem_of
 from ui.status import size_text
 
 _TYPE = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
@@ -35,7 +36,7 @@ def entry_of(path: Path, adapter: Path | None = None, name: str | None = None) -
     stem = stem_of(path)
     short, kind = name_and_type(path)
     facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), kind]
-    label = " · ".join(filter(None, [*facts, size_text(_size(path) + (_size(adapter) if adapter else 0))]))
+    label = " · ".join(filter(None, [*facts, size_text(size(path) + (size(adapter) if adapter else 0))]))
     key = name or (f"{stem}+{adapter.stem}" if adapter else stem)
     return Entry(key, label, str(path), adapter, named=name is not None)
 
@@ -65,16 +66,10 @@ def entries_below(folder: Path) -> list[Entry]:
 
 def size_of(entry: Entry) -> int:
     """In bytes, with all shards and the adapter."""
-    return _size(Path(entry.source)) + (_size(entry.adapter) if entry.adapter else 0)
+    return size(Path(entry.source)) + (size(entry.adapter) if entry.adapter else 0)
 
 
 def _places(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         yield folder
         yield from sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
-def _size(path: Path) -> int:
-    """In bytes, with all shards."""
-    files = (path.with_name(name) for name in shards(path.name))
-    return sum(file.stat().st_size for file in files if file.exists())

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from engine.backend import ModelInfo
 from engine.recommended import sampling_over
 from engine.request import Message, Role
-from engine.settings import SamplingSettings
+from engine.settings import MOST_TOKENS, SamplingSettings
 
 Content = str | list[Mapping[str, Any]] | None
 _ROLES: Mapping[str, Role] = {
@@ -146,7 +146,7 @@ class ChatRequest(BaseModel):
         settled = sampling_over(model.recommended, given)
         return replace(
             settled,
-            max_tokens=self.max_completion_tokens or self.max_tokens or model.context,
+            max_tokens=self.max_completion_tokens or self.max_tokens or min(model.context, MOST_TOKENS),
             seed=None if self.seed is None else self.seed % 2**32,  # OpenAI's may be negative
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             json_schema=form.schema_text if form is not None else None,

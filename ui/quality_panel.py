@@ -7,10 +7,10 @@ from pathlib import Path
 import gradio as gr
 
 from engine.errors import EngineError, ModelError
+from shards import whole_name
 from ui import quality_view as view
 from ui.certificate_file import Certificate, read_certificate
 from ui.fingerprint import recall_each
-from ui.gguf_hub import whole_name
 from ui.inspect_panel import ONE_AT_A_TIME, InspectPanel
 from ui.models import Models
 from ui.plots import Updates

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from shards import whole_name
 from ui.certificate_file import Certificate, Finding
-from ui.gguf_hub import whole_name
 from ui.model_files import name_and_type
 from ui.status import size_text
 from ui.tables import NOTHING, paragraph, percent, short_number, table

@@ -13,7 +13,7 @@ from pipeline.certificate.subject import Subject
 from pipeline.child import Child, ChildDied, Message
 from pipeline.manifest import sha256, versions
 from pipeline.progress import Advance, StepProgress
-from pipeline.shards import shard_paths
+from pipeline.split import shard_paths
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""

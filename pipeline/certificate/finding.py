@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipeline.errors import InputError
-from pipeline.shards import whole_name
+from shards import whole_name
 
 Status = Literal["pass", "warn", "fail", "skipped"]
 FORMAT = 1

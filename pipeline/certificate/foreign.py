@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from engine.errors import ModelError
+from engine.gguf_file import read_gguf
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.certificate.certify import certify
 from pipeline.certificate.finding import Certificate
@@ -15,8 +17,8 @@ from pipeline.config import parse_adapter
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
-from pipeline.shards import shard_paths
 from pipeline.source import Source, adapter_source, base_source
+from pipeline.split import shard_paths
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,16 @@ class FileCheck:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if not self.file.is_file():
-            raise InputError(f"{self.file} does not exist: give a GGUF file")
+        _check_is_file(self.file)
         for path in shard_paths(self.file):
             with path.open("rb") as opened:
                 if opened.read(4) != b"GGUF":
                     raise InputError(f"{path} is not a GGUF file")
+        if _is_adapter(self.file):
+            raise InputError(
+                f"{self.file} is a LoRA adapter, no model: give the GGUF of a whole model, "
+                "with --adapter FOLDER if one is merged into it"
+            )
         if self.verify not in get_args(Depth):
             raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(get_args(Depth))}")
         if self.threads < 1:
@@ -71,7 +77,37 @@ def certify_file(wanted: FileCheck, progress: StepProgress) -> Certificate:
             evaluation=wanted.evaluation,
             depth="full" if wanted.verify == "full" else "fast",
         )
-        return certify(subject, progress, inputs={"verify": wanted.verify})
+        return without_adapters(subject, certify(subject, progress, inputs={"verify": wanted.verify}))
+
+
+def without_adapters(subject: Subject, found: Certificate) -> Certificate:
+    """What was found, where other weights may be those of an adapter that nobody named."""
+    if subject.adapters:
+        return found
+    hint = "If an adapter is merged into the file, name it with --adapter."
+    findings = tuple(
+        replace(one, cause=f"{one.cause} {hint}".strip())
+        if (one.name, one.status) == ("weights.values", "fail")
+        else one
+        for one in found.findings
+    )
+    return replace(found, findings=findings)
+
+
+def _check_is_file(file: Path) -> None:
+    if file.is_dir():
+        inside = sorted(path.name for path in file.glob("*.gguf"))
+        names = f"name one of its files, {', '.join(inside[:5])}" if inside else "and there is no GGUF in it"
+        raise InputError(f"{file} is a folder: {names}")
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: give a GGUF file")
+
+
+def _is_adapter(file: Path) -> bool:
+    try:
+        return read_gguf(file).metadata.get("general.type") == "adapter"
+    except ModelError:
+        return False  # the checks say what is wrong with it
 
 
 def _adapter(text: str) -> Adapter:

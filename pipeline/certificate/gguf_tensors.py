@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.certificate.stored import Array, widened
 from pipeline.ggml import BF16, F16, F32, Tensor, library, read_tensors
-from pipeline.shards import shard_paths
+from pipeline.split import shard_paths
 
 PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
 """The ggml types that are not quantized, and numpy's for them."""

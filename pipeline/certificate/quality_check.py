@@ -29,7 +29,7 @@ from pipeline.certificate.thresholds import (
     SURVIVAL_REASON,
 )
 from pipeline.progress import StepProgress
-from pipeline.shards import whole_name
+from shards import size
 
 _WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on the 96 tokens of `fast`
 _WORST_PROMPTS = 3
@@ -91,13 +91,7 @@ def _quality(path: Path, reference: Reference, scores: Sequence[TokenScores], sp
         q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base))
         gain = gain_kept(q, t, b)
     divergence = summarize([scores[place] for place in own], lost)
-    return Quality(_size(path), divergence, kept, gain, scores, speed)
-
-
-def _size(path: Path) -> int:
-    """Bytes of a model, all of its shards together."""
-    whole = whole_name(path.name)
-    return sum(file.stat().st_size for file in path.parent.glob("*.gguf") if whole_name(file.name) == whole)
+    return Quality(size(path), divergence, kept, gain, scores, speed)
 
 
 def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, reference: Reference) -> Finding:

@@ -16,9 +16,9 @@ from pipeline.certificate.subject import Subject, spoken_file
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.manifest import Record, sha256, versions, write_atomically
-from pipeline.shards import shard_names, whole_name
 from pipeline.source import Source
 from pipeline.staging import staged
+from shards import split_names, whole_name
 
 SCRATCH = "certificate"
 """Its folder in the workspace, where the converter leaves what transformers says of the tokenizer."""
@@ -114,4 +114,4 @@ def first_shards(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     counts: dict[str, int] = {}
     for name in names:
         counts[whole_name(name)] = counts.get(whole_name(name), 0) + 1
-    return {name: folder / shard_names(name, count)[0] for name, count in counts.items()}
+    return {name: folder / split_names(name, count)[0] for name, count in counts.items()}

@@ -10,8 +10,8 @@ from typing import Literal
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.child import Message
 from pipeline.manifest import sha256
-from pipeline.shards import whole_name
 from pipeline.source import Source
+from shards import whole_name
 
 Depth = Literal["fast", "full"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.certificate.finding import Certificate, Finding, Status
 from pipeline.manifest import Output, Record
-from pipeline.shards import whole_name
+from shards import whole_name
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from llama_cpp import llama_cpp as low
 
-from engine.errors import EngineStopped, ModelError
+from engine.errors import EngineError, EngineStopped, ModelError
 from engine.local import LocalBackend
+from engine.model import Adapter
 from engine.settings import EngineSettings, SamplingSettings
 from tests.engine.helpers import ask, user
 
@@ -73,6 +77,31 @@ def test_base_and_tuned_answer_side_by_side(smollm2: Path, cache: Path, adapter:
     assert _answers(tuned) == alone, "the weights live as long as their last user"
     tuned.close()
     assert tuned._model.handle is None
+
+
+def test_an_adapter_without_room_is_freed(
+    backend: LocalBackend, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = Counter[str]()
+
+    def counted(place: object, name: str) -> None:
+        function = getattr(place, name)
+
+        def call(*arguments: Any) -> Any:
+            counts[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(place, name, call)
+
+    counted(Adapter, "close")
+    counted(low, "llama_init_from_model")
+    counted(low, "llama_free")
+    monkeypatch.setattr(low, "llama_set_adapters_lora", lambda *_: 1)
+    monkeypatch.setattr("engine.local.check_adapter", lambda *_: None)  # it takes a process of its own
+    with pytest.raises(EngineError, match="does not take"):
+        backend.with_adapter(adapter)
+    assert counts == {"close": 1, "llama_init_from_model": 1, "llama_free": 1}
+    assert backend._model._owners == 1
 
 
 def test_a_scale_of_nothing_is_the_base(smollm2: Path, cache: Path, adapter: Path) -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from engine import cpu
+from engine import cpu, native
 from engine.cpu import candidates, load_cpu_backend, probe_model
 from engine.errors import BackendError, EngineStopped, ModelError
 from engine.memo import memo_of
@@ -166,3 +167,16 @@ def test_when_nothing_runs_it_says_what_to_do(
     _fake_children(monkeypatch, lambda extra_buffers: False)
     with pytest.raises(BackendError, match=r"SIGILL.*GGML_NATIVE=OFF"):
         probe_model(smollm2, cache=tmp_path)
+
+
+def test_the_log_is_read_while_another_thread_writes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Line(str):
+        """While it is looked at, llama.cpp says something in another thread."""
+
+        def __bool__(self) -> bool:
+            native._log_lines.append("later")
+            return True
+
+    monkeypatch.setattr(native, "_log_lines", deque([Line("first"), "second"], maxlen=12))
+    assert native.last_log() == "first; second"
+    assert native.last_log() == "later"

@@ -7,15 +7,17 @@ import dataclasses
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from engine.errors import ModelError, RequestError
+from engine.errors import EngineError, ModelError, RequestError
 from engine.local import LocalBackend
 from engine.model import Model
 from engine.request import Finished, Message, Prefill, Text
-from engine.settings import SamplingSettings
+from engine.runner import Runner
+from engine.settings import EngineSettings, SamplingSettings
 from tests.engine.helpers import ask, user
 
 QUESTIONS = [
@@ -198,3 +200,29 @@ def test_a_load_that_nobody_waits_for_is_given_up(backend: LocalBackend, smollm2
     with pytest.raises(ModelError, match="does not load"):
         Model(smollm2, reach=until_half)
     assert 0.5 <= shares[-1] < 0.9 and backend.info.path
+
+
+def test_what_the_child_could_not_time_is_not_timed_here(
+    backend: LocalBackend, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise EngineError("timed in the server's own process")
+
+    assert backend.info.path  # it is known, so that opening it is quick
+    monkeypatch.setattr("engine.description.batch_costs", lambda *_: None)  # the child crashed
+    monkeypatch.setattr("engine.local.measure", crash)
+    small = EngineSettings(context=64, slots=1)
+    LocalBackend.open(smollm2, small).close()
+    closed: list[Runner] = []
+    close = Runner.close
+    monkeypatch.setattr(Runner, "close", lambda runner: (closed.append(runner), close(runner)))
+    with pytest.raises(EngineError, match="own process"):  # no child times a cache of this type
+        LocalBackend.open(smollm2, dataclasses.replace(small, kv_type="q8_0"))
+    assert len(closed) == 1
+
+
+def test_who_reads_a_long_question_holds_up_nobody(backend: LocalBackend) -> None:
+    with ThreadPoolExecutor(1) as other, backend._reading():
+        assert other.submit(backend.prompt_tokens, user("Hi")).result(10)
+        assert backend._model._owners == 2, "the weights stay until it is read, whatever is closed"
+    assert backend._model._owners == 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 from engine.engine import Engine
 from engine.metrics import exposition, registry
 from engine.settings import SamplingSettings
-from engine.stats import EngineStats
+from engine.stats import EngineStats, at_rest, total
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import GREEDY, run
 
@@ -33,8 +33,14 @@ def test_an_idle_conversation_that_loses_its_slot_is_counted() -> None:
     assert engine.stats().evictions == 2
 
 
+def test_occupancy_is_of_the_slots_that_were_there_whatever_was_loaded_or_closed() -> None:
+    full, idle = EngineStats(slots=4, steps=10, occupied=40, offered=40), EngineStats(slots=4)
+    assert total([full, full]).occupancy == total([full, idle]).occupancy == 1
+    assert total([at_rest(full)]).occupancy == 1
+
+
 def test_prometheus_reads_it() -> None:
-    stats = EngineStats(slots=4, running=2, requests=7, steps=10, occupied=20)
+    stats = EngineStats(slots=4, running=2, requests=7, steps=10, occupied=20, offered=40)
     text = exposition(registry(lambda: stats)).decode()
     assert "gguf_chat_running 2.0" in text and "gguf_chat_requests_total 7.0" in text
     assert "gguf_chat_occupancy 0.5" in text

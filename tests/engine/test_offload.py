@@ -8,7 +8,7 @@ from engine.cpu import load_cpu_backend
 from engine.engine import Engine
 from engine.local import LocalBackend
 from engine.model import Model
-from engine.offload import Saved, Shelf
+from engine.offload import CacheStore, Saved
 from engine.request import Message
 from engine.runner import Runner
 from engine.settings import EngineSettings, SamplingSettings
@@ -72,23 +72,23 @@ def test_the_same_conversation_going_on_evicts_nothing() -> None:
 
 
 def test_the_least_recently_used_goes_first_and_the_budget_holds() -> None:
-    shelf = Shelf(100)
+    store = CacheStore(100)
     one, two, three = (_saved([n] * 5, 40) for n in (1, 2, 3))
-    shelf.put(one)
-    shelf.put(two)
-    shelf.take(one, keep=True)
-    shelf.put(three)
-    assert shelf.find([2] * 5) == (None, 0) and shelf.find([1] * 9) == (one, 5)
-    assert shelf.find([1] * 3) == (one, 3) and shelf.find([1] * 3, whole=True) == (None, 0)
-    assert shelf.used == 80 and len(shelf) == 2
-    assert not shelf.wants([9], 101) and not shelf.wants([1] * 3, 10) and shelf.wants([1] * 6, 10)
+    store.put(one)
+    store.put(two)
+    store.take(one, keep=True)
+    store.put(three)
+    assert store.find([2] * 5) == (None, 0) and store.find([1] * 9) == (one, 5)
+    assert store.find([1] * 3) == (one, 3) and store.find([1] * 3, whole=True) == (None, 0)
+    assert store.used == 80 and len(store) == 2
+    assert not store.wants([9], 101) and not store.wants([1] * 3, 10) and store.wants([1] * 6, 10)
 
 
 def test_a_longer_state_replaces_its_own_beginning() -> None:
-    shelf = Shelf(100)
-    shelf.put(_saved([1, 2], 40))
-    shelf.put(_saved([1, 2, 3], 50))
-    assert len(shelf) == 1 and shelf.used == 50
+    store = CacheStore(100)
+    store.put(_saved([1, 2], 40))
+    store.put(_saved([1, 2, 3], 50))
+    assert len(store) == 1 and store.used == 50
 
 
 def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_quantization_types_go_by_their_usual_names_in_any_case() -> None:
         ({"format": "lora"}, "--format 'lora' is unknown: use one of model, adapter"),
         ({"format": "adapter"}, "--format adapter writes one --adapter, and there are 0"),
         ({"format": "adapter", "adapters": ("a",), "qlora_base": "nf4"}, "takes no --qlora-base"),
+        ({"format": "adapter", "adapters": ("a",), "quants": ("q8_0",)}, "takes no --quant Q8_0"),
+        ({"format": "adapter", "adapters": ("a",), "keep_f16": True}, "takes no --keep-f16"),
         ({"qlora_base": "nf4"}, "--qlora-base needs --adapter"),
         ({"qlora_base": "int8", "adapters": ("a",)}, "--qlora-base 'int8' is unknown: use nf4"),
         ({"adapters": ("me/lora=much",)}, "'much' is no weight: use a number, as in me/lora=0.7"),
@@ -58,6 +61,21 @@ def test_a_bad_option_is_refused_by_name(change: dict[str, object], says: str) -
     options: dict[str, object] = {"base": "base", "out": Path("models/bob"), **change}
     with pytest.raises(InputError, match=says):
         ExportConfig(**options)  # type: ignore[arg-type]
+
+
+def test_an_option_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
+    whole = ExportConfig("base", Path("bob"), ("lora",), evaluation=chats, verify="fast")
+    for fine in (whole, replace(whole, quants=("auto",), prefer="speed", verify="off")):
+        fine.refuse_idle()
+    for idle, says in (
+        (replace(whole, prefer="speed"), "--prefer speed goes with --quant auto"),
+        (replace(whole, verify="off"), "--eval is for the checks, and there are none with --verify off"),
+        (replace(whole, format="adapter"), "--format adapter takes no --eval"),
+    ):
+        with pytest.raises(InputError, match=says):
+            idle.refuse_idle()
 
 
 def test_an_adapter_with_its_weight(tmp_path: Path) -> None:

@@ -31,6 +31,17 @@ def test_an_empty_folder_has_no_model(tmp_path: Path) -> None:
         base_source(str(tmp_path))
 
 
+def test_an_adapter_is_no_base_and_a_model_no_adapter(tmp_path: Path) -> None:
+    adapter, model = tmp_path / "lora", tmp_path / "base"
+    for folder, file in ((adapter, "adapter_config.json"), (model, "config.json")):
+        folder.mkdir()
+        (folder / file).write_text('{"base_model_name_or_path": "you/base"}')
+    with pytest.raises(InputError, match=r"lora' is an adapter: .* trained on \(you/base\) as --base"):
+        base_source(str(adapter))
+    with pytest.raises(InputError, match="base' is a whole model: give it as --base"):
+        adapter_source(str(model))
+
+
 def test_a_pickle_base_is_refused_with_a_command(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(InputError, match=r"pickle.*save_pretrained"):

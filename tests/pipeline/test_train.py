@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -310,6 +313,15 @@ def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_pa
     assert (
         done.stderr == f"error: the data set {tmp_path / 'no'} does not exist: give a JSONL file of chats\n"
     )
+
+
+def test_the_script_hides_what_plain_lora_has_no_use_for() -> None:
+    from scripts.finetune import _quiet_libraries
+
+    with patch.dict(sys.modules):
+        sys.modules.pop("bitsandbytes", None)
+        _quiet_libraries()
+        assert importlib.util.find_spec("bitsandbytes") is None
 
 
 @pytest.mark.parametrize("script", ["finetune", "make_base"])

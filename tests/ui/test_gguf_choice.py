@@ -5,7 +5,6 @@ import pytest
 
 from engine.errors import ModelError
 from ui.gguf_choice import choose_gguf, embedded_gguf, is_embedded
-from ui.gguf_hub import shards
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -81,11 +80,6 @@ def test_a_hub_name_that_cannot_be_had_is_named() -> None:
 def test_a_hub_file_cannot_leave_its_repository() -> None:
     with pytest.raises(ModelError, match="outside of its repository"):
         choose_gguf(Path("nobody/nothing/../../x.gguf"))
-
-
-def test_all_shards_of_a_hub_file_are_fetched() -> None:
-    assert shards("m-Q4_K_M.gguf") == ["m-Q4_K_M.gguf"]
-    assert shards("a/m-00002-of-00003.gguf") == [f"a/m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
 
 
 def test_a_hub_file_in_the_cache_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

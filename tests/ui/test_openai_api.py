@@ -55,6 +55,13 @@ def test_a_models_own_values_are_the_defaults() -> None:
     assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, max_tokens=5)
 
 
+def test_without_a_limit_the_context_is_filled_and_a_huge_one_as_far_as_goes() -> None:
+    for context, most in ((2048, 2048), (2_000_000, 1_000_000)):
+        backend = FakeBackend(info=replace(INFO, context=context))
+        assert post(backend).status_code == 200
+        assert backend.asked[0][1].max_tokens == most
+
+
 def test_a_completion_has_openais_form() -> None:
     answer = post(FakeBackend("one two three"), model="fake", max_tokens=2).json()
     assert answer["id"].startswith("chatcmpl-") and answer["object"] == "chat.completion"

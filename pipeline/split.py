@@ -1,4 +1,4 @@
-"""A GGUF in several files: llama.cpp's names for them, and which tensors go into which."""
+"""An export in several files: how large each may be, and which tensors go into which."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import shards
 from pipeline.errors import InputError
 
 _SIZE = re.compile(r"0*(?P<count>[1-9]\d*)(?P<unit>[MG])", re.IGNORECASE)
 _UNITS = {"M": 10**6, "G": 10**9}  # as llama.cpp's gguf-split has them
-_NUMBERS = re.compile(r"-\d{5}-of-(?P<count>\d{5})(?=\.gguf)")
 _MOST = 65_535  # split.count has 16 bits
 
 
@@ -22,27 +22,11 @@ def parse_size(text: str) -> int:
     return int(found["count"]) * _UNITS[found["unit"].upper()]
 
 
-def shard_names(name: str, count: int) -> list[str]:
-    """The names of so many shards of `NAME.gguf`, as llama_split_path spells them; one is no shard."""
-    if count == 1:
-        return [name]
-    stem, ending, rest = name.rpartition(".gguf")
-    return [f"{stem}-{number:05d}-of-{count:05d}{ending}{rest}" for number in range(1, count + 1)]
-
-
-def whole_name(name: str) -> str:
-    """The name of the file that a shard is a part of; that of a whole file is its own."""
-    return _NUMBERS.sub("", name)
-
-
 def shard_paths(path: Path) -> list[Path]:
     """All files of the model that `path` is one of, in order; raises InputError where one is missing."""
-    found = _NUMBERS.search(path.name)
-    if found is None:
-        return [path]
-    files = [path.with_name(name) for name in shard_names(whole_name(path.name), int(found["count"]))]
+    files = shards.files(path)
     for file in files:
-        if not file.is_file():
+        if len(files) > 1 and not file.is_file():
             raise InputError(
                 f"{path} is one of {len(files)} files and {file.name} is missing: put all into one folder"
             )

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from engine.draft import NO_GUESS, Guess, Lookup
 from engine.request import RequestStats
-from engine.scheduler import Sequence
+from engine.scheduler import TokenSequence
 from engine.settings import SamplingSettings
 from engine.text import TextStream
 
 
 @dataclass
-class Underway:
+class ActiveRequest:
     """One request's state; times are of the engine's clock, 0 for not yet."""
 
-    sequence: Sequence
+    sequence: TokenSequence
     sampling: SamplingSettings
     text: TextStream
     most: int  # tokens that the answer may have
