@@ -43,3 +43,10 @@ def embedded_gguf() -> Path | None:
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for a child process that opens a stranger's file: it gets no tokens to read."""
     return {key: value for key, value in environment.items() if key not in _SECRETS}
+
+
+def masked(text: str, environment: Mapping[str, str]) -> str:
+    """A text for a person, with stars where it quotes one of the environment's secrets."""
+    for secret in filter(None, map(environment.get, _SECRETS)):
+        text = text.replace(secret, "***")
+    return text

@@ -102,7 +102,7 @@ def _environment_of_peers(spin: str | None) -> dict[str, str]:
 
 def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str, str]) -> Contender:
     from bench.llama_server import LlamaServer
-    from bench.peers import LockedLlama, OurEngine, has_speculation
+    from bench.peers import LockedLlama, OurEngine
 
     if name == SERVER:
         assert binary is not None
@@ -113,18 +113,16 @@ def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str,
         from bench.web_page import WebPage
 
         return WebPage(setup)
-    speculation = name == OURS if has_speculation() else None
-    return OurEngine(setup, speculation=speculation)
+    return OurEngine(setup, speculation=name == OURS)
 
 
 def _facts(model: Path, threads: int | None) -> Message:
-    from bench.peers import has_speculation
     from engine.cores import physical_cores
     from engine.cpu import probe_model
 
     threads = threads or physical_cores()
     choice = probe_model(model, threads=threads).choice  # remembered, so no run pays for it
-    return {"threads": threads, "variant": choice.variant, "speculation": has_speculation()}
+    return {"threads": threads, "variant": choice.variant}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from engine.cpu import load_cpu_backend
 from engine.local import LocalBackend
 from engine.request import Finished, Message, Text
 from engine.settings import EngineSettings, SamplingSettings
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import PipelineError
 
 OnText = Callable[[str], None]
 
@@ -61,14 +61,13 @@ class Contender(Protocol):
 class OurEngine:
     """LocalBackend, as the page uses it."""
 
-    def __init__(self, setup: Setup, *, speculation: bool | None = None) -> None:
-        """`speculation` of None leaves it at the engine's default. Raises InputError where it has none."""
+    def __init__(self, setup: Setup, *, speculation: bool) -> None:
         self.decode_seconds = 0.0
         self._time_decode()
         self._backend = LocalBackend.open(
             setup.model,
             EngineSettings(
-                context=setup.context, slots=setup.slots, threads=setup.threads, **_speculation(speculation)
+                context=setup.context, slots=setup.slots, threads=setup.threads, speculation=speculation
             ),
         )
 
@@ -99,19 +98,6 @@ class OurEngine:
         """See Contender."""
         self._backend.close()
         return own_peak()
-
-
-def has_speculation() -> bool:
-    """Whether this engine can speculate, and so be compared with itself."""
-    return any(field.name == "speculation" for field in fields(EngineSettings))
-
-
-def _speculation(wanted: bool | None) -> dict[str, Any]:
-    if wanted is None:
-        return {}
-    if not has_speculation():
-        raise InputError("this engine has no speculation to measure")
-    return {"speculation": wanted}
 
 
 class LockedLlama:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from bench.measure import Usage
 from bench.page import PageCost
 from bench.serve import Cell, ServeResult
 from pipeline.counted import counted
+from pipeline.finite import finite
 
 if TYPE_CHECKING:
     from bench.imatrix import ImatrixResult, Measured
@@ -39,7 +41,7 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
     )
     Console().print(table)
     if as_json:
-        print(json.dumps({"figures": {"ours": asdict(ours), "usual": asdict(usual)}, "ratios": ratios}))
+        _print_json({"ours": asdict(ours), "usual": asdict(usual)}, ratios)
 
 
 def show_memory(curve: dict[int, Usage], as_json: bool) -> None:
@@ -55,7 +57,7 @@ def show_memory(curve: dict[int, Usage], as_json: bool) -> None:
     print(f"largest over smallest: {growth:.2f}")
     if as_json:
         figures = {str(layers): asdict(usage) for layers, usage in curve.items()}
-        print(json.dumps({"figures": figures, "ratios": {"peak_memory": growth}}))
+        _print_json(figures, {"peak_memory": growth})
 
 
 def _gb(count: int) -> str:
@@ -80,7 +82,7 @@ def show_serving(result: ServeResult, as_json: bool) -> None:
             by_name = {name: asdict(figures) for name, figures in cell.figures.items()}
             cells.setdefault(cell.workload, {})[str(cell.users)] = by_name
         figures = {"threads": result.threads, "variant": result.variant, "single stream": single, **cells}
-        print(json.dumps(_without_nan({"figures": figures, "ratios": result.ratios})))
+        _print_json(figures, result.ratios)
 
 
 def show_page(cost: PageCost, as_json: bool) -> None:
@@ -103,7 +105,7 @@ def show_page(cost: PageCost, as_json: bool) -> None:
         ways = {"engine": cost.engine, "page": cost.page}
         figures = {way: {str(users): asdict(f) for users, f in found.items()} for way, found in ways.items()}
         ratios = {str(users): found for users, found in cost.ratios.items()}
-        print(json.dumps(_without_nan({"figures": figures, "ratios": ratios})))
+        _print_json(figures, ratios)
 
 
 def show_start(start: Start, as_json: bool) -> None:
@@ -113,7 +115,7 @@ def show_start(start: Start, as_json: bool) -> None:
         f"the model is loaded after {start.ready:.2f} s, a question can be typed after {start.typing:.2f} s"
     )
     if as_json:
-        print(json.dumps({"figures": asdict(start)}))
+        _print_json(asdict(start))
 
 
 def show_soak(result: SoakResult, as_json: bool) -> None:
@@ -144,7 +146,7 @@ def show_soak(result: SoakResult, as_json: bool) -> None:
             "memory": result.memory[:: max(1, len(result.memory) // 100)],
             "stats": asdict(stats),
         }
-        print(json.dumps({"figures": figures, "ratios": {"memory": result.growth}}))
+        _print_json(figures, {"memory": result.growth})
 
 
 def _serving_table(workload: str, cells: list[Cell]) -> Table:
@@ -186,11 +188,10 @@ def _number(value: float, form: str, unit: str = "") -> str:
     return "" if math.isnan(value) else f"{value:{form}}{unit}"
 
 
-def _without_nan(tree: Any) -> Any:
-    """JSON knows no NaN: what does not apply becomes null."""
-    if isinstance(tree, dict):
-        return {key: _without_nan(value) for key, value in tree.items()}
-    return None if isinstance(tree, float) and math.isnan(tree) else tree
+def _print_json(figures: dict[str, Any], ratios: Mapping[Any, Any] | None = None) -> None:
+    """One line; what does not apply is null."""
+    content = {"figures": figures} if ratios is None else {"figures": figures, "ratios": ratios}
+    print(json.dumps(finite(content), allow_nan=False))
 
 
 def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
@@ -209,7 +210,7 @@ def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
         f"answers to them ({result.tokens} tokens; KL, survival), and their own (gain kept)."
     )
     if as_json:
-        print(json.dumps({"figures": asdict(result)}))
+        _print_json(asdict(result))
 
 
 def _measured(one: Measured) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def compare_serving(config: ServeConfig, say: Say = lambda line: None) -> ServeR
     alone: list[dict[str, float]] = []
     cells: list[Cell] = []
     for workload in config.workloads:
-        contenders = _contenders(config, workload, speculation=facts["speculation"])
+        contenders = _contenders(config, workload)
         for users in config.users:
             say(f"{workload}, {users} user{'s' * (users > 1)}: {', '.join(contenders)}")
             runs: dict[str, list[Figures]] = {name: [] for name in contenders}
@@ -117,9 +117,9 @@ def compare_serving(config: ServeConfig, say: Say = lambda line: None) -> ServeR
     return ServeResult(facts["threads"], facts["variant"], single, cells)
 
 
-def _contenders(config: ServeConfig, workload: str, *, speculation: bool) -> list[str]:
+def _contenders(config: ServeConfig, workload: str) -> list[str]:
     server = [SERVER] if config.llama_server else []
-    plain = [PLAIN] if speculation and workload == "repeat" else []
+    plain = [PLAIN] if workload == "repeat" else []
     bound = [BARE] if workload == "single" else []
     return [OURS, *plain, *server, *bound, LOCK]
 

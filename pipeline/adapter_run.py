@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from pipeline.adapter_format import AdapterJob, write_adapter
-from pipeline.certificate.finding import Certificate
 from pipeline.export_run import ExportRun
 from pipeline.manifest import versions
 from pipeline.toolchain import ensure_toolchain
@@ -19,13 +18,6 @@ class AdapterRun(ExportRun):
         """The adapter's file, unless it stands."""
         file = self.config.adapter_name
         return () if self.stands(file) else (file,)
-
-    def certificate(self) -> None:
-        """None: an adapter alone is no model that could be held against another."""
-
-    def uncertified(self, standing: Certificate | None) -> bool:
-        """Never."""
-        return False
 
     def make(self) -> None:
         """Write the adapter's file and give it its name."""

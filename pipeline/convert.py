@@ -38,7 +38,7 @@ class ConvertJob:
 
     `target` is written in place: the caller renames it when it is whole. `types` is what it will be
     quantized with: a choice that no tensor can follow is refused before anything is written. What
-    transformers says of the tokenizer, and of the chats in `evaluation`, is written to `spoken`, if given.
+    transformers says of the tokenizer, and of the chats in `evaluation`, is written to `tokenizer_reference`.
     """
 
     base: Source
@@ -50,7 +50,7 @@ class ConvertJob:
     threads: int
     qlora_base: str | None = None
     types: TensorTypes = MIXTURE
-    spoken: Path | None = None
+    tokenizer_reference: Path | None = None
     evaluation: Path | None = None
 
     def request(self) -> Message:
@@ -65,7 +65,7 @@ class ConvertJob:
             "threads": self.threads,
             "qlora_base": self.qlora_base,
             "types": self.types.request(),
-            "spoken": str(self.spoken) if self.spoken else None,
+            "tokenizer_reference": str(self.tokenizer_reference) if self.tokenizer_reference else None,
             "evaluation": str(self.evaluation) if self.evaluation else None,
         }
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.ahead import MergeAhead
-from pipeline.certificate.spoken import ask_transformers
+from pipeline.certificate.tokenizer_reference import ask_tokenizer
 from pipeline.child import Message, say, serve
 from pipeline.errors import InputError, MissingPackage
 from pipeline.source import Source
@@ -54,8 +54,8 @@ def convert(request: Message) -> Message:
         read = staged(base, adapters, merger.settings if merger else {}, Path(scratch))
         model = _converter(base, read.folder, merger, request)
         _write(model, base, TensorTypes.of_request(request["types"]))
-        if request["spoken"]:
-            _ask_transformers(read.folder, request)
+        if request["tokenizer_reference"]:
+            _ask_tokenizer(read.folder, request)
     if merger is not None:
         merger.finish()
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
@@ -68,11 +68,11 @@ def convert(request: Message) -> Message:
     }
 
 
-def _ask_transformers(folder: Path, request: Message) -> None:
+def _ask_tokenizer(folder: Path, request: Message) -> None:
     """Write down for the certificate what transformers says of the tokenizer, since it is loaded here."""
     evaluation = Path(request["evaluation"]) if request["evaluation"] else None
     try:
-        ask_transformers(folder, evaluation).save(Path(request["spoken"]))
+        ask_tokenizer(folder, evaluation).save(Path(request["tokenizer_reference"]))
     except InputError:
         return  # the certificate says so
 

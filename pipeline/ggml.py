@@ -25,6 +25,7 @@ class _InitParams(ctypes.Structure):
 
 
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_blck_size": (_Int, (_Type,)),
     "ggml_fp16_to_fp32_row": (None, (_Pointer, _Pointer, _Int)),
     "ggml_fp32_to_bf16_row": (None, (_Pointer, _Pointer, _Int)),
     "ggml_fp32_to_fp16_row": (None, (_Pointer, _Pointer, _Int)),
@@ -32,6 +33,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_get_tensor": (_Pointer, (_Pointer, _Text)),
     "ggml_quantize_chunk": (_Size, (_Type, _Pointer, _Pointer, _Int, _Int, _Int, _Pointer)),
     "ggml_row_size": (_Size, (_Type, _Int)),
+    "ggml_type_name": (_Text, (_Type,)),
     "gguf_add_tensor": (None, (_Pointer, _Pointer)),
     "gguf_free": (None, (_Pointer,)),
     "gguf_get_data_offset": (_Size, (_Pointer,)),
@@ -66,6 +68,25 @@ def library() -> Any:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     return found
+
+
+@cache
+def type_name(number: int) -> str:
+    """The name of a type of `enum ggml_type`, as in file names: Q4_K, F16."""
+    return str(library().ggml_type_name(number).decode().upper())
+
+
+@cache
+def type_number(name: str) -> int:
+    """The number of a type of that name. Raises KeyError."""
+    from llama_cpp import llama_cpp as low
+
+    return {type_name(number): number for number in range(low.GGML_TYPE_COUNT)}[name]
+
+
+def block_size(name: str) -> int:
+    """How many numbers of a row make a block of that type."""
+    return int(library().ggml_blck_size(type_number(name)))
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.ggml import type_name
 from pipeline.imatrix_file import Importance, read_imatrix
+from pipeline.tensor_types import NEEDS_IMATRIX
 
-_NOISE = {16, 17, 18, 19, 22, 29}  # IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ2_S, IQ1_M of `enum ggml_type`
-_Q2_K, _Q2_K_S = 10, 21  # the type, and the file's that llama.cpp gives it to with an importance matrix alone
+_Q2_K_S = 21  # the file's type whose Q2_K tensors llama.cpp makes with an importance matrix alone
 _TEXT = 127  # bytes that llama-quantize keeps of a name
 
 
@@ -48,7 +49,8 @@ def check_importance(ftype: int, types: Mapping[str, int], weights: Weights) -> 
     As llama.cpp's tensor_requires_imatrix (src/llama-quant.cpp): embeddings and output are let off.
     """
     for name, number in types.items():
-        noisy = number in _NOISE or (number == _Q2_K and ftype == _Q2_K_S)
+        kind = type_name(number)
+        noisy = kind in NEEDS_IMATRIX or (kind == "Q2_K" and ftype == _Q2_K_S)
         if noisy and name not in weights.importance and name not in _LET_OFF:
             raise InputError(
                 f"{name} is in no importance matrix, and this --quant needs it: calibrate with more chats, "

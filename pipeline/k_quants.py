@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ggml import library
+from pipeline.ggml import library, type_name
 from pipeline.k_search import ROUND, TINY, Floats, kernel, search_symmetric, search_with_minimum
 
 Bytes = NDArray[np.uint8]
@@ -144,13 +144,13 @@ def _levels_6(x: Floats, scale: Floats, factor: Floats, out: Bytes) -> None:
             out[block, i] = np.uint8(near - bottom) if d != 0 or factor[block] != 0 else np.uint8(0)
 
 
-_QUANTIZERS: dict[int, Callable[[Floats], Bytes]] = {12: q4_k, 13: q5_k, 14: q6_k}  # by `enum ggml_type`
+_QUANTIZERS: dict[str, Callable[[Floats], Bytes]] = {"Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k}
 
 
 @cache
 def exact_quantizer(number: int) -> Callable[[Floats], Bytes] | None:
     """The function above for a type, if it is there and gives llama.cpp's bytes on this CPU."""
-    ours = _QUANTIZERS.get(number)
+    ours = _QUANTIZERS.get(type_name(number))
     if ours is None:
         return None
     x = _trial()

@@ -20,6 +20,7 @@ from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.final_name import give_final_name
 from pipeline.source import Source
+from pipeline.toolchain import runtime_version
 from shards import whole_name
 
 FORMAT = 1
@@ -75,7 +76,7 @@ class Record:
         """Write the record, whole or not at all."""
         content = {"format": FORMAT, **asdict(self)}
         content["outputs"] = [asdict(output) for output in self.outputs.values()]
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def load_record(path: Path) -> Record | None:
@@ -104,7 +105,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         FORMAT,
         config.name,
         config.outtype,
-        importlib.metadata.version("llama-cpp-python"),
+        runtime_version(),
         _identity(base),
         [[_identity(adapter.source), adapter.weight] for adapter in adapters],
         config.format,

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.certificate.auto_step import AUTO_OPTION, TRIED, AutoStep, remove_tried, settled
+from pipeline.certificate.background import BackgroundCertification, Certification, NoCertification
 from pipeline.certificate.finding import Certificate
-from pipeline.certificate.meanwhile import Meanwhile, Uncertified
 from pipeline.certificate.step import SCRATCH, CertificateStep
 from pipeline.certificate.tuned import is_plain
 from pipeline.convert import ConvertJob, convert
@@ -41,10 +41,6 @@ class ModelRun(ExportRun):
         """The certificate of an earlier run, where it still holds."""
         return None if self.config.verify == "off" else self._certifying.standing(self.record)
 
-    def uncertified(self, standing: Certificate | None) -> bool:
-        """Whether a certificate was asked for and none stands."""
-        return self.config.verify != "off" and standing is None
-
     def make(self) -> Certificate | None:
         """Convert once, quantize to each type that is missing, and certify what stands then."""
         remove_tried(self.work.folder)
@@ -75,8 +71,8 @@ class ModelRun(ExportRun):
         }
         self.record.versions = versions()
 
-    def _certification(self) -> Uncertified:
-        return Uncertified() if self.config.verify == "off" else Meanwhile(self._certifying)
+    def _certification(self) -> Certification:
+        return NoCertification() if self.config.verify == "off" else BackgroundCertification(self._certifying)
 
     def _converted(self, toolchain: Path) -> Path:
         """The file of full precision. The converter leaves a core to hashing its input, and to imports."""
@@ -138,7 +134,7 @@ class ModelRun(ExportRun):
             self.config.threads,
             self.config.qlora_base,
             self.config.tensor_types,
-            self._certifying.spoken if self.config.verify != "off" else None,
+            self._certifying.tokenizer_reference if self.config.verify != "off" else None,
             self.config.evaluation,
         )
         converted = convert(job, self.progress)
@@ -159,7 +155,7 @@ class ModelRun(ExportRun):
         bits = full.stat().st_size * 8 / max(1, int(self.record.model["parameters"]))
         return bits, float(self.record.model["convert_seconds"])
 
-    def _quantize(self, full: Path, quantizer: Quantizer, certification: Uncertified) -> None:
+    def _quantize(self, full: Path, quantizer: Quantizer, certification: Certification) -> None:
         imatrix, types = self._importance(full), self.config.tensor_types
         wanted = {
             quant: Quantization(full, quant_type(quant), types, imatrix) for quant in self._missing_quants()

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.ggml import BF16, F16, F32, GgufFile, Shard, Tensor, library, read_tensors
-from pipeline.imatrix_file import Importance
+from pipeline.imatrix_weights import UNWEIGHED, Weights
 from pipeline.k_quants import Bytes, TooSmall, exact_quantizer
 from pipeline.k_search import Floats
 from pipeline.split import group
@@ -26,6 +26,25 @@ from shards import split_names
 
 _SLAB = 2**22  # numbers; 16 MiB as float32, once for each thread
 _ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT, which llama.cpp's quantizer keeps to
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """Quantize the full-precision GGUF `source` to `target`, each tensor to the `enum ggml_type` of `types`.
+
+    Without a `file_type` the metadata stays what it is. `earlier` are quantizations of the same source. With
+    more than `limit` bytes there are shards, named after `target`. `weights` weigh the errors of their
+    tensors, and their notes go into the metadata.
+    """
+
+    source: Path
+    target: Path
+    types: Mapping[str, int]
+    file_type: int | None
+    threads: int
+    earlier: tuple[Path, ...] = ()
+    limit: int | None = None
+    weights: Weights = UNWEIGHED
 
 
 @dataclass(frozen=True)
@@ -49,69 +68,47 @@ class _Part:
     tensors: dict[str, Tensor]
 
 
-def write_quantized(
-    source: Path,
-    target: Path,
-    types: Mapping[str, int],
-    file_type: int | None,
-    *,
-    earlier: Sequence[Path],
-    threads: int,
-    advance: Callable[[int], None],
-    limit: int | None = None,
-    importance: Importance | None = None,
-    notes: Mapping[str, str | int] | None = None,
-) -> list[Path]:
-    """Quantize the full-precision GGUF `source` to `target`, each tensor to the `enum ggml_type` of `types`.
+def write_quantized(job: WriteJob, advance: Callable[[int], None]) -> list[Path]:
+    """Do the job; `advance` is told the bytes that each slab added. Returns the paths written.
 
-    `earlier` are quantizations of the same source. `advance` is told the bytes that each slab added.
-    With more than `limit` bytes there are shards, named after `target`. `importance` weighs the errors of its
-    tensors; `notes` go into the metadata. Returns the paths written.
     Raises InputError when the source holds numbers that are not finite.
     """
     with ExitStack() as stack:
-        opened = GgufFile(source)
+        opened = GgufFile(job.source)
         stack.callback(opened.close)
-        parts = _parts(opened, target, types, file_type, limit, notes=notes)
-        files = [_open(stack, path, os.O_RDONLY) for path in (source, *earlier)]
+        parts = _parts(opened, job)
+        files = [_open(stack, path, os.O_RDONLY) for path in (job.source, *job.earlier)]
         outputs = [_begin(stack, part) for part in parts]
-        for kind in set(types.values()):
+        for kind in set(job.types.values()):
             exact_quantizer(kind)  # compiled and tried once, before the threads begin
-        weights = importance or {}
-        choices = [opened.tensors(), *(read_tensors(path) for path in earlier)]
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
-        jobs = [
-            pool.submit(_do, slab, files[slab.file], outputs[slab.output], weights.get(slab.target.name))
+        importance = job.weights.importance
+        choices = [opened.tensors(), *(read_tensors(path) for path in job.earlier)]
+        pool = stack.enter_context(ThreadPoolExecutor(job.threads))
+        slabs = [
+            pool.submit(_do, slab, files[slab.file], outputs[slab.output], importance.get(slab.target.name))
             for output, part in enumerate(parts)
             for tensor in part.tensors.values()
             for slab in _slabs(tensor, output, choices)
         ]
         try:
-            for job in as_completed(jobs):
-                advance(job.result())
+            for done in as_completed(slabs):
+                advance(done.result())
         finally:
             pool.shutdown(cancel_futures=True)
     return [part.path for part in parts]
 
 
-def _parts(
-    opened: GgufFile,
-    target: Path,
-    types: Mapping[str, int],
-    file_type: int | None,
-    limit: int | None,
-    *,
-    notes: Mapping[str, str | int] | None,
-) -> list[_Part]:
-    header, tensors = opened.quantized(types, file_type, notes=notes)
-    groups = group({name: _padded(tensor.size) for name, tensor in tensors.items()}, limit)
+def _parts(opened: GgufFile, job: WriteJob) -> list[_Part]:
+    target, notes = job.target, job.weights.notes
+    header, tensors = opened.quantized(job.types, job.file_type, notes=notes)
+    groups = group({name: _padded(tensor.size) for name, tensor in tensors.items()}, job.limit)
     if len(groups) == 1:
         return [_Part(target, header, tensors)]
     parts = []
     for number, (name, names) in enumerate(zip(split_names(target.name, len(groups)), groups, strict=True)):
-        shard = Shard(number, len(groups), len(types))
-        of_it = {tensor: types[tensor] for tensor in names}
-        parts.append(_Part(target.with_name(name), *opened.quantized(of_it, file_type, shard, notes)))
+        shard = Shard(number, len(groups), len(job.types))
+        of_it = {tensor: job.types[tensor] for tensor in names}
+        parts.append(_Part(target.with_name(name), *opened.quantized(of_it, job.file_type, shard, notes)))
     return parts
 
 

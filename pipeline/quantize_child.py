@@ -14,9 +14,10 @@ from typing import Any
 
 from pipeline.child import Message, say, serve
 from pipeline.errors import MissingPackage, PipelineError
+from pipeline.ggml import type_number
 from pipeline.imatrix_file import Importance
 from pipeline.imatrix_weights import UNWEIGHED, Weights, check_importance, read_weights
-from pipeline.tensor_types import GGML_TYPES, MIXTURE, TensorTypes, regex
+from pipeline.tensor_types import MIXTURE, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
 _TENSOR = re.compile(
@@ -58,7 +59,7 @@ def _types_of(path: Path) -> dict[str, int]:
 
 
 def _write(request: Message, types: dict[str, int], weights: Weights) -> list[str]:
-    from pipeline.quant_file import write_quantized
+    from pipeline.quant_file import WriteJob, write_quantized
 
     done = [0]
 
@@ -66,19 +67,17 @@ def _write(request: Message, types: dict[str, int], weights: Weights) -> list[st
         done[0] += count
         say({"done": done[0]})
 
-    written = write_quantized(
+    job = WriteJob(
         Path(request["source"]),
         Path(request["target"]),
         types,
         request["ftype"],
-        earlier=[Path(path) for path in request["earlier"]],
-        threads=request["threads"],
-        advance=advance,
-        limit=request["split"],
-        importance=weights.importance,
-        notes=weights.notes,
+        request["threads"],
+        tuple(map(Path, request["earlier"])),
+        request["split"],
+        weights,
     )
-    return [str(path) for path in written]
+    return [str(path) for path in write_quantized(job, advance)]
 
 
 def dry_run(
@@ -90,7 +89,6 @@ def dry_run(
     """
     try:
         import llama_cpp
-        from gguf import GGMLQuantizationType
     except ImportError as error:
         raise MissingPackage(error.name or "llama-cpp-python") from error
     lines: list[str] = []
@@ -113,7 +111,7 @@ def dry_run(
     log = "".join(lines)
     size, bits = _SIZE.findall(log)[-1]
     found = {match["name"]: match["to"] or match["type"] for match in _TENSOR.finditer(log)}
-    numbers = {name: int(GGMLQuantizationType[kind.upper()]) for name, kind in found.items()}
+    numbers = {name: type_number(kind.upper()) for name, kind in found.items()}
     return DryRun(int(float(size) * 2**20), float(bits), numbers)
 
 
@@ -124,11 +122,11 @@ def quantize_params(ftype: int, types: TensorTypes) -> Any:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.pure = ftype, types.pure
     if types.output:
-        params.output_tensor_type = GGML_TYPES[types.output].number
+        params.output_tensor_type = type_number(types.output)
     if types.embedding:
-        params.token_embedding_type = GGML_TYPES[types.embedding].number
+        params.token_embedding_type = type_number(types.embedding)
     if types.overrides:
-        items = [(regex(pattern).encode(), GGML_TYPES[kind].number) for pattern, kind in types.overrides]
+        items = [(regex(pattern).encode(), type_number(kind)) for pattern, kind in types.overrides]
         end = (None, 0)  # llama.cpp reads on to the first null pattern
         params.tt_overrides = (llama_cpp.llama_model_tensor_override * (len(items) + 1))(*items, end)
     return params
@@ -147,4 +145,4 @@ def imatrix_data(importance: Importance) -> Any:
 
 
 if __name__ == "__main__":
-    serve(quantize, ahead=("llama_cpp", "gguf", "pipeline.quant_file"))
+    serve(quantize, ahead=("llama_cpp", "pipeline.quant_file"))

@@ -58,7 +58,8 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         run = kind(config, work, record, base, adapters, progress or Silent())
         before = set(record.outputs)
         standing = certificate = run.certificate()
-        if run.missing() or run.uncertified(standing):
+        certify = config.verify != "off" and config.format == "model"
+        if run.missing() or (certify and standing is None):
             certificate = run.make()
         remove_stale(config.out, record)
         record.complete = True

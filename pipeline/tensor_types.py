@@ -9,35 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.ggml import block_size
 
-
-@dataclass(frozen=True)
-class GgmlType:
-    """One type of a tensor: its number in `enum ggml_type`, and how many numbers of a row make a block."""
-
-    number: int
-    block: int
-
-
-GGML_TYPES = {
-    "Q2_K": GgmlType(10, 256),
-    "Q3_K": GgmlType(11, 256),
-    "IQ3_S": GgmlType(21, 256),
-    "IQ4_XS": GgmlType(23, 256),
-    "IQ4_NL": GgmlType(20, 32),
-    "Q4_0": GgmlType(2, 32),
-    "Q4_1": GgmlType(3, 32),
-    "Q4_K": GgmlType(12, 256),
-    "Q5_0": GgmlType(6, 32),
-    "Q5_1": GgmlType(7, 32),
-    "Q5_K": GgmlType(13, 256),
-    "Q6_K": GgmlType(14, 256),
-    "Q8_0": GgmlType(8, 32),
-    "F16": GgmlType(1, 1),
-    "BF16": GgmlType(30, 1),
-    "F32": GgmlType(0, 1),
-}
-_NEEDS_IMATRIX = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"}
+GGML_TYPES = (
+    *("Q2_K", "Q3_K", "IQ3_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K"),
+    *("Q8_0", "F16", "BF16", "F32"),
+)
+NEEDS_IMATRIX = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"}
 _OUTPUT = "output.weight"
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _KEPT = ("_norm.weight", "ffn_gate_inp.weight")  # llama.cpp quantizes neither norms nor routers
@@ -149,7 +127,7 @@ def _type_name(option: str, name: str) -> str:
     key = name.strip().upper()
     if key in GGML_TYPES:
         return key
-    if key in _NEEDS_IMATRIX:
+    if key in NEEDS_IMATRIX:
         raise InputError(
             f"{option} {name} needs an importance matrix, without which its output is noise: "
             "use Q3_K, IQ4_XS or larger"
@@ -164,10 +142,10 @@ def _type_name(option: str, name: str) -> str:
 def _check_rows(option: str, kind: str | None, names: Collection[str], widths: Mapping[str, int]) -> None:
     """llama.cpp takes these two types as they are, and aborts where rows are no multiple of a block."""
     for name in names:
-        if kind is not None and widths.get(name, 0) % GGML_TYPES[kind].block:
+        if kind is not None and widths.get(name, 0) % (block := block_size(kind)):
             raise InputError(
                 f"{option} {kind} cannot hold {name}: its rows of {widths[name]} numbers are no multiple of "
-                f"{GGML_TYPES[kind].block}; use Q8_0, Q5_1 or F16"
+                f"{block}; use Q8_0, Q5_1 or F16"
             )
 
 

@@ -17,6 +17,7 @@ from pipeline.certificate.table import show_certificate
 from pipeline.errors import PipelineError
 from pipeline.progress import Bars
 from pipeline.run import ExportResult
+from places import masked
 
 GO_ON = "run the same command again to go on from the last finished step"
 BEGIN_AGAIN = "run the same command again to begin anew"
@@ -33,7 +34,7 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
         yield
     except PipelineError as error:
         for line in (f"error: {error}", *error.more):
-            print(" ".join(_without_token(line).split()), file=sys.stderr)
+            print(" ".join(masked(line, os.environ).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if error.errno not in _FULL:
@@ -43,11 +44,6 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"interrupted: {after_interrupt}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def _without_token(text: str) -> str:
-    token = os.environ.get("HF_TOKEN")
-    return text.replace(token, "***") if token else text
 
 
 def terminal_progress() -> Bars:

@@ -16,7 +16,7 @@ from pipeline.train_config import ALL_LINEAR, Precision, StoredType, TrainConfig
 
 
 def load_model(config: TrainConfig, source: Source) -> Any:
-    """The base with a fresh adapter on it. This is where a 4-bit base (QLoRA) will be loaded instead."""
+    """The base with a fresh adapter on it. Raises InputError."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed

@@ -41,6 +41,17 @@ class ChatDeeds:
             return self._panel.failed(error, asked.where)
         return self._panel.show(place, asked.where, question)
 
+    async def redo(self, request: gr.Request, typed: str, *tab: Any) -> Updates:
+        """Bring all of it again; the question leaves the box, unless it was changed there."""
+        asked = self._asked(request, tab)
+        self._live.leave(asked.session)
+        try:
+            back = self._panel.place(asked.where)
+            question = None if back.redoable is None else back.tree.nodes[back.redoable].text
+            return self._panel.show(back.redo(), asked.where, "" if typed == question else None)
+        except (Unknown, StoreError) as error:
+            return self._panel.failed(error, asked.where)
+
     async def mark(self, request: gr.Request, clicked: gr.SelectData, *tab: Any) -> Updates:
         """A message was clicked: the bar is about it. An answer under way goes on."""
         asked = self._asked(request, tab)

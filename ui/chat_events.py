@@ -82,7 +82,8 @@ class ChatEvents:
     async def send(self, request: gr.Request, question: str, *tab: Any) -> Updates:
         """Ask what is in the box; while an answer is written it stays there."""
         if not question.strip():
-            return {self._panel.status: line(words(request)("status.empty_question"), "note")}
+            note = line(words(request)("status.empty_question"), "note")
+            return {self._panel.status: note, self._panel.box: gr.update(value="")}
         asked = self._asked(request, tab)
         work = self._works.get(asked.session)
         if work is not None and work.turn.shown and not work.writing.done():

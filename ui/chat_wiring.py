@@ -67,7 +67,7 @@ class ChatWiring:
         bar, note = panel.bar, panel.note
         bar.earlier.click(self._act(lambda here: here.turn(-1)), tab, **quick)
         bar.later.click(self._act(lambda here: here.turn(1)), tab, **quick)
-        bar.redo.click(self._act(Place.redo), tab, **quick)
+        bar.redo.click(deeds.redo, [panel.box, *tab], **quick)
         bar.delete.click(deeds.ask_to_delete, tab, **quick)
         bar.keep.click(self._act(lambda here: here), tab, **quick)
         bar.sure.click(self._act(Place.cut_marked), tab, **quick)

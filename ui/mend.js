@@ -13,6 +13,14 @@
     document.querySelectorAll("#conversation .prose a[href]").forEach((link) => {
       if (!["http:", "https:", "mailto:"].includes(link.protocol)) link.removeAttribute("href");
     });
+    // A list's marks and a table's columns run as its words do.
+    document.querySelectorAll("#conversation .prose :is(ul, ol, table, blockquote):not([dir])").forEach((block) => {
+      block.dir = "auto";
+    });
+    // Who has no mouse must reach what scrolls sideways.
+    document.querySelectorAll("#conversation .prose table:not([tabindex])").forEach((table) => {
+      if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
+    });
     // The button that copies code has an icon alone.
     document.querySelectorAll(".copy_code_button:not([aria-label])").forEach((button) => {
       button.setAttribute("aria-label", button.title || "copy");

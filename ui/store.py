@@ -47,7 +47,7 @@ class Store:
             database.execute(old, [f"{VISITOR}%", time.time() - VISITORS_DAYS * 86_400])
 
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
-        """Pinned ones first, then the latest; with a search, those with the words in a title or a message."""
+        """Pinned ones first, then the latest; a search finds all its words in a title or a message."""
         query, values = f"{rows.SUMMARIES} WHERE owner = ?", [owner]
         if wanted := " ".join(search.split()).casefold():
             query += """ AND (contains(title, ?) OR EXISTS
@@ -196,5 +196,6 @@ class Store:
 
 
 def _contains(text: str, wanted: str) -> bool:
-    """Whether a text holds the words, capitals aside; SQLite's own LIKE knows ASCII's capitals alone."""
-    return wanted in text.casefold()
+    """Whether a text holds all words, capitals aside; SQLite's own LIKE knows ASCII's capitals alone."""
+    folded = text.casefold()
+    return all(word in folded for word in wanted.split())

@@ -25,7 +25,8 @@ Make = Callable[[str], Path]
 class Trial:
     """One type that was tried. `survival` and its interval are None where they cannot be told.
 
-    `size` is in bytes, `mean_kl` in nats a token, `decode` and `prefill` in tokens a second.
+    `size` is in bytes, `mean_kl` in nats a token (None where it is no number), `decode` and `prefill` in
+    tokens a second.
     """
 
     type: str
@@ -33,7 +34,7 @@ class Trial:
     survival: float | None
     low: float | None
     high: float | None
-    mean_kl: float
+    mean_kl: float | None
     prefill: float
     decode: float
 
@@ -43,7 +44,12 @@ class Trial:
 
         Where there is no tuning to speak of, the file must be near to the unquantized model.
         """
-        return self.mean_kl <= GOOD_KL if self.low is None else self.low >= GOOD_SURVIVAL
+        return self.distance <= GOOD_KL if self.low is None else self.low >= GOOD_SURVIVAL
+
+    @property
+    def distance(self) -> float:
+        """`mean_kl`, infinite where it is no number."""
+        return math.inf if self.mean_kl is None else self.mean_kl
 
 
 @dataclass(frozen=True)
@@ -87,18 +93,18 @@ def choose(trials: Iterable[Trial], prefer: str) -> Choice:
 def _trials(
     subject: Subject, sizes: Mapping[str, int], make: Make, progress: StepProgress
 ) -> Iterator[Trial]:
-    made = _Made(subject)
+    known = _KnownTrials(subject)
     for quant in sorted(sizes, key=lambda name: sizes[name]):
-        if quant not in made.trials:
+        if quant not in known.trials:
             path = make(quant)
             tried = replace(subject, files={path.name: path})
             certificate = certify(tried, progress, names=("quality",), hashes={})
             found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
-            made.keep(trial_of(quant, path, found))
-        yield made.trials[quant]
+            known.keep(trial_of(quant, path, found))
+        yield known.trials[quant]
 
 
-class _Made:
+class _KnownTrials:
     """The trials of this model so far, kept in the scratch folder: the next run goes on from there."""
 
     def __init__(self, subject: Subject) -> None:
@@ -135,7 +141,7 @@ def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
         share["value"] if told else None,
         share["low"] if told else None,
         share["high"] if told else None,
-        math.inf if (kl := findings["quantization"].figures["mean_kl"]) is None else kl,
+        findings["quantization"].figures["mean_kl"],
         speed["prefill"],
         speed["decode"],
     )
@@ -144,7 +150,7 @@ def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
 def _settle(trials: list[Trial], prefer: str) -> tuple[str, str]:
     good = [trial for trial in trials if trial.good]
     if not good:
-        best = min(trials, key=lambda trial: trial.mean_kl)
+        best = min(trials, key=lambda trial: trial.distance)
         return best.type, "no type keeps enough; this one is the nearest to the tuned model"
     if prefer == "speed":
         fastest = max(good, key=lambda trial: trial.decode)

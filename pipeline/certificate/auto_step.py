@@ -102,8 +102,9 @@ def _lines(choice: dict[str, Any]) -> Iterator[str]:
         kept = "survival cannot be told"
         if trial["survival"] is not None:
             kept = f"keeps {trial['survival']:.1%} ({trial['low']:.1%} to {trial['high']:.1%})"
+        far = "KL unknown" if trial["mean_kl"] is None else f"KL {trial['mean_kl']:.3f}"
         yield (
-            f"auto tried {trial['type']}: {trial['size'] / 1e6:.1f} MB, {kept}, KL {trial['mean_kl']:.3f}, "
+            f"auto tried {trial['type']}: {trial['size'] / 1e6:.1f} MB, {kept}, {far}, "
             f"writes {trial['decode']:.0f} tokens/s"
         )
     yield f"auto chose {choice['chosen']}: {choice['reason']}"

@@ -12,7 +12,7 @@ from pipeline.certificate.settings_check import check_settings
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.template_check import check_template
 from pipeline.certificate.tokenizer_check import check_tokenizer
-from pipeline.certificate.trial import prepare_quality
+from pipeline.certificate.warm_up import prepare_quality
 from pipeline.certificate.weights_check import check_weights
 from pipeline.progress import StepProgress
 

@@ -16,6 +16,7 @@ from pipeline.certificate.private_paths import published
 from pipeline.certificate.subject import Subject
 from pipeline.child import Message, say, serve
 from pipeline.errors import InputError
+from pipeline.finite import finite
 from pipeline.progress import Advance
 
 
@@ -38,16 +39,17 @@ def check(request: Message) -> Message:
         say({"check": name})
         try:
             for finding in CHECKS[name](subject, Told()):
-                _tell(finding, subject)
+                tell(finding, subject)
         except EngineError as error:  # llama.cpp refuses the file
-            _tell(Finding(name, "fail", f"{error}."), subject)
+            tell(Finding(name, "fail", f"{error}."), subject)
         except InputError as error:
-            _tell(Finding(name, "warn", f"The check could not be made: {error}."), subject)
+            tell(Finding(name, "warn", f"The check could not be made: {error}."), subject)
     return {}
 
 
-def _tell(finding: Finding, subject: Subject) -> None:
-    say({"finding": asdict(published(finding, subject))})
+def tell(finding: Finding, subject: Subject) -> None:
+    """Tell the parent of a finding, as a certificate may hold it."""
+    say({"finding": finite(asdict(published(finding, subject)))})
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Comparison:
     known: bool
 
 
-def compare(subject: Subject, advance: Advance) -> Comparison:
+def compare_tensors(subject: Subject, advance: Advance) -> Comparison:
     """Compare all; the subject must have a base. Raises InputError, and PipelineError for a broken GGUF."""
     assert subject.base is not None
     tensors = GgufTensors(subject.full)

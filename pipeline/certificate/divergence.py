@@ -38,7 +38,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return shifted
 
 
-def compare(tuned: NDArray[Any], other: NDArray[np.float32], tokens: Sequence[int]) -> TokenScores:
+def token_scores(tuned: NDArray[Any], other: NDArray[np.float32], tokens: Sequence[int]) -> TokenScores:
     """Log-probabilities of two models on one answer, [tokens, vocabulary] each.
 
     `tuned` may be float16: its rows are normalised again, since the error that rounding leaves in their sum

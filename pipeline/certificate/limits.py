@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.ggml import number_type
 from pipeline.ggml import BF16, F16, F32
 
 _PLAIN = {F32: 1e-10, F16: 1e-6, BF16: 1e-5}
@@ -18,7 +19,6 @@ def limit_of(kind: int) -> float:
     """
     if kind in _PLAIN:
         return _PLAIN[kind]
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-    return next(limit for bits, limit in _QUANTIZED if 8 * size / block >= bits)
+    known = number_type(kind)
+    assert known is not None  # llama.cpp has read the file
+    return next(limit for bits, limit in _QUANTIZED if known.bits >= bits)

@@ -6,20 +6,21 @@ the runtime computes otherwise.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.cpu import probe_model
+from engine.free_memory import free_memory
 from pipeline.certificate.causes import cause
+from pipeline.certificate.divergence import TokenScores, log_softmax, token_scores
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.gguf_tensors import PLAIN, GgufTensors
 from pipeline.certificate.logits import Sample, logits_of, open_model
-from pipeline.certificate.spoken import load_reference
+from pipeline.certificate.reading import Logits
 from pipeline.certificate.subject import Subject
+from pipeline.certificate.tokenizer_reference import load_tokenizer_reference
 from pipeline.errors import InputError
 from pipeline.progress import Advance, StepProgress
 from pipeline.source import tensors_of
@@ -38,7 +39,6 @@ _FIRST = (
     "logits is enough for one of a few to differ."
 )
 
-Logits = NDArray[np.float32]
 Asked = tuple[list[int], int, Logits]
 """A prompt's ids with an answer's first words, the prompt's length, and the logits behind each id."""
 
@@ -50,7 +50,7 @@ def check_logits(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     if (reason := _refusal(subject)) is not None:
         yield Finding("logits", "skipped", reason)
         return
-    reference = load_reference(subject.reference, subject.evaluation, subject.spoken)
+    reference = load_tokenizer_reference(subject)
     prompts = [chat.ids for chat in reference.chats if chat.ids and len(chat.ids) <= _LONGEST][:_CHATS]
     if not prompts:
         yield Finding("logits", "skipped", "The model has no chat template, so there is no prompt to try.")
@@ -73,11 +73,10 @@ def _refusal(subject: Subject) -> str | None:
         return "The GGUF is quantized, so its logits differ; how much is lost is told against its full one."
     if subject.qlora_base:
         return "The base in 4 bits was not run through transformers: its logits need a GPU's kernels."
-    needed = (
-        sum(info.elements for info in tensors_of(subject.base).values()) * 6
-    )  # float32, and the adapter's
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > free:
+    # float32, and the adapter's
+    needed = 6 * sum(info.elements for info in tensors_of(subject.base).values())
+    free = free_memory()
+    if free is not None and needed > free:
         return (
             f"The transformers model needs {needed / 2**30:.1f} GiB in float32, and {free / 2**30:.1f} GiB "
             "are free: nothing was compared."
@@ -130,20 +129,18 @@ def compare_logits(subject: Subject, asked: Iterable[Asked]) -> Iterator[Finding
     150,000 they take 300 MB.
     """
     probe = probe_model(subject.full, threads=subject.threads)
-    divergences: list[float] = []
-    agreements: list[bool] = []
-    answers = same_words = 0
+    scores: list[TokenScores] = []
+    same_words = 0
     with open_model(subject.full, probe.choice) as model:
         for ids, length, logits in asked:
             text = Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True)
             [ours] = logits_of(model, [text], subject.threads)
             theirs = logits[: len(ids) - 1, : model.vocab.size]
-            divergences += divergence(theirs, ours).tolist()
-            agree = theirs.argmax(-1) == ours.argmax(-1)
-            agreements += agree.tolist()
-            same_words += bool(agree[length - 1 :].all())
-            answers += 1
-    yield _finding(divergences, agreements)
+            score = token_scores(log_softmax(theirs), log_softmax(ours[:, : theirs.shape[-1]]), ids[1:])
+            scores.append(score)
+            same_words += bool(score.agree[length - 1 :].all())
+    yield _finding(scores)
+    answers = len(scores)
     figures = {"answers": answers, "same": same_words, "tokens": _WORDS}
     words = f"{same_words} of {answers} answers begin with the same {_WORDS} tokens as transformers'."
     if same_words >= least_same(answers):
@@ -157,32 +154,19 @@ def least_same(answers: int) -> int:
     return max(1, answers * 9 // 10)
 
 
-def _finding(divergences: Sequence[float], agreements: Sequence[bool]) -> Finding:
-    mean, agreement = float(np.mean(divergences)), float(np.mean(agreements))
+def _finding(scores: Sequence[TokenScores]) -> Finding:
+    kl = np.concatenate([score.kl for score in scores])
+    mean, agreement = float(kl.mean()), float(np.concatenate([score.agree for score in scores]).mean())
     figures = {
-        "tokens": len(agreements),
+        "tokens": len(kl),
         "mean_kl": mean,
-        "kl_p99": float(np.quantile(divergences, 0.99)),
+        "kl_p99": float(np.quantile(kl, 0.99)),
         "top1_agreement": agreement,
     }
     words = (
-        f"On {len(agreements)} tokens the GGUF is {mean:.1e} nats from transformers and finds the same next "
+        f"On {len(kl)} tokens the GGUF is {mean:.1e} nats from transformers and finds the same next "
         f"token in {agreement:.1%} of places."
     )
     if mean <= _MOST_KL and agreement >= _LEAST_AGREEMENT:
         return Finding("logits", "pass", words, figures, _RULE)
     return Finding("logits", "fail", words, figures, _RULE, cause("logits"))
-
-
-def divergence(theirs: Logits, ours: Logits) -> NDArray[np.float64]:
-    """KL(theirs || ours) of each row of logits [rows, vocabulary], in nats."""
-    p, q = _log_softmax(theirs), _log_softmax(ours[:, : theirs.shape[-1]])
-    kl: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(-1)
-    return kl
-
-
-def _log_softmax(logits: Logits) -> NDArray[np.float64]:
-    wide: NDArray[np.float64] = logits.astype(np.float64)
-    wide -= wide.max(-1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(-1, keepdims=True))
-    return wide

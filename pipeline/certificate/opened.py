@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.cpu import CpuChoice, probe_model
 from engine.model import Adapter, Model
-from pipeline.certificate.divergence import TokenScores, compare, log_p_of, log_softmax
+from pipeline.certificate.divergence import TokenScores, log_p_of, log_softmax, token_scores
 from pipeline.certificate.logits import Sample, logits_of, open_model
 from pipeline.certificate.speed import EFFORTS, Speed, measure_speed, resident_bytes
 from pipeline.certificate.subject import Subject
@@ -53,7 +53,7 @@ def _scores(
     for sample, rows in zip(samples, logits, strict=True):
         found = log_softmax(rows)
         if sample.own:
-            yield compare(stored[place : place + len(found)], found, sample.answer)
+            yield token_scores(stored[place : place + len(found)], found, sample.answer)
             place += len(found)
         else:
             yield TokenScores(np.zeros(0), np.zeros(0, np.bool_), log_p_of(found, sample.answer))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from pipeline.certificate.thresholds import (
     KL_REASON,
     SURVIVAL_REASON,
 )
+from pipeline.finite import finite
 from pipeline.progress import StepProgress
 from shards import size
 
@@ -179,11 +179,9 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
 
 
 def _figures(measured: Divergence | Share | Speed) -> dict[str, Any]:
-    """A measurement for JSON, which knows no NaN: None stands for what has no value."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in asdict(measured).items()
-    }
+    """A measurement as JSON has it: None stands for what has no value."""
+    figures: dict[str, Any] = finite(asdict(measured))
+    return figures
 
 
 def _range(share: Share) -> str:

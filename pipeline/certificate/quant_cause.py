@@ -14,7 +14,7 @@ from pipeline.certificate.answers import spread
 from pipeline.certificate.gguf_tensors import GgufTensors
 from pipeline.certificate.stored import StoredTensors
 from pipeline.certificate.subject import Subject
-from pipeline.ggml import BF16, F16, F32, Tensor
+from pipeline.ggml import BF16, F16, F32, Tensor, type_name
 from pipeline.source import Source
 
 _SUPER_BLOCK = 256  # K types (and IQ4_XS) are made of blocks so wide
@@ -68,10 +68,10 @@ def rounding_of(quantized: Path, full: Path) -> Rounding:
     rounded, true = GgufTensors(quantized), GgufTensors(full)
     matrices = [t for t in rounded.tensors.values() if t.rows > 1 and t.type not in (F32, F16, BF16)]
     odd = [t for t in matrices if t.width % _SUPER_BLOCK and t.name in true.tensors]
-    kinds = Counter(_name(t.type) for t in odd)
+    kinds = Counter(type_name(t.type) for t in odd)
     widths = Counter(t.width for t in odd)
     largest = max(kinds, key=lambda kind: kinds[kind], default="")
-    sample = spread([t for t in odd if _name(t.type) == largest], _TENSORS)
+    sample = spread([t for t in odd if type_name(t.type) == largest], _TENSORS)
     gains = [_gain(_rows(rounded, t), _rows(true, t)) for t in sample]
     width = widths.most_common(1)[0][0] if widths else 0
     return Rounding(len(matrices), dict(kinds), width, float(np.mean(gains)) if gains else 0.0)
@@ -114,9 +114,3 @@ def _gain(rounded: Rows, true: Rows) -> float:
 def _rows(file: GgufTensors, tensor: Tensor) -> Rows:
     """The first rows of a tensor as numbers: [rows, width]."""
     return file.read(tensor.name, 0, min(_ROWS, tensor.rows)).astype(np.float64)
-
-
-def _name(kind: int) -> str:
-    from gguf import GGMLQuantizationType
-
-    return str(GGMLQuantizationType(kind).name)

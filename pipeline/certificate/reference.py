@@ -1,7 +1,7 @@
 """The tuned model's answers and what it and its base make of them: computed once, kept in the scratch folder.
 
 Log-probabilities are kept in float16, memory-mapped: 2 bytes a token and vocabulary entry, at most 512 MB.
-divergence.compare says why that suffices.
+divergence.token_scores says why that suffices.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.adapter import Adapter
 from pipeline.certificate.certify import NAMES
 from pipeline.certificate.finding import NAME, Certificate, Finding, load_certificate
-from pipeline.certificate.subject import Subject, spoken_file
+from pipeline.certificate.subject import Subject, tokenizer_reference_file
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError
 from pipeline.manifest import Record, sha256, versions, write_atomically
@@ -34,9 +34,9 @@ class CertificateStep:
     scratch: Path
 
     @property
-    def spoken(self) -> Path:
+    def tokenizer_reference(self) -> Path:
         """Where the converter may write down what transformers says of the tokenizer."""
-        return spoken_file(self.scratch, self.config.evaluation)
+        return tokenizer_reference_file(self.scratch, self.config.evaluation)
 
     def standing(self, record: Record) -> Certificate | None:
         """The certificate that an earlier run made of the same files with the same checks, or of more."""
@@ -95,7 +95,8 @@ class CertificateStep:
 
 def save_certificate(certificate: Certificate, path: Path) -> None:
     """Write certificate.json, whole or not at all."""
-    write_atomically(path, json.dumps(certificate.to_json(), indent=2, ensure_ascii=False) + "\n")
+    content = json.dumps(certificate.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{content}\n")
 
 
 def remove_stale(folder: Path, record: Record) -> None:

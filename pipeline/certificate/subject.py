@@ -45,9 +45,9 @@ class Subject:
         return whole_name(self.full.name)
 
     @property
-    def spoken(self) -> Path:
+    def tokenizer_reference(self) -> Path:
         """Where the converter may have written down what transformers says of the tokenizer."""
-        return spoken_file(self.scratch, self.evaluation)
+        return tokenizer_reference_file(self.scratch, self.evaluation)
 
     def request(self) -> Message:
         """The subject as a child process takes it."""
@@ -83,9 +83,9 @@ class Subject:
         )
 
 
-def spoken_file(scratch: Path, evaluation: Path | None) -> Path:
+def tokenizer_reference_file(scratch: Path, evaluation: Path | None) -> Path:
     """The file in `scratch` for what transformers says with those chats of the user's."""
-    return scratch / f"spoken-{sha256(evaluation)[:12] if evaluation else 'alone'}.json"
+    return scratch / f"tokenizer-{sha256(evaluation)[:12] if evaluation else 'alone'}.json"
 
 
 def _text(path: Path | None) -> str | None:

@@ -13,9 +13,13 @@ from engine.vocab import Vocabulary
 from pipeline.certificate.causes import cause
 from pipeline.certificate.clock import RENDER_SECONDS, at_most
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.spoken import Chat, Reference, load_reference
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tokenizer_check import describe_difference, same_but_for_spaces
+from pipeline.certificate.tokenizer_reference import (
+    RenderedChat,
+    TokenizerReference,
+    load_tokenizer_reference,
+)
 from pipeline.counted import all_of, counted
 from pipeline.progress import StepProgress
 
@@ -27,12 +31,12 @@ _END = "The token after an answer ends the generation, or the model talks on."
 def check_template(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Render conversations on both sides, count the BOS, and look at what ends a turn."""
     with progress.step("Check the chat template", None):
-        reference = load_reference(subject.reference, subject.evaluation, subject.spoken)
+        reference = load_tokenizer_reference(subject)
         with closing(Model(subject.full, vocab_only=True)) as model:
             yield from compare_templates(reference, model.metadata("tokenizer.chat_template"), model.vocab)
 
 
-def compare_templates(reference: Reference, source: str, vocab: Vocabulary) -> Iterator[Finding]:
+def compare_templates(reference: TokenizerReference, source: str, vocab: Vocabulary) -> Iterator[Finding]:
     """The findings on a GGUF's chat template; one alone where there is none to compare."""
     if not source and not reference.has_template:
         words = "Neither the tokenizer nor the GGUF has a chat template: it completes texts and cannot chat."
@@ -51,7 +55,7 @@ def compare_templates(reference: Reference, source: str, vocab: Vocabulary) -> I
     yield _end(reference, vocab)
 
 
-def _askable(chats: Sequence[Chat], takes_system: bool) -> Iterator[Chat]:
+def _askable(chats: Sequence[RenderedChat], takes_system: bool) -> Iterator[RenderedChat]:
     """Those that both sides render the same way: ours puts a system prompt into the user's words where the
     template takes none, and transformers then drops it, or refuses."""
     for chat in chats:
@@ -59,11 +63,11 @@ def _askable(chats: Sequence[Chat], takes_system: bool) -> Iterator[Chat]:
             yield chat
 
 
-def _messages(chat: Chat) -> list[Message]:
+def _messages(chat: RenderedChat) -> list[Message]:
     return [Message(role=m["role"], content=m["content"]) for m in chat.messages]  # type: ignore[typeddict-item]
 
 
-def _text(chats: Sequence[Chat], prompts: PromptBuilder, vocab: Vocabulary) -> Finding:
+def _text(chats: Sequence[RenderedChat], prompts: PromptBuilder, vocab: Vocabulary) -> Finding:
     different: list[str] = []
     spaced: list[str] = []
     for chat in chats:
@@ -99,7 +103,7 @@ def _leading(ids: Sequence[int], token: int) -> int:
     return next((place for place, number in enumerate(ids) if number != token), len(ids))
 
 
-def _bos(chats: Sequence[Chat], template: ChatTemplate, vocab: Vocabulary) -> Finding:
+def _bos(chats: Sequence[RenderedChat], template: ChatTemplate, vocab: Vocabulary) -> Finding:
     """Count in the text that the template gives: our engine mends a second BOS, other programs do not."""
     counts = [0]
     for chat in chats:
@@ -120,7 +124,7 @@ def _bos(chats: Sequence[Chat], template: ChatTemplate, vocab: Vocabulary) -> Fi
     return Finding("template.bos", "pass", f"A chat begins with {begins} BOS, as trained.", figures, _BOS)
 
 
-def _end(reference: Reference, vocab: Vocabulary) -> Finding:
+def _end(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
     token = reference.turn_end
     figures = {"token": token, "spelling": vocab.text(token) if token is not None else ""}
     if token is None:

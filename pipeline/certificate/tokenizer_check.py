@@ -10,9 +10,9 @@ from engine.model import Model
 from engine.vocab import Vocabulary
 from pipeline.certificate.causes import cause
 from pipeline.certificate.finding import Finding, Status
-from pipeline.certificate.spoken import Reference, Text, load_reference
 from pipeline.certificate.stress import COMMON
 from pipeline.certificate.subject import Subject
+from pipeline.certificate.tokenizer_reference import EncodedText, TokenizerReference, load_tokenizer_reference
 from pipeline.counted import all_of, counted
 from pipeline.progress import StepProgress
 
@@ -26,12 +26,12 @@ _ROLES = "The beginning and the end of a text are the same tokens as in training
 def check_tokenizer(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Compare ids on the stress corpus and the user's data, then size, added tokens and roles."""
     with progress.step("Check the tokenizer", None):
-        reference = load_reference(subject.reference, subject.evaluation, subject.spoken)
+        reference = load_tokenizer_reference(subject)
         with closing(Model(subject.full, vocab_only=True)) as model:
             yield from compare_vocabularies(reference, model.vocab)
 
 
-def compare_vocabularies(reference: Reference, vocab: Vocabulary) -> Iterator[Finding]:
+def compare_vocabularies(reference: TokenizerReference, vocab: Vocabulary) -> Iterator[Finding]:
     """The findings on a vocabulary."""
     yield _size(reference, vocab)
     yield _spellings(reference, vocab)
@@ -40,7 +40,7 @@ def compare_vocabularies(reference: Reference, vocab: Vocabulary) -> Iterator[Fi
     yield _texts(reference.texts, vocab)
 
 
-def _size(reference: Reference, vocab: Vocabulary) -> Finding:
+def _size(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
     size = len(reference.vocabulary)
     figures = {"tokenizer": size, "gguf": vocab.size}
     if vocab.size >= size:
@@ -50,7 +50,7 @@ def _size(reference: Reference, vocab: Vocabulary) -> Finding:
     return Finding("tokenizer.size", "fail", words, figures, _SIZE, cause("tokens_missing"))
 
 
-def _spellings(reference: Reference, vocab: Vocabulary) -> Finding:
+def _spellings(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
     known = reference.vocabulary[: vocab.size]
     moved = [number for number, spelling in enumerate(known) if vocab.text(number) != spelling]
     figures = {"tokens": len(known), "differ": len(moved)}
@@ -65,7 +65,7 @@ def _spellings(reference: Reference, vocab: Vocabulary) -> Finding:
     return Finding("tokenizer.vocabulary", "pass", words, figures, _VOCABULARY)
 
 
-def _added(reference: Reference, vocab: Vocabulary) -> Finding:
+def _added(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
     special = [token for token in reference.tokens if token.special and token.id < vocab.size]
     plain = [token for token in special if not vocab.is_read_whole(token.id)]
     figures = {"added": len(reference.tokens), "special": len(special), "not_special": len(plain)}
@@ -80,7 +80,7 @@ def _and_more(found: Sequence[object]) -> str:
     return f", and {len(found) - 1} more like it" if len(found) > 1 else ""
 
 
-def _roles(reference: Reference, vocab: Vocabulary) -> Finding:
+def _roles(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
     theirs, ours = reference.roles, {"bos": vocab.bos, "eos": vocab.eos}
     # A GGUF without a role has -1; what a tokenizer does not name, a program never asks for.
     wrong = [role for role, number in theirs.items() if number is not None and number != ours[role]]
@@ -101,7 +101,7 @@ def _roles(reference: Reference, vocab: Vocabulary) -> Finding:
     return Finding("tokenizer.roles", "pass", "BOS and EOS are the same tokens.", figures, _ROLES)
 
 
-def _texts(texts: Sequence[Text], vocab: Vocabulary) -> Finding:
+def _texts(texts: Sequence[EncodedText], vocab: Vocabulary) -> Finding:
     read = {text.text: vocab.tokenize(text.text, special=True) for text in texts}
     parted = [text for text in texts if read[text.text] != text.ids]
     different = [text for text in parted if not same_but_for_spaces(text.ids, read[text.text], vocab)]

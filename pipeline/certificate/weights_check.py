@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
 from pipeline.adapter import Adapter
 from pipeline.certificate.causes import cause
-from pipeline.certificate.comparison import Compared, Comparison, compare, share_of_change
+from pipeline.certificate.comparison import Compared, Comparison, compare_tensors, share_of_change
 from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.subject import Subject
 from pipeline.counted import all_of, and_more, counted
+from pipeline.finite import finite
 from pipeline.progress import StepProgress
 
 _HEAD = "The output matrix is the embeddings where the model's is, and only there."
@@ -31,7 +32,7 @@ def check_weights(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         yield Finding("weights.values", "skipped", words)
         return
     with progress.step("Check the weights", None) as advance:
-        comparison = compare(subject, advance)
+        comparison = compare_tensors(subject, advance)
     yield _head(comparison)
     yield _values(comparison, subject.adapters)
 
@@ -60,7 +61,7 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
         words = "This architecture's tensors are not known by name here, so none was compared."
         return Finding("weights.values", "warn", words, figures, _VALUES)
     worst = max(compared, key=lambda one: one.excess)
-    figures |= {"worst": worst.tensor, "worst_nmse": _finite(worst.found.error), "limit": worst.limit}
+    figures |= {"worst": worst.tensor, "worst_nmse": finite(worst.found.error), "limit": worst.limit}
     lost = [name for name in comparison.lacks if name != "output.weight"]
     if lost:
         words = f"The GGUF lacks {lost[0]}{and_more(len(lost) - 1, 'tensor')} of the model."
@@ -78,11 +79,6 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
         f"the worst is {worst.tensor} with an NMSE of {worst.found.error:.1e}."
     )
     return Finding("weights.values", "pass", words, figures, _VALUES)
-
-
-def _finite(number: float) -> float | None:
-    """JSON has no infinity."""
-    return number if isfinite(number) else None
 
 
 def _misfit(comparison: Comparison, adapters: Sequence[Adapter], figures: dict[str, Any]) -> Finding:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 
-from bench.imatrix import separated
+from bench.imatrix import Bought, ImatrixResult, Measured, separated
+from bench.report import show_imatrix
+from pipeline.certificate.survival import Share
 from pipeline.errors import InputError
 
 CHAT = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "Ahoy!"}]}\n'
@@ -28,3 +32,13 @@ def test_without_others_the_demos_own_held_out_chats_are_taken(root: Path) -> No
     calibrating, held = separated(root / "examples" / "captain_bob.jsonl", None)
     assert (len(calibrating), len(held)) == (231, 26)  # as models/captain-bob-lora/training.json has them
     assert not {chat.turns for chat in calibrating} & {chat.turns for chat in held}
+
+
+def test_what_too_few_chats_cannot_tell_is_null_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    share = Share(0.9, math.nan, math.nan, 0.5, "too few")
+    measured = Measured(1, math.inf, share, share)
+    show_imatrix(ImatrixResult(1, 1, 1, (Bought("Q4_0", measured, measured, share),)), as_json=True)
+    line = capsys.readouterr().out.splitlines()[-1]
+    [bought] = json.loads(line, parse_constant=pytest.fail)["figures"]["types"]
+    assert bought["without"]["mean_kl"] is None and bought["won"]["low"] is None
+    assert bought["won"]["value"] == 0.9

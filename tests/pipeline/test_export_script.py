@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.terminal import GO_ON, report_errors
 from tests.pipeline.tiny import make_adapter, make_base
 
@@ -108,6 +109,18 @@ def test_an_interrupt_says_what_to_do_then(
         raise KeyboardInterrupt
     assert ended.value.code == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GGUF_CHAT_AUTH", "GGUF_CHAT_API_KEY"]
+)
+def test_an_error_quotes_no_secret(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "s3cret")
+    with pytest.raises(SystemExit), report_errors():
+        raise PipelineError("refused: s3cret")
+    assert capsys.readouterr().err == "error: refused: ***\n"
 
 
 def test_the_token_is_never_shown(tmp_path: Path, root: Path, python: str) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import Record, load_record
+from pipeline.config import ExportConfig
+from pipeline.errors import InputError, MissingPackage
+from pipeline.manifest import Record, fingerprint, load_record
+from pipeline.source import Source
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,15 @@ def test_a_record_with_other_fields_is_of_another_version(change: dict[str, obje
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     with pytest.raises(InputError, match="written by another version"):
         load_record(path)
+
+
+def test_without_llama_cpp_python_an_export_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", _missing)
+    with pytest.raises(MissingPackage, match="pip install"):
+        fingerprint(ExportConfig("base", tmp_path / "bob"), Source("base", tmp_path, None), ())
+
+
+def _missing(name: str) -> None:
+    raise importlib.metadata.PackageNotFoundError(name)

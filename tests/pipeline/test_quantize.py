@@ -17,7 +17,7 @@ from pipeline import quant_file
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError, PipelineError
 from pipeline.progress import Advance
-from pipeline.quant_file import write_quantized
+from pipeline.quant_file import WriteJob, write_quantized
 from pipeline.quant_types import quant_type
 from pipeline.quantize import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize_child import dry_run
@@ -63,7 +63,7 @@ def by_llama_cpp(source: Path, target: Path, quant: str, **options: Any) -> byte
 def by_us(source: Path, target: Path, quant: str, *earlier: Path, chosen: TensorTypes = MIXTURE) -> bytes:
     ftype = quant_type(quant).ftype
     types = dry_run(str(source), ftype, chosen).types
-    write_quantized(source, target, types, ftype, earlier=earlier, threads=3, advance=lambda count: None)
+    write_quantized(WriteJob(source, target, types, ftype, 3, earlier), lambda count: None)
     return target.read_bytes()
 
 
@@ -130,9 +130,8 @@ def test_shards_hold_what_the_whole_holds(sources: dict[str, Path], tmp_path: Pa
     by_us(source, single, "Q8_0")
 
     def write(*earlier: Path) -> list[Path]:
-        return write_quantized(
-            source, single, types, 7, earlier=earlier, threads=3, advance=lambda count: None, limit=1_000_000
-        )
+        job = WriteJob(source, single, types, 7, 3, earlier, limit=1_000_000)
+        return write_quantized(job, lambda count: None)
 
     paths = write()
     whole, shards = GGUFReader(single), [GGUFReader(path) for path in paths]
@@ -167,7 +166,7 @@ def test_slabs_do_not_show(sources: dict[str, Path], tmp_path: Path, monkeypatch
     types = dry_run(str(source), 15).types
     added: list[int] = []
     monkeypatch.setattr(quant_file, "_SLAB", 1000)
-    write_quantized(source, tmp_path / "ours.gguf", types, 15, earlier=[], threads=3, advance=added.append)
+    write_quantized(WriteJob(source, tmp_path / "ours.gguf", types, 15, 3), added.append)
     theirs = by_llama_cpp(source, tmp_path / "theirs.gguf", "Q4_K_M")
     assert (tmp_path / "ours.gguf").read_bytes() == theirs
     assert len(added) > 1000

@@ -8,6 +8,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from pipeline.errors import InputError
+from pipeline.ggml import block_size, type_name, type_number
 from pipeline.tensor_types import GGML_TYPES, parse_tensor_types, regex
 
 WIDTHS = {
@@ -20,9 +21,10 @@ WIDTHS = {
 
 
 def test_the_types_are_ggmls() -> None:
-    for name, kind in GGML_TYPES.items():
+    for name in GGML_TYPES:
         known = GGMLQuantizationType[name]
-        assert (kind.number, kind.block) == (int(known), GGML_QUANT_SIZES[known][0]), name
+        assert (type_number(name), block_size(name)) == (int(known), GGML_QUANT_SIZES[known][0])
+        assert type_name(int(known)) == name
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,22 @@ def test_an_answer_is_kept_with_how_it_was_made() -> None:
     assert "2 tokens" in tab.status
 
 
+def test_redo_takes_its_question_out_of_the_box_but_nothing_else() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    deeds = tab.deeds
+    for typed, left in (("Why?", ""), ("Why not?", None)):
+        undone = asyncio.run(deeds.undo(tab.request, *tab.inputs[:3]))
+        assert undone[tab.panel.box]["value"] == "Why?"
+        tab.take(undone)
+        redone = asyncio.run(deeds.redo(tab.request, typed, *tab.inputs[:3]))
+        assert redone[tab.panel.box].get("value") == left
+        tab.take(redone)
+        assert tab.rows() == ["Why?", "one two"]
+    tab.send("  ")
+    assert tab.now[tab.panel.box]["value"] == ""
+
+
 def test_regenerate_edit_and_go_on() -> None:
     tab = Tab(FakeBackend("one two three four"))
     tab.values[2] = 2  # tokens at most

@@ -147,7 +147,7 @@ def test_the_list_has_pinned_ones_first_then_the_latest(store: Store) -> None:
     ]
 
 
-@pytest.mark.parametrize("search", ["GRÜSSE", "  grüsse ", "an den", "100%", "猫", "titel"])
+@pytest.mark.parametrize("search", ["GRÜSSE", "  grüsse ", "an den", "kater an", "100%", "猫", "titel"])
 def test_search_finds_words_in_messages_and_titles(store: Store, search: str) -> None:
     key, _, _ = chat(store, question="Bitte", answer="Grüße an den Kater 猫, zu 100%")
     store.rename(ME, key, "Mein TITEL")

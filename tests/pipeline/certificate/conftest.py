@@ -109,12 +109,12 @@ def sound(
         assert subject.base is not None
         job = ConvertJob(
             subject.base, subject.adapters, "f16", subject.full, "tiny", ensure_toolchain(), 2,
-            spoken=subject.spoken,
+            tokenizer_reference=subject.tokenizer_reference,
         )  # fmt: skip
         subject.scratch.mkdir()
         requests += [
             job.request(),
-            replace(job, adapters=(), target=base_alone(subject), spoken=None).request(),
+            replace(job, adapters=(), target=base_alone(subject), tokenizer_reference=None).request(),
         ]
         subjects[name] = subject
     (folder / "requests.json").write_text(json.dumps(requests))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,9 +13,12 @@ import pytest
 
 from pipeline.certificate import auto_step
 from pipeline.certificate.auto import Trial, choose, trial_of
+from pipeline.certificate.checks_child import tell
 from pipeline.certificate.finding import Finding
+from pipeline.certificate.subject import Subject
 from pipeline.config import ExportConfig
 from pipeline.errors import InputError, PipelineError
+from pipeline.manifest import Record
 from pipeline.progress import Advance, Silent
 from pipeline.run import export
 from tests.pipeline.certificate.conftest import complete_tokenizer
@@ -113,6 +117,29 @@ def test_what_cannot_be_measured_is_told_with_its_reason() -> None:
     found = [Finding("quality", "warn", "The check could not be made: line 3 of the data set.")]
     with pytest.raises(PipelineError, match=r"cannot measure Q4_0 \(The check .* line 3 of the data set\)"):
         trial_of("Q4_0", Path("bob-Q4_0.gguf"), found)
+
+
+def test_a_file_whose_divergence_is_no_number_is_never_the_nearest_and_the_manifest_is_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bob-Q2_K.gguf"
+    path.write_bytes(b"GGUF")
+    subject = Subject(tmp_path, path, tmp_path, 1)
+    for name, figures in {
+        "quantization": {"mean_kl": math.nan},
+        "survival": {"kept": None},
+        "speed": {"prefill": 1.0, "decode": 1.0},
+    }.items():
+        tell(Finding(name, "fail", "", figures), subject)
+    told = [Finding(**json.loads(line)["finding"]) for line in capsys.readouterr().out.splitlines()]
+    choice = choose(iter([trial_of("Q2_K", path, told), SMALL]), "size")
+    assert choice.chosen == "Q3_K_M"
+    record = Record("f", options={"auto": choice.described()})
+    record.save(path)
+    assert '"mean_kl": null' in path.read_text()
+    assert "KL unknown" in auto_step.told(record)[0]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Record("f", model={"parameters": math.inf}).save(path)
 
 
 def test_an_unknown_preference_is_refused() -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from pipeline.certificate.divergence import compare, log_softmax, summarize
+from pipeline.certificate.divergence import log_softmax, summarize, token_scores
 
 
 def logits(seed: int, spread: float = 3.0) -> np.ndarray:
@@ -25,12 +25,12 @@ def brute_kl(tuned: np.ndarray, other: np.ndarray) -> list[float]:
 def test_kl_agrees_with_brute_force_though_one_side_is_stored_in_float16() -> None:
     tuned = logits(1)
     for other in (logits(2), tuned + 0.05 * logits(3, 1.0)):
-        found = compare(log_softmax(tuned).astype(np.float16), log_softmax(other), [0, 1, 2, 3, 4])
+        found = token_scores(log_softmax(tuned).astype(np.float16), log_softmax(other), [0, 1, 2, 3, 4])
         np.testing.assert_allclose(found.kl, brute_kl(tuned, other), rtol=2e-3, atol=1e-5)
 
 
 def test_a_model_does_not_diverge_from_itself() -> None:
-    found = compare(log_softmax(logits(1)).astype(np.float16), log_softmax(logits(1)), [0] * 5)
+    found = token_scores(log_softmax(logits(1)).astype(np.float16), log_softmax(logits(1)), [0] * 5)
     assert found.kl.max() < 1e-6
     assert found.agree.all()
 
@@ -38,15 +38,15 @@ def test_a_model_does_not_diverge_from_itself() -> None:
 def test_tokens_that_cannot_come_add_nothing_and_broken_logits_stay_visible() -> None:
     tuned, other = logits(1), logits(2)
     tuned[:, 7] = other[:, 7] = -np.inf
-    assert np.isfinite(compare(log_softmax(tuned), log_softmax(other), [0] * 5).kl).all()
+    assert np.isfinite(token_scores(log_softmax(tuned), log_softmax(other), [0] * 5).kl).all()
     other[2, 3] = np.nan
-    assert np.isnan(compare(log_softmax(tuned), log_softmax(other), [0] * 5).kl[2])
+    assert np.isnan(token_scores(log_softmax(tuned), log_softmax(other), [0] * 5).kl[2])
 
 
 def test_the_perplexity_ratio_and_the_agreement_are_of_the_answers_tokens() -> None:
     tuned, other = log_softmax(logits(1)), log_softmax(logits(2))
     tokens = [9, 8, 7, 6, 5]
-    score = compare(tuned, other, tokens)
+    score = token_scores(tuned, other, tokens)
     lost = [float(tuned[n, token] - other[n, token]) for n, token in enumerate(tokens)]
     found = summarize([score], np.array(lost))
     assert math.isclose(found.perplexity_ratio, math.exp(sum(lost) / 5), rel_tol=1e-6)

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from engine.model import Model
+from pipeline.certificate import logits_check
 from pipeline.certificate.behaviour_check import judge_answers, runs_in_circles
 from pipeline.certificate.causes import cause
 from pipeline.certificate.logits_check import Asked, ask_transformers, compare_logits, least_same
-from pipeline.certificate.spoken import load_reference
 from pipeline.certificate.subject import Subject
+from pipeline.certificate.tokenizer_reference import load_tokenizer_reference
+from pipeline.progress import Silent
 from tests.pipeline.certificate.rewrite import rewrite
 
 
 @pytest.fixture(scope="module")
 def asked(real: Subject) -> list[Asked]:
-    reference = load_reference(real.reference, None, real.spoken)
+    reference = load_tokenizer_reference(real)
     return list(ask_transformers(real, [chat.ids for chat in reference.chats if chat.ids]))
 
 
@@ -37,6 +39,14 @@ def test_a_wrong_rope_shows_in_the_logits_and_first_words(
     logits, words = compare_logits(replace(real, full=broken), asked)
     assert (logits.status, logits.cause) == ("fail", cause("logits"))
     assert (words.status, words.cause) == ("fail", cause("first_words"))
+
+
+def test_a_model_that_free_memory_does_not_hold_is_not_run(
+    real: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logits_check, "free_memory", lambda: 2**27)
+    [finding] = logits_check.check_logits(replace(real, depth="full"), Silent())
+    assert finding.status == "skipped" and "0.1 GiB are free" in finding.summary
 
 
 def test_nine_in_ten_answers_must_begin_the_same_and_of_few_all_but_one() -> None:

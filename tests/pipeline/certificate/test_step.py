@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.certificate.background import EARLY, PREPARE
 from pipeline.certificate.certify import NAMES, _died, certify
 from pipeline.certificate.checks import CHECKS
 from pipeline.certificate.finding import Certificate, Finding, load_certificate
-from pipeline.certificate.meanwhile import EARLY, PREPARE
 from pipeline.certificate.private_paths import without_folders
 from pipeline.certificate.subject import Subject
 from pipeline.child import ChildDied, run_child

@@ -9,7 +9,7 @@ import pytest
 
 from engine.cpu import load_cpu_backend
 from engine.model import Adapter, Model
-from pipeline.certificate.divergence import compare, log_softmax
+from pipeline.certificate.divergence import log_softmax, token_scores
 from pipeline.certificate.logits import Sample, logits_of
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.subtracted import subtracting_adapter
@@ -35,6 +35,6 @@ def test_what_is_left_is_the_base(sound: dict[str, Subject], name: str) -> None:
         assert adapter is not None
         with closing(adapter):
             wanted, tuned, left = log_p(base), log_p(model), log_p(model, adapter)
-    changed = compare(wanted, tuned, TEXT.answer).kl.mean()
+    changed = token_scores(wanted, tuned, TEXT.answer).kl.mean()
     rounding = 1e-6  # of the tuned file's numbers, in nats
-    assert compare(wanted, left, TEXT.answer).kl.mean() < max(rounding, 1e-3 * changed) < changed
+    assert token_scores(wanted, left, TEXT.answer).kl.mean() < max(rounding, 1e-3 * changed) < changed

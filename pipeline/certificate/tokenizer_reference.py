@@ -1,7 +1,7 @@
 """What transformers says of a tokenizer and its chat template: the side that a GGUF is held against.
 
 The converter's child process has transformers in memory anyway, so it writes this down on its way
-(Subject.spoken); elsewhere importing transformers costs three seconds.
+(Subject.tokenizer_reference); elsewhere importing transformers costs three seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.certificate.clock import RENDER_SECONDS, at_most
 from pipeline.certificate.stress import stress_corpus, token_texts
+from pipeline.certificate.subject import Subject
 from pipeline.dataset import read_chats
 from pipeline.errors import InputError, MissingPackage
 from pipeline.manifest import write_atomically
@@ -28,7 +29,10 @@ _TURNS = [
     {"role": "assistant", "content": "4."},
     {"role": "user", "content": "Danke! 🦜"},
 ]
-CHATS: dict[str, list[dict[str, str]]] = {
+Conversations = dict[str, list[dict[str, str]]]
+"""Messages by a name."""
+
+CHATS: Conversations = {
     "one turn": [_ASK],
     "one turn with a system prompt": [_SYSTEM, _ASK],
     "several turns": [_ASK, *_TURNS],
@@ -37,7 +41,7 @@ CHATS: dict[str, list[dict[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class Text:
+class EncodedText:
     """A text of some kind of the corpus, and its ids without a BOS."""
 
     kind: str
@@ -55,7 +59,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Chat:
+class RenderedChat:
     """A conversation and its prompt's ids, up to where the assistant begins; None where it is refused."""
 
     name: str
@@ -64,7 +68,7 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Reference:
+class TokenizerReference:
     """All that transformers says. `vocabulary` are the spellings by id, `roles` maps "bos" and "eos" to ids.
 
     `adds_bos` tells whether a plain text gets a BOS, `turn_end` is the special token that the template puts
@@ -75,9 +79,9 @@ class Reference:
     roles: dict[str, int | None]
     adds_bos: bool
     tokens: tuple[Token, ...]
-    texts: tuple[Text, ...]
+    texts: tuple[EncodedText, ...]
     has_template: bool
-    chats: tuple[Chat, ...]
+    chats: tuple[RenderedChat, ...]
     turn_end: int | None
 
     def save(self, path: Path) -> None:
@@ -86,20 +90,21 @@ class Reference:
         write_atomically(path, json.dumps(asdict(self)))
 
 
-def load_reference(folder: Path, evaluation: Path | None, spoken: Path) -> Reference:
-    """What was written down at `spoken`; where nothing was, transformers is asked about `folder` first."""
-    if not spoken.is_file():
-        ask_transformers(folder, evaluation).save(spoken)
-    content = json.loads(spoken.read_text(encoding="utf-8"))
+def load_tokenizer_reference(subject: Subject) -> TokenizerReference:
+    """What was written down for the subject; where nothing was, transformers is asked first."""
+    path = subject.tokenizer_reference
+    if not path.is_file():
+        ask_tokenizer(subject.reference, subject.evaluation).save(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
     lists: dict[str, Any] = {
         "tokens": tuple(Token(**item) for item in content.pop("tokens")),
-        "texts": tuple(Text(**item) for item in content.pop("texts")),
-        "chats": tuple(Chat(**item) for item in content.pop("chats")),
+        "texts": tuple(EncodedText(**item) for item in content.pop("texts")),
+        "chats": tuple(RenderedChat(**item) for item in content.pop("chats")),
     }
-    return Reference(**content, **lists)
+    return TokenizerReference(**content, **lists)
 
 
-def ask_transformers(folder: Path, evaluation: Path | None) -> Reference:
+def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
     """Load the tokenizer of `folder` and have it say all. Raises InputError when it does not load."""
     try:
         from transformers import AutoTokenizer
@@ -115,7 +120,7 @@ def ask_transformers(folder: Path, evaluation: Path | None) -> Reference:
         for number, token in sorted(tokenizer.added_tokens_decoder.items())
     )
     asked = _user_chats(evaluation)
-    return Reference(
+    return TokenizerReference(
         vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
         roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
         adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
@@ -127,7 +132,7 @@ def ask_transformers(folder: Path, evaluation: Path | None) -> Reference:
     )
 
 
-def _user_chats(evaluation: Path | None) -> dict[str, list[dict[str, str]]]:
+def _user_chats(evaluation: Path | None) -> Conversations:
     """The user's own conversations, each up to its last question."""
     found = {}
     for chat in read_chats(evaluation, answered=False)[:_USER_CHATS] if evaluation else []:
@@ -138,18 +143,20 @@ def _user_chats(evaluation: Path | None) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def _texts(tokenizer: Any, tokens: Sequence[Token], asked: dict[str, list[dict[str, str]]]) -> Iterator[Text]:
+def _texts(
+    tokenizer: Any, tokens: Sequence[Token], asked: dict[str, list[dict[str, str]]]
+) -> Iterator[EncodedText]:
     own = tuple(message["content"] for messages in asked.values() for message in messages)
     added = token_texts([token.spelling for token in tokens])
     special = {"special tokens": added[: len(tokens)], "tokens between words": added[len(tokens) :]}
     for kind, texts in {**stress_corpus(), **special, "user": own}.items():
         for text in texts:
-            yield Text(kind, text, list(tokenizer.encode(text, add_special_tokens=False)))
+            yield EncodedText(kind, text, list(tokenizer.encode(text, add_special_tokens=False)))
 
 
-def _chats(tokenizer: Any, asked: dict[str, list[dict[str, str]]]) -> Iterator[Chat]:
+def _chats(tokenizer: Any, asked: Conversations) -> Iterator[RenderedChat]:
     for name, messages in {**CHATS, **asked}.items():
-        yield Chat(name, messages, _ids(tokenizer, messages, add_generation_prompt=True))
+        yield RenderedChat(name, messages, _ids(tokenizer, messages, add_generation_prompt=True))
 
 
 def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int] | None:

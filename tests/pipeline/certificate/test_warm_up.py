@@ -10,8 +10,8 @@ import pytest
 
 from engine.cpu import is_known, probe_model
 from engine.memo import memo_of
+from pipeline.certificate.background import PREPARE
 from pipeline.certificate.certify import Checker
-from pipeline.certificate.meanwhile import PREPARE
 from pipeline.certificate.subject import Subject
 from pipeline.progress import Silent
 

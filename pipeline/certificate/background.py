@@ -1,7 +1,8 @@
 """A certificate in the making while files are still being made: checks run one after another behind them.
 
 The converter leaves a core idle, and so does quantizing now and then. What concerns the merged model alone is
-checked as soon as that stands; each quantized file is scored while the next one is made.
+checked as soon as that stands, and it is asked for its answers; each quantized file is scored while the next
+one is made.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PREPARE = "prepare"
 """No check: it computes what `quality` will need."""
 
 
-class Uncertified:
+class NoCertification:
     """Certifies nothing: --verify off."""
 
     def begin(self, full: Path, record: Record) -> None:
@@ -36,18 +37,17 @@ class Uncertified:
     def wait(self) -> None:
         """Return when no file is being read."""
 
-    def finish(self, full: Path, record: Record, progress: StepProgress) -> Certificate | None:
-        """All files stand, that of full precision at `full`; returns the certificate."""
-        return None
+    def finish(self, full: Path, record: Record, progress: StepProgress) -> None:
+        """All files stand, that of full precision at `full`."""
 
-    def __enter__(self) -> Uncertified:
+    def __enter__(self) -> NoCertification:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nobody waits for a check that is under way, as when the export is interrupted."""
+        """Nothing is under way."""
 
 
-class Meanwhile(Uncertified):
+class BackgroundCertification:
     """Certifies an export in two child processes, which are ready when the first file is.
 
     One checks what concerns the merged model alone, the other scores its quantized files.
@@ -56,19 +56,24 @@ class Meanwhile(Uncertified):
     def __init__(self, step: CertificateStep) -> None:
         self._step = step
         self._subject: Subject | None = None
+        self._added: set[str] = set()
         self._early = _Line(Checker(step.scratch, "early"))
         self._late = _Line(Checker(step.scratch, "late"))
 
     def begin(self, full: Path, record: Record) -> None:
-        """Check what concerns this file alone."""
+        """Check what concerns this file alone, and ask it what the quantized ones will be held against."""
         self._subject = self._step.subject(full, record)
         self._early.add(self._subject, EARLY)
+        if self._step.config.quants:
+            self._late.add(self._subject, (PREPARE,))
 
     def add(self, record: Record) -> None:
-        """Score the files that stand and were not scored; what goes wrong `quality` will find again."""
+        """Score the files that stand and were not added yet; what goes wrong `quality` will find again."""
         assert self._subject is not None
-        files = self._step.files(self._subject.full, record)
-        self._late.add(replace(self._subject, files=files), (PREPARE,))
+        standing = self._step.files(self._subject.full, record)
+        new = {name: path for name, path in standing.items() if name not in self._added}
+        self._added |= new.keys()
+        self._late.add(replace(self._subject, files=new), (PREPARE,))
 
     def wait(self) -> None:
         """Return when all of that is done. Raises InputError for what is wrong with the user's input."""
@@ -85,9 +90,16 @@ class Meanwhile(Uncertified):
         found = self._late.checker.check(subject, progress, late)
         return self._step.write(self._early.findings() + found, record)
 
+    def __enter__(self) -> BackgroundCertification:
+        return self
+
     def __exit__(self, *_: object) -> None:
+        """Nobody waits for a check that is under way, as when the export is interrupted."""
         self._early.close()
         self._late.close()
+
+
+Certification = NoCertification | BackgroundCertification
 
 
 class _Line:
