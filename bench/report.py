@@ -16,6 +16,7 @@ from bench.export import Comparison
 from bench.measure import Usage
 from bench.page import PageCost
 from bench.serve import Cell, ServeResult
+from pipeline.counted import counted
 from pipeline.finite import finite
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def show_soak(result: SoakResult, as_json: bool) -> None:
     )
     for fault in result.wrong[:20]:
         console.print(f"WRONG: {fault}", markup=False)
-    console.print(f"{len(result.wrong)} wrong answers")
+    console.print(counted(len(result.wrong), "wrong answer"))
     if as_json:
         figures = {
             "seconds": result.seconds,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.chat_line import Chat, Turn, parse_line
+from pipeline.counted import counted
 from pipeline.errors import InputError
 
 __all__ = [
@@ -107,7 +108,7 @@ def all_or_told(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
         except InputError as error:
             errors.append(str(error))
     if errors:
-        left = [f"and {len(errors) - _TOLD} more lines"] if len(errors) > _TOLD else []
+        left = [f"and {counted(len(errors) - _TOLD, 'more line')}"] if len(errors) > _TOLD else []
         raise InputError(errors[0], [*errors[1:_TOLD], *left])
     return made
 
@@ -122,8 +123,8 @@ def split_chats(chats: Sequence[Chat], held_out: float, seed: int) -> tuple[list
     count = max(1, round(len(distinct) * held_out)) if held_out > 0 else 0
     if count >= len(distinct):
         raise InputError(
-            f"{len(distinct)} different chats are too few to hold out {held_out:g} of them: "
-            "add chats, or use --held-out 0"
+            f"{counted(len(distinct), 'different chat is', 'different chats are')} too few "
+            f"to hold out {held_out:g} of them: add chats, or use --held-out 0"
         )
     random.Random(seed).shuffle(distinct)
     held = set(distinct[:count])

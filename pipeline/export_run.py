@@ -23,6 +23,7 @@ from pipeline.manifest import (
 )
 from pipeline.progress import StepProgress
 from pipeline.source import Source
+from pipeline.trained_on import base_model
 from pipeline.workspace import Workspace
 from shards import whole_name
 
@@ -57,6 +58,8 @@ class ExportRun(ABC):
     def describe_inputs(self) -> dict[str, Any]:
         """The inputs for the manifest: where they are from, and their hashes."""
         described: dict[str, Any] = {"base": describe_input(self.base)}
+        if model := base_model(self.base, self.adapters):
+            described["base"]["model"] = model
         if self.adapters:
             described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
             described["merged_into"] = merged_into(self.config)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.adapter import Adapter
 from pipeline.checkpoint import Tensors
+from pipeline.counted import and_more
 from pipeline.errors import InputError, MissingPackage
 from pipeline.layer import tuned_layers
 from pipeline.parameters import Parameters
@@ -80,9 +81,9 @@ class Merger:
         """Check that nothing of the adapter was left out; raises InputError that names what was."""
         if self._waiting:
             raise InputError(
-                f"the adapter {self._adapter.spec!r} needs {min(self._waiting)} and "
-                f"{len(self._waiting) - 1} more tensors in the GGUF, and llama.cpp's converter leaves them "
-                "out for this architecture: its tuning would be lost"
+                f"the adapter {self._adapter.spec!r} needs {min(self._waiting)}"
+                f"{and_more(len(self._waiting) - 1, 'tensor')} in the GGUF, and llama.cpp's converter leaves "
+                "them out for this architecture: its tuning would be lost"
             )
 
     def _build(self, base: Source) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.adapter import PEFT_PREFIX, Adapter
 from pipeline.checkpoint import Checkpoint
+from pipeline.counted import counted
 from pipeline.errors import InputError, MissingPackage
 from pipeline.source import Source
 
@@ -193,8 +194,8 @@ class Weights:
         missing = sorted(wanted.keys() - found.keys())
         if missing:
             raise InputError(
-                f"the adapter {self._spec!r} lacks {len(missing)} tensors that its configuration names, "
-                f"{missing[0]} first: it was made for another base, or its file is incomplete"
+                f"the adapter {self._spec!r} lacks {counted(len(missing), 'tensor')} that its configuration "
+                f"names, {missing[0]} first: it was made for another base, or its file is incomplete"
             )
 
 

@@ -239,5 +239,5 @@ def _check_shards(source: Source) -> None:
     if missing:
         raise InputError(
             f"the base model in {source.folder} is incomplete: {len(missing)} of {len(shards)} weight files "
-            f"are missing ({missing[0]} first): download it again"
+            f"{'is' if len(missing) == 1 else 'are'} missing ({missing[0]} first): download it again"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adapter import Adapter
+from pipeline.counted import and_more, counted
 from pipeline.errors import MissingPackage
 from pipeline.source import Source, read_json
 
@@ -67,8 +68,8 @@ def _replaced(
     beyond = [token for token, number in after.items() if rows is not None and number >= rows]
     if beyond:
         line = (
-            f"the tokenizer is the base's: the adapter's ({adapter.spec!r}) has {beyond[0]!r} and "
-            f"{len(beyond) - 1} more tokens, for which the {rows} rows of the embeddings leave no room"
+            f"the tokenizer is the base's: the adapter's ({adapter.spec!r}) has {beyond[0]!r}"
+            f"{and_more(len(beyond) - 1, 'token')}, for which the {rows} rows of the embeddings leave no room"
         )
         return files, [line]
     notes = [*_token_notes(before, after, adapter), *_role_notes(files, own, adapter)]
@@ -86,13 +87,15 @@ def _token_notes(before: Tokens, after: Tokens, adapter: Adapter) -> list[str]:
     added = sorted(after.keys() - before.keys(), key=lambda token: after[token])
     if before and added:
         notes.append(
-            f"the adapter's tokenizer ({adapter.spec!r}) adds {len(added)} token(s), {added[0]!r} first"
+            f"the adapter's tokenizer ({adapter.spec!r}) adds {counted(len(added), 'token')}, "
+            f"{added[0]!r} first"
         )
     moved = [token for token in before if after.get(token, before[token]) != before[token]]
     if moved:
         notes.append(
-            f"the adapter's tokenizer ({adapter.spec!r}) gives {moved[0]!r} and {len(moved) - 1} more tokens "
-            f"other numbers than the base's ({after[moved[0]]}, not {before[moved[0]]})"
+            f"the adapter's tokenizer ({adapter.spec!r}) gives "
+            f"{moved[0]!r}{and_more(len(moved) - 1, 'token')} other numbers "
+            f"than the base's ({after[moved[0]]}, not {before[moved[0]]})"
         )
     return notes
 

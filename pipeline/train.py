@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.adapter_card import CARD, adapter_card, own_card
 from pipeline.dataset import Chat, Example, all_or_told, encode_chat, read_chats, split_chats
 from pipeline.embedded import read_record
 from pipeline.errors import InputError, MissingPackage
@@ -33,10 +34,10 @@ _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
 def finetune(config: TrainConfig, progress: StepProgress | None = None) -> Path:
     """Train an adapter and write it to `config.out`; returns that folder.
 
-    It holds adapter_model.safetensors, adapter_config.json and training.json (the options, the data's
-    SHA-256, the versions and a TrainReport). The tokenizer and the chat template stay the base's own, and
-    are not copied. Raises InputError before anything is loaded when the input is wrong. Interrupted,
-    it leaves `out` as it was.
+    It holds adapter_model.safetensors, adapter_config.json, training.json (the options, the data's SHA-256,
+    the versions and a TrainReport) and README.md, where `out` had none of the user's own. The tokenizer and
+    the chat template stay the base's own, and are not copied. Raises InputError before anything is loaded
+    when the input is wrong. Interrupted, it leaves `out` as it was.
     """
     progress = progress or Silent()
     _check_out(config)
@@ -147,6 +148,10 @@ def _save(config: TrainConfig, source: Source, model: Any, report: TrainReport, 
     lora.inference_mode = True
     lora.save_pretrained(folder)
     record = {"options": _options(config, source), "report": asdict(report), "versions": _versions()}
+    card = own_card(config.out) or adapter_card(
+        config.out.resolve().name, record["options"], record["report"]
+    )
+    (folder / CARD).write_text(card, encoding="utf-8")
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

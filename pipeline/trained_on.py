@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.adapter import Adapter
@@ -26,6 +27,20 @@ def other_bases(base: Source, adapters: Sequence[Adapter]) -> list[str]:
     folders as they like.
     """
     return [words for adapter in adapters for words in _said(base, adapter)]
+
+
+def base_model(base: Source, adapters: Sequence[Adapter]) -> str:
+    """The base's Hub id: its own, else the one that its adapters agree on; empty where that is not known."""
+    known = _hub_name(base)
+    if known or other_bases(base, adapters):
+        return known
+    named = {str(adapter.config.get("base_model_name_or_path")) for adapter in adapters}
+    return named.pop() if len(named) == 1 and all(map(_on_the_hub, named)) else ""
+
+
+def _on_the_hub(name: str) -> bool:
+    """Whether a name is a Hub id, and no path such as models/mine."""
+    return bool(HUB_ID.fullmatch(name)) and not Path(name).parent.is_dir()
 
 
 def _said(base: Source, adapter: Adapter) -> Iterator[str]:

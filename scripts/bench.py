@@ -31,10 +31,10 @@ from pipeline.terminal import report_errors, terminal_progress
 
 SCRATCH = Path("bench-scratch")
 
-# What several benchmarks take.
-Users = Annotated[list[int] | None, typer.Option(help="Users at once; may be repeated.")]
+Users = Annotated[list[int] | None, typer.Option(metavar="N", help="Users at once; may be repeated.")]
+Quant = Annotated[list[str] | None, typer.Option(metavar="TYPE", help="Quantization type, may be repeated.")]
 Context = Annotated[int, typer.Option(help="Tokens that one conversation may hold.")]
-Threads = Annotated[int | None, typer.Option(help="Default: the physical cores.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads.", show_default="the physical cores")]
 Quick = Annotated[bool, typer.Option(help="A few tokens only, to see that it works.")]
 Logs = Annotated[Path, typer.Option(help="Folder for the runs' logs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as a last line of JSON.")]
@@ -56,7 +56,7 @@ def export(
         str | None, typer.Option(help=f"Or random weights of a real shape: {', '.join(SHAPES)}.")
     ] = None,
     dora: Annotated[bool, typer.Option("--dora", help="With --shape: the adapter is a DoRA.")] = False,
-    quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
+    quant: Quant = None,
     scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
     json: Json = False,
 ) -> None:
@@ -80,7 +80,7 @@ def memory(
     shape: Annotated[str, typer.Option(help=f"Random weights of a real shape: {', '.join(SHAPES)}.")],
     layers: Annotated[list[int] | None, typer.Option(help="May be repeated. Default: 2, 8, 16, 32.")] = None,
     dora: Annotated[bool, typer.Option("--dora", help="The adapter is a DoRA.")] = False,
-    quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
+    quant: Quant = None,
     scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
     json: Json = False,
 ) -> None:
@@ -218,7 +218,7 @@ def imatrix_command(
             help="Other chats, to measure on. Default: those of --calibrate that finetune.py would hold out.",
         ),
     ] = None,
-    quant: Annotated[list[str] | None, typer.Option(help="Quantization type, may be repeated.")] = None,
+    quant: Quant = None,
     threads: Threads = None,
     scratch: Annotated[
         Path, typer.Option(help="Folder for the files, which stay for another run.")

@@ -1,9 +1,10 @@
-"""Chat with a GGUF in the terminal: python scripts/chat.py MODEL.gguf; one answer with --prompt-file FILE."""
+"""Chat with a GGUF in the terminal: python scripts/chat.py MODEL.gguf; one answer with --prompt TEXT."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 # `python scripts/chat.py` puts scripts/ on the path; the rooms (engine, ui) are one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.errors import EngineError
+from engine.errors import EngineError, SettingsError
 from engine.recommended import sampling_over
 from engine.settings import EngineSettings, SamplingSettings
 from ui.catalog import started_with
@@ -21,11 +22,12 @@ from ui.options import ContextSize, KvCacheType, Model, Speculation, Threads, ru
 from ui.terminal import TerminalChat, read_prompt, run_loop, run_once
 
 DEFAULTS = SamplingSettings()
+sampled = partial(typer.Option, rich_help_panel="Answers")
 
 
 def own_or(name: str, text: str) -> Any:
     """An option whose default is the model's own value, else ours."""
-    return typer.Option(help=text, show_default=f"the model's own, else {getattr(DEFAULTS, name):g}")
+    return sampled(metavar="N", help=text, show_default=f"the model's own, else {getattr(DEFAULTS, name):g}")
 
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -35,21 +37,28 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     *,
     model: Model = None,
-    prompt_file: Annotated[
-        Path | None,
-        typer.Option(help="Answer this file's text ('-': stdin) and leave; the answer alone on stdout."),
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", help="Answer this and leave; the answer alone on stdout."
+        ),
     ] = None,
-    system: Annotated[str, typer.Option(help="The system prompt.")] = "",
+    prompt_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same with a file's text; '-' is stdin.")
+    ] = None,
+    system: Annotated[str, typer.Option(metavar="TEXT", help="The system prompt.")] = "",
     temperature: Annotated[float | None, own_or("temperature", "0 always says the likeliest.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Where an answer is cut.")] = DEFAULTS.max_tokens,
+    max_tokens: Annotated[int, sampled(metavar="N", help="Where an answer is cut.")] = DEFAULTS.max_tokens,
     repeat_penalty: Annotated[
         float | None, own_or("repeat_penalty", "Above 1, words already said count less.")
     ] = None,
     top_p: Annotated[float | None, own_or("top_p", "Keep the likeliest words up to this share.")] = None,
     top_k: Annotated[int | None, own_or("top_k", "Keep this many of the likeliest; 0 keeps all.")] = None,
     min_p: Annotated[float | None, own_or("min_p", "Drop words below this share of the likeliest.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same number repeats an answer.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; may be repeated.")] = None,
+    seed: Annotated[int | None, sampled(metavar="N", help="The same number repeats an answer.")] = None,
+    stop: Annotated[
+        list[str] | None, sampled(metavar="TEXT", help="Text that ends an answer; may be repeated.")
+    ] = None,
     context: ContextSize = ENGINE.context,
     threads: Threads = ENGINE.threads,
     kv_type: KvCacheType = ENGINE.kv_type,
@@ -62,15 +71,22 @@ def main(
         given = {name: value for name, value in named.items() if value is not None}
         given |= {"max_tokens": max_tokens, "stop": tuple(stop or ())}
         sampling_over({}, given)  # what is wrong is said before a model loads
-        prompt = None if prompt_file is None else read_prompt(prompt_file, sys.stdin.read)
+        question = prompt_of(prompt, prompt_file)
         settings = EngineSettings(
             context=context, slots=1, threads=threads, kv_type=kv_type, speculation=speculation
         )
-        code = run(model, settings, given, system, prompt)
+        code = run(model, settings, given, system, question)
     except EngineError as error:
         typer.echo(f"error: {error}", err=True)
         code = 2
     raise typer.Exit(code)
+
+
+def prompt_of(text: str | None, file: Path | None) -> str | None:
+    """What is to be answered once; None for a conversation. Raises SettingsError."""
+    if text is not None and file is not None:
+        raise SettingsError("--prompt and --prompt-file cannot go together: give one of them")
+    return text if file is None else read_prompt(file, sys.stdin.read)
 
 
 def run(

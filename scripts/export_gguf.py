@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,87 +22,118 @@ from pipeline.terminal import GO_ON, report_errors, show_export, terminal_progre
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+# Options by the panel of --help that they are in; those without one come first there.
+types = partial(typer.Option, rich_help_panel="Types")
+checks = partial(typer.Option, rich_help_panel="Checks")
+running = partial(typer.Option, rich_help_panel="Running")
+
+Threads = Annotated[
+    int | None,
+    running(metavar="N", help="Threads.", show_default="the physical cores that are really yours"),
+]
+Evaluation = Annotated[
+    Path | None, checks("--eval", metavar="FILE.jsonl", help="Your own chats to check the files with.")
+]
+
 
 @app.command()
 def main(
     *,
-    base: Annotated[str, typer.Option(help="Base model: a folder with safetensors, or a Hub id.")],
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="Base model: a folder with safetensors, or a Hub id.")
+    ],
     out: Annotated[
-        str, typer.Option(metavar="PATH", help="Folder to write to; its last part names the files.")
+        str, typer.Option(metavar="FOLDER", help="Where to write; its last part names the files.")
     ],
     adapter: Annotated[
         list[str] | None,
         typer.Option(
-            help="Adapter: a folder or a Hub id, or ADAPTER=0.7 for a part of it. May be repeated; they are "
-            "merged in order. Without it, the base alone."
+            metavar="ADAPTER[=W]",
+            help="Adapter: a folder or a Hub id, with =0.7 for a part of it. May be repeated; they are "
+            "merged in order. Without it, the base alone.",
         ),
-    ] = None,
-    quant: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Quantization type, or auto; may be repeated. Default: {', '.join(DEFAULT_QUANTS)}."
-        ),
-    ] = None,
-    prefer: Annotated[
-        str, typer.Option(help="With --quant auto: size, the smallest that keeps the tuning, or speed.")
-    ] = "size",
-    outtype: Annotated[str, typer.Option(help="Full precision to quantize from: f16, bf16 or f32.")] = "f16",
-    keep_f16: Annotated[bool, typer.Option("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
-    tensor_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="PATTERN=TYPE for single tensors, as in 'blk.*.attn_v=q6_k'. May be repeated; the "
-            "first that matches counts."
-        ),
-    ] = None,
-    output_type: Annotated[str | None, typer.Option(help="The output matrix's type.")] = None,
-    embedding_type: Annotated[str | None, typer.Option(help="The embeddings' type.")] = None,
-    pure: Annotated[bool, typer.Option("--pure", help="One type for all, no mixture.")] = False,
-    split_max_size: Annotated[
-        str | None, typer.Option(help="Split what is larger into shards: 2G, 500M.")
-    ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(help="Chats (JSONL), best the tuning data: quantizing favours what they use."),
-    ] = None,
-    imatrix: Annotated[
-        Path | None, typer.Option(help="The same from an importance matrix (GGUF) that is there already.")
     ] = None,
     qlora_base: Annotated[
         str | None,
         typer.Option(
-            help="nf4: merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it."
+            metavar="nf4",
+            help="Merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it.",
         ),
     ] = None,
     output_format: Annotated[
-        str, typer.Option("--format", help="model, or adapter: the adapter alone as a GGUF LoRA file.")
+        str,
+        typer.Option(
+            "--format", metavar="model|adapter", help="adapter: the adapter alone, as a GGUF LoRA file."
+        ),
     ] = "model",
-    revision: Annotated[str | None, typer.Option(help="The base's branch, tag or commit on the Hub.")] = None,
-    adapter_revision: Annotated[str | None, typer.Option(help="The same for the adapter.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The base's branch, tag or commit on the Hub.")
+    ] = None,
+    adapter_revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The same for the adapter.")
+    ] = None,
+    quant: Annotated[
+        list[str] | None,
+        types(
+            metavar="TYPE",
+            help="Any of llama.cpp's, or auto; may be repeated.",
+            show_default=", ".join(DEFAULT_QUANTS),
+        ),
+    ] = None,
+    prefer: Annotated[
+        str,
+        types(
+            metavar="size|speed",
+            help="With --quant auto: the smallest type that keeps the tuning, or the fastest.",
+        ),
+    ] = "size",
+    outtype: Annotated[str, types(metavar="f16|bf16|f32", help="Full precision to quantize from.")] = "f16",
+    keep_f16: Annotated[bool, types("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
+    tensor_type: Annotated[
+        list[str] | None,
+        types(
+            metavar="PATTERN=TYPE",
+            help="For single tensors, as in 'blk.*.attn_v=q6_k'. May be repeated; the first that matches "
+            "counts.",
+        ),
+    ] = None,
+    output_type: Annotated[str | None, types(metavar="TYPE", help="The output matrix's type.")] = None,
+    embedding_type: Annotated[str | None, types(metavar="TYPE", help="The embeddings' type.")] = None,
+    pure: Annotated[bool, types("--pure", help="One type for all, no mixture.")] = False,
+    calibrate: Annotated[
+        Path | None,
+        types(
+            metavar="FILE.jsonl",
+            help="Chats, best the tuning data: quantizing favours what they use.",
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        types(metavar="FILE.gguf", help="The same from an importance matrix that is there already."),
+    ] = None,
+    split_max_size: Annotated[
+        str | None, types(metavar="SIZE", help="Split what is larger into shards: 2G, 500M.")
+    ] = None,
     verify: Annotated[
-        str, typer.Option(help="How deeply to check the files that were made: off, fast or full.")
+        str, checks(metavar="off|fast|full", help="How deeply to check the files that were made.")
     ] = "fast",
-    evaluation: Annotated[
-        Path | None, typer.Option("--eval", help="JSONL file of your own chats to check them with.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads. Default: the physical cores that are really yours.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Make all anew, replacing what stands in --out.")
-    ] = False,
-    resume: Annotated[bool, typer.Option(help="Go on from the last finished step of an earlier run.")] = True,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a summary for programs as the last line.")
-    ] = False,
+    evaluation: Evaluation = None,
+    threads: Threads = None,
+    force: Annotated[bool, running("--force", help="Make all anew, replacing what stands in --out.")] = False,
+    resume: Annotated[
+        bool, running("--resume/--no-resume", help="Go on from the last finished step of an earlier run.")
+    ] = True,
+    json: Annotated[bool, running("--json", help="Print a summary for programs as the last line.")] = False,
 ) -> None:
     """Merge a LoRA adapter into its base model, convert to GGUF and quantize.
 
-    Writes OUT/NAME-Q4_K_M.gguf and so on, and OUT/manifest.json. Killed at any moment, it leaves no
-    half-written file, and run again it goes on from the last finished step.
+    Writes OUT/NAME-Q4_K_M.gguf and so on, and OUT/manifest.json, which says what they were made of.
+
+    Killed at any moment, it leaves no half-written file; run again, it goes on from the last finished step.
 
     What was made is held against the model that was tuned: OUT/certificate.json (docs/certificate.md).
-    A file that someone else made is checked by `export_gguf.py certify FILE.gguf`; see its --help.
+
+    To check a file that someone else made: export_gguf.py certify FILE.gguf; see its --help.
 
     Exit codes: 0 done, 2 the input is wrong, 1 anything else, such as a certificate that failed.
     """
@@ -142,30 +174,30 @@ checking = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @checking.command()
 def certify(
-    file: Annotated[Path, typer.Argument(help="The GGUF to check, of any type.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The GGUF to check, of any type.")],
     *,
     reference: Annotated[
-        str, typer.Option(help="The model that it was made of: a folder with tokenizer, or a Hub id.")
+        str,
+        typer.Option(metavar="MODEL", help="What it was made of: a folder with a tokenizer, or a Hub id."),
     ],
     base: Annotated[
         str | None,
         typer.Option(
-            help="The base's checkpoint, for the weights; default: the reference, if it has weights."
+            metavar="BASE",
+            help="The base's checkpoint, for the weights.",
+            show_default="the reference, if it has weights",
         ),
     ] = None,
     adapter: Annotated[
-        list[str] | None, typer.Option(help="What was merged into the base, as in an export.")
-    ] = None,
-    verify: Annotated[str, typer.Option(help="How deeply to check: fast or full.")] = "fast",
-    evaluation: Annotated[
-        Path | None, typer.Option("--eval", help="JSONL file of your own chats to check it with.")
+        list[str] | None,
+        typer.Option(metavar="ADAPTER[=W]", help="What was merged into the base, as in an export."),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Write the certificate to this file, as JSON.")
+        str | None, typer.Option(metavar="FILE.json", help="Write the certificate to this file.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads. Default: the physical cores that are really yours.")
-    ] = None,
+    verify: Annotated[str, checks(metavar="fast|full", help="How deeply to check.")] = "fast",
+    evaluation: Evaluation = None,
+    threads: Threads = None,
 ) -> None:
     """Hold a GGUF that someone else made against the model that it was made of.
 

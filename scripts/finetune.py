@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 # Run as `python scripts/finetune.py`, Python looks for modules in scripts/ only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pipeline.counted import counted
 from pipeline.terminal import report_errors, terminal_progress
 from pipeline.train import RECORD, TrainConfig, finetune
 from pipeline.train_config import ALL_LINEAR
@@ -21,41 +23,61 @@ from pipeline.train_config import ALL_LINEAR
 DEFAULTS = TrainConfig(base="-", data=Path(), out=Path())
 
 
+# Options by the panel of --help that they are in; those without one come first there.
+adapter = partial(typer.Option, rich_help_panel="Adapter")
+training = partial(typer.Option, rich_help_panel="Training")
+
+
 def main(
     *,
-    base: Annotated[str, typer.Option(help="The model to tune: a folder with safetensors, or a Hub id.")],
-    data: Annotated[Path, typer.Option(help='The chats, one {"messages": [...]} a line.')],
-    out: Annotated[Path, typer.Option(help="The adapter's folder.")],
-    rank: Annotated[int, typer.Option(help="The adapter's rank: how much it can learn.")] = DEFAULTS.rank,
-    alpha: Annotated[
-        float | None, typer.Option(help="Scales the update by alpha / rank.  [default: 2 x rank]")
-    ] = None,
-    dropout: Annotated[float, typer.Option(help="Dropout on the adapter's input.")] = DEFAULTS.dropout,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help=f"A layer to adapt, such as q_proj; repeat it.  [default: {ALL_LINEAR}]"),
-    ] = None,
-    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = DEFAULTS.learning_rate,
-    schedule: Annotated[
-        str, typer.Option(help="constant, linear or cosine, after the warm-up.")
-    ] = DEFAULTS.schedule,
-    warmup: Annotated[float, typer.Option(help="The warm-up's share of the steps.")] = DEFAULTS.warmup,
-    epochs: Annotated[float, typer.Option(help="How often each chat is seen.")] = DEFAULTS.epochs,
-    steps: Annotated[int | None, typer.Option(help="Train this many steps instead of --epochs.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Chats a step.")] = DEFAULTS.batch_size,
-    max_length: Annotated[int, typer.Option(help="Cut chats to this many tokens.")] = DEFAULTS.max_length,
-    held_out: Annotated[
-        float, typer.Option(help="The share of the chats kept to measure on.")
-    ] = DEFAULTS.held_out,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.")] = DEFAULTS.seed,
-    precision: Annotated[
-        str, typer.Option(help="auto, float32 or bfloat16: auto takes what this CPU multiplies faster.")
-    ] = DEFAULTS.precision,
-    base_name: Annotated[
-        str | None, typer.Option(help="What the adapter calls its base.  [default: the base's own name]")
-    ] = None,
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="The model to tune: a folder with safetensors, or a Hub id.")
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="FILE.jsonl", help='The chats, one {"messages": [...]} a line.')
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The adapter's folder.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter in --out.")] = False,
     json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    rank: Annotated[int, adapter(metavar="N", help="How much it can learn.")] = DEFAULTS.rank,
+    alpha: Annotated[
+        float | None,
+        adapter(metavar="N", help="Scales the update by alpha / rank.", show_default="2 x rank"),
+    ] = None,
+    dropout: Annotated[float, adapter(metavar="N", help="Dropout on its input.")] = DEFAULTS.dropout,
+    target: Annotated[
+        list[str] | None,
+        adapter(
+            metavar="LAYER", help="A layer to adapt, such as q_proj; repeat it.", show_default=ALL_LINEAR
+        ),
+    ] = None,
+    base_name: Annotated[
+        str | None,
+        adapter(metavar="NAME", help="What the adapter calls its base.", show_default="the base's own name"),
+    ] = None,
+    lr: Annotated[float, training(metavar="N", help="The highest learning rate.")] = DEFAULTS.learning_rate,
+    schedule: Annotated[
+        str, training(metavar="NAME", help="constant, linear or cosine, after the warm-up.")
+    ] = DEFAULTS.schedule,
+    warmup: Annotated[
+        float, training(metavar="N", help="The warm-up's share of the steps.")
+    ] = DEFAULTS.warmup,
+    epochs: Annotated[float, training(metavar="N", help="How often each chat is seen.")] = DEFAULTS.epochs,
+    steps: Annotated[
+        int | None, training(metavar="N", help="Train this many steps instead of --epochs.")
+    ] = None,
+    batch_size: Annotated[int, training(metavar="N", help="Chats a step.")] = DEFAULTS.batch_size,
+    max_length: Annotated[
+        int, training(metavar="N", help="Cut chats to this many tokens.")
+    ] = DEFAULTS.max_length,
+    held_out: Annotated[
+        float, training(metavar="N", help="The share of the chats kept to measure on.")
+    ] = DEFAULTS.held_out,
+    seed: Annotated[int, training(metavar="N", help="The same seed gives the same adapter.")] = DEFAULTS.seed,
+    precision: Annotated[
+        str,
+        training(metavar="NAME", help="float32, bfloat16, or auto: what this CPU multiplies faster."),
+    ] = DEFAULTS.precision,
 ) -> None:
     """Fine-tune a LoRA adapter on chats, on the CPU.
 
@@ -104,20 +126,21 @@ def _tell(folder: Path, json_summary: bool) -> None:
         typer.echo(json.dumps({"adapter": str(folder), **report}))
         return
     typer.echo(
-        f"{report['steps']} steps on {report['train_chats']} chats in {report['seconds']:.0f} s -> {folder}"
+        f"{counted(report['steps'], 'step')} on {counted(report['train_chats'], 'chat')} "
+        f"in {report['seconds']:.0f} s -> {folder}"
     )
     typer.echo(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
     if report["held_out_loss"] is not None:
         typer.echo(
             f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}"
         )
-    if report["truncated_chats"]:
-        typer.echo(
-            f"{report['truncated_chats']} chats were longer than --max-length and were cut at their end."
-        )
+    if cut := report["truncated_chats"]:
+        typer.echo(f"{counted(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
     if dropped := report["dropped_chats"]:
-        was = "1 chat was" if dropped == 1 else f"{dropped} chats were"
-        typer.echo(f"{was} left out: no answer begins within --max-length tokens; raise it.")
+        typer.echo(
+            f"{counted(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
+            "tokens; raise it."
+        )
 
 
 if __name__ == "__main__":

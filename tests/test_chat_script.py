@@ -71,12 +71,25 @@ def test_a_one_shot_run_prints_the_answer_alone(tmp_path: Path) -> None:
     assert chat_script("--prompt-file", "-", *options, stdin=path.read_text()).stdout == result.stdout
 
 
+def test_a_prompt_on_the_command_line_pipes_its_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the answer, even where colours are forced upon whoever is no terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    backend = FakeBackend("an [bold]answer[/bold] of 42 words")
+    monkeypatch.setattr(LocalBackend, "open", lambda *_: backend)
+    done = CliRunner().invoke(chat.cli, ["-p", "Who are you?"])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "an [bold]answer[/bold] of 42 words\n"
+    assert [message["content"] for message in backend.asked[0][0]] == ["Who are you?"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["nowhere.gguf"], "nowhere.gguf"),
         (["--temperature", "9"], "temperature=9.0"),
         (["--prompt-file", "nowhere.txt"], "nowhere.txt"),
+        (["-p", "hi", "--prompt-file", "-"], "--prompt and --prompt-file"),
+        (["a.gguf", "Who are you?"], "Who are you?): put a question behind --prompt"),
         (["--kv-type", "q5_0"], "q8_0"),
     ],
 )

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings, Group
 
 ALIASES = {"ctx": "context"}  # more names for flags and variables
+_TERMINAL = ("--chat", "--prompt", "-p", "--prompt-file", "--system")  # what people look for here
 _FIELDS = AppSettings.model_fields
 _SECRETS = "By the environment alone, since others on this machine can read a command line:\n"
 _END = """\
@@ -44,8 +45,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        flag = unknown.partition("=")[0]
+        if message.startswith("unrecognized") and flag in _TERMINAL:
+            fail(f"{flag} is no option here: for a chat in the terminal run scripts/chat.py")
         if message.startswith("unrecognized") and unknown.startswith("--"):
-            flag = unknown.partition("=")[0]
             fail(f"{flag} is no option{_nearest(flag, list(self._option_string_actions))}")
         fail(message.removeprefix("argument "))
 

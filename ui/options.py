@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,33 +14,41 @@ from ui import option_texts
 
 DEFAULTS = EngineSettings()
 
+running = partial(typer.Option, rich_help_panel="Running")
+
 Model = Annotated[
     Path | None,
     typer.Argument(
+        metavar="MODEL",
         envvar="GGUF_CHAT_MODEL",
         help=option_texts.MODEL,
     ),
 ]
 ContextSize = Annotated[
     int,
-    typer.Option(
-        "--context", "--ctx", envvar=["GGUF_CHAT_CONTEXT", "GGUF_CHAT_CTX"], help=option_texts.CONTEXT
+    running(
+        "--context",
+        "--ctx",
+        metavar="N",
+        envvar=["GGUF_CHAT_CONTEXT", "GGUF_CHAT_CTX"],
+        help=option_texts.CONTEXT,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(envvar="GGUF_CHAT_THREADS", help=option_texts.THREADS),
+    running(metavar="N", envvar="GGUF_CHAT_THREADS", help=option_texts.THREADS),
 ]
 KvCacheType = Annotated[
     KvType,
-    typer.Option(
+    running(
+        metavar="TYPE",
         envvar="GGUF_CHAT_KV_TYPE",
         help=option_texts.KV_TYPE,
     ),
 ]
 Speculation = Annotated[
     bool,
-    typer.Option(
+    running(
         envvar="GGUF_CHAT_SPECULATION",
         help=option_texts.SPECULATION,
     ),
@@ -51,6 +60,8 @@ def run_cli(cli: typer.Typer) -> NoReturn:
     try:
         code = cli(standalone_mode=False)
     except typer.TyperException as error:  # typer itself would draw a box of six lines
-        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        said = " ".join(error.format_message().split())
+        hint = ": put a question behind --prompt" if said.startswith("Got unexpected extra argument") else ""
+        print(f"error: {said}{hint}", file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(code)

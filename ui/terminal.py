@@ -149,7 +149,7 @@ def changed(sampling: SamplingSettings, name: str, value: str) -> SamplingSettin
 def run_once(chat: TerminalChat, prompt: str) -> int:
     """Answer one prompt: the answer alone on stdout, the numbers on stderr. Returns the exit code."""
     if not prompt.strip():
-        chat.complain("the prompt is empty: give --prompt-file a file with text")
+        chat.complain("the prompt is empty: give --prompt some text, or --prompt-file a file with some")
         return 2
     progress = chat.ask(prompt.strip())
     chat.report(progress)

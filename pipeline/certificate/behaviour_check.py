@@ -16,6 +16,7 @@ from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.logits import open_model
 from pipeline.certificate.prompts import PROMPTS
 from pipeline.certificate.subject import Subject
+from pipeline.counted import counted
 from pipeline.progress import StepProgress
 
 _PROMPTS = 6
@@ -58,16 +59,19 @@ def judge_answers(name: str, model: Model, answers: Sequence[Sequence[int]]) -> 
     circles = [text for text in texts if runs_in_circles(text)]
     figures = {"answers": len(answers), "ended": ended, "leaks": leaks, "circles": len(circles)}
     status: Status = "pass"
-    words, why = f"{ended} of {len(answers)} answers end by themselves; none leaks or runs in circles.", ""
+    of_all, why = f"of {counted(len(answers), 'answer')}", ""
+    ends = counted(ended, f"{of_all} ends by itself", f"{of_all} end by themselves")
+    words = f"{ends}; none leaks or runs in circles."
     if circles:
         status, why = "warn", cause("loops")
-        words = f"{len(circles)} of {len(answers)} answers run in circles."
+        words = f"{counted(len(circles), f'{of_all} runs', f'{of_all} run')} in circles."
     if leaks:
         status, why = "fail", cause("leak")
-        words = f"{len(leaks)} of {len(answers)} answers hold a special token's spelling, {leaks[0]!r} first."
+        hold = counted(len(leaks), f"{of_all} holds", f"{of_all} hold")
+        words = f"{hold} a special token's spelling, {leaks[0]!r} first."
     if not ended:
         status, why = "fail", cause("no_end")
-        words = f"None of {len(answers)} answers ends within {_TOKENS} tokens."
+        words = f"None {of_all} ends within {_TOKENS} tokens."
     return Finding("behaviour", status, words, figures, _RULE, why, name)
 
 

@@ -12,6 +12,7 @@ from pipeline.certificate.causes import cause
 from pipeline.certificate.checkpoint_config import text_config
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
+from pipeline.counted import all_of, counted
 from pipeline.progress import StepProgress
 from pipeline.source import Source
 from pipeline.trained_on import other_bases
@@ -92,11 +93,11 @@ def _compare(
         if abs(stands - wanted) > 1e-6 * abs(wanted):
             wrong.append(f"{key} is {stands:g} in the GGUF and {wanted:g} in config.json")
     if wrong:
-        words = f"{wrong[0]}{f', and {len(wrong) - 1} more differ' if len(wrong) > 1 else ''}."
+        more = f", and {counted(len(wrong) - 1, 'more differs', 'more differ')}" if len(wrong) > 1 else ""
+        words = f"{wrong[0]}{more}."
         return Finding(name, "fail", words, figures, rule, cause("rope" if is_rope else "settings"))
-    words = (
-        f"All {len(figures)} numbers are those of config.json." if figures else "No number is named twice."
-    )
+    all_are = all_of(len(figures), "number is that", "numbers are those")
+    words = f"{all_are} of config.json." if figures else "No number is named twice."
     return Finding(name, "pass" if figures else "skipped", words, figures, rule)
 
 

@@ -13,6 +13,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.counted import counted
+
 Floats = NDArray[np.float64]
 
 LEAST_CHANGE = 0.02
@@ -83,7 +85,8 @@ def _share(kept: Floats, whole: Floats, tokens: int, too_little: str) -> Share:
         return Share(nan, nan, nan, change, f"{too_little} ({change:.2g} nats a token)")
     value = float(kept.sum() / whole.sum())
     if len(kept) < LEAST_ANSWERS:
-        doubt = f"{len(kept)} answers are too few to tell: give {LEAST_ANSWERS} chats or more with --eval"
+        too_few = counted(len(kept), "answer is", "answers are")
+        doubt = f"{too_few} too few to tell: give {LEAST_ANSWERS} chats or more with --eval"
         return Share(value, float("nan"), float("nan"), change, doubt)
     low, high = _interval(kept, whole)
     # NaN, from a draw without any change, is no narrow interval either

@@ -20,6 +20,7 @@ from pipeline.certificate.tokenizer_reference import (
     TokenizerReference,
     load_tokenizer_reference,
 )
+from pipeline.counted import all_of, counted
 from pipeline.progress import StepProgress
 
 _TEXT = "Every conversation gives the same ids: a lost newline is another prompt than the trained one."
@@ -82,13 +83,15 @@ def _text(chats: Sequence[RenderedChat], prompts: PromptBuilder, vocab: Vocabula
     figures = {"chats": len(chats), "differ": len(different), "differ_in_spaces": len(spaced)}
     if not chats:
         return Finding("template.text", "warn", "The tokenizer has no chat template.", figures, _TEXT)
+    of_all = f"of {counted(len(chats), 'conversation')}"
     if spaced and not different:
-        words = f"{len(spaced)} of {len(chats)} conversations differ in a space: {spaced[0]}."
+        differ = counted(len(spaced), f"{of_all} differs", f"{of_all} differ")
+        words = f"{differ} in a space: {spaced[0]}."
         return Finding("template.text", "warn", words, figures, _TEXT, cause("space_differs"))
     if not different:
-        words = f"All {len(chats)} conversations give the same ids."
+        words = f"{all_of(len(chats), 'conversation gives', 'conversations give')} the same ids."
         return Finding("template.text", "pass", words, figures, _TEXT)
-    words = f"{len(different)} of {len(chats)} conversations give other ids: {different[0]}."
+    words = f"{counted(len(different), f'{of_all} gives', f'{of_all} give')} other ids: {different[0]}."
     return Finding("template.text", "fail", words, figures, _TEXT, cause("template_differs"))
 
 

@@ -13,6 +13,7 @@ from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.stress import COMMON
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tokenizer_reference import EncodedText, TokenizerReference, load_tokenizer_reference
+from pipeline.counted import all_of, counted
 from pipeline.progress import StepProgress
 
 _TEXT = "Every text that people type gives the same ids, since the model knows no others."
@@ -71,7 +72,7 @@ def _added(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
     if plain:
         words = f"{plain[0].spelling!r} is no special token in the GGUF{_and_more(plain)}."
         return Finding("tokenizer.added", "fail", words, figures, _ADDED, cause("token_type"))
-    words = f"All {len(special)} special tokens are read whole."
+    words = f"{all_of(len(special), 'special token is', 'special tokens are')} read whole."
     return Finding("tokenizer.added", "pass", words, figures, _ADDED)
 
 
@@ -108,12 +109,13 @@ def _texts(texts: Sequence[EncodedText], vocab: Vocabulary) -> Finding:
     spaced = len(parted) - len(different)
     figures = {"texts": len(texts), "differ": len(different), "by_kind": dict(counts), "spaces": spaced}
     if not different:
-        words = f"All {len(texts)} texts give the same ids{_but_for(spaced)}."
+        words = f"{all_of(len(texts), 'text gives', 'texts give')} the same ids{_but_for(spaced)}."
         return Finding("tokenizer.text", "pass", words, figures, _TEXT)
     common = [text for text in different if text.kind in COMMON or text.kind == "special tokens"]
     first = (common or different)[0]
     words = (
-        f"{len(different)} of {len(texts)} texts give other ids ({', '.join(counts)}): "
+        f"{counted(len(different), f'of {len(texts)} texts gives', f'of {len(texts)} texts give')} other ids "
+        f"({', '.join(counts)}): "
         f"{describe_difference(first.text, first.ids, read[first.text], vocab)}."
     )
     signature = "text_differs" if common else "rare_text_differs"

@@ -12,6 +12,7 @@ from pipeline.certificate.causes import cause
 from pipeline.certificate.comparison import Compared, Comparison, compare_tensors, share_of_change
 from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.subject import Subject
+from pipeline.counted import all_of, and_more, counted
 from pipeline.finite import finite
 from pipeline.progress import StepProgress
 
@@ -63,7 +64,7 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
     figures |= {"worst": worst.tensor, "worst_nmse": finite(worst.found.error), "limit": worst.limit}
     lost = [name for name in comparison.lacks if name != "output.weight"]
     if lost:
-        words = f"The GGUF lacks {lost[0]} and {len(lost) - 1} more tensors of the model."
+        words = f"The GGUF lacks {lost[0]}{and_more(len(lost) - 1, 'tensor')} of the model."
         return Finding("weights.values", "fail", words, figures, _VALUES, cause("tensor_missing"))
     if any(not one.fits for one in compared):
         return _misfit(comparison, adapters, figures)
@@ -74,8 +75,8 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
         words = f"All tensors are rounded as they must be, which leaves {share:.0%} of the adapter's change."
         return Finding("weights.values", "warn", words, figures, _VALUES, cause("delta_too_fine"))
     words = (
-        f"All {len(compared)} tensors are what they must be; the worst is {worst.tensor} with an NMSE of "
-        f"{worst.found.error:.1e}."
+        f"{all_of(len(compared), 'tensor is', 'tensors are')} what they must be; "
+        f"the worst is {worst.tensor} with an NMSE of {worst.found.error:.1e}."
     )
     return Finding("weights.values", "pass", words, figures, _VALUES)
 
@@ -85,10 +86,9 @@ def _misfit(comparison: Comparison, adapters: Sequence[Adapter], figures: dict[s
     worst = max(misfits, key=lambda one: one.excess)
     signature = signature_of(misfits, len(comparison.compared), adapters)
     figures |= {"differ": len(misfits), "first": [one.tensor for one in misfits[:8]]}
-    words = (
-        f"{len(misfits)} of {len(comparison.compared)} tensors differ; the worst is {worst.tensor} with an "
-        f"NMSE of {worst.found.error:.1e}."
-    )
+    of_all = f"of {counted(len(comparison.compared), 'tensor')}"
+    differ = counted(len(misfits), f"{of_all} differs", f"{of_all} differ")
+    words = f"{differ}; the worst is {worst.tensor} with an NMSE of {worst.found.error:.1e}."
     status: Status = "fail" if comparison.known else "warn"
     return Finding("weights.values", status, words, figures, _VALUES, cause(signature))
 

@@ -81,6 +81,7 @@ def made_of(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items())
 
 
-def _input(told: dict[str, Any] | Any) -> str:
-    revision = told.get("revision")
-    return f"{told['source']} at {revision}" if revision else str(told["source"])
+def _input(told: Mapping[str, Any]) -> str:
+    if told.get("revision"):
+        return f"{told['source']} at {told['revision']}"
+    return f"{told['source']} ({told['model']})" if told.get("model") else str(told["source"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from engine.template import ChatTemplate
 from pipeline.certificate.finding import Certificate
 from pipeline.manifest import Record, write_atomically
 from pipeline.report import words
-from pipeline.report.chart import chart
+from pipeline.report.chart import charts, sheet
 from pipeline.report.facts import Facts, gather
 from pipeline.report.modelfile import modelfile
 from pipeline.report.turns import Turns, find_turns
@@ -44,17 +44,17 @@ def is_written(folder: Path) -> bool:
 def write_report(folder: Path, name: str, record: Record, certificate: Certificate | None) -> Written:
     """Write them all, each whole or not at all. A README.md of the user's own stays as it is."""
     facts = gather(name, record, certificate)
-    picture = chart(facts.files)
+    pictures = charts(facts.files)
     texts: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     try:
         texts["Modelfile"] = _modelfile(folder / facts.best.name, facts.best.whole)
     except EngineError as error:  # without a chat template nothing chats, and no backend may run here
         notes += (f"no Modelfile is written: {error}",)
-    if picture:
-        texts["chart.svg"] = picture.replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
+    if pictures:
+        texts["chart.svg"] = sheet(pictures).replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
     for file, template in _TEMPLATES.items():
-        texts[file] = _render(template, facts, picture, for_ollama="Modelfile" in texts)
+        texts[file] = _render(template, facts, pictures, for_ollama="Modelfile" in texts)
     if not _is_ours(folder / "README.md"):
         del texts["README.md"]
         notes += ("README.md is your own and stays as it is; report.html has all that it would say",)
@@ -78,7 +78,7 @@ def _is_ours(readme: Path) -> bool:
     return not readme.exists() or _OURS in readme.read_text(encoding="utf-8", errors="replace")
 
 
-def _render(template: str, facts: Facts, picture: str, *, for_ollama: bool) -> str:
+def _render(template: str, facts: Facts, pictures: Sequence[str], *, for_ollama: bool) -> str:
     filters = {
         name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell", "tried")
     }
@@ -93,7 +93,7 @@ def _render(template: str, facts: Facts, picture: str, *, for_ollama: bool) -> s
     findings = sorted(facts.findings, key=lambda finding: _ORDER[finding.status])
     return environment.get_template(template).render(
         facts=facts,
-        chart=picture,
+        charts=pictures,
         findings=findings,
         objections=[finding for finding in findings if finding.status in ("fail", "warn")],
         worst=list(_worst(facts)),
@@ -118,8 +118,8 @@ def _front_matter(facts: Facts) -> str:
         "library_name": "gguf",
         "tags": ["gguf", "lora", "llama.cpp"],
     }
-    if facts.base.get("revision"):
-        known["base_model"] = facts.base["source"]  # a Hub id; a folder's name would mean nothing there
+    if facts.base.get("model"):
+        known |= {"base_model": facts.base["model"], "base_model_relation": "quantized"}
     lines = [f"{key}: {json.dumps(value)}" for key, value in known.items()]
     return "\n".join([*lines, _OURS]) + "\n"
 

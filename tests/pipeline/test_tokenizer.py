@@ -50,7 +50,7 @@ def test_added_tokens_and_another_end_are_told(tmp_path: Path) -> None:
     assert chosen.files["tokenizer.model"].parent == base
     assert chosen.template == "base's"  # the adapter has none
     assert chosen.notes == (
-        "the adapter's tokenizer ('mine') adds 2 token(s), '<|end|>' first",
+        "the adapter's tokenizer ('mine') adds 2 tokens, '<|end|>' first",
         "eos_token is the adapter's ('mine'): '<|end|>', not the base's '</s>'",
     )
 
@@ -62,7 +62,7 @@ def test_another_vocabulary_takes_the_place_of_all_of_the_bases_files(tmp_path: 
     chosen = choose(base, adapter)
     assert {path.parent for path in chosen.files.values()} == {adapter}
     assert chosen.notes == (
-        "the adapter's tokenizer ('mine') gives 'a' and 1 more tokens other numbers than the base's "
+        "the adapter's tokenizer ('mine') gives 'a' and 1 more token other numbers than the base's "
         "(1, not 0)",
     )
 
@@ -72,7 +72,7 @@ def test_tokens_without_a_row_leave_the_bases_tokenizer(tmp_path: Path) -> None:
     chosen = choose(base, folder(tmp_path / "mine", {**TOKENS, "<pad>": 3}), rows=3)
     assert chosen.files == choose(base).files
     assert chosen.notes == (
-        "the tokenizer is the base's: the adapter's ('mine') has '<pad>' and 0 more tokens, "
+        "the tokenizer is the base's: the adapter's ('mine') has '<pad>', "
         "for which the 3 rows of the embeddings leave no room",
     )
 

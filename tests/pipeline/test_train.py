@@ -113,6 +113,7 @@ def test_the_loss_falls_and_the_file_holds_what_was_measured(config: TrainConfig
 def test_what_is_saved(config: TrainConfig, base: Path) -> None:
     folder = finetune(replace(config, steps=1))
     assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         RECORD,
@@ -126,7 +127,7 @@ def test_what_is_saved(config: TrainConfig, base: Path) -> None:
     assert saved["base_model_name_or_path"] == "tiny-llama"
     assert saved["target_modules"] == sorted(saved["target_modules"])
     assert not (saved["use_dora"] or saved["use_rslora"] or saved["modules_to_save"])
-    for path in folder.glob("*.json"):
+    for path in (*folder.glob("*.json"), folder / "README.md"):
         assert str(base.parent) not in path.read_text(), f"{path.name} names a path of this machine"
     options = json.loads((folder / RECORD).read_text())["options"]
     assert (options["seed"], options["learning_rate"], options["data"]) == (42, 2e-2, "chats.jsonl")
@@ -195,8 +196,13 @@ def test_what_stands_at_out_is_replaced_only_when_asked(config: TrainConfig) -> 
     finetune(replace(config, steps=1))
     with pytest.raises(InputError, match="exists already: choose another, or give --force"):
         finetune(config)
+    assert "- training: steps 1, batch size 4" in (config.out / "README.md").read_text()
     finetune(replace(config, steps=2, force=True))
     assert report_of(config.out)["steps"] == 2
+    assert "- training: steps 2, batch size 4" in (config.out / "README.md").read_text()
+    (config.out / "README.md").write_text("mine")
+    finetune(replace(config, steps=1, force=True))
+    assert (config.out / "README.md").read_text() == "mine"
 
     (config.out / "adapter_config.json").unlink()
     with pytest.raises(InputError, match="is no adapter folder"):

@@ -11,7 +11,7 @@ import pytest
 from pipeline.adapter import Adapter
 from pipeline.certificate.settings_check import warned_of_base
 from pipeline.source import Source
-from pipeline.trained_on import other_bases
+from pipeline.trained_on import base_model, other_bases
 
 DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -75,3 +75,23 @@ def test_another_commit_is_named_where_both_are_commits() -> None:
     base = Source("you/base", Path("snapshots") / COMMIT, COMMIT)
     assert other_bases(base, [adapter("you/base", revision="f" * 40)])
     assert not other_bases(base, [adapter("you/base", revision=COMMIT), adapter("you/base", revision="main")])
+
+
+@pytest.mark.parametrize(
+    ("named", "base", "known"),
+    [
+        ([], ("base", DEMO), DEMO),
+        ([DEMO], ("base",), DEMO),
+        ([DEMO, DEMO], ("base",), DEMO),
+        ([DEMO, "you/other"], ("base",), ""),
+        (["meta-llama/Llama-3.2-1B"], ("base", DEMO), DEMO),
+        (["meta-llama/Llama-3.2-1B-Instruct"], ("Llama-3.2-1B",), ""),  # it is warned of, and not believed
+        (["tests/base"], ("base",), ""),  # a path of ours
+        (["/home/me/base"], ("base",), ""),
+        ([None], ("base",), ""),
+    ],
+)
+def test_a_card_names_the_base_only_where_it_is_known(
+    tmp_path: Path, named: list[object], base: tuple[str, ...], known: str
+) -> None:
+    assert base_model(folder(tmp_path, *base), [adapter(name) for name in named]) == known

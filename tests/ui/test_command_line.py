@@ -95,6 +95,11 @@ def test_a_wrong_variable_is_named_and_no_secret_told(
     ("arguments", "named"),
     [
         (["--prot", "1"], "--prot is no option: did you mean --port?"),
+        (["--chat"], "--chat is no option here: for a chat in the terminal run scripts/chat.py"),
+        (
+            ["a.gguf", "-p", "Who are you?"],
+            "-p is no option here: for a chat in the terminal run scripts/chat.py",
+        ),
         (["--port", "70000"], "65535, not '70000'"),
         (["--slots", "0"], "--slots (or GGUF_CHAT_SLOTS): use 1 to 64, not '0'"),
         (["--port"], "--port: expected one argument"),

@@ -64,7 +64,7 @@ def test_few_answers_tell_nothing_however_alike_they_are() -> None:
     for count in (1, LEAST_ANSWERS - 1):
         found = survival([np.full(5, 0.02)] * count, [np.ones(5)] * count)
         assert found.value == pytest.approx(0.98) and not found.reliable
-        assert "answers" in found.doubt and "--eval" in found.doubt and np.isnan(found.low)
+        assert "too few" in found.doubt and "--eval" in found.doubt and np.isnan(found.low)
     assert survival([np.full(5, 0.02)] * LEAST_ANSWERS, [np.ones(5)] * LEAST_ANSWERS).reliable
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -28,7 +29,7 @@ def record(*types: str) -> Record:
         for n, kind in enumerate(types)
     ]
     adapter = {"source": "you/pirate<script>", "revision": "c0ffee", "kind": "LoRA", "rank": 8, "weight": 0.5}
-    inputs = {"base": {"source": "some/base", "revision": "abc123"}, "adapters": [adapter]}
+    inputs = {"base": {"source": "base", "files": {}, "model": "some/base"}, "adapters": [adapter]}
     return Record("f", inputs=inputs, versions={"python": "3.11"}, outputs={o.file: o for o in outputs})
 
 
@@ -75,6 +76,19 @@ def test_the_page_is_whole_in_itself_and_shows_strangers_words_as_words(folder: 
     assert "&lt;img src=x onerror" in page
     assert page.count('<span class="status warn">warn</span>') == 2  # the file's, and the finding's
     assert "Rows of 576." in page and "@import" not in page and "url(http" not in page
+    assert '<span class="name">speed:</span> Fast.' in page
+    assert page.count("<svg") == 4 and page.count('<span class="unit">tokens/s</span>') == 2
+
+
+def test_a_percent_of_speed_looks_like_one(folder: Path) -> None:
+    """From 150 to 149 tokens/s: the points stand beside each other, as the axis begins at zero."""
+    made = record("Q4_K_M", "Q5_K_M")
+    write_report(folder, "bob", made, certificate(made))
+    sheet = (folder / "chart.svg").read_text()
+    assert sheet.count("<svg") == 5 and sheet.count("written tokens/s, here") == 2
+    for speed in sheet.split("<svg")[3::2]:  # the second and the fourth of the four
+        ticks = re.findall(r">(\d+)</text>", speed.split("xtick_1")[1].split("written tokens/s")[0])
+        assert ticks[0] == "0"
 
 
 def test_the_card_is_for_the_hub(folder: Path) -> None:
@@ -83,6 +97,7 @@ def test_the_card_is_for_the_hub(folder: Path) -> None:
     _, head, body = (folder / "README.md").read_text().split("---\n", 2)
     values = dict(line.split(": ", 1) for line in head.splitlines())
     assert json.loads(values["base_model"]) == "some/base"
+    assert "- base model: base (some/base)\n" in body
     assert "| [bob-Q4_K_M.gguf](bob-Q4_K_M.gguf) | 90 MB | 0.960 (0.950 to 0.970) | 0.0200 | 90.0% |" in body
     assert "\n# not a heading" not in body and "\\<img src=x" in body
     assert "- adapter: you/pirate\\<script\\> at c0ffee, LoRA of rank 8, weight 0.5" in body

@@ -1,0 +1,24 @@
+"""What `make chat` runs, as `make -n` prints it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+import pytest
+
+from tests.ui.app_process import ROOT
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        ([], []),  # so that GGUF_CHAT_PORT and GGUF_CHAT_MODEL count
+        (["MODEL=models/my model"], ["models/my model"]),
+        (["MODEL=mine", "PORT=8000"], ["mine", "--port", "8000"]),
+    ],
+)
+def test_make_chat_passes_on_what_was_given_and_no_more(given: list[str], arguments: list[str]) -> None:
+    words = ["make", "-n", "chat", "MODEL=", "PORT=", *given]
+    printed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shlex.split(printed.splitlines()[-1])[1:] == ["app.py", *arguments]

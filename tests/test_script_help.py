@@ -1,0 +1,54 @@
+"""--help of the scripts at 80 columns: defaults and groups are there, no paragraph breaks in mid-sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from scripts import bench, chat, export_gguf, finetune, make_base
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "export": export_gguf.main,
+    "certify": export_gguf.certify,
+    "finetune": finetune.main,
+    "chat": chat.main,
+}
+
+
+def shown(command: Callable[..., None]) -> str:
+    """The help as one line, without the boxes' frames."""
+    cli = typer.Typer()
+    cli.command()(command)
+    text = CliRunner().invoke(cli, ["--help"], env={"COLUMNS": "80"}).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (
+            "export",
+            ["[default: (Q4_K_M, Q5_K_M)]", "─ Types ─", "─ Checks ─", "─ Running ─", "'blk.*.attn_v=q6_k'"],
+        ),
+        ("certify", ["[default: (the reference, if it has weights)]", "─ Checks ─", "─ Running ─"]),
+        ("finetune", ["(2 x rank)", "(all-linear)", "(the base's own name)", "─ Adapter ─", "─ Training ─"]),
+        ("chat", ["--prompt -p TEXT", "─ Answers ─", "─ Running ─"]),
+    ],
+)
+def test_help_says_defaults_and_is_in_groups(command: str, wanted: list[str]) -> None:
+    text = shown(COMMANDS[command])
+    assert [words for words in wanted if words not in text] == []
+    assert "<list[" not in text
+
+
+def test_a_paragraph_of_help_is_one_line() -> None:
+    """typer keeps the line breaks of all but the first paragraph."""
+    benchmarks = [command.callback for command in bench.app.registered_commands]
+    for command in (*COMMANDS.values(), make_base.main, *filter(None, benchmarks)):
+        for paragraph in inspect.cleandoc(command.__doc__ or "").split("\n\n"):
+            assert "\n" not in paragraph, command
