@@ -153,6 +153,7 @@ def test_it_tells_how_the_type_was_chosen_and_what_was_calibrated_on(folder: Pat
 def test_shards_are_one_file_for_ollama_alone(folder: Path) -> None:
     first, second = (f"bob-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2))
     (folder / "bob-Q4_K_M.gguf").rename(folder / first)
+    (folder / second).write_bytes((folder / first).read_bytes()[:4])  # all that is looked at of it
     made = record("Q4_K_M")
     output = made.outputs.pop("bob-Q4_K_M.gguf")
     made.outputs |= {file: replace(output, file=file) for file in (first, second)}
