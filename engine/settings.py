@@ -114,7 +114,7 @@ class EngineSettings:
         _require(self.cache_ram >= 0, "cache_ram", self.cache_ram, "use 0 (off) or more bytes")
         for name in ("max_prompt_tokens", "max_new_tokens", "max_seconds"):
             value = getattr(self, name)
-            _require(value is None or value > 0, name, value, "use more than 0, or None for no limit")
+            _require(value is None or value > 0, name, value, "use more than 0, or leave it out for no limit")
 
     @property
     def limits(self) -> Limits:

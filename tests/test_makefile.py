@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 
@@ -19,6 +20,7 @@ from tests.ui.app_process import ROOT
     ],
 )
 def test_make_chat_passes_on_what_was_given_and_no_more(given: list[str], arguments: list[str]) -> None:
-    words = ["make", "-n", "chat", "MODEL=", "PORT=", *given]
-    printed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = ["make", "--no-print-directory", "-n", "chat", "MODEL=", "PORT=", *given]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
+    printed = subprocess.run(words, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
     assert shlex.split(printed.splitlines()[-1])[1:] == ["app.py", *arguments]

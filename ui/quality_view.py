@@ -21,7 +21,7 @@ from ui.texts import Words
 CHECKS = {
     "tokenizer": ("size", "vocabulary", "added", "roles", "text"),
     "template": ("text", "bos", "end"),
-    "settings": ("shape", "rope"),
+    "settings": ("base", "shape", "rope"),
     "weights": ("head", "values"),
     "behaviour": ("first_words",),
     **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed"), ()),

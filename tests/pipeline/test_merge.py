@@ -174,7 +174,7 @@ def test_an_adapter_with_too_few_tensors_is_refused(bases: Bases, tmp_path: Path
     dropped = sorted(tensors)[0]
     del tensors[dropped]
     save_file(tensors, adapter / "adapter_model.safetensors")
-    with pytest.raises(InputError, match=f"lacks 1 tensors.*{dropped}"):
+    with pytest.raises(InputError, match=f"lacks 1 tensor .*{dropped}"):
         merger_for(bases(), adapter)
 
 

@@ -91,7 +91,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (base / "model.safetensors").unlink(missing_ok=True)
     lost = sorted(base.glob("model-*.safetensors"))[1]
     lost.unlink()
-    with pytest.raises(InputError, match=f"weight files are missing.*{lost.name}"):
+    with pytest.raises(InputError, match=f"1 of 3 weight files is missing.*{lost.name}"):
         base_source(str(base))
 
 
