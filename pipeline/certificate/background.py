@@ -1,8 +1,7 @@
 """A certificate in the making while files are still being made: checks run one after another behind them.
 
 The converter leaves a core idle, and so does quantizing now and then. What concerns the merged model alone is
-checked as soon as that stands, and it is asked for its answers; each quantized file is scored while the next
-one is made.
+checked as soon as that stands; each quantized file is scored while the next one is made.
 """
 
 from __future__ import annotations
@@ -61,11 +60,9 @@ class BackgroundCertification:
         self._late = _Line(Checker(step.scratch, "late"))
 
     def begin(self, full: Path, record: Record) -> None:
-        """Check what concerns this file alone, and ask it what the quantized ones will be held against."""
+        """Check what concerns this file alone."""
         self._subject = self._step.subject(full, record)
         self._early.add(self._subject, EARLY)
-        if self._step.config.quants:
-            self._late.add(self._subject, (PREPARE,))
 
     def add(self, record: Record) -> None:
         """Score the files that stand and were not added yet; what goes wrong `quality` will find again."""

@@ -42,7 +42,7 @@ class Step(CertificateStep):
         return Subject(self.scratch, full, self.scratch, 1)
 
 
-def test_the_model_is_asked_at_once_and_each_file_is_scored_once_while_the_next_one_is_made(
+def test_each_file_is_scored_once_while_the_next_one_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "Checker", Asked)
@@ -55,4 +55,4 @@ def test_the_model_is_asked_at_once_and_each_file_is_scored_once_while_the_next_
             record.outputs[name] = Output(name, quant, 1, 4.5, 0.1, "", 0)
             certification.add(record)
         certification.wait()
-    assert Asked.files == [[], ["bob-Q4_K_M.gguf"], ["bob-Q5_K_M.gguf"]]
+    assert Asked.files == [["bob-Q4_K_M.gguf"], ["bob-Q5_K_M.gguf"]]
