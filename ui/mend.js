@@ -21,6 +21,10 @@
     document.querySelectorAll("#conversation .prose table:not([tabindex])").forEach((table) => {
       if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
     });
+    // A table that scrolls breaks no short cell, and gives a long one room.
+    document.querySelectorAll("#conversation .prose :is(th, td)").forEach((cell) => {
+      cell.classList.toggle("long", cell.textContent.length > 24);
+    });
     // The button that copies code has an icon alone.
     document.querySelectorAll(".copy_code_button:not([aria-label])").forEach((button) => {
       button.setAttribute("aria-label", button.title || "copy");
