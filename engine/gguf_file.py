@@ -85,6 +85,14 @@ def read_gguf(path: Path) -> Gguf:
         raise ModelError(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether it is the GGUF of a LoRA adapter; of what cannot be read others tell more."""
+    try:
+        return read_gguf(path).metadata.get("general.type") == "adapter"
+    except ModelError:
+        return False
+
+
 def read_rows(tensor: Tensor, rows: Iterable[int]) -> bytes:
     """The data of some rows. Raises ModelError when the file does not hold them any more."""
     data = bytearray()

@@ -20,7 +20,7 @@ from pathlib import Path
 from engine.draft import measure
 from engine.errors import EngineError, ModelError
 from engine.facts import ModelFacts, facts_of
-from engine.gguf_file import read_gguf
+from engine.gguf_file import is_adapter
 from engine.model import Adapter, Model
 from engine.native import find_variants, load_variant, rank_variants
 from engine.runner import Runner
@@ -40,17 +40,10 @@ def inspect(path: Path) -> dict[str, object]:
     try:
         model = Model(path, vocab_only=True)
     except ModelError as error:
-        raise ModelError(ADAPTER_ALONE if _is_adapter(path) else str(error)) from error
+        raise ModelError(ADAPTER_ALONE if is_adapter(path) else str(error)) from error
     facts = facts_of(model, path)
     _check_template(facts)
     return {"variants": ranked, "facts": asdict(facts)}
-
-
-def _is_adapter(path: Path) -> bool:
-    try:
-        return read_gguf(path).metadata.get("general.type") == "adapter"
-    except ModelError:
-        return False
 
 
 def _check_template(facts: ModelFacts) -> None:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from pipeline.card import front_matter
 from pipeline.source import HUB_ID
-
-CARD = "README.md"
-_OURS = "made_with: gguf-chat"
-
-
-def own_card(folder: Path) -> str | None:
-    """The README.md of the user's own in an adapter's folder; None where there is none, or one of ours."""
-    try:
-        text = (folder / CARD).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
-    return None if _OURS in text else text
 
 
 def adapter_card(name: str, options: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -31,14 +18,12 @@ def adapter_card(name: str, options: Mapping[str, Any], report: Mapping[str, Any
     }
     if HUB_ID.fullmatch(options["base"]):
         known["base_model"] = options["base"]
-    head = "\n".join(f"{key}: {json.dumps(value)}" for key, value in known.items())  # JSON is YAML
     losses = [("trained chats", report["train_loss_before"], report["train_loss"])]
     if report["held_out_loss"] is not None:
         losses.append(("held-out chats", report["held_out_loss_before"], report["held_out_loss"]))
     rows = "\n".join(f"| {what} | {before:.3f} | {after:.3f} |" for what, before, after in losses)
     return f"""---
-{head}
-{_OURS}
+{front_matter(known)}
 ---
 
 # {name}

@@ -78,18 +78,17 @@ def read_chats(path: Path, *, answered: bool = True) -> list[Chat]:
     With `answered=False` the chats may end with the user's turn, as a list of questions does.
     """
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise InputError(f"the data set {path} does not exist: give a JSONL file of chats") from None
     except OSError as error:
         raise InputError(f"the data set {path} cannot be read: {error.strerror}") from None
-    lines = raw.removeprefix(b"\xef\xbb\xbf").splitlines()
-    if raw.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+    if raw.lstrip().startswith(b"["):
         raise InputError(
             f"{path}, line 1: this is not JSONL but one JSON array: write one chat a line, "
             f"as `jq -c '.[]' {path.name} > chats.jsonl` does"
         )
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
     chats = all_or_told(numbered, lambda item: parse_line(str(path), *item, answered=answered))
     if not chats:
         raise InputError(f'the data set {path} is empty: write one {{"messages": [...]}} a line')

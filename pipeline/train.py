@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_card import CARD, adapter_card, own_card
+from pipeline.adapter_card import adapter_card
+from pipeline.card import CARD, own_card
 from pipeline.dataset import Chat, Example, all_or_told, encode_chat, read_chats, split_chats
 from pipeline.embedded import read_record
 from pipeline.errors import InputError, MissingPackage

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from engine.errors import ModelError
-from engine.gguf_file import read_gguf
+from engine.gguf_file import is_adapter
 from pipeline.adapter import Adapter, read_adapter
 from pipeline.certificate.certify import certify
 from pipeline.certificate.finding import Certificate
@@ -43,7 +42,7 @@ class FileCheck:
             with path.open("rb") as opened:
                 if opened.read(4) != b"GGUF":
                     raise InputError(f"{path} is not a GGUF file")
-        if _is_adapter(self.file):
+        if is_adapter(self.file):
             raise InputError(
                 f"{self.file} is a LoRA adapter, no model: give the GGUF of a whole model, "
                 "with --adapter FOLDER if one is merged into it"
@@ -101,13 +100,6 @@ def _check_is_file(file: Path) -> None:
         raise InputError(f"{file} is a folder: {names}")
     if not file.is_file():
         raise InputError(f"{file} does not exist: give a GGUF file")
-
-
-def _is_adapter(file: Path) -> bool:
-    try:
-        return read_gguf(file).metadata.get("general.type") == "adapter"
-    except ModelError:
-        return False  # the checks say what is wrong with it
 
 
 def _adapter(text: str) -> Adapter:

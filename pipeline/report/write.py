@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import jinja2
 from engine.cpu import probe_model
 from engine.errors import EngineError
 from engine.template import ChatTemplate
+from pipeline.card import CARD, front_matter, own_card
 from pipeline.certificate.finding import Certificate
 from pipeline.manifest import Record, write_atomically
 from pipeline.report import words
@@ -21,8 +21,7 @@ from pipeline.report.facts import Facts, gather
 from pipeline.report.modelfile import modelfile
 from pipeline.report.turns import Turns, find_turns
 
-_OURS = "made_with: gguf-chat"
-_TEMPLATES = {"report.html": "report.html.j2", "README.md": "card.md.j2"}
+_TEMPLATES = {"report.html": "report.html.j2", CARD: "card.md.j2"}
 _EXTRAS = {"chart.svg", "Modelfile"}
 """What a report may do without."""
 _ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
@@ -55,8 +54,8 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
         texts["chart.svg"] = sheet(pictures).replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
     for file, template in _TEMPLATES.items():
         texts[file] = _render(template, facts, pictures, for_ollama="Modelfile" in texts)
-    if not _is_ours(folder / "README.md"):
-        del texts["README.md"]
+    if own_card(folder) is not None:
+        del texts[CARD]
         notes += ("README.md is your own and stays as it is; report.html has all that it would say",)
     for file, text in texts.items():
         write_atomically(folder / file, text)
@@ -69,13 +68,9 @@ def remove_report(folder: Path) -> None:
     """Remove a report of files that are no longer those that stand; a README.md of the user's own stays."""
     if not is_written(folder):
         return
-    ours = {"report.html", *_EXTRAS, *(["README.md"] if _is_ours(folder / "README.md") else [])}
+    ours = {"report.html", *_EXTRAS, *([CARD] if own_card(folder) is None else [])}
     for file in ours:
         (folder / file).unlink(missing_ok=True)
-
-
-def _is_ours(readme: Path) -> bool:
-    return not readme.exists() or _OURS in readme.read_text(encoding="utf-8", errors="replace")
 
 
 def _render(template: str, facts: Facts, pictures: Sequence[str], *, for_ollama: bool) -> str:
@@ -112,7 +107,7 @@ def _worst(facts: Facts) -> Iterator[tuple[str, Any]]:
 
 
 def _front_matter(facts: Facts) -> str:
-    """The card's YAML; JSON is YAML, and quotes whatever a name may hold."""
+    """The card's YAML."""
     known: dict[str, Any] = {
         "pipeline_tag": "text-generation",
         "library_name": "gguf",
@@ -120,8 +115,7 @@ def _front_matter(facts: Facts) -> str:
     }
     if facts.base.get("model"):
         known |= {"base_model": facts.base["model"], "base_model_relation": "quantized"}
-    lines = [f"{key}: {json.dumps(value)}" for key, value in known.items()]
-    return "\n".join([*lines, _OURS]) + "\n"
+    return f"{front_matter(known)}\n"
 
 
 def _modelfile(gguf: Path, name: str) -> str:

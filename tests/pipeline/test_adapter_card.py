@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.adapter_card import adapter_card, own_card
+from pipeline.adapter_card import adapter_card
+from pipeline.card import own_card
 from pipeline.train_config import TrainConfig, TrainReport
 
 OPTIONS = vars(TrainConfig(base="you/base", data=Path(), out=Path())) | {"data": "chats.jsonl"}
