@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ui.command_line import fail, read_settings
+from ui.cli import fail, read_settings
 
 if TYPE_CHECKING:  # --help answers at once
-    from engine.backend import ChatBackend
-    from ui.access import Access
+    from engine.serving.protocols import ChatBackend
+    from ui.auth.access import Access
     from ui.settings import AppSettings
 
 MODELS = Path(__file__).resolve().parent / "models"  # whose files the page offers, unless others are named
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     """Serve as the arguments and the environment say; exits with code 2 when it cannot."""
     settings = read_settings(arguments)
     from engine.errors import EngineError
-    from ui.address import ServeError
-    from ui.store import StoreError
+    from ui.cli import ServeError
+    from ui.conversations.store import StoreError
 
     try:
         run(settings)
@@ -42,11 +42,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def run(settings: AppSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises EngineError, ServeError or StoreError when it cannot start."""
-    from ui.address import address_of, bind, is_local
-    from ui.catalog import make_catalog, started_with
-    from ui.history_place import history_file, history_text
-    from ui.models import models_of
-    from ui.store import Store
+    from ui.cli import address_of, bind, is_local
+    from ui.conversations.store import Store
+    from ui.models.catalog import make_catalog, started_with
+    from ui.models.registry import models_of
+    from ui.settings import history_file, history_text
 
     engine = settings.engine()
     first = started_with(settings.model)
@@ -56,7 +56,7 @@ def run(settings: AppSettings) -> None:
     kept = history_file(settings.history)
     store = Store(kept)
     print(f"{history_text(kept)}\nLoading {first.label} ...", flush=True)
-    from engine.opening import Opener  # slow, and of no use before all else is right
+    from engine.serving.backend import Opener
 
     opener = Opener(engine)
     info = replace(opener.describe(Path(first.source)), adapter=str(first.adapter or ""))
@@ -64,7 +64,7 @@ def run(settings: AppSettings) -> None:
     try:
         loading = models.pool.preload()  # meanwhile, the page is made
         gc.disable()  # what is imported and built stays: looking for garbage in it is a third of the time
-        from ui.server import serve, web_app
+        from ui.server.app import serve, web_app
 
         app = web_app(
             models,
@@ -96,7 +96,7 @@ def _say_so(loading: Future[ChatBackend], address: str) -> None:
 
 
 def _access(settings: AppSettings) -> Access:
-    from ui.access import Access
+    from ui.auth.access import Access
 
     return Access(
         settings.logins,

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from bench.figures import Answer, Figures, figures_of
 from bench.peers import Setup, own_peak
 from bench.workload import Workload
-from engine.cpu import load_cpu_backend, probe_model
-from engine.model import Model
-from engine.offload import common_prefix
-from engine.runner import Runner
-from engine.scheduler import Row
-from engine.settings import EngineSettings
-from engine.template import ChatTemplate, PromptBuilder
+from engine.config import EngineSettings
+from engine.core.prefix_cache import common_prefix
+from engine.core.types import Row
+from engine.llama.model import Model
+from engine.llama.runner import Runner
+from engine.probe.cpu_backend import load_cpu_backend, probe_model
+from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 
 _TOKEN = 100  # which token an answer is made of makes no difference to its cost
 

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common.paths import cache_folder
+from pipeline.convert.toolchain import ensure_sources
 from pipeline.errors import InputError, PipelineError
-from pipeline.toolchain import ensure_sources
-from places import cache_folder
 
 _FLAGS = {
     "CMAKE_BUILD_TYPE": "Release",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.figures import Answer, Figures, figures_of
 from bench.workload import Workload, find_workload
-from pipeline.child import Message, serve
+from pipeline.worker_process import Message, serve
 
 if TYPE_CHECKING:
     from bench.peers import Contender, Setup
@@ -70,7 +70,6 @@ def _converse(contender: Contender, workload: Workload, user: int, answers: list
 
 def _work(request: Message) -> Message:
     name, before = request["contender"], _environment_of_peers(request["spin"])
-    import engine  # noqa: F401 - sets GOMP_SPINCOUNT for this process
 
     if name not in (OURS, PLAIN):
         # A peer runs as its users run it; libgomp is loaded with the CPU backend, and reads this then.
@@ -117,8 +116,8 @@ def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str,
 
 
 def _facts(model: Path, threads: int | None) -> Message:
-    from engine.cores import physical_cores
-    from engine.cpu import probe_model
+    from common.system import physical_cores
+    from engine.probe.cpu_backend import probe_model
 
     threads = threads or physical_cores()
     choice = probe_model(model, threads=threads).choice  # remembered, so no run pays for it

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.measure import Usage, measure
 from bench.shapes import shape_in_child
-from pipeline.toolchain import ensure_toolchain
+from pipeline.convert.toolchain import ensure_toolchain
 
 
 @dataclass(frozen=True)

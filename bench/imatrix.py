@@ -13,21 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adapter import read_adapter
-from pipeline.certificate.divergence import TokenScores
-from pipeline.certificate.file_scores import Scores, score_file
-from pipeline.certificate.opened import choose_backend
-from pipeline.certificate.reference import Reference, make_reference
+from pipeline.certificate.scoring.file_scores import Scores, score_file
+from pipeline.certificate.scoring.metrics import Floats, Share, TokenScores, gain_kept, survival, survival_won
+from pipeline.certificate.scoring.reference import Reference, make_reference
+from pipeline.certificate.scoring.scorer import choose_backend
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.survival import Floats, Share, gain_kept, survival, survival_won
-from pipeline.config import ExportConfig
-from pipeline.dataset import Chat, read_chats, split_chats
+from pipeline.data.dataset import Chat, read_chats, split_chats
 from pipeline.errors import InputError
+from pipeline.export.config import ExportConfig
+from pipeline.export.run import export
 from pipeline.progress import Silent, StepProgress
-from pipeline.run import export
-from pipeline.source import adapter_source, base_source
-from pipeline.staging import staged
-from pipeline.train_config import TrainConfig
+from pipeline.sources.adapter import read_adapter
+from pipeline.sources.model_source import adapter_source, base_source
+from pipeline.tokenizers.select import staged
+from pipeline.training.config import TrainConfig
 
 QUANTS = ("Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M")
 _WITHOUT, _WITH = "without", "with"  # folders, and so the names of their files

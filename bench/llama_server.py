@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.peers import OnText, Setup, Spent
-from engine.cpu import probe_model
-from engine.request import Message
+from engine.probe.cpu_backend import probe_model
+from engine.types import Message
 from pipeline.errors import InputError, PipelineError
 
 _START_SECONDS = 120.0

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.child import ROOT
 from pipeline.errors import PipelineError
+from pipeline.worker_process import ROOT
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The contenders: our engine, llama-server over HTTP, and one `Llama` behind a lock, as most apps have it.
 
-Each lives in a child process of its own (bench.contender), and runs the CPU backend that engine.cpu chose.
+Each runs in its own child process (bench.contender), with the CPU backend chosen by engine.probe.cpu_backend.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from llama_cpp import llama_cpp as low
 
-from engine.cpu import load_cpu_backend
-from engine.local import LocalBackend
-from engine.request import Finished, Message, Text
-from engine.settings import EngineSettings, SamplingSettings
+from engine.config import EngineSettings, SamplingSettings
+from engine.probe.cpu_backend import load_cpu_backend
+from engine.serving.backend import LocalBackend
+from engine.types import Finished, Message, Text
 from pipeline.errors import PipelineError
 
 OnText = Callable[[str], None]

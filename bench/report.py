@@ -16,14 +16,13 @@ from bench.export import Comparison
 from bench.measure import Usage
 from bench.page import PageCost
 from bench.serve import Cell, ServeResult
-from pipeline.counted import counted
-from pipeline.finite import finite
+from common.text import counted, finite
 
 if TYPE_CHECKING:
     from bench.imatrix import ImatrixResult, Measured
     from bench.soak import SoakResult
     from bench.start import Start
-    from pipeline.certificate.survival import Share
+    from pipeline.certificate.scoring.metrics import Share
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:

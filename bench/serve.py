@@ -13,8 +13,8 @@ from bench.contender import BARE, FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
 from bench.figures import Figures, median_of, ratio
 from bench.workload import find_workload
 from engine import SPIN_BEFORE
-from pipeline.child import run_child
 from pipeline.errors import InputError
+from pipeline.worker_process import run_child
 
 Say = Callable[[str], None]
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.child import Message, run_child, serve
-from pipeline.errors import InputError, MissingPackage
+from common.errors import MissingPackage
+from pipeline.errors import InputError
+from pipeline.worker_process import Message, run_child, serve
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2": {

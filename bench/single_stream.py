@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from llama_cpp import llama_cpp as low
 
 from bench.peers import Setup
-from engine.cpu import load_cpu_backend
-from engine.model import Model
+from engine.llama.model import Model
+from engine.probe.cpu_backend import load_cpu_backend
 from pipeline.errors import PipelineError
 
 _DEPTH = 146  # tokens in the cache before `decode_at_depth`: the users' prompts (llama-bench -d 146)

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 
 from bench.sure import Oracle, SureTalk, SureTurn, assistant, user
-from engine.cpu import load_cpu_backend
-from engine.local import LocalBackend
-from engine.model import Model
-from engine.request import Finished, Message, Text
-from engine.settings import EngineSettings, SamplingSettings
-from engine.stats import EngineStats
+from engine.config import EngineSettings, SamplingSettings
+from engine.core.stats import EngineStats
+from engine.llama.model import Model
+from engine.probe.cpu_backend import load_cpu_backend
+from engine.serving.backend import LocalBackend
+from engine.types import Finished, Message, Text
 from pipeline.errors import InputError
 
 _SAMPLE_SECONDS = 0.25

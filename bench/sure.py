@@ -16,9 +16,9 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 
 from bench.workload import story
-from engine.model import Model
-from engine.request import Message
-from engine.text import TextStream
+from engine.core.detokenizer import TextStream
+from engine.llama.model import Model
+from engine.types import Message
 from pipeline.errors import PipelineError
 
 LEAD = 1.0  # logits; batches of other shapes moved one against another by up to 0.5 (135 M model, Q4_K_M)

@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.quant_types import quant_type
-from pipeline.toolchain import ensure_toolchain
+from pipeline.convert.toolchain import ensure_toolchain
+from pipeline.quantize.types import quant_type
 
 
 def main(base: Path, adapter: Path, out: Path, quants: list[str]) -> None:

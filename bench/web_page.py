@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.llama_server import chunks_of, response
 from bench.peers import OnText, Setup, Spent
-from engine.request import Message
+from engine.types import Message
 from pipeline.errors import PipelineError
 
 _PREFIX = "/gradio_api"
@@ -105,7 +105,7 @@ class _Event:
 
 @dataclass(frozen=True)
 class _Events:
-    """What a page does when it opens a chat, and the three events of an answer: see ui/chat_events.py."""
+    """The events of opening a chat and of an answer: see ui/pages/chat/generation_events.py."""
 
     opening: _Event
     begin: _Event

@@ -14,13 +14,13 @@ from pathlib import Path
 import uvicorn
 
 from bench.peers import own_peak
-from engine.backend import ChatStream, ModelInfo
-from engine.local import LocalBackend
-from engine.request import Message
-from engine.settings import EngineSettings, SamplingSettings
-from ui.address import address_of, bind
-from ui.models import one_model
-from ui.server import web_app
+from engine.config import EngineSettings, SamplingSettings
+from engine.serving.backend import LocalBackend
+from engine.serving.protocols import ChatStream
+from engine.types import Message, ModelInfo
+from ui.cli import address_of, bind
+from ui.models.registry import one_model
+from ui.server.app import web_app
 
 
 class FullLength:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from common.errors import UserError
 
-class EngineError(Exception):
+
+class TooSlow(Exception):
+    """The calls took longer in all than they may."""
+
+
+class EngineError(UserError):
     """Any failure of the engine that is reported to a person."""
 
 

@@ -5,23 +5,16 @@ A file counts as finished because the record says so, never because it exists.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter import Adapter
-from pipeline.config import ExportConfig
+from common.files import write_atomically
+from ggufio.shards import whole_name
 from pipeline.errors import InputError
-from pipeline.final_name import give_final_name
-from pipeline.source import Source
-from pipeline.toolchain import runtime_version
-from shards import whole_name
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -96,61 +89,6 @@ def load_record(path: Path) -> Record | None:
         raise InputError(f"{path} was written by another version: --force makes the export anew") from None
 
 
-def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter]) -> str:
-    """Tells two exports of the same inputs from two of different ones, cheaply.
-
-    A Hub snapshot is known by its commit, a folder by its files' names, sizes and times.
-    """
-    parts = [
-        FORMAT,
-        config.name,
-        config.outtype,
-        runtime_version(),
-        _identity(base),
-        [[_identity(adapter.source), adapter.weight] for adapter in adapters],
-        config.format,
-        config.qlora_base,
-        *([chosen] if (chosen := config.quantizing) else []),
-        *([weighed] if (weighed := describe_importance(config)) else []),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _identity(source: Source) -> object:
-    if source.revision:
-        return [source.spec, source.revision]
-    relevant = (path for path in source.files() if path.suffix != ".md")
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in relevant]
-
-
-def describe_input(source: Source) -> dict[str, Any]:
-    """An input for the manifest: the Hub's commit, or the SHA-256 of every file of a folder."""
-    if source.revision:
-        return {"source": source.spec, "revision": source.revision}
-    # A path is told by its last part alone: a manifest is published, and a home folder is private.
-    return {"source": source.folder.name, "files": {path.name: sha256(path) for path in source.files()}}
-
-
-def describe_adapter(adapter: Adapter) -> dict[str, Any]:
-    """An adapter for the manifest: its files, what kind it is, and how much of it was merged."""
-    what = {"kind": adapter.kind, "rank": adapter.rank, "weight": adapter.weight}
-    return {**describe_input(adapter.source), **what}
-
-
-def merged_into(config: ExportConfig) -> str:
-    """What the adapters are merged into, for the manifest."""
-    base = config.qlora_base
-    return f"the base rounded to {base}, as QLoRA saw it" if base else "the base as it is"
-
-
-def describe_importance(config: ExportConfig) -> dict[str, str]:
-    """What the importance matrix comes from, for the manifest: the option, the file's name, its SHA-256."""
-    path = config.calibrate or config.imatrix
-    if path is None:
-        return {}
-    return {"calibrate" if config.calibrate else "imatrix": path.name, "sha256": sha256(path)}
-
-
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that had a part in an export."""
     found = {"python": platform.python_version()}
@@ -160,22 +98,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a crash or a full disk leaves the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        give_final_name(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)  # no longer there, if all went well

@@ -23,11 +23,11 @@ from bench.report import (
 from bench.serve import ServeConfig, compare_serving
 from bench.shapes import SHAPES, shape_in_child
 from bench.workload import WORKLOADS
-from engine.cores import physical_cores
-from pipeline.config import DEFAULT_QUANTS
+from common.system import physical_cores
+from pipeline.cli.console import report_errors, terminal_progress
 from pipeline.errors import InputError
-from pipeline.quant_types import quants_named
-from pipeline.terminal import report_errors, terminal_progress
+from pipeline.export.config import DEFAULT_QUANTS
+from pipeline.quantize.types import quants_named
 
 SCRATCH = Path("bench-scratch")
 

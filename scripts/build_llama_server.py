@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from bench.build_server import build_llama_server
-from pipeline.terminal import report_errors
+from pipeline.cli.console import report_errors
 
 if __name__ == "__main__":
     with report_errors():

@@ -13,13 +13,22 @@ import typer
 # `python scripts/chat.py` puts scripts/ on the path; the rooms (engine, ui) are one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.config import EngineSettings, SamplingSettings, sampling_over
 from engine.errors import EngineError, SettingsError
-from engine.recommended import sampling_over
-from engine.settings import EngineSettings, SamplingSettings
-from ui.catalog import started_with
-from ui.options import DEFAULTS as ENGINE
-from ui.options import ContextSize, KvCacheType, Model, Speculation, Threads, run_cli
-from ui.terminal import TerminalChat, read_prompt, run_loop, run_once
+from ui.models.catalog import started_with
+from ui.terminal.chat import DEFAULTS as ENGINE
+from ui.terminal.chat import (
+    ContextSize,
+    KvCacheType,
+    Model,
+    Speculation,
+    TerminalChat,
+    Threads,
+    read_prompt,
+    run_cli,
+    run_loop,
+    run_once,
+)
 
 DEFAULTS = SamplingSettings()
 sampled = partial(typer.Option, rich_help_panel="Answers")
@@ -96,7 +105,7 @@ def run(
 
     `given` is what was chosen of SamplingSettings; the model's own recommendations come next.
     """
-    from engine.opening import Opener  # llama.cpp loads after the options are checked
+    from engine.serving.backend import Opener
 
     named = started_with(model)
     backend = Opener(settings)(Path(named.source), named.adapter)

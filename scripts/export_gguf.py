@@ -11,14 +11,20 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
-from engine.cores import physical_cores
-from pipeline.certificate.foreign import FileCheck, certify_file
-from pipeline.certificate.step import save_certificate
-from pipeline.certificate.table import show_certificate
-from pipeline.config import DEFAULT_QUANTS, ExportConfig
-from pipeline.paths_given import certificate_path, given_path
-from pipeline.run import export
-from pipeline.terminal import GO_ON, report_errors, show_export, terminal_progress
+from common.system import physical_cores
+from pipeline.certificate.runner.external import FileCheck, certify_file
+from pipeline.cli.console import (
+    GO_ON,
+    certificate_path,
+    given_path,
+    report_errors,
+    show_certificate,
+    show_export,
+    terminal_progress,
+)
+from pipeline.export.certify_step import save_certificate
+from pipeline.export.config import DEFAULT_QUANTS, ExportConfig
+from pipeline.export.run import export
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

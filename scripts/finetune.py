@@ -15,10 +15,10 @@ import typer
 # Run as `python scripts/finetune.py`, Python looks for modules in scripts/ only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.counted import counted
-from pipeline.terminal import report_errors, terminal_progress
-from pipeline.train import RECORD, TrainConfig, finetune
-from pipeline.train_config import ALL_LINEAR
+from common.text import counted
+from pipeline.cli.console import report_errors, terminal_progress
+from pipeline.training.config import ALL_LINEAR
+from pipeline.training.finetune import RECORD, TrainConfig, finetune
 
 DEFAULTS = TrainConfig(base="-", data=Path(), out=Path())
 

@@ -12,8 +12,8 @@ import typer
 # Run as `python scripts/make_base.py`, Python looks for modules in scripts/ only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.embedded import make_base
-from pipeline.terminal import report_errors
+from pipeline.cli.console import report_errors
+from pipeline.sources.bundled import make_base
 
 
 def main(

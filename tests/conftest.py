@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pipeline.run import ExportResult
+    from pipeline.export.run import ExportResult
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub is wrong
@@ -29,8 +29,8 @@ def python() -> str:
 @pytest.fixture(scope="session")
 def real_base() -> Path:
     """The embedded SmolLM2 as a checkpoint; made once per machine, since nothing in it varies."""
-    from pipeline.embedded import make_base
-    from places import cache_folder
+    from common.paths import cache_folder
+    from pipeline.sources.bundled import make_base
 
     return make_base(cache_folder() / "tests" / "smollm2-base")
 
@@ -45,8 +45,8 @@ def captain_bob(
     real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportResult:
     """The demo as its page tells to make it, and the files to compare it with."""
-    from pipeline.config import ExportConfig
-    from pipeline.run import export
+    from pipeline.export.config import ExportConfig
+    from pipeline.export.run import export
 
     out, quants = tmp_path_factory.mktemp("demo") / "captain-bob", ("Q4_K_M", "Q5_K_M", "Q8_0")
     return export(ExportConfig(str(real_base), out, (str(demo_adapter),), quants, keep_f16=True, threads=2))
@@ -55,8 +55,8 @@ def captain_bob(
 @pytest.fixture(scope="session")
 def plain_smollm2(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the base alone, smollm2-F16.gguf and smollm2-Q4_K_M.gguf."""
-    from pipeline.config import ExportConfig
-    from pipeline.run import export
+    from pipeline.export.config import ExportConfig
+    from pipeline.export.run import export
 
     out = tmp_path_factory.mktemp("plain") / "smollm2"
     return export(ExportConfig(str(real_base), out, quants=("Q4_K_M",), keep_f16=True, threads=2)).folder

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.ui.app_process import ROOT, running
-from ui.gguf_choice import embedded_gguf
+from ui.models.files import embedded_gguf
 
 
 def refused(*arguments: str) -> str:

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from engine.config import EngineSettings, SamplingSettings
 from engine.errors import ModelError
-from engine.local import LocalBackend
-from engine.opening import Opener
-from engine.request import Finished, Text
-from engine.settings import EngineSettings, SamplingSettings
-from pipeline.config import ExportConfig
-from pipeline.run import ExportResult, export
-from ui.catalog import make_catalog
-from ui.model_files import entry_of
-from ui.models import models_of
+from engine.serving.backend import LocalBackend, Opener
+from engine.types import Finished, Text
+from pipeline.export.config import ExportConfig
+from pipeline.export.run import ExportResult, export
+from ui.models.catalog import make_catalog
+from ui.models.files import entry_of
+from ui.models.registry import models_of
 
 GREEDY = SamplingSettings(temperature=0, max_tokens=90)
 SEA_TALK = re.compile(

@@ -1,5 +1,5 @@
 """The Gradio panels. The only room that imports gradio; it is handed a pool of ChatBackends."""
 
-from ui.gradio_stubs import leave_out_stubs
+from ui.gradio_import import leave_out_stubs
 
 leave_out_stubs()  # here, as it must come before the first import of gradio

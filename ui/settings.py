@@ -1,7 +1,7 @@
 """AppSettings: all that can be set about the app, by flags and by GGUF_CHAT_* in the environment.
 
 A field's name is its flag's and its variable's: `max_seconds`, --max-seconds, GGUF_CHAT_MAX_SECONDS. A flag
-goes before the environment. ui/command_line.py reads both. Never imports gradio, so that --help answers soon.
+goes before the environment. ui/cli.py reads both. Never imports gradio, so that --help answers soon.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from common import paths as places
+from engine.config import EngineSettings, KvType
 from engine.errors import SettingsError
-from engine.settings import EngineSettings, KvType
-from ui import option_texts
 
+MODEL = (
+    "A .gguf file, its folder, or owner/name/file.gguf on the Hub, and ::ADAPTER.gguf after it for a LoRA "
+    "adapter. Default: the embedded model."
+)
+CONTEXT = "Tokens that one conversation may hold."
+THREADS = "CPU threads. Default: the cores that are really yours."
+KV_TYPE = "How a conversation is kept in memory: q8_0 takes half, q4_0 a quarter and loses precision."
+SPECULATION = "Guess what repeats the conversation, and check it in one go, where measured to be faster."
 ENV_PREFIX = "GGUF_CHAT_"
-OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read elsewhere: see places.py
+OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read elsewhere: see common/paths.py
 OFF = "off"
 MIB = 1 << 20
 _ENGINE = EngineSettings()
 _ENGINE_LIMITS = ("max_prompt_tokens", "max_new_tokens", "max_seconds")
-
 Group = Literal["Serving", "Models", "Engine", "Limits", "Access"]
 
 
@@ -78,7 +85,7 @@ class AppSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid")
 
-    model: Path | None = _option("Serving", option_texts.MODEL)
+    model: Path | None = _option("Serving", MODEL)
     host: str = _by_place("Serving", "0.0.0.0 lets other machines in.", "0.0.0.0", "127.0.0.1")
     port: int = _option("Serving", "0 takes any free one.", 7860, ge=0, le=65535)
     hosts: Names = _option(
@@ -94,15 +101,15 @@ class AppSettings(BaseSettings):
     )
     max_loaded: int = _option("Models", "Models that are kept in memory at the same time.", 2, ge=1)
 
-    context: int = _option("Engine", option_texts.CONTEXT, _ENGINE.context)
+    context: int = _option("Engine", CONTEXT, _ENGINE.context)
     slots: int = _option("Engine", "Answers that are written at the same time.", _ENGINE.slots)
     queue: int = _option("Engine", "How many may wait for a slot; others are told so.", _ENGINE.queue)
-    threads: int | None = _option("Engine", option_texts.THREADS)
-    kv_type: KvType = _option("Engine", option_texts.KV_TYPE, _ENGINE.kv_type)
+    threads: int | None = _option("Engine", THREADS)
+    kv_type: KvType = _option("Engine", KV_TYPE, _ENGINE.kv_type)
     cache_ram: int = _option(
         "Engine", "MiB for conversations that lost their slot; 0 is off.", _ENGINE.cache_ram // MIB, ge=0
     )
-    speculation: bool = _option("Engine", option_texts.SPECULATION, _ENGINE.speculation)
+    speculation: bool = _option("Engine", SPECULATION, _ENGINE.speculation)
 
     max_prompt_tokens: int | None = _option(
         "Limits", "A longer conversation loses its oldest turns. Default: what the context leaves."
@@ -154,3 +161,21 @@ class AppSettings(BaseSettings):
     def known_as(self) -> tuple[str, ...]:
         """The names of this server, with the one that a Space has on the web."""
         return (*self.hosts, *filter(None, [os.environ.get("SPACE_HOST")]))
+
+
+SPACE_DISK = Path("/data")  # a Space's persistent storage, where it has one
+FILE = "history.sqlite"
+
+
+def history_file(named: Path | None) -> Path | None:
+    """The file, or None to keep them in memory alone, until the app ends."""
+    if named is not None:
+        return None if str(named) == OFF else named.expanduser()
+    if not on_a_space():
+        return places.data_folder() / FILE
+    return SPACE_DISK / FILE if SPACE_DISK.is_dir() and os.access(SPACE_DISK, os.W_OK) else None
+
+
+def history_text(file: Path | None) -> str:
+    """What is said about it at the start."""
+    return "Conversations are kept " + (f"in {file}" if file else "in memory, until the app ends")

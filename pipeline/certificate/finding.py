@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ggufio.shards import whole_name
 from pipeline.errors import InputError
-from shards import whole_name
 
 Status = Literal["pass", "warn", "fail", "skipped"]
 FORMAT = 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pipeline.adapter import Adapter, read_adapter
-from pipeline.child import Message
-from pipeline.manifest import sha256
-from pipeline.source import Source
-from shards import whole_name
+from common.files import sha256
+from ggufio.shards import whole_name
+from pipeline.certificate.finding import Finding
+from pipeline.sources.adapter import Adapter, read_adapter
+from pipeline.sources.model_source import Source, read_json
+from pipeline.worker_process import Message
 
 Depth = Literal["fast", "full"]
 
@@ -94,3 +96,34 @@ def _text(path: Path | None) -> str | None:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
+
+
+def text_config(folder: Path) -> dict[str, Any]:
+    """The settings of its language model; raises InputError when there is none."""
+    config = read_json(folder / "config.json", "the base model")
+    return {**config, **config.get("text_config", {})}
+
+
+_FOLDERS = re.compile(r"(?<![\w./:<])/(?:[^/\s'\"<>]+/)+")  # of a path from the root, all but its last part
+
+
+def without_folders(text: str, folders: Iterable[Path] = ()) -> str:
+    """The text with paths cut down to their last parts; `folders` are known, and may hold spaces."""
+    for folder in sorted(map(str, folders), key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+    return _FOLDERS.sub("", text)
+
+
+def published(finding: Finding, subject: Subject) -> Finding:
+    """The finding as a certificate may hold it."""
+    folders = _folders(subject)
+    summary, cause = (without_folders(text, folders) for text in (finding.summary, finding.cause))
+    return replace(finding, summary=summary, cause=cause)
+
+
+def _folders(subject: Subject) -> set[Path]:
+    files = [subject.full, *subject.files.values(), *([subject.evaluation] if subject.evaluation else [])]
+    sources = [*([subject.base] if subject.base else []), *(adapter.source for adapter in subject.adapters)]
+    folders = {subject.reference, subject.scratch, *(source.folder for source in sources)}
+    found = {*(path.parent for path in files), *folders, *(folder.parent for folder in folders)}
+    return {folder for folder in found if folder.is_absolute() and folder.parent != folder}

@@ -1,1 +1,1 @@
-"""What an export says of itself: a page for people, a model card for the Hub, a Modelfile for Ollama."""
+"""The report, the charts, the model card and the Modelfile of an export."""

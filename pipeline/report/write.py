@@ -9,21 +9,23 @@ from typing import Any
 
 import jinja2
 
-from engine.cpu import probe_model
+from common.files import write_atomically
 from engine.errors import EngineError
-from engine.template import ChatTemplate
-from pipeline.card import CARD, front_matter, own_card
+from engine.probe.cpu_backend import probe_model
+from engine.prompt.chat_template import ChatTemplate
 from pipeline.certificate.finding import Certificate
-from pipeline.manifest import Record, write_atomically
-from pipeline.report import words
-from pipeline.report.chart import charts, sheet
-from pipeline.report.facts import Facts, gather
-from pipeline.report.modelfile import modelfile
-from pipeline.report.turns import Turns, find_turns
+from pipeline.manifest import Record
+from pipeline.report import context as words
+from pipeline.report.charts import charts, sheet
+from pipeline.report.context import Facts, gather
+from pipeline.report.model_card import CARD, front_matter, own_card
+from pipeline.report.ollama import Turns, find_turns, modelfile
 
 _TEMPLATES = {"report.html": "report.html.j2", CARD: "card.md.j2"}
 _EXTRAS = {"chart.svg", "Modelfile"}
 """What a report may do without."""
+
+
 _ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
 
 

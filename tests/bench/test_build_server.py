@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench import build_server
+from pipeline.convert.toolchain import ensure_sources
 from pipeline.errors import InputError, PipelineError
-from pipeline.toolchain import ensure_sources
 
 
 def test_the_real_sources_hold_the_server(root: Path) -> None:

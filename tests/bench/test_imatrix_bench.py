@@ -10,7 +10,7 @@ import pytest
 
 from bench.imatrix import Bought, ImatrixResult, Measured, separated
 from bench.report import show_imatrix
-from pipeline.certificate.survival import Share
+from pipeline.certificate.scoring.metrics import Share
 from pipeline.errors import InputError
 
 CHAT = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "Ahoy!"}]}\n'

@@ -15,8 +15,8 @@ from bench.llama_server import LlamaServer
 from bench.peers import Setup
 from bench.serve import ServeConfig
 from bench.workload import WORKLOADS, find_workload
-from pipeline.child import run_child
 from pipeline.errors import InputError, PipelineError
+from pipeline.worker_process import run_child
 from tests.bench import fake_llama_server
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench.soak import SoakConfig, SoakResult, _fault
 from bench.sure import SureTurn
-from engine.request import Finished, FinishReason, RequestStats
+from engine.types import Finished, FinishReason, RequestStats
 from pipeline.errors import InputError
 
 TURN = SureTurn("?", ("", "one", "one two", "one two three"), ends=True)

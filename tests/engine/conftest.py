@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.local import LocalBackend
-from engine.settings import EngineSettings
+from engine.config import EngineSettings
+from engine.serving.backend import LocalBackend
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
+from engine.core.stats import EngineStats
 from engine.errors import EngineStopped, ModelError
-from engine.pool import ModelPool
-from engine.reach import Reach
-from engine.stats import EngineStats
+from engine.serving.model_pool import ModelPool
+from engine.types import Reach
 
 
 class FakeModel:

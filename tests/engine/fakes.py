@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
-from engine.scheduler import DecodeAborted, Row
-from engine.settings import SamplingSettings
+from engine.config import SamplingSettings
+from engine.core.types import DecodeAborted, Row
 
 END = 0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from engine.engine import Engine, Tagged
-from engine.local import LocalBackend
-from engine.request import Event, Finished, Message, Text
-from engine.settings import SamplingSettings
+from engine.config import SamplingSettings
+from engine.core.engine import Engine, Tagged
+from engine.serving.backend import LocalBackend
+from engine.types import Event, Finished, Message, Text
 
 GREEDY = SamplingSettings(temperature=0, repeat_penalty=1.0)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.recommended import recommended
+from engine.config import recommended
 
 _STRING, _FLOAT32, _INT32, _HEAD, _ALIGNMENT = 8, 6, 5, 24, 32
 
@@ -38,7 +38,7 @@ def test_a_real_files_recommendations_are_facts_of_it(smollm2: Path, tmp_path: P
         _entry("general.sampling.top_p", _FLOAT32, struct.pack("<f", 95.0)),  # no share: left out
     ]
     _with_entries(smollm2, file, entries)
-    command = [sys.executable, "-m", "engine.probe", "inspect", str(file)]
+    command = [sys.executable, "-m", "engine.probe.child", "inspect", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     facts = json.loads(done.stdout.splitlines()[-1])["facts"]
     assert facts["recommended"] == {"temperature": 0.6, "top_k": 20}

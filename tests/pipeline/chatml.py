@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.dataset import IGNORED
+from pipeline.data.dataset import IGNORED
 
 CHATML = (
     "{% for message in messages %}"

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ExportConfig
-from pipeline.errors import InputError, MissingPackage
-from pipeline.manifest import Record, fingerprint, load_record
-from pipeline.source import Source
+from common.errors import MissingPackage
+from pipeline.errors import InputError
+from pipeline.export.config import ExportConfig
+from pipeline.export.resume import fingerprint
+from pipeline.manifest import Record, load_record
+from pipeline.sources.model_source import Source
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
-from ui.address import address_of, bind
-from ui.models import Models, one_model
-from ui.server import web_app
+from ui.cli import address_of, bind
+from ui.models.registry import Models, one_model
+from ui.server.app import web_app
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
 QUIET = (

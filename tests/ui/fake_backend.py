@@ -7,10 +7,19 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from engine.backend import ModelInfo
+from engine.config import SamplingSettings
 from engine.errors import EngineError
-from engine.request import Event, Finished, FinishReason, Message, Prefill, Queued, RequestStats, Text
-from engine.settings import SamplingSettings
+from engine.types import (
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    ModelInfo,
+    Prefill,
+    Queued,
+    RequestStats,
+    Text,
+)
 
 INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000, 2048, "haswell", 2)
 
@@ -120,9 +129,9 @@ def finished(reason: FinishReason, tokens: int = 0) -> Finished:
 if __name__ == "__main__":  # a page to look at, without a model: python -m tests.ui.fake_backend [PORT]
     import sys
 
-    from ui.address import address_of, bind
-    from ui.models import one_model
-    from ui.server import serve, web_app
+    from ui.cli import address_of, bind
+    from ui.models.registry import one_model
+    from ui.server.app import serve, web_app
 
     text = "Here is **a list** and some `code`:\n\n```python\ndef f(x):\n    return x < 2\n```\n\n" * 4
     bound = bind("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 7999)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import places
-from engine.settings import EngineSettings
-from ui.command_line import read_settings
-from ui.history_place import history_file
-from ui.settings import AppSettings
+from common import paths as places
+from engine.config import EngineSettings
+from ui.cli import read_settings
+from ui.settings import AppSettings, history_file
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -127,7 +126,7 @@ def test_where_conversations_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert history_file(None) == places.data_folder() / "history.sqlite"
     monkeypatch.setenv("SPACE_ID", "someone/space")
-    monkeypatch.setattr("ui.history_place.SPACE_DISK", tmp_path)
+    monkeypatch.setattr("ui.settings.SPACE_DISK", tmp_path)
     assert history_file(None) == tmp_path / "history.sqlite"
-    monkeypatch.setattr("ui.history_place.SPACE_DISK", tmp_path / "none")
+    monkeypatch.setattr("ui.settings.SPACE_DISK", tmp_path / "none")
     assert history_file(None) is None

@@ -1,12 +1,10 @@
 import pytest
 
+from engine.config import SamplingSettings
 from engine.errors import SettingsError
-from engine.settings import SamplingSettings
-from ui.model_settings import ModelSettings
-from ui.presets import preset_of, presets
-from ui.sampling_fields import FIELDS, sampling_from, stops_from
-from ui.settings_panel import SettingsPanel
-from ui.terminal import changed
+from ui.pages.settings_panel import SettingsPanel
+from ui.sampling import FIELDS, ModelSettings, preset_of, presets, sampling_from, stops_from
+from ui.terminal.chat import changed
 
 
 def test_what_is_not_given_has_the_engines_default() -> None:

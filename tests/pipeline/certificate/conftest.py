@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.adapter import read_adapter
 from pipeline.certificate.subject import Subject
-from pipeline.convert import ConvertJob
-from pipeline.source import adapter_source, base_source
-from pipeline.toolchain import ensure_toolchain
+from pipeline.convert.job import ConvertJob
+from pipeline.convert.toolchain import ensure_toolchain
+from pipeline.sources.adapter import read_adapter
+from pipeline.sources.model_source import adapter_source, base_source
 from tests.pipeline.tiny import make_adapter, make_base
 
 LAYERS = 3
@@ -35,7 +35,7 @@ TINY = {
     "mixtral": {"target_modules": ["q_proj"]},
 }
 _CONVERT_ALL = (
-    "import json, sys; from pipeline.convert_child import convert; "
+    "import json, sys; from pipeline.convert.worker import convert; "
     "[convert(request) for request in json.load(open(sys.argv[1]))]"
 )
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ggml import GgufFile, library, read_tensors
+from ggufio.file import GgufFile, read_tensors
+from ggufio.ggml import library
 
 Value = str | int | float | bool | list[str] | NDArray[np.int32]
 

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.adapter import Adapter
-from pipeline.certificate.causes import cause
-from pipeline.certificate.checks import CHECKS
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.layout import permuted
-from pipeline.certificate.stored import StoredTensors
+from pipeline.certificate.known_causes import cause
+from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tuned import plain_updates
+from pipeline.certificate.tensors.expected import StoredTensors, plain_updates
+from pipeline.certificate.tensors.layout import permuted
 from pipeline.progress import Silent
-from pipeline.source import base_source
+from pipeline.sources.adapter import Adapter
+from pipeline.sources.model_source import base_source
 from tests.pipeline.certificate.rewrite import copy, rewrite, tensor_in_place
 
 Sabotage = Callable[[Subject, Path], Subject]

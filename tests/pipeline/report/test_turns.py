@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.request import Message
-from engine.template import ChatTemplate
-from pipeline.report.modelfile import go_template, modelfile
-from pipeline.report.turns import find_turns
+from engine.prompt.chat_template import ChatTemplate
+from engine.types import Message
+from pipeline.report.ollama import find_turns, go_template, modelfile
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"

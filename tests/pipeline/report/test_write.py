@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from common.paths import embedded_gguf
 from pipeline.certificate.finding import Certificate, Finding
 from pipeline.manifest import Output, Record
 from pipeline.report.write import remove_report, write_report
-from places import embedded_gguf
 
 HOSTILE = '<img src=x onerror=alert(1)> | "Hi" & `this`\n# not a heading'
 

@@ -1,0 +1,169 @@
+"""How many physical cores this process may really use: /proc, the affinity mask and the cgroup quota."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def physical_cores() -> int:
+    """The physical cores that the affinity mask and the container's CPU quota grant, at least 1.
+
+    Two hyper-threads of one core share its vector units, so a second thread there costs more than it gives.
+    """
+    if sys.platform == "darwin":
+        return _darwin_cores()
+    allowed = os.sched_getaffinity(0)
+    cores = count_cores(_read(Path("/proc/cpuinfo")), allowed)
+    return granted_cores(cores, cgroup_quota(Path("/sys/fs/cgroup"), _read(Path("/proc/self/cgroup"))))
+
+
+def granted_cores(cores: int, quota: float | None) -> int:
+    """`cores` cut down to a quota in CPUs, rounded down: a thread that is throttled stalls all others."""
+    if quota is None:
+        return max(1, cores)
+    return max(1, min(cores, math.floor(quota + 1e-9)))
+
+
+def count_cores(cpuinfo: str, allowed: Iterable[int]) -> int:
+    """Distinct (physical id, core id) pairs among the `allowed` processors of a /proc/cpuinfo text.
+
+    ARM's cpuinfo names no cores: there each processor counts as one.
+    """
+    wanted = set(allowed)
+    seen: set[tuple[str, str]] = set()
+    for block in cpuinfo.split("\n\n"):
+        fields = {
+            key.strip(): value.strip()
+            for key, _, value in (line.partition(":") for line in block.splitlines())
+        }
+        if not fields.get("processor", "").isdigit() or int(fields["processor"]) not in wanted:
+            continue
+        core = fields.get("core id", "cpu" + fields["processor"])
+        seen.add((fields.get("physical id", "0"), core))
+    return len(seen) or max(1, len(wanted))
+
+
+def cgroup_quota(root: Path, self_cgroup: str) -> float | None:
+    """The tightest CPU quota, in CPUs, of this process's cgroup and its parents; None without one.
+
+    `root` is /sys/fs/cgroup and `self_cgroup` the text of /proc/self/cgroup. Reads v2 (`cpu.max`) and v1
+    (`cpu.cfs_quota_us`); see the kernel's admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
+    """
+    quotas: list[float] = []
+    for line in self_cgroup.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            for base in (root, root / "unified"):
+                quotas += [
+                    q for d in _upwards(base, path) if (q := parse_cpu_max(_read(d / "cpu.max"))) is not None
+                ]
+        elif "cpu" in controllers.split(","):
+            for base in (root / controllers, root / "cpu"):
+                quotas += [q for d in _upwards(base, path) if (q := _v1_quota(d)) is not None]
+    return min(quotas, default=None)
+
+
+def parse_cpu_max(text: str) -> float | None:
+    """CPUs granted by a v2 `cpu.max` text such as `150000 100000` (1.5) or `max 100000` (None)."""
+    quota, _, period = text.strip().partition(" ")
+    return _ratio(quota, period)
+
+
+def _v1_quota(folder: Path) -> float | None:
+    return _ratio(_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip())
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    # "max" (v2) and "-1" (v1) mean no limit, and both fail isdigit.
+    if not quota.isdigit() or not period.isdigit() or int(period) == 0 or int(quota) == 0:
+        return None
+    return int(quota) / int(period)
+
+
+def _upwards(base: Path, path: str) -> list[Path]:
+    # In a container the path may be the host's; then only the mount's own root is there to read.
+    here = base / path.lstrip("/")
+    inside = [here, *here.parents]
+    return [folder for folder in inside if folder == base or base in folder.parents]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _darwin_cores() -> int:
+    # Apple's efficiency cores slow a decode down: count the performance level's cores where they are named.
+    for name in ("hw.perflevel0.physicalcpu", "hw.physicalcpu"):
+        try:
+            done = subprocess.run(
+                ["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False
+            )
+        except OSError:
+            break
+        if done.returncode == 0 and done.stdout.strip().isdigit():
+            return max(1, int(done.stdout))
+    return max(1, (os.cpu_count() or 2) // 2)
+
+
+_PROC = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
+    """Bytes that are free or that the system can free at once; None where that cannot be known."""
+    left = [_available(proc), _below_limit(group)]
+    return min((value for value in left if value is not None), default=None)
+
+
+def _available(proc: Path) -> int | None:
+    try:
+        lines = proc.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _below_limit(group: Path) -> int | None:
+    """What a container of the cgroup v2 kind may still take; files' pages that it holds can be dropped."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        parts = dict(
+            line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - used + int(parts.get("inactive_file", 0)))
+
+
+RENDER_SECONDS = 10.0
+"""For one chat, or a few."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End this process when what is inside takes longer; for child processes, whose end is a message.
+
+    SIGALRM keeps its default action: it kills even inside a C loop, where no Python handler runs.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+        yield
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

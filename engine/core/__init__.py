@@ -1,0 +1,1 @@
+"""Continuous batching in plain Python: scheduler, sequences, prefix cache, speculative decoding, statistics."""

@@ -1,0 +1,256 @@
+"""The engine: add, step, cancel. Joins the scheduler to a runner; every call from one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from engine.config import Limits, SamplingSettings
+from engine.core.detokenizer import TextStream
+from engine.core.prefix_cache import Saved
+from engine.core.request_state import ActiveRequest
+from engine.core.scheduler import Admission, Scheduler, TokenSequence
+from engine.core.speculative import Costs, Drafter
+from engine.core.stats import Counters, EngineStats
+from engine.core.types import DecodeAborted, Row, RunnerLike
+from engine.errors import TooSlow
+from engine.types import Event, Finished, FinishReason, Prefill, Queued, Text
+
+_SMOOTH_SECONDS = 0.3  # what a step may take for others' prompts while someone is being answered
+_LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
+Tagged = tuple[int, Event]
+
+
+class Engine:
+    """Continuous batching over a runner."""
+
+    def __init__(
+        self,
+        runner: RunnerLike,
+        *,
+        slots: int,
+        context: int,
+        queue: int,
+        batch: int,
+        cache_ram: int = 0,
+        costs: Costs | None = None,
+        limits: Limits | None = None,
+        counters: Counters | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`context` is the most tokens that one conversation may hold; the rest is the scheduler's.
+
+        With `costs`, tokens are guessed ahead where that is faster; without, never.
+        """
+        self._limits, self._counters = limits or Limits(), counters or Counters()
+        self._drafter = Drafter(costs, context, self._counters) if costs is not None else None
+        self.runner = runner
+        self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
+        self._scheduler = Scheduler(
+            slots=slots, queue=queue, batch=batch, cache_ram=cache_ram, cuts=runner.can_cut
+        )
+        self._context, self._batch, self._clock = context, batch, clock
+        self._requests: dict[int, ActiveRequest] = {}
+        self._rate = 0.0  # tokens a second of the steps that read prompts
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._requests)
+
+    def stats(self) -> EngineStats:
+        """What was done so far; from any thread."""
+        return self._counters.snapshot(
+            slots=len(self._scheduler.slots),
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            saved_bytes=self._scheduler.store.used,
+        )
+
+    def add(
+        self, request: int, tokens: list[int], sampling: SamplingSettings, *, continues: bool = False
+    ) -> list[Tagged]:
+        """Queue a request of at most `context - 1` tokens; `continues` an answer begun. Raises QueueFull."""
+        assert 0 < len(tokens) < self._context and request not in self._requests
+        sequence = TokenSequence(request, list(tokens))
+        self._scheduler.add(sequence)
+        first_word = self.runner.vocab.is_sentencepiece and not continues
+        text = TextStream(sampling.stop, skip_space=first_word)
+        most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
+        self._requests[request] = ActiveRequest(sequence, sampling, text, most, self._clock())
+        return self._positions()
+
+    def cancel(self, request: int) -> list[Tagged]:
+        """End a request at once, wherever it is; an unknown or finished one is no error."""
+        state = self._requests.get(request)
+        return self._tagged(state, self._end(state, "cancelled")) if state else []
+
+    def step(self) -> list[Tagged]:
+        """End what is overdue, admit, decode one batch, sample. Returns what happened, in order."""
+        began = self._clock()
+        out = self._end_overdue(began) + self._admit()
+        rows = self._scheduler.plan(self._prefill_budget())
+        if self._drafter is not None:
+            states = {s.slot: self._requests[s.id] for s in self._scheduler.running}
+            rows = self._drafter.extend(rows, [states[row.slot] for row in rows])
+        if rows and self._decode(rows):
+            ready = self._scheduler.computed(rows)
+            out += self._progress(rows)
+            for sequence, row in ready:
+                state = self._requests[sequence.id]
+                out += self._tagged(state, self._next_tokens(state, row))
+        self._counters.busy_seconds += self._clock() - began
+        return out
+
+    def _end_overdue(self, now: float) -> list[Tagged]:
+        """The time of a request runs from its admission: a queue is not its fault."""
+        if (limit := self._limits.seconds) is None:
+            return []
+        states = [self._requests[sequence.id] for sequence in self._scheduler.running]
+        late = [state for state in states if now - state.admitted > limit]
+        return [event for state in late for event in self._tagged(state, self._end(state, "time"))]
+
+    def close(self) -> None:
+        """Free the runner."""
+        self.runner.close()
+
+    def _admit(self) -> list[Tagged]:
+        out: list[Tagged] = []
+        while admission := self._scheduler.admit():
+            state = self._requests[admission.sequence.id]
+            kept = self._fill_slot(admission)
+            self._scheduler.admitted(admission, kept)
+            self.runner.start(admission.slot, state.sampling)
+            state.admitted, state.cached = self._clock(), kept
+            self._counters.cached_tokens += kept
+            out.append((admission.sequence.id, Prefill(kept, admission.sequence.prompt, kept)))
+        return out + self._positions() if out else out
+
+    def _fill_slot(self, admission: Admission) -> int:
+        """Save what a slot loses, and give it what its new sequence may keep; returns how many tokens."""
+        slot, keep = admission.slot, admission.keep
+        self._counters.evictions += admission.evicts
+        if admission.evicts:
+            self._save(slot)
+        if admission.saved is not None:
+            restored = self.runner.restore(slot, admission.saved.state)
+            self._counters.restores += restored
+            keep = keep if restored else 0
+        return self.runner.prepare(slot, keep, admission.copy_from)
+
+    def _save(self, slot: int) -> None:
+        store, tokens = self._scheduler.store, self._scheduler.slots[slot].tokens
+        if not store.budget or not self._scheduler.saveable(slot):
+            return
+        if store.wants(tokens, self.runner.state_size(slot)):
+            store.put(Saved(list(tokens), self.runner.save(slot)))
+            self._counters.saves += 1
+
+    def _positions(self) -> list[Tagged]:
+        out: list[Tagged] = []
+        for position, sequence in enumerate(self._scheduler.waiting, 1):
+            state = self._requests[sequence.id]
+            if state.position != position:
+                state.position = position
+                out.append((sequence.id, Queued(position)))
+        return out
+
+    def _prefill_budget(self) -> int:
+        return max(_LEAST_PREFILL, min(self._batch, int(self._rate * _SMOOTH_SECONDS)))
+
+    def _measure(self, rows: Sequence[Row], seconds: float) -> None:
+        count = sum(len(row.tokens) for row in rows)
+        reads = any(row.reads for row in rows)
+        if self._drafter is not None and not reads:
+            self._drafter.costs.observe(count, seconds)
+        if reads and count >= _LEAST_PREFILL and seconds > 0:
+            rate = count / seconds
+            self._rate = rate if self._rate == 0 else 0.7 * self._rate + 0.3 * rate
+        self._counters.steps += 1
+        self._counters.occupied += len(rows)
+        self._counters.offered += len(self._scheduler.slots)
+        self._counters.model_seconds += seconds
+
+    def _decode(self, rows: Sequence[Row]) -> bool:
+        """Compute the rows; after an abort, put every slot back to where the step began."""
+        owners = {s.slot: s for s in self._scheduler.running}
+        self.reading = frozenset(owners[row.slot].id for row in rows if row.reads)
+        began = self._clock()
+        try:
+            self.runner.decode(rows)
+        except DecodeAborted:
+            for row in rows:
+                self._scheduler.rewind(owners[row.slot], self.runner.prepare(row.slot, row.start))
+            return False
+        finally:
+            self.reading = frozenset()
+        self._measure(rows, self._clock() - began)
+        return True
+
+    def _progress(self, rows: Sequence[Row]) -> list[Tagged]:
+        owners = {s.slot: s for s in self._scheduler.running}
+        reading = [owners[row.slot] for row in rows if row.reads]
+        for row in rows:
+            prompt_left = owners[row.slot].prompt - row.start
+            self._counters.prefilled_tokens += max(0, min(len(row.tokens), prompt_left))
+        return [
+            (s.id, Prefill(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
+            for s in reading
+            if s.answered == 0
+        ]
+
+    def _next_tokens(self, state: ActiveRequest, row: Row) -> list[Event]:
+        """Sample the next token, and after each one that was guessed right, one more."""
+        sequence, before = state.sequence, len(state.sequence.tokens)
+        draft = row.tokens[1:] if row.outputs > 1 else ()
+        events: list[Event] = []
+        for output in range(row.outputs):
+            events += self._next_token(state, output)
+            done = sequence.id not in self._requests or output == len(draft)
+            if done or sequence.tokens[-1] != draft[output]:
+                break
+        if self._drafter is not None:
+            self._drafter.learn(state, len(draft), before)
+        kept = row.start + len(row.tokens) - len(draft) + output
+        if kept < row.start + len(row.tokens):
+            self._scheduler.cut(row.slot, self.runner.prepare(row.slot, kept))
+        return events
+
+    def _next_token(self, state: ActiveRequest, output: int) -> list[Event]:
+        sequence = state.sequence
+        assert sequence.slot is not None
+        began = self._clock()
+        try:
+            token = self.runner.sample(sequence.slot, output)
+        except TooSlow:
+            return self._end(state, "time")
+        now = self._clock()
+        self._counters.model_seconds += now - began
+        state.first = state.first or now
+        if self.runner.vocab.is_end(token):
+            return self._end(state, "stop")
+        sequence.tokens.append(token)
+        state.said += 1
+        self._counters.generated_tokens += 1
+        delta = state.text.push(self.runner.vocab.piece(token))
+        events: list[Event] = [Text(delta)] if delta else []
+        if state.text.stopped:
+            return events + self._end(state, "stop")
+        if state.said >= state.most or len(sequence.tokens) >= self._context:
+            return events + self._end(state, "length")
+        return events
+
+    def _end(self, state: ActiveRequest, reason: FinishReason) -> list[Event]:
+        sequence = state.sequence
+        if sequence.slot is not None:
+            self.runner.stop(sequence.slot)
+        self._scheduler.finish(sequence)
+        del self._requests[sequence.id]
+        rest = state.text.finish()
+        stats = state.stats(self._clock())
+        self._counters.finished(reason, stats)
+        return [*([Text(rest)] if rest else []), Finished(reason, stats)]
+
+    @staticmethod
+    def _tagged(state: ActiveRequest, events: Sequence[Event]) -> list[Tagged]:
+        return [(state.sequence.id, event) for event in events]

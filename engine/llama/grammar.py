@@ -1,0 +1,263 @@
+"""A grammar or a JSON schema that the answer must follow, checked before the request is queued."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from llama_cpp import llama_cpp as low
+from llama_cpp.llama_grammar import INVALID_RULE_CHARS_RE, SchemaConverter
+from numpy.typing import NDArray
+
+from engine.config import SamplingSettings
+from engine.errors import QueueFull, RequestError, TooSlow
+from engine.llama.library import silent_stderr
+from engine.llama.tokenizer import Vocabulary
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
+
+def whole_vocabulary(logits: NDArray[np.float32]) -> NDArray[np.void]:
+    """Every token with its logit; `logits` are [vocabulary]."""
+    data = np.zeros(len(logits), _CANDIDATE)
+    data["id"], data["logit"] = np.arange(len(logits)), logits
+    return data
+
+
+def one_token(token: int) -> NDArray[np.void]:
+    """A token alone, with a logit that is finite."""
+    return np.array([(token, 1.0, 0.0)], _CANDIDATE)
+
+
+def as_array(data: NDArray[np.void]) -> low.llama_token_data_array:
+    """llama.cpp's view of candidates, which must outlive it."""
+    return low.llama_token_data_array(
+        data=data.ctypes.data_as(low.llama_token_data_p), size=len(data), selected=-1, sorted=False
+    )
+
+
+_T = TypeVar("_T")
+_QUICK = 0.25  # seconds; what takes no longer is not counted
+
+
+class ClockedThread:
+    """One caller's calls. C cannot be interrupted: what takes too long is left alone, to end or not."""
+
+    _left_alone: ClassVar[list[threading.Thread]] = []
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds` are what all slow calls may take together."""
+        self._left = seconds
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="clocked", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def busy(cls) -> bool:
+        """Whether a call that was given up still runs."""
+        cls._left_alone[:] = [thread for thread in cls._left_alone if thread.is_alive()]
+        return bool(cls._left_alone)
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """What `function` returns or raises. Raises TooSlow, and then nothing but `close` may follow."""
+        future: Future[_T] = Future()
+        self._calls.put(lambda: _settle(future, function))
+        began = time.monotonic()
+        try:
+            return future.result(max(0.0, self._left))
+        except NotInTime as error:
+            self._left_alone.append(self._thread)
+            raise TooSlow from error
+        finally:
+            took = time.monotonic() - began
+            self._left -= took if took > _QUICK else 0
+
+    def close(self, last: Callable[[], None]) -> None:
+        """Have `last` done after all other calls, and the thread ended. Returns at once."""
+        self._calls.put(last)
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+
+def _settle(future: Future[_T], function: Callable[[], _T]) -> None:
+    try:
+        future.set_result(function())
+    except Exception as error:  # noqa: BLE001 - a boundary: the caller is told
+        future.set_exception(error)
+
+
+_MOST = 1 << 21  # characters that it may write, generously reckoned; far less is too long for a grammar
+_SCHEMA_SECONDS = 1.0  # of the thread's computing; usual are milliseconds
+_FRAME = 16  # characters that are written around a name each time
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError)
+
+
+def grammar_of(schema: str) -> str:
+    """GBNF for what a schema's text describes. Safe in any thread.
+
+    Raises ValueError, whose words follow "the JSON schema".
+    """
+    converter = _Bounded()
+    try:
+        converter.visit(converter.resolve_refs(json.loads(schema), "stdin"), "")
+    except _TooMuch as error:
+        raise ValueError(str(error)) from error
+    except _BROKEN as error:  # the converter checks little, and names no exception of its own
+        raise ValueError(f"cannot be used ({type(error).__name__}: {str(error)[:200]})") from error
+    return str(converter.format_grammar())
+
+
+class _TooMuch(Exception):
+    """A schema that asks for more than a grammar can hold."""
+
+
+class _Bounded(SchemaConverter):  # type: ignore[misc] # it has no types
+    """The converter, which passes each schema within the schema through `visit`."""
+
+    def __init__(self) -> None:
+        super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+        self._left, self._until = _MOST, time.thread_time() + _SCHEMA_SECONDS
+
+    def visit(self, schema: dict[str, Any], name: str) -> str:
+        """Write the rules of one schema; returns the name of its own."""
+        pattern = str(schema.get("pattern", ""))
+        counts = [*(schema.get(key) for key in _COUNTS), *_quantifiers(pattern)]
+        repeats = sum(abs(count) for count in counts if isinstance(count, int))  # from -9 to 0 are nine
+        self._left -= (1 + repeats) * (len(name) + len(pattern) + _FRAME)
+        if self._left < 0:
+            raise _TooMuch("makes too long a grammar: use smaller counts, fewer references or shorter names")
+        if time.thread_time() > self._until:
+            raise _TooMuch("takes too long to read: use fewer references")
+        return str(super().visit(schema, name))
+
+    def _format_literal(self, literal: str) -> str:
+        return str(super()._format_literal(literal.replace("\\", r"\\")))
+
+    def _resolve_ref(self, ref: str) -> str:
+        """A rule's name, spelled as rules are: that of a recursive one comes as the stranger wrote it."""
+        return str(INVALID_RULE_CHARS_RE.sub("-", super()._resolve_ref(ref)))
+
+
+def _quantifiers(pattern: str) -> Iterator[int]:
+    """The numbers of a pattern's {m,n}, read as the converter reads them."""
+    for inside in _BRACES.findall(pattern):
+        for number in inside.split(","):
+            try:
+                yield int(number)
+            except ValueError:
+                continue  # no quantifier, or one that the converter refuses
+
+
+_LONGEST = 1 << 16  # characters; llama.cpp's parser is no place for a stranger's megabytes
+_MOST_BRACKETS = 1 << 13  # it calls itself for each one inside another, and 30,000 end the process
+_SECONDS = 2.0  # what a grammar may cost one answer, and so all others; usual are milliseconds
+
+
+def settle(sampling: SamplingSettings, vocab: Vocabulary) -> SamplingSettings:
+    """The settings with their JSON schema, if any, as a grammar that llama.cpp has read.
+
+    Raises RequestError, and QueueFull while another one, which took too long, still runs. Safe in any thread.
+    GBNF is described in llama.cpp's grammars/README.md.
+    """
+    text, name = sampling.grammar, f"the grammar {_begin(sampling.grammar)!r}"
+    if sampling.json_schema is not None:
+        schema = str(sampling.json_schema)
+        text, name = _from_schema(schema), f"the JSON schema {_begin(schema)!r}"
+    if not text:
+        return sampling
+    if ClockedThread.busy():
+        raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
+    with silent_stderr():  # where llama.cpp prints all of what it refuses
+        low.llama_sampler_free(_read(text, vocab, name))
+    return replace(sampling, grammar=text, json_schema=None)
+
+
+def new_grammar(text: str, vocab: Vocabulary) -> int:
+    """A sampler that leaves only what the grammar allows, to be freed by its owner. Raises RequestError."""
+    return _read(text, vocab, f"the grammar {_begin(text)!r}")
+
+
+def _read(text: str, vocab: Vocabulary, name: str) -> int:
+    _check_length(f"{name} as a grammar", text)
+    if "\0" in text:
+        raise RequestError(f"{name} contains a NUL character: remove it")
+    if (brackets := text.count("(")) > _MOST_BRACKETS:
+        raise RequestError(
+            f"{name} has {brackets} opening brackets as a grammar: {_MOST_BRACKETS} are the most"
+        )
+    made: int = low.llama_sampler_init_grammar(vocab.handle, text.encode("utf-8", "replace"), b"root")
+    if not made:
+        raise RequestError(
+            f"{name} is not valid GBNF with a rule named root: see llama.cpp's grammars/README.md"
+        )
+    return made
+
+
+class Grammar:
+    """Where one answer stands in its grammar.
+
+    llama.cpp follows all ways to read an answer at once. The pattern ((a?){0,30}){0,30} has so many that one
+    token takes minutes, in C, where no cancel reaches it. Nothing that is easy to count foretells
+    that, so there is a clock. Each call may raise TooSlow, after which only `close` may follow.
+    """
+
+    def __init__(self, text: str, vocab: Vocabulary) -> None:
+        self._sampler = new_grammar(text, vocab)
+        self._thread = ClockedThread(_SECONDS)
+
+    def take(self, token: int) -> bool:
+        """Go on to where the token leads; False, and nothing is changed, if the grammar does not allow it."""
+        return self._thread.call(partial(_take, self._sampler, token))
+
+    def mask(self, data: NDArray[np.void]) -> None:
+        """Leave only what the grammar allows among the candidates (see engine.llama.grammar)."""
+        self._thread.call(partial(_apply, self._sampler, data))
+
+    def close(self) -> None:
+        """Free it, at once or when its last call has ended."""
+        self._thread.close(partial(low.llama_sampler_free, self._sampler))
+
+
+def _take(sampler: int, token: int) -> bool:
+    _apply(sampler, data := one_token(token))
+    allowed = bool(data["logit"][0] != -np.inf)
+    if allowed:
+        low.llama_sampler_accept(sampler, token)
+    return allowed
+
+
+def _apply(sampler: int, data: NDArray[np.void]) -> None:
+    low.llama_sampler_apply(sampler, ctypes.byref(as_array(data)))
+
+
+def _from_schema(schema: str) -> str:
+    _check_length("the JSON schema", schema)
+    try:
+        return grammar_of(schema)
+    except ValueError as error:
+        raise RequestError(f"the JSON schema {_begin(schema)!r} {error}") from error
+
+
+def _check_length(name: str, text: str) -> None:
+    if len(text) > _LONGEST:
+        raise RequestError(f"{name} has {len(text)} characters: {_LONGEST} are the most")
+
+
+def _begin(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,177 @@
+"""Weights in memory: a model that several contexts may share, and the LoRA adapters on it."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import llama_cpp as low
+
+from engine.config import KvType, recommended
+from engine.errors import EngineError, ModelError
+from engine.llama.library import last_log, silence_log
+from engine.llama.tokenizer import Vocabulary
+from engine.types import Reach, unwatched
+from ggufio import shards
+
+
+class Model:
+    """Weights in memory. Load a CPU backend first (engine.probe.cpu_backend.load_cpu_backend)."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        extra_buffers: bool = True,
+        vocab_only: bool = False,
+        reach: Reach = unwatched,
+    ) -> None:
+        """Raises ModelError with llama.cpp's own words when the file does not load, or `reach` ends it."""
+        silence_log()
+        low.llama_backend_init()
+        params = low.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.use_extra_bufts = extra_buffers
+        params.vocab_only = vocab_only
+        params.progress_callback = heard = low.llama_progress_callback(lambda share, _: reach(share))
+        last_log()
+        self.handle = low.llama_model_load_from_file(str(path).encode(), params)
+        del heard  # C calls it no more
+        if not self.handle:
+            raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
+        self.vocab = Vocabulary(self.handle)
+        self._path, self._owners, self._lock = path, 1, threading.Lock()
+
+    def share(self) -> Model:
+        """The same weights for one more owner, who closes them too. The model must not be closed yet."""
+        with self._lock:
+            assert self._owners > 0, f"{self._path} is closed"
+            self._owners += 1
+        return self
+
+    def metadata(self, key: str) -> str:
+        """A metadata value as text, or "" when the file does not have it."""
+        size = low.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if size < 0:
+            return ""
+        buffer = ctypes.create_string_buffer(size + 1)
+        low.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Give up one owner's share; the last one frees the weights. Its Runner must be closed before."""
+        with self._lock:
+            self._owners -= 1
+            last = self._owners == 0
+        if last:
+            low.llama_model_free(self.handle)
+            self.handle = None
+
+
+class Adapter:
+    """A LoRA adapter for a loaded model, from a GGUF of llama.cpp's convert_lora_to_gguf.py.
+
+    It takes memory of its own. One that is never closed is freed with the model.
+    """
+
+    def __init__(self, model: Model, path: Path, scale: float = 1.0) -> None:
+        """`scale` multiplies what was trained. Raises ModelError when it is not this model's."""
+        last_log()
+        self.handle = low.llama_adapter_lora_init(model.handle, str(path).encode())
+        self.scale = scale
+        if not self.handle:
+            raise ModelError(
+                f"adapter {path} does not load on this model: {last_log() or 'llama.cpp gives no reason'}"
+            )
+
+    def close(self) -> None:
+        """Free it. Every Runner that has it must be closed before, and the model must not be."""
+        low.llama_adapter_lora_free(self.handle)
+
+
+_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
+
+
+def new_context(
+    model: Model, *, slots: int, context: int, batch: int, threads: int, unified: bool, kv_type: KvType
+) -> Any:
+    """A llama_context, to be freed by its owner; `context` is in tokens per slot.
+
+    Raises EngineError when the memory does not suffice.
+    """
+    params = low.llama_context_default_params()
+    params.n_ctx = slots * context
+    params.n_batch = params.n_ubatch = batch
+    params.n_seq_max = slots
+    params.n_threads = params.n_threads_batch = threads
+    params.kv_unified = unified
+    params.no_perf = True
+    params.type_k = params.type_v = _KV_TYPES[kv_type]
+    if kv_type != "f16":  # llama.cpp reads a quantized V cache through flash attention alone
+        params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    made = low.llama_init_from_model(model.handle, params)
+    if not made:
+        raise EngineError(
+            f"no room for {slots} conversations of {context} tokens ({last_log() or 'no reason given'}): "
+            + ("" if kv_type == "f16" else "use kv_type=f16, ")
+            + "use a smaller context or fewer slots"
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes.
+
+    `adds_bos` tells whether a plain text gets a BOS, `recommended` how to sample (engine.config).
+    """
+
+    name: str
+    architecture: str
+    quantization: str
+    parameters: int
+    size: int
+    trained_context: int
+    template: str
+    bos: str
+    adds_bos: bool
+    eos: str
+    control: tuple[str, ...]
+    ends: tuple[str, ...]
+    recommended: Mapping[str, float]
+
+
+def facts_of(model: Model, path: Path) -> ModelFacts:
+    """Those of an open model, perhaps of its vocabulary alone; `path` is its file, or its first shard."""
+    vocab, handle = model.vocab, model.handle
+    architecture = model.metadata("general.architecture")
+    template = low.llama_model_chat_template(handle, None) or b""
+    return ModelFacts(
+        name=model.metadata("general.name") or path.stem,
+        architecture=architecture,
+        quantization=_label(model.metadata("general.file_type")),
+        parameters=int(low.llama_model_n_params(handle)),
+        size=shards.size(path),
+        trained_context=int(model.metadata(f"{architecture}.context_length") or 0),
+        template=template.decode("utf-8", "replace"),
+        bos=vocab.text(vocab.bos),
+        adds_bos=vocab.add_bos,
+        eos=vocab.text(vocab.eos),
+        control=tuple(vocab.control_spellings),
+        ends=tuple(vocab.text(t) for t in range(vocab.size) if vocab.is_end(t)),
+        recommended=recommended(model.metadata),
+    )
+
+
+def _label(file_type: str) -> str:
+    """`Q4_K_M` for the metadata's file type 15, which llama.cpp itself calls "Q4_K - Medium"."""
+    if not file_type.isdigit():
+        return "unknown"
+    name = (low.llama_ftype_name(int(file_type)) or b"unknown").decode()
+    for size in ("Small", "Medium", "Large"):
+        name = name.replace(f" - {size}", f"_{size[0]}")
+    return name

@@ -1,0 +1,242 @@
+"""Picks the CPU backend that survives a model on this machine, and vouches for the file: in child processes.
+
+llama.cpp's fastest variant can crash (AMX on some virtual machines, and only with some tensor types), and a
+broken GGUF can abort inside C. So a file that was never seen here is opened and computed with in a child
+first. What came out is remembered per file, CPU and build: the next start asks nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.paths import cache_folder
+from common.system import physical_cores
+from engine.errors import BackendError, ModelError
+from engine.llama.library import (
+    build_identity,
+    cpu_identity,
+    find_variants,
+    load_variant,
+    rank_variants,
+    variant_name,
+)
+from engine.llama.model import ModelFacts
+from engine.probe.client import Ended, compute, run_probe
+from engine.types import Reach, part, unwatched
+from ggufio import shards
+
+_FORMAT = 4  # raise it when what is remembered changes its meaning
+
+
+def memo_of(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
+    """Where it is kept; `more` is all that changes it, beside these very files, the CPU and the libraries."""
+    parts: list[object] = [_FORMAT]
+    for file in shards.files(model):
+        parts += [file.resolve(), (stat := file.stat()).st_size, stat.st_mtime_ns]
+    parts += [*more, cpu_identity(), build_identity()]
+    key = hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()[:32]
+    return (cache or cache_folder()) / f"{kind}-{key}.json"
+
+
+def recall(memo: Path) -> Any:
+    """The JSON that was kept, or None."""
+    try:
+        return json.loads(memo.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def remember(memo: Path, found: object) -> None:
+    """Keep something as JSON, if the folder can be written to."""
+    beside = memo.with_name(f"{memo.name}.{os.getpid()}")
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(found), encoding="utf-8")
+        beside.replace(memo)
+    except OSError:
+        return  # a read-only home only costs the next start a probe
+
+
+_INSPECT_SECONDS = 60.0
+_LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's words, before the reason
+_FIX = "download or export it again"
+_REBUILD = (
+    "reinstall with `pip install --force-reinstall --no-cache-dir llama-cpp-python --config-settings="
+    '"cmake.args=-DGGML_NATIVE=OFF"`'
+)
+
+
+@dataclass(frozen=True)
+class CpuChoice:
+    """The CPU backend to use; a `path` of None is the one compiled in. See `use_extra_bufts` in llama.h."""
+
+    variant: str
+    path: str | None
+    extra_buffers: bool
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model file that was opened and computed with, and the backend that did it."""
+
+    facts: ModelFacts
+    choice: CpuChoice
+
+
+def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: bool = True) -> CpuChoice:
+    """Load into this process the best CPU backend for the model. Raises ModelError or BackendError.
+
+    Pass the choice's `extra_buffers` on to llama_model_params.use_extra_bufts.
+    """
+    choice = probe_model(model, threads=threads, extra_buffers=extra_buffers).choice
+    if choice.path is not None:
+        load_variant(Path(choice.path))
+    return choice
+
+
+def probe_model(
+    model: Path,
+    *,
+    threads: int | None = None,
+    extra_buffers: bool = True,
+    cache: Path | None = None,
+    reach: Reach = unwatched,
+) -> Probe:
+    """Open the model in a child process and find the backend that runs it, or recall both.
+
+    `cache` is a folder (default: `cache_folder()`); `reach` hears of what is not recalled. Raises ModelError
+    when the file is at fault, BackendError when no backend survives, EngineStopped when `reach` says so.
+    """
+    _check_files(model)
+    memo = memo_of("probe", model, extra_buffers, cache=cache)
+    if (known := _recalled(memo)) is not None:
+        return known
+    found = _inspect(model)
+    facts = ModelFacts(**_tuples(found["facts"]))
+    ranked = [Path(p) for p in found["variants"]]
+    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, part(reach, 0.2, 1.0))
+    probe = Probe(facts, choice)
+    remember(memo, asdict(probe))
+    return probe
+
+
+def is_known(model: Path, extra_buffers: bool) -> bool:
+    """Whether `probe_model` would recall this very file, rather than open it in a child process."""
+    _check_files(model)
+    return memo_of("probe", model, extra_buffers).exists()
+
+
+def likeliest() -> CpuChoice:
+    """The backend that `probe_model` would try first, untried: for a process that may crash."""
+    path, extra = candidates(rank_variants(find_variants()), extra_buffers=True)[0]
+    return _choice(path, extra)
+
+
+def vouch(model: Path, probe: Probe) -> None:
+    """Have `probe_model` recall this: the caller has opened the file and computed with it."""
+    remember(memo_of("probe", model, True), asdict(probe))
+
+
+def check_adapter(
+    model: Path, adapter: Path, choice: CpuChoice, threads: int, reach: Reach = unwatched
+) -> None:
+    """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
+    _check_file(adapter)
+    more = ("--adapter", str(adapter))
+    done = compute(
+        "run",
+        model,
+        *more,
+        variant=choice.path,
+        extra_buffers=choice.extra_buffers,
+        threads=threads,
+        reach=reach,
+    )
+    if done.answer == {"finite": True}:
+        return
+    reason = str(done.answer.get("error", "its numbers are not finite")) if done.answer else done.ending
+    raise ModelError(
+        f"{adapter} is no working adapter for {model.name} ({reason.rpartition(_LORA_FAILED)[2]}): "
+        "convert it with this very base model"
+    )
+
+
+def _check_files(model: Path) -> None:
+    for file in shards.files(model):
+        _check_file(file)
+
+
+def _check_file(model: Path) -> None:
+    try:
+        with model.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
+    if magic != b"GGUF":
+        raise ModelError(f"{model} is not a GGUF file (it begins with {magic!r}): {_FIX}, or pass a .gguf")
+
+
+def _inspect(model: Path) -> dict[str, Any]:
+    done = run_probe(["inspect", str(model)], _INSPECT_SECONDS)
+    if done.answer is not None and "facts" in done.answer:
+        return done.answer
+    if not done.ready:
+        raise BackendError(f"llama-cpp-python does not start on this machine ({done.ending}): {_REBUILD}")
+    if done.code == -signal.SIGALRM:
+        raise ModelError(f"{model}: its chat template takes too long to render; do not trust this file")
+    raise ModelError(_blame(model, done))
+
+
+def _blame(model: Path, done: Ended) -> str:
+    reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
+    if "template" in reason or "LoRA adapter" in reason:
+        return f"{model}: {reason}"
+    return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
+
+
+def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: Reach) -> CpuChoice:
+    failures: list[str] = []
+    for path, extra in candidates(ranked, extra_buffers):
+        choice = _choice(path, extra)
+        done = compute("run", model, variant=choice.path, extra_buffers=extra, threads=threads, reach=reach)
+        if done.answer == {"finite": True}:
+            return choice
+        if done.answer is not None and "error" in done.answer:
+            # llama.cpp said no in good order: another backend would too
+            raise ModelError(_blame(model, done))
+        why = "numbers that are not finite" if done.answer else done.ending
+        failures.append(f"{choice.variant}{'' if extra else ' without extra buffers'}: {why}")
+    raise BackendError(
+        f"no CPU backend of llama.cpp runs {model.name} on this machine ({'; '.join(failures)}). "
+        f"If other models run, this file is damaged: {_FIX}. Otherwise {_REBUILD}"
+    )
+
+
+def _choice(path: Path | None, extra_buffers: bool) -> CpuChoice:
+    return CpuChoice(variant_name(path) if path else "built-in", str(path) if path else None, extra_buffers)
+
+
+def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | None, bool]]:
+    """What to try, in this order: (variant, use extra buffers). Seven at most, for each may take seconds."""
+    paths: list[Path | None] = [*ranked] or [None]
+    first: list[tuple[Path | None, bool]] = [(p, True) for p in paths[:4]] if extra_buffers else []
+    plain = list(dict.fromkeys([*paths[:2], paths[-1]]))
+    return first + [(p, False) for p in plain]
+
+
+def _recalled(memo: Path) -> Probe | None:
+    try:
+        data = recall(memo)
+        return Probe(ModelFacts(**_tuples(data["facts"])), CpuChoice(**data["choice"]))
+    except (TypeError, KeyError):
+        return None
+
+
+def _tuples(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}

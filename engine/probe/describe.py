@@ -1,0 +1,66 @@
+"""What is known of a model before its weights are loaded, found out in child processes once for each file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.system import physical_cores
+from engine.config import EngineSettings
+from engine.core.speculative import Costs
+from engine.probe.client import compute
+from engine.probe.cpu_backend import CpuChoice, Probe, memo_of, probe_model, recall, remember
+from engine.types import ModelInfo, Reach, unwatched
+
+
+def batch_costs(model: Path, choice: CpuChoice, threads: int) -> Costs | None:
+    """What guessing ahead costs with a cache of f16; None where it cannot be taken back, or timing failed."""
+    memo = memo_of("batches", model, choice, threads)
+    found = recall(memo)
+    if found is None:
+        found = compute(
+            "time", model, variant=choice.path, extra_buffers=choice.extra_buffers, threads=threads
+        ).answer
+        if found is None or "seconds" not in found:
+            return None
+        remember(memo, found)
+    seconds = {int(rows): float(time) for rows, time in found["seconds"]}
+    return Costs(seconds, int(found["exact"])) if seconds else None
+
+
+@dataclass(frozen=True)
+class Description:
+    """A file that was opened and computed with; `costs` are those of the file alone, with a KV cache of f16.
+
+    They are None where they are not known, or not wanted. `timed` tells whether a child was asked for them.
+    """
+
+    probe: Probe
+    info: ModelInfo
+    costs: Costs | None
+    timed: bool
+
+
+def describe(path: Path, settings: EngineSettings, reach: Reach = unwatched) -> Description:
+    """Vouch for a file. Raises as engine.probe.cpu_backend.probe_model, which tells `reach` how far it is."""
+    threads = settings.threads or physical_cores()
+    probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, reach=reach)
+    timed = settings.speculation and settings.kv_type == "f16"
+    costs = batch_costs(path, probe.choice, threads) if timed else None
+    return Description(probe, _info(path, probe, settings, threads), costs, timed)
+
+
+def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> ModelInfo:
+    facts, choice = probe.facts, probe.choice
+    return ModelInfo(
+        name=facts.name,
+        path=str(path),
+        architecture=facts.architecture,
+        quantization=facts.quantization,
+        parameters=facts.parameters,
+        size=facts.size,
+        context=min(settings.context, facts.trained_context or settings.context),
+        cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
+        threads=threads,
+        recommended=facts.recommended,
+    )

@@ -1,0 +1,1 @@
+"""From messages to tokens: chat templates and the truncation of long conversations."""

@@ -1,0 +1,249 @@
+"""Messages -> prompt tokens: the model's own chat template, in jinja2's sandbox.
+
+The environment is the one of transformers (utils/chat_template_utils.py), so that a template does here what
+it did in training. Control tokens spelled out in a message ("<|im_end|>") stay plain text: they are cut out
+before the template runs, so a message can neither end its turn nor open another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn, Protocol
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+from engine.errors import ModelError, RequestError
+from engine.types import Message
+
+_PRIVATE_USE = range(0xE000, 0xF8FF)
+_MARK = "system-prompt-probe"
+
+
+class Tokenizer(Protocol):
+    """What a template needs of a vocabulary."""
+
+    bos: int
+    add_bos: bool
+    is_sentencepiece: bool
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of a text, without a BOS."""
+        ...
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}` marks the assistant's words for training; to render, it is nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own way
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """Keep the body, drop the tag."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    # Not jinja2's own filter: that one escapes HTML, which no model was trained on.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
+    )
+    env.filters["tojson"] = _tojson
+    env.globals["raise_exception"] = _raise_exception
+    env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return env
+
+
+class ChatTemplate:
+    """A chat template that is compiled and known to render a plain conversation."""
+
+    def __init__(self, source: str, bos: str, eos: str) -> None:
+        """`bos` and `eos` are spellings of the vocabulary, or "". Raises ModelError."""
+        if not source.strip():
+            raise ModelError(
+                "the GGUF carries no chat template: export it from the tuned model, whose tokenizer has one "
+                "(tokenizer_config.json or chat_template.jinja)"
+            )
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+        try:
+            self._template = _environment().from_string(source)
+            self._render([{"role": "user", "content": "Hello"}])
+        except Exception as error:  # a template is a stranger's program: it may raise anything
+            raise ModelError(f"the model's chat template does not render: {_brief(error)}") from error
+        self.takes_system = self._takes_system()
+
+    def _takes_system(self) -> bool:
+        # Some templates raise on a system message (Gemma), others leave it out in silence.
+        probe: list[Message] = [{"role": "system", "content": _MARK}, {"role": "user", "content": "Hello"}]
+        try:
+            return _MARK in self._render(probe)
+        except Exception:  # noqa: BLE001 - see above
+            return False
+
+    def _render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
+        return self._template.render(
+            messages=[dict(m) for m in messages],
+            add_generation_prompt=not answered,
+            tools=None,
+            documents=None,
+            **self._tokens,
+        )
+
+    def render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
+        """The prompt's text, up to where the assistant begins. Raises RequestError.
+
+        What is `answered` ends with the last message: no further answer is begun.
+        """
+        shaped = list(messages) if self.takes_system else merge_system(messages)
+        try:
+            return self._render(shaped, answered=answered)
+        except Exception as error:
+            raise RequestError(
+                f"the model's chat template refuses this conversation: {_brief(error)}"
+            ) from error
+
+
+def _brief(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raise RequestError unless there is at least one message and each has a known role and a text."""
+    if not messages:
+        raise RequestError("there are no messages: send at least one from the user")
+    for number, message in enumerate(messages, 1):
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "user", "assistant"):
+            raise RequestError(f"message {number} has the role {role!r}: use system, user or assistant")
+        if not isinstance(content, str):
+            raise RequestError(
+                f"message {number} has no text: `content` is {type(content).__name__}, not a string"
+            )
+
+
+def merge_system(messages: Sequence[Message]) -> list[Message]:
+    """Put system messages in front of the first user message, for templates that know no system role."""
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    rest: list[Message] = [m for m in messages if m["role"] != "system"]
+    if not system:
+        return rest
+    for index, message in enumerate(rest):
+        if message["role"] == "user":
+            rest[index] = {"role": "user", "content": f"{system}\n\n{message['content']}"}
+            return rest
+    return [{"role": "user", "content": system}, *rest]
+
+
+class PromptBuilder:
+    """Turns conversations into token ids; one per loaded model, safe to share between threads."""
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, control: Sequence[str]) -> None:
+        """`control` are the spellings of the vocabulary's control tokens."""
+        self._template = template
+        self._tokenizer = tokenizer
+        # Longest first, so that a spelling that begins with another one is taken whole.
+        spellings = sorted({s for s in control if len(s) > 1}, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, spellings))) if spellings else None
+
+    def tokens(self, messages: Sequence[Message], *, answered: bool = False) -> list[int]:
+        """Token ids of the whole prompt, with exactly one BOS if the model wants one. Raises RequestError.
+
+        An answer that comes last is continued: it stands where the model would begin to write, and its turn
+        stays open. Whatever it spells is text. If the conversation is `answered`, its turn is closed instead.
+        """
+        check_messages(messages)
+        if messages[-1]["role"] == "assistant" and not answered:
+            begun = messages[-1]["content"]
+            return self.tokens(messages[:-1]) + self._part(begun, special=False, first=False)
+        hidden = self._hide(messages)
+        text = self._template.render(hidden.messages, answered=answered)
+        return self._one_bos(self._tokenize(text, hidden.spellings))
+
+    def measure(self, text: str) -> int:
+        """Tokens of a text alone, without the template's."""
+        return len(self._tokenizer.tokenize(text, special=False))
+
+    def _hide(self, messages: Sequence[Message]) -> _Hidden:
+        """Replace each control spelling in the messages by a character that they do not contain."""
+        if self._control is None or not any(self._control.search(m["content"]) for m in messages):
+            return _Hidden(list(messages), {})
+        used = set().union(*(m["content"] for m in messages))
+        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
+        stand_in: dict[str, str] = {}
+
+        def hide(match: re.Match[str]) -> str:
+            if match[0] not in stand_in:
+                stand_in[match[0]] = _next(free)
+            return stand_in[match[0]]
+
+        shaped: list[Message] = [
+            {"role": m["role"], "content": self._control.sub(hide, m["content"])} for m in messages
+        ]
+        return _Hidden(shaped, {mark: spelling for spelling, mark in stand_in.items()})
+
+    def _tokenize(self, text: str, spellings: Mapping[str, str]) -> list[int]:
+        if not spellings:
+            return self._tokenizer.tokenize(text, special=True)
+        ids: list[int] = []
+        for number, part in enumerate(re.split(f"([{''.join(spellings)}])", text)):
+            if part:
+                ids += self._part(spellings.get(part, part), special=part not in spellings, first=number == 0)
+        return ids
+
+    def _part(self, text: str, *, special: bool, first: bool) -> list[int]:
+        """Tokens of a part of the prompt that begins in mid-text.
+
+        SentencePiece puts a space before a text. A private-use character in front takes that space, falls
+        back to byte tokens, which merge with nothing, and is cut off again.
+        """
+        if first or not self._tokenizer.is_sentencepiece:
+            return self._tokenizer.tokenize(text, special=special)
+        shim = chr(_PRIVATE_USE.stop)
+        return self._tokenizer.tokenize(shim + text, special=special)[
+            len(self._tokenizer.tokenize(shim, special=False)) :
+        ]
+
+    def _one_bos(self, ids: list[int]) -> list[int]:
+        bos = self._tokenizer.bos
+        start = 0
+        while bos >= 0 and start < len(ids) and ids[start] == bos:
+            start += 1
+        wanted = bos >= 0 and (start > 0 or self._tokenizer.add_bos)
+        return [bos, *ids[start:]] if wanted else ids[start:]
+
+
+def _next(free: Iterator[str]) -> str:
+    """The next character that no message contains. Raises RequestError."""
+    if (mark := next(free, None)) is None:
+        raise RequestError("the messages contain every private-use character: leave some of them out")
+    return mark
+
+
+class _Hidden:
+    """Messages with stand-ins, and what each stand-in stands for."""
+
+    def __init__(self, messages: list[Message], spellings: dict[str, str]) -> None:
+        self.messages = messages
+        self.spellings = spellings

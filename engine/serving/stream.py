@@ -1,0 +1,150 @@
+"""One answer under way, from the engine's thread to its one reader."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from engine.config import SamplingSettings
+from engine.errors import EngineError
+from engine.serving.worker import Worker
+from engine.types import Event, Finished
+
+
+class LocalStream:
+    """One answer under way (engine.serving.protocols.ChatStream). Iterate it once, from one thread or task.
+
+    Leaving the loop, cancelling the task, or dropping the stream cancels the answer.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        tokens: list[int],
+        sampling: SamplingSettings,
+        first: Event | None = None,
+        *,
+        continues: bool = False,
+    ) -> None:
+        """Queue the request as `Worker.submit` does; `first` is an event that comes before all others."""
+        self._mail = _Mailbox()
+        if first is not None:
+            self._mail.put(first)
+        request = worker.submit(tokens, sampling, self._mail.put, continues=continues)
+        # The engine knows the mailbox alone, so a stream that nobody holds is collected, and cancels.
+        self._cancel = weakref.finalize(self, worker.cancel, request)
+        self._cancel.atexit = False
+        self._worker, self._request = worker, request
+
+    def cancel(self) -> None:
+        """Stop the answer; the stream then ends with Finished(reason="cancelled"). Returns at once."""
+        self._worker.cancel(self._request)
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            while True:
+                event = _unwrap(self._mail.get())
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self.cancel()  # nothing happens when the answer is complete
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        try:
+            while True:
+                event = _unwrap(await self._mail.aget())
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self.cancel()
+
+    async def batch(self, seconds: float) -> list[Event]:
+        """See engine.serving.protocols.ChatStream. Whoever stops before the end calls `cancel`."""
+        await self._mail.wait_for_end(seconds)
+        events = [_unwrap(await self._mail.aget())]
+        return [*events, *self._mail.get_events()]
+
+
+def _unwrap(item: Event | EngineError) -> Event:
+    if isinstance(item, EngineError):
+        raise item
+    return item
+
+
+@dataclass(frozen=True)
+class _Waiter:
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[None]
+    enough: Callable[[], bool]
+
+
+class _Mailbox:
+    """Events from the engine's thread to one reader, who may wait in a thread or in an event loop."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._items: deque[Event | EngineError] = deque()
+        self._ended = False
+        self._waiter: _Waiter | None = None
+
+    def put(self, item: Event | EngineError) -> None:
+        """Add an item, and wake the reader if that is what they wait for; never blocks."""
+        with self._ready:
+            self._items.append(item)
+            self._ended = isinstance(item, Finished | EngineError)
+            self._ready.notify()
+            waiter = self._waiter
+            if waiter is None or not waiter.enough():
+                return
+            self._waiter = None
+        try:
+            waiter.loop.call_soon_threadsafe(_wake, waiter.future)
+        except RuntimeError:  # the reader's event loop is closed: there is no one to wake
+            return
+
+    def get(self) -> Event | EngineError:
+        """The next item; blocks the thread."""
+        with self._ready:
+            while not self._items:
+                self._ready.wait()
+            return self._items.popleft()
+
+    def get_events(self) -> list[Event]:
+        """All that is there, up to an error."""
+        events: list[Event] = []
+        with self._ready:
+            while self._items and not isinstance(item := self._items[0], EngineError):
+                events.append(item)
+                self._items.popleft()
+        return events
+
+    async def aget(self) -> Event | EngineError:
+        """The next item; waits in the event loop, and takes no thread for it."""
+        await self._wait(lambda: bool(self._items))
+        return self._items.popleft()
+
+    async def wait_for_end(self, seconds: float) -> None:
+        """Wait until the last item is there, for so many seconds at most."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wait(lambda: self._ended), seconds)
+
+    async def _wait(self, enough: Callable[[], bool]) -> None:
+        """Wait in the event loop until it is enough, which is asked again after each item."""
+        with self._ready:
+            if enough():
+                return
+            loop = asyncio.get_running_loop()
+            self._waiter = waiter = _Waiter(loop, loop.create_future(), enough)
+        await waiter.future
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,196 @@
+"""The one thread that owns the engine. Requests, cancels and events cross queues; nothing else is shared."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.config import SamplingSettings
+from engine.core.engine import Engine
+from engine.core.stats import EngineStats
+from engine.errors import EngineError, EngineStopped, QueueFull
+from engine.types import Event, Finished
+
+_log = logging.getLogger("engine")
+_FAILURES, _WINDOW = 3, 60.0  # so many failures within so many seconds, then it stays down
+Sink = Callable[[Event | EngineError], None]
+
+
+@dataclass(frozen=True)
+class _Add:
+    request: int
+    tokens: list[int]
+    sampling: SamplingSettings
+    continues: bool
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    request: int
+
+
+@dataclass(frozen=True)
+class _Close:
+    pass
+
+
+class Worker:
+    """Runs an engine in a thread of its own, and builds a new one when it fails."""
+
+    def __init__(self, build: Callable[[], Engine], *, capacity: int) -> None:
+        """Start the thread and wait until the engine is built; raises what `build` raises.
+
+        `capacity` is how many requests may be alive at once, running and waiting.
+        """
+        self._build, self._capacity = build, capacity
+        self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
+        # Guards _sinks and _down. Reentrant: the garbage collector may run anywhere, in here too, and find a
+        # stream that nobody holds any more, which cancels (see LocalStream).
+        self._lock = threading.RLock()
+        self._sinks: dict[int, Sink] = {}
+        self._down: EngineError | None = None
+        self._ids = itertools.count(1)
+        self._failures: deque[float] = deque(maxlen=_FAILURES)
+        self._engine = build()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, tokens: list[int], sampling: SamplingSettings, sink: Sink, *, continues: bool = False
+    ) -> int:
+        """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
+
+        `continues` says that the prompt ends with the begin of the answer.
+
+        The last thing that a sink gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
+        """
+        with self._lock:
+            if self._down is not None:
+                raise self._down
+            if len(self._sinks) >= self._capacity:
+                raise QueueFull(
+                    f"{len(self._sinks)} requests are being served or waiting: try again in a moment"
+                )
+            request = next(self._ids)
+            self._sinks[request] = sink
+            self._inbox.put(_Add(request, tokens, sampling, continues))
+        return request
+
+    def cancel(self, request: int) -> None:
+        """Stop a request, within one step; while its prompt is read, in the middle of the step."""
+        with self._lock:
+            if request not in self._sinks:
+                return
+        self._inbox.put(_Cancel(request))
+        engine = self._engine
+        if request in engine.reading:
+            engine.runner.abort()
+
+    @property
+    def down(self) -> bool:
+        """Whether it was closed, or failed for good; then `submit` raises."""
+        return self._down is not None
+
+    def stats(self) -> EngineStats:
+        """What the engines of this worker have done so far; from any thread."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """Stop all requests and the thread; waits for the step in progress."""
+        self._inbox.put(_Close())
+        engine = self._engine
+        if engine.reading:
+            engine.runner.abort()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._serve()
+                reason: EngineError = EngineStopped("the engine was shut down")
+                break
+            except Exception as error:  # noqa: BLE001 - the boundary: whatever happened, every caller is told
+                _log.error("the engine failed: %s", error, exc_info=error)
+                self._fail(EngineStopped(f"the engine failed ({error}); it starts again: repeat the request"))
+                if (gone := self._rebuild()) is not None:
+                    reason = gone
+                    break
+        with self._lock:
+            self._down = reason
+        self._fail(reason)
+        self._close_engine()
+
+    def _serve(self) -> None:
+        """Step until asked to close."""
+        while True:
+            command = self._next_command()
+            if isinstance(command, _Close):
+                return
+            engine = self._engine
+            if isinstance(command, _Add):
+                request, tokens, sampling = command.request, command.tokens, command.sampling
+                self._deliver(engine.add(request, tokens, sampling, continues=command.continues))
+            elif isinstance(command, _Cancel):
+                self._deliver(engine.cancel(command.request))
+            elif engine.busy:
+                self._deliver(engine.step())
+
+    def _next_command(self) -> _Add | _Cancel | _Close | None:
+        """The next command; None when there is none and the engine is busy. Waits while it is idle."""
+        try:
+            return self._inbox.get(block=not self._engine.busy)
+        except queue.Empty:
+            return None
+
+    def _deliver(self, events: list[tuple[int, Event]]) -> None:
+        for request, event in events:
+            if isinstance(event, Finished):
+                with self._lock:
+                    sink = self._sinks.pop(request, None)
+            else:
+                sink = self._sinks.get(request)
+            if sink is not None:
+                sink(event)
+
+    def _fail(self, error: EngineError) -> None:
+        with self._lock:
+            sinks, self._sinks = list(self._sinks.values()), {}
+            _drain(self._inbox)
+        for sink in sinks:
+            sink(error)
+
+    def _rebuild(self) -> EngineError | None:
+        """A new engine after a failure; an error when that fails too, or happened too often."""
+        self._failures.append(time.monotonic())
+        if len(self._failures) == _FAILURES and self._failures[-1] - self._failures[0] < _WINDOW:
+            return EngineStopped(
+                "the engine failed too often and stays down: restart the app, and see its log"
+            )
+        self._close_engine()
+        try:
+            self._engine = self._build()
+        except Exception as error:  # noqa: BLE001 - the boundary, as above
+            return EngineStopped(f"the engine failed and could not start again: {error}")
+        return None
+
+    def _close_engine(self) -> None:
+        try:
+            self._engine.close()
+        except Exception as error:  # noqa: BLE001 - the boundary, as above
+            _log.error("the engine did not close: %s", error)
+
+
+def _drain(inbox: queue.SimpleQueue[_Add | _Cancel | _Close]) -> None:
+    """Forget requests and cancels, but not the wish to close."""
+    closing = False
+    while not inbox.empty():
+        closing = isinstance(inbox.get(), _Close) or closing
+    if closing:
+        inbox.put(_Close())

@@ -1,0 +1,200 @@
+"""The scale and the minimum of each block of a quantized tensor, unpacked as ggml-common.h lays them out.
+
+A block's numbers are `step * code + minimum`. A symmetric type has no minimum of its own: zero always is the
+same code, in the middle. An asymmetric one shifts its codes to where the block's numbers are. K-quants keep
+their blocks' scales in whole numbers themselves, times one or two f16 factors for 256 numbers, and their
+minimum is never above zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ggufio.errors import GgufError
+from ggufio.ggml import Floats, NumberType, quantized, to_floats, type_named
+from ggufio.reader import Tensor, read_rows
+
+_Bytes = npt.NDArray[np.uint8]  # (blocks, bytes of a block)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the blocks of a tensor share: `length` numbers each, kept as one of `codes` codes.
+
+    `step` and `minimum` have an entry for each block, in the file's order; `minimum` is what code 0 means. A
+    step may be negative: Q4_0 turns the sign so that the largest number of a block is met exactly.
+    """
+
+    length: int
+    codes: int
+    symmetric: bool
+    step: Floats
+    minimum: Floats
+
+    @property
+    def zero_point(self) -> Floats:
+        """The code that would mean 0, which need not be a whole one; NaN where all numbers are the same."""
+        step = np.where(self.step == 0, np.float32("nan"), self.step)
+        code: Floats = np.divide(-self.minimum, step, dtype=np.float32)
+        return code
+
+
+def blocks_of(kind: NumberType, data: bytes) -> Blocks | None:
+    """The blocks of some rows; None for a type without an even grid of its own, such as F16 or IQ4_NL."""
+    if kind.name not in _LAYOUTS:
+        return None
+    layout = _LAYOUTS[kind.name]
+    step, minimum = layout.unpack(np.frombuffer(data, np.uint8).reshape(-1, kind.size))
+    if minimum is None:
+        return Blocks(layout.length, layout.codes, True, step.ravel(), (-layout.codes / 2 * step).ravel())
+    return Blocks(layout.length, layout.codes, False, step.ravel(), minimum.ravel())
+
+
+def is_symmetric(kind: NumberType) -> bool | None:
+    """Whether zero is the same code in all blocks; None for a type without an even grid."""
+    return _LAYOUTS[kind.name].symmetric if kind.name in _LAYOUTS else None
+
+
+_Unpacked = tuple[Floats, Floats | None]  # steps and minima, (blocks of ggml, blocks in these)
+
+
+def _one(raw: _Bytes) -> _Unpacked:
+    """d"""
+    return _f16(raw, 0), None
+
+
+def _two(raw: _Bytes) -> _Unpacked:
+    """d, m"""
+    return _f16(raw, 0), _f16(raw, 2)
+
+
+def _q2_k(raw: _Bytes) -> _Unpacked:
+    """16 bytes of a scale and a minimum in 4 bits each, 64 of codes, d, dmin"""
+    packed = raw[:, :16]
+    return _f16(raw, 80) * (packed & 15), -_f16(raw, 82) * (packed >> 4)
+
+
+def _q3_k(raw: _Bytes) -> _Unpacked:
+    """32 + 64 bytes of codes, 12 of 6-bit scales around 32, d"""
+    low, high = raw[:, 96:104], raw[:, 104:108]
+    nibbles = np.concatenate([low & 15, low >> 4], axis=1)
+    tops = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=1)
+    return _f16(raw, 108) * ((nibbles | tops << 4).astype(np.float32) - 32), None
+
+
+def _q4_k(raw: _Bytes) -> _Unpacked:
+    """d, dmin, 12 bytes of 6-bit scales and minima; get_scale_min_k4 of ggml-quants.c"""
+    first, second, third = raw[:, 4:8], raw[:, 8:12], raw[:, 12:16]
+    scales = np.concatenate([first & 63, third & 15 | first >> 6 << 4], axis=1)
+    minima = np.concatenate([second & 63, third >> 4 | second >> 6 << 4], axis=1)
+    return _f16(raw, 0) * scales, -_f16(raw, 2) * minima
+
+
+def _q6_k(raw: _Bytes) -> _Unpacked:
+    """128 + 64 bytes of codes, 16 signed scales, d"""
+    return _f16(raw, 208) * np.ascontiguousarray(raw[:, 192:208]).view(np.int8), None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    length: int
+    codes: int
+    symmetric: bool
+    unpack: Callable[[_Bytes], _Unpacked]
+
+
+_LAYOUTS = {
+    "Q4_0": _Layout(32, 16, True, _one),
+    "Q4_1": _Layout(32, 16, False, _two),
+    "Q5_0": _Layout(32, 32, True, _one),
+    "Q5_1": _Layout(32, 32, False, _two),
+    "Q8_0": _Layout(32, 256, True, _one),
+    "Q2_K": _Layout(16, 4, False, _q2_k),
+    "Q3_K": _Layout(16, 8, True, _q3_k),
+    "Q4_K": _Layout(32, 16, False, _q4_k),
+    "Q5_K": _Layout(32, 32, False, _q4_k),  # the same head, then the fifth bits
+    "Q6_K": _Layout(16, 64, True, _q6_k),
+}
+
+
+def _f16(raw: _Bytes, at: int) -> Floats:
+    """The f16 at a byte of each block, as a column."""
+    return np.ascontiguousarray(raw[:, at : at + 2]).view(np.float16).astype(np.float32)
+
+
+MOST_NUMBERS = 1 << 19  # half a million tell the same as all, in a tenth of a second for each type
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a tensor as plain numbers, (rows, width), and their blocks where its type has any."""
+
+    values: Floats
+    blocks: Blocks | None
+    of_rows: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all rows."""
+        return len(self.values) == self.of_rows
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far numbers moved: root mean square, that over the numbers' own, and the worst."""
+
+    rms: float
+    relative: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A sample rounded to a type and back."""
+
+    kind: NumberType
+    values: Floats
+    blocks: Blocks | None
+    error: Error
+
+
+def sample(tensor: Tensor, most: int = MOST_NUMBERS) -> Sample:
+    """Rows of a tensor, evenly spaced, so that about `most` numbers are read. Raises GgufError.
+
+    Tensors of one shape give the same rows, whatever their types.
+    """
+    if not tensor.kind.readable or not tensor.width or not tensor.rows:
+        raise GgufError(f"tensor {tensor.name!r} has no numbers to show (its type is {tensor.kind.name})")
+    if tensor.width > 4 * most:
+        raise GgufError(f"tensor {tensor.name!r} has rows of {tensor.width} numbers: too long to show")
+    count = min(tensor.rows, max(1, most // tensor.width))
+    data = read_rows(tensor, (index * tensor.rows // count for index in range(count)))
+    values = to_floats(tensor.kind, data).reshape(count, tensor.width)
+    if not np.isfinite(values).all():
+        raise GgufError(f"tensor {tensor.name!r} holds numbers that are not finite: export it again")
+    return Sample(values, blocks_of(tensor.kind, data), tensor.rows)
+
+
+def rounded(values: Floats, name: str) -> Rounded | None:
+    """Rows rounded to the type of a name; None when its blocks do not fill a row."""
+    kind = type_named(name)
+    if values.shape[1] % kind.block:
+        return None
+    data = quantized(kind, values)
+    after = to_floats(kind, data).reshape(values.shape)
+    return Rounded(kind, after, blocks_of(kind, data), error_of(values, after))
+
+
+def error_of(before: Floats, after: Floats) -> Error:
+    """The error of numbers of the same shape. `relative` is NaN when all numbers are 0."""
+    moved = after.astype(np.float64) - before
+    size = _rms(before.astype(np.float64))
+    return Error(_rms(moved), _rms(moved) / size if size else float("nan"), float(np.abs(moved).max()))
+
+
+def _rms(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    return float(np.sqrt(np.square(values).mean()))

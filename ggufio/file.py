@@ -1,0 +1,205 @@
+"""llama.cpp's quantizers and GGUF headers, as the installed llama-cpp-python holds them (ggml.h, gguf.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufio.errors import GgufError
+from ggufio.ggml import BF16, F16, F32, InitParams, Pointer, library
+from ggufio.shards import shard_paths
+
+Array = NDArray[np.float32]
+
+
+def widened(raw: NDArray[Any]) -> Array:
+    """Numbers of any plain type in float32; bfloat16 as numpy's uint16."""
+    if raw.dtype == np.float16:
+        return _from_f16(np.ascontiguousarray(raw))
+    return from_bf16(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
+
+
+def _from_f16(raw: NDArray[np.float16]) -> Array:
+    """By ggml, which takes half of numpy's time."""
+    wide = np.empty(raw.shape, np.float32)
+    library().ggml_fp16_to_fp32_row(raw.ctypes.data, wide.ctypes.data, raw.size)
+    return wide
+
+
+def from_bf16(bits: NDArray[np.uint16]) -> Array:
+    """bfloat16 is the upper half of float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a GGUF file: `rows` of `width` numbers each, from byte `offset` of the file on.
+
+    Experts have one matrix each of `height` rows, one after the other.
+    """
+
+    name: str
+    type: int
+    width: int
+    rows: int
+    height: int
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one row."""
+        return int(library().ggml_row_size(self.type, self.width))
+
+    @property
+    def size(self) -> int:
+        """The size of all rows in bytes."""
+        return self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which of how many files it is, counted from 0, and how many tensors they hold together."""
+
+    number: int = 0
+    count: int = 1
+    tensors: int = 0
+
+
+WHOLE = Shard()
+
+
+class GgufFile:
+    """The header of a GGUF file; its tensors' data is left on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the header. Raises GgufError when it is not a GGUF file."""
+        self._lib = library()
+        self._tensors = Pointer()  # a ggml_context
+        parameters = InitParams(no_alloc=True, ctx=ctypes.pointer(self._tensors))
+        self._header = self._lib.gguf_init_from_file(str(path).encode(), parameters)
+        if not self._header:
+            raise GgufError(f"{path} is not a whole GGUF file")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, in their order."""
+        return _tensors_of(self._header, self._lib.gguf_get_data_offset(self._header))
+
+    def quantized(
+        self,
+        types: Mapping[str, int],
+        file_type: int | None,
+        shard: Shard = WHOLE,
+        notes: Mapping[str, str | int] | None = None,
+    ) -> tuple[bytes, dict[str, Tensor]]:
+        """The header of a file with the same metadata, and tensors in the order and the types of `types`.
+
+        By the very calls of llama.cpp's quantizer (src/llama-quant.cpp), so that it is the same to the byte.
+        Without a `file_type` it stays what it is. The metadata is in the first of several shards alone, and
+        `notes` are added to it.
+        """
+        lib, header = self._lib, self._lib.gguf_init_empty()
+        try:
+            if shard.number == 0:
+                lib.gguf_set_kv(header, self._header)
+            if shard.number == 0 and file_type is not None:
+                lib.gguf_set_val_u32(header, b"general.quantization_version", _QUANTIZATION_VERSION)
+                lib.gguf_set_val_u32(header, b"general.file_type", file_type)
+            for key, value in (notes or {}).items() if shard.number == 0 else ():
+                self._note(header, key, value)
+            if shard.count > 1:
+                lib.gguf_set_val_u16(header, b"split.no", shard.number)
+                lib.gguf_set_val_u16(header, b"split.count", shard.count)
+                lib.gguf_set_val_i32(header, b"split.tensors.count", shard.tensors)
+            for name, number in types.items():
+                lib.gguf_add_tensor(header, lib.ggml_get_tensor(self._tensors, name.encode()))
+                lib.gguf_set_tensor_type(header, name.encode(), number)
+            content = ctypes.create_string_buffer(lib.gguf_get_meta_size(header))
+            lib.gguf_get_meta_data(header, content)
+            return content.raw, _tensors_of(header, len(content))
+        finally:
+            lib.gguf_free(header)
+
+    def _note(self, header: int, key: str, value: str | int) -> None:
+        if isinstance(value, int):
+            self._lib.gguf_set_val_u32(header, key.encode(), value)
+        else:
+            self._lib.gguf_set_val_str(header, key.encode(), value.encode())
+
+    def close(self) -> None:
+        """Free the header."""
+        self._lib.gguf_free(self._header)
+        self._lib.ggml_free(self._tensors)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a GGUF file by name. Raises GgufError when it is not one."""
+    opened = GgufFile(path)
+    try:
+        return opened.tensors()
+    finally:
+        opened.close()
+
+
+def _tensors_of(header: int, data: int) -> dict[str, Tensor]:
+    lib, found = library(), {}
+    for index in range(lib.gguf_get_n_tensors(header)):
+        name = lib.gguf_get_tensor_name(header, index).decode()
+        width, *rows = lib.gguf_get_tensor_ne(header, index)[:4]
+        number = lib.gguf_get_tensor_type(header, index)
+        offset = data + lib.gguf_get_tensor_offset(header, index)
+        found[name] = Tensor(name, number, width, math.prod(rows), rows[0], offset)
+    return found
+
+
+PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
+"""The ggml types that are not quantized, and numpy's for them."""
+
+
+def held(values: Array, kind: int) -> Array:
+    """What a tensor of that ggml type holds of the numbers: plain types round them; of others they stay."""
+    if kind not in (F16, BF16):
+        return values
+    values, narrow = np.ascontiguousarray(values), np.empty(values.shape, PLAIN[kind])
+    round_row = library().ggml_fp32_to_fp16_row if kind == F16 else library().ggml_fp32_to_bf16_row
+    round_row(values.ctypes.data, narrow.ctypes.data, values.size)
+    return widened(narrow)
+
+
+class GgufTensors:
+    """The tensors of a GGUF by name, those of all its files."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the file, or a shard. Raises GgufError when it is no whole GGUF."""
+        self.tensors: dict[str, Tensor] = {}
+        self._bytes: dict[str, NDArray[np.uint8]] = {}
+        for file in shard_paths(path):
+            tensors = read_tensors(file)
+            self.tensors |= tensors
+            self._bytes |= dict.fromkeys(tensors, np.memmap(file, np.uint8, "r"))
+
+    def read(self, name: str, first: int, count: int) -> Array:
+        """`count` rows of a tensor from `first` on, in float32: [count, width]."""
+        tensor = self.tensors[name]
+        start = tensor.offset + first * tensor.row_bytes
+        raw = self._bytes[name][start : start + count * tensor.row_bytes].reshape(count, tensor.row_bytes)
+        kind = PLAIN.get(tensor.type)
+        if kind is None:
+            return _dequantized(raw, tensor.type)
+        return widened(raw.view(kind))
+
+
+def _dequantized(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], kind: int) -> Array:
+    from gguf import GGMLQuantizationType, quants
+
+    values: Array = quants.dequantize(raw, GGMLQuantizationType(kind))
+    return values

@@ -1,0 +1,110 @@
+"""The numbers of the architecture: what config.json says, and what the GGUF's metadata says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from common.text import all_of, counted
+from engine.llama.model import Model
+from pipeline.certificate.finding import Finding
+from pipeline.certificate.known_causes import cause
+from pipeline.certificate.subject import Subject, text_config
+from pipeline.progress import StepProgress
+from pipeline.sources.adapter import Adapter
+from pipeline.sources.adapter_base import other_bases
+from pipeline.sources.model_source import Source
+
+_RULE = "Equal to six digits: the weights were trained with these numbers."
+_ROPE = "Equal to six digits: positions turn as in training, at any length."
+
+
+# Key of the metadata after the architecture's name -> the names that config.json may use.
+_SHAPE = {
+    "block_count": ("num_hidden_layers", "n_layer"),
+    "embedding_length": ("hidden_size", "n_embd"),
+    "attention.head_count": ("num_attention_heads", "n_head"),
+    "attention.head_count_kv": ("num_key_value_heads",),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
+    "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps"),
+    "expert_count": ("num_local_experts", "num_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+}
+_ROPE_KEYS = {
+    "rope.freq_base": ("rope_theta",),
+    "rope.scaling.factor": ("factor",),
+    "rope.scaling.original_context_length": ("original_max_position_embeddings",),
+}
+
+
+def check_settings(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
+    """Compare shape and rope settings wherever both sides name them; without a base there is no config."""
+    if subject.base is None:
+        yield Finding(
+            "settings.shape", "skipped", "The base was not given (--base), so there is no config.json."
+        )
+        return
+    yield from warned_of_base(subject.base, subject.adapters)
+    config = text_config(subject.base.folder)
+    with progress.step("Check the settings", None), closing(Model(subject.full, vocab_only=True)) as model:
+        architecture = model.metadata("general.architecture")
+        yield _compare("settings.shape", config, _found(model, architecture, _SHAPE), _SHAPE)
+        yield _compare(
+            "settings.rope", rope_config(config), _found(model, architecture, _ROPE_KEYS), _ROPE_KEYS
+        )
+
+
+def warned_of_base(base: Source, adapters: Sequence[Adapter]) -> Iterator[Finding]:
+    """One warning where an adapter says that it was trained on another base; else nothing."""
+    if others := other_bases(base, adapters):
+        yield Finding(
+            "settings.base",
+            "warn",
+            f"{'; '.join(others)}.".replace("the", "The", 1),
+            threshold="The base that an adapter names in adapter_config.json, where both names are known.",
+            cause="On another base of the same shape a tuning is another: export with the base it names.",
+        )
+
+
+def rope_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope's numbers, wherever this version of transformers keeps them; none that depend on the layer."""
+    nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    # Gemma 3 has one set for each kind of layer; the one for full attention is the GGUF's plain one.
+    nested = nested.get("full_attention", nested)
+    top = {key: config[key] for key in ("rope_theta", "original_max_position_embeddings") if key in config}
+    return {**top, **nested}
+
+
+def _found(model: Model, architecture: str, keys: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    return {key: model.metadata(f"{architecture}.{key}") for key in keys}
+
+
+def _compare(
+    name: str, config: Mapping[str, Any], found: Mapping[str, str], keys: Mapping[str, tuple[str, ...]]
+) -> Finding:
+    is_rope = name == "settings.rope"
+    rule, figures, wrong = (_ROPE if is_rope else _RULE), {}, []
+    for key, names in keys.items():
+        wanted = next((config[each] for each in names if isinstance(config.get(each), int | float)), None)
+        stands = _number(found[key])
+        if wanted is None or stands is None:
+            continue
+        figures[key] = [float(wanted), stands]
+        if abs(stands - wanted) > 1e-6 * abs(wanted):
+            wrong.append(f"{key} is {stands:g} in the GGUF and {wanted:g} in config.json")
+    if wrong:
+        more = f", and {counted(len(wrong) - 1, 'more differs', 'more differ')}" if len(wrong) > 1 else ""
+        words = f"{wrong[0]}{more}."
+        return Finding(name, "fail", words, figures, rule, cause("rope" if is_rope else "settings"))
+    all_are = all_of(len(figures), "number is that", "numbers are those")
+    words = f"{all_are} of config.json." if figures else "No number is named twice."
+    return Finding(name, "pass" if figures else "skipped", words, figures, rule)
+
+
+def _number(text: str) -> float | None:
+    """A metadata value as a number; None for a list, or nothing."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

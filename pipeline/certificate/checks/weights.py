@@ -1,0 +1,113 @@
+"""Check 3: each tensor of the tuned model stands in the full-precision GGUF, to its type's rounding."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from math import sqrt
+from typing import Any
+
+from common.text import all_of, and_more, counted, finite
+from pipeline.certificate.finding import Finding, Status
+from pipeline.certificate.known_causes import cause
+from pipeline.certificate.subject import Subject
+from pipeline.certificate.tensors.compare import Compared, Comparison, compare_tensors, share_of_change
+from pipeline.progress import StepProgress
+from pipeline.sources.adapter import Adapter
+
+_HEAD = "The output matrix is the embeddings where the model's is, and only there."
+_VALUES = (
+    "The difference is what the file's number format rounds off (f16: 1e-6 of a tensor's energy at most), "
+    "and 95 to 105 % of the adapter's change is there, as far as the format can hold it."
+)
+_LEAST_SHARE = 0.25  # of the change, in all tensors of a quantized file together
+_FINE_SHARE = 0.95  # of the change, in all tensors of a file that is not quantized
+
+
+def check_weights(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
+    """Compare all tensors; without a base there is nothing to compare with."""
+    if subject.base is None:
+        words = "The base's checkpoint was not given (--base), so nothing can be said of the weights."
+        yield Finding("weights.values", "skipped", words)
+        return
+    with progress.step("Check the weights", None) as advance:
+        comparison = compare_tensors(subject, advance)
+    yield _head(comparison)
+    yield _values(comparison, subject.adapters)
+
+
+def _head(comparison: Comparison) -> Finding:
+    figures = {"tied_in_model": comparison.tied, "own_in_gguf": comparison.own_head}
+    if "output.weight" in comparison.lacks:
+        words = "The model has an output matrix of its own, and the GGUF uses its embeddings for it."
+        return Finding("weights.head", "fail", words, figures, _HEAD, cause("head_missing"))
+    if comparison.tied and comparison.own_head:
+        words = "The GGUF has an output matrix of its own, and the model uses its embeddings for it."
+        return Finding("weights.head", "fail", words, figures, _HEAD, cause("head_untied"))
+    words = f"The output matrix is {'the embeddings' if comparison.tied else 'one of its own'}, as trained."
+    return Finding("weights.head", "pass", words, figures, _HEAD)
+
+
+def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
+    compared = comparison.compared
+    share = share_of_change(compared)
+    figures: dict[str, Any] = {
+        "compared": len(compared),
+        "in_gguf": comparison.tensors,
+        "share_of_change": None if share is None else round(share, 4),
+    }
+    if not compared:
+        words = "This architecture's tensors are not known by name here, so none was compared."
+        return Finding("weights.values", "warn", words, figures, _VALUES)
+    worst = max(compared, key=lambda one: one.excess)
+    figures |= {"worst": worst.tensor, "worst_nmse": finite(worst.found.error), "limit": worst.limit}
+    lost = [name for name in comparison.lacks if name != "output.weight"]
+    if lost:
+        words = f"The GGUF lacks {lost[0]}{and_more(len(lost) - 1, 'tensor')} of the model."
+        return Finding("weights.values", "fail", words, figures, _VALUES, cause("tensor_missing"))
+    if any(not one.fits for one in compared):
+        return _misfit(comparison, adapters, figures)
+    if share is not None and share < _LEAST_SHARE:
+        words = f"Only {share:.0%} of the adapter's change is in the GGUF."
+        return Finding("weights.values", "fail", words, figures, _VALUES, cause("delta_missing"))
+    if share is not None and share < _FINE_SHARE and all(one.is_exact for one in compared):
+        words = f"All tensors are rounded as they must be, which leaves {share:.0%} of the adapter's change."
+        return Finding("weights.values", "warn", words, figures, _VALUES, cause("delta_too_fine"))
+    words = (
+        f"{all_of(len(compared), 'tensor is', 'tensors are')} what they must be; "
+        f"the worst is {worst.tensor} with an NMSE of {worst.found.error:.1e}."
+    )
+    return Finding("weights.values", "pass", words, figures, _VALUES)
+
+
+def _misfit(comparison: Comparison, adapters: Sequence[Adapter], figures: dict[str, Any]) -> Finding:
+    misfits = [one for one in comparison.compared if not one.fits]
+    worst = max(misfits, key=lambda one: one.excess)
+    signature = signature_of(misfits, len(comparison.compared), adapters)
+    figures |= {"differ": len(misfits), "first": [one.tensor for one in misfits[:8]]}
+    of_all = f"of {counted(len(comparison.compared), 'tensor')}"
+    differ = counted(len(misfits), f"{of_all} differs", f"{of_all} differ")
+    words = f"{differ}; the worst is {worst.tensor} with an NMSE of {worst.found.error:.1e}."
+    status: Status = "fail" if comparison.known else "warn"
+    return Finding("weights.values", status, words, figures, _VALUES, cause(signature))
+
+
+def signature_of(misfits: Sequence[Compared], counted: int, adapters: Sequence[Adapter]) -> str:
+    """The one signature that explains most of what differs."""
+    signatures = [one.signature for one in misfits]
+    most = max(dict.fromkeys(signatures), key=signatures.count)
+    if most == "delta_scaled" and len(adapters) == 1:
+        shares = [one.found.share for one in misfits if one.found.share is not None]
+        return _scale_signature(statistics.median(shares), adapters[0])
+    return "other_base" if most == "damaged" and 2 * len(misfits) > counted else most
+
+
+def _scale_signature(share: float, adapter: Adapter) -> str:
+    """Which known mistake gives so much of the change."""
+    is_rslora = bool(adapter.config.get("use_rslora"))
+    root = sqrt(max(1, adapter.rank))
+    if abs(share * root - 1) < 0.1 and is_rslora:
+        return "rslora"
+    if abs(share / root - 1) < 0.1 and not is_rslora:
+        return "lora_as_rslora"
+    return "merged_twice" if abs(share - 2) < 0.1 else "delta_scaled"

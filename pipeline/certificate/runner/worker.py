@@ -1,0 +1,58 @@
+"""The certificate's child process: a strange GGUF may abort llama.cpp, and does so here alone.
+
+Run by certify.py as `python -m pipeline.certificate.runner.worker`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from common.text import finite
+from engine.errors import EngineError
+from ggufio.errors import GgufError
+from pipeline.certificate.finding import Finding
+from pipeline.certificate.subject import Subject, published
+from pipeline.errors import InputError
+from pipeline.progress import Advance
+from pipeline.worker_process import Message, say, serve
+
+
+class Told:
+    """Tells the parent of each step, which shows it."""
+
+    @contextmanager
+    def step(self, title: str, total: int | None) -> Iterator[Advance]:
+        """A step whose bar the parent draws."""
+        say({"step": title, "total": total})
+        yield lambda done: say({"done": done})
+
+
+def check(request: Message) -> Message:
+    """Make the checks of the request, telling each finding as it is made."""
+    from pipeline.certificate.runner.registry import CHECKS
+
+    subject = Subject.of_request(request["subject"])
+    for name in request["checks"]:
+        say({"check": name})
+        try:
+            for finding in CHECKS[name](subject, Told()):
+                tell(finding, subject)
+        except EngineError as error:  # llama.cpp refuses the file
+            tell(Finding(name, "fail", f"{error}."), subject)
+        except (InputError, GgufError) as error:
+            tell(Finding(name, "warn", f"The check could not be made: {error}."), subject)
+    return {}
+
+
+def tell(finding: Finding, subject: Subject) -> None:
+    """Tell the parent of a finding, as a certificate may hold it."""
+    say({"finding": finite(asdict(published(finding, subject)))})
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the subject's folders
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the weights are compared in threads of our own
+    serve(check, ahead=("pipeline.certificate.runner.registry", "gguf"))

@@ -1,0 +1,103 @@
+"""The base out of the tuned model: an adapter that takes off what was merged in, as llama.cpp applies it.
+
+One model less to convert, to write and to load. It is for LoRA in its plain forms on the linear layers of
+architectures whose layout is known; for all else the base is converted (base_gguf.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from engine.llama.model import Adapter, Model
+from ggufio.file import Array, GgufTensors
+from pipeline.certificate.subject import Subject, text_config
+from pipeline.certificate.tensors.expected import Update, all_updates
+from pipeline.certificate.tensors.layout import Layout
+from pipeline.convert.job import ConvertJob, convert
+from pipeline.convert.toolchain import ensure_toolchain
+from pipeline.progress import Silent
+
+
+def subtracting_adapter(subject: Subject, model: Model) -> Adapter | None:
+    """A LoRA for the loaded tuned model that undoes the subject's adapters; None where none can.
+
+    Close it before the model.
+    """
+    updates = all_updates(subject)
+    if subject.base is None or updates is None:
+        return None
+    architecture = model.metadata("general.architecture")
+    layout = Layout(architecture, text_config(subject.base.folder))
+    factors = _factors(updates, layout, GgufTensors(subject.full)) if layout.is_known else None
+    if factors is None:
+        return None
+    path = subject.scratch / "subtracting.gguf"
+    _write(path, architecture, factors)
+    try:
+        return Adapter(model, path)
+    finally:
+        path.unlink()
+
+
+def _factors(
+    updates: list[Update], layout: Layout, tensors: GgufTensors
+) -> dict[str, tuple[Array, Array]] | None:
+    """Of each tensor, what all updates together take off it: down is [rank, in], up is [out, rank]."""
+    found: dict[str, tuple[Array, Array]] = {}
+    for update in updates:
+        place = layout.place(update.name)
+        there = tensors.tensors.get(place.tensor) if place and place.expert is None else None
+        if place is None or there is None:
+            return None
+        if (there.rows, there.width) != (len(update.up), update.down.shape[1]):
+            return None
+        down, up = update.down, layout.reordered(place, np.float32(-update.scale) * update.up)
+        if earlier := found.get(place.tensor):
+            down, up = np.concatenate([earlier[0], down]), np.concatenate([earlier[1], up], axis=1)
+        found[place.tensor] = down, up
+    return found
+
+
+def _write(target: Path, architecture: str, factors: dict[str, tuple[Array, Array]]) -> None:
+    """The form of llama.cpp's convert_lora_to_gguf.py; an alpha of 0 leaves the numbers unscaled."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(target, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 0.0)
+    for name, (down, up) in factors.items():
+        writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(down, np.float32))
+        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(up, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def why_no_base(subject: Subject) -> str:
+    """Why there is no tuning to measure; empty when there is one."""
+    if subject.base is None:
+        return "the base is not known"
+    return "" if subject.adapters else "there is no adapter"
+
+
+@contextmanager
+def base_gguf(subject: Subject) -> Iterator[Path]:
+    """The base's GGUF, removed when the context ends.
+
+    Raises InputError for what llama.cpp does not convert.
+    """
+    assert subject.base is not None
+    target = subject.scratch / "base.gguf"
+    try:
+        convert(
+            ConvertJob(subject.base, (), "f16", target, "base", ensure_toolchain(), subject.threads), Silent()
+        )
+        yield target
+    finally:
+        target.unlink(missing_ok=True)

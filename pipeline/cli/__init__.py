@@ -1,0 +1,1 @@
+"""Command lines: options, errors as one line, tables and progress in the terminal."""

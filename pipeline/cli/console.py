@@ -1,0 +1,135 @@
+"""What the pipeline's scripts say on a terminal: progress, a table, one clear line for an error."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import UserError
+from common.paths import masked
+from pipeline.certificate.finding import Certificate, Finding
+from pipeline.errors import InputError
+from pipeline.export.run import ExportResult
+from pipeline.progress import Bars
+
+_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
+_ORDER = ("fail", "warn", "pass", "skipped")
+
+
+def show_certificate(certificate: Certificate, console: Console | None = None) -> None:
+    """Print all findings, the gravest first, then what each failure and warning may come from."""
+    console = console or Console()
+    table = Table(title="certificate", title_justify="left")
+    for heading in ("check", "", "found"):
+        table.add_column(heading)
+    ordered = sorted(certificate.findings, key=lambda finding: _ORDER.index(finding.status))
+    for finding in ordered:
+        name = f"{finding.name} {finding.file}".strip()
+        # Texts of a model may hold brackets, which rich would read as its markup.
+        table.add_row(Text(name), Text(finding.status, _STYLES[finding.status]), Text(finding.summary))
+    console.print(table)
+    for finding in ordered:
+        if finding.status in ("fail", "warn"):
+            _explain(finding, console)
+
+
+def _explain(finding: Finding, console: Console) -> None:
+    for title, words in (("wanted", finding.threshold), ("cause", finding.cause)):
+        if words:
+            console.print(Text(f"{finding.name}, {title}: {words}", _STYLES[finding.status]))
+
+
+GO_ON = "run the same command again to go on from the last finished step"
+BEGIN_AGAIN = "run the same command again to begin anew"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
+    """Turn the pipeline's errors into one line on standard error and the right exit code.
+
+    `after_interrupt` says what Ctrl-C left behind, or what to do then.
+    """
+    try:
+        yield
+    except UserError as error:
+        for line in (f"error: {error}", *error.more):
+            print(" ".join(masked(line, os.environ).split()), file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print("error: the disk is full: make room, and run the same command again", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"interrupted: {after_interrupt}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def terminal_progress() -> Bars:
+    """Progress bars on standard error, so that standard output stays clean."""
+    return Bars(Console(stderr=True))
+
+
+def show_export(result: ExportResult, as_json: bool) -> None:
+    """Print the table of files and, when asked, the summary as one line of JSON."""
+    console = Console()
+    table = Table(title=str(result.folder), title_justify="left")
+    for heading in ("file", "type"):
+        table.add_column(heading)
+    for heading in ("size", "bits per weight", "seconds"):
+        table.add_column(heading, justify="right")
+    for output in result.outputs:
+        made = f"{output.seconds:.1f}" if output.file in result.made else "kept"
+        table.add_row(output.file, output.type, _size(output.bytes), f"{output.bits_per_weight:.2f}", made)
+    console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
+    if result.certificate is not None:
+        show_certificate(result.certificate, console)
+    if as_json:
+        files = [{**asdict(output), "made": output.file in result.made} for output in result.outputs]
+        print(
+            json.dumps(
+                {
+                    "folder": str(result.folder),
+                    "manifest": str(result.manifest),
+                    "notes": result.notes,
+                    "certificate": result.certificate.status if result.certificate else None,
+                    "files": files,
+                }
+            )
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def given_path(option: str, text: str) -> Path:
+    """The path; raises InputError for an empty one, which Path would take as the folder at hand."""
+    if not text.strip():
+        raise InputError(f"{option} is empty: name a place to write to, or give . for this folder")
+    return Path(text)
+
+
+def certificate_path(text: str) -> Path:
+    """Where `certify` writes its certificate; raises InputError where that cannot be."""
+    path = given_path("--out", text)
+    if path.is_dir():
+        raise InputError(
+            f"--out {text!r} is a folder: name a file in it, such as {path / 'certificate.json'}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--out {text!r}: the folder {path.parent} does not exist: make it first")
+    return path

@@ -1,0 +1,1 @@
+"""Chat data sets: formats, reading, rendering."""

@@ -1,0 +1,151 @@
+"""One line of a data set -> a conversation, or one clear sentence on what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pipeline.errors import InputError
+
+_KEYS = {"from": "role", "value": "content"}
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+def as_messages(record: object) -> object:
+    """The messages of a record in a format that is known; None for any other."""
+    if not isinstance(record, dict):
+        return None
+    if "messages" in record:
+        return record["messages"]
+    if isinstance(talk := record.get("conversations"), list):
+        return [_sharegpt(turn) for turn in talk]
+    if "instruction" in record and "output" in record:
+        return _alpaca(record)
+    if "prompt" in record and "completion" in record:
+        return [*_side("user", record["prompt"]), *_side("assistant", record["completion"])]
+    return None
+
+
+def _sharegpt(turn: object) -> object:
+    if not isinstance(turn, dict):
+        return turn
+    named = {_KEYS.get(key, key): value for key, value in turn.items()}
+    role = named.get("role")
+    return {**named, "role": _ROLES.get(role, role)} if isinstance(role, str) else named
+
+
+def _alpaca(record: dict[str, Any]) -> list[object]:
+    asked, more = record["instruction"], record.get("input")
+    system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
+    content = f"{asked}\n\n{more}" if isinstance(asked, str) and isinstance(more, str) and more else asked
+    return [*system, *_side("user", content), *_side("assistant", record["output"])]
+
+
+def _side(role: str, said: object) -> list[object]:
+    """Text, or messages as TRL has them on both sides."""
+    return said if isinstance(said, list) else [{"role": role, "content": said}]
+
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One conversation: an optional system turn, then user and assistant in turn.
+
+    It stands in line `line` of `file`, counted from 1.
+    """
+
+    turns: tuple[Turn, ...]
+    line: int
+    file: str = "the data set"
+
+    @property
+    def where(self) -> str:
+        """File and line, for what is told of it."""
+        return f"{self.file}, line {self.line}"
+
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation as chat templates take it."""
+        return [{"role": turn.role, "content": turn.content} for turn in self.turns]
+
+
+def parse_line(file: str, number: int, line: bytes, *, answered: bool) -> Chat:
+    """The chat in that line of `file`; raises InputError that names the place, what is wrong and the fix.
+
+    With `answered=False` it may end with the user's turn.
+    """
+    where = f"{file}, line {number}"
+    messages = as_messages(_record(where, line))
+    if not isinstance(messages, list) or not messages:
+        raise InputError(
+            f'{where}: there is no list "messages": write {{"messages": [{{"role": ..., ...}}]}}'
+        )
+    turns = tuple(_turn(f"{where}, message {place}", message) for place, message in enumerate(messages, 1))
+    for problem in _order_problems(turns, answered):
+        raise InputError(f"{where}{problem}")
+    return Chat(turns, number, file)
+
+
+def _record(where: str, line: bytes) -> object:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: this is not UTF-8 text: save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        if line.rstrip().endswith(b"},"):
+            raise InputError(f"{where}: a comma ends the line: leave it out, one chat is one line") from None
+        raise InputError(
+            f'{where}: this is not JSON ({error}): write one {{"messages": [...]}} a line'
+        ) from None
+
+
+def _turn(where: str, message: object) -> Turn:
+    if not isinstance(message, dict):
+        raise InputError(f'{where}: it is no object: write {{"role": "user", "content": "..."}}')
+    content = message.get("content")
+    role: Any = message.get("role")
+    if role not in get_args(Role):
+        raise InputError(f"{where}: the role {role!r} is unknown: use {', '.join(get_args(Role))}")
+    if isinstance(content, list):
+        raise InputError(f"{where}: the {role}'s content is a list of parts: write its text as one string")
+    if not isinstance(content, str) or not content.strip():
+        raise InputError(f"{where}: the {role}'s content is empty or no text: write it, or remove the chat")
+    others = sorted(str(key) for key in message.keys() - {"role", "content"})
+    if others:
+        raise InputError(f"{where}: {others[0]!r} would be lost in training: only role and content are used")
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where}: it holds half a character (a lone \\ud8.. escape): write it out"
+        ) from None
+    return Turn(role, content)
+
+
+def _order_problems(turns: tuple[Turn, ...], answered: bool) -> Iterator[str]:
+    first = 1 if turns[0].role == "system" else 0
+    for place, turn in enumerate(turns[first:], first + 1):
+        wanted = "user" if (place - first) % 2 else "assistant"
+        if turn.role != wanted:
+            yield (
+                f", message {place}: the role is {turn.role!r} where {wanted!r} is due: "
+                "after an optional system message, user and assistant take turns"
+            )
+    roles = [turn.role for turn in turns]
+    if answered and "assistant" not in roles:
+        yield ": there is no assistant message, so nothing to learn: add the answer"
+    if answered and roles[-1] != "assistant":
+        yield ": the last message is not the assistant's: add the answer, or remove the question"
+    if "user" not in roles:
+        yield ": there is no user message: add the question"

@@ -1,0 +1,196 @@
+"""Chat data sets: read, validate, split, render by the model's own template.
+
+A data set is a JSONL file, one conversation a line, in the format of TRL and of most chat data on the Hub:
+`{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`. Other common
+formats are read as that (chat_formats.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from common.text import counted
+from pipeline.data.chat_formats import Chat, Turn, parse_line
+from pipeline.errors import InputError
+
+__all__ = [
+    "IGNORED",
+    "Chat",
+    "Example",
+    "Turn",
+    "all_or_told",
+    "encode_chat",
+    "read_chats",
+    "render",
+    "split_chats",
+]
+T = TypeVar("T")
+R = TypeVar("R")
+_TOLD = 10
+"""So many wrong lines are told one by one."""
+
+
+IGNORED = -100
+"""The label of a token that is not trained on (PyTorch's cross entropy skips it)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation as token ids, with as many labels: the id where it is trained on, else IGNORED."""
+
+    input_ids: list[int]
+    labels: list[int]
+    truncated: bool
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens are trained on; the first of all is not, for nothing stands before it."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+class ChatTokenizer(Protocol):
+    """What is needed of a transformers tokenizer."""
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids that text alone never gives, such as an end of turn."""
+        ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
+        """Render a conversation to text or ids."""
+        ...
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        """The ids of a text."""
+        ...
+
+    def decode(self, token_ids: list[int], **options: Any) -> Any:
+        """The text of ids."""
+        ...
+
+
+def read_chats(path: Path, *, answered: bool = True) -> list[Chat]:
+    """Read a JSONL file of chats; raises InputError that names the file, the line, what is wrong and the fix.
+
+    With `answered=False` the chats may end with the user's turn, as a list of questions does.
+    """
+    try:
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError:
+        raise InputError(f"the data set {path} does not exist: give a JSONL file of chats") from None
+    except OSError as error:
+        raise InputError(f"the data set {path} cannot be read: {error.strerror}") from None
+    if raw.lstrip().startswith(b"["):
+        raise InputError(
+            f"{path}, line 1: this is not JSONL but one JSON array: write one chat a line, "
+            f"as `jq -c '.[]' {path.name} > chats.jsonl` does"
+        )
+    numbered = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
+    chats = all_or_told(numbered, lambda item: parse_line(str(path), *item, answered=answered))
+    if not chats:
+        raise InputError(f'the data set {path} is empty: write one {{"messages": [...]}} a line')
+    return chats
+
+
+def all_or_told(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
+    """What `make` gives for each item.
+
+    Raises the first InputError, with the next ones in its `more`, so that all are mended at once.
+    """
+    made, errors = [], []
+    for item in items:
+        try:
+            made.append(make(item))
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        left = [f"and {counted(len(errors) - _TOLD, 'more line')}"] if len(errors) > _TOLD else []
+        raise InputError(errors[0], [*errors[1:_TOLD], *left])
+    return made
+
+
+def split_chats(chats: Sequence[Chat], held_out: float, seed: int) -> tuple[list[Chat], list[Chat]]:
+    """Split into (train, held-out), the same way for the same seed.
+
+    `held_out` is a fraction, 0 to below 1; above 0 it holds out at least one chat. Copies of one chat
+    stay on one side, so that nothing held out was seen. Raises InputError when too few would be left.
+    """
+    distinct = list(dict.fromkeys(chat.turns for chat in chats))
+    count = max(1, round(len(distinct) * held_out)) if held_out > 0 else 0
+    if count >= len(distinct):
+        raise InputError(
+            f"{counted(len(distinct), 'different chat is', 'different chats are')} too few "
+            f"to hold out {held_out:g} of them: add chats, or use --held-out 0"
+        )
+    random.Random(seed).shuffle(distinct)
+    held = set(distinct[:count])
+    return [chat for chat in chats if chat.turns not in held], [chat for chat in chats if chat.turns in held]
+
+
+def render(tokenizer: ChatTokenizer, chat: Chat) -> str:
+    """The conversation as the text that the model reads, by its own chat template."""
+    return str(_template(tokenizer, chat, len(chat.turns), tokenize=False))
+
+
+def encode_chat(tokenizer: ChatTokenizer, chat: Chat, max_length: int) -> Example:
+    """Tokenize a chat by the model's own template, with labels on the assistant's words alone.
+
+    Each answer is trained on from its first word through the token that ends the turn. This works
+    with any template that renders the beginning of a conversation as the beginning of the whole; others
+    raise InputError. TRL's `assistant_only_loss` would need `{% generation %}` marks in the template instead,
+    which few have (SmolLM2's does not). What is longer than `max_length` tokens is cut at its end.
+    """
+    _refuse_special_tokens(tokenizer, chat)
+    ids = _ids(tokenizer, chat, len(chat.turns))
+    labels = [IGNORED] * len(ids)
+    for index, turn in enumerate(chat.turns):
+        if turn.role == "assistant":
+            start, end = _answer_span(tokenizer, chat, index, ids)
+            labels[start:end] = ids[start:end]
+    return Example(ids[:max_length], labels[:max_length], truncated=len(ids) > max_length)
+
+
+def _answer_span(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int]) -> tuple[int, int]:
+    """Where answer `index` lies in the ids of the whole chat: [start, end), its end token included."""
+    prompt = _ids(tokenizer, chat, index, add_generation_prompt=True)
+    if ids[: len(prompt)] != prompt:
+        raise InputError(
+            f"{chat.where}: the model's chat template renders earlier turns differently "
+            "once the answer is there, so the answer cannot be told apart: use single-turn chats"
+        )
+    special = set(tokenizer.all_special_ids)
+    start = len(prompt)
+    stops = (place + 1 for place in range(start, len(ids)) if ids[place] in special)
+    # Without any end token the template cannot teach the model to stop, but the words can still be learned.
+    return start, next(stops, len(ids))
+
+
+def _ids(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) -> list[int]:
+    return list(_template(tokenizer, chat, count, tokenize=True, return_dict=False, **options))
+
+
+def _template(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) -> Any:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(chat.messages()[:count], **options)
+    except TemplateError as error:
+        raise InputError(
+            f"{chat.where}: the model's chat template refuses it ({error}): change the chat"
+        ) from None
+
+
+def _refuse_special_tokens(tokenizer: ChatTokenizer, chat: Chat) -> None:
+    # "<|im_end|>" inside a message would end the turn in the middle: the labels and the chat would be wrong.
+    special = set(tokenizer.all_special_ids)
+    for number, turn in enumerate(chat.turns, 1):
+        found = [one for one in tokenizer.encode(turn.content, add_special_tokens=False) if one in special]
+        if found:
+            raise InputError(
+                f"{chat.where}, message {number}: {tokenizer.decode(found[:1])!r} is one of the model's own "
+                "special tokens, such as an end of turn: remove it, the chat template adds them"
+            )

@@ -1,0 +1,111 @@
+"""One export under way: what model_run.py and adapter_run.py have in common."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.files import give_final_names, sha256
+from ggufio.shards import whole_name
+from pipeline.certificate.finding import Certificate
+from pipeline.convert.lora import AdapterJob, write_adapter
+from pipeline.convert.toolchain import ensure_toolchain
+from pipeline.export.config import ExportConfig
+from pipeline.export.resume import describe_adapter, describe_importance, describe_input, merged_into
+from pipeline.export.workspace import Workspace
+from pipeline.manifest import Output, Record, versions
+from pipeline.progress import StepProgress
+from pipeline.sources.adapter import Adapter
+from pipeline.sources.adapter_base import base_model, other_bases
+from pipeline.sources.model_source import Source
+
+
+@dataclass(frozen=True)
+class ExportRun(ABC):
+    """One export under way; `record` tells what of it stands, and is saved after each step."""
+
+    config: ExportConfig
+    work: Workspace
+    record: Record
+    base: Source
+    adapters: tuple[Adapter, ...]
+    progress: StepProgress
+
+    @abstractmethod
+    def missing(self) -> tuple[str, ...]:
+        """The files that were asked for and do not stand yet."""
+
+    @abstractmethod
+    def make(self) -> Certificate | None:
+        """Make what is missing; returns what was found of it."""
+
+    def certificate(self) -> Certificate | None:
+        """The certificate of an earlier run, where it still holds; an adapter alone has none."""
+        return None
+
+    def stands(self, file: str) -> bool:
+        """Whether the file of the output folder is there as it was recorded."""
+        return self.record.finished(file, self.config.out)
+
+    def describe_inputs(self) -> dict[str, Any]:
+        """The inputs for the manifest: where they are from, and their hashes."""
+        described: dict[str, Any] = {"base": describe_input(self.base)}
+        if model := base_model(self.base, self.adapters):
+            described["base"]["model"] = model
+        if self.adapters:
+            described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
+            described["merged_into"] = merged_into(self.config)
+        if weighed := describe_importance(self.config):
+            described["importance"] = weighed
+        return described
+
+    def publish(self, ready: Sequence[Path], quant: str, bits: float, seconds: float) -> None:
+        """Give a finished file, or all shards of it, their final names, and record them."""
+        digests = [sha256(path) for path in ready]
+        targets = [self.config.out / path.name.removesuffix(".partial") for path in ready]
+        give_final_names(ready, targets)
+        whole = sum(path.stat().st_size for path in targets)
+        for target, digest in zip(targets, digests, strict=True):
+            status = target.stat()
+            share = round(seconds * status.st_size / whole, 1)
+            self.record.outputs[target.name] = Output(
+                target.name, quant, status.st_size, round(bits, 2), share, digest, status.st_mtime_ns
+            )
+        self.record.save(self.work.record)
+        for path in self.config.out.glob("*.gguf"):
+            if whole_name(path.name) == whole_name(targets[0].name) and path not in targets:
+                path.unlink()  # of an earlier export that was split otherwise
+
+
+class AdapterRun(ExportRun):
+    """One export of an adapter alone."""
+
+    def missing(self) -> tuple[str, ...]:
+        """The adapter's file, unless it stands."""
+        file = self.config.adapter_name
+        return () if self.stands(file) else (file,)
+
+    def make(self) -> None:
+        """Write the adapter's file and give it its name."""
+        with self.progress.step("Fetch llama.cpp's converter", None):
+            toolchain = ensure_toolchain()
+        started = time.monotonic()
+        partial = self.work.folder / f"{self.config.adapter_name}.partial"
+        job = AdapterJob(
+            self.base, self.adapters[0], self.config.outtype, partial, self.config.name, toolchain
+        )
+        written = write_adapter(job, self.progress)
+        self.record.options = {"format": "adapter", "outtype": self.config.outtype}
+        self.record.versions = versions()
+        self.record.inputs = self.describe_inputs()
+        self.record.model = {
+            "parameters": written.parameters,
+            "changed_weights": written.tensors,
+            "notes": other_bases(self.base, self.adapters),
+        }
+        bits = partial.stat().st_size * 8 / max(1, written.parameters)
+        self.publish([partial], self.config.outtype.upper(), bits, time.monotonic() - started)

@@ -1,0 +1,211 @@
+"""ExportConfig: every path, type and option of an export, validated before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.dataset import read_chats
+from pipeline.errors import InputError
+from pipeline.quantize.types import (
+    AUTO,
+    PREFERENCES,
+    TensorTypes,
+    parse_size,
+    parse_tensor_types,
+    quant_type,
+    quants_named,
+)
+from pipeline.sources.adapter import parse_adapter
+
+OUTTYPES = ("f16", "bf16", "f32")
+FORMATS = ("model", "adapter")
+VERIFY = ("off", "fast", "full")
+QLORA_BASES = ("nf4",)
+DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export. `base` and `adapters` are folders or Hub ids; `out` is a folder, models/NAME.
+
+    Adapters are merged in their order, each into what the ones before it left; ADAPTER=0.7 takes 0.7 of
+    its update. With `qlora_base` they are merged into the base as it was trained on, rounded to 4 bits.
+    The `format` "adapter" writes the adapter alone, unmerged, and no quantized models.
+
+    `tensor_type` are PATTERN=TYPE for single tensors; with these, `output_type`, `embedding_type` and
+    `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
+    `split_max_size` ("2G", "500M") becomes several.
+
+    Quantizing weighs errors by an importance matrix, gathered from the chats of `calibrate` (JSONL) or read
+    from `imatrix` (GGUF).
+
+    With "auto" among `quants`, a type is chosen by measuring, the smallest or the fastest as `prefer` says.
+
+    `verify` says how deeply the result is checked ("off", "fast", "full"; see pipeline.certificate), with the
+    user's own chats in `evaluation`, a JSONL file.
+
+    `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
+    run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
+    """
+
+    base: str
+    out: Path
+    adapters: tuple[str, ...] = ()
+    quants: tuple[str, ...] = DEFAULT_QUANTS
+    outtype: str = "f16"
+    keep_f16: bool = False
+    revision: str | None = None
+    adapter_revision: str | None = None
+    qlora_base: str | None = None
+    format: str = "model"
+    tensor_type: tuple[str, ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    pure: bool = False
+    split_max_size: str | None = None
+    calibrate: Path | None = None
+    imatrix: Path | None = None
+    prefer: str = "size"
+    verify: str = "off"
+    evaluation: Path | None = None
+    threads: int = 1
+    force: bool = False
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.base.strip():
+            raise InputError(
+                "--base is empty: give a model folder or a Hub id such as HuggingFaceTB/SmolLM2-135M"
+            )
+        if self.outtype not in OUTTYPES:
+            raise InputError(f"--outtype {self.outtype!r} is unknown: use one of {', '.join(OUTTYPES)}")
+        if self.threads < 1:
+            raise InputError(f"--threads {self.threads} is too few: use 1 or more")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise InputError(
+                f"--out {str(self.out)!r} cannot name the files: its last part may hold "
+                "letters, digits, '.', '_' and '-'"
+            )
+        if self.adapter_revision and len(self.adapters) != 1:
+            raise InputError(
+                f"--adapter-revision {self.adapter_revision!r} goes with one --adapter, and there are "
+                f"{len(self.adapters)}: give folders where there are several"
+            )
+        self._check_adapters()
+        self._check_quantizing()
+        self._check_verifying()
+        names = quants_named(self.quants)
+        object.__setattr__(self, "quants", names)
+        self._check_importance(names)
+        if self.format == "adapter":
+            if names not in ((), DEFAULT_QUANTS) or self.keep_f16:
+                option = "--keep-f16" if self.keep_f16 else f"--quant {names[0]}"
+                raise InputError(
+                    f"--format adapter takes no {option}: it writes the adapter in --outtype alone"
+                )
+            object.__setattr__(self, "quants", ())
+        elif not names and not self.keep_f16:
+            raise InputError("nothing to export: give --quant at least once, or --keep-f16")
+
+    def _check_adapters(self) -> None:
+        for text in self.adapters:
+            parse_adapter(text)
+        if self.format not in FORMATS:
+            raise InputError(f"--format {self.format!r} is unknown: use one of {', '.join(FORMATS)}")
+        if self.qlora_base not in (None, *QLORA_BASES):
+            raise InputError(f"--qlora-base {self.qlora_base!r} is unknown: use {', '.join(QLORA_BASES)}")
+        if self.qlora_base and not self.adapters:
+            raise InputError("--qlora-base needs --adapter: without one, nothing was trained on that base")
+        if self.format == "adapter" and (len(self.adapters) != 1 or self.qlora_base):
+            raise InputError(
+                f"--format adapter writes one --adapter, and there are {len(self.adapters)}"
+                if len(self.adapters) != 1
+                else "--format adapter takes no --qlora-base: nothing is merged"
+            )
+
+    def _check_quantizing(self) -> None:
+        chosen = self.quantizing
+        if chosen and self.format == "adapter":
+            option = next(iter(chosen)).replace("_", "-")
+            raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
+
+    def _check_importance(self, quants: Sequence[str]) -> None:
+        given = [name for name in ("calibrate", "imatrix") if getattr(self, name) is not None]
+        if len(given) == 2:
+            raise InputError(
+                "--calibrate makes an importance matrix and --imatrix brings one: give one of them"
+            )
+        if given and (self.format == "adapter" or not quants):
+            raise InputError(
+                f"--{given[0]} is for quantizing, and there is no --quant: give one, or leave it out"
+            )
+        for name in quants:
+            if name != AUTO and quant_type(name).needs_imatrix and not given:
+                raise InputError(
+                    f"--quant {name} needs an importance matrix, without which its output is noise: "
+                    "give --calibrate FILE.jsonl, or use Q3_K_M, IQ4_XS or larger"
+                )
+
+    def _check_verifying(self) -> None:
+        if self.prefer not in PREFERENCES:
+            raise InputError(f"--prefer {self.prefer!r} is unknown: use one of {', '.join(PREFERENCES)}")
+        if self.verify not in VERIFY:
+            raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
+        if self.evaluation is not None:
+            read_chats(self.evaluation, answered=False)
+
+    def refuse_idle(self) -> None:
+        """Raise InputError for an option that would change nothing.
+
+        A type that was chosen for AUTO takes its place in the configuration: ask before that.
+        """
+        if self.prefer != "size" and AUTO not in self.quants:
+            raise InputError(f"--prefer {self.prefer} goes with --quant auto: give that, or leave it out")
+        if self.evaluation and self.format == "adapter":
+            raise InputError("--format adapter takes no --eval: an adapter alone is not checked")
+        if self.evaluation and self.verify == "off" and AUTO not in self.quants:
+            raise InputError("--eval is for the checks, and there are none with --verify off: leave out one")
+
+    @property
+    def tensor_types(self) -> TensorTypes:
+        """The types of single tensors; raises InputError."""
+        return parse_tensor_types(self.tensor_type, self.output_type, self.embedding_type, self.pure)
+
+    @property
+    def split_bytes(self) -> int | None:
+        """Above how many bytes a file is split; raises InputError."""
+        return None if self.split_max_size is None else parse_size(self.split_max_size)
+
+    @property
+    def quantizing(self) -> dict[str, Any]:
+        """What was asked for beyond the types' names, under the options' names; raises InputError."""
+        split = {} if self.split_bytes is None else {"split_max_size": self.split_bytes}
+        return {**self.tensor_types.describe(), **split}
+
+    @property
+    def name(self) -> str:
+        """The model's name: the last part of `out`."""
+        return self.out.resolve().name
+
+    @property
+    def full_precision_name(self) -> str:
+        """The file name of the unquantized GGUF."""
+        return f"{self.name}-{self.outtype.upper()}.gguf"
+
+    @property
+    def adapter_name(self) -> str:
+        """The file name of the adapter alone."""
+        return f"{self.name}-LoRA-{self.outtype.upper()}.gguf"
+
+    @property
+    def imatrix_name(self) -> str:
+        """The file name of the importance matrix that `calibrate` gives."""
+        return f"{self.name}-imatrix.gguf"
+
+    def quantized_name(self, quant: str) -> str:
+        """The file name of the GGUF of one quantization type."""
+        return f"{self.name}-{quant}.gguf"

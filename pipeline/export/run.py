@@ -1,0 +1,93 @@
+"""export(config): the order of the steps, resume, progress. No tensor code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.certificate.finding import Certificate
+from pipeline.convert.lora import refuse_inexpressible
+from pipeline.export.auto_quant import refuse_without_template, settled, told
+from pipeline.export.base import AdapterRun
+from pipeline.export.certify_step import remove_stale
+from pipeline.export.config import ExportConfig
+from pipeline.export.model_export import ModelRun, check_importance
+from pipeline.export.resume import listed_in, open_record, remove_replaced
+from pipeline.export.workspace import Workspace
+from pipeline.manifest import NAME as MANIFEST
+from pipeline.manifest import Output, Record
+from pipeline.progress import Silent, StepProgress
+from pipeline.report.write import is_written, remove_report, write_report
+from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
+from pipeline.sources.model_source import adapter_source, base_source
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export left in `folder`. `made` names the files that this run made, the others were there.
+
+    `notes` are lines about the model for people, such as whose tokenizer it has; `certificate` is None where
+    none was asked for.
+    """
+
+    folder: Path
+    outputs: tuple[Output, ...]
+    made: tuple[str, ...]
+    manifest: Path
+    notes: tuple[str, ...] = ()
+    certificate: Certificate | None = None
+
+
+def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
+    """Merge, convert and quantize as `config` says; returns what stands in `config.out` then.
+
+    Raises InputError when the input is wrong (nothing is written then) and PipelineError when a
+    step fails. Interrupted at any moment, the next call goes on from the last finished step.
+    """
+    config.refuse_idle()
+    base = base_source(config.base, config.revision)
+    adapters = _read_adapters(config)
+    check_importance(config, base)
+    refuse_without_template(config, (base, *(adapter.source for adapter in adapters)))
+    with Workspace(config.out) as work:
+        record = open_record(config, work, base, adapters)
+        kind = AdapterRun if config.format == "adapter" else ModelRun
+        config = settled(config, record)
+        run = kind(config, work, record, base, adapters, progress or Silent())
+        before = set(record.outputs)
+        standing = certificate = run.certificate()
+        certify = config.verify != "off" and config.format == "model"
+        if run.missing() or (certify and standing is None):
+            certificate = run.make()
+        remove_stale(config.out, record)
+        record.complete = True
+        earlier = listed_in(config.out)
+        record.save(config.out / MANIFEST)
+        remove_replaced(config.out, earlier, record)
+        if certificate is None and earlier.hashes != record.hashes:
+            remove_report(config.out)  # it told of those files
+        reported = _report(config, record, certificate, anew=certificate is not standing)
+        work.clear()
+    outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
+    notes = (*record.model.get("notes", ()), *told(record), *reported)
+    made = tuple(file for file in record.outputs if file not in before)
+    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
+
+
+def _report(
+    config: ExportConfig, record: Record, certificate: Certificate | None, *, anew: bool
+) -> tuple[str, ...]:
+    """Write the report of what was certified, unless it stands; returns notes for people."""
+    if certificate is None or (is_written(config.out) and not anew):
+        return ()
+    return write_report(config.out, config.name, record, certificate).notes
+
+
+def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
+    parsed = (parse_adapter(text) for text in config.adapters)
+    adapters = tuple(
+        read_adapter(adapter_source(spec, config.adapter_revision), weight) for spec, weight in parsed
+    )
+    if config.format == "adapter":
+        refuse_inexpressible(adapters[0])
+    return adapters

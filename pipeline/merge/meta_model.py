@@ -1,0 +1,240 @@
+"""The base model on PyTorch's `meta` device, where it takes no memory, with PEFT's layers in it.
+
+PEFT moves an adapter to the device and type of its base weight, and on `meta` a merge does nothing,
+silently. So the weights under PEFT's layers are empty float32 tensors on the CPU until their turn comes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from common.errors import MissingPackage
+from common.text import counted
+from pipeline.errors import InputError
+from pipeline.merge.checkpoint import Checkpoint
+from pipeline.sources.adapter import PEFT_PREFIX, Adapter
+from pipeline.sources.model_source import Source
+
+try:
+    import peft
+    import torch
+    from packaging.version import Version
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+except ImportError as error:
+    raise MissingPackage(error.name or "peft") from error
+
+
+def build_base(base: Source, settings: Mapping[str, object]) -> Any:
+    """The base model without weights, its configuration changed by `settings`; raises InputError."""
+    try:
+        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"transformers cannot build the base model {base.spec!r}: {_first_line(error)}; merge the "
+            "adapter where the model's own code runs, save the model, and export that with --base"
+        ) from None
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"the base model {base.spec!r} is quantized, and a merge needs full precision: "
+            "give the unquantized model that it was made from"
+        )
+    for key, value in settings.items():
+        setattr(config.get_text_config(), key, value)
+        setattr(config, key, value)
+    with torch.device("meta"), quiet():
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def wrap(model: Any, adapter: Adapter) -> Any:
+    """Put PEFT's layers for `adapter`, without their weights, into `model`; raises InputError."""
+    try:
+        with quiet():
+            config = PeftConfig.from_pretrained(str(adapter.folder))
+            _check_version(config, adapter)
+            config.inference_mode = True
+            return PeftModel(model, config, low_cpu_mem_usage=True)
+    # PEFT checks a configuration by using it: a bad target, option, pattern or module fails in its own way.
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise InputError(
+            f"the adapter {adapter.spec!r} does not fit the base model: {_first_line(error)}"
+        ) from None
+
+
+def _check_version(config: Any, adapter: Adapter) -> None:
+    """PEFT leaves out options that it does not know; those of a newer PEFT may matter."""
+    unknown = [name for name, value in adapter.config.items() if value and not hasattr(config, name)]
+    written_by = str(adapter.config.get("peft_version") or "0")
+    if unknown and Version(written_by.partition("@")[0]) > Version(peft.__version__):
+        raise InputError(
+            f"the adapter {adapter.spec!r} was saved by PEFT {written_by} with the option {unknown[0]}, "
+            f"which PEFT {peft.__version__} does not know: install PEFT {written_by} or newer"
+        )
+
+
+def tuned_modules(wrapped: Any) -> dict[str, Any]:
+    """Path in the base model -> PEFT's layer there. Layers inside others are left to those."""
+    found: dict[str, Any] = {}
+    last = " "
+    for name, module in wrapped.base_model.model.named_modules():  # what is inside a module follows it
+        if isinstance(module, BaseTunerLayer | TrainableTokensWrapper) and not name.startswith(f"{last}."):
+            found[name], last = module, name
+    return found
+
+
+def base_module(module: Any) -> Any:
+    """The base's own module under one of PEFT's."""
+    if isinstance(module, TrainableTokensWrapper):
+        return module.original_module
+    return module.get_base_layer()
+
+
+class Weights:
+    """What an adapter's file holds: tensors of PEFT's layers, and whole parameters of the base.
+
+    `replaced` maps a parameter of the base to the adapter's tensor that takes its place: modules_to_save,
+    trained biases, resized embeddings. The `separate` ones of them (modules_to_save) leave a tied twin alone.
+    """
+
+    def __init__(self, wrapped: Any, adapter: Adapter, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._file = Checkpoint([adapter.weights])
+        self._shapes = {name: shape for name, shape in self._file.shapes.items() if not self._is_copy(name)}
+        saved = {
+            f"{name}."
+            for name, module in wrapped.base_model.model.named_modules()
+            if isinstance(module, ModulesToSaveWrapper)
+        }
+        self.replaced: dict[str, str] = {}
+        for name in self._shapes:
+            parameter = name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+            if parameter in shapes:
+                self.replaced[parameter] = name
+        self.separate = {parameter for parameter in self.replaced if parameter.startswith(tuple(saved))}
+        self._spec, self._kind = adapter.spec, adapter.kind
+        if self.replaced and adapter.weight != 1.0:
+            raise InputError(
+                f"--adapter {self._spec}={adapter.weight:g}: it brings {next(iter(self.replaced))} whole "
+                "(modules_to_save, trained biases, resized embeddings), without a scale: leave its weight out"
+            )
+        self._load(wrapped, shapes)
+
+    def read(self, parameter: str) -> torch.Tensor:
+        """The tensor that replaces a parameter of the base, in float32."""
+        return self._file.read(self.replaced[parameter]).to(torch.float32, copy=True)
+
+    def _is_copy(self, name: str) -> bool:
+        # Beside a resized embedding that was trained whole, PEFT also saves both sides of its wrapper.
+        owner, _, leaf = name.rpartition(".")
+        for part in (".modules_to_save", ".original_module"):
+            if owner.endswith(part) and f"{owner.removesuffix(part)}.{leaf}" in self._file.shapes:
+                return True
+        return False
+
+    def _load(self, wrapped: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+        saved = {self.replaced[parameter] for parameter in self.separate}
+        state = {
+            # whole modules are read when their turn comes
+            name: torch.empty(shape, device="meta") if name in saved else _as_float(self._file.read(name))
+            for name, shape in self._shapes.items()
+            if name in saved or name not in self.replaced.values()
+        }
+        state = convert_peft_adapter_state_dict_for_transformers(
+            wrapped, wrapped.peft_config["default"], state
+        )
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        found |= {PEFT_PREFIX + parameter: self._shapes[name] for parameter, name in self.replaced.items()}
+        self._check(found, _wanted(wrapped), {PEFT_PREFIX + name: shape for name, shape in shapes.items()})
+        for path, module in tuned_modules(wrapped).items():
+            empty_base(path, module, shapes)
+        try:
+            result = set_peft_model_state_dict(wrapped, state, low_cpu_mem_usage=True)
+        except NotImplementedError:  # PEFT tried to move a tensor that has no values
+            raise InputError(self._hollow("a part")) from None
+        assert not result.unexpected_keys, result.unexpected_keys
+        for path, module in tuned_modules(wrapped).items():
+            self._check_filled(path, module)
+
+    def _check_filled(self, path: str, module: Any) -> None:
+        # AdaLoRA does not save its rank: the value is always that of its configuration.
+        for name, rank in getattr(module, "ranknum", {}).items():
+            module.ranknum[name] = torch.nn.Parameter(torch.full_like(rank, module.r[name], device="cpu"))
+        hollow = [name for name, value in module.state_dict().items() if value.is_meta]
+        if hollow:
+            raise InputError(self._hollow(f"{path}.{hollow[0]}"))
+
+    def _hollow(self, part: str) -> str:
+        return (
+            f"the adapter {self._spec!r} ({self._kind}) keeps {part} of it out of its file, to be made anew "
+            "from the base: merge it by PEFT's merge_and_unload, save the model, and export that with --base"
+        )
+
+    def _check(
+        self,
+        found: dict[str, tuple[int, ...]],
+        wanted: dict[str, tuple[int, ...]],
+        base: dict[str, tuple[int, ...]],
+    ) -> None:
+        for name, shape in found.items():
+            expected = wanted.get(name) or base.get(name)
+            if expected is None:
+                raise InputError(
+                    f"the adapter {self._spec!r} has the tensor {name}, which its configuration does not use "
+                    "on this base: it would be lost in the merge"
+                )
+            if shape != expected:
+                raise InputError(
+                    f"the adapter {self._spec!r} was made for another base: {name} has the shape "
+                    f"{list(shape)}, this base needs {list(expected)}"
+                )
+        missing = sorted(wanted.keys() - found.keys())
+        if missing:
+            raise InputError(
+                f"the adapter {self._spec!r} lacks {counted(len(missing), 'tensor')} that its configuration "
+                f"names, {missing[0]} first: it was made for another base, or its file is incomplete"
+            )
+
+
+def empty_base(path: str, module: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Take the base's weights out of one of PEFT's layers."""
+    base = base_module(module)
+    for name in shapes:
+        if name.startswith(f"{path}."):
+            set_parameter(base, name.removeprefix(f"{path}."), torch.empty(0))
+    originals = getattr(getattr(module, "token_adapter", module), "trainable_tokens_original", {})
+    for name in list(originals):  # what was there before training: a merge does not need it
+        originals[name] = torch.empty(0)
+
+
+def set_parameter(module: Any, name: str, value: torch.Tensor) -> None:
+    """Give a module's parameter a value, whatever its shape was."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
+def _wanted(wrapped: Any) -> dict[str, tuple[int, ...]]:
+    """The tensors that PEFT would save, with the base's own parameters under their own names."""
+    with quiet():
+        state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return {name.replace(".base_layer.bias", ".bias"): tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _as_float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT and transformers warn of what is checked here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

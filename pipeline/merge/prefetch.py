@@ -1,0 +1,45 @@
+"""Merges the next tensor in a thread of its own while the converter rounds and writes the one before."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.merge.merger import Merger
+
+
+class MergeAhead:
+    """A Merger that is one tensor ahead of its caller. At most two merged tensors are in memory."""
+
+    def __init__(self, merger: Merger) -> None:
+        self._merger = merger
+        self._expected: dict[str, None] = {}  # in the order in which the converter will want them
+        self._started: dict[str, Future[Any]] = {}
+        self._thread = ThreadPoolExecutor(1, "merge")
+
+    def expect(self, name: str) -> None:
+        """Say that the merged `name` will be taken."""
+        self._expected[name] = None
+
+    def take(self, name: str) -> Any:
+        """The merged tensor, once; the next one that is expected is begun."""
+        self._merger.use(name)  # here and not in the thread: what is begun may never be taken
+        merged = self._start(name)
+        del self._started[name]
+        following = next(iter(self._expected), None)
+        if following is not None:
+            self._start(following)
+        return merged.result()
+
+    def _start(self, name: str) -> Future[Any]:
+        if name not in self._started:
+            del self._expected[name]
+            self._started[name] = self._thread.submit(self._merge, name)
+        return self._started[name]
+
+    def _merge(self, name: str) -> Any:
+        import torch
+
+        with torch.inference_mode():  # it holds for one thread
+            return self._merger.read(name).float()

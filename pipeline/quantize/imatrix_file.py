@@ -1,0 +1,183 @@
+"""An importance matrix as llama.cpp keeps it: a GGUF with two small tensors for each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufio.file import Tensor
+from ggufio.ggml import type_name
+from pipeline.errors import InputError
+from pipeline.quantize.types import NEEDS_IMATRIX
+
+Importance = Mapping[str, NDArray[np.float32]]
+"""By tensor, [matrices, width]: how much an error in each column of the matrix weighs."""
+
+
+_SQUARES, _COUNTS = ".in_sum2", ".counts"
+_KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
+
+
+@dataclass
+class Sums:
+    """The squares of a weight's inputs, summed over rows, [matrices, width]; how many, [1 or matrices]."""
+
+    values: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Imatrix:
+    """Sums by the name of the weight, and what they were gathered from: `chunks` of `chunk_size` tokens."""
+
+    sums: Mapping[str, Sums]
+    datasets: tuple[str, ...]
+    chunks: int
+    chunk_size: int
+
+    def importance(self) -> dict[str, NDArray[np.float32]]:
+        """The means, as llama-quantize takes them: all columns alike for an expert that was never used.
+
+        A tensor without any row is left out, as means of nothing are no numbers.
+        """
+        found = {}
+        for name, sums in self.sums.items():
+            counts = sums.counts.astype(np.float32)
+            if not counts.any():
+                continue
+            by_count = sums.values.reshape(len(counts), -1)
+            means = np.ones_like(by_count)
+            np.divide(by_count, counts[:, None], out=means, where=counts[:, None] > 0)
+            found[name] = means.reshape(sums.values.shape)
+        return found
+
+
+def write_imatrix(path: Path, matrix: Imatrix) -> None:
+    """Write the file that llama-imatrix would write, to the byte."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "")
+    writer.kv_data[0].clear()  # a model's architecture, which this is none of
+    writer.add_type("imatrix")
+    writer.add_array(_KEYS[0], list(matrix.datasets))
+    writer.add_uint32(_KEYS[1], matrix.chunks)
+    writer.add_uint32(_KEYS[2], matrix.chunk_size)
+    for name, sums in sorted(matrix.sums.items()):
+        count = len(sums.counts)
+        shape = (count, -1) if count > 1 else (-1,)
+        writer.add_tensor(name + _SQUARES, sums.values.reshape(shape))
+        writer.add_tensor(name + _COUNTS, sums.counts.astype(np.float32).reshape(shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_imatrix(path: Path) -> Imatrix:
+    """Read a file of ours or of llama-imatrix. Raises InputError when it is none."""
+    reader = _open(path)
+    missing = [key for key in _KEYS if key not in reader.fields]
+    if missing:
+        raise InputError(f"--imatrix {path.name} holds no importance matrix (no {missing[0]}): {_FIX}")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    names = [name.removesuffix(_SQUARES) for name in tensors if name.endswith(_SQUARES)]
+    sums = {name: _sums(path, name, tensors) for name in names}
+    if not sums:
+        raise InputError(f"--imatrix {path.name} is empty: {_FIX}")
+    datasets, chunks, size = (reader.fields[key].contents() for key in _KEYS)
+    return Imatrix(sums, tuple(datasets), int(chunks), int(size))
+
+
+_FIX = "give a GGUF that --calibrate or llama-imatrix wrote"
+
+
+def _open(path: Path) -> Any:
+    from gguf import GGUFReader
+
+    try:
+        if not path.is_file():
+            raise InputError(f"--imatrix {str(path)!r} does not exist: {_FIX}")
+        return GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise InputError(f"--imatrix {path.name} cannot be read ({error}): {_FIX}") from None
+
+
+def _sums(path: Path, name: str, tensors: Mapping[str, Any]) -> Sums:
+    squares, counts = tensors[name + _SQUARES], tensors.get(name + _COUNTS)
+    if counts is None or len(squares.data.ravel()) % max(1, counts.n_elements):
+        raise InputError(f"--imatrix {path.name}: the counts of {name} do not fit its sums: {_FIX}")
+    values, many = np.asarray(squares.data), np.asarray(counts.data)
+    if values.dtype != np.float32 or many.dtype != np.float32 or not np.isfinite(values).all():
+        raise InputError(f"--imatrix {path.name}: {name} holds what are no finite sums: {_FIX}")
+    return Sums(values.reshape(counts.n_elements, -1), np.rint(many.ravel()).astype(np.int64))
+
+
+def check_fits(path: Path, importance: Importance, tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError unless an importance matrix is one of the model whose `tensors` these are."""
+    for name, values in importance.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise InputError(
+                f"--imatrix {path.name} is of another model: it knows {name}, which this one has not"
+            )
+        wanted = tensor.width * (tensor.rows // tensor.height)
+        if values.size != wanted:
+            raise InputError(
+                f"--imatrix {path.name} is of another model: it has {values.size} numbers for {name}, "
+                f"and this one needs {wanted}"
+            )
+
+
+_Q2_K_S = 21  # the file's type whose Q2_K tensors llama.cpp makes with an importance matrix alone
+_TEXT = 127  # bytes that llama-quantize keeps of a name
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each column's error weighs, and the metadata that llama-quantize adds."""
+
+    importance: Importance = field(default_factory=dict)
+    notes: Mapping[str, str | int] = field(default_factory=dict)
+
+
+UNWEIGHED = Weights()
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a file of importance. Raises InputError when it is none."""
+    matrix = read_imatrix(path)
+    importance = matrix.importance()
+    notes: dict[str, str | int] = {"quantize.imatrix.file": _cut(path.name)}
+    if matrix.datasets:
+        notes["quantize.imatrix.dataset"] = _cut(matrix.datasets[0])
+    notes["quantize.imatrix.entries_count"] = len(importance)
+    if matrix.chunks > 0:
+        notes["quantize.imatrix.chunks_count"] = matrix.chunks
+    return Weights(importance, notes)
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_TEXT].decode("utf-8", "ignore")
+
+
+def check_importance(ftype: int, types: Mapping[str, int], weights: Weights) -> None:
+    """Raise InputError when a tensor gets a type that is noise without importance, and has none.
+
+    As llama.cpp's tensor_requires_imatrix (src/llama-quant.cpp): embeddings and output are let off.
+    """
+    for name, number in types.items():
+        kind = type_name(number)
+        noisy = kind in NEEDS_IMATRIX or (kind == "Q2_K" and ftype == _Q2_K_S)
+        if noisy and name not in weights.importance and name not in _LET_OFF:
+            raise InputError(
+                f"{name} is in no importance matrix, and this --quant needs it: calibrate with more chats, "
+                "or use Q3_K_M, IQ4_XS or larger"
+            )
+
+
+_LET_OFF = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")

@@ -1,0 +1,274 @@
+"""The search for the scales of llama.cpp's K-quants, for many blocks side by side.
+
+llama.cpp tries 16 to 21 scales for each block of 16 or 32 numbers, one number after the other (ggml-quants.c,
+make_qkx2_quants and make_qx_quants). Here a tile of 64 blocks is turned on its side, so that the same step of
+all 64 takes a few vector instructions. Within a block the order of the additions stays llama.cpp's: the
+results are the same to the bit.
+
+numba compiles this for the CPU at hand, and neither contracts nor reorders float arithmetic. A loop becomes
+vector code when it is the innermost, runs over whole rows and has conditional values but no branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+F = TypeVar("F", bound=Callable[..., Any])
+_LANES = 64  # blocks side by side
+_UNROLL = 8  # numbers of a block for which a lane's sums stay in registers
+ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds to the nearest whole number
+_ZERO, _ONE, _STEP, _INFINITY = np.float32(0), np.float32(1), np.float32(0.1), np.float32(np.inf)
+TINY = np.float32(1e-15)  # GROUP_MAX_EPS
+
+
+def kernel(function: F) -> F:
+    """Compile for this CPU, with C's float arithmetic; other threads may run meanwhile."""
+    return cast("F", njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def _phase(function: F) -> F:
+    """A part of a kernel. Pasted in, so that the compiler sees that no two arrays overlap."""
+    return cast("F", njit(inline="always", error_model="numpy")(function))
+
+
+class _Tile(NamedTuple):
+    """Blocks side by side: `x` and what is known of each number [n, lanes], and of each block [lanes]."""
+
+    x: Floats
+    weight: Floats
+    level: Floats
+    low: Floats  # the best offset so far: x = scale * level + low
+    high: Floats
+    scale: Floats  # the best so far
+    best: Floats  # its error, or how good it is
+    factor: Floats  # that is tried now: level = round(factor * (x - low))
+    used: Floats  # the factor, and the offset, that gave the best levels
+    offset: Floats
+    fit: Floats  # the scale and the offset that suit the levels tried now
+    base: Floats
+    error: Floats
+    sum_w: Floats
+    sum_x: Floats
+    sum_l: Floats
+    sum_l2: Floats
+    sum_xl: Floats
+
+
+@_phase
+def _lanes() -> Floats:
+    return np.zeros(_LANES, np.float32)
+
+
+@_phase
+def _tile(n: int) -> _Tile:
+    shape = (n, _LANES)
+    return _Tile(
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.float32),
+        *(_lanes(), _lanes(), _lanes(), _lanes(), _lanes(), _lanes(), _lanes(), _lanes()),
+        *(_lanes(), _lanes(), _lanes(), _lanes(), _lanes(), _lanes(), _lanes()),
+    )
+
+
+@_phase
+def _fill(tile: _Tile, x: Floats, first: int) -> int:
+    """Blocks of x from `first` on become the tile's columns; returns how many."""
+    count: int = min(_LANES, x.shape[0] - first)
+    for lane in range(count):
+        for i in range(x.shape[1]):
+            tile.x[i, lane] = x[first + lane, i]
+    return count
+
+
+@kernel
+def search_with_minimum(x: Floats, top: Any, start: Any, steps: int, out: Floats) -> None:
+    """For blocks of 32: x = scale * level - minimum, levels from 0 to `top`, with the least weighted error.
+
+    x: [blocks, 32]. out: [4, blocks] gets the scales, the minimums, and the factors and the offsets that gave
+    the levels: round(factor * (x - offset)). `start` and `steps` say which scales are tried.
+    """
+    tile = _tile(x.shape[1])
+    for first in range(0, x.shape[0], _LANES):
+        count = _fill(tile, x, first)
+        _weigh(tile)
+        _span(tile, top)
+        for step in range(steps + 1):
+            _levels(tile, start + _STEP * np.float32(step) + top, top)
+            _fit_both(tile)
+            _keep_if_better(tile)
+        for lane in range(count):
+            flat = tile.high[lane] == tile.offset[lane]  # a block of one number, which is not above 0
+            out[0, first + lane] = _ZERO if flat else tile.scale[lane]
+            out[1, first + lane] = -tile.low[lane]
+            out[2, first + lane] = _ZERO if flat else tile.used[lane]
+            out[3, first + lane] = tile.offset[lane]
+
+
+@_phase
+def _weigh(tile: _Tile) -> None:
+    """The range of each block, and its numbers' weights: the larger, the more an error there matters."""
+    x, weight, low, high, mean = tile.x, tile.weight, tile.low, tile.high, tile.error
+    for j in range(_LANES):
+        low[j] = high[j] = x[0, j]
+        mean[j] = _ZERO
+    for i in range(x.shape[0]):
+        for j in range(_LANES):
+            v = x[i, j]
+            low[j] = v if v < low[j] else low[j]
+            high[j] = v if v > high[j] else high[j]
+            mean[j] += v * v
+    for j in range(_LANES):
+        mean[j] = np.sqrt(mean[j] / np.float32(x.shape[0]))
+        low[j] = _ZERO if low[j] > _ZERO else low[j]
+    for i in range(x.shape[0]):
+        for j in range(_LANES):
+            weight[i, j] = mean[j] + abs(x[i, j])
+
+
+@_phase
+def _span(tile: _Tile, top: Any) -> None:
+    """Begin with levels that span the range, and the sums that do not depend on the levels."""
+    x, weight, low, scale, used = tile.x, tile.weight, tile.low, tile.scale, tile.used
+    best, sum_w, sum_x = tile.best, tile.sum_w, tile.sum_x
+    for j in range(_LANES):
+        used[j] = top / (tile.high[j] - low[j])
+        tile.offset[j] = low[j]
+        scale[j] = _ONE / used[j]
+        best[j] = sum_w[j] = sum_x[j] = _ZERO
+    for i in range(x.shape[0]):
+        for j in range(_LANES):
+            v, w = x[i, j], weight[i, j]
+            near = (used[j] * (v - low[j]) + ROUND) - ROUND
+            near = top if near > top else near
+            near = near if near > _ZERO else _ZERO
+            off = scale[j] * near + low[j] - v
+            best[j] += w * (off * off)
+            sum_w[j] += w
+            sum_x[j] += w * v
+
+
+@_phase
+def _levels(tile: _Tile, wanted: Any, top: Any) -> None:
+    """The levels for another factor, and their sums."""
+    x, weight, level, low, factor = tile.x, tile.weight, tile.level, tile.low, tile.factor
+    sum_l, sum_l2, sum_xl = tile.sum_l, tile.sum_l2, tile.sum_xl
+    for j in range(_LANES):
+        factor[j] = wanted / (tile.high[j] - low[j])
+        sum_l[j] = sum_l2[j] = sum_xl[j] = _ZERO
+    for i in range(0, x.shape[0], _UNROLL):
+        for j in range(_LANES):
+            f, b, l1, l2, xl = factor[j], low[j], sum_l[j], sum_l2[j], sum_xl[j]
+            for k in range(_UNROLL):
+                v = x[i + k, j]
+                near = (f * (v - b) + ROUND) - ROUND
+                near = top if near > top else near
+                near = near if near > _ZERO else _ZERO
+                level[i + k, j] = near
+                wl = weight[i + k, j] * near
+                l1 += wl
+                l2 += wl * near
+                xl += wl * v
+            sum_l[j], sum_l2[j], sum_xl[j] = l1, l2, xl
+
+
+@_phase
+def _fit_both(tile: _Tile) -> None:
+    """The least squares for the levels: a scale, and an offset not above 0; and the error that they leave."""
+    x, weight, level, fit, base, error = tile.x, tile.weight, tile.level, tile.fit, tile.base, tile.error
+    sum_w, sum_x, sum_l, sum_l2, sum_xl = tile.sum_w, tile.sum_x, tile.sum_l, tile.sum_l2, tile.sum_xl
+    for j in range(_LANES):
+        divisor = sum_w[j] * sum_l2[j] - sum_l[j] * sum_l[j]
+        a = (sum_w[j] * sum_xl[j] - sum_x[j] * sum_l[j]) / divisor
+        b = (sum_l2[j] * sum_x[j] - sum_l[j] * sum_xl[j]) / divisor
+        fit[j] = sum_xl[j] / sum_l2[j] if b > _ZERO else a
+        base[j] = _ZERO if b > _ZERO else b
+        error[j] = _ZERO if divisor > _ZERO else _INFINITY
+    for i in range(0, x.shape[0], _UNROLL):
+        for j in range(_LANES):
+            a, b, e = fit[j], base[j], error[j]
+            for k in range(_UNROLL):
+                off = a * level[i + k, j] + b - x[i + k, j]
+                e += weight[i + k, j] * (off * off)
+            error[j] = e
+
+
+@_phase
+def _keep_if_better(tile: _Tile) -> None:
+    best, scale, low, used, offset = tile.best, tile.scale, tile.low, tile.used, tile.offset
+    factor, fit, base, error = tile.factor, tile.fit, tile.base, tile.error
+    for j in range(_LANES):
+        better = error[j] < best[j]
+        used[j] = factor[j] if better else used[j]
+        offset[j] = low[j] if better else offset[j]
+        best[j] = error[j] if better else best[j]
+        scale[j] = fit[j] if better else scale[j]
+        low[j] = base[j] if better else low[j]
+
+
+@kernel
+def search_symmetric(x: Floats, top: Any, out: Floats) -> None:
+    """For blocks of 16: x = scale * level, levels from -`top` to `top` - 1, the error weighted by x squared.
+
+    x: [blocks, 16]. out: [2, blocks] gets the scales, and the factors that gave levels: round(factor * x).
+    """
+    tile = _tile(x.shape[1])
+    for first in range(0, x.shape[0], _LANES):
+        count = _fill(tile, x, first)
+        _peak(tile)
+        _fit_scale(tile, top, top, True)
+        for step in range(-9, 10):
+            if step != 0:
+                _fit_scale(tile, top + _STEP * np.float32(step), top, False)
+        for lane in range(count):
+            empty = abs(tile.high[lane]) < TINY
+            out[0, first + lane] = _ZERO if empty else tile.scale[lane]
+            out[1, first + lane] = _ZERO if empty else tile.used[lane]
+
+
+@_phase
+def _peak(tile: _Tile) -> None:
+    """Of each block the number that is farthest from 0, with its sign."""
+    x, high, most = tile.x, tile.high, tile.error
+    for j in range(_LANES):
+        most[j] = high[j] = _ZERO
+    for i in range(x.shape[0]):
+        for j in range(_LANES):
+            v = x[i, j]
+            larger = abs(v) > most[j]
+            high[j] = v if larger else high[j]
+            most[j] = abs(v) if larger else most[j]
+
+
+@_phase
+def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool) -> None:
+    """The levels for a factor, the scale that suits them, and whether it is the best so far."""
+    x, factor, sum_l2, sum_xl = tile.x, tile.factor, tile.sum_l2, tile.sum_xl
+    best, scale, used = tile.best, tile.scale, tile.used
+    for j in range(_LANES):
+        factor[j] = -wanted / tile.high[j]
+        sum_xl[j] = sum_l2[j] = _ZERO
+    for i in range(0, x.shape[0], _UNROLL):
+        for j in range(_LANES):
+            f, xl, l2 = factor[j], sum_xl[j], sum_l2[j]
+            for k in range(_UNROLL):
+                v = x[i + k, j]
+                near = (f * v + ROUND) - ROUND
+                near = top - _ONE if near > top - _ONE else near
+                near = -top if near < -top else near
+                w = v * v
+                xl += w * v * near
+                l2 += w * near * near
+            sum_xl[j], sum_l2[j] = xl, l2
+    for j in range(_LANES):
+        better = first | ((sum_l2[j] > _ZERO) & (sum_xl[j] * sum_xl[j] > best[j] * sum_l2[j]))
+        fit = sum_xl[j] / sum_l2[j] if sum_l2[j] != _ZERO else _ZERO
+        used[j] = factor[j] if better else used[j]
+        scale[j] = fit if better else scale[j]
+        best[j] = fit * sum_xl[j] if better else best[j]

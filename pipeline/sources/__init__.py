@@ -1,0 +1,1 @@
+"""Bases and adapters: folders, the Hub, the bundled demo model."""

@@ -1,0 +1,182 @@
+"""What transformers says of a tokenizer and its chat template: the side that a GGUF is held against.
+
+The converter's child process has transformers in memory anyway, so it writes this down on its way
+(Subject.tokenizer_reference); elsewhere importing transformers costs three seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import MissingPackage
+from common.files import write_atomically
+from common.system import RENDER_SECONDS, at_most
+from pipeline.certificate.subject import Subject
+from pipeline.data.dataset import read_chats
+from pipeline.errors import InputError
+from pipeline.tokenizers.stress_corpus import stress_corpus, token_texts
+
+_MARK = "A reply."
+_USER_CHATS = 64
+_ASK = {"role": "user", "content": "Who are you?"}
+_SYSTEM = {"role": "system", "content": "You answer in one sentence."}
+_TURNS = [
+    {"role": "assistant", "content": "A program that answers."},
+    {"role": "user", "content": "  And what is\n\n2 + 2?  "},
+    {"role": "assistant", "content": "4."},
+    {"role": "user", "content": "Danke! 🦜"},
+]
+Conversations = dict[str, list[dict[str, str]]]
+"""Messages by a name."""
+
+
+CHATS: Conversations = {
+    "one turn": [_ASK],
+    "one turn with a system prompt": [_SYSTEM, _ASK],
+    "several turns": [_ASK, *_TURNS],
+    "several turns with a system prompt": [_SYSTEM, _ASK, *_TURNS],
+}
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text of some kind of the corpus, and its ids without a BOS."""
+
+    kind: str
+    text: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Token:
+    """An added token; a `special` one is read from no text that a person typed."""
+
+    id: int
+    spelling: str
+    special: bool
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """A conversation and its prompt's ids, up to where the assistant begins; None where it is refused."""
+
+    name: str
+    messages: list[dict[str, str]]
+    ids: list[int] | None
+
+
+@dataclass(frozen=True)
+class TokenizerReference:
+    """All that transformers says. `vocabulary` are the spellings by id, `roles` maps "bos" and "eos" to ids.
+
+    `adds_bos` tells whether a plain text gets a BOS, `turn_end` is the special token that the template puts
+    after an answer.
+    """
+
+    vocabulary: list[str]
+    roles: dict[str, int | None]
+    adds_bos: bool
+    tokens: tuple[Token, ...]
+    texts: tuple[EncodedText, ...]
+    has_template: bool
+    chats: tuple[RenderedChat, ...]
+    turn_end: int | None
+
+    def save(self, path: Path) -> None:
+        """Write it down as JSON, in a folder that is there or is made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(asdict(self)))
+
+
+def load_tokenizer_reference(subject: Subject) -> TokenizerReference:
+    """What was written down for the subject; where nothing was, transformers is asked first."""
+    path = subject.tokenizer_reference
+    if not path.is_file():
+        ask_tokenizer(subject.reference, subject.evaluation).save(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    lists: dict[str, Any] = {
+        "tokens": tuple(Token(**item) for item in content.pop("tokens")),
+        "texts": tuple(EncodedText(**item) for item in content.pop("texts")),
+        "chats": tuple(RenderedChat(**item) for item in content.pop("chats")),
+    }
+    return TokenizerReference(**content, **lists)
+
+
+def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
+    """Load the tokenizer of `folder` and have it say all. Raises InputError when it does not load."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingPackage(error.name or "transformers") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - a stranger's file, and tokenizers raises plain Exceptions
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None
+    tokens = tuple(
+        Token(number, str(token.content), bool(token.special))
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+    )
+    asked = _user_chats(evaluation)
+    return TokenizerReference(
+        vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
+        roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
+        adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
+        tokens=tokens,
+        texts=tuple(_texts(tokenizer, tokens, asked)),
+        has_template=bool(tokenizer.chat_template),
+        chats=tuple(_chats(tokenizer, asked)) if tokenizer.chat_template else (),
+        turn_end=_turn_end(tokenizer, tokens) if tokenizer.chat_template else None,
+    )
+
+
+def _user_chats(evaluation: Path | None) -> Conversations:
+    """The user's own conversations, each up to its last question."""
+    found = {}
+    for chat in read_chats(evaluation, answered=False)[:_USER_CHATS] if evaluation else []:
+        messages = chat.messages()
+        while messages and messages[-1]["role"] != "user":
+            messages.pop()
+        found[f"line {chat.line} of {evaluation.name if evaluation else ''}"] = messages
+    return found
+
+
+def _texts(
+    tokenizer: Any, tokens: Sequence[Token], asked: dict[str, list[dict[str, str]]]
+) -> Iterator[EncodedText]:
+    own = tuple(message["content"] for messages in asked.values() for message in messages)
+    added = token_texts([token.spelling for token in tokens])
+    special = {"special tokens": added[: len(tokens)], "tokens between words": added[len(tokens) :]}
+    for kind, texts in {**stress_corpus(), **special, "user": own}.items():
+        for text in texts:
+            yield EncodedText(kind, text, list(tokenizer.encode(text, add_special_tokens=False)))
+
+
+def _chats(tokenizer: Any, asked: Conversations) -> Iterator[RenderedChat]:
+    for name, messages in {**CHATS, **asked}.items():
+        yield RenderedChat(name, messages, _ids(tokenizer, messages, add_generation_prompt=True))
+
+
+def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int] | None:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        with at_most(RENDER_SECONDS):
+            ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+    except TemplateError:
+        return None
+    return list(ids)
+
+
+def _turn_end(tokenizer: Any, tokens: Sequence[Token]) -> int | None:
+    """The first added token after an assistant's words."""
+    prompt = _ids(tokenizer, [_ASK], add_generation_prompt=True)
+    whole = _ids(tokenizer, [_ASK, {"role": "assistant", "content": _MARK}])
+    if prompt is None or whole is None or whole[: len(prompt)] != prompt:
+        return None
+    known = {token.id for token in tokens}
+    return next((number for number in whole[len(prompt) :] if number in known), None)

@@ -1,0 +1,206 @@
+"""Whose tokenizer and chat template a GGUF gets: the adapter's where it brings its own, else the base's.
+
+Where the two differ, a line says so; it is shown, and kept in manifest.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import MissingPackage
+from common.text import and_more, counted
+from pipeline.sources.adapter import Adapter
+from pipeline.sources.model_source import Source, read_json
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_FILES = (
+    *_VOCABULARIES,
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+Tokens = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The files of a tokenizer, its chat template (None: as the files have it), and lines for people."""
+
+    files: dict[str, Path]
+    template: str | None
+    notes: tuple[str, ...]
+
+
+def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None) -> Tokenizer:
+    """The tokenizer of the last adapter that brings one, else the base's; `rows` are the embeddings'."""
+    files = {path.name: path for path in base.files() if path.name in _FILES}
+    template: str | None = None
+    notes: list[str] = []
+    for adapter in adapters:
+        own = {name: adapter.folder / name for name in _FILES if (adapter.folder / name).is_file()}
+        if set(own) & set(_VOCABULARIES):
+            files, lines = _replaced(files, own, adapter, rows)
+            notes += lines
+        theirs = _template(adapter.folder)
+        if theirs is not None:
+            if theirs != (_template(base.folder) if template is None else template):
+                notes.append(
+                    f"the chat template is the adapter's ({adapter.spec!r}), which differs from the base's"
+                )
+            template = theirs
+    return Tokenizer(files, template if template is not None else _template(base.folder), tuple(notes))
+
+
+def _replaced(
+    files: dict[str, Path], own: dict[str, Path], adapter: Adapter, rows: int | None
+) -> tuple[dict[str, Path], list[str]]:
+    """The adapter's files in place of `files`, unless the embeddings have no rows for its tokens."""
+    before, after = _tokens(files), _tokens(own)
+    beyond = [token for token, number in after.items() if rows is not None and number >= rows]
+    if beyond:
+        line = (
+            f"the tokenizer is the base's: the adapter's ({adapter.spec!r}) has {beyond[0]!r}"
+            f"{and_more(len(beyond) - 1, 'token')}, for which the {rows} rows of the embeddings leave no room"
+        )
+        return files, [line]
+    notes = [*_token_notes(before, after, adapter), *_role_notes(files, own, adapter)]
+    if before == after and not notes:
+        return files, []
+    moved = any(after.get(token, number) != number for token, number in before.items())
+    # A base's tokenizer.model beside the adapter's tokenizer.json is the same vocabulary, in the form that
+    # llama.cpp's converter likes best; where tokens moved it is another one.
+    kept = {} if moved else files
+    return {**kept, **own}, notes
+
+
+def _token_notes(before: Tokens, after: Tokens, adapter: Adapter) -> list[str]:
+    notes = []
+    added = sorted(after.keys() - before.keys(), key=lambda token: after[token])
+    if before and added:
+        notes.append(
+            f"the adapter's tokenizer ({adapter.spec!r}) adds {counted(len(added), 'token')}, "
+            f"{added[0]!r} first"
+        )
+    moved = [token for token in before if after.get(token, before[token]) != before[token]]
+    if moved:
+        notes.append(
+            f"the adapter's tokenizer ({adapter.spec!r}) gives "
+            f"{moved[0]!r}{and_more(len(moved) - 1, 'token')} other numbers "
+            f"than the base's ({after[moved[0]]}, not {before[moved[0]]})"
+        )
+    return notes
+
+
+def _role_notes(files: dict[str, Path], own: dict[str, Path], adapter: Adapter) -> list[str]:
+    before, after = _config(files), _config(own)
+    notes = []
+    for role in _ROLES:
+        old, new = _text(before.get(role)), _text(after.get(role))
+        if old and new and old != new:
+            notes.append(f"{role} is the adapter's ({adapter.spec!r}): {new!r}, not the base's {old!r}")
+    return notes
+
+
+def _text(token: Any) -> str:
+    return str(token.get("content", "") if isinstance(token, dict) else token or "")
+
+
+def _config(files: dict[str, Path]) -> dict[str, Any]:
+    return read_json(files[CONFIG], "the tokenizer") if CONFIG in files else {}
+
+
+def _template(folder: Path) -> str | None:
+    """A folder's chat template, as transformers finds it; None where it has none."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    if (folder / CONFIG).is_file():
+        template = read_json(folder / CONFIG, "the tokenizer").get("chat_template")
+        return template if isinstance(template, str) else None
+    return None
+
+
+def _tokens(files: dict[str, Path]) -> Tokens:
+    """Token -> number, of whichever vocabulary there is; empty where none can be read."""
+    if "tokenizer.json" in files:
+        content = read_json(files["tokenizer.json"], "the tokenizer")
+        vocabulary = content.get("model", {}).get("vocab", {})
+        if isinstance(vocabulary, list):  # Unigram: pairs of token and score
+            vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
+        return {**vocabulary, **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+    tokens: Tokens = {}
+    if "tokenizer.model" in files:
+        tokens.update(_pieces(files["tokenizer.model"]))
+    elif "vocab.json" in files:
+        tokens.update(read_json(files["vocab.json"], "the tokenizer"))
+    if "added_tokens.json" in files:
+        tokens.update(read_json(files["added_tokens.json"], "the tokenizer"))
+    for number, token in _config(files).get("added_tokens_decoder", {}).items():
+        tokens[_text(token)] = int(number)
+    return tokens
+
+
+def _pieces(path: Path) -> Tokens:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise MissingPackage("sentencepiece") from error
+    model = SentencePieceProcessor(model_file=str(path))
+    return {model.id_to_piece(number): number for number in range(model.get_piece_size())}
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Put the tokenizer's files into `folder`, in place of the base's."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name, path in tokenizer.files.items():
+        (folder / name).symlink_to(path)
+    if tokenizer.template is not None:
+        config = _config(tokenizer.files)
+        config.pop("chat_template", None)
+        replace_file(folder / CONFIG, json.dumps(config))
+        replace_file(folder / TEMPLATE, tokenizer.template)
+
+
+def replace_file(path: Path, content: str) -> None:
+    """Write a file where there may be a link, without following it."""
+    path.unlink(missing_ok=True)
+    path.write_text(content, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What the converter reads, and lines about it for people."""
+
+    folder: Path
+    notes: tuple[str, ...]
+
+
+def staged(
+    base: Source, adapters: Sequence[Adapter], settings: Mapping[str, object], scratch: Path
+) -> Staged:
+    """The base's own folder where nothing differs, else one inside `scratch`."""
+    config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
+    changed = _changed(config, settings)
+    tokenizer = choose_tokenizer(base, adapters, changed.get("text_config", changed).get("vocab_size"))
+    if not settings and tokenizer == choose_tokenizer(base, (), None):
+        return Staged(base.folder, tokenizer.notes)
+    folder = scratch / base.folder.name  # the converter takes words for the GGUF from its name
+    folder.mkdir()
+    for path in base.files():
+        (folder / path.name).symlink_to(path)
+    replace_file(folder / "config.json", json.dumps(changed))
+    write_tokenizer(tokenizer, folder)
+    return Staged(folder, tokenizer.notes)
+
+
+def _changed(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
+    text = {"text_config": {**config["text_config"], **settings}} if "text_config" in config else {}
+    return {**config, **settings, **text}

@@ -1,0 +1,1 @@
+"""Fine-tunes a LoRA adapter."""

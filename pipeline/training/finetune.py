@@ -1,0 +1,181 @@
+"""Supervised fine-tuning of a LoRA adapter on chats, on the CPU: TRL trains, PEFT holds the adapter.
+
+The loss is taken on the assistant's words only, tokenized by the model's own chat template (dataset.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from common.errors import MissingPackage
+from common.files import published_folder
+from pipeline.data.dataset import Chat, Example, all_or_told, encode_chat, read_chats, split_chats
+from pipeline.errors import InputError
+from pipeline.progress import Silent, StepProgress
+from pipeline.report.model_card import CARD, adapter_card, own_card
+from pipeline.sources.bundled import read_record
+from pipeline.sources.model_source import Source, base_source
+from pipeline.training.config import ALL_LINEAR, TrainConfig, TrainReport
+from pipeline.training.trainer import faster_precision, load_model, train_adapter
+
+__all__ = ["RECORD", "TrainConfig", "TrainReport", "finetune", "load_tokenizer"]
+RECORD = "training.json"
+"""Written last into an adapter: the options, the data's SHA-256, the versions and the TrainReport."""
+
+
+_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
+
+
+def finetune(config: TrainConfig, progress: StepProgress | None = None) -> Path:
+    """Train an adapter and write it to `config.out`; returns that folder.
+
+    It holds adapter_model.safetensors, adapter_config.json, training.json (the options, the data's SHA-256,
+    the versions and a TrainReport) and README.md, where `out` had none of the user's own. The tokenizer and
+    the chat template stay the base's own, and are not copied. Raises InputError before anything is loaded
+    when the input is wrong. Interrupted, it leaves `out` as it was.
+    """
+    progress = progress or Silent()
+    _check_out(config)
+    chats = read_chats(config.data)
+    train_chats, held_chats = split_chats(chats, config.held_out, config.seed)
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackage(package)
+    source = base_source(config.base)
+    tokenizer = load_tokenizer(source)
+    train = _encode(tokenizer, train_chats, config.max_length)
+    held = _encode(tokenizer, held_chats, config.max_length)
+    if not train:
+        raise InputError(
+            f"--max-length {config.max_length} cuts off every answer in the data set: give more tokens"
+        )
+    _check_targets(config, source)
+    if config.precision == "auto":
+        config = replace(config, precision=faster_precision())  # so that the record says which it was
+    with published_folder(config.out) as folder:
+        model = load_model(config, source)
+        dropped = len(chats) - len(train) - len(held)
+        report = train_adapter(
+            config, model, tokenizer, train=train, held=held, dropped=dropped, progress=progress
+        )
+        _save(config, source, model, report, folder)
+    return config.out
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The base's tokenizer, with a chat template; raises InputError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the base {source.spec!r} has no tokenizer that can be read: {_line(error)}"
+        ) from None
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the base {source.spec!r} has no chat template: choose its -Instruct or -Chat version"
+        )
+    return tokenizer
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_out(config: TrainConfig) -> None:
+    out = config.out
+    if not out.exists():
+        return
+    if not config.force:
+        raise InputError(f"--out {str(out)!r} exists already: choose another, or give --force to replace it")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "adapter_config.json").is_file()):
+        raise InputError(
+            f"--out {str(out)!r} is no adapter folder, so --force will not replace it: choose another"
+        )
+
+
+def _encode(tokenizer: Any, chats: list[Chat], max_length: int) -> list[Example]:
+    examples = all_or_told(chats, lambda chat: encode_chat(tokenizer, chat, max_length))
+    return [example for example in examples if example.answer_tokens]
+
+
+def _check_targets(config: TrainConfig, source: Source) -> None:
+    """Every named target must be a linear layer of the base; the meta device shows them and loads nothing."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if config.targets == (ALL_LINEAR,):
+        return
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"the base {source.spec!r} is of no known architecture: {_line(error)}") from None
+    head = model.get_output_embeddings()
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    for target in config.targets:
+        if target not in linear:
+            raise InputError(
+                f"--target {target!r} is no linear layer of the base: use {', '.join(sorted(linear))}"
+            )
+
+
+def _save(config: TrainConfig, source: Source, model: Any, report: TrainReport, folder: Path) -> None:
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    # Not model.save_pretrained: that stores float32, an empty model card and this machine's path to the base.
+    dtype = getattr(torch, config.stored_type)
+    state = {name: weight.to(dtype).contiguous() for name, weight in get_peft_model_state_dict(model).items()}
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner alone
+    lora = model.peft_config["default"]
+    lora.base_model_name_or_path = _base_name(config, source)
+    lora.target_modules = sorted(lora.target_modules)
+    lora.inference_mode = True
+    lora.save_pretrained(folder)
+    record = {"options": _options(config, source), "report": asdict(report), "versions": _versions()}
+    card = own_card(config.out) or adapter_card(
+        config.out.resolve().name, record["options"], record["report"]
+    )
+    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _base_name(config: TrainConfig, source: Source) -> str:
+    if config.base_name:
+        return config.base_name
+    made = (read_record(source.folder) or {}).get("model")
+    # A path would name this machine and mean nothing on another.
+    return str(made) if made else source.spec if source.revision else source.folder.name
+
+
+def _options(config: TrainConfig, source: Source) -> dict[str, Any]:
+    options = asdict(config)
+    for name in ("force", "out"):
+        del options[name]
+    options |= {
+        "base": _base_name(config, source),
+        "base_revision": source.revision,
+        "data": config.data.name,
+    }
+    options["data_sha256"] = hashlib.sha256(config.data.read_bytes()).hexdigest()
+    return options
+
+
+def _versions() -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in _PACKAGES}

@@ -1,0 +1,199 @@
+"""Runs TRL's SFTTrainer on tokenized chats. All that needs torch for long is here; train.py is the verb."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.data.dataset import Example
+from pipeline.errors import InputError, PipelineError
+from pipeline.progress import Advance, StepProgress
+from pipeline.sources.model_source import Source
+from pipeline.training.config import ALL_LINEAR, Precision, StoredType, TrainConfig, TrainReport
+
+
+def load_model(config: TrainConfig, source: Source) -> Any:
+    """The base with a fresh adapter on it. Raises InputError."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(config.seed)  # the adapter's random half is drawn below
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise InputError(f"the base {source.spec!r} cannot be loaded: {reason[0]}") from None
+    targets = ALL_LINEAR if config.targets == (ALL_LINEAR,) else list(config.targets)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, lora)
+
+
+def train_adapter(
+    config: TrainConfig,
+    model: Any,
+    tokenizer: Any,
+    *,
+    train: Sequence[Example],
+    held: Sequence[Example],
+    dropped: int,
+    progress: StepProgress,
+) -> TrainReport:
+    """Train the adapter on `model` in place and measure the loss before and after.
+
+    `dropped` chats were left out, for the report.
+
+    The adapter ends up rounded to the type it will be stored in. Raises PipelineError when it diverges.
+    """
+    began = time.monotonic()
+    # About as many chats as are held out, from all over the data set: enough to compare the two losses.
+    sample = train[:: max(1, len(train) // max(len(held), 16))]
+    before = _measure(model, sample, held, progress, "Loss before")
+    steps = _run_trainer(config, model, tokenizer, train, progress)
+    _round_adapter(model, config.stored_type)
+    after = _measure(model, sample, held, progress, "Loss after")
+    return TrainReport(
+        steps=steps,
+        seconds=round(time.monotonic() - began, 1),
+        train_chats=len(train),
+        held_out_chats=len(held),
+        truncated_chats=sum(example.truncated for example in (*train, *held)),
+        dropped_chats=dropped,
+        trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        train_loss_before=before[0],
+        train_loss=after[0],
+        held_out_loss_before=before[1],
+        held_out_loss=after[1],
+    )
+
+
+def _measure(
+    model: Any, sample: Sequence[Example], held: Sequence[Example], progress: StepProgress, title: str
+) -> tuple[float, float | None]:
+    with progress.step(title, len(sample) + len(held)) as advance:
+        train_loss = token_loss(model, sample, advance)
+        held_loss = token_loss(model, held, lambda done: advance(len(sample) + done)) if held else None
+    return round(train_loss, 4), None if held_loss is None else round(held_loss, 4)
+
+
+def _run_trainer(
+    config: TrainConfig, model: Any, tokenizer: Any, train: Sequence[Example], progress: StepProgress
+) -> int:
+    """Train `model` in place; returns the number of optimizer steps."""
+    from transformers import TrainerCallback
+
+    with tempfile.TemporaryDirectory() as scratch:  # the trainer wants a folder; nothing is saved there
+        trainer = make_trainer(config, model, tokenizer, train, scratch)
+        steps = config.steps or math.ceil(len(trainer.get_train_dataloader()) * config.epochs)
+        with progress.step("Training", steps) as advance:
+
+            class Follow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
+                def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                    advance(state.global_step)
+
+            trainer.add_callback(Follow())
+            trainer.train()
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters() if weight.requires_grad):
+        raise PipelineError(
+            f"the training diverged (weights are no numbers): lower --lr {config.learning_rate:g}"
+        )
+    return int(trainer.state.global_step)
+
+
+def make_trainer(
+    config: TrainConfig, model: Any, tokenizer: Any, train: Sequence[Example], scratch: str
+) -> Any:
+    """TRL's trainer over `train`, whose labels it takes as they are."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in train]
+    trainer = SFTTrainer(
+        model=model,
+        args=_trainer_arguments(config, scratch),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints a dict a step into our progress bar
+    return trainer
+
+
+def faster_precision() -> Precision:
+    """Which of float32 and bfloat16 this CPU multiplies faster (with AMX bfloat16, by 7 times)."""
+    import torch
+
+    def seconds(dtype: Any) -> float:
+        left, right = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        times = []
+        for _ in range(5):  # the first one warms up, and the best one is the least disturbed
+            began = time.perf_counter()
+            left @ right
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    return "bfloat16" if seconds(torch.bfloat16) * 1.5 < seconds(torch.float32) else "float32"
+
+
+def _trainer_arguments(config: TrainConfig, scratch: str) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=scratch,
+        num_train_epochs=config.epochs,
+        max_steps=config.steps or -1,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=config.warmup,  # below 1 it is a fraction of all steps
+        max_length=None,  # already cut by encode_chat
+        seed=config.seed,
+        data_seed=config.seed,
+        train_sampling_strategy="group_by_length",  # a batch is padded to its longest chat
+        use_cpu=True,
+        bf16=config.precision == "bfloat16",  # autocast: the weights and the optimizer stay in float32
+        gradient_checkpointing=False,  # on in TRL; it costs a fifth of the speed
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _round_adapter(model: Any, stored_type: StoredType) -> None:
+    """Round the trained weights as they will be stored, so that the loss measured is that of the file."""
+    import torch
+
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(getattr(torch, stored_type)).float()
+
+
+def token_loss(model: Any, examples: Sequence[Example], advance: Advance | None = None) -> float:
+    """Mean cross entropy in nats over every trained-on token of `examples`, without dropout."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    for done, example in enumerate(examples, 1):
+        tokens = example.answer_tokens
+        with torch.no_grad():
+            ids, labels = torch.tensor([example.input_ids]), torch.tensor([example.labels])
+            total += float(model(input_ids=ids, labels=labels).loss) * tokens
+        count += tokens
+        if advance:
+            advance(done)
+    model.train(was_training)
+    return total / count

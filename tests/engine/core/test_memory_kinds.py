@@ -1,0 +1,218 @@
+"""Prefix reuse where a cache is no plain list of tokens: sliding windows, recurrent states, hybrids.
+
+Tiny random models of real architectures, out of our own export. Whatever was reused, copied, cut or restored:
+every token of a greedy answer must be the likeliest where all of it is computed from nothing. Almost, since
+a cache holds numbers of 16 bits, and random weights are full of near ties.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import SamplingSettings
+from engine.core.engine import Engine
+from engine.core.types import DecodeAborted, Row
+from engine.llama.model import Model
+from engine.llama.runner import Runner
+from engine.probe.cpu_backend import load_cpu_backend
+from engine.types import Finished
+from pipeline.convert.job import ConvertJob, convert
+from pipeline.convert.toolchain import ensure_toolchain
+from pipeline.progress import Silent
+from pipeline.sources.model_source import base_source
+from tests.engine.helpers import run
+from tests.pipeline.tiny import make_base
+
+WINDOW = 16
+KINDS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "sliding_window": WINDOW,
+        "num_hidden_layers": 6,  # every sixth layer sees everything
+        "query_pre_attn_scalar": 4,
+        "initializer_range": 0.05,  # it multiplies its embeddings by 8, and would repeat the last token
+    },
+    "mamba": {"state_size": 16, "conv_kernel": 4, "expand": 2},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"],
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+        "mamba_expand": 2,
+        "mamba_n_groups": 1,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "shared_intermediate_size": 128,
+    },
+}
+SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=10, ignore_end=True)
+NEAR = 0.03  # of the logits' standard deviation; 16 bits cost up to 0.01, one token more or less 0.28
+FIRST = [1, *range(500, 560)]
+SECOND = [1, *range(900, 970)]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def tiny(
+    request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Model]:
+    """A random model whose weights are large enough that every token of the context matters."""
+    load_cpu_backend(smollm2)
+    folder = tmp_path_factory.mktemp(request.param)
+    base = make_base(folder / "base", request.param, **{"initializer_range": 0.3, **KINDS[request.param]})
+    # transformers 5 renames the layers' types; the converter knows them as the published models have them.
+    config = json.loads((base / "config.json").read_text())
+    config |= {key: KINDS[request.param][key] for key in ("layer_types",) if key in KINDS[request.param]}
+    (base / "config.json").write_text(json.dumps(config))
+    target = folder / "tiny.gguf"
+    job = ConvertJob(base_source(str(base)), (), "f32", target, "tiny", ensure_toolchain(), 2)
+    convert(job, Silent())
+    model = Model(target)
+    yield model
+    model.close()
+
+
+@contextmanager
+def _engine(model: Model, *, slots: int = 1, cache_ram: int = 0) -> Iterator[Engine]:
+    runner = Runner(model, slots=slots, context=256, batch=64, threads=1)
+    engine = Engine(runner, slots=slots, context=256, queue=8, batch=64, cache_ram=cache_ram)
+    yield engine
+    engine.close()
+
+
+def _ask(engine: Engine, number: int, prompt: list[int]) -> tuple[list[int], int]:
+    """The answer's tokens but the last, and how many tokens of the prompt came from a cache."""
+    events = run(engine, engine.add(number, list(prompt), SAMPLING))[number]
+    assert isinstance(events[-1], Finished)
+    return _said(engine, prompt), events[-1].stats.cached_tokens
+
+
+def _said(engine: Engine, prompt: list[int]) -> list[int]:
+    """What was answered to a prompt: a slot holds it, up to the last token, which was never fed."""
+    caches = [slot.tokens for slot in engine._scheduler.slots]
+    found = [cache[len(prompt) :] for cache in caches if cache[: len(prompt)] == prompt]
+    assert len(found) == 1 and len(found[0]) == SAMPLING.max_tokens - 1
+    return found[0]
+
+
+def _off(model: Model, prompt: list[int], said: list[int]) -> float:
+    """How far the worst token of an answer is from the likeliest, in standard deviations of the logits."""
+    runner = Runner(model, slots=1, context=256, batch=256, threads=1)
+    runner.decode([Row(0, 0, [*prompt, *said[:-1]], len(said))])
+    rows = runner.logits(0, len(said))
+    worst = max(float((row.max() - row[token]) / row.std()) for row, token in zip(rows, said, strict=True))
+    runner.close()
+    return worst
+
+
+def _cached(engine: Engine, slot: int) -> list[int]:
+    return list(engine._scheduler.slots[slot].tokens)
+
+
+def test_another_context_is_noticed(tiny: Model) -> None:
+    """Else nothing below could fail."""
+    with _engine(tiny) as engine:
+        said, _ = _ask(engine, 1, FIRST)
+    assert _off(tiny, FIRST, said) < NEAR
+    for wrong in (FIRST[:-1], [*FIRST[:30], *FIRST[31:]], SECOND):
+        assert _off(tiny, wrong, said) > 5 * NEAR
+
+
+def test_the_next_turn_reuses_the_whole_and_says_the_same(tiny: Model) -> None:
+    with _engine(tiny, slots=2) as engine:
+        _ask(engine, 1, FIRST)
+        so_far = _cached(engine, 0)
+        turn = [*so_far, 700, 701, 702]
+        said, cached = _ask(engine, 2, turn)
+    assert cached == len(so_far) and _off(tiny, turn, said) < NEAR
+
+
+@pytest.mark.parametrize("keep", [20, 45, 60])
+def test_a_cut_prefix_says_the_same(tiny: Model, keep: int) -> None:
+    """Another answer is asked for, or a message was edited."""
+    edited = [*FIRST[:keep], *range(1200, 1220)]
+    with _engine(tiny) as engine:
+        _ask(engine, 1, FIRST)
+        said, cached = _ask(engine, 2, edited)
+        assert cached == (keep if engine.runner.can_cut else 0)
+    assert _off(tiny, edited, said) < NEAR
+
+
+def test_a_shared_beginning_is_copied_or_read_again(tiny: Model) -> None:
+    long, other = [*FIRST, *range(1500, 1560)], [*FIRST[:40], *range(1300, 1320)]
+    with _engine(tiny, slots=3) as engine:
+        _ask(engine, 1, long)
+        said, cached = _ask(engine, 2, other)
+        assert cached == (40 if engine.runner.can_cut else 0)
+        again, _ = _ask(engine, 3, [*long, 88])
+    assert _off(tiny, other, said) < NEAR and _off(tiny, [*long, 88], again) < NEAR
+
+
+@pytest.mark.parametrize("back", [0, 5, 30])
+def test_a_restored_cache_says_the_same(tiny: Model, back: int) -> None:
+    """`back` tokens before its end: what lies beyond a saved window, or in a state, cannot be cut."""
+    with _engine(tiny, cache_ram=64 << 20) as engine:
+        _ask(engine, 1, FIRST)
+        so_far = _cached(engine, 0)
+        _ask(engine, 2, SECOND)
+        turn = [*so_far[: len(so_far) - back], *range(1600, 1612)]
+        said, cached = _ask(engine, 3, turn)
+        assert engine.stats().restores == (1 if engine.runner.can_cut or not back else 0)
+        assert cached == (0 if back else len(so_far))
+        later = [*_cached(engine, 0), 1700]
+        said_later, cached_later = _ask(engine, 4, later)
+    assert _off(tiny, turn, said) < NEAR
+    assert _off(tiny, later, said_later) < NEAR and cached_later == len(later) - 1
+
+
+def test_side_by_side_says_the_same(tiny: Model) -> None:
+    prompts = [FIRST, SECOND[:30], [1, *range(2000, 2110)]]
+    with _engine(tiny, slots=3) as engine:
+        for number, prompt in enumerate(prompts):
+            engine.add(number, list(prompt), SAMPLING)
+        run(engine)
+        answers = [_said(engine, prompt) for prompt in prompts]
+    assert all(_off(tiny, prompt, said) < NEAR for prompt, said in zip(prompts, answers, strict=True))
+
+
+def test_a_prompt_that_is_being_read_is_copied_as_far_as_it_is(tiny: Model) -> None:
+    prompts = [[1, *range(2000, 2110)], [1, *range(2000, 2100), *range(2500, 2520)]]
+    with _engine(tiny, slots=2) as engine:
+        engine.add(0, list(prompts[0]), SAMPLING)
+        engine.step()
+        engine.add(1, list(prompts[1]), SAMPLING)
+        run(engine)
+        assert engine.stats().cached_tokens == 64
+        answers = [_said(engine, prompt) for prompt in prompts]
+    assert all(_off(tiny, prompt, said) < NEAR for prompt, said in zip(prompts, answers, strict=True))
+
+
+def test_an_aborted_step_leaves_nothing_behind(tiny: Model) -> None:
+    with _engine(tiny, slots=2) as engine:
+        _ask(engine, 1, FIRST)
+        turn = [*_cached(engine, 0), *range(1800, 1830)]
+        events = engine.add(2, list(turn), SAMPLING)
+        engine.runner.abort()
+        events += engine.step()
+        run(engine, events)
+        said = _said(engine, turn)
+    assert _off(tiny, turn, said) < NEAR
+
+
+def test_an_abort_in_the_middle_of_a_graph(tiny: Model) -> None:
+    """The memory may then be ahead of what was computed."""
+    runner = Runner(tiny, slots=1, context=256, batch=64, threads=1)
+    runner.start(0, SAMPLING)
+    runner.decode([Row(0, 0, FIRST[:30], 1)])
+    runner.abort()
+    with pytest.raises(DecodeAborted):
+        runner.decode([Row(0, 30, FIRST[30:], 1)])
+    kept = runner.prepare(0, 30)
+    runner.decode([Row(0, kept, FIRST[kept:], 1)])
+    token = runner.sample(0)
+    runner.close()
+    assert _off(tiny, FIRST, [token]) < NEAR

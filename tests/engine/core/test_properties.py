@@ -1,0 +1,152 @@
+"""Random lives of an engine: conversations that return, cancels, aborts, evictions, guesses, time limits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.config import Limits, SamplingSettings
+from engine.core.engine import Engine, Tagged
+from engine.core.speculative import Costs
+from engine.errors import QueueFull
+from engine.types import Dropped, Event, Finished, Prefill, Queued, Text
+from tests.engine.fakes import FakeRunner, prompt
+from tests.engine.helpers import text_of
+
+CONTEXT = 160
+OPENINGS = ("shared beginning of forty characters " + "ab" * 8, "another start, " + "xyz" * 15, "short ")
+ORDER = {Dropped: 0, Queued: 1, Prefill: 2, Text: 3, Finished: 4}
+
+
+class EngineLife(RuleBasedStateMachine):
+    """The engine against what it must have said; the fake model's answer is its prompt upside down."""
+
+    @initialize(
+        slots=st.integers(1, 4),
+        queue=st.integers(0, 4),
+        batch=st.integers(32, 48),
+        ram=st.sampled_from([0, 400, 2000, 1_000_000]),
+        ahead=st.sampled_from([None, {1: 1.0, 16: 1.0}, {1: 1.0, 2: 1.1, 4: 2.0, 8: 2.5}]),
+        cuts=st.booleans(),
+        seconds=st.sampled_from([None, None, 40.0]),
+    )
+    def build(
+        self,
+        slots: int,
+        queue: int,
+        batch: int,
+        ram: int,
+        ahead: dict[int, float] | None,
+        cuts: bool,
+        seconds: float | None,
+    ) -> None:
+        self.runner, self.time = FakeRunner(cuts=cuts), 0.0
+        self.batch, self.ram = batch, ram
+        self.engine = Engine(
+            self.runner,
+            slots=slots,
+            context=CONTEXT,
+            queue=queue,
+            batch=batch,
+            cache_ram=ram,
+            costs=Costs(dict(ahead)) if ahead and cuts else None,
+            limits=Limits(seconds=seconds),
+            clock=self.tick,
+        )
+        self.events: dict[int, list[Event]] = defaultdict(list)
+        self.expected: dict[int, str] = {}
+        self.histories = [prompt(opening)[:-1] for opening in OPENINGS]
+        self.number = 0
+
+    def tick(self) -> float:
+        self.time += 0.01
+        return self.time
+
+    @rule(which=st.integers(0, 2), text=st.text("abc", max_size=30), most=st.integers(1, 60))
+    def ask(self, which: int, text: str, most: int) -> None:
+        question = "".join(map(chr, self.histories[which])) + text
+        tokens = prompt(question)
+        if len(tokens) >= CONTEXT:
+            self.histories[which] = prompt(OPENINGS[which])[:-1]
+            return
+        self.number += 1
+        try:
+            self.collect(self.engine.add(self.number, tokens, SamplingSettings(max_tokens=most)))
+        except QueueFull:
+            return
+        # The cache holds one token less than prompt and answer, so that an answer may fill the context.
+        self.expected[self.number] = question[::-1][: min(most, CONTEXT - len(tokens))]
+        self.histories[which] = list(map(ord, question))
+
+    @precondition(lambda self: self.engine.busy)
+    @rule(steps=st.integers(1, 8))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            if self.engine.busy:
+                self.collect(self.engine.step())
+
+    @rule(back=st.integers(0, 6))
+    def cancel(self, back: int) -> None:
+        self.collect(self.engine.cancel(self.number - back))
+
+    @rule()
+    def abort(self) -> None:
+        self.runner.abort()
+
+    @rule(seconds=st.sampled_from([5.0, 50.0]))
+    def wait(self, seconds: float) -> None:
+        self.time += seconds
+
+    @rule(refuses=st.booleans())
+    def states(self, refuses: bool) -> None:
+        self.runner.refuses_states = refuses
+
+    def collect(self, tagged: list[Tagged]) -> None:
+        for request, event in tagged:
+            told = self.events[request]
+            assert not (told and isinstance(told[-1], Finished)), "something after the end"
+            assert not told or ORDER[type(event)] >= ORDER[type(told[-1])], "out of order"
+            told.append(event)
+            if isinstance(event, Finished):
+                self.check(request, event)
+
+    def check(self, request: int, last: Finished) -> None:
+        said, expected = text_of(self.events[request]), self.expected[request]
+        assert expected.startswith(said)
+        assert last.reason in ("cancelled", "time") or said == expected
+        assert last.stats.generated_tokens == len(said)
+
+    @invariant()
+    def slots_are_what_they_seem(self) -> None:
+        scheduler = self.engine._scheduler
+        owners = [slot.owner for slot in scheduler.slots if slot.owner is not None]
+        assert len(owners) == len(scheduler.running) == len(self.runner.started)
+        assert len(owners) + len(scheduler.waiting) == len(self.engine._requests)
+        for slot in scheduler.slots:
+            assert self.runner.caches.get(slot.index, []) == slot.tokens
+            assert len(slot.tokens) <= CONTEXT
+            if slot.owner is not None:
+                assert slot.tokens == slot.owner.tokens[: slot.owner.fed]
+
+    @invariant()
+    def budgets_hold(self) -> None:
+        assert self.engine.stats().saved_bytes <= self.ram
+        assert sum(len(row.tokens) for row in (self.runner.batches or [[]])[-1]) <= self.batch
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        for _ in range(5000):
+            if not self.engine.busy:
+                break
+            self.collect(self.engine.step())
+        assert not self.engine.busy, "something never ends"
+        assert all(isinstance(self.events[n][-1], Finished) for n in self.expected)
+        assert self.engine.stats().requests == len(self.expected)
+
+
+TestEngineLife = EngineLife.TestCase
+TestEngineLife.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.config import SamplingSettings
+from engine.core.types import Row
+from engine.errors import RequestError, SettingsError
+from engine.llama.grammar import grammar_of
+from engine.llama.model import Model
+from engine.llama.runner import Runner
+from engine.probe.cpu_backend import load_cpu_backend
+from engine.serving.backend import LocalBackend
+from tests.engine.helpers import ask, user
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_a_grammar_binds_the_answer(backend: LocalBackend, temperature: float) -> None:
+    sampling = SamplingSettings(
+        temperature=temperature, max_tokens=30, grammar='root ::= ("yes" | "no") " " [0-9]{3}'
+    )
+    text, finished = ask(backend, user("Is the sea blue?"), sampling)
+    assert re.fullmatch(r"(yes|no) \d{3}", text) and finished.reason == "stop"
+
+
+def test_a_grammar_that_is_at_its_end_ends_the_answer_even_if_ends_are_ignored(backend: LocalBackend) -> None:
+    sampling = SamplingSettings(temperature=0.7, max_tokens=30, grammar='root ::= "yes"', ignore_end=True)
+    text, finished = ask(backend, user("Is the sea blue?"), sampling)
+    assert (text, finished.reason) == ("yes", "stop")
+
+
+def test_tokens_are_drawn_as_if_the_grammar_came_first(smollm2: Path, cache: Path) -> None:
+    """It is asked after a token was drawn; the chances must be those of drawing from what it allows."""
+    model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
+    runner = Runner(model, slots=1, context=64, batch=64, threads=2)
+    prompt = model.vocab.tokenize("A short answer to a question:", special=False)
+    runner.decode([Row(0, 0, prompt, 1)])
+    words, temperature, draws = (" Yes", " No", " The", " Perhaps"), 3.0, 300
+    allowed = [
+        token
+        for token in range(model.vocab.size)
+        if (piece := model.vocab.piece(token)) and any(word.encode().startswith(piece) for word in words)
+    ]
+    weights = np.exp(runner.logits(0, 1)[0][allowed].astype(float) / temperature)
+    chances = dict(zip(allowed, weights / weights.sum(), strict=True))
+    drawn: Counter[int] = Counter()
+    for seed in range(draws):
+        grammar = "root ::= " + " | ".join(f'"{word}"' for word in words)
+        runner.start(0, SamplingSettings(temperature, 9, 1.0, 1.0, 0, 0.0, seed, grammar=grammar))
+        drawn[runner.sample(0)] += 1
+    runner.close()
+    model.close()
+    assert set(drawn) <= set(chances) and max(chances.values()) < 0.8
+    assert sum(abs(drawn[token] / draws - chance) for token, chance in chances.items()) / 2 < 0.1
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, json.dumps(SCHEMA)])
+def test_a_json_schema_binds_the_answer(backend: LocalBackend, schema: str | dict[str, object]) -> None:
+    sampling = SamplingSettings(temperature=0, max_tokens=100, json_schema=schema)
+    text, finished = ask(backend, user("Describe a sailor as JSON."), sampling)
+    assert finished.reason == "stop"
+    answer = json.loads(text)
+    assert set(answer) == {"name", "age"} and isinstance(answer["age"], int)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "word"),
+    [
+        (SamplingSettings(grammar="root ::= ("), "not valid GBNF"),
+        (SamplingSettings(grammar='other ::= "a"'), "not valid GBNF"),
+        (SamplingSettings(grammar="root ::= root"), "not valid GBNF"),
+        (SamplingSettings(grammar='root ::= "' + "a" * 70000 + '"'), "70011 characters"),
+        (SamplingSettings(grammar='root ::= "a\0"'), "NUL"),
+        (SamplingSettings(grammar="root ::= " + "(" * 30000), "30000 opening brackets"),  # and no crash
+        (SamplingSettings(json_schema="{"), "JSON schema"),
+        (SamplingSettings(json_schema="[1]"), "JSON schema"),
+        (SamplingSettings(json_schema={"$ref": "https://example.com/x.json"}), "JSON schema"),
+        (SamplingSettings(json_schema={"$ref": "#/nowhere"}), "JSON schema"),
+        (SamplingSettings(json_schema={"type": "string", "pattern": r"^\d$"}), "JSON schema .* not valid"),
+        (SamplingSettings(json_schema={"type": "string", "maxLength": 9000}), "JSON schema .* characters"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_once(
+    backend: LocalBackend, sampling: SamplingSettings, word: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RequestError, match=word):
+        backend.stream(user("Hi"), sampling)
+    assert capfd.readouterr().err == ""  # a stranger's words do not fill the log
+
+
+def test_a_constant_is_text_whatever_it_spells(backend: LocalBackend) -> None:
+    constant = 'a" | ("b" \\ # '
+    sampling = SamplingSettings(temperature=0, max_tokens=30, json_schema={"const": constant})
+    assert json.loads(ask(backend, user("Hi"), sampling)[0]) == constant
+
+
+def test_a_recursive_reference_is_a_rule_whatever_its_name_spells() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": '#/$defs/my node ::= "'}}}
+    schema = {"$defs": {'my node ::= "': node}, "properties": {"first": {"$ref": '#/$defs/my node ::= "'}}}
+    assert "my node" not in grammar_of(json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "maxLength": 10**6},
+        {"type": "string", "minLength": -(10**6), "maxLength": 0},
+        {"type": "array", "items": {"const": 1}, "minItems": 10**6},
+        {"type": "object", "properties": {"n" * 9000: {"items": {"const": 1}, "minItems": 999}}},
+        {"type": "string", "pattern": "^a{1_000_000}$"},
+        {"type": "string", "pattern": "^" + "a" * 9000 + r"\\{999}$"},
+        {  # references that branch: 2 ** 40 visits
+            "$defs": {f"d_{n}": {"anyOf": [{"$ref": f"#/$defs/d_{(n + 1) % 40}"}] * 2} for n in range(40)},
+            "properties": {"first": {"$ref": "#/$defs/d_0"}},
+        },
+    ],
+)
+def test_a_schema_that_makes_a_huge_grammar_is_refused_before_it_is_made(schema: object) -> None:
+    with pytest.raises(ValueError, match=r"makes too long a grammar"):
+        grammar_of(json.dumps(schema))
+
+
+def test_a_schema_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.llama.grammar._SECONDS", -1.0)
+    with pytest.raises(ValueError, match=r"takes too long to read"):
+        grammar_of(json.dumps(SCHEMA))
+
+
+def test_settings_with_a_schema_are_hashable_and_both_are_too_much() -> None:
+    assert hash(SamplingSettings(json_schema=SCHEMA)) == hash(
+        SamplingSettings(json_schema=json.dumps(SCHEMA))
+    )
+    with pytest.raises(SettingsError, match="not both"):
+        SamplingSettings(grammar='root ::= "a"', json_schema="{}")

@@ -1,0 +1,84 @@
+"""One answer's way from the engine's thread into an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import cast
+
+import pytest
+
+from engine.config import SamplingSettings
+from engine.errors import EngineStopped
+from engine.serving.stream import LocalStream
+from engine.serving.worker import Sink, Worker
+from engine.types import Finished, RequestStats, Text
+
+END = Finished("stop", RequestStats(1, 0, 3, 0.0, 0.0, 0.0))
+
+
+class Script:
+    """Stands in for the worker: `tell` is what its thread would call."""
+
+    tell: Sink
+
+    def submit(
+        self, tokens: list[int], sampling: SamplingSettings, sink: Sink, *, continues: bool = False
+    ) -> int:
+        self.tell = sink
+        return 1
+
+    def cancel(self, request: int) -> None:
+        pass
+
+
+def stream() -> tuple[LocalStream, Script]:
+    script = Script()
+    return LocalStream(cast(Worker, script), [], SamplingSettings()), script
+
+
+def test_a_batch_is_what_came_meanwhile_and_the_end_is_not_waited_for() -> None:
+    answer, script = stream()
+
+    async def read() -> None:
+        threading.Timer(0.05, script.tell, [Text("a")]).start()
+        assert await answer.batch(0) == [Text("a")]
+        script.tell(Text("b"))
+        script.tell(Text("c"))
+        assert await answer.batch(0.01) == [Text("b"), Text("c")]
+        threading.Timer(0.05, script.tell, [END]).start()
+        began = time.monotonic()
+        assert await answer.batch(60) == [END]
+        assert time.monotonic() - began < 30
+
+    asyncio.run(read())
+
+
+def test_what_came_before_an_error_is_there_before_it() -> None:
+    answer, script = stream()
+
+    async def read() -> None:
+        script.tell(Text("half an"))
+        script.tell(EngineStopped("gone"))
+        assert await answer.batch(60) == [Text("half an")]
+        with pytest.raises(EngineStopped):
+            await answer.batch(60)
+
+    asyncio.run(read())
+
+
+def test_texts_alone_wake_nobody_who_waits_for_the_end() -> None:
+    answer, script = stream()
+
+    async def read() -> None:
+        reading = asyncio.create_task(answer.batch(60))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        script.tell(Text("a"))
+        await asyncio.sleep(0.02)
+        assert not reading.done()
+        script.tell(END)
+        assert await reading == [Text("a"), END]
+
+    asyncio.run(read())

@@ -1,0 +1,51 @@
+"""What `certify` is given by mistake: a folder, an adapter alone, an adapter that is not named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import pytest
+
+from pipeline.certificate.finding import Certificate, Finding
+from pipeline.certificate.runner.external import FileCheck, without_adapters
+from pipeline.certificate.subject import Subject
+from pipeline.errors import InputError
+from pipeline.sources.adapter import Adapter
+from pipeline.sources.model_source import Source
+
+
+def test_of_a_folder_its_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder: and there is no GGUF in it"):
+        FileCheck(tmp_path, "base")
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"is a folder: name one of its files, a\.gguf, b\.gguf"):
+        FileCheck(tmp_path, "base")
+    with pytest.raises(InputError, match="does not exist: give a GGUF file"):
+        FileCheck(tmp_path / "c.gguf", "base")
+
+
+def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
+    file = tmp_path / "bob-LoRA-F16.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_type("adapter")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="is a LoRA adapter, no model: give the GGUF of a whole model"):
+        FileCheck(file, "base")
+
+
+def test_other_weights_may_be_an_adapter_that_was_not_named() -> None:
+    subject = Subject(Path(), Path("bob.gguf"), Path(), 1)
+    good, other = (
+        Finding("settings.rope", "pass", "Good."),
+        Finding("weights.values", "fail", "Bad.", cause="Why."),
+    )
+    found = without_adapters(subject, Certificate((good, other), {}, {}))
+    assert found.findings[0] == good
+    assert found.findings[1].cause == "Why. If an adapter is merged into the file, name it with --adapter."
+    adapter = Adapter(Source("bob", Path("bob"), None), {}, {})
+    given = Subject(Path(), Path("bob.gguf"), Path(), 1, adapters=(adapter,))
+    assert without_adapters(given, Certificate((other,), {}, {})).findings == (other,)

@@ -1,0 +1,213 @@
+"""Our quantizer writes the very bytes that llama_model_quantize writes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+from gguf import GGUFReader
+
+from pipeline.errors import InputError, PipelineError
+from pipeline.export.config import ExportConfig
+from pipeline.export.run import export
+from pipeline.progress import Advance
+from pipeline.quantize import writer as quant_file
+from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
+from pipeline.quantize.types import MIXTURE, TensorTypes, parse_tensor_types, quant_type
+from pipeline.quantize.worker import dry_run
+from pipeline.quantize.writer import WriteJob, write_quantized
+from tests.pipeline.tiny import make_base
+
+_WIDE = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
+_MODELS = {
+    "llama, f16": ("llama", "f16", _WIDE),
+    "llama, bf16": ("llama", "bf16", _WIDE),
+    "llama, f32": ("llama", "f32", _WIDE),
+    "rows of no multiple of 256": ("qwen2", "f16", {"hidden_size": 96}),
+    "experts": ("mixtral", "f16", {**_WIDE, "num_local_experts": 4}),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A full-precision GGUF of each model."""
+    folder, found = tmp_path_factory.mktemp("sources"), {}
+    for index, (title, (architecture, outtype, sizes)) in enumerate(_MODELS.items()):
+        base = folder / f"base-{architecture}"
+        if not base.exists():
+            make_base(base, architecture, **sizes)
+        out = folder / str(index)
+        export(ExportConfig(base=str(base), out=out, quants=(), outtype=outtype, keep_f16=True))
+        (found[title],) = out.glob("*.gguf")
+    return found
+
+
+def by_llama_cpp(source: Path, target: Path, quant: str, **options: Any) -> bytes:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = quant_type(quant).ftype
+    for option, value in options.items():
+        setattr(params, option, value)
+    assert (
+        llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0
+    )
+    return target.read_bytes()
+
+
+def by_us(source: Path, target: Path, quant: str, *earlier: Path, chosen: TensorTypes = MIXTURE) -> bytes:
+    ftype = quant_type(quant).ftype
+    types = dry_run(str(source), ftype, chosen).types
+    write_quantized(WriteJob(source, target, types, ftype, 3, earlier), lambda count: None)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("title", _MODELS)
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q5_K_M", "Q8_0"])
+def test_a_quantization_is_llama_cpps_to_the_byte(
+    title: str, quant: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    theirs = by_llama_cpp(sources[title], tmp_path / "theirs.gguf", quant)
+    assert by_us(sources[title], tmp_path / "ours.gguf", quant) == theirs
+
+
+@pytest.mark.parametrize(
+    "quant", ["Q2_K", "Q3_K_M", "IQ3_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q5_0", "Q6_K"]
+)
+def test_so_is_every_kind_of_type(quant: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    source = sources["llama, f16"]
+    theirs = by_llama_cpp(source, tmp_path / "theirs.gguf", quant)
+    assert by_us(source, tmp_path / "ours.gguf", quant) == theirs
+
+
+def overrides(*items: tuple[bytes | None, int]) -> Any:
+    return (llama_cpp.llama_model_tensor_override * len(items))(*items)
+
+
+_CHOICES: dict[str, tuple[TensorTypes, dict[str, Any]]] = {
+    "patterns": (
+        # The second pattern would take what the first has taken.
+        parse_tensor_types(
+            ["blk.*.attn_v=q6_K", "blk.?.attn*=q8_0", "blk.[!0].ffn_down.weight=f16"], None, None, False
+        ),
+        {
+            "tt_overrides": overrides(
+                (rb"attn_v\.weight", 14), (rb"attn", 8), (rb"blk\.1\.ffn_down\.weight", 1), (None, 0)
+            )
+        },
+    ),
+    "output and embeddings": (
+        parse_tensor_types([], "q8_0", "f32", False),
+        {"output_tensor_type": 8, "token_embedding_type": 0},
+    ),
+    "pure": (parse_tensor_types([], None, None, True), {"pure": True}),
+    "pure but one": (
+        parse_tensor_types(["output=iq4_nl", "token_embd=bf16"], None, None, True),
+        {"pure": True, "tt_overrides": overrides((b"^output", 20), (b"^token_embd", 30), (None, 0))},
+    ),
+}
+
+
+@pytest.mark.parametrize("title", ["llama, bf16", "rows of no multiple of 256"])
+@pytest.mark.parametrize("choice", _CHOICES)
+def test_so_is_one_with_types_of_the_users_choice(
+    title: str, choice: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    source, (chosen, options) = sources[title], _CHOICES[choice]
+    theirs = by_llama_cpp(source, tmp_path / "theirs.gguf", "Q4_K_M", **options)
+    assert by_us(source, tmp_path / "ours.gguf", "Q4_K_M", chosen=chosen) == theirs
+    assert dry_run(str(source), 15, chosen).types != dry_run(str(source), 15).types
+
+
+def test_shards_hold_what_the_whole_holds(sources: dict[str, Path], tmp_path: Path) -> None:
+    source, types = sources["llama, f16"], dry_run(str(sources["llama, f16"]), 7).types
+    single = tmp_path / "ours.gguf"
+    by_us(source, single, "Q8_0")
+
+    def write(*earlier: Path) -> list[Path]:
+        job = WriteJob(source, single, types, 7, 3, earlier, limit=1_000_000)
+        return write_quantized(job, lambda count: None)
+
+    paths = write()
+    whole, shards = GGUFReader(single), [GGUFReader(path) for path in paths]
+    told = [[shard.fields[f"split.{key}"].contents() for key in ("no", "count")] for shard in shards]
+    assert told == [[number, len(shards)] for number in range(len(shards))]
+    assert len(shards) > 2
+    assert {shard.fields["split.tensors.count"].contents() for shard in shards} == {len(whole.tensors)}
+    assert [(t.name, t.tensor_type, t.data.tobytes()) for shard in shards for t in shard.tensors] == [
+        (t.name, t.tensor_type, t.data.tobytes()) for t in whole.tensors
+    ]
+    own = {key for key in shards[0].fields if not key.startswith(("split.", "GGUF."))}
+    assert own == {key for key in whole.fields if not key.startswith("GGUF.")}
+    contents = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write(single)] == contents  # copied out of the whole
+
+
+def test_what_an_earlier_file_holds_is_copied(sources: dict[str, Path], tmp_path: Path) -> None:
+    source = sources["llama, f16"]
+    by_us(source, tmp_path / "q4.gguf", "Q4_K_M")
+    copied = by_us(source, tmp_path / "q5.gguf", "Q5_K_M", tmp_path / "q4.gguf")
+    assert copied == by_llama_cpp(source, tmp_path / "theirs.gguf", "Q5_K_M")
+    # That it was copied shows when the earlier file is changed.
+    reader = GGUFReader(tmp_path / "q4.gguf", "r+")
+    shared = next(tensor for tensor in reader.tensors if tensor.tensor_type.name == "Q6_K")
+    shared.data[0] ^= 1
+    reader.data.flush()
+    assert by_us(source, tmp_path / "again.gguf", "Q5_K_M", tmp_path / "q4.gguf") != copied
+
+
+def test_slabs_do_not_show(sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = sources["experts"]
+    types = dry_run(str(source), 15).types
+    added: list[int] = []
+    monkeypatch.setattr(quant_file, "_SLAB", 1000)
+    write_quantized(WriteJob(source, tmp_path / "ours.gguf", types, 15, 3), added.append)
+    theirs = by_llama_cpp(source, tmp_path / "theirs.gguf", "Q4_K_M")
+    assert (tmp_path / "ours.gguf").read_bytes() == theirs
+    assert len(added) > 1000
+    assert sum(added) == sum(tensor.n_bytes for tensor in GGUFReader(tmp_path / "theirs.gguf").tensors)
+
+
+def test_a_number_that_is_not_finite_is_named(sources: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(sources["llama, f16"].read_bytes())
+    reader = GGUFReader(broken, "r+")
+    tensor = next(tensor for tensor in reader.tensors if tensor.name == "blk.1.ffn_up.weight")
+    tensor.data[3, 5] = np.float16("inf")
+    reader.data.flush()
+    with pytest.raises(InputError, match=r"blk\.1\.ffn_up\.weight .*infinite"):
+        by_us(broken, tmp_path / "ours.gguf", "Q4_K_M")
+
+
+def test_in_a_child_it_tells_what_it_knows(sources: dict[str, Path], tmp_path: Path) -> None:
+    source, quant, target = sources["llama, f16"], quant_type("Q4_K_M"), tmp_path / "ours.gguf"
+    wanted, steps = Quantization(source, quant), Steps()
+    with Quantizer(tmp_path / "quantize.log") as quantizer:
+        plan = quantizer.plan(wanted)
+        quantizer.quantize(QuantizeJob(wanted, target, 2), plan, steps)
+    assert target.read_bytes() == by_llama_cpp(source, tmp_path / "theirs.gguf", "Q4_K_M")
+    assert 5 < plan.bits_per_weight < 6
+    assert plan.size == pytest.approx(steps.done[-1], rel=0.01)
+    assert steps.done == sorted(steps.done)
+
+
+def test_a_file_that_was_cut_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(sources["llama, f16"].read_bytes()[:-1000])
+    with Quantizer(tmp_path / "log") as quantizer, pytest.raises(PipelineError, match="quantize"):
+        quantizer.plan(Quantization(cut, quant_type("Q8_0")))
+
+
+class Steps:
+    """Remembers how far a step said that it was."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    @contextmanager
+    def step(self, title: str, total: int | None) -> Iterator[Advance]:
+        yield self.done.append

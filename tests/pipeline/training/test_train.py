@@ -1,0 +1,341 @@
+"""Fine-tuning on a tiny random model: what is trained on, what is saved, what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+from typer.testing import CliRunner
+
+from common.errors import MissingPackage
+from pipeline.data.dataset import encode_chat, read_chats, split_chats
+from pipeline.errors import InputError
+from pipeline.progress import Advance
+from pipeline.sources.model_source import base_source
+from pipeline.training import finetune as train
+from pipeline.training.finetune import RECORD, TrainConfig, TrainReport, finetune, load_tokenizer
+from pipeline.training.trainer import load_model, make_trainer, token_loss
+from tests.pipeline.chatml import byte_tokenizer, trained_text
+
+CHATS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"Question {n}?"},
+            {"role": "assistant", "content": f"Aye, {n}!"},
+        ]
+    }
+    for n in range(12)
+] + [
+    {
+        "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "Ahoy"},
+            {"role": "assistant", "content": "Hello, matey 🦜"},
+            {"role": "user", "content": "Bye"},
+            {"role": "assistant", "content": "Fair winds!"},
+        ]
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # so that the frozen head can say something
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(base: Path, tmp_path: Path) -> TrainConfig:
+    data = tmp_path / "chats.jsonl"
+    data.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS), encoding="utf-8")
+    return TrainConfig(
+        base=str(base),
+        data=data,
+        out=tmp_path / "out" / "adapter",
+        rank=4,
+        alpha=8,
+        learning_rate=2e-2,
+        steps=15,
+        batch_size=4,
+        precision="float32",
+    )
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))["report"]
+    return report
+
+
+def test_the_loss_falls_and_the_file_holds_what_was_measured(config: TrainConfig, base: Path) -> None:
+    folder = finetune(config)
+    report = report_of(folder)
+    assert report["steps"] == 15
+    assert report["train_loss"] < report["train_loss_before"] - 0.3
+    assert report["held_out_loss"] < report["held_out_loss_before"] - 0.3
+
+    tokenizer = load_tokenizer(base_source(str(base)))
+    held = split_chats(read_chats(config.data), config.held_out, config.seed)[1]
+    examples = [encode_chat(tokenizer, chat, config.max_length) for chat in held]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert token_loss(model, examples) == pytest.approx(report["held_out_loss_before"], abs=1e-4)
+    tuned = PeftModel.from_pretrained(model, str(folder))
+    assert token_loss(tuned, examples) == pytest.approx(report["held_out_loss"], abs=1e-4)
+
+
+def test_what_is_saved(config: TrainConfig, base: Path) -> None:
+    folder = finetune(replace(config, steps=1))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        RECORD,
+    ]
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 7 * 2  # A and B of seven layers in two blocks; no head, no embedding
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert all(".lora_A.weight" in name or ".lora_B.weight" in name for name in tensors)
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    assert (saved["peft_type"], saved["r"], saved["lora_alpha"]) == ("LORA", 4, 8)
+    assert saved["base_model_name_or_path"] == "tiny-llama"
+    assert saved["target_modules"] == sorted(saved["target_modules"])
+    assert not (saved["use_dora"] or saved["use_rslora"] or saved["modules_to_save"])
+    for path in (*folder.glob("*.json"), folder / "README.md"):
+        assert str(base.parent) not in path.read_text(), f"{path.name} names a path of this machine"
+    options = json.loads((folder / RECORD).read_text())["options"]
+    assert (options["seed"], options["learning_rate"], options["data"]) == (42, 2e-2, "chats.jsonl")
+
+
+def test_the_same_seed_gives_the_same_adapter(config: TrainConfig) -> None:
+    def bytes_of(seed: int, name: str) -> bytes:
+        out = finetune(replace(config, steps=3, seed=seed, out=config.out.with_name(name)))
+        return (out / "adapter_model.safetensors").read_bytes()
+
+    first = bytes_of(1, "a")
+    assert bytes_of(1, "b") == first
+    assert bytes_of(2, "c") != first
+
+
+def test_the_trainer_gets_the_answers_and_nothing_else(
+    config: TrainConfig, base: Path, tmp_path: Path
+) -> None:
+    source = base_source(str(base))
+    tokenizer = load_tokenizer(source)
+    examples = [encode_chat(tokenizer, chat, 1000) for chat in read_chats(config.data)]
+    trainer = make_trainer(config, load_model(config, source), tokenizer, examples, str(tmp_path / "scratch"))
+    seen = {
+        trained_text(tokenizer, labels)
+        for batch in trainer.get_train_dataloader()
+        for labels in batch["labels"].tolist()
+    }
+    assert seen == {f"Aye, {n}!<|im_end|>" for n in range(12)} | {
+        "Hello, matey 🦜<|im_end|>Fair winds!<|im_end|>"
+    }
+
+
+def test_only_the_named_targets_are_trained(config: TrainConfig) -> None:
+    folder = finetune(replace(config, steps=1, targets=("q_proj", "down_proj"), base_name="me/base"))
+    names = load_file(folder / "adapter_model.safetensors")
+    assert len(names) == 2 * 2 * 2
+    assert all("q_proj" in name or "down_proj" in name for name in names)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "me/base"
+
+
+class Interrupting:
+    """A progress display during which someone presses Ctrl-C, in the middle of the training."""
+
+    def step(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
+        def advance(done: int) -> None:
+            if title == "Training" and done == 2:
+                raise KeyboardInterrupt
+
+        return nullcontext(advance)
+
+
+def test_an_interrupt_leaves_what_was_there(config: TrainConfig) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, Interrupting())
+    assert list(config.out.parent.iterdir()) == []
+
+    finetune(replace(config, steps=1))
+    before = {path.name: path.read_bytes() for path in config.out.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        finetune(replace(config, force=True), Interrupting())
+    assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
+    assert list(config.out.parent.iterdir()) == [config.out]
+
+
+def test_what_stands_at_out_is_replaced_only_when_asked(config: TrainConfig) -> None:
+    finetune(replace(config, steps=1))
+    with pytest.raises(InputError, match="exists already: choose another, or give --force"):
+        finetune(config)
+    assert "- training: steps 1, batch size 4" in (config.out / "README.md").read_text()
+    finetune(replace(config, steps=2, force=True))
+    assert report_of(config.out)["steps"] == 2
+    assert "- training: steps 2, batch size 4" in (config.out / "README.md").read_text()
+    (config.out / "README.md").write_text("mine")
+    finetune(replace(config, steps=1, force=True))
+    assert (config.out / "README.md").read_text() == "mine"
+
+    (config.out / "adapter_config.json").unlink()
+    with pytest.raises(InputError, match="is no adapter folder"):
+        finetune(replace(config, force=True))
+    assert (config.out / RECORD).is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": 0}, "--rank 0"),
+        ({"alpha": 0}, "--alpha 0"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"learning_rate": float("nan")}, "--lr nan"),
+        ({"schedule": "sine"}, "--schedule 'sine'"),
+        ({"precision": "int4"}, "--precision 'int4'"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"steps": 0}, "--steps 0"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"max_length": 3}, "--max-length 3"),
+        ({"held_out": 1.0}, "--held-out 1.0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"targets": ()}, "--target"),
+    ],
+)
+def test_options_out_of_range_are_named(config: TrainConfig, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        replace(config, **change)
+
+
+def test_wrong_input_is_told_before_anything_is_loaded(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(train, "load_model", loaded)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for path in base.iterdir():
+        if path.name != "chat_template.jinja":
+            (plain / path.name).write_bytes(path.read_bytes())
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"data": tmp_path / "none.jsonl"}, "does not exist"),
+        ({"base": str(tmp_path / "none")}, "there is no such folder"),
+        ({"base": str(plain)}, "has no chat template"),
+        ({"targets": ("q_proj", "qq_proj")}, "'qq_proj' is no linear layer of the base: use .*q_proj"),
+        ({"targets": ("lm_head",)}, "'lm_head' is no linear layer"),
+        ({"max_length": 16}, "--max-length 16 cuts off every answer"),
+        ({"out": config.data / "adapter"}, "cannot be written"),
+    ]
+    for change, said in wrong:
+        with pytest.raises(InputError, match=said):
+            finetune(replace(config, **change))
+    assert not config.out.parent.exists()
+
+
+def test_missing_packages_are_told(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trl" else object())
+    with pytest.raises(MissingPackage, match="'trl' is not installed: run `pip install"):
+        finetune(config)
+
+
+def test_the_script_trains_and_sums_up_in_json(config: TrainConfig, tmp_path: Path) -> None:
+    from scripts.finetune import main
+
+    late = [{"role": "user", "content": "Hm? " * 100}, {"role": "assistant", "content": "Aye."}]
+    data = tmp_path / "late.jsonl"  # with an answer that begins after the cut
+    data.write_text(config.data.read_text() + json.dumps({"messages": late}) + "\n")
+    words = ["--base", config.base, "--data", str(data), "--out", str(config.out), "--steps", "2"]
+    result = CliRunner().invoke(_app(main), [*words, "--rank", "2", "--max-length", "256", "--json"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["steps"] == 2
+    assert summary["dropped_chats"] == 1
+    assert summary["adapter"] == str(config.out)
+    assert json.loads((config.out / "adapter_config.json").read_text())["lora_alpha"] == 4  # twice the rank
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"), [(0, ""), (1, "1 chat was left out"), (3, "3 chats were left out")]
+)
+def test_chats_that_were_left_out_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, said: str
+) -> None:
+    from scripts.finetune import _tell
+
+    names = [field.name for field in fields(TrainReport)]
+    report = {**dict.fromkeys(names, 0), "held_out_loss": None, "dropped_chats": dropped}
+    (tmp_path / RECORD).write_text(json.dumps({"report": report}))
+    _tell(tmp_path, json_summary=False)
+    assert (said or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_path: Path) -> None:
+    words = [
+        python,
+        "scripts/finetune.py",
+        "--base",
+        "x",
+        "--data",
+        str(tmp_path / "no"),
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"error: the data set {tmp_path / 'no'} does not exist: give a JSONL file of chats\n"
+    )
+
+
+def test_the_script_hides_what_plain_lora_has_no_use_for() -> None:
+    from scripts.finetune import _quiet_libraries
+
+    with patch.dict(sys.modules):
+        sys.modules.pop("bitsandbytes", None)
+        _quiet_libraries()
+        assert importlib.util.find_spec("bitsandbytes") is None
+
+
+@pytest.mark.parametrize("script", ["finetune", "make_base"])
+def test_help_loads_nothing_heavy(root: Path, python: str, script: str) -> None:
+    heavy = {"torch", "transformers", "trl", "peft"}
+    code = f"import sys, scripts.{script}; print({heavy} & set(sys.modules))"
+    done = subprocess.run([python, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def _app(command: Any) -> Any:
+    import typer
+
+    app = typer.Typer()
+    app.command()(command)
+    return app

@@ -1,0 +1,208 @@
+"""Who is let in, how often, and from which web pages."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from tests.ui.fake_backend import FakeBackend
+from ui.auth.access import Access, address_of
+from ui.auth.identity import COOKIE
+from ui.auth.limits import AnswersAtOnce, RequestRate, TooMany
+from ui.models.registry import one_model
+from ui.server.app import trusted_proxies, web_app
+
+ASK = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def client(access: Access | None = None, **options: object) -> TestClient:
+    site = web_app(one_model(FakeBackend()), 4, access=access, **options)  # type: ignore[arg-type]
+    return TestClient(site, follow_redirects=False)
+
+
+@pytest.fixture(scope="module")
+def closed() -> Iterator[TestClient]:
+    with client(Access({"anna": "s:cret", "bert": "0"}, "key-1")) as made:
+        yield made
+
+
+def test_a_login_opens_all_and_the_key_the_api(closed: TestClient) -> None:
+    for headers in (basic("anna", "s:cret"), {"Authorization": "Bearer key-1"}):
+        assert closed.get("/v1/models", headers=headers).status_code == 200
+        assert closed.get("/metrics", headers=headers).status_code != 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("anna", "s:cre"),
+        basic("carl", ""),
+        basic("bert", ""),
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer key-12"},
+        {"Authorization": "Basic !"},
+        {"Cookie": "access-token-x=1"},
+    ],
+)
+def test_nothing_else_does(closed: TestClient, headers: Mapping[str, str]) -> None:
+    refused = closed.get("/v1/models", headers=headers)
+    assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_without_a_login_every_route_is_closed_but_health_and_login(closed: TestClient) -> None:
+    routes = set(paths(closed.app))
+    assert {"/", "/gradio_api/queue/join", "/v1/models", "/config", "/assets/x"} <= routes
+    answers = {path: closed.get(path).status_code for path in routes}
+    assert {path.rstrip("/") for path, status in answers.items() if status != 401} == {"/health", "/login"}
+
+
+def test_a_browser_is_asked_for_a_login_in_its_language(closed: TestClient) -> None:
+    for path in ("/", "/compare"):
+        page = closed.get(path, headers={"Accept": "text/html", "Accept-Language": "de-DE,de"})
+        assert "Passwort" in page.text and "fake" not in page.text.lower()
+
+
+def paths(app: object) -> list[str]:
+    """All routes of the app and of Gradio in it, with something in place of their parameters."""
+    found: list[str] = []
+    for route in getattr(app, "routes", []):
+        found += [re.sub(r"\{[^}]*\}", "x", getattr(route, "path", ""))]
+        found += paths(getattr(route, "app", None)) + paths(getattr(route, "original_router", None))
+    return found
+
+
+def test_gradios_form_lets_in_and_no_one_may_try_many_passwords() -> None:
+    with client(Access({"anna": "secret"})) as page:
+        assert page.post("/login", data={"username": "anna", "password": "wrong"}).status_code == 400
+        entered = page.post("/login", data={"username": "anna", "password": "secret"})
+        secure, plain = entered.headers.get_list("set-cookie")
+        assert secure.endswith("Partitioned") and "HttpOnly" in plain and "Partitioned" not in plain
+        assert '"username":"anna"' in page.get("/").text.replace(" ", "")
+        assert page.get("/v1/models").status_code == 200
+        page.cookies.clear()
+        answers = [page.get("/v1/models", headers=basic("anna", str(n))) for n in range(12)]
+        assert [answer.status_code for answer in answers].count(429) >= 3
+        assert page.get("/v1/models", headers=basic("anna", "secret")).status_code == 429
+
+
+def test_a_user_who_asks_too_often_is_told_when_to_come_back() -> None:
+    page = client(Access(requests_per_minute=2))
+
+    def ask(visitor: str) -> int:
+        page.cookies.set(COOKIE, visitor)
+        return page.post("/v1/chat/completions", json=ASK).status_code
+
+    assert [ask("no id") for _ in range(3)] == [200, 200, 429]  # who keeps no cookie is one user
+    assert [ask(letter * 22) for letter in "aaabcddd"] == [200, 200, 429, 200, 200, 200, 200, 429]
+    assert ask("e" * 22) == 429  # an address stands for so many and no more
+    keyed = client(Access(api_key="k", requests_per_minute=2))
+    keyed.headers["Authorization"] = "Bearer k"
+    answers = [keyed.post("/v1/chat/completions", json=ASK) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[-1].headers["Retry-After"] == "30"
+    assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_the_rate_refills() -> None:
+    now = [0.0]
+    rate = RequestRate(2, lambda: now[0])
+    rate.take("a"), rate.take("a"), rate.take("b")
+    with pytest.raises(TooMany, match="2 requests a minute") as refused:
+        rate.take("a")
+    assert refused.value.seconds == 30
+    now[0] = 30
+    rate.take("a")
+    with pytest.raises(TooMany):
+        rate.take("a")
+
+
+def test_answers_at_once_are_counted_until_they_end() -> None:
+    answers = AnswersAtOnce(1)
+    with (
+        answers.one_more("a"),
+        answers.one_more("b"),
+        pytest.raises(TooMany, match="1 answers at once"),
+        answers.one_more("a"),
+    ):
+        pass
+    with answers.one_more("a"):
+        pass
+
+
+@pytest.fixture(scope="module")
+def laptop() -> TestClient:
+    return client(local=True, hosts=["chat.example.org"])
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:7860", None, 200),
+        ("localhost:7860", "http://localhost:7860", 200),
+        ("[::1]:7860", "http://[::1]:7860", 200),
+        ("chat.example.org", "https://chat.example.org", 200),
+        ("evil.example", None, 403),  # a name pointed at 127.0.0.1
+        ("127.0.0.1.evil.example", "http://127.0.0.1.evil.example", 403),
+        ("127.0.0.1:7860", "http://evil.example", 403),
+        ("127.0.0.1:7860", "http://127.0.0.1:8000", 403),  # another program's page on this machine
+        ("127.0.0.1:7860", "null", 403),
+    ],
+)
+def test_only_its_own_page_may_use_a_laptops_server(
+    laptop: TestClient, host: str, origin: str | None, status: int
+) -> None:
+    headers = {"Host": host} | ({"Origin": origin} if origin else {})
+    for answer in (
+        laptop.post("/v1/chat/completions", json=ASK, headers=headers),
+        laptop.get("/", headers=headers),
+    ):
+        assert answer.status_code == status
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert "frame-ancestors 'self'" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_laptop_with_another_name_has_no_person_of_its_own(laptop: TestClient) -> None:
+    headers = {
+        "Host": "127.0.0.1:7860",
+        "Accept": "text/html",
+    }  # as nginx passes it on unless told to say more
+    assert COOKIE in laptop.get("/", headers=headers).headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize(
+    "forwarded", ["203.0.113.9", "1.2.3.4, 203.0.113.9", "1.2.3.4, 203.0.113.9, 10.1.1.1"]
+)
+def test_a_space_takes_the_address_that_its_proxy_wrote(
+    forwarded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACE_ID", "me/chat")
+    site = ProxyHeadersMiddleware(say_address, trusted_proxies() or "")  # type: ignore[arg-type]
+    for proxy, seen in (("10.16.3.80", "203.0.113.9"), ("198.51.100.7", "198.51.100.7")):
+        page = TestClient(site, client=(proxy, 1))  # type: ignore[arg-type]
+        assert page.get("/", headers={"X-Forwarded-For": forwarded}).text == seen
+
+
+async def say_address(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(address_of(Request(scope)))(scope, receive, send)
+
+
+def test_a_foreign_page_is_refused_on_a_public_server_too() -> None:
+    page = client()
+    ask = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    for path in ("/v1/chat/completions", "/gradio_api/queue/join"):
+        assert page.options(path, headers=ask).status_code == 403
+    behind = {"Host": "inner:7860", "X-Forwarded-Host": "me.hf.space", "Origin": "https://me.hf.space"}
+    assert page.get("/v1/models", headers=behind).status_code == 200

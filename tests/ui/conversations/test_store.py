@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ui.conversations.model import INTERRUPTED, Made, Tree
+from ui.conversations.store import Store, StoreError, Unknown
+
+ME, YOU = "user:me", "visitor:you"
+MADE = Made("Bob", "ab12", "Q4_K_M", "Be brief.", {"top_k": 40, "stop": ["\n"]}, "stop", 9, 3, 7, 0.2, 1.5, 2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "history" / "chats.sqlite")
+    yield opened
+    opened.close()
+
+
+def chat(store: Store, owner: str = ME, question: str = "Why?", answer: str = "So.") -> tuple[str, int, int]:
+    """A conversation with one question and its answer: the ids of all three."""
+    key = store.create(owner)
+    asked = store.add(owner, key, None, "user", question)
+    return key, asked, store.add(owner, key, asked, "assistant", answer, made=MADE)
+
+
+def shown(store: Store, key: str, owner: str = ME) -> list[str]:
+    return [node.text for node in store.load(owner, key).tree.path()]
+
+
+def test_a_conversation_is_kept_with_all_that_is_known_of_it(store: Store) -> None:
+    key, asked, answered = chat(store)
+    store.judge(ME, key, answered, "dislike", "too short")
+    kept = store.load(ME, key)
+    question, answer = kept.tree.path()
+    assert (question.id, question.parent, question.role, question.made) == (asked, None, "user", None)
+    assert (answer.id, answer.parent, answer.role, answer.text) == (answered, asked, "assistant", "So.")
+    assert (answer.made, answer.opinion, answer.note) == (MADE, "dislike", "too short")
+    assert kept.created <= question.created <= answer.created == kept.updated
+
+
+def test_an_answer_grows_and_ends(store: Store) -> None:
+    key = store.create(ME)
+    asked = store.add(ME, key, None, "user", "Why?")
+    node = store.add(ME, key, asked, "assistant", "")
+    store.write(ME, key, node, "Bec")
+    assert store.load(ME, key).tree.nodes[node].made is None
+    store.write(ME, key, node, "Because.", MADE)
+    assert store.load(ME, key).tree.nodes[node].made == MADE and shown(store, key) == ["Why?", "Because."]
+    with pytest.raises(Unknown):
+        store.write(ME, key, asked, "a question is nobody's to rewrite")
+
+
+def test_branches_stay_and_any_may_be_shown(store: Store) -> None:
+    key, asked, first = chat(store)
+    second = store.add(ME, key, asked, "assistant", "Thus.")
+    edited = store.add(ME, key, None, "user", "How?")
+    assert shown(store, key) == ["How?"]
+    store.select(ME, key, second)
+    assert shown(store, key) == ["Why?", "Thus."]
+    store.select(ME, key, None)
+    assert shown(store, key) == []
+    tree = store.load(ME, key).tree
+    assert tree.versions(first) == [first, second] and tree.versions(asked) == [asked, edited]
+
+
+def test_a_cut_shows_the_youngest_branch_that_is_left_or_the_parent(store: Store) -> None:
+    key, asked, first = chat(store)
+    below = store.add(ME, key, first, "user", "And?")
+    second = store.add(ME, key, asked, "assistant", "Thus.")
+    store.cut(ME, key, second)
+    assert shown(store, key) == ["Why?", "So.", "And?"]
+    other = store.add(ME, key, asked, "assistant", "Hence.")
+    store.select(ME, key, below)
+    store.cut(ME, key, other)  # it was not shown: nothing moves
+    assert shown(store, key) == ["Why?", "So.", "And?"]
+    store.cut(ME, key, first)
+    assert shown(store, key) == ["Why?"] and set(store.load(ME, key).tree.nodes) == {asked}
+    store.cut(ME, key, asked)
+    assert shown(store, key) == [] and store.load(ME, key).tree.leaf is None
+
+
+def test_long_conversations_are_cut_and_deleted(store: Store) -> None:
+    key, asked, parent = chat(store)
+    for number in range(1100):  # SQLite's own cascades end at 1,000
+        parent = store.add(ME, key, parent, "user", str(number))
+    store.cut(ME, key, asked)
+    assert store.load(ME, key).tree.nodes == {}
+    store.delete(ME, key)
+    assert store.list(ME) == ()
+
+
+FOREIGN: dict[str, Callable[[Store, str, int], object]] = {
+    "load": lambda store, key, node: store.load(YOU, key),
+    "summary": lambda store, key, node: store.summary(YOU, key),
+    "add": lambda store, key, node: store.add(YOU, key, node, "user", "x"),
+    "write": lambda store, key, node: store.write(YOU, key, node, "x", MADE),
+    "select": lambda store, key, node: store.select(YOU, key, node),
+    "judge": lambda store, key, node: store.judge(YOU, key, node, "like"),
+    "cut": lambda store, key, node: store.cut(YOU, key, node),
+    "rename": lambda store, key, node: store.rename(YOU, key, "x"),
+    "pin": lambda store, key, node: store.pin(YOU, key, True),
+    "delete": lambda store, key, node: store.delete(YOU, key),
+}
+
+
+@pytest.mark.parametrize("call", FOREIGN)
+def test_nobody_reads_or_changes_what_is_not_theirs(store: Store, call: str) -> None:
+    key, _, node = chat(store)
+    mine, _, _ = chat(store, YOU)
+    before = store.load(ME, key)
+    with pytest.raises(Unknown):
+        FOREIGN[call](store, key, node)
+    if call not in ("load", "summary", "rename", "pin", "delete"):
+        with pytest.raises(Unknown):  # a message of mine, by way of a conversation of yours
+            FOREIGN[call](store, mine, node)
+    assert store.load(ME, key) == before
+
+
+def test_lists_and_deleting_all_are_each_owners_own(store: Store) -> None:
+    key, _, _ = chat(store, question="the needle")
+    chat(store, YOU)
+    assert store.list(YOU, "needle") == ()
+    store.delete_all(YOU)
+    assert store.list(YOU) == () and [found.id for found in store.list(ME)] == [key]
+
+
+def test_the_list_has_pinned_ones_first_then_the_latest(store: Store) -> None:
+    old, middle, new = (chat(store, question=name)[0] for name in ("old", "middle", "new"))
+    assert [found.title for found in store.list(ME)] == ["new", "middle", "old"]
+    store.pin(ME, old, True)
+    store.add(ME, middle, None, "user", "again")
+    assert [(found.id, found.pinned) for found in store.list(ME)] == [
+        (old, True),
+        (middle, False),
+        (new, False),
+    ]
+
+
+@pytest.mark.parametrize("search", ["GRÜSSE", "  grüsse ", "an den", "kater an", "100%", "猫", "titel"])
+def test_search_finds_words_in_messages_and_titles(store: Store, search: str) -> None:
+    key, _, _ = chat(store, question="Bitte", answer="Grüße an den Kater 猫, zu 100%")
+    store.rename(ME, key, "Mein TITEL")
+    chat(store, answer="an dem _ und 1000")
+    assert [found.id for found in store.list(ME, search)] == [key]
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("  Why is\n\tthe sky   blue? ", "Why is the sky blue?"),
+        ("word " * 40, "word word word word word word word word word word word word…"),
+        ("猫" * 100, "猫" * 59 + "…"),
+        ('__i18n__{"key":"page.settings"}', 'i18n{"key":"page.settings"}'),
+        ("\x00a\x1b[31m\ud800b", "a [31m b"),
+    ],
+)
+def test_the_first_question_gives_the_title(store: Store, text: str, title: str) -> None:
+    key, _, _ = chat(store, question=text)
+    store.add(ME, key, None, "user", "another")
+    assert store.load(ME, key).title == title and len(title) <= 60
+    store.rename(ME, key, "mine\nown")
+    store.rename(ME, key, " ")
+    assert store.load(ME, key).title == "mine own"
+
+
+def test_a_copy_has_ids_of_its_own(store: Store) -> None:
+    key, asked, first = chat(store)
+    store.add(ME, key, asked, "assistant", "Thus.")
+    store.select(ME, key, first)
+    (copy,) = store.insert(YOU, [store.load(ME, key)])
+    theirs, mine = store.load(YOU, copy), store.load(ME, key)
+    assert shown(store, copy, YOU) == ["Why?", "So."] and len(theirs.tree.nodes) == 3
+    assert not set(theirs.tree.nodes) & set(mine.tree.nodes) and theirs.title == mine.title
+    assert [node.made for node in theirs.tree.path()] == [None, MADE]
+
+
+def test_copies_are_all_made_or_none(store: Store) -> None:
+    key, _, node = chat(store)
+    whole = store.load(ME, key)
+    torn = replace(whole, tree=Tree({node: whole.tree.nodes[node]}, node))  # an answer without its question
+    with pytest.raises(KeyError):
+        store.insert(YOU, [whole, torn])
+    assert store.list(YOU) == ()
+
+
+def test_who_reads_does_not_wait_for_another_process_that_writes(store: Store, tmp_path: Path) -> None:
+    key, _, _ = chat(store)
+    (name,) = {file for file in (tmp_path / "history").iterdir() if file.suffix == ".sqlite"}
+    with closing(sqlite3.connect(name, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store._database.execute("PRAGMA busy_timeout = 1")
+        assert shown(store, key) == ["Why?", "So."] and store.summary(ME, key) == store.list(ME)[0]
+        with pytest.raises(StoreError, match=r"is locked\): end the other program"):
+            store.pin(ME, key, True)
+
+
+def test_many_threads_write_at_once(store: Store) -> None:
+    keys = [store.create(ME) for _ in range(8)]
+
+    def write(key: str) -> None:
+        parent = store.add(ME, key, None, "user", "0")
+        for number in range(1, 50):
+            parent = store.add(ME, key, parent, "user", str(number))
+
+    threads = [threading.Thread(target=write, args=[key]) for key in keys]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(shown(store, key) == [str(number) for number in range(50)] for key in keys)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ui.conversations.store import Store
+store = Store(Path(sys.argv[1]))
+key = store.create("me")
+asked = store.add("me", key, None, "user", "Count.")
+node = store.add("me", key, asked, "assistant", "")
+print(key, flush=True)
+for number in range(1, 10**9):
+    store.write("me", key, node, " ".join(map(str, range(number))))
+    print(number, flush=True)
+"""
+
+
+def test_a_kill_loses_nothing_that_was_written(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "chats.sqlite"
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], cwd=root, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    key = child.stdout.readline().strip()
+    for _ in range(200):
+        child.stdout.readline()
+    child.kill()
+    done = child.stdout.read().splitlines()[-1:] or ["200"]  # the last write that returned
+    child.wait()
+    store = Store(path)
+    question, answer = store.load("me", key).tree.path()
+    assert question.text == "Count." and answer.made == INTERRUPTED
+    assert len(answer.text.split()) - int(done[0]) in (0, 1)  # one more may have been under way
+    store.close()
+    reopened = Store(path)  # finding it again changes nothing
+    assert reopened.load("me", key).tree.path() == [question, answer]
+    reopened.close()
+
+
+def test_what_is_deleted_is_gone_from_the_disk_and_no_other_account_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "chats.sqlite"
+    store = Store(path)
+    key, _, _ = chat(store, answer="a secret of mine")
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    store.delete(ME, key)
+    store.close()
+    assert b"a secret of mine" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_history_in_memory_ends_with_the_store() -> None:
+    store = Store()
+    key, _, _ = chat(store)
+    assert shown(store, key) == ["Why?", "So."]
+    store.close()
+    assert Store().list(ME) == ()
+
+
+def test_files_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path) -> None:
+    newer, foreign, text = (tmp_path / name for name in ("newer", "foreign", "text"))
+    Store(newer).close()
+    for path, script in ((newer, "PRAGMA user_version = 2"), (foreign, "CREATE TABLE t (x)")):
+        database = sqlite3.connect(path)
+        database.execute(script)
+        database.close()
+    text.write_text("no database at all " * 100)
+    for path, why in (
+        (newer, r"newer GGUF Chat \(version 2, this one knows 1\): update"),
+        (foreign, "another program's database: name another"),
+        (text, r"cannot be opened \(file is not a database\): name another"),
+        (tmp_path, "cannot be opened .*directory"),
+    ):
+        with pytest.raises(StoreError, match=why) as refused:
+            Store(path)
+        assert "\n" not in str(refused.value) and str(path) in str(refused.value)
+    assert sqlite3.connect(foreign).execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+
+
+def test_an_owner_keeps_the_latest_and_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.conversations.store.MOST", 3)
+    store = Store()
+    foreign, pinned, *others = store.create("b"), *(store.create("a") for _ in range(2))
+    store.pin("a", pinned, True)
+    others += [store.create("a") for _ in range(3)]
+    assert [found.id for found in store.list("a")] == [pinned, *others[:0:-1]]
+    assert [found.id for found in store.list("b")] == [foreign]
+
+
+def test_visitors_of_long_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "history.sqlite")
+    for owner in ("visitor:x", "user:anna", "local"):
+        store.create(owner)
+    store.close()
+    later = time.time() + 91 * 86_400
+    monkeypatch.setattr(time, "time", lambda: later)
+    again = Store(tmp_path / "history.sqlite")
+    assert [len(again.list(owner)) for owner in ("visitor:x", "user:anna", "local")] == [0, 1, 1]

@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ModelError
+from ui.models.files import choose_gguf, embedded_gguf, is_embedded
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"GGUF")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "best"),
+    [
+        (["m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-Q5_K_M.gguf"], "m-Q4_K_M.gguf"),
+        (["m-f16.gguf", "m-Q5_K_M.gguf"], "m-Q5_K_M.gguf"),
+        (["m.Q4_0.gguf", "mmproj-m.gguf", "imatrix.gguf"], "m.Q4_0.gguf"),
+        (["big-Q6_K-00002-of-00002.gguf", "big-Q6_K-00001-of-00002.gguf"], "big-Q6_K-00001-of-00002.gguf"),
+        (["whatever.gguf"], "whatever.gguf"),
+    ],
+)
+def test_a_folders_most_sensible_file_is_taken(tmp_path: Path, names: list[str], best: str) -> None:
+    assert choose_gguf(touch(tmp_path / "m", *names)).name == best
+
+
+def test_any_shard_names_the_whole_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "m", *(f"m-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)))
+    first = folder / "m-Q8_0-00001-of-00003.gguf"
+    assert choose_gguf(folder / "m-Q8_0-00003-of-00003.gguf") == choose_gguf(folder) == first
+    (folder / "m-Q8_0-00002-of-00003.gguf").unlink()
+    for model in (folder, first):
+        with pytest.raises(ModelError, match=r"one of 3 files and m-Q8_0-00002-of-00003\.gguf is missing"):
+            choose_gguf(model)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_unfinished(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "m", "m-Q4_K_M.gguf", "m-Q5_K_M.gguf")
+    (folder / "manifest.json").write_text(
+        json.dumps({"outputs": [{"file": "m-Q5_K_M.gguf", "sha256": "00"}]})
+    )
+    assert choose_gguf(folder).name == "m-Q5_K_M.gguf"
+
+
+def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "m", "m-Q4_K_M.gguf")
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ModelError, match=r"manifest\.json"):
+        choose_gguf(folder)
+
+
+def test_a_folder_without_a_model_says_where_models_are(tmp_path: Path) -> None:
+    touch(tmp_path / "inner", "m.gguf")
+    with pytest.raises(ModelError, match="inner"):
+        choose_gguf(tmp_path)
+
+
+def test_a_missing_path_is_named() -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.gguf"):
+        choose_gguf(Path("nowhere.gguf"))
+
+
+def test_without_a_name_the_embedded_model_answers() -> None:
+    assert choose_gguf(None) == embedded_gguf()
+    assert is_embedded(embedded_gguf())
+    assert not is_embedded(Path("models/m.gguf"))
+
+
+def test_a_hub_name_that_cannot_be_had_is_named() -> None:
+    with pytest.raises(ModelError, match=r"'nobody/nothing'.*Hub cannot be reached"):
+        choose_gguf(Path("nobody/nothing"))
+    with pytest.raises(ModelError, match=r"'nobody/nothing/m-Q4_0\.gguf'.*Hub cannot be reached"):
+        choose_gguf(Path("nobody/nothing/m-Q4_0.gguf"))
+
+
+def test_a_hub_file_cannot_leave_its_repository() -> None:
+    with pytest.raises(ModelError, match="outside of its repository"):
+        choose_gguf(Path("nobody/nothing/../../x.gguf"))
+
+
+def test_a_hub_file_in_the_cache_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--you--bob" / "snapshots" / "0123456789012345678901234567890123456789"
+    touch(tmp_path / "models--you--bob")
+    snapshot.mkdir(parents=True)
+    touch(snapshot, "bob-Q4_K_M.gguf")
+    refs = tmp_path / "models--you--bob" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(snapshot.name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert choose_gguf(Path("you/bob/bob-Q4_K_M.gguf")) == snapshot / "bob-Q4_K_M.gguf"
+
+
+def test_a_mistyped_local_path_is_not_sought_on_the_hub() -> None:
+    with pytest.raises(ModelError, match="'tests/nothing' does not exist"):
+        choose_gguf(Path("tests/nothing"))

@@ -1,0 +1,108 @@
+"""What can be done with a conversation, on a real store and without a page."""
+
+from __future__ import annotations
+
+import pytest
+
+from ui.conversations.store import Store, Unknown
+from ui.i18n.words import ENGLISH
+from ui.pages.chat.message_toolbar import label
+from ui.pages.chat.navigation import Place, View, arrive, visit
+
+ME = "local"
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def talk(store: Store, *texts: str) -> Place:
+    """A conversation of questions and answers in turn."""
+    place = visit(store, ME, View())
+    for number, text in enumerate(texts):
+        if number % 2 == 0:
+            place = place.ask(text, place.view.leaf)
+        else:
+            node = store.add(ME, place.view.key, place.view.leaf, "assistant", text)
+            place = visit(store, ME, View(place.view.key, node))
+    return place
+
+
+def texts(place: Place) -> list[str]:
+    return [node.text for node in place.path]
+
+
+def test_an_edit_is_a_branch_and_the_old_one_stays_reachable(store: Store) -> None:
+    first = talk(store, "one", "1", "two", "2")
+    edited = first.ask("ONE", first.row(0).parent)
+    assert texts(edited) == ["ONE"]
+    assert edited.versions is not None and edited.versions[1].index(edited.versions[0]) == 1
+    assert texts(edited.turn(-1)) == ["one", "1", "two", "2"]
+    assert texts(arrive(store, ME, first.view.key)) == ["one", "1", "two", "2"]  # also after a reload
+    assert texts(edited.turn(-1).turn(1)) == ["ONE"]
+    assert texts(edited.turn(1)) == ["ONE"]  # there is none after the last
+
+
+def test_undo_gives_the_question_back_and_redo_brings_all_again(store: Store) -> None:
+    there = talk(store, "one", "1", "two", "2")
+    back, question = there.undo()
+    assert (texts(back), question) == (["one", "1"], "two")
+    begin, question = back.undo()
+    assert (texts(begin), question) == ([], "one")
+    assert texts(begin.redo()) == ["one", "1", "two", "2"]
+    assert there.redoable is None
+
+
+def test_deleting_takes_the_message_and_all_below_it(store: Store) -> None:
+    there = talk(store, "one", "1", "two", "2")
+    assert texts(there.mark(2).mark(2).cut_marked()) == ["one", "1", "two", "2"]  # clicked twice: not marked
+    assert texts(there.mark(2).cut_marked()) == ["one", "1"]
+    with pytest.raises(Unknown):
+        there.mark(2).cut_marked()
+
+
+def test_two_tabs_write_branches_of_one_conversation(store: Store) -> None:
+    here = talk(store, "one", "1")
+    mine, yours = here.ask("mine", here.view.leaf), here.ask("yours", here.view.leaf)
+    assert texts(visit(store, ME, mine.view)) == ["one", "1", "mine"]
+    assert texts(visit(store, ME, yours.view)) == ["one", "1", "yours"]
+    yours.mark(0).cut_marked()  # and what one deletes is gone for the other, without an error
+    assert texts(visit(store, ME, mine.view)) == []
+
+
+def test_a_question_that_cannot_be_answered_leaves_nothing(store: Store) -> None:
+    empty = visit(store, ME, View())
+    empty.forget(empty.ask("refused", None))
+    assert store.list(ME) == ()
+    here = talk(store, "one", "1", "two", "2")
+    here.forget(here.ask("TWO", here.row(2).parent))
+    assert texts(arrive(store, ME, here.view.key)) == ["one", "1", "two", "2"]
+    assert here.forget(here.again()).versions is None
+
+
+def test_a_question_that_cannot_be_answered_takes_nothing_of_another_tabs(store: Store) -> None:
+    empty = visit(store, ME, View())
+    mine = empty.ask("mine", None)
+    yours = arrive(store, ME, mine.view.key).ask("yours", None)
+    empty.forget(mine)
+    assert texts(visit(store, ME, yours.view)) == ["yours"]
+    below = yours.ask("below", yours.view.leaf)
+    empty.forget(yours)
+    assert texts(arrive(store, ME, below.view.key)) == ["yours", "below"]
+
+
+def test_nobody_elses_conversation_is_shown(store: Store) -> None:
+    with pytest.raises(Unknown):
+        visit(store, "visitor:else", talk(store, "one", "1").view)
+    with pytest.raises(Unknown):
+        talk(store, "one").row(7)
+
+
+def test_the_bar_says_which_row_is_marked(store: Store) -> None:
+    place = talk(store, "one", "1")
+    again = place.ask("unanswered", place.view.leaf)
+    there = again.ask("asked again", again.view.leaf)  # the Chatbot shows both in one row
+    assert label(there, ENGLISH) == ""
+    for index, row in ((0, 1), (1, 2), (2, 3), (3, 3)):
+        assert f"data-row='{row}'" in label(there.mark(index), ENGLISH)

@@ -1,0 +1,325 @@
+"""The chat's events in this process, without a browser: what is shown, and what is in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import gradio as gr
+import pytest
+
+from engine.errors import EngineStopped, QueueFull
+from tests.ui.conftest import until
+from tests.ui.fake_backend import INFO, FakeBackend
+from ui.auth.access import Access
+from ui.conversations.model import Node
+from ui.conversations.store import Store
+from ui.generation import answering
+from ui.generation import sessions as latest
+from ui.generation.answering import Answerer
+from ui.generation.sessions import LiveStreams
+from ui.models.registry import one_model, serving
+from ui.models.weights_hash import Fingerprints
+from ui.pages.chat import generation_events as chat_events
+from ui.pages.chat.edit_events import ChatDeeds, Reader
+from ui.pages.chat.generation_events import ChatEvents
+from ui.pages.chat.navigation import View
+from ui.pages.chat.panel import ChatPanel
+from ui.pages.settings_panel import SettingsPanel
+
+ME = "local"
+
+
+class Tab:
+    """One browser tab: it remembers what it was sent, as a page does."""
+
+    def __init__(
+        self, backend: FakeBackend, store: Store | None = None, access: Access | None = None
+    ) -> None:
+        self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
+        access = access or Access()
+        answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
+        with gr.Blocks():
+            self.settings = SettingsPanel(2048)
+            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
+        read = Reader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
+        self.deeds = ChatDeeds(self.panel, self.live, read)
+        self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
+        self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
+        self.now: dict[Any, Any] = {self.panel.view: View(), self.panel.current: ""}
+        self.chat: Any = []
+        self.values = [component.value for component in self.settings.components]
+        self.take(asyncio.run(self.events.open(self.request, "")))
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.now[self.panel.view], self.now[self.panel.current], None, *self.values]
+
+    async def follow(self, begin: Awaitable[dict[Any, Any]]) -> None:
+        async for _ in self.updates(begin):
+            pass
+
+    async def updates(self, begin: Awaitable[dict[Any, Any]]) -> AsyncGenerator[None, None]:
+        """The three events of an answer, in the order in which a page has them."""
+        self.take(await begin)
+        yield
+        async with aclosing(self.events.grow(self.request)) as growing:
+            async for update in growing:
+                assert set(update) <= set(self.panel.growing)
+                self.take(update)
+                yield
+        self.take(await self.events.end(self.request))
+
+    def take(self, update: dict[Any, Any]) -> None:
+        assert set(update) <= set(self.panel.outputs)
+        self.now |= {part: new for part, new in update.items() if new != gr.skip()}
+        if (shown := update.get(self.panel.chatbot)) is not None and (
+            isinstance(shown, list) or "value" in shown
+        ):
+            self.chat = shown
+
+    def send(self, text: str) -> None:
+        asyncio.run(self.follow(self.events.send(self.request, text, *self.inputs)))
+
+    def path(self) -> list[Node]:
+        (summary,) = self.store.list(ME)
+        return self.store.load(ME, summary.id).tree.path()
+
+    def rows(self) -> list[str]:
+        value = self.chat
+        rows = value["value"] if isinstance(value, dict) else value
+        return ["".join(part["text"] for part in row["content"]) for row in rows]
+
+    @property
+    def status(self) -> str:
+        return str(self.now[self.panel.status])
+
+
+def event(**data: Any) -> Any:
+    return SimpleNamespace(**data)
+
+
+def test_an_answer_is_kept_with_how_it_was_made() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    asked, answered = tab.path()
+    assert (asked.text, answered.text, tab.rows()) == ("Why?", "one two", ["Why?", "one two"])
+    made = answered.made
+    assert made is not None
+    assert (made.reason, made.generated_tokens, made.model) == ("stop", 2, "fake")
+    assert made.sampling["temperature"] == 0.7 and "grammar" not in made.sampling
+    assert "12 of 2,048" in tab.now[tab.panel.meter]
+    assert "2 tokens" in tab.status
+
+
+def test_redo_takes_its_question_out_of_the_box_but_nothing_else() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    deeds = tab.deeds
+    for typed, left in (("Why?", ""), ("Why not?", None)):
+        undone = asyncio.run(deeds.undo(tab.request, *tab.inputs[:3]))
+        assert undone[tab.panel.box]["value"] == "Why?"
+        tab.take(undone)
+        redone = asyncio.run(deeds.redo(tab.request, typed, *tab.inputs[:3]))
+        assert redone[tab.panel.box].get("value") == left
+        tab.take(redone)
+        assert tab.rows() == ["Why?", "one two"]
+    tab.send("  ")
+    assert tab.now[tab.panel.box]["value"] == ""
+
+
+def test_regenerate_edit_and_go_on() -> None:
+    tab = Tab(FakeBackend("one two three four"))
+    tab.values[2] = 2  # tokens at most
+    tab.send("Why?")
+    assert [node.text for node in tab.path()] == ["Why?", "one two"]
+    tab.backend.answer = " three"
+    asyncio.run(tab.follow(tab.events.go_on(tab.request, *tab.inputs)))
+    last = tab.path()[-1]
+    assert last.text == "one two three" and last.made is not None
+    assert (last.made.reason, last.made.generated_tokens, last.made.prompt_tokens) == ("stop", 4, 10)
+    assert "4 tokens" in tab.status
+    assert [m["content"] for m in tab.backend.asked[1][0]] == ["Why?", "one two"]
+    tab.backend.answer = "other"
+    asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
+    assert [node.text for node in tab.path()] == ["Why?", "other"]
+    assert [m["content"] for m in tab.backend.asked[2][0]] == ["Why?"]
+    edited = event(index=0, value="Who?", previous_value="Why?")
+    asyncio.run(tab.follow(tab.events.edit(tab.request, edited, *tab.inputs)))
+    assert tab.rows() == ["Who?", "other"]
+    tab.take(asyncio.run(tab.deeds.act(tab.request, tab.inputs, lambda here: here.turn(-1))))
+    assert tab.rows() == ["Why?", "other"]
+
+
+@pytest.mark.parametrize("error", [QueueFull("full"), EngineStopped("gone")])
+def test_a_question_without_an_answer_comes_back(error: Any) -> None:
+    tab = Tab(FakeBackend())
+    tab.backend.refuse = error
+    tab.send("Why?")
+    assert tab.store.list(ME) == () and tab.rows() == []
+    assert tab.now[tab.panel.box]["value"] == "Why?" and "error" in tab.status
+    tab.backend.refuse = None
+    tab.values[1] = 99.0
+    tab.send("Why?")
+    assert "temperature=99.0" in tab.status and not tab.backend.asked
+    tab.values[1] = 0.7
+    tab.send("x" * 1_000_001)
+    assert "1,000,001 characters" in tab.status and tab.store.list(ME) == ()
+
+
+def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latest, "MOST", 1)
+    monkeypatch.setattr(chat_events, "READY_SECONDS", 0)
+    tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
+    for session in "abc":  # a program that asks, and waits for no answer
+        tab.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
+        asked = asyncio.run(tab.events.send(tab.request, "Why?", View(), "", None, *tab.values))
+    assert len(tab.store.list(ME)) == 2
+    assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
+    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._turns) == 1
+
+
+def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
+    tab = Tab(FakeBackend("half an", error=EngineStopped("the engine died")))
+    tab.send("Why?")
+    last = tab.path()[-1]
+    assert last.text == "half an" and last.made is not None and last.made.reason == "error"
+    assert "the engine died" in tab.status and tab.now[tab.panel.bar.go_on]["visible"]
+
+
+def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    tab = Tab(FakeBackend("word " * 50, pause=0.01))
+
+    async def killed() -> None:
+        updates = tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs))
+        async for _ in updates:
+            kept = tab.path()[-1]
+            if kept.role == "assistant" and "word word" in kept.text:
+                assert kept.made is not None and kept.made.reason == "interrupted" and kept.made.model
+                break
+        await updates.aclose()  # what a closed tab does
+        assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
+        assert tab.backend.streams[0].cancelled
+
+    asyncio.run(killed())
+
+
+def test_stop_before_the_first_word_keeps_the_question_to_be_answered() -> None:
+    tab = Tab(FakeBackend("never", pause=0.05))
+
+    async def stopped() -> None:
+        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        await asyncio.sleep(0.06)
+        await tab.events.stop(tab.request)
+        await task
+
+    asyncio.run(stopped())
+    assert [node.text for node in tab.path()] == ["Why?"]
+    assert tab.now[tab.panel.bar.answer]["visible"]
+    tab.backend.pause = 0.0
+    asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
+    assert tab.rows() == ["Why?", "never"]
+
+
+def test_a_tab_that_turns_away_ends_the_answer_and_sees_no_more_of_it() -> None:
+    tab = Tab(FakeBackend("word " * 500, pause=0.01))
+
+    async def turned() -> None:
+        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        while len(tab.rows()) < 2:
+            await asyncio.sleep(0.02)
+        marked = await tab.deeds.mark(tab.request, event(index=0), *tab.inputs)  # while it is written
+        assert not any(marked[button]["visible"] for button in (tab.panel.bar.redo, tab.panel.bar.delete))
+        tab.take(await tab.events.open(tab.request, ""))
+        await task
+
+    asyncio.run(turned())
+    assert tab.rows() == [] and tab.now[tab.panel.current] == ""
+    assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
+
+
+def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
+    tab = Tab(FakeBackend("one two", pause=0.02))
+    asyncio.run(tab.events.close(tab.request))  # now the tab is unknown, as before its page has loaded
+
+    async def quick() -> None:
+        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        await asyncio.sleep(0.02)
+        tab.take(await tab.events.open(tab.request, ""))
+        while not tab.store.list(ME):
+            await asyncio.sleep(0.01)
+        tab.take(await tab.events.open(tab.request, tab.store.list(ME)[0].id))  # the list says it once more
+        await task
+
+    asyncio.run(quick())
+    assert tab.rows() == ["Why?", "one two"]
+
+
+def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    tab = Tab(FakeBackend("word " * 500, pause=0.01))
+
+    async def deleted() -> None:
+        async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
+            if isinstance(tab.now[tab.panel.chatbot], list):
+                tab.store.delete_all(ME)
+
+    asyncio.run(deleted())
+    assert tab.rows() == [] and "no longer there" in tab.status
+    assert tab.backend.streams[0].cancelled
+
+
+def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> None:
+    tab = Tab(FakeBackend("word " * 5000))
+    tab.values[2] = 5000  # tokens at most
+    tab.send("Why?")
+    (pages,) = tab.store._database.execute("PRAGMA page_count").fetchone()
+    tab.store._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+    tab.send("And?")
+    assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
+    assert not tab.events._answerer._writing
+    tab.send("x" * 100_000)  # not even the question can be kept
+    assert tab.now[tab.panel.box]["value"] and "disk is full" in tab.status
+
+
+def test_an_opinion_and_its_note_are_kept() -> None:
+    tab = Tab(FakeBackend("<think>hm</think>So."))
+    tab.send("Why?")
+    tab.take(asyncio.run(tab.deeds.judge(tab.request, event(index=1, liked=False), *tab.inputs)))
+    assert tab.now[tab.panel.chatbot]["feedback_value"] == ["Dislike"]
+    node = tab.now[tab.panel.note.node]
+    asyncio.run(tab.deeds.note(tab.request, " wrong ", node, *tab.inputs))
+    assert (tab.path()[-1].opinion, tab.path()[-1].note) == ("dislike", "wrong")
+    tab.take(asyncio.run(tab.deeds.judge(tab.request, event(index=2, liked=""), *tab.inputs)))
+    assert tab.path()[-1].opinion is None
+
+
+def test_a_server_that_was_restarted_goes_on_with_the_tabs_conversation() -> None:
+    tab = Tab(FakeBackend("one"))
+    tab.send("Why?")
+    tab.now[tab.panel.view] = View()  # what a new process knows of an old page
+    tab.send("And?")
+    assert [node.text for node in tab.path()] == ["Why?", "one", "And?", "one"]
+
+
+def test_the_hash_of_the_weights_is_kept_once_it_is_known(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
+    weights, hashes = tmp_path / "a.gguf", Fingerprints()
+    info, known = replace(INFO, path=str(weights)), "ba7816bf"
+    before, after = FakeBackend(info=info), FakeBackend(info=info)
+    weights.write_bytes(b"abc")
+    until(lambda: hashes.of(before))
+    assert hashes.of(before).startswith(known)
+    assert len(list(tmp_path.glob("sha256-*"))) == 1
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(weights / "no-folder"))  # a cache that cannot be written
+    weights.write_bytes(b"another export under the same name")
+    until(lambda: hashes.of(after))
+    assert not hashes.of(after).startswith(known) and hashes.of(before).startswith(known)

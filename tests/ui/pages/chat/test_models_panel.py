@@ -1,0 +1,83 @@
+"""The picker over models without weights: what it says while one loads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+import pytest
+from starlette.requests import Request
+
+from engine.errors import EngineError
+from engine.serving.model_pool import ModelPool
+from engine.types import Reach
+from tests.ui.fake_backend import INFO, FakeBackend
+from ui.models.catalog import Catalog
+from ui.models.files import Entry
+from ui.models.registry import Models
+from ui.pages.chat import model_picker as models_panel
+from ui.pages.chat.model_picker import ModelsPanel, Tab
+
+REQUEST = gr.Request(Request({"type": "http", "headers": [], "state": {"visitor": "somebody"}}))
+
+
+def panel_over(open_model: Callable[[str, Reach], FakeBackend]) -> ModelsPanel:
+    """A picker of models a and b."""
+    catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in "ab")
+    with gr.Blocks():
+        panel = ModelsPanel(Models(catalog, ModelPool(open_model, catalog.keys(), "a")), own_machine=False)
+        panel.show_below(INFO)
+    return panel
+
+
+def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_panel, "TICK", 0.01)
+    reached, seen = threading.Event(), threading.Event()
+
+    def open_model(_: str, reach: Reach) -> FakeBackend:
+        assert reach(0.4)
+        reached.set()
+        assert seen.wait(10)
+        return FakeBackend()
+
+    panel = panel_over(open_model)
+
+    async def notes() -> list[str]:
+        said: list[str] = []
+        async for update in panel._switch(REQUEST, "b", "a"):
+            said.append(update[3])
+            if reached.is_set() and "40 %" in said[-1]:
+                seen.set()
+        return said
+
+    *loading, last = asyncio.run(notes())
+    assert "Loading Model b · 40 % · 0 s" in loading[-1] and last == ""
+
+
+def test_a_choice_by_hand_ends_the_load_of_the_last_visits_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_panel, "TICK", 0.01)
+    given_up = threading.Event()
+
+    def open_model(key: str, reach: Reach) -> FakeBackend:
+        while key == "b" and reach(0.4):
+            time.sleep(0.01)
+        given_up.set()
+        raise EngineError("nobody waits")
+
+    panel, tab = panel_over(open_model), Tab()
+
+    async def updates() -> list[Any]:
+        shown = []
+        async for update in panel._restore(REQUEST, "b", "a", tab):
+            shown.append(update)
+            tab.has_chosen = True
+        return shown
+
+    loading, last = asyncio.run(updates())
+    assert "Loading Model b" in loading[3]
+    assert last == models_panel.NO_UPDATE
+    assert given_up.wait(10)

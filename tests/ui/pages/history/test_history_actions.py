@@ -1,0 +1,70 @@
+"""What may be imported: how much, how often, and into how much room."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from ui.auth.access import Access
+from ui.conversations import json_transfer as transfer
+from ui.conversations.json_transfer import to_json
+from ui.conversations.store import Store
+from ui.pages.history.events import HistoryActions
+
+REQUEST: Any = SimpleNamespace(headers={}, session_hash="tab")
+
+
+def take_in(store: Store, file: Path, owner: str = "visitor:x", access: Access | None = None) -> str:
+    """Import a file of three chats; what the page says of it."""
+    admit = (lambda _: access.admit(owner, "")) if access else lambda _: nullcontext()
+    do = HistoryActions(store, lambda _: owner, admit)
+    return imported(do, file)
+
+
+def imported(do: HistoryActions, file: Path) -> str:
+    source = Store()
+    chats = [source.create("a") for _ in range(3)]
+    file.write_text(to_json(source.load("a", chat) for chat in chats), encoding="utf-8")
+    note: gr.HTML = do.take_in(REQUEST, "", "", str(file))[1]
+    assert not file.exists()
+    return str(note.value)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "chats.json"
+
+
+def test_a_file_is_taken_in_whole_or_not_at_all(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.conversations.store.MOST", 5)
+    store = Store()
+    assert take_in(store, file) == "3 imported."
+    assert "there is room for 2" in take_in(store, file)
+    assert len(store.list("visitor:x")) == 3
+    for _ in range(3):  # one's own machine has room for all, and loses none
+        take_in(store, file, "local")
+        store.create("local")
+    assert len(store.list("local")) == 12
+
+
+def test_one_file_at_a_time_and_no_large_ones_but_on_the_own_machine(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "LARGEST_OF_OTHERS", 10)
+    store = Store()
+    assert "at most 10 are read" in take_in(store, file)
+    assert take_in(store, file, "local") == "3 imported."
+    do = HistoryActions(store, lambda _: "local", lambda _: nullcontext())
+    with do._importing:
+        assert "another file is being imported" in imported(do, file)
+    assert imported(do, file) == "3 imported."
+
+
+def test_an_import_counts_as_a_request(file: Path) -> None:
+    store, access = Store(), Access(requests_per_minute=1)
+    assert [take_in(store, file, access=access)[:10] for _ in range(2)] == ["3 imported", "Nothing wa"]

@@ -1,0 +1,223 @@
+"""The certificate as the page reads it, a look into a GGUF, and the page of both in a real browser."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from engine.errors import ModelError
+from engine.serving.model_pool import ModelPool
+from ggufio.errors import GgufError
+from ggufio.ggml import Floats, quantized, type_named
+from tests.ui.conftest import FakeSite, becomes
+from tests.ui.fake_backend import FakeBackend
+from tests.ui.pages.test_look import violations
+from ui.i18n.words import ENGLISH, Words
+from ui.models.catalog import Catalog
+from ui.models.files import embedded_gguf, entry_of
+from ui.models.registry import Models
+from ui.pages.inspect.tensor_sample import look, unrounded_beside
+from ui.pages.quality.certificate_file import NAME, Finding, read_certificate
+from ui.pages.quality.view import CHECKS, FileFigures, charts, file_figures, findings, verdict
+from ui.render.scatter import Axis, Point, scale_of, scatter
+
+HOSTILE = "<img src=x onerror='window.hacked=1'>"
+NUMBER = ENGLISH.number
+KEPT = {"value": 0.97, "low": 0.96, "high": 0.98, "doubt": ""}
+
+
+def finding(name: str, status: str, file: str = "", **figures: object) -> dict[str, Any]:
+    said = {"summary": f"{name} {HOSTILE}", "threshold": "Enough.", "cause": HOSTILE}
+    return {"name": name, "status": status, "file": file, "figures": figures, **said}
+
+
+def certificate(file: str, sha256: str) -> dict[str, Any]:
+    worst = [{"prompt": HOSTILE}, "no prompt"]
+    return {
+        "format": 1,
+        "status": "warn",
+        "files": [{"file": file, "status": "warn", "sha256": sha256}],
+        "findings": [
+            finding("tokenizer.text", "pass"),
+            finding("quantization", "warn", file, mean_kl=0.06, agreement="much", worst=worst),
+            finding("survival", "pass", file, kept=KEPT),
+            finding("quantization", "fail", "other.gguf", mean_kl=9),
+        ],
+        "versions": {},
+        "inputs": {},
+    }
+
+
+def test_a_certificate_is_read_with_the_gravest_first(tmp_path: Path) -> None:
+    model = tmp_path / "bob-Q4_1.gguf"
+    assert read_certificate(model) is None
+    (tmp_path / NAME).write_text(json.dumps(certificate(model.name, "ab" * 32)))
+    found = read_certificate(model)
+    assert found is not None
+    about = found.about(model.name)
+    assert [one.name for one in about] == ["quantization", "tokenizer.text", "survival"]
+    figures = file_figures(found, tmp_path)[0]
+    assert (figures.label, figures.kl, figures.survival, figures.agreement) == ("Q4_1", 0.06, 0.97, None)
+    assert "<img" not in findings(about, ENGLISH)
+    assert "very file" in verdict(model.name, found, {model.name: "ab" * 32}, ENGLISH)
+    assert "changed" in verdict(model.name, found, {model.name: "cd" * 32}, ENGLISH)
+    assert "about others" in verdict("eve.gguf", found, {}, ENGLISH)
+
+
+def test_a_model_in_several_files_is_one_row_and_every_file_of_it_counts(tmp_path: Path) -> None:
+    content = certificate("bob-Q4_1.gguf", "ab" * 32)
+    files = [f"bob-Q4_1-0000{n}-of-00002.gguf" for n in (1, 2)]
+    content["files"] = [{"file": file, "status": "warn", "sha256": file} for file in files]
+    for file in (*files, NAME):
+        (tmp_path / file).write_text(json.dumps(content) if file == NAME else "12345")
+    found = read_certificate(tmp_path / files[0])
+    assert found is not None
+    assert [one.name for one in found.about(files[0])] == ["quantization", "tokenizer.text", "survival"]
+    (figures,) = file_figures(found, tmp_path)
+    assert (figures.name, figures.label, figures.size, figures.kl) == ("bob-Q4_1.gguf", "Q4_1", 10, 0.06)
+    assert "very file" in verdict(files[0], found, {file: file for file in files}, ENGLISH)
+    assert "changed" in verdict(files[0], found, {files[0]: files[0], files[1]: "cd"}, ENGLISH)
+
+
+def test_every_finding_of_the_exports_certificate_has_a_heading_in_each_language(root: Path) -> None:
+    sources = (path.read_text("utf-8") for path in (root / "pipeline/certificate/checks").glob("*.py"))
+    names = set(re.findall(r'Finding\(\s*"([a-z_.]+)"', "".join(sources)))
+    ours = {*CHECKS, *(f"{area}.{part}" for area, parts in CHECKS.items() for part in parts)}
+    assert len(names) > 12 and names <= ours
+    odd = Finding("weights.colour", "pass", "", "", "", "", {})
+    assert "Gewichte</h3>" in findings([odd], Words("de"))
+    assert "Tokenizer: Sondertokens</h3>" in findings([replace(odd, name="tokenizer.added")], Words("de"))
+    assert "ours &lt;b&gt;</h3>" in findings([replace(odd, name="ours <b>")], Words("zh"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[" * 100_000, "[]", '"x"', '{"format": 2}', '{"format": 1}',
+        '{"format": 1, "files": 3, "findings": [], "versions": {}}',
+        '{"format": 1, "files": [3], "findings": [], "versions": {}}',
+        '{"format": 1, "files": [], "findings": [], "versions": []}',
+        json.dumps(certificate("a", "b")).replace('"warn"', '"great"'),
+    ],
+)  # fmt: skip
+def test_what_is_no_certificate_is_an_error_of_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / NAME).write_text(content)
+    with pytest.raises(ModelError, match=rf"^{NAME} [^\n]*$"):
+        read_certificate(tmp_path / "bob.gguf")
+
+
+def test_a_scatter_keeps_its_names_apart_and_inside() -> None:
+    points = [Point(f"Q4_K_{n}", 100 + n / 10, 95 + n / 5, (94, 97)) for n in range(4)]
+    points.append(Point("<b>", 299, 99.9, chosen=True))
+    drawn = scatter(points, Axis("x"), Axis("y", 100, 95), "", NUMBER)
+    names = re.findall(r"<text class='(name(?: end)?)' x='([\d.]+)' y='([\d.]+)'>([^<]+)<", drawn)
+    assert [name for *_, name in names] == ["Q4_K_0", "Q4_K_1", "Q4_K_2", "Q4_K_3", "&lt;b&gt;"]
+    sides = {kind: [float(y) for one, _, y, _ in names[:4] if one == kind] for kind in ("name", "name end")}
+    assert all(abs(a - b) > 12 for ys in sides.values() for a, b in itertools.combinations(ys, 2))
+    assert names[-1][0] == "name end"  # or it would stick out
+    assert drawn.count("class='interval'") == 4 and drawn.count("class='point chosen'") == 1
+    assert [text for text in (">94<", ">100<", "class='limit'") if text not in drawn] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([0.0, 0.24], [0, 0.05, 0.1, 0.15, 0.2, 0.25]), ([105.4, 105.4], [100, 150]), ([0.0], [0, 0.2])],
+)
+def test_scales_are_of_round_numbers(values: list[float], ticks: list[float]) -> None:
+    assert scale_of(values, 0, 100).ticks == pytest.approx(ticks)
+
+
+def test_figures_that_no_file_can_have_are_not_drawn() -> None:
+    good = FileFigures("a-Q4_0.gguf", "pass", 10**8, 0.9, (0.8, 0.95), 0.1, None, None, 100.0)
+    wild = [replace(good, kl=1e300, survival=-1e300, decode=0.0), replace(good, size=None, decode=None)]
+    assert charts(wild, "", ENGLISH) == "" and charts([good, *wild], good.name, ENGLISH).count("<circle") == 4
+    assert "interval'" not in charts([replace(good, interval=(2, -1e9))], "", ENGLISH)
+
+
+def write_gguf(path: Path, kind: str, values: Floats) -> None:
+    """A GGUF of one tensor, by the format's specification."""
+    found = type_named(kind)
+    data = values.tobytes() if kind == "F32" else quantized(found, values)
+    name = b"blk.0.attn_q.weight"
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + struct.pack("<Q", len(name)) + name
+    head += struct.pack("<IQQIQ", 2, values.shape[1], values.shape[0], found.number, 0)
+    path.write_bytes(head + bytes(-len(head) % 32) + data)
+
+
+def test_a_tensor_is_held_against_the_file_in_full_precision_beside_it(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).normal(0, 1, (8, 96)).astype(np.float32)
+    model = tmp_path / "bob-Q4_0.gguf"
+    write_gguf(model, "Q4_0", values)
+    alone = look(model, "blk.0.attn_q.weight")
+    assert alone.reference == "" and unrounded_beside(model) is None
+    again = alone.after["Q4_0"]
+    assert again is not None and again.error.relative < 1e-3  # what is rounded already hardly moves
+    write_gguf(tmp_path / "bob-F32.gguf", "F32", values)
+    write_gguf(tmp_path / "eve-F32.gguf", "F32", values)
+    seen = look(model, "blk.0.attn_q.weight")
+    assert seen.reference == "bob-F32.gguf" and (seen.before.values == values).all()
+    own = next(iter(seen.after.values()))
+    assert own is not None and 0.05 < own.error.relative < 0.15
+    assert seen.after["Q4_K"] is None  # rows of 96
+    (tmp_path / "bob-F32.gguf").write_bytes(b"GGUF")
+    assert look(model, "blk.0.attn_q.weight").reference == ""
+    with pytest.raises(GgufError, match="no tensor"):
+        look(model, "blk.9")
+
+
+@pytest.fixture
+def site(fake_site: Callable[[Models], FakeSite], tmp_path: Path) -> FakeSite:
+    """A page over two real files, one of them with a certificate, and no model loaded from them."""
+    with_one, without = tmp_path / "one" / "bob-Q4_1.gguf", tmp_path / "two" / "eve-Q4_1.gguf"
+    for path in (with_one, without):
+        path.parent.mkdir()
+        path.symlink_to(embedded_gguf())
+    sha256 = hashlib.sha256(with_one.read_bytes()).hexdigest()
+    with_one.with_name(NAME).write_text(json.dumps(certificate(with_one.name, sha256)))
+    catalog = Catalog([entry_of(with_one), entry_of(without)])
+    return fake_site(Models(catalog, ModelPool(lambda *_: FakeBackend(), catalog.keys(), "bob-Q4_1")))
+
+
+def test_the_page_shows_the_certificate_and_looks_into_the_file(
+    open_page: Callable[..., Page], site: FakeSite
+) -> None:
+    page = open_page(site.url)
+    page.locator("#open-quality").click()
+    expect(page.locator(".verdict")).to_contain_text("something to know", timeout=30_000)
+    expect(page.locator("#quality-verdict")).to_contain_text("very file")
+    expect(page.locator(".finding").first).to_contain_text(HOSTILE)
+    expect(page.get_by_role("img", name="KL, nats a token, by Size, MB")).to_be_visible()
+    expect(page.locator("#quality-files td").nth(3)).to_have_text("97.0 % (96.0 to 98.0)")
+    becomes(lambda: violations(page), [])
+    page.get_by_role("tab", name="Inspect").click()
+    expect(page.locator("#inspect-facts")).to_contain_text("blk.0.attn_q.weight · Q4_1 · 576 × 576")
+    page.get_by_role("radio", name="Q8_0").check()
+    expect(page.locator("#inspect-tables h2").nth(1)).to_contain_text("Q8_0")
+    expect(page.locator("#inspect-tables")).to_contain_text("multiple of 256")
+    page.locator("#inspect-tensor input").click()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("blk.7.ffn_down")
+    page.get_by_role("option", name="blk.7.ffn_down.weight").click()
+    expect(page.locator("#inspect-facts")).to_contain_text("blk.7.ffn_down.weight")
+    expect(page.get_by_role("radio", name="Q6_K")).to_be_visible()
+    expect(page.get_by_role("radio", name="Q8_0")).to_be_checked()
+    page.wait_for_function("!document.querySelector('.pending')")  # what is being made anew is pale
+    page.wait_for_timeout(300)  # and fades in
+    becomes(lambda: violations(page), [])
+    page.locator("#quality-model input").click()
+    page.get_by_role("option", name="eve").click()
+    expect(page.locator("#quality-verdict")).to_contain_text("certify eve-Q4_1.gguf")
+    assert page.evaluate("window.hacked") is None
+    page.set_viewport_size({"width": 390, "height": 844})
+    becomes(lambda: page.evaluate("document.scrollingElement.scrollWidth > 390"), wanted=False)

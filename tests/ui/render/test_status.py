@@ -1,0 +1,75 @@
+import pytest
+
+from common.text import parameters_text, size_text
+from engine.errors import EngineStopped, QueueFull, RequestError
+from engine.types import Dropped, Prefill, Queued, Text
+from tests.ui.fake_backend import INFO, finished
+from ui.generation.streaming import Progress
+from ui.models.files import short_name
+from ui.render.status import error_line, model_facts, model_name, status
+
+
+def progress(*events: object) -> Progress:
+    result = Progress()
+    for event in events:
+        result.take(event)  # type: ignore[arg-type]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([], "Starting"),
+        ([Queued(3)], "2 ahead of you"),
+        ([Queued(1)], "you are next"),
+        ([Queued(1), Prefill(60, 100, 0)], "Reading the prompt · 60 %"),
+        ([Prefill(100, 100, 0), Text("a")], "Writing"),
+        ([Text("a"), finished("stop", 5)], "5 tokens · 10.0 tokens/s · first word after"),
+        ([Text("a"), finished("length", 5)], "Maximum new tokens"),
+        ([finished("cancelled", 0)], "Stopped"),
+        ([Text("a"), finished("time", 5)], "time limit"),
+        ([Dropped(4, 900), Text("a"), finished("stop", 5)], "4 oldest messages were not read"),
+    ],
+)
+def test_the_line_says_what_is_happening(events: list[object], words: str) -> None:
+    assert words in status(progress(*events))
+
+
+def test_errors_are_said_in_plain_words() -> None:
+    assert "Wait a moment" in error_line(QueueFull("queue=32 is full"))
+    assert "prompt of 9000 tokens" in error_line(
+        RequestError("a prompt of 9000 tokens does not fit: shorten it")
+    )
+    assert "kept" in error_line(EngineStopped("shut down"), partial=True)
+
+
+def test_everything_is_escaped() -> None:
+    from dataclasses import replace
+
+    evil = replace(INFO, path="<img src=x>.gguf", quantization="<b>")
+    assert "<img" not in model_name(evil)
+    assert "<b>" not in model_facts(evil)
+    assert "<b>" not in error_line(RequestError("<b>"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("m/SmolLM2-135M-Instruct.Q4_K_M.gguf", "SmolLM2-135M-Instruct"),
+        ("bob-Q4_K_M.gguf", "bob"),
+        ("a.gguf", "a"),
+    ],
+)
+def test_a_model_is_called_by_its_file(path: str, name: str) -> None:
+    from dataclasses import replace
+
+    assert short_name(replace(INFO, path=path)) == name
+    assert short_name(replace(INFO, path=path, adapter="m/bob-lora.gguf")) == f"{name} + bob-lora"
+
+
+def test_sizes_as_people_say_them() -> None:
+    assert (size_text(91_000_000), size_text(2_393_231_072)) == ("91 MB", "2.4 GB")
+    assert (parameters_text(134_515_008), parameters_text(3_821_079_552)) == ("135 M", "3.8 B")
+    assert "135 M parameters · 91 MB · 2,048 tokens" in model_facts(INFO)
+    assert "app.py" in model_facts(INFO, embedded=True)
+    assert "app.py" not in model_facts(INFO)

@@ -1,0 +1,68 @@
+"""What LeanBlocks leave out of Gradio is not missed: the browser is sent the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+import orjson
+import pytest
+from gradio.queueing import Queue
+from gradio.state_holder import SessionState
+
+from ui.conversations.store import Store, StoreError
+from ui.generation.streaming import Progress
+from ui.pages.chat.message_toolbar import Updates
+from ui.pages.chat.navigation import Place, View
+from ui.pages.chat.panel import ChatPanel, Where
+from ui.server.page import LeanBlocks
+
+ASKED = Where("me", View(), "", 2048)
+Show = Callable[[ChatPanel, Place], Updates]
+
+
+def sent(page: gr.Blocks, updates: Updates, *, as_it_is: bool) -> tuple[Any, SessionState]:
+    """What a browser gets of an event's updates, and the session that it was of."""
+    event, state = next(iter(page.fns.values())), SessionState(page)
+    event.postprocess = not as_it_is
+    data = orjson.loads(orjson.dumps(asyncio.run(page.postprocess_data(event, updates, state)), default=str))
+    for update in data:
+        if isinstance(update, dict) and update.get("props") == gr.skip():
+            del update["props"]  # what Gradio makes of no change to an HTML
+    return data, state
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda panel, place: panel.started(place, ASKED, clear=True),
+        lambda panel, place: panel.opened(place, ASKED),
+        lambda panel, place: panel.marked(place.mark(0), ASKED),
+        lambda panel, place: panel.judging(place, place.path[-1], ASKED),
+        lambda panel, place: panel.ended(place, Progress("<think>a</think> b"), ASKED),
+        lambda panel, place: panel.unkept(place, place.path[-1], StoreError("full"), ASKED),
+    ],
+)
+def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(show: Show) -> None:
+    store = Store()
+    with LeanBlocks() as page:
+        panel = ChatPanel(store, 2048, current=gr.BrowserState(""), is_writing=lambda _: False)
+        gr.Button().click(lambda: None, None, panel.outputs)
+    there = panel.place(ASKED).ask("Why <b>?", None)
+    store.add("me", there.view.key, there.path[-1].id, "assistant", "<think>a</think> b")
+    here = panel.place(replace(ASKED, view=there.view))
+    ours, state = sent(page, show(panel, here), as_it_is=True)
+    theirs, _ = sent(page, show(panel, here), as_it_is=False)
+    assert ours == theirs
+    assert all(state[block._id] is block for block in panel.outputs if not block.stateful)
+    assert state[panel.view._id] == show(panel, here).get(panel.view, View())
+
+
+def test_the_queue_that_is_slowed_down_is_gradios() -> None:
+    page = LeanBlocks().queue(max_size=8)
+    slowed = ("sleep_when_free", "progress_update_sleep_when_free", "ANAYLTICS_CACHE_FREQUENCY")
+    plain = vars(Queue(True, 1, 1, 1, page))
+    assert all(vars(page._queue)[name] > plain[name] for name in slowed)

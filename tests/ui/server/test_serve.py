@@ -1,0 +1,64 @@
+"""How serving ends when the model that loads behind the page does not."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from engine.errors import ModelError
+from engine.serving.model_pool import ModelPool
+from engine.serving.protocols import ChatBackend
+from tests.ui.fake_backend import INFO, FakeBackend
+from ui.cli import bind
+from ui.models.catalog import Catalog
+from ui.models.files import Entry
+from ui.models.registry import Models
+from ui.server.app import serve, web_app
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Serving takes Ctrl-C and SIGTERM for itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_model_that_does_not_load_ends_the_server() -> None:
+    model: Future[ChatBackend] = Future()
+    with pytest.raises(ModelError, match="no room"):
+        serve(FastAPI(), bind("127.0.0.1", 0), lambda: model.set_exception(ModelError("no room")), model)
+
+
+class Failing(FakeBackend):
+    down = False
+
+
+def test_the_page_is_there_before_its_model() -> None:
+    gate: Future[Failing] = Future()
+    catalog = Catalog([Entry("fake", "Fake", "fake.gguf")])
+    models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.first), INFO)
+    client = TestClient(web_app(models, 4))
+    loading = models.pool.preload()
+    page = client.get("/")
+    assert page.status_code == 200 and page.headers["Content-Encoding"] == "gzip"
+    health = client.get("/health")
+    assert (health.status_code, health.json()) == (503, {"status": "loading", "model": "Fake"})
+    backend = Failing()
+    gate.set_result(backend)
+    loading.result(10)
+    assert client.get("/health").json()["status"] == "ok"
+    wanted = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    answer = client.post("/v1/chat/completions", json=wanted)
+    assert "[DONE]" in answer.text and "Content-Encoding" not in answer.headers  # packing would hold it up
+    backend.down = True
+    health = client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "down")
+    models.pool.close()

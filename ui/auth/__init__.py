@@ -1,0 +1,1 @@
+"""Who may enter: logins, API keys, owners, rate limits, origins."""

@@ -1,0 +1,182 @@
+"""Flags and environment -> AppSettings. What is wrong is said in one line, with the nearest right name."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Literal, NoReturn, get_args, get_origin
+
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings, Group
+
+ALIASES = {"ctx": "context"}  # more names for flags and variables
+_TERMINAL = ("--chat", "--prompt", "-p", "--prompt-file", "--system")  # what people look for here
+_FIELDS = AppSettings.model_fields
+_SECRETS = "By the environment alone, since others on this machine can read a command line:\n"
+_END = """\
+Each option is an environment variable too: --max-seconds is GGUF_CHAT_MAX_SECONDS,
+and MODEL is GGUF_CHAT_MODEL. A flag goes before its variable.
+"""
+
+
+def read_settings(arguments: Sequence[str]) -> AppSettings:
+    """The settings; exits after --help, and with code 2 where something cannot be used."""
+    given = vars(_parser().parse_args(arguments))
+    _refuse_unknown(os.environ)
+    try:
+        return AppSettings(**(_aliased(os.environ) | given))
+    except ValidationError as error:
+        fail(_explained(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but for how it says what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        flag = unknown.partition("=")[0]
+        if message.startswith("unrecognized") and flag in _TERMINAL:
+            fail(f"{flag} is no option here: for a chat in the terminal run scripts/chat.py")
+        if message.startswith("unrecognized") and unknown.startswith("--"):
+            fail(f"{flag} is no option{_nearest(flag, list(self._option_string_actions))}")
+        fail(message.removeprefix("argument "))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage="%(prog)s [MODEL] [OPTIONS]",
+        description=AppSettings.__doc__,
+        epilog=_END,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=_FIELDS["model"].description)
+    for group in get_args(Group):
+        fields = {name: field for name, field in _FIELDS.items() if _group(field) == group}
+        secrets = {name: field for name, field in fields.items() if field.annotation is SecretStr}
+        listed = "".join(f"  {_variable(name):26}{field.description}\n" for name, field in secrets.items())
+        shown = parser.add_argument_group(group.lower(), _SECRETS + listed if secrets else None)
+        for name, field in fields.items():
+            if name != "model" and name not in secrets:
+                _add(shown, name, field)
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+    """One option. Its text is made a value by AppSettings, as a variable's is."""
+    flags = [_flag(name), *(_flag(alias) for alias, meant in ALIASES.items() if meant == name)]
+    text = f"{field.description}{_default(field)}".replace("%", "%%")
+    if field.annotation is bool:
+        group.add_argument(*flags, dest=name, help=text, action=argparse.BooleanOptionalAction)
+    else:
+        many = "append" if get_origin(field.annotation) is tuple else "store"
+        group.add_argument(*flags, dest=name, help=text, metavar=_metavar(field), action=many)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    return "" if value in (None, ()) else f" [{value}]"
+
+
+def _metavar(field: FieldInfo) -> str:
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    wanted = {int, float} & {kind, *get_args(kind)}
+    return "N" if wanted else "A,B" if get_origin(kind) is tuple else "TEXT"
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Fail at a variable of ours that nothing reads: a typing error would go unnoticed."""
+    known = sorted({*map(_variable, (*_FIELDS, *ALIASES)), *OTHER_VARIABLES})
+    for variable in environment:
+        if variable.startswith(ENV_PREFIX) and variable not in known:
+            fail(f"{variable} is no setting{_nearest(variable, known)}")
+
+
+def _aliased(environment: Mapping[str, str]) -> dict[str, str]:
+    """The fields that the environment sets by another name and not by their own."""
+    given = {field: environment.get(_variable(alias)) for alias, field in ALIASES.items()}
+    return {field: value for field, value in given.items() if value and not environment.get(_variable(field))}
+
+
+def _explained(error: ValidationError) -> str:
+    """The first thing that is wrong, without the value of a secret."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0])
+    message = first["msg"].removeprefix("Value error, ")
+    if _FIELDS[name].annotation is SecretStr:
+        return f"{_variable(name)}: {message}"
+    return f"{_flag(name)} (or {_variable(name)}): {message}, not {first['input']!r}"
+
+
+def _group(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else ""
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _variable(name: str) -> str:
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else ": --help lists them"
+
+
+class ServeError(Exception):
+    """The page cannot be served: the address is in use or is not this machine's."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address, before anything slow happens; port 0 takes any free one. Raises ServeError."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind, proto)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ServeError(f"cannot serve at {host}:{port} ({error}): {_fix(error, port)}") from error
+    return taken
+
+
+def _fix(error: Exception, port: int) -> str:
+    """What to do about an address that cannot be taken."""
+    if isinstance(error, PermissionError):
+        return "choose a port above 1023, such as --port 7860"
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return "use --host 127.0.0.1, or 0.0.0.0 to let other machines in"
+    return f"choose another one, such as --port {port + 1 if 0 < port < 65535 else 7861}"
+
+
+def address_of(bound: socket.socket) -> str:
+    """The address to type into a browser on this machine."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{host}:{port}"
+
+
+def is_local(bound: socket.socket) -> bool:
+    """Whether this machine alone can reach the address."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback

@@ -1,0 +1,1 @@
+"""Conversations as trees in SQLite; import and export."""

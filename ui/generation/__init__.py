@@ -1,0 +1,1 @@
+"""Answers under way: streaming, tabs, side-by-side comparison."""

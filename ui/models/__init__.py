@@ -1,0 +1,1 @@
+"""The models a page offers: files, Hub downloads, the catalog, the pool."""

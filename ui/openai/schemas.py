@@ -1,0 +1,235 @@
+"""A request to /v1/chat/completions: OpenAI's fields, and top_k, min_p and repeat_penalty besides.
+
+https://platform.openai.com/docs/api-reference/chat/create. What this server cannot do is refused by name;
+fields that change nothing about an answer (user, store, ...) and unknown ones are ignored, as is usual.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from engine.config import MOST_TOKENS, SamplingSettings, sampling_over
+from engine.types import Dropped, Event, Finished, FinishReason, Message, ModelInfo, RequestStats, Role, Text
+
+Content = str | list[Mapping[str, Any]] | None
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_NOT_HERE = ("tools", "functions", "logprobs", "top_logprobs", "logit_bias", "audio")
+_SAMPLED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
+
+class ChatMessage(BaseModel):
+    """One message; its content is a text, or a list of parts that are texts."""
+
+    model_config = ConfigDict(extra="allow")
+    role: str
+    content: Content = None
+
+    @field_validator("role")
+    @classmethod
+    def _known(cls, role: str) -> str:
+        if role not in _ROLES:
+            raise ValueError(f"the role {role!r} is not served here: use {', '.join(_ROLES)}")
+        return role
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        if isinstance(self.content, list):
+            return "\n".join(str(part["text"]) for part in self.content)
+        return self.content or ""
+
+    @field_validator("content")
+    @classmethod
+    def _texts(cls, content: Content) -> Content:
+        for part in content if isinstance(content, list) else ():
+            if part.get("type") != "text" or not isinstance(part.get("text"), str):
+                raise ValueError(f"a part of type {part.get('type')!r} is not served here: send text parts")
+        return content
+
+
+class JsonSchema(BaseModel):
+    """What the answer has to look like."""
+
+    model_config = ConfigDict(extra="allow")
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class ResponseFormat(BaseModel):
+    """Free text, any JSON object, or JSON by a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("the type json_schema needs json_schema.schema")
+        return self
+
+    @property
+    def schema_text(self) -> dict[str, Any] | None:
+        """The schema for the engine; None for free text."""
+        if self.type == "text":
+            return None
+        return self.json_schema.schema_ if self.json_schema is not None else {"type": "object"}
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """The body of the request. A value of None means the server's default, as a field that is missing."""
+
+    model_config = ConfigDict(extra="allow")
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    n: Annotated[int | None, Field(description="how many answers")] = None
+    seed: int | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    response_format: ResponseFormat | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+
+    @field_validator("n")
+    @classmethod
+    def _one(cls, n: int | None) -> int | None:
+        if n not in (None, 1):
+            raise ValueError("only one answer at a time is served here: send 1, or several requests")
+        return n
+
+    @model_validator(mode="after")
+    def _served(self) -> ChatRequest:
+        for name in _NOT_HERE:
+            if (self.model_extra or {}).get(name):
+                raise ValueError(f"{name} is not served here: leave it out")
+        return self
+
+    def conversation(self) -> list[Message]:
+        """The messages as the engine reads them."""
+        return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
+
+    def sampling(self, model: ModelInfo) -> SamplingSettings:
+        """How to answer; without a limit, until the model's context is full. Raises SettingsError."""
+        given = {name: value for name in _SAMPLED if (value := getattr(self, name)) is not None}
+        form = self.response_format
+        settled = sampling_over(model.recommended, given)
+        return replace(
+            settled,
+            max_tokens=self.max_completion_tokens or self.max_tokens or min(model.context, MOST_TOKENS),
+            seed=None if self.seed is None else self.seed % 2**32,  # OpenAI's may be negative
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            json_schema=form.schema_text if form is not None else None,
+        )
+
+
+_REASONS: Mapping[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "time": "length",
+    "cancelled": "stop",
+}
+
+
+@dataclass
+class Answer:
+    """One answer as it grows; `model` is the name that the caller knows it by."""
+
+    model: str
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    text: str = ""
+    dropped: int = 0
+    end: Finished | None = None
+
+    def take(self, event: Event) -> str:
+        """Fold an event in; returns the text that it brought."""
+        if isinstance(event, Text):
+            self.text += event.delta
+            return event.delta
+        if isinstance(event, Dropped):
+            self.dropped = event.messages
+        elif isinstance(event, Finished):
+            self.end = event
+        return ""
+
+    def completion(self) -> dict[str, Any]:
+        """The whole answer, once it has ended."""
+        message = {"role": "assistant", "content": self.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(), **self._notes()}
+
+    def first_chunk(self) -> dict[str, Any]:
+        """The chunk that says who speaks."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def text_chunk(self, delta: str) -> dict[str, Any]:
+        """A chunk with the next piece of text."""
+        return self._chunk({"content": delta})
+
+    def last_chunk(self) -> dict[str, Any]:
+        """The chunk that says why the answer ended."""
+        return self._chunk({}, self._reason) | self._notes()
+
+    def usage_chunk(self) -> dict[str, Any]:
+        """The chunk after the last, for who asked for the counts."""
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()}
+
+    def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _notes(self) -> dict[str, Any]:
+        """Not OpenAI's: how many of the oldest messages did not fit, where some did not."""
+        return {"dropped_messages": self.dropped} if self.dropped else {}
+
+    @property
+    def _reason(self) -> str:
+        return _REASONS[self._finished.reason]
+
+    @property
+    def _finished(self) -> Finished:
+        assert self.end is not None, "the answer has not ended"
+        return self.end
+
+    def _usage(self) -> dict[str, Any]:
+        stats: RequestStats = self._finished.stats
+        return {
+            "prompt_tokens": stats.prompt_tokens,
+            "completion_tokens": stats.generated_tokens,
+            "total_tokens": stats.prompt_tokens + stats.generated_tokens,
+            "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
+        }

@@ -1,0 +1,1 @@
+"""The Gradio pages and their event handlers."""

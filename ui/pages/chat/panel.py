@@ -1,0 +1,246 @@
+"""The conversation as a tab shows it: its components, and what they show of a place in the store.
+
+The store is the truth: the Chatbot is an output alone. Clicks are handled in generation_events.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.components.chatbot import ExampleMessage
+
+from ui.conversations.model import Node, Tree
+from ui.conversations.store import Store, StoreError, Unknown
+from ui.generation.streaming import Progress
+from ui.i18n.gradio import text
+from ui.i18n.words import ENGLISH, Words
+from ui.pages.chat.message_toolbar import Bar, NoteField, Updates
+from ui.pages.chat.navigation import Place, View, arrive, visit
+from ui.render.messages import LATEX, Shown, opinions, shown
+from ui.render.status import Failure, error_line, line, made_line, meter_of, meter_while, status
+
+EXAMPLES = ("chat.example_1", "chat.example_2", "chat.example_3", "chat.example_4")
+SHORTCUTS = (
+    ("Enter", "help.send"),
+    ("Shift + Enter", "help.line"),
+    ("Esc", "help.stop"),
+    ("/", "help.box"),
+    ("Ctrl + Shift + O", "help.new"),
+    ("↑ ↓", "help.messages"),
+    ("Enter", "help.mark"),
+    ("← → Del", "help.marked"),
+)
+
+
+def examples(say: Words) -> list[ExampleMessage]:
+    """Questions to begin with."""
+    return [{"text": say(key)} for key in EXAMPLES]
+
+
+def chatbot() -> gr.Chatbot:
+    """The conversation; what it holds is only shown, the store knows what is true."""
+    return gr.Chatbot(
+        elem_id="conversation",
+        label=text("chat.label"),
+        show_label=False,
+        container=False,
+        height="auto",
+        scale=1,
+        layout="bubble",
+        buttons=["copy"],
+        editable="user",
+        latex_delimiters=LATEX,
+        sanitize_html=True,
+        allow_tags=False,
+        group_consecutive_messages=True,  # thoughts and answer are one bubble
+        placeholder=text("chat.empty"),  # type: ignore[arg-type]  # Gradio translates it all the same
+        examples=examples(ENGLISH),
+    )
+
+
+def box() -> gr.Textbox:
+    """Where one writes."""
+    return gr.Textbox(
+        elem_id="question",
+        label=text("chat.message"),
+        show_label=False,
+        container=False,
+        placeholder=text("chat.placeholder"),
+        lines=1,
+        max_lines=8,
+        autofocus=True,
+        submit_btn=text("chat.send"),  # type: ignore[arg-type]
+        stop_btn=False,
+        html_attributes=gr.InputHTMLAttributes(enterkeyhint="send"),
+    )
+
+
+def busy(*, clear: bool = False) -> Any:
+    """The box with Stop in place of Send. A fresh update each time: Gradio takes it apart."""
+    return _box("" if clear else None, submit_btn=False, stop_btn=text("chat.stop"))
+
+
+def idle(holding: str | None = None) -> Any:
+    """The box ready for a question, holding a text, or what the user is typing already."""
+    return _box(holding, submit_btn=text("chat.send"), stop_btn=False)
+
+
+def _box(value: str | None, **buttons: Any) -> Any:
+    return gr.update(**buttons) if value is None else gr.update(value=value, **buttons)
+
+
+def help_button(say: Words) -> str:
+    """A question mark that opens the list of shortcuts; the browser's own popover, no script.
+
+    It carries what messages are called, for ui/static/message_keyboard.js.
+    """
+    rows = "".join(f"<dt><kbd>{keys}</kbd></dt><dd>{escape(say(key))}</dd>" for keys, key in SHORTCUTS)
+    label = escape(say("help.label"), quote=True)
+    names = f"title='{label}' aria-label='{label}'"
+    names += f" data-message='{escape(say('bar.message', number='{number}'), quote=True)}'"
+    names += f" data-reply='{escape(say('bar.reply', number='{number}'), quote=True)}'"
+    return (
+        f"<button type='button' id='help' popovertarget='shortcuts' {names}>?</button>"
+        f"<div id='shortcuts' popover><dl>{rows}</dl><p>{escape(say('help.click'))}</p></div>"
+    )
+
+
+@dataclass(frozen=True)
+class Where:
+    """Who looks at what: a tab's view, and the open conversation's id, which outlives a restart.
+
+    `context` is that of the tab's model, in tokens.
+    """
+
+    owner: str
+    view: View
+    current: str
+    context: int
+    say: Words = ENGLISH
+
+
+class ChatPanel:
+    """Lays out the conversation; its methods give updates for `outputs`."""
+
+    def __init__(
+        self,
+        store: Store,
+        context: int,
+        *,
+        current: gr.components.Component,
+        is_writing: Callable[[int], bool],
+    ) -> None:
+        """`context` is the first model's, in tokens; `current` holds the open conversation's id or ""."""
+        self._store, self._is_writing = store, is_writing
+        self.current, self.view = current, gr.State(View())
+        self.chatbot = chatbot()
+        with gr.Column(elem_id="below"):
+            self.note = NoteField()
+            with gr.Row(elem_id="line", equal_height=True):
+                self.status = gr.HTML(line(""), elem_id="status", padding=False)
+                self.bar = Bar()
+            self.box = box()
+            with gr.Row(elem_id="foot", equal_height=True):
+                self.meter = gr.HTML(meter_of([], context), elem_id="meter", padding=False)
+                self.help = gr.HTML(help_button(ENGLISH), elem_id="help-corner", padding=False)
+        self.outputs = [self.chatbot, self.status, self.box, self.meter, self.view, self.current, self.help]
+        self.outputs += [*self.bar.outputs, *self.note.outputs]
+        self.growing = [self.chatbot, self.status, self.meter]
+
+    def place(self, where: Where) -> Place:
+        """What the tab shows; raises Unknown."""
+        if where.view.key:
+            return visit(self._store, where.owner, where.view)
+        return arrive(self._store, where.owner, where.current)
+
+    def nothing(self) -> Updates:
+        """No change. Gradio takes an empty dict for a value."""
+        return {self.status: gr.skip()}
+
+    def show(self, place: Place, where: Where, text: str | None = None) -> Updates:
+        """All of a place, and the box with `text`, or with what is typed there already."""
+        path = place.path
+        writing = self._writing(place)
+        return {
+            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.status: made_line(place.last.made if place.last and not writing else None, where.say),
+            self.meter: meter_of(path, where.context, where.say),
+            self.view: place.view,
+            self.current: place.view.key,
+            self.box: idle(text),
+            **self.bar.updates(place, where.say, writing=writing),
+            **self.note.hidden(),
+        }
+
+    def opened(self, place: Place, where: Where) -> Updates:
+        """A place that was chosen, or found as the page was loaded."""
+        updates = self.show(place, where)
+        updates[self.chatbot]["examples"] = examples(where.say)
+        return updates | {self.help: help_button(where.say)}
+
+    def translated(self, where: Where) -> Updates:
+        """What Gradio does not translate itself."""
+        words = gr.update(examples=examples(where.say))
+        return {self.chatbot: words, self.help: help_button(where.say)}
+
+    def started(self, place: Place, where: Where, *, clear: bool) -> Updates:
+        """The question is there, and nothing of the answer yet; `clear` empties the box."""
+        path = place.path
+        return {
+            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.status: line(where.say("status.starting"), "busy"),
+            self.view: place.view,
+            self.current: place.view.key,
+            self.box: busy(clear=clear),
+            **self.bar.updates(place, where.say, writing=True),
+            **self.note.hidden(),
+        }
+
+    def grown(self, before: Shown, node: Node, progress: Progress, where: Where) -> Updates:
+        """An answer under way; `before` are the rows above it."""
+        rows = shown([node], where.say, writing=not progress.done).rows if progress.text else ()
+        updates: Updates = {self.status: status(progress, where.say), self.chatbot: [*before.rows, *rows]}
+        if (meter := meter_while(progress, where.context, where.say)) is not None:
+            updates[self.meter] = meter
+        return updates
+
+    def ended(self, place: Place, progress: Progress, where: Where) -> Updates:
+        """An answer at its end, or what is left if it said nothing."""
+        updates = self.show(visit(place.store, place.owner, place.view), where)
+        if progress.error is not None or not progress.text.strip():
+            updates[self.status] = status(progress, where.say)
+        return updates
+
+    def unkept(self, place: Place, answer: Node, error: StoreError, where: Where) -> Updates:
+        """An answer that can be read, but could not be kept: the store has less of it."""
+        tree = Tree({**place.tree.nodes, answer.id: answer}, answer.id)
+        return self.show(replace(place, tree=tree), where) | {self.status: error_line(error, say=where.say)}
+
+    def marked(self, place: Place, where: Where) -> Updates:
+        """A message was clicked."""
+        writing = self._writing(place)
+        return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
+
+    def _writing(self, place: Place) -> bool:
+        """Whether the last message, or an answer to it, is under way in any tab."""
+        below = place.tree.children.get(place.tree.leaf, [])
+        return any(self._is_writing(node.id) for node in place.path[-1:]) or any(map(self._is_writing, below))
+
+    def failed(self, error: Failure, where: Where, question: str | None = None) -> Updates:
+        """What is left after an error, and what it was; `question` is given back."""
+        try:
+            place = self.place(where)
+        except (Unknown, StoreError):
+            place = arrive(self._store, where.owner, "")
+        return self.show(place, where, question) | {self.status: error_line(error, say=where.say)}
+
+    def judging(self, place: Place, node: Node, where: Where) -> Updates:
+        """An answer was judged: ask why."""
+        return {
+            self.chatbot: gr.update(feedback_value=opinions(place.path)),
+            **self.note.asking(node, where.say),
+        }

@@ -1,0 +1,136 @@
+"""The page /compare: one prompt, two to four models, their answers side by side, and a vote."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from common.system import free_memory
+from common.text import size_text
+from engine.errors import EngineError, SettingsError
+from ui.auth import access
+from ui.auth.identity import on_own_machine
+from ui.auth.limits import TooMany
+from ui.generation.sessions import LiveStreams
+from ui.generation.side_by_side import Lane, Race
+from ui.i18n.gradio import text
+from ui.i18n.words import Words, words
+from ui.models.registry import Models
+from ui.pages.compare.view import Round, columns
+from ui.pages.compare.votes import VotePanel
+from ui.pages.settings_panel import SettingsPanel
+from ui.render.messages import conversation
+from ui.render.status import error_line, line
+
+FEWEST, MOST = 2, 4
+Update = tuple[Any, Any, Any, Any, Any]
+
+
+class ComparePanel:
+    """Lays out the page and wires its events."""
+
+    def __init__(self, models: Models, live: LiveStreams, settings: SettingsPanel) -> None:
+        self._models, self._live, self._settings = models, live, settings
+        choices = models.catalog.choices(own_machine=False)
+        self._chosen = gr.Dropdown(
+            choices,
+            value=[key for _, key in choices[:FEWEST]],
+            multiselect=True,
+            max_choices=MOST,
+            label=text("compare.models"),
+            elem_id="compare-models",
+        )
+        with gr.Row(elem_id="compare-ways"):
+            self._blind = gr.Checkbox(label=text("compare.blind"), info=text("compare.blind.info"))
+            self._turns = gr.Checkbox(label=text("compare.turns"), info=text("compare.turns.info"))
+        self._answers = gr.HTML(padding=False, elem_id="lanes")
+        self._votes = VotePanel()
+        self._note = gr.HTML(line(""), padding=False, elem_id="status")
+        self._box = gr.Textbox(
+            elem_id="question",
+            label=text("compare.prompt"),
+            show_label=False,
+            container=False,
+            placeholder=text("compare.placeholder"),
+            max_lines=8,
+            autofocus=True,
+            submit_btn=text("compare.ask"),  # type: ignore[arg-type]  # Gradio translates it
+            stop_btn=False,
+        )
+
+    def wire(self, page: gr.Blocks, concurrency: int) -> None:
+        """Connect the events; the models that were typed in on the chat page are on offer here too."""
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        self._box.submit(
+            self._run,
+            [self._box, self._chosen, self._blind, self._turns, *self._settings.components],
+            [self._box, self._answers, self._note, self._votes.vote, self._votes.round],
+            concurrency_limit=concurrency,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self._box.stop(self._stop, None, None, **quick)
+        page.load(self._offered, None, [self._chosen], **quick)
+        self._votes.wire(page, self._answers, self._note)
+
+    async def _run(
+        self, request: gr.Request, prompt: str, chosen: list[str], blind: bool, turns: bool, *settings: Any
+    ) -> AsyncGenerator[Update, None]:
+        say = words(request)
+        try:
+            keys = self._checked(prompt, chosen, request, say)
+            system_prompt, sampling = SettingsPanel.read(settings)
+            asked = conversation([{"role": "user", "content": prompt}], system_prompt)
+        except EngineError as error:
+            yield gr.skip(), gr.skip(), error_line(error, say=say), gr.skip(), gr.skip()
+            return
+        if blind:
+            random.shuffle(keys)
+        race = Race(self._models.pool, keys, asked, sampling)
+        try:
+            with access.admit(request), self._live.following(str(request.session_hash), race):
+                async with aclosing(race.run(together=not turns)) as updates:
+                    async for lanes in updates:
+                        yield self._shown(lanes, blind, turns, say)
+        except TooMany as error:
+            yield gr.skip(), gr.skip(), line(error.text(say), "error"), gr.skip(), gr.skip()
+
+    def _shown(self, lanes: Sequence[Lane], blind: bool, turns: bool, say: Words) -> Update:
+        labels = tuple(self._models.catalog.label(lane.key) for lane in lanes)
+        current = Round(tuple(lanes), labels, blind)
+        if not current.done:
+            box = gr.update(submit_btn=False, stop_btn=say("chat.stop"))
+            note = line(say("compare.in_turn" if turns else "compare.together"), "busy")
+            return box, columns(current, say), note, gr.update(visible=False), None
+        box = gr.update(submit_btn=say("compare.ask"), stop_btn=False)
+        note = line(say("compare.please_vote") if current.votable else "")
+        return box, columns(current, say), note, self._votes.offer(current, say), current
+
+    def _checked(self, prompt: str, chosen: Sequence[str], request: gr.Request, say: Words) -> list[str]:
+        """The keys of the models to compare; raises an EngineError that says what is wrong with the wish."""
+        if not prompt.strip():
+            raise SettingsError(say("compare.no_prompt"))
+        own = on_own_machine(request)
+        keys = [self._models.admit(key, own) for key in dict.fromkeys(chosen)]
+        if not FEWEST <= len(keys) <= MOST:
+            raise SettingsError(say("compare.how_many", count=len(keys)))
+        self._must_fit(keys, say)
+        return keys
+
+    def _must_fit(self, keys: Sequence[str], say: Words) -> None:
+        """All of them are in memory at once; what runs short of it would stand still."""
+        there = self._models.pool.loaded()
+        needed = sum(self._models.catalog.size(key) for key in keys if key not in there)
+        free = free_memory()
+        if free is not None and needed > free:
+            raise SettingsError(say("compare.too_big", needed=size_text(needed), free=size_text(free)))
+
+    def _stop(self, request: gr.Request) -> None:
+        self._live.cancel(str(request.session_hash))
+
+    def _offered(self, request: gr.Request) -> Any:
+        return gr.update(choices=self._models.catalog.choices(on_own_machine(request)))

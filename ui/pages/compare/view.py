@@ -1,0 +1,92 @@
+"""How a comparison looks: the answers in columns, and the tally of votes. Plain HTML, all escaped."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from ui.generation.side_by_side import Lane
+from ui.i18n.words import Words
+from ui.pages.compare.tally import Pair
+from ui.render.status import line, status
+from ui.render.tables import marked
+
+
+@dataclass(frozen=True)
+class Round:
+    """A comparison: the models in the order of their columns, the answers, and whether names are hidden."""
+
+    lanes: tuple[Lane, ...]
+    labels: tuple[str, ...]
+    blind: bool
+    voted: bool = False
+
+    @property
+    def hidden(self) -> bool:
+        """Whether nobody may know yet which model said what."""
+        return self.blind and not self.voted
+
+    @property
+    def done(self) -> bool:
+        """Whether all answers are complete."""
+        return all(lane.done for lane in self.lanes)
+
+    @property
+    def votable(self) -> bool:
+        """Whether there are answers to judge: all are there, and each model said something."""
+        return self.done and not self.voted and all(_said(lane) for lane in self.lanes)
+
+    def names(self) -> list[str]:
+        """What stands over the columns: the models, or letters while they are hidden."""
+        return list(string.ascii_uppercase[: len(self.lanes)]) if self.hidden else list(self.labels)
+
+
+def columns(shown: Round, say: Words) -> str:
+    """The answers side by side; in the end with the words marked that differ from the first."""
+    lanes = zip(shown.names(), shown.lanes, strict=True)
+    reference = _said(shown.lanes[0]) if shown.done and shown.lanes else None
+    parts = [_column(name, lane, reference, shown.hidden, say) for name, lane in lanes]
+    return f"<div class='lanes'>{''.join(parts)}</div>"
+
+
+def table(pairs: Sequence[Pair], say: Words) -> str:
+    """The tally, a row for each pair of models."""
+    if not pairs:
+        return ""
+    heads = ("first", "second", "first_wins", "second_wins", "ties", "blind")
+    head = "".join(f"<th scope='col'>{escape(say(f'compare.head.{name}'))}</th>" for name in heads)
+    rows = "".join(_row(pair, heads) for pair in pairs)
+    return f"<table class='tally'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _column(name: str, lane: Lane, reference: str | None, hidden: bool, say: Words) -> str:
+    said = _said(lane)
+    text = escape(said) if reference is None else marked(reference, said)
+    how = _hidden_line(lane, say) if hidden else _line(lane, say)
+    body = f"<h2>{escape(name)}</h2>{how}<div class='said' dir='auto'>{text}</div>"
+    return f"<section class='lane'>{body}</section>"
+
+
+def _line(lane: Lane, say: Words) -> str:
+    if lane.stopped:
+        return line(say("status.cancelled"), "note")
+    return line(say("compare.waiting"), "busy") if lane.progress is None else status(lane.progress, say)
+
+
+def _hidden_line(lane: Lane, say: Words) -> str:
+    """What happens, without a number that would give the model away."""
+    if lane.stopped or (lane.progress is not None and lane.progress.error is not None):
+        return _line(lane, say)
+    if lane.progress is None or not lane.progress.text:
+        return line(say("compare.waiting"), "busy")
+    return line(say("compare.done")) if lane.done else line(say("status.writing"), "busy")
+
+
+def _row(pair: Pair, heads: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<td>{escape(str(getattr(pair, name)))}</td>" for name in heads) + "</tr>"
+
+
+def _said(lane: Lane) -> str:
+    return lane.progress.text if lane.progress is not None else ""

@@ -1,0 +1,91 @@
+"""The vote under a comparison, the tally of all votes of this browser, and its export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from ui.i18n.gradio import text
+from ui.i18n.words import Words, words
+from ui.pages.assets import DOWNLOAD, File
+from ui.pages.compare.tally import Ballot, from_plain, tally, to_csv, to_json, to_plain
+from ui.pages.compare.view import Round, columns, table
+from ui.render.status import line
+
+TIE = -1
+
+
+class VotePanel:
+    """Lays out the vote and the tally, and wires them to the columns that a vote uncovers."""
+
+    def __init__(self) -> None:
+        self.round = gr.State(None)
+        self._ballots = gr.BrowserState([], storage_key="gguf-chat.ballots", secret="gguf-chat")
+        self.vote = gr.Radio([], label=text("compare.vote"), visible=False, elem_id="vote")
+        with gr.Column(visible=False, elem_id="tally") as self._box:
+            self._table = gr.HTML(padding=False)
+            with gr.Row():
+                small: dict[str, Any] = {"size": "sm", "variant": "secondary", "scale": 0}
+                self._json = gr.Button(text("compare.json"), elem_id="tally-json", **small)
+                self._csv = gr.Button(text("compare.csv"), elem_id="tally-csv", **small)
+                self._clear = gr.Button(text("compare.clear"), elem_id="tally-clear", **small)
+        self._file = gr.JSON(visible=False)
+
+    def wire(self, page: gr.Blocks, answers: gr.HTML, note: gr.HTML) -> None:
+        """Connect the events; `answers` are the columns, `note` the line that asks for the vote."""
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        shown = [self._table, self._box]
+        self.vote.input(
+            self._count,
+            [self.vote, self.round, self._ballots],
+            [self.vote, self.round, self._ballots, answers, note, *shown],
+            **quick,
+        )
+        page.load(_shown, [self._ballots], shown, **quick)
+        self._clear.click(lambda: [], None, [self._ballots], **quick).then(
+            _shown, [self._ballots], shown, **quick
+        )
+        file = [self._file]
+        for button, make in ((self._json, _json_file), (self._csv, _csv_file)):
+            button.click(make, [self._ballots], file, **quick).then(
+                None, file, file, js=DOWNLOAD, api_visibility="private"
+            )
+
+    def offer(self, current: Round, say: Words) -> Any:
+        """The vote's choices for a round that is complete, or none."""
+        if not current.votable:
+            return gr.update(visible=False, choices=[], value=None)
+        choices = [(say("compare.best", name=name), index) for index, name in enumerate(current.names())]
+        tie = (say("compare.tie"), TIE)
+        return gr.update(visible=True, choices=[*choices, tie], value=None, interactive=True)
+
+    def _count(
+        self, request: gr.Request, choice: object, current: Round | None, kept: object
+    ) -> Sequence[Any]:
+        """Take a vote, once for each round, and uncover the names."""
+        if current is None or not current.votable or choice not in (TIE, *range(len(current.lanes))):
+            return [gr.skip()] * 7
+        assert isinstance(choice, int)
+        best = None if choice == TIE else current.labels[choice]
+        ballots = [*from_plain(kept), Ballot(current.labels, best, current.blind)]
+        uncovered, say = replace(current, voted=True), words(request)
+        names = [(say("compare.best", name=name), index) for index, name in enumerate(uncovered.names())]
+        vote = gr.update(interactive=False, choices=[*names, (say("compare.tie"), TIE)], value=choice)
+        plain = to_plain(ballots)
+        return [vote, uncovered, plain, columns(uncovered, say), line(""), *_shown(request, plain)]
+
+
+def _shown(request: gr.Request, kept: object) -> tuple[str, Any]:
+    pairs = tally(from_plain(kept))
+    return table(pairs, words(request)), gr.update(visible=bool(pairs))
+
+
+def _json_file(kept: object) -> File:
+    return {"name": "votes" + ".json", "type": "application/json", "content": to_json(from_plain(kept))}
+
+
+def _csv_file(kept: object) -> File:
+    return {"name": "votes" + ".csv", "type": "text/csv", "content": to_csv(from_plain(kept))}

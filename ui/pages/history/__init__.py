@@ -1,0 +1,1 @@
+"""The side bar of past conversations."""

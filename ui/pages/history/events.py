@@ -1,0 +1,208 @@
+"""What the buttons of the history do. Each takes a request and returns what the panel shows then."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui.auth.access import Admit, admit
+from ui.auth.identity import owner_of
+from ui.auth.limits import TooMany
+from ui.conversations.database import Conversation
+from ui.conversations.json_transfer import TransferError, from_json, largest, to_json
+from ui.conversations.markdown import to_markdown
+from ui.conversations.store import Store, StoreError, Unknown
+from ui.i18n.words import Words, words
+from ui.pages.assets import File
+
+LISTED = 200  # more lines make a slow page; the search finds the others
+Shown = list[Any]
+
+
+class HistoryActions:
+    """`Shown` holds values for: list, note, open chat's buttons, pin, naming, asking.
+
+    What opens a chat puts its id before them. The others leave the id alone: their answer may come after the
+    next click on the list.
+    """
+
+    def __init__(
+        self, store: Store, owner_of: Callable[[gr.Request], str] = owner_of, admit: Admit = admit
+    ) -> None:
+        self._store, self._owner_of, self._admit = store, owner_of, admit
+        self._importing = threading.Lock()  # a file takes much memory, so there is one at a time
+
+    def start(self, request: gr.Request, key: str, search: str) -> Shown:
+        """The page was opened: so is the chat that was open, if it is still there."""
+        return self._opened(request, key, search)
+
+    def refresh(self, request: gr.Request, key: str, search: str | None) -> Shown:
+        """The list as it is now."""
+        return self._show(request, key, search)
+
+    def open(self, request: gr.Request, search: str, chosen: gr.SelectData) -> Shown:
+        """The chat that was chosen in the list."""
+        return self._opened(request, str(chosen.value), search)
+
+    def new(self, request: gr.Request, search: str) -> Shown:
+        """A new chat."""
+        return self._opened(request, "", search)
+
+    def pin(self, request: gr.Request, key: str, search: str) -> Shown:
+        """Pin the open chat, or no longer."""
+        owner = self._owner_of(request)
+        with suppress(Unknown):  # another tab has deleted it
+            self._store.pin(owner, key, not self._store.summary(owner, key).pinned)
+        return self._show(request, key, search)
+
+    def ask_title(self, request: gr.Request, key: str) -> tuple[Any, Any, Any]:
+        """Show the box for a title, and what it is now."""
+        try:
+            title = self._store.summary(self._owner_of(request), key).title
+        except Unknown as error:
+            raise _gone(request) from error
+        return gr.Row(visible=True), title, gr.Column(visible=False)
+
+    def rename(self, request: gr.Request, key: str, search: str, title: str) -> Shown:
+        """Give the open chat a title; an empty one changes nothing."""
+        try:
+            self._store.rename(self._owner_of(request), key, title)
+        except Unknown:
+            return self._show(request, key, search, words(request)("history.gone"))
+        return self._show(request, key, search)
+
+    def ask_delete(self, request: gr.Request) -> tuple[Any, Any, bool, Any]:
+        """Ask before the open chat is deleted. In a frame of another site, browsers show no `confirm`."""
+        return _ask(words(request)("history.delete_sure"), everything=False)
+
+    def ask_delete_all(self, request: gr.Request) -> tuple[Any, Any, bool, Any]:
+        """Ask before everything is deleted."""
+        return _ask(words(request)("history.delete_all_sure"), everything=True)
+
+    def delete(self, request: gr.Request, key: str, search: str, everything: bool) -> Shown:
+        """Delete the open chat, or all."""
+        owner = self._owner_of(request)
+        if everything:
+            self._store.delete_all(owner)
+        else:
+            with suppress(Unknown):  # another tab was quicker
+                self._store.delete(owner, key)
+        return self._opened(request, "", search)
+
+    def take_in(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
+        """Import a file, which is then removed from the server."""
+        say, path = words(request), Path(file)
+        try:
+            note = say("history.imported", count=self._import(request, path))
+        except (TooMany, TransferError, StoreError) as error:
+            note = say("history.not_imported", error=error)
+        finally:
+            path.unlink(missing_ok=True)
+        return [*self._show(request, key, search, note), None]
+
+    def _import(self, request: gr.Request, path: Path) -> int:
+        """How many chats were in a file. Counts as a request, for which there is a limit."""
+        self._admit(request)
+        owner = self._owner_of(request)
+        if (size := path.stat().st_size) > largest(owner):
+            raise TransferError(f"it has {size:,} bytes: at most {largest(owner):,} are read")
+        if not self._importing.acquire(blocking=False):  # who waits would keep a thread from others
+            raise TransferError("another file is being imported: try again in a minute")
+        try:
+            conversations = from_json(path.read_bytes())
+            if len(conversations) > (room := self._store.room(owner)):
+                raise TransferError(f"it has {len(conversations)} chats, and there is room for {room}")
+            self._store.insert(owner, conversations)
+        finally:
+            self._importing.release()
+        return len(conversations)
+
+    def this_markdown(self, request: gr.Request, key: str) -> File:
+        """The open chat, to read."""
+        return _markdown(self._this(request, key))
+
+    def this_json(self, request: gr.Request, key: str) -> File:
+        """The open chat, to import."""
+        return _json(self._this(request, key))
+
+    def all_markdown(self, request: gr.Request, key: str) -> File:
+        """All chats, to read."""
+        return _markdown(self._all(request))
+
+    def all_json(self, request: gr.Request, key: str) -> File:
+        """All chats, to import."""
+        return _json(self._all(request))
+
+    def _this(self, request: gr.Request, key: str) -> list[Conversation]:
+        try:
+            return [self._store.load(self._owner_of(request), key)]
+        except Unknown as error:
+            raise _gone(request) from error
+
+    def _all(self, request: gr.Request) -> list[Conversation]:
+        owner = self._owner_of(request)
+        return [self._store.load(owner, found.id) for found in reversed(self._store.list(owner))]
+
+    def _show(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
+        return self._opened(request, key, search, note)[1:]
+
+    def _opened(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
+        """As `_show`, after the id of the open chat, which is "" once it is gone."""
+        owner, say = self._owner_of(request), words(request)
+        everything = {found.id: found for found in self._store.list(owner)}
+        found = self._store.list(owner, search) if search and search.strip() else tuple(everything.values())
+        current = everything.get(key)
+        listed = [(_line(item.title, item.pinned, say), item.id) for item in found[:LISTED]]
+        is_listed = current and current.id in {value for _, value in listed}
+        note = note or _note(say, len(everything), len(found))
+        pin = say("history.unpin" if current and current.pinned else "history.pin")
+        return [
+            current.id if current else "",
+            gr.Radio(listed, value=current.id if current and is_listed else None),
+            gr.HTML(escape(note), visible=bool(note)),
+            gr.Row(visible=current is not None),
+            gr.Button(pin),
+            gr.Row(visible=False),
+            gr.Column(visible=False),
+        ]
+
+
+def _gone(request: gr.Request) -> gr.Error:
+    return gr.Error(words(request)("history.gone"), print_exception=False)
+
+
+def _line(title: str, pinned: bool, say: Words) -> str:
+    return f"{'★ ' if pinned else ''}{title or say('page.new_chat')}"
+
+
+def _note(say: Words, everything: int, found: int) -> str:
+    if not everything:
+        return say("history.none")
+    if not found:
+        return say("history.not_found")
+    return say("history.older", count=found - LISTED) if found > LISTED else ""
+
+
+def _ask(question: str, everything: bool) -> tuple[Any, Any, bool, Any]:
+    return gr.Column(visible=True), escape(question), everything, gr.Row(visible=False)
+
+
+def _markdown(conversations: list[Conversation]) -> File:
+    return _file(conversations, to_markdown(conversations), "md", "text/markdown")
+
+
+def _json(conversations: list[Conversation]) -> File:
+    return _file(conversations, to_json(conversations), "json", "application/json")
+
+
+def _file(conversations: list[Conversation], content: str, ending: str, kind: str) -> File:
+    """The name is the title's letters and digits, which every file system takes."""
+    title = conversations[0].title if len(conversations) == 1 else ""
+    plain = "-".join("".join(c if c.isalnum() else " " for c in title).split())[:50]
+    return {"name": f"{plain or 'chats'}.{ending}", "type": kind, "content": content}

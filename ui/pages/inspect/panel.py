@@ -1,0 +1,211 @@
+"""The Inspect view: what is in the file, and what quantizing does to one of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from common.errors import UserError
+from ggufio.blocks import Blocks, Rounded
+from ggufio.ggml import Floats
+from ui.i18n.gradio import text
+from ui.i18n.words import Words, words
+from ui.pages.inspect import view
+from ui.pages.inspect.tensor_sample import Look, contents, histogram, look, type_sums
+from ui.render.status import error_line
+
+_HEIGHT = 210
+_X, _Y, _SERIES = "x", "y", "series"
+_BEFORE, _AFTER = "#a8a29e", "#0f8f80"  # both are seen on light and on dark
+Updates = dict[Any, Any]
+
+
+class Figure:
+    """A plot and the line below it; `outputs` are what its updates are for."""
+
+    def __init__(self, plot: type[gr.BarPlot] | type[gr.LinePlot], name: str, info: str) -> None:
+        """`info` is the key of the line's text."""
+        with gr.Column(visible=False, min_width=260, elem_id=f"figure-{name}") as self._box:
+            self._plot = plot(x=_X, y=_Y, color=_SERIES, color_title=" ", height=_HEIGHT)
+            gr.Markdown(text(info), elem_classes="teach")
+        self.outputs: list[Any] = [self._box, self._plot]
+
+    def hidden(self) -> Updates:
+        """Nothing to see."""
+        return {self._box: gr.update(visible=False)}
+
+    def _shown(self, rows: list[list[Any]], kind: str, **looks: Any) -> Updates:
+        if not rows:
+            return self.hidden()
+        value = {  # what the component takes without a data frame: gradio.components.native_plot.PlotData
+            "columns": [_X, _Y, _SERIES],
+            "data": rows,
+            "datatypes": {_X: kind, _Y: "quantitative", _SERIES: "nominal"},
+            "mark": self._plot.get_mark(),
+        }
+        return {self._box: gr.update(visible=True), self._plot: gr.update(value=value, **looks)}
+
+
+class Bars(Figure):
+    """A bar for each name."""
+
+    def __init__(self, name: str, info: str) -> None:
+        super().__init__(gr.BarPlot, name, info)
+
+    def filled(self, values: Mapping[str, float | None], x_title: str, y_title: str) -> Updates:
+        """The names that have a value, in their order."""
+        rows: list[list[Any]] = [[name, value, ""] for name, value in values.items() if value is not None]
+        names = [row[0] for row in rows]
+        looks: dict[str, Any] = {"sort": names, "color_map": {"": _AFTER}, "colors_in_legend": []}
+        return self._shown(rows, "nominal", x_title=x_title, y_title=y_title, **looks)
+
+
+class Curves(Figure):
+    """A curve for each series; the first of two is the paler."""
+
+    def __init__(self, name: str, info: str) -> None:
+        super().__init__(gr.LinePlot, name, info)
+
+    def filled(
+        self, x: Sequence[float], series: Mapping[str, Iterable[float]], x_title: str, y_title: str
+    ) -> Updates:
+        """Each series has as many values as `x`."""
+        rows = [[at, y, name] for name, values in series.items() for at, y in zip(x, values, strict=True)]
+        colours = (_BEFORE, _AFTER) if len(series) > 1 else (_AFTER,)
+        looks: dict[str, Any] = {"color_map": dict(zip(series, colours, strict=True))}
+        looks["colors_in_legend"] = list(series) if len(series) > 1 else []
+        return self._shown(rows, "quantitative", x_title=x_title, y_title=y_title, **looks)
+
+
+FileOf = Callable[[gr.Request, object], Path]
+"""The file of a model's key, for who asks. Raises ModelError."""
+
+
+ONE_AT_A_TIME: dict[str, Any] = {
+    "concurrency_limit": 1,  # what one visitor looks at must not take all cores from the answers
+    "concurrency_id": "quality",
+    "show_progress": "minimal",
+    "api_visibility": "private",
+}
+_FIRST = ("blk.0.attn_q.weight", "blk.0.attn_qkv.weight", "blk.0.ffn_down.weight")  # most models have one
+_BINS = 40
+
+
+class InspectPanel:
+    """Lays out the view; `updates` fill it for a file, `wire` connects its own choices."""
+
+    def __init__(self) -> None:
+        self._types = gr.HTML(padding=False)
+        self._tensor = gr.Dropdown(
+            [], label=text("inspect.tensor"), info=text("inspect.tensor.info"), elem_id="inspect-tensor"
+        )
+        self._type = gr.Radio([], label=text("inspect.round"), elem_id="inspect-round")
+        self._wanted = gr.State("")  # Gradio refuses a Radio's value when its choices changed meanwhile
+        self._facts = gr.HTML(padding=False, elem_id="inspect-facts")
+        with gr.Row(elem_classes="plots"):
+            self._values = Curves("values", "inspect.values.info")
+            self._steps = Curves("steps", "inspect.steps.info")
+            self._zeros = Curves("zeros", "inspect.zeros.info")
+            self._errors = Bars("errors", "inspect.errors.info")
+        self._tables = gr.HTML(padding=False, elem_id="inspect-tables")
+        self._metadata = gr.HTML(padding=False, elem_id="inspect-metadata")
+        self._figures = (self._values, self._steps, self._zeros, self._errors)
+        plots = [output for figure in self._figures for output in figure.outputs]
+        self._seen = [self._type, self._facts, self._tables, *plots]
+        self.outputs = [self._types, self._tensor, self._metadata, *self._seen]
+
+    def wire(self, model: gr.Dropdown, file_of: FileOf) -> None:
+        """Follow the choice of a tensor and of a type."""
+
+        def chosen(request: gr.Request, key: object, tensor: object, kind: object) -> Updates:
+            say = words(request)
+            try:
+                return self._look_at(file_of(request, key), str(tensor), str(kind), say)
+            except UserError as error:
+                return self._nothing(error_line(error, say=say))
+
+        self._tensor.input(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
+        follow = self._type.input(lambda kind: kind, self._type, self._wanted, **ONE_AT_A_TIME)
+        follow.then(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
+
+    def updates(self, path: Path, say: Words) -> Updates:
+        """All of the view for a file, with a tensor that most models have. Raises ModelError."""
+        found = contents(path)
+        choices = [(view.tensor_label(tensor), name) for name, tensor in found.tensors.items()]
+        name = next((name for name in _FIRST if name in found.tensors), choices[0][1] if choices else "")
+        return {
+            self._types: view.types_table(type_sums(found), say),
+            self._metadata: view.metadata_table(found, say),
+            self._tensor: gr.update(choices=choices, value=name or None, visible=bool(choices)),
+            **self._look_at(path, name, "", say),
+        }
+
+    def empty(self) -> Updates:
+        """Nothing to look at."""
+        return {
+            self._types: "",
+            self._metadata: "",
+            self._tensor: gr.update(visible=False),
+            **self._nothing(""),
+        }
+
+    def _nothing(self, why: str) -> Updates:
+        """No tensor to show."""
+        updates: Updates = {self._facts: why, self._tables: "", self._type: gr.update(visible=False)}
+        for figure in self._figures:
+            updates |= figure.hidden()
+        return updates
+
+    def _look_at(self, path: Path, name: str, wanted: str, say: Words) -> Updates:
+        """A tensor as the type `wanted` has it; its own, or the first that can hold it, when that cannot."""
+        try:
+            seen = look(path, name)
+        except UserError as error:  # this tensor cannot be shown, and others can
+            return self._nothing(error_line(error, say=say))
+        possible = [kind for kind, one in seen.after.items() if one is not None]
+        kind = wanted if wanted in possible else next(iter(possible), None)
+        one = seen.after[kind] if kind else None
+        choices = [(view.type_label(seen, kind, say), kind) for kind in possible]
+        return {
+            self._type: gr.update(choices=choices, value=kind, visible=bool(possible)),
+            self._facts: view.tensor_facts(seen, say),
+            self._tables: view.tensor_tables(seen, one, say),
+            **self._plots_of(seen, one, say),
+            **self._plots_of_blocks(one.blocks if one else None, say),
+        }
+
+    def _plots_of(self, seen: Look, one: Rounded | None, say: Words) -> Updates:
+        if one is None:
+            return self._values.hidden() | self._errors.hidden()
+        middles, before, after = histogram(seen.before.values, one.values)
+        series = {say("inspect.before"): before.tolist(), one.kind.name: after.tolist()}
+        errors = {kind: 100 * one.error.relative for kind, one in seen.after.items() if one is not None}
+        relative = f"{say('inspect.head.relative')}, %"
+        return {
+            **self._values.filled(middles.tolist(), series, say("inspect.value"), say("inspect.share")),
+            **self._errors.filled(errors, say("inspect.head.type"), relative),
+        }
+
+    def _plots_of_blocks(self, blocks: Blocks | None, say: Words) -> Updates:
+        if blocks is None:
+            return self._steps.hidden() | self._zeros.hidden()
+        steps = _spread(self._steps, np.abs(blocks.step), say("inspect.head.step"), say)
+        if blocks.symmetric:
+            return steps | self._zeros.hidden()
+        return steps | _spread(self._zeros, blocks.zero_point, say("inspect.head.zero"), say)
+
+
+def _spread(figure: Curves, values: Floats, title: str, say: Words) -> Updates:
+    """How values are distributed, without the outermost two in a hundred."""
+    finite = values[np.isfinite(values)]
+    if not finite.size or np.ptp(finite) == 0:
+        return figure.hidden()
+    low, high = np.percentile(finite, [1, 99])
+    counts, edges = np.histogram(finite, _BINS, (float(low), float(high)))
+    middles = ((edges[:-1] + edges[1:]) / 2).tolist()
+    shares = (counts * (100 / finite.size)).tolist()
+    return figure.filled(middles, {title: shares}, title, say("inspect.blocks_share"))

@@ -1,0 +1,126 @@
+"""What the Inspect view shows: a file's contents, and what types do to the numbers of one of its tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ggufio import shards
+from ggufio.blocks import Rounded, Sample, error_of, is_symmetric, rounded, sample
+from ggufio.errors import GgufError
+from ggufio.ggml import Floats, NumberType
+from ggufio.reader import Gguf, Tensor, read_gguf
+from ui.models.files import name_and_type
+
+TYPES = ("Q4_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K")  # symmetric ones first, K-quants last
+UNROUNDED = ("F32", "BF16", "F16")
+_BINS = 64
+_TAIL = 0.5  # percent at each end that the histogram leaves out, so that one number cannot flatten it
+
+
+@dataclass(frozen=True)
+class TypeSum:
+    """The tensors of one type: how many, their numbers, and their bytes."""
+
+    kind: NumberType
+    tensors: int
+    numbers: int
+    size: int
+    symmetric: bool | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A tensor and what types do to it.
+
+    `before` are its numbers from the best file at hand, named by `reference`, or its own where that is empty.
+    `after` has every type that was tried; None for one whose blocks do not fill a row. The file's own type
+    comes first where the numbers before are another file's.
+    """
+
+    tensor: Tensor
+    reference: str
+    before: Sample
+    after: Mapping[str, Rounded | None]
+
+
+def contents(path: Path) -> Gguf:
+    """The head of a model, that of all its files in one. Raises GgufError."""
+    files = shards.files(path)
+    try:
+        return _contents(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    except OSError as error:
+        raise GgufError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=8)  # a large vocabulary takes a good part of a second to walk through
+def _contents(files: tuple[tuple[Path, int, int], ...]) -> Gguf:
+    heads = [read_gguf(path) for path, _, _ in files]
+    tensors = {name: tensor for head in heads for name, tensor in head.tensors.items()}
+    return Gguf(heads[0].path, heads[0].metadata, tensors)
+
+
+def type_sums(found: Gguf) -> list[TypeSum]:
+    """The tensors by type, what takes most bytes first."""
+    counts, numbers, sizes = Counter[NumberType](), Counter[NumberType](), Counter[NumberType]()
+    for tensor in found.tensors.values():
+        counts[tensor.kind] += 1
+        numbers[tensor.kind] += tensor.rows * tensor.width
+        sizes[tensor.kind] += tensor.size
+    return [
+        TypeSum(kind, counts[kind], numbers[kind], size, is_symmetric(kind))
+        for kind, size in sizes.most_common()
+    ]
+
+
+def look(path: Path, name: str) -> Look:
+    """A tensor of a model. Raises GgufError, also for a name that it does not have."""
+    own = contents(path).tensors.get(name)
+    if own is None:
+        raise GgufError(f"{path.name} has no tensor {name[:80]!r}: choose one of the list")
+    best = _unrounded(path, own)
+    before = sample(best or own)
+    after: dict[str, Rounded | None] = {}
+    if best is not None:
+        now = sample(own)
+        after[own.kind.name] = Rounded(own.kind, now.values, now.blocks, error_of(before.values, now.values))
+    after |= {kind: rounded(before.values, kind) for kind in TYPES if kind not in after}
+    return Look(own, best.path.name if best else "", before, after)
+
+
+def unrounded_beside(path: Path) -> Path | None:
+    """The same model in full precision, by its name, in the same folder."""
+    stem, kind = name_and_type(path)
+    if kind in UNROUNDED:
+        return None
+    found = {name_and_type(file): file for file in sorted(path.parent.glob("*.gguf"))}
+    return next((found[stem, best] for best in UNROUNDED if (stem, best) in found), None)
+
+
+def _unrounded(path: Path, own: Tensor) -> Tensor | None:
+    """The tensor in full precision; None when no file has it, or this one is as good."""
+    beside = unrounded_beside(path)
+    if beside is None or own.kind.name in UNROUNDED:
+        return None
+    try:
+        best = contents(beside).tensors.get(own.name)
+    except GgufError:  # it is half a download, or broken: this file is what there is
+        return None
+    fits = best is not None and best.shape == own.shape and best.kind.name in UNROUNDED
+    return best if fits else None
+
+
+def histogram(before: Floats, after: Floats) -> tuple[Floats, Floats, Floats]:
+    """The middles of equal bins, and the percentage of the numbers in each, before and after."""
+    low, high = np.percentile(before, [_TAIL, 100 - _TAIL])
+    if low == high:
+        low, high = low - 1, high + 1
+    edges = np.linspace(low, high, _BINS + 1)
+    shares = [np.histogram(values, edges)[0] * (100 / values.size) for values in (before, after)]
+    middles = (edges[:-1] + edges[1:]) / 2
+    return middles.astype(np.float32), shares[0].astype(np.float32), shares[1].astype(np.float32)

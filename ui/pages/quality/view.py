@@ -1,0 +1,255 @@
+"""How a certificate looks: its verdict on a file, the findings, all files of its export. HTML, all escaped.
+
+The findings are the export's own English sentences; what is around them speaks the visitor's language.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from common.text import size_text
+from ggufio.shards import whole_name
+from ui.i18n.words import Words
+from ui.models.files import name_and_type
+from ui.pages.quality.certificate_file import Certificate, Finding
+from ui.render.scatter import Axis, Point, scatter
+from ui.render.tables import NOTHING, paragraph, percent, short_number, table
+
+CHECKS = {
+    "tokenizer": ("size", "vocabulary", "added", "roles", "text"),
+    "template": ("text", "bos", "end"),
+    "settings": ("base", "shape", "rope"),
+    "weights": ("head", "values"),
+    "behaviour": ("first_words",),
+    **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed"), ()),
+}
+"""The findings that the page calls by names of its own: areas, and what is looked at in each."""
+
+
+HOW = "python scripts/export_gguf.py certify {} --reference FOLDER"
+_MOST_WORST = 5  # prompts that are shown
+
+
+@dataclass(frozen=True)
+class FileFigures:
+    """A model as it was measured: shares, nats a token, and tokens a second; None for what was not.
+
+    `name` is its file, of shards the whole's; `interval` is that of its survival.
+    """
+
+    name: str
+    status: str
+    size: int | None
+    survival: float | None
+    interval: tuple[float, float] | None
+    kl: float | None
+    agreement: float | None
+    prefill: float | None
+    decode: float | None
+
+    @property
+    def label(self) -> str:
+        """What a plot calls it: its type, or its name where that says none."""
+        stem, kind = name_and_type(Path(self.name))
+        return kind or stem
+
+
+def file_figures(certificate: Certificate, folder: Path) -> list[FileFigures]:
+    """All models of a certificate, in its order, and the unrounded one that was timed along with them."""
+    timed = [finding.file for finding in certificate.findings if finding.name == "speed" and finding.file]
+    first: dict[str, str] = {}
+    for name in (*(file.name for file in certificate.files), *timed):
+        first.setdefault(whole_name(name), name)
+    sizes = _sizes(folder)
+    return [_figures(name, certificate, sizes.get(whole)) for whole, name in first.items()]
+
+
+def _sizes(folder: Path) -> Mapping[str, int]:
+    """Bytes of each model in a folder, that of all its files by the whole's name."""
+    sizes = Counter[str]()
+    for path in folder.glob("*.gguf"):
+        sizes[whole_name(path.name)] += path.stat().st_size if path.is_file() else 0
+    return sizes
+
+
+def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigures:
+    """`name` is a file of the model, `size` what is known of it all."""
+
+    def figure(check: str, *names: str) -> float | None:
+        found = certificate.finding(check, name)
+        return found.figure(*names) if found else None
+
+    entry = certificate.entry(name)
+    low, high = figure("survival", "kept", "low"), figure("survival", "kept", "high")
+    return FileFigures(
+        name=whole_name(name),
+        status=entry.status if entry else "skipped",
+        size=size,
+        survival=figure("survival", "kept", "value"),
+        interval=None if low is None or high is None else (low, high),
+        kl=figure("quantization", "mean_kl"),
+        agreement=figure("quantization", "agreement"),
+        prefill=figure("speed", "prefill"),
+        decode=figure("speed", "decode"),
+    )
+
+
+def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say: Words) -> str:
+    """What the certificate says of a file, and whether it is about this very file.
+
+    `actual` is the SHA-256 of each of the model's files; none where they cannot be compared.
+    """
+    entry = certificate.entry(name)
+    if entry is None:
+        names = ", ".join(file.name for file in certificate.files[:4])
+        return paragraph(say("quality.foreign", name=name, names=names), "verdict warn") + how(name, say)
+    words = f"{chip(entry.status, say)} {escape(say(f'quality.verdict.{entry.status}'))}"
+    head = f"<p class='verdict {entry.status}'>{words}</p>"
+    if not actual:
+        return head
+    for file, found in actual.items():
+        certified = certificate.entry(file)
+        expected = certified.sha256 if certified else NOTHING
+        if found != expected:
+            known = say("quality.changed", actual=found[:12], expected=expected[:12])
+            return paragraph(known, "verdict fail")
+    return head + paragraph(say("quality.same", hash=entry.sha256[:12]), "teach")
+
+
+def how(name: str, say: Words) -> str:
+    """How a certificate is made."""
+    return paragraph(say("quality.how"), "teach") + f"<pre><code>{escape(HOW.format(name))}</code></pre>"
+
+
+def findings(found: Sequence[Finding], say: Words) -> str:
+    """The findings: what is wrong stands open, what is well is folded away."""
+    open_ones = [one for one in found if one.status in ("fail", "warn")]
+    parts = [_finding(one, say) for one in open_ones]
+    for status in ("pass", "skipped"):
+        folded = [one for one in found if one.status == status]
+        if folded:
+            inner = "".join(_finding(one, say) for one in folded)
+            summary = escape(say(f"quality.folded.{status}", count=len(folded)))
+            parts.append(f"<details><summary>{summary}</summary>{inner}</details>")
+    return f"<div class='findings'>{''.join(parts)}</div>"
+
+
+def files_table(figures: Sequence[FileFigures], say: Words) -> str:
+    """All files of the export, side by side."""
+    heads = ("file", "verdict", "size", "survival", "kl", "agreement", "prefill", "decode")
+    label = say("quality.files")
+    rows = [_row(one, say) for one in figures]
+    title = f"<h2>{escape(label)}</h2>{paragraph(say('quality.files.info'), 'teach')}"
+    return title + table([say(f"quality.head.{head}") for head in heads], rows, label)
+
+
+def chip(status: str, say: Words) -> str:
+    """A status as a mark that is read without colours too."""
+    return f"<span class='chip {status}'>{escape(say(f'quality.status.{status}'))}</span>"
+
+
+def _row(one: FileFigures, say: Words) -> list[str]:
+    return [
+        one.name,
+        say(f"quality.status.{one.status}"),
+        size_text(one.size) if one.size is not None else NOTHING,
+        _survival(one, say),
+        short_number(one.kl, say),
+        percent(one.agreement, say),
+        say.number(one.prefill) if one.prefill is not None else NOTHING,
+        say.number(one.decode) if one.decode is not None else NOTHING,
+    ]
+
+
+def _survival(one: FileFigures, say: Words) -> str:
+    value = percent(one.survival, say)
+    if one.survival is None or one.interval is None:
+        return value
+    low, high = (say.number(100 * end, 1) for end in one.interval)
+    return say("quality.interval", value=value, low=low, high=high)
+
+
+def _finding(one: Finding, say: Words) -> str:
+    parts = [f"<h3>{chip(one.status, say)} {escape(_heading(one.name, say))}</h3>", _english(one.summary)]
+    for name, text in (("cause", one.cause), ("wanted", one.threshold)):
+        if text:
+            parts.append(f"<p class='teach'><b>{escape(say(f'quality.{name}'))}</b> {_words(text)}</p>")
+    return f"<section class='finding'>{''.join(parts)}{_worst(one, say)}</section>"
+
+
+def _heading(name: str, say: Words) -> str:
+    """What was looked at: the finding, or the area that it belongs to, or the name of one from elsewhere."""
+    area, _, part = name.partition(".")
+    if area not in CHECKS:
+        return name
+    return say(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
+
+
+def _worst(one: Finding, say: Words) -> str:
+    """The prompts that came out worst."""
+    listed = one.figures.get("worst")
+    worst = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    prompts = [str(entry.get("prompt", ""))[:200] for entry in worst[:_MOST_WORST]]
+    if not prompts:
+        return ""
+    items = "".join(f"<li dir='auto'>{escape(prompt)}</li>" for prompt in prompts)
+    return f"<p class='teach'><b>{escape(say('quality.worst'))}</b></p><ul>{items}</ul>"
+
+
+def _english(text: str) -> str:
+    return f"<p>{_words(text)}</p>"
+
+
+def _words(text: str) -> str:
+    return f"<span lang='en' dir='auto'>{escape(text)}</span>"
+
+
+GOOD_SURVIVAL = 95.0  # percent; these two are the certificate's own limits (docs/survival.md)
+GOOD_KL = 0.1
+_GB = 2e9  # bytes from which sizes are told in GB
+_MOST = 24  # points; an export has fewer files, a stranger's certificate may have any number
+
+
+def charts(figures: Sequence[FileFigures], chosen: str, say: Words) -> str:
+    """The charts of what was measured, the file `chosen` standing out; empty when nothing was."""
+    parts = []
+    for what in ("survival", "kl"):
+        drawn = [_chart(figures, what, by, chosen, say) for by in ("size", "speed")]
+        if any(drawn):
+            parts.append(f"<div class='scatters'>{''.join(drawn)}</div>")
+            parts.append(paragraph(say(f"quality.{what}.info"), "teach"))
+    return "".join(parts)
+
+
+def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, say: Words) -> str:
+    unit = 1e9 if max((one.size or 0 for one in figures), default=0) >= _GB else 1e6
+    points = [point for one in figures if (point := _point(one, what, by, chosen, unit))][:_MOST]
+    if not points:
+        return ""
+    limit = GOOD_SURVIVAL if what == "survival" else GOOD_KL
+    size = f"{say('quality.head.size')}, {'GB' if unit == 1e9 else 'MB'}"
+    x = Axis(size if by == "size" else say("quality.speed"))
+    y = Axis(say(f"quality.{what}"), 100.0 if what == "survival" else 0.0, limit)
+    return scatter(points, x, y, say("quality.chart", y=y.title, x=x.title), say.number)
+
+
+def _point(one: FileFigures, what: str, by: str, chosen: str, unit: float) -> Point | None:
+    """A file in one chart; None where it was not measured, or where no real file can be."""
+    x = one.decode if by == "speed" else one.size and one.size / unit
+    if what == "kl":
+        y, interval = one.kl, None
+    else:
+        y, interval = one.survival and 100 * one.survival, _percent(one.interval)
+    if x is None or y is None or not 0 < x < 1e6 or not -1e3 < y < 1e3:
+        return None
+    return Point(one.label, x, y, interval, one.name == chosen)
+
+
+def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    if interval is None or not -10 < interval[0] <= interval[1] < 10:
+        return None
+    return 100 * interval[0], 100 * interval[1]

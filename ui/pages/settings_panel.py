@@ -1,0 +1,245 @@
+"""The settings at the side: the system prompt and how an answer is sampled; the browser remembers them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, get_args
+
+import gradio as gr
+from gradio.context import Context
+
+from engine.config import Overflow, SamplingSettings
+from engine.types import ModelInfo
+from ui.i18n.gradio import text
+from ui.i18n.words import words
+from ui.sampling import (
+    FIELDS,
+    MAIN_FIELDS,
+    MORE_FIELDS,
+    MOST_STOPS,
+    PRESET_FIELDS,
+    SEED,
+    SLIDERS,
+    ModelSettings,
+    SamplingField,
+    sampling_from,
+)
+from ui.static import STATIC
+
+STORAGE_KEY = "gguf-chat.settings"
+VERSION = 1
+LONGEST_TEXT = 20_000  # characters of a system prompt that is taken back
+TEXTS = ("system_prompt", "stop")
+_RESTORE = (STATIC / "settings_storage.js").read_text(encoding="utf-8")
+_RESTORED = "document.documentElement.dataset.settings"  # set once a page shows what was remembered
+
+
+def built(names: Sequence[str], first: ModelSettings) -> dict[str, Any]:
+    """How a page is built, for settings_storage.js: `first` is the model that it starts with."""
+    values = first.defaults()
+    fields = [{"name": name, "value": values[name], **_kind(name, first)} for name in names]
+    return {"version": VERSION, "fields": fields, "presets": first.presets()}
+
+
+def restore(names: Sequence[str], first: ModelSettings) -> str:
+    """A function of what is stored and the values shown; gives what to store, the values and the preset."""
+    call = f"({_RESTORE})({json.dumps(built(names, first))}, ...now)"
+    return f"(...now) => {{ {_RESTORED} = 'restored'; return {call}; }}"
+
+
+def remember(names: Sequence[str]) -> str:
+    """A function of the values shown, which gives what to store: nothing before all of them are restored."""
+    values = f"Object.fromEntries({list(names)}.map((name, i) => [name, values[i]]))"
+    return f"(...values) => {_RESTORED} ? [{{version: {VERSION}, values: {values}}}] : []"
+
+
+def remember_texts(names: Sequence[str]) -> str:
+    """As `remember`, of what is stored and the values shown, for who may have left a text as it was."""
+    places = {name: names.index(name) for name in TEXTS}
+    changed = "([name, i]) => (values[i] ?? '') !== (stored?.values?.[name] ?? '')"
+    any_changed = f"Object.entries({json.dumps(places)}).some({changed})"
+    return f"(stored, ...values) => {any_changed} ? ({remember(names)})(...values) : []"
+
+
+def _kind(name: str, first: ModelSettings) -> dict[str, Any]:
+    if name in SLIDERS:
+        return {"kind": "slider", **asdict(first.slider(name)), "whole": SLIDERS[name].whole}
+    if name == SEED.name:
+        return {"kind": "number", **asdict(SEED), "whole": True}
+    if name == "overflow":
+        return {"kind": "choice", "choices": get_args(Overflow)}
+    return {"kind": "text", "longest": LONGEST_TEXT, "lines": MOST_STOPS if name == "stop" else LONGEST_TEXT}
+
+
+def system_prompt_box() -> gr.Textbox:
+    """Who the model should be."""
+    return gr.Textbox(
+        label=text("settings.system_prompt"),
+        info=text("settings.system_prompt.info"),
+        placeholder=text("settings.system_prompt.example"),
+        lines=3,
+        max_lines=8,
+        elem_id="set-system-prompt",
+    )
+
+
+def preset_choice(names: Sequence[str]) -> gr.Radio:
+    """The presets by their names; the first is the default."""
+    return gr.Radio(
+        [(text(f"settings.preset.{name}"), name) for name in names],
+        value=names[0],
+        label=text("settings.preset"),
+        info=text("settings.preset.info"),
+        elem_id="set-preset",
+    )
+
+
+def slider(field: SamplingField, value: float) -> gr.Slider:
+    """A number within its range."""
+    return gr.Slider(
+        minimum=field.low,
+        maximum=field.high,
+        step=field.step,
+        value=value,
+        label=text(field.label),
+        info=text(field.info),
+        buttons=[],
+        elem_id=f"set-{field.name}",
+    )
+
+
+def seed_box(field: SamplingField) -> gr.Number:
+    """A whole number, or nothing."""
+    return gr.Number(
+        label=text(field.label),
+        info=text(field.info),
+        value=None,
+        placeholder=text("settings.seed.random"),
+        precision=0,
+        minimum=field.low,
+        maximum=field.high,
+        elem_id="set-seed",
+    )
+
+
+def stop_box() -> gr.Textbox:
+    """Stop strings, one a line."""
+    return gr.Textbox(
+        label=text("settings.stop"),
+        info=text("settings.stop.info"),
+        placeholder=text("settings.stop.example"),
+        lines=2,
+        max_lines=6,
+        elem_id="set-stop",
+    )
+
+
+def overflow_choice() -> gr.Radio:
+    """What becomes of a conversation that no longer fits."""
+    return gr.Radio(
+        [(text("settings.overflow.drop"), "drop"), (text("settings.overflow.refuse"), "refuse")],
+        value="drop",
+        label=text("settings.overflow"),
+        info=text("settings.overflow.info"),
+        elem_id="set-overflow",
+    )
+
+
+NAMES = ("system_prompt", *(field.name for field in FIELDS), "stop", "overflow")
+QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
+
+
+class SettingsPanel:
+    """Lays out the controls; `components` are an event's inputs, in the order that `read` takes them."""
+
+    def __init__(self, context: int, recommended: Mapping[str, float] | None = None) -> None:
+        """`context` and `recommended` are the first model's: see ModelSettings."""
+        first = ModelSettings(context, recommended or {})
+        self._model = gr.State(first)  # whose ranges, presets and defaults this tab has
+        with gr.Sidebar(
+            label=text("settings.label"), open=False, position="right", width=320, elem_id="settings"
+        ):
+            gr.Markdown(text("settings.title"))
+            self._preset, controls, reset = _lay_out(first)
+        self.components = [controls[name] for name in NAMES]
+        # The key hides the values from nobody: it only has to be the same after a restart.
+        self._memory = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
+        self._wire(controls, reset)
+        self._remember(controls, restore(NAMES, first))
+
+    @staticmethod
+    def read(values: Sequence[Any]) -> tuple[str, SamplingSettings]:
+        """The components' values -> system prompt and settings; raises SettingsError when out of range."""
+        named = dict(zip(NAMES, values, strict=True))
+        return str(named["system_prompt"] or ""), sampling_from(named)
+
+    def follow(
+        self, switches: Sequence[Any], key: gr.State, info_of: Callable[[str], ModelInfo | None]
+    ) -> None:
+        """After these events be the settings of the model of `key`, which `info_of` knows then."""
+
+        def switched(request: gr.Request, key: str, before: ModelSettings, *values: Any) -> list[Any]:
+            info = info_of(key)
+            now = before if info is None else ModelSettings(info.context, info.recommended)
+            if now == before:
+                return [gr.skip()] * len(outputs)
+            held = dict(zip(NAMES, values, strict=True))
+            named = now.instead_of(before, held)
+            # What stays is not sent: somebody may be changing it just now.
+            sent = {name: {"value": value} for name, value in named.items() if value != held[name]}
+            sent["max_tokens"] = {**sent.get("max_tokens", {}), "maximum": now.slider("max_tokens").high}
+            shown = [gr.update(**sent.get(name, {})) for name in NAMES]
+            say, preset = words(request), now.preset_of(named)
+            choices = [(say(f"settings.preset.{name}"), name) for name in now.presets()]
+            return [now, *shown, gr.update(choices=choices, value=preset)]
+
+        outputs = [self._model, *self.components, self._preset]
+        for event in switches:  # the last of switches in quick turn is the one to follow
+            event.then(
+                switched, [key, self._model, *self.components], outputs, trigger_mode="always_last", **QUICK
+            )
+
+    def _wire(self, controls: Mapping[str, Any], reset: gr.Button) -> None:
+        """Presets and reset."""
+        of_preset = [controls[name] for name in PRESET_FIELDS]
+        changes = [control.input for control in of_preset]
+        gr.on(changes, outputs=[self._preset], js="() => [null]", **IN_BROWSER)
+        chosen = self._preset.input(_apply, [self._preset, self._model], of_preset, **QUICK)
+        cleared = reset.click(_reset, [self._model], [*self.components, self._preset], **QUICK)
+        for done in (chosen, cleared):
+            done.then(inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
+
+    def _remember(self, controls: Mapping[str, Any], restore: str) -> None:
+        """Every change by hand is remembered in the browser, and taken back there, without the server."""
+        changes = [control.input for control in controls.values()]
+        gr.on(changes, inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
+        # A text box tells of typing alone, and not of what is pasted or cut.
+        everything, left = [self._memory, *self.components], [controls[name].blur for name in TEXTS]
+        gr.on(left, inputs=everything, outputs=[self._memory], js=remember_texts(NAMES), **IN_BROWSER)
+        page = Context.root_block
+        assert page is not None, "a panel is laid out inside of a page"
+        page.load(inputs=everything, outputs=[*everything, self._preset], js=restore, **IN_BROWSER)
+
+
+def _lay_out(first: ModelSettings) -> tuple[gr.Radio, dict[str, gr.components.Component], gr.Button]:
+    controls: dict[str, gr.components.Component] = {"system_prompt": system_prompt_box()}
+    preset, values = preset_choice(list(first.presets())), first.defaults()
+    for field in MAIN_FIELDS:
+        controls[field.name] = slider(first.slider(field.name), values[field.name])
+    with gr.Accordion(text("settings.more"), open=False, elem_id="more-settings"):
+        for field in MORE_FIELDS:
+            controls[field.name] = slider(first.slider(field.name), values[field.name])
+        controls |= {"seed": seed_box(SEED), "stop": stop_box(), "overflow": overflow_choice()}
+    return preset, controls, gr.Button(text("settings.reset"), size="sm", elem_id="reset-settings")
+
+
+def _apply(name: str, model: ModelSettings) -> list[float]:
+    return [model.presets()[name][field] for field in PRESET_FIELDS]
+
+
+def _reset(model: ModelSettings) -> list[Any]:
+    values = model.defaults()
+    return [*(values[name] for name in NAMES), model.preset_of(values)]

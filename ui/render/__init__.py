@@ -1,0 +1,1 @@
+"""HTML and Markdown of messages, status lines, tables and charts."""

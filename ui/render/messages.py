@@ -1,0 +1,220 @@
+"""What a model's Markdown becomes before a browser sees it: harmless, and with its mathematics marked.
+
+The text of a model is untrusted: it is shown as Markdown, and Markdown can carry HTML and images, that is,
+requests to other people's servers. `defuse` takes both away by slipping an invisible WORD JOINER into `<tag`
+and `![` (which leaves a link, for who wants to see the image), and into the fence of a Mermaid diagram, whose
+text Gradio makes HTML of as it is. The reader sees exactly what the model wrote, and `restore` gives the
+model back its own words.
+Gradio's sanitizer and the page's Content-Security-Policy (ui/server/app.py) stand behind it.
+
+Gradio takes whatever stands between two delimiters of mathematics for a formula, also across code. So those
+that open or close no formula of ours get a joiner as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import RequestError
+from engine.types import Message
+from ui.conversations.model import Node
+from ui.i18n.words import ENGLISH, Words
+
+JOINER = "\u2060"  # WORD JOINER: no width, no line break, and no letter to an HTML parser
+LATEX: list[dict[str, str | bool]] = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+]
+_LINES = r"(?:(?!\n[ \t]*\n).)+?"  # up to the paragraph's end
+
+
+# Nor beyond the next one that opens: thousands that are never closed would each be followed to the end.
+_DISPLAY = r"(?:(?!\n[ \t]*\n|(?<!\\)\\\[).)+?"
+_INLINE = r"(?:(?!\n[ \t]*\n|(?<!\\)\\\().)+?"
+
+
+# Code comes first: it is shown as it is, and people copy it. An unclosed fence runs to the end.
+# `$x$` as Pandoc reads it: no space inside the dollars and no digit behind them, so that prices stay prices.
+_PIECES = re.compile(
+    r"(?P<code>^[ \t>]*(?P<fence>`{3,}(?!`)|~{3,}(?!~))[^\n]*\n(?:.*?^[ \t>]*(?P=fence)[`~]*[ \t]*$|.*)"
+    rf"|(?<!`)(?P<tick>`{{1,8}})(?!`){_LINES}(?<!`)(?P=tick)(?!`))"
+    rf"|(?P<display>\$\$(?!\$){_LINES}\$\$|(?<!\\)\\\[{_DISPLAY}\\\])"
+    rf"|(?<!\\)\\\((?P<inline>{_INLINE})\\\)"
+    rf"|(?<![\\$\w])\$(?P<dollars>(?![\s$])(?:(?!\n[ \t]*\n)[^$])+?(?<![\s\\]))\$(?![\w$])",
+    re.MULTILINE | re.DOTALL,
+)
+_ACTIVE = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)")
+_MERMAID = re.compile(r"```(?=mermaid)")
+_DELIMITER = re.compile(r"\\(?=[()\[\]])|\$(?=\$)")
+_DOLLARS = re.compile(r"\$(?=\$)")
+_SLIPPED = re.compile(
+    rf"<{JOINER}(?=[A-Za-z/!?])|!{JOINER}(?=\[)|\\{JOINER}(?=[()\[\]])|\${JOINER}(?=\$)|```{JOINER}(?=mermaid)"
+)
+_SUM = re.compile(r"\d[\d.,]*\s[^=+*/^_\\<>-]*$")  # "5 and 10", of "$5 and 10$"
+
+
+def defuse(text: str, *, dollars: bool = False) -> str:
+    r"""The same to a reader, without HTML and images to a browser; `dollars` turns `$x$` into `\(x\)`."""
+    parts, end = [], 0
+    for piece in _PIECES.finditer(text):
+        parts += [_plain(text[end : piece.start()]), _piece(piece, dollars)]
+        end = piece.end()
+    return _slip(_MERMAID, "".join([*parts, _plain(text[end:])]))
+
+
+def restore(text: str) -> str:
+    """Undo `defuse` without `dollars`."""
+    return _SLIPPED.sub(lambda found: found.group()[:-1], text)
+
+
+def _piece(piece: re.Match[str], dollars: bool) -> str:
+    whole = piece.group()
+    if piece["code"]:
+        return _slip(_DELIMITER, whole)
+    if piece["display"]:
+        # Gradio pairs `$$` before all others, and a matrix has its own `\\[4pt]`.
+        return whole[:2] + _slip(_DOLLARS, _slip(_ACTIVE, whole[2:-2])) + whole[-2:]
+    if piece["inline"]:
+        return f"\\({_plain(piece['inline'])}\\)"
+    if dollars and not _SUM.match(piece["dollars"]):
+        return f"\\({_plain(piece['dollars'])}\\)"
+    return _plain(whole)
+
+
+def _plain(text: str) -> str:
+    return _slip(_DELIMITER, _slip(_ACTIVE, text))
+
+
+def _slip(what: re.Pattern[str], text: str) -> str:
+    return what.sub(rf"\g<0>{JOINER}", text)
+
+
+# Thoughts come first or not at all: whoever explains the tag further down is left alone. Where the template
+# has opened them in the prompt already (Qwen, DeepSeek), the answer holds the closing tag alone.
+_OPEN = re.compile(r"\s*(?:<(?P<tag>think|thinking|thought|reasoning)>|(?P<upper>\[THINK\]))")
+_CODE_OR_TAG = re.compile(r"```.*?```|`[^`\n]*`|(?P<open><think>)|(?P<close></think>)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An answer in two parts. `thoughts` of None: it has none; `thinking`: they have not ended."""
+
+    thoughts: str | None
+    answer: str
+    thinking: bool = False
+
+
+def split(text: str) -> Spoken:
+    """Tell an answer's thoughts from the rest."""
+    opened = _OPEN.match(text)
+    if opened is None:
+        return _closed_alone(text)
+    close = "[/THINK]" if opened["upper"] else f"</{opened['tag']}>"
+    thoughts, ended, answer = text[opened.end() :].partition(close)
+    return Spoken(thoughts.strip(), answer.lstrip(), thinking=not ended)
+
+
+def _closed_alone(text: str) -> Spoken:
+    """Thoughts are what stands before a closing tag that nothing opened, unless that is code."""
+    if "</think>" in text:  # this is asked a dozen times a second
+        for found in _CODE_OR_TAG.finditer(text):
+            if found["open"]:
+                break
+            if found["close"]:
+                return Spoken(text[: found.start()].strip(), text[found.end() :])
+    return Spoken(None, text)
+
+
+Row = dict[str, Any]  # a message as the browser's Chatbot takes it
+_JUDGED = {"like": "Like", "dislike": "Dislike", None: None}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Rows for the Chatbot, and of each row the id of its message."""
+
+    rows: tuple[Row, ...]
+    nodes: tuple[int, ...]
+
+    def __add__(self, other: Shown) -> Shown:
+        return Shown(self.rows + other.rows, self.nodes + other.nodes)
+
+
+def shown(path: Sequence[Node], say: Words = ENGLISH, *, writing: bool = False) -> Shown:
+    """The rows of some messages; `writing`: the last one has not ended."""
+    rows, nodes = list[Row](), list[int]()
+    for node in path:
+        own = _rows(node, say, writing=writing and node is path[-1])
+        rows += own
+        nodes += [node.id] * len(own)
+    return Shown(tuple(rows), tuple(nodes))
+
+
+def opinions(path: Sequence[Node]) -> list[str | None]:
+    """The Chatbot's `feedback_value`: one for each of the assistant's bubbles."""
+    bubbles = [
+        n for n, before in zip(path, [None, *path], strict=False) if before is None or before.role != n.role
+    ]
+    return [_JUDGED[node.opinion] for node in bubbles if node.role == "assistant"]
+
+
+def _rows(node: Node, say: Words, *, writing: bool) -> list[Row]:
+    if node.role == "user":
+        return [_row("user", defuse(node.text))]
+    spoken = split(node.text)
+    if spoken.thoughts is None:
+        return [_row("assistant", defuse(spoken.answer, dollars=True))]
+    thinking = spoken.thinking and writing
+    rows = [_row("assistant", defuse(spoken.thoughts, dollars=True), _folded(spoken.thoughts, thinking, say))]
+    if spoken.answer.strip() or not thinking:
+        rows.append(_row("assistant", defuse(spoken.answer, dollars=True)))
+    return rows
+
+
+def _folded(thoughts: str, thinking: bool, say: Words) -> Row:
+    """`done` from the start: Gradio opens what is pending, and thoughts are to be folded."""
+    title = say("chat.thinking") if thinking else say("chat.thoughts")
+    words = say("chat.words", count=say.number(len(thoughts.split())))
+    return {"title": title, "log": words, "status": "done"}
+
+
+def _row(role: str, text: str, metadata: Row | None = None) -> Row:
+    return {"role": role, "metadata": metadata, "content": [{"text": text, "type": "text"}], "options": None}
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content: a string, or a list of strings and text blocks."""
+    if isinstance(content, str):
+        return restore(content)
+    if isinstance(content, Sequence):
+        return "\n".join(_block_text(block) for block in content)
+    raise RequestError(f"a message's content is {content!r}: send a text")
+
+
+def _block_text(block: object) -> str:
+    if isinstance(block, str):
+        return restore(block)
+    if isinstance(block, Mapping) and isinstance(block.get("text"), str):
+        return restore(block["text"])
+    raise RequestError(f"a message's content holds {block!r}: this model reads text alone")
+
+
+def to_message(item: Mapping[str, Any]) -> Message:
+    """One message of a history; a RequestError names what is wrong with it."""
+    role, content = item.get("role"), item.get("content")
+    if role not in ("system", "user", "assistant"):
+        raise RequestError(f"a message's role is {role!r}: use system, user or assistant")
+    return {"role": role, "content": text_of(content)}
+
+
+def conversation(history: Sequence[Mapping[str, Any]], system_prompt: str = "") -> list[Message]:
+    """What the engine reads: the system prompt, when there is one, and the history without empty messages."""
+    messages = [message for message in map(to_message, history) if message["content"].strip()]
+    if system_prompt.strip():
+        rest = [message for message in messages if message["role"] != "system"]
+        return [{"role": "system", "content": system_prompt.strip()}, *rest]
+    return messages

@@ -1,0 +1,166 @@
+"""A few named points over two axes, with intervals, as inline SVG in the page's own colours (figures.css).
+
+Gradio's plots have neither error bars nor names beside points. Names may be strangers' and are escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+Number = Callable[[float, int], str]
+"""Writes a number with so many decimals, as the visitor's language has it."""
+
+
+_WIDTH, _HEIGHT = 360, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 346, 28, 186  # of the plane; around it are the scales and their titles
+_STEPS = (1, 2, 5, 10)
+_MOST_STEPS = 5
+_LETTER, _LINE = 8, 13  # how wide and high the names' font is, at most
+_LONGEST_NAME = 18
+
+
+# Where a name may stand from its point: right across, and down to its base line; left ones end there.
+_PLACES = [(right, down) for down in (-5, 14, -18, 27, -31, 40) for right in (8, -8)]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Room that is taken."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Box) -> bool:
+        """Whether the two cover a place together."""
+        beside = self.left >= other.right or self.right <= other.left
+        return not beside and self.top < other.bottom and self.bottom > other.top
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point with the interval of its `y`, if it is known; the `chosen` one stands out."""
+
+    name: str
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis says: its title with the unit.
+
+    `best` is a value that it shows whatever the points, `limit` one that it shows with a dashed line across.
+    """
+
+    title: str
+    best: float | None = None
+    limit: float | None = None
+
+    @property
+    def shown(self) -> list[float]:
+        """The values that must have room."""
+        return [value for value in (self.best, self.limit) if value is not None]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to places of the drawing, and the even steps in between."""
+
+    low: float
+    high: float
+    step: float
+    begin: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The place of a value."""
+        return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
+
+    @property
+    def ticks(self) -> list[float]:
+        """The values that are written beside it."""
+        return [
+            self.low + self.step * place for place in range(round((self.high - self.low) / self.step) + 1)
+        ]
+
+    @property
+    def decimals(self) -> int:
+        """How many decimals tell the ticks apart."""
+        return max(0, -math.floor(math.log10(self.step)))
+
+
+def scale_of(values: Sequence[float], begin: float, end: float) -> Scale:
+    """A scale of round numbers that has room for all values."""
+    low, high = min(values), max(values)
+    room = (high - low) or abs(high) or 1.0
+    size = 10 ** math.floor(math.log10(room / _MOST_STEPS))
+    step = next(size * factor for factor in _STEPS if room / (size * factor) <= _MOST_STEPS)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return Scale(first * step, max(last, first + 1) * step, step, begin, end)
+
+
+def scatter(points: Sequence[Point], x: Axis, y: Axis, label: str, number: Number) -> str:
+    """The drawing; `label` is for who cannot see it. There must be points, and their numbers finite."""
+    across = scale_of([*(point.x for point in points), *x.shown], _LEFT + 14, _RIGHT - 14)
+    heights = [value for point in points for value in (point.y, *(point.interval or ()))]
+    up = scale_of([*heights, *y.shown], _BOTTOM, _TOP)
+    parts = [
+        *_grid(across, up, number),
+        _text(0, 12, y.title, "title"),
+        _text(_RIGHT, _HEIGHT - 6, x.title, "title end"),
+        "" if y.limit is None else f"<path class='limit' d='M{_LEFT} {up(y.limit):.1f}H{_RIGHT}'/>",
+        *_points(points, across, up),
+    ]
+    head = f"<svg class='scatter' viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{escape(label)}'>"
+    return f"{head}{''.join(parts)}</svg>"
+
+
+def _grid(across: Scale, up: Scale, number: Number) -> Iterator[str]:
+    for value in up.ticks:
+        yield f"<path class='grid' d='M{_LEFT} {up(value):.1f}H{_RIGHT}'/>"
+        yield _text(_LEFT - 6, up(value) + 4, number(value, up.decimals), "end")
+    for value in across.ticks:
+        yield _text(across(value), _BOTTOM + 18, number(value, across.decimals), "middle")
+
+
+def _points(points: Sequence[Point], across: Scale, up: Scale) -> Iterator[str]:
+    spots = [(across(point.x), up(point.y)) for point in points]
+    taken = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
+    for point, (x, y) in zip(points, spots, strict=True):
+        parts = [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4.5'/>"]
+        if point.interval:
+            low, high = (up(value) for value in point.interval)
+            ends = "".join(f"M{x - 4:.1f} {end:.1f}h8" for end in (low, high))
+            parts.insert(0, f"<path class='interval' d='M{x:.1f} {low:.1f}V{high:.1f}{ends}'/>")
+        name = point.name[:_LONGEST_NAME]
+        right, down = _free_place(name, x, y, taken)
+        taken.append(_box(name, x + right, y + down, left=right < 0))
+        parts.append(_text(x + right, y + down, name, "name end" if right < 0 else "name"))
+        yield f"<g class='point{' chosen' * point.chosen}'>{''.join(parts)}</g>"
+
+
+def _free_place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[float, float]:
+    """Where the name covers nothing; the first place when there is none."""
+    for right, down in _PLACES:
+        box = _box(name, x + right, y + down, left=right < 0)
+        is_inside = box.left >= _LEFT and box.right <= _WIDTH and box.bottom <= _BOTTOM
+        if is_inside and box.top >= _TOP - 10 and not any(box.meets(other) for other in taken):
+            return right, down
+    return _PLACES[0]
+
+
+def _box(name: str, x: float, y: float, *, left: bool) -> Box:
+    """The room of a name that begins at x or, on the left, ends there."""
+    width = _LETTER * len(name)
+    return Box(x - width if left else x, y - _LINE + 3, x if left else x + width, y + 3)
+
+
+def _text(x: float, y: float, words: str, kind: str) -> str:
+    return f"<text class='{kind}' x='{x:.1f}' y='{y:.1f}'>{escape(words)}</text>"

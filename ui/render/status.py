@@ -1,0 +1,180 @@
+"""What is happening, in words: the facts above the chat and the line below it. Plain HTML, all escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from common.errors import UserError
+from common.text import parameters_text, size_text
+from engine.errors import EngineStopped, QueueFull
+from engine.types import Dropped, ModelInfo, RequestStats
+from ui.auth.limits import TooMany
+from ui.conversations.model import Made, Node
+from ui.conversations.store import StoreError, Unknown
+from ui.generation.streaming import Progress
+from ui.i18n.words import ENGLISH, Words
+from ui.models.files import short_name
+from ui.render.messages import split
+
+Failure = UserError | TooMany | Unknown | StoreError
+"""Why a person did not get what they asked for."""
+
+
+BRING_YOUR_OWN = "python app.py PATH/TO/MODEL.gguf"
+
+
+def model_name(info: ModelInfo) -> str:
+    """The page's head."""
+    return f"<h1>{escape(short_name(info))}</h1>"
+
+
+def facts_text(info: ModelInfo, say: Words = ENGLISH) -> str:
+    """What the model is made of, in one line."""
+    parameters = say("page.parameters", count=parameters_text(info.parameters))
+    context = say("page.context", tokens=say.number(info.context))
+    return " · ".join(fact for fact in (info.quantization, parameters, size_text(info.size), context) if fact)
+
+
+def model_facts(info: ModelInfo, embedded: bool = False, say: Words = ENGLISH) -> str:
+    """The line below the head, and for the embedded model how to bring another."""
+    hint = f"<p>{escape(say('page.bring_your_own'))} <code>{BRING_YOUR_OWN}</code></p>" if embedded else ""
+    return f"<p>{escape(facts_text(info, say))}</p>{hint}"
+
+
+def line(text: str, kind: str = "") -> str:
+    """One line under the conversation; `kind` is busy, note, error or nothing."""
+    return f"<div class='status {kind}' role='status' aria-live='polite'>{escape(text)}</div>"
+
+
+def status(progress: Progress, say: Words = ENGLISH) -> str:
+    """The line for an answer under way or at its end."""
+    if progress.error is not None:
+        return error_line(progress.error, partial=bool(progress.text), say=say)
+    if progress.reason is not None:
+        plain = progress.reason == "stop" and progress.dropped is None
+        return line(outcome_text(progress, say), "" if plain else "note")
+    return line(_under_way(progress, say), "busy")
+
+
+def _under_way(progress: Progress, say: Words) -> str:
+    if progress.first_text is None:
+        return _before_the_first_word(progress, say)
+    about = f" · {say('status.about', rate=say.number(progress.rate))}" if progress.rate else ""
+    return say("status.thinking" if split(progress.text).thinking else "status.writing") + about
+
+
+def _before_the_first_word(progress: Progress, say: Words) -> str:
+    if progress.position > 1:
+        return say("status.waiting", ahead=progress.position - 1)
+    if progress.position == 1:
+        return say("status.next")
+    if progress.prompt is not None and progress.prompt.total > 0:
+        return say("status.reading", percent=100 * progress.prompt.done // progress.prompt.total)
+    return say("status.starting")
+
+
+def made_line(made: Made | None, say: Words = ENGLISH) -> str:
+    """The line for an answer of earlier, from how it was made."""
+    if made is None:
+        return line("")
+    if made.reason in ("error", "interrupted"):
+        return line(say("status.interrupted"), "note")
+    return status(_ended(made), say)
+
+
+def _ended(made: Made) -> Progress:
+    """An answer of earlier as if it had ended just now."""
+    seconds = (0.0, 0.0, made.decode_seconds or 0.0)
+    stats = RequestStats(made.prompt_tokens, made.cached_tokens, made.generated_tokens, *seconds)
+    dropped = Dropped(made.dropped_messages, 0) if made.dropped_messages else None
+    reason: Any = made.reason
+    return Progress(
+        reason=reason, stats=stats, dropped=dropped, started=0.0, first_text=made.first_text_seconds
+    )
+
+
+def outcome_text(progress: Progress, say: Words = ENGLISH) -> str:
+    """How a finished answer went: why it ended, when that is worth a word, and its numbers."""
+    why = {
+        "length": say("status.length"),
+        "time": say("status.time"),
+        "cancelled": say("status.cancelled"),
+    }
+    parts = [why[progress.reason]] if progress.reason in why else []
+    if progress.dropped is not None:
+        parts.append(_dropped_text(progress.dropped, say))
+    if progress.stats is not None:
+        parts.append(say("status.tokens", count=say.number(progress.stats.generated_tokens)))
+        parts.append(say("status.rate", rate=say.number(progress.rate, 1)))
+    if progress.first_text_seconds is not None:
+        parts.append(say("status.first_word", seconds=say.number(progress.first_text_seconds, 2)))
+    return " · ".join(parts)
+
+
+def _dropped_text(dropped: Dropped, say: Words) -> str:
+    if dropped.messages == 1:
+        return say("status.dropped_one")
+    return say("status.dropped_many", count=dropped.messages)
+
+
+def explain(error: Failure, say: Words = ENGLISH) -> str:
+    """An error for someone who only wanted an answer: what happened, and what to do."""
+    if isinstance(error, TooMany):
+        return error.text(say)
+    if isinstance(error, Unknown):
+        return say("status.gone")
+    if isinstance(error, StoreError):
+        return say("status.not_kept", error=error)
+    if isinstance(error, QueueFull):
+        return say("status.queue_full")
+    if isinstance(error, EngineStopped):
+        return say("status.broke_off", error=error)
+    return say("status.failed", error=error)
+
+
+def error_line(error: Failure, partial: bool = False, say: Words = ENGLISH) -> str:
+    """The line for an answer that failed."""
+    kept = f" {say('status.kept')}" if partial else ""
+    return line(explain(error, say) + kept, "error")
+
+
+_FULL = 0.85  # from here on the meter warns
+
+
+def meter(used: int, context: int, dropped: int = 0, say: Words = ENGLISH) -> str:
+    """A bar and its words: `used` of `context` tokens, and how many messages were left out."""
+    share = min(1.0, used / context)
+    words = say("meter.tokens", used=say.number(used), context=say.number(context))
+    why = f"<span class='why'>{escape(say('meter.left_out', count=dropped))}</span>" if dropped else ""
+    title = escape(f"{say('meter.title')} {_why(dropped, say)}".strip(), quote=True)
+    full = " full" if share >= _FULL or dropped else ""
+    gauge = (
+        f"<span class='gauge' role='meter' aria-label='{escape(say('meter.label'), quote=True)}'"
+        f" aria-valuemin='0' aria-valuemax='{context}' aria-valuenow='{min(used, context)}'"
+        f" aria-valuetext='{escape(words, quote=True)}'><i style='width:{100 * share:.1f}%'></i></span>"
+    )
+    return f"<div class='meter{full}' title='{title}'>{gauge}<span>{escape(words)}</span>{why}</div>"
+
+
+def _why(dropped: int, say: Words) -> str:
+    if not dropped:
+        return ""
+    return say("meter.why_one") if dropped == 1 else say("meter.why_many", count=dropped)
+
+
+def meter_of(path: Sequence[Node], context: int, say: Words = ENGLISH) -> str:
+    """The meter for a conversation: its last answer knows."""
+    made = next((node.made for node in reversed(path) if node.made is not None), None)
+    if made is None:
+        return meter(0, context, 0, say)
+    return meter(made.prompt_tokens + made.generated_tokens, context, made.dropped_messages, say)
+
+
+def meter_while(progress: Progress, context: int, say: Words = ENGLISH) -> str | None:
+    """The meter while an answer grows; None as long as nothing is known."""
+    if progress.prompt is None:
+        return None
+    dropped = progress.dropped.messages if progress.dropped else 0
+    return meter(progress.prompt.total + progress.pieces, context, dropped, say)

@@ -1,0 +1,1 @@
+"""The web application: FastAPI, middleware, the Gradio page in it."""

@@ -1,0 +1,58 @@
+// Shortcuts, and exact copies. Runs once when the page is loaded.
+() => {
+  const find = (selector) => [...document.querySelectorAll(selector)].find((one) => one.offsetParent !== null);
+  const helping = () => CSS.supports("selector(:popover-open)") && document.querySelector("#shortcuts:popover-open");
+  const typing = (element) => element.matches("input, textarea, select, [contenteditable]");
+
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.defaultPrevented) return;
+    const chord = event.ctrlKey || event.metaKey;
+    const plain = !chord && !event.altKey;
+    let target = null;
+    const edited = event.target.closest?.(".edit-textarea") && event.target.closest(".message-row");
+    const buttons = edited?.nextElementSibling?.querySelectorAll("button") ?? [];
+    if (edited && event.key === "Enter" && !event.shiftKey) {
+      target = buttons[0];
+    } else if (edited && event.key === "Escape") {
+      target = buttons[1];
+    } else if (event.key === "Escape" && plain && !helping()) {
+      target = find("#question .stop-button");
+    } else if (event.code === "KeyO" && chord && event.shiftKey && !event.altKey) {
+      target = find("#new-chat");
+    } else if (event.key === "/" && plain && !typing(event.target)) {
+      event.preventDefault();
+      find("#question textarea")?.focus();
+    }
+    if (target) {
+      event.preventDefault();
+      target.click();
+    }
+  });
+
+  // A click on a message marks it; selecting its text or following a link does not.
+  document.addEventListener(
+    "click",
+    (event) => {
+      const inside = event.isTrusted && event.target.closest?.("#conversation .message"); // ui/static/message_keyboard.js clicks too
+      if (inside && (event.target.closest("a, summary") || !window.getSelection().isCollapsed)) event.stopPropagation();
+    },
+    true,
+  );
+
+  // ui/render/messages.py slips joiners into what a model writes; a copy is to be what it wrote.
+  const restore = (text) => text.replace(/([<!\\$]|```)\u2060(?=[A-Za-z/!?()[\]$])/g, "$1");
+  const clipboard = navigator.clipboard;
+  if (clipboard) {
+    const write = clipboard.writeText.bind(clipboard);
+    clipboard.writeText = (text) => write(restore(text));
+  }
+  document.addEventListener("copy", (event) => {
+    const area = document.activeElement;
+    const chosen = area?.matches?.("textarea")
+      ? area.value.slice(area.selectionStart, area.selectionEnd)
+      : String(window.getSelection());
+    if (chosen === restore(chosen)) return;
+    event.clipboardData.setData("text/plain", restore(chosen));
+    event.preventDefault();
+  });
+}

@@ -1,0 +1,266 @@
+"""The chat in a terminal: streaming, Ctrl-C stops an answer and keeps the chat, and commands begin with `/`.
+
+Never imports gradio, so that it starts at once. Answers go to stdout, everything about them to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from prompt_toolkit import PromptSession
+from prompt_toolkit.formatted_text import HTML
+from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.table import Table
+
+from engine.config import EngineSettings, KvType, SamplingSettings
+from engine.errors import EngineError, SettingsError
+from engine.serving.protocols import ChatBackend
+from engine.types import Message
+from ui import settings as option_texts
+from ui.generation.streaming import Progress
+from ui.i18n.words import ENGLISH
+from ui.models.files import short_name
+from ui.render.messages import conversation
+from ui.render.status import explain, facts_text, outcome_text
+from ui.sampling import FIELDS, sampling_from
+
+HELP = """\
+/system TEXT      set the system prompt (alone: show it; "off": none)
+/set NAME VALUE   change a setting, such as: /set temperature 0.2   (alone: show them)
+/reset            forget the conversation, keep the settings
+/help             this
+/exit             leave (Ctrl-D too); Ctrl-C stops an answer
+"""
+
+
+# What a model or a file says must not move the cursor, fill the clipboard or name the window.
+_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
+
+
+@dataclass
+class TerminalChat:
+    """A conversation with one backend, and what its commands can change."""
+
+    backend: ChatBackend
+    sampling: SamplingSettings
+    system_prompt: str = ""
+    history: list[Message] = field(default_factory=list)
+    out: Console = field(default_factory=Console)
+    err: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def ask(self, question: str) -> Progress:
+        """Stream one answer to stdout; Ctrl-C stops it. What was said so far stays in the conversation."""
+        asked: list[Message] = [*self.history, {"role": "user", "content": question}]
+        stream = self.backend.stream(conversation(asked, self.system_prompt), self.sampling)
+        progress, events = Progress(), iter(stream)
+        while not progress.done:
+            try:
+                before = len(progress.text)
+                progress.take(next(events))
+                self.write(progress.text[before:])
+            except KeyboardInterrupt:
+                stream.cancel()
+                events = iter(stream)  # the one that was interrupted is over; the last event is still to come
+            except EngineError as error:
+                progress.error = error
+        self.write("\n")
+        if progress.text:
+            self.history = [*asked, {"role": "assistant", "content": progress.text}]
+        return progress
+
+    def write(self, text: str) -> None:
+        """A piece of an answer, on stdout."""
+        piece = Segments([Segment(_harmless(text, self.out))])  # rich makes spaces of the tabs in plain text
+        self.out.print(piece, end="", soft_wrap=True)
+        self.out.file.flush()
+
+    def report(self, progress: Progress) -> None:
+        """How the answer went, on stderr."""
+        if progress.error is not None:
+            self.complain(explain(progress.error))
+        else:
+            self.say(outcome_text(progress))
+
+    def complain(self, text: str) -> None:
+        """An error, on stderr."""
+        self.err.print(_harmless(text, self.err), style="bold red", highlight=False, markup=False)
+
+    def say(self, text: str) -> None:
+        """A remark, on stderr."""
+        self.err.print(_harmless(text, self.err), style="dim", highlight=False, markup=False)
+
+    def command(self, text: str) -> bool:
+        """Obey a line that begins with `/`; False means that the user leaves."""
+        name, _, rest = text[1:].partition(" ")
+        commands: dict[str, Callable[[str], None]] = {
+            "system": self._system,
+            "set": self._set,
+            "reset": self._reset,
+            "help": self._help,
+        }
+        if name in ("exit", "quit"):
+            return False
+        if name in commands:
+            commands[name](rest.strip())
+        else:
+            self.complain(f"/{name} is not a command: /help lists them")
+        return True
+
+    def _system(self, text: str) -> None:
+        if text:
+            self.system_prompt = "" if text == "off" else text
+        self.say(f"System prompt: {self.system_prompt or '(none)'}")
+
+    def _set(self, text: str) -> None:
+        name, _, value = text.partition(" ")
+        if not name:
+            return self._show_settings()
+        try:
+            self.sampling = changed(self.sampling, name, value.strip())
+        except SettingsError as error:
+            return self.complain(f"{error}.")
+        return self.say(f"{name} = {getattr(self.sampling, name)}")
+
+    def _show_settings(self) -> None:
+        table = Table(box=None, show_header=False)
+        for item in FIELDS:
+            value = getattr(self.sampling, item.name)
+            table.add_row(item.name, "random" if value is None else f"{value:g}", ENGLISH(item.info))
+        self.err.print(table)
+
+    def _reset(self, _: str) -> None:
+        self.history = []
+        self.say("The conversation is forgotten.")
+
+    def _help(self, _: str) -> None:
+        self.err.print(HELP, highlight=False, markup=False, end="")
+
+
+def changed(sampling: SamplingSettings, name: str, value: str) -> SamplingSettings:
+    """`sampling` with one setting from its text; raises SettingsError. An empty seed is random."""
+    if name not in {item.name for item in FIELDS}:
+        raise SettingsError(f"{name!r} is no setting: use one of {', '.join(item.name for item in FIELDS)}")
+    if not value and name != "seed":
+        raise SettingsError(f"{name} needs a value, such as: /set {name} {getattr(sampling, name)}")
+    values = asdict(sampling) | {name: value}
+    return replace(sampling_from(values), stop=sampling.stop)
+
+
+def run_once(chat: TerminalChat, prompt: str) -> int:
+    """Answer one prompt: the answer alone on stdout, the numbers on stderr. Returns the exit code."""
+    if not prompt.strip():
+        chat.complain("the prompt is empty: give --prompt some text, or --prompt-file a file with some")
+        return 2
+    progress = chat.ask(prompt.strip())
+    chat.report(progress)
+    return 1 if progress.error is not None else 0
+
+
+def run_loop(chat: TerminalChat, read: Callable[[], str] | None = None) -> None:
+    """Talk until the user leaves. `read` gives a line; EOFError leaves, KeyboardInterrupt asks again."""
+    read = read or _prompt()
+    info = chat.backend.info
+    chat.say(f"{short_name(info)} ({facts_text(info)}). /help lists the commands.")
+    while True:
+        try:
+            line = read().strip()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        if line.startswith("/"):
+            if not chat.command(line):
+                return
+        elif line:
+            answer(chat, line)
+
+
+def answer(chat: TerminalChat, question: str) -> None:
+    """One question of the loop: whatever the engine says against it, the chat goes on."""
+    try:
+        chat.report(chat.ask(question))
+    except EngineError as error:
+        chat.complain(explain(error))
+
+
+def read_prompt(path: Path, stdin: Callable[[], str]) -> str:
+    """The text of a prompt file, or of stdin for `-`. Raises SettingsError when it cannot be read."""
+    if str(path) == "-":
+        return stdin()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"prompt file {str(path)!r} cannot be read ({error}): give a UTF-8 text file"
+        ) from error
+
+
+def _harmless(text: str, console: Console) -> str:
+    """The text without control characters where a terminal would obey them; a pipe gets it as it is."""
+    return text.translate(_CONTROLS) if console.is_terminal else text
+
+
+def _prompt() -> Callable[[], str]:
+    """The line editor, with its history in memory alone: what people ask is nobody's business."""
+    session: PromptSession[str] = PromptSession()
+    return lambda: session.prompt(HTML("<ansigreen><b>you ›</b></ansigreen> "))
+
+
+DEFAULTS = EngineSettings()
+running = partial(typer.Option, rich_help_panel="Running")
+Model = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MODEL",
+        envvar="GGUF_CHAT_MODEL",
+        help=option_texts.MODEL,
+    ),
+]
+ContextSize = Annotated[
+    int,
+    running(
+        "--context",
+        "--ctx",
+        metavar="N",
+        envvar=["GGUF_CHAT_CONTEXT", "GGUF_CHAT_CTX"],
+        help=option_texts.CONTEXT,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    running(metavar="N", envvar="GGUF_CHAT_THREADS", help=option_texts.THREADS),
+]
+KvCacheType = Annotated[
+    KvType,
+    running(
+        metavar="TYPE",
+        envvar="GGUF_CHAT_KV_TYPE",
+        help=option_texts.KV_TYPE,
+    ),
+]
+Speculation = Annotated[
+    bool,
+    running(
+        envvar="GGUF_CHAT_SPECULATION",
+        help=option_texts.SPECULATION,
+    ),
+]
+
+
+def run_cli(cli: typer.Typer) -> NoReturn:
+    """Run the command; options that cannot be used are said in one line on stderr, with exit code 2."""
+    try:
+        code = cli(standalone_mode=False)
+    except typer.TyperException as error:  # typer itself would draw a box of six lines
+        said = " ".join(error.format_message().split())
+        hint = ": put a question behind --prompt" if said.startswith("Got unexpected extra argument") else ""
+        print(f"error: {said}{hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(code)
