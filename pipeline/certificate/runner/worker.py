@@ -40,10 +40,10 @@ def check(request: Message) -> Message:
         try:
             for finding in CHECKS[name](subject, Told()):
                 tell(finding, subject)
-        except EngineError as error:  # llama.cpp refuses the file
-            tell(Finding(name, "fail", f"{error}."), subject)
-        except (InputError, GgufError) as error:
+        except InputError as error:
             tell(Finding(name, "warn", f"The check could not be made: {error}."), subject)
+        except (EngineError, GgufError) as error:  # llama.cpp refuses the file
+            tell(Finding(name, "fail", f"{error}."), subject)
     return {}
 
 
