@@ -46,7 +46,7 @@ def run(settings: AppSettings) -> None:
     from ui.conversations.store import Store
     from ui.models.catalog import make_catalog, started_with
     from ui.models.registry import models_of
-    from ui.settings import history_file, history_text
+    from ui.settings import history_file, storage_note
 
     engine = settings.engine()
     first = started_with(settings.model)
@@ -55,10 +55,10 @@ def run(settings: AppSettings) -> None:
     bound = bind(settings.host, settings.port)
     kept = history_file(settings.history)
     store = Store(kept)
-    print(f"{history_text(kept)}\nLoading {first.label} ...", flush=True)
-    from engine.serving.backend import Opener
+    print(f"{storage_note(kept)}\nLoading {first.label} ...", flush=True)
+    from engine.serving.backend import ModelLoader
 
-    opener = Opener(engine)
+    opener = ModelLoader(engine)
     info = replace(opener.describe(Path(first.source)), adapter=str(first.adapter or ""))
     models = models_of(catalog, opener, settings.max_loaded, first=info)
     try:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from bench.figures import Answer, Figures, figures_of
 from bench.peers import Setup, own_peak
 from bench.workload import Workload
-from engine.config import EngineSettings
+from engine.config import EngineConfig
 from engine.core.prefix_cache import common_prefix
-from engine.core.types import Row
+from engine.core.types import BatchRow
 from engine.llama.model import Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import load_cpu_backend, probe_model
@@ -31,7 +31,7 @@ def bare_decode(setup: Setup, workload: Workload) -> Figures:
         model,
         slots=setup.slots,
         context=setup.context,
-        batch=EngineSettings().batch,
+        batch=EngineConfig().batch,
         threads=setup.threads,
     )
     try:
@@ -57,10 +57,12 @@ def _answer(runner: Runner, prompts: Sequence[list[int]], new_tokens: int) -> li
     kept = [common_prefix(prompt[:-1], prompts[0]) if slot else 0 for slot, prompt in enumerate(prompts)]
     for slot, prompt in enumerate(prompts):
         runner.prepare(slot, kept[slot], copy_from=0 if slot else None)
-        runner.decode([Row(slot, kept[slot], prompt[kept[slot] :], 1)])
+        runner.decode([BatchRow(slot, kept[slot], prompt[kept[slot] :], 1)])
         times[slot].append(time.perf_counter())
     for step in range(new_tokens - 1):
-        runner.decode([Row(slot, len(prompt) + step, [_TOKEN], 1) for slot, prompt in enumerate(prompts)])
+        runner.decode(
+            [BatchRow(slot, len(prompt) + step, [_TOKEN], 1) for slot, prompt in enumerate(prompts)]
+        )
         for shown in times:
             shown.append(time.perf_counter())
     return [

@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.certificate.scoring.file_scores import Scores, score_file
-from pipeline.certificate.scoring.metrics import Floats, Share, TokenScores, gain_kept, survival, survival_won
+from pipeline.certificate.scoring.metrics import (
+    Floats,
+    Share,
+    TokenScores,
+    gain_kept,
+    survival,
+    survival_gain,
+)
 from pipeline.certificate.scoring.reference import Reference, make_reference
 from pipeline.certificate.scoring.scorer import choose_backend
 from pipeline.certificate.subject import Subject
@@ -22,11 +29,11 @@ from pipeline.data.dataset import Chat, read_chats, split_chats
 from pipeline.errors import InputError
 from pipeline.export.config import ExportConfig
 from pipeline.export.run import export
-from pipeline.progress import Silent, StepProgress
+from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
-from pipeline.tokenizers.select import staged
-from pipeline.training.config import TrainConfig
+from pipeline.tokenizers.select import stage_checkpoint
+from pipeline.training.config import FinetuneConfig
 
 QUANTS = ("Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M")
 _WITHOUT, _WITH = "without", "with"  # folders, and so the names of their files
@@ -80,7 +87,7 @@ class ImatrixResult:
 
 def compare_imatrix(config: ImatrixConfig, progress: StepProgress | None = None) -> ImatrixResult:
     """Export with and without the matrix, and measure all files on the held-out chats. Raises InputError."""
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     calibrating, held = separated(config.calibrate, config.evaluation)
     config.scratch.mkdir(parents=True, exist_ok=True)
     chats, questions = config.scratch / "calibrate.jsonl", config.scratch / "held-out.jsonl"
@@ -101,7 +108,7 @@ def separated(calibrate: Path, evaluation: Path | None) -> tuple[list[Chat], lis
     """The chats to calibrate with and those to measure on. Raises InputError where they share one."""
     chats = read_chats(calibrate)
     if evaluation is None:
-        return split_chats(chats, TrainConfig.held_out, TrainConfig.seed)
+        return split_chats(chats, FinetuneConfig.held_out, FinetuneConfig.seed)
     held = read_chats(evaluation)
     known = {chat.turns for chat in chats}
     for chat in held:
@@ -128,7 +135,7 @@ def _export(config: ImatrixConfig, out: str, calibrate: Path | None = None) -> N
         calibrate=calibrate,
         threads=config.threads,
     )
-    export(wanted, Silent())
+    export(wanted, NoProgress())
 
 
 def _file(config: ImatrixConfig, out: str, quant: str) -> Path:
@@ -142,7 +149,7 @@ def _subject(config: ImatrixConfig, questions: Path) -> Subject:
     shutil.rmtree(scratch / "reference", ignore_errors=True)
     (scratch / "reference").mkdir(parents=True)
     return Subject(
-        reference=staged(base, adapters, {}, scratch / "reference").folder,
+        reference=stage_checkpoint(base, adapters, {}, scratch / "reference").folder,
         full=_file(config, _WITHOUT, "F16"),
         scratch=scratch,
         threads=config.threads,
@@ -174,7 +181,7 @@ def _bought(quant: str, config: ImatrixConfig, reference: Reference, scores: Map
     paths = [_file(config, out, quant) for out in (_WITHOUT, _WITH)]
     without, weighed = (_measured(path, reference, scores[path]) for path in paths)
     before, after = (_kl(reference, scores[path]) for path in paths)
-    return Bought(quant, without, weighed, survival_won(before, after, _kl(reference, _base(reference))))
+    return Bought(quant, without, weighed, survival_gain(before, after, _kl(reference, _base(reference))))
 
 
 def _measured(path: Path, reference: Reference, scored: Scores) -> Measured:

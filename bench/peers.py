@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from llama_cpp import llama_cpp as low
 
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.probe.cpu_backend import load_cpu_backend
-from engine.serving.backend import LocalBackend
-from engine.types import Finished, Message, Text
+from engine.serving.backend import LlamaBackend
+from engine.types import Finished, Message, TextDelta
 from pipeline.errors import PipelineError
 
 OnText = Callable[[str], None]
@@ -59,14 +59,14 @@ class Contender(Protocol):
 
 
 class OurEngine:
-    """LocalBackend, as the page uses it."""
+    """LlamaBackend, as the page uses it."""
 
     def __init__(self, setup: Setup, *, speculation: bool) -> None:
         self.decode_seconds = 0.0
         self._time_decode()
-        self._backend = LocalBackend.open(
+        self._backend = LlamaBackend.open(
             setup.model,
-            EngineSettings(
+            EngineConfig(
                 context=setup.context, slots=setup.slots, threads=setup.threads, speculation=speculation
             ),
         )
@@ -85,9 +85,9 @@ class OurEngine:
 
     def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
         """See Contender."""
-        sampling = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=new_tokens, ignore_end=True)
+        sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=new_tokens, ignore_end=True)
         for event in self._backend.stream(messages, sampling):
-            if isinstance(event, Text):
+            if isinstance(event, TextDelta):
                 on_text(event.delta)
             elif isinstance(event, Finished):
                 stats = event.stats

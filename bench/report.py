@@ -16,7 +16,7 @@ from bench.export import Comparison
 from bench.measure import Usage
 from bench.page import PageCost
 from bench.serve import Cell, ServeResult
-from common.text import counted, finite
+from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:
     from bench.imatrix import ImatrixResult, Measured
@@ -134,7 +134,7 @@ def show_soak(result: SoakResult, as_json: bool) -> None:
     )
     for fault in result.wrong[:20]:
         console.print(f"WRONG: {fault}", markup=False)
-    console.print(counted(len(result.wrong), "wrong answer"))
+    console.print(pluralize(len(result.wrong), "wrong answer"))
     if as_json:
         figures = {
             "seconds": result.seconds,
@@ -190,7 +190,7 @@ def _number(value: float, form: str, unit: str = "") -> str:
 def _print_json(figures: dict[str, Any], ratios: Mapping[Any, Any] | None = None) -> None:
     """One line; what does not apply is null."""
     content = {"figures": figures} if ratios is None else {"figures": figures, "ratios": ratios}
-    print(json.dumps(finite(content), allow_nan=False))
+    print(json.dumps(nan_to_none(content), allow_nan=False))
 
 
 def show_imatrix(result: ImatrixResult, as_json: bool) -> None:

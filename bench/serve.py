@@ -14,7 +14,7 @@ from bench.figures import Figures, median_of, ratio
 from bench.workload import find_workload
 from engine import SPIN_BEFORE
 from pipeline.errors import InputError
-from pipeline.worker_process import run_child
+from pipeline.worker_process import run_worker
 
 Say = Callable[[str], None]
 
@@ -145,4 +145,4 @@ def run_contender(
         "users": users,
         "spin": SPIN_BEFORE,
     }
-    return run_child("bench.contender", request, config.scratch / f"{contender.replace(', ', '-')}.log")
+    return run_worker("bench.contender", request, config.scratch / f"{contender.replace(', ', '-')}.log")

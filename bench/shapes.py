@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import MissingPackage
 from pipeline.errors import InputError
-from pipeline.worker_process import Message, run_child, serve
+from pipeline.worker_process import Message, run_worker, serve
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2": {
@@ -98,7 +98,7 @@ def shape_in_child(
         raise InputError(f"--shape {name!r} is unknown: use one of {', '.join(SHAPES)}")
     folder.mkdir(parents=True, exist_ok=True)
     request = {"name": name, "folder": str(folder.resolve()), "layers": layers, "dora": dora}
-    result = run_child("bench.shapes", request, folder / f"{name}.log")
+    result = run_worker("bench.shapes", request, folder / f"{name}.log")
     return Path(result["base"]), Path(result["adapter"])
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 
 from bench.sure import Oracle, SureTalk, SureTurn, assistant, user
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.llama.model import Model
 from engine.probe.cpu_backend import load_cpu_backend
-from engine.serving.backend import LocalBackend
-from engine.types import Finished, Message, Text
+from engine.serving.backend import LlamaBackend
+from engine.types import Finished, Message, TextDelta
 from pipeline.errors import InputError
 
 _SAMPLE_SECONDS = 0.25
@@ -78,21 +78,21 @@ class SoakResult:
 
 def soak(config: SoakConfig, say: Callable[[str], None] = lambda line: None) -> SoakResult:
     """Open the model, work out the answers, let the users talk. Raises what a user's thread raised."""
-    settings = EngineSettings(
+    settings = EngineConfig(
         context=config.context,
         slots=config.slots,
         queue=config.users,
         cache_ram=config.cache_ram,
         threads=config.threads,
     )
-    with LocalBackend.open(config.model, settings) as backend:
+    with LlamaBackend.open(config.model, settings) as backend:
         say(f"working out {config.talks} conversations")
         talks = _sure_talks(config, backend)
         say(f"{config.users} users for {config.minutes:g} minutes")
         return _Crowd(config, backend, talks).run()
 
 
-def _sure_talks(config: SoakConfig, backend: LocalBackend) -> list[SureTalk]:
+def _sure_talks(config: SoakConfig, backend: LlamaBackend) -> list[SureTalk]:
     threads = backend.info.threads
     model = Model(config.model, extra_buffers=load_cpu_backend(config.model, threads=threads).extra_buffers)
     oracle = Oracle(model, backend.prompt_tokens, threads, config.context)
@@ -106,7 +106,7 @@ def _sure_talks(config: SoakConfig, backend: LocalBackend) -> list[SureTalk]:
 class _Crowd:
     """The users, each in a thread, and what they saw."""
 
-    def __init__(self, config: SoakConfig, backend: LocalBackend, talks: Sequence[SureTalk]) -> None:
+    def __init__(self, config: SoakConfig, backend: LlamaBackend, talks: Sequence[SureTalk]) -> None:
         self._config, self._backend, self._talks = config, backend, talks
         self._result, self._lock = SoakResult(), threading.Lock()
         self._errors: list[BaseException] = []
@@ -175,13 +175,13 @@ class _Crowd:
         self, messages: Sequence[Message], turn: SureTurn, fate: str, length: int, patience: int
     ) -> None:
         """One question, given up after `patience` events if that is its fate; checks what was said."""
-        sampling = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=length)
+        sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=length)
         stream = self._backend.stream(messages, sampling)
         if fate == "cancel at once":
             stream.cancel()
         said, finished = "", None
         for count, event in enumerate(stream):
-            if isinstance(event, Text):
+            if isinstance(event, TextDelta):
                 said += event.delta
             elif isinstance(event, Finished):
                 finished = event

@@ -16,7 +16,7 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 
 from bench.workload import story
-from engine.core.detokenizer import TextStream
+from engine.core.detokenizer import IncrementalDetokenizer
 from engine.llama.model import Model
 from engine.types import Message
 from pipeline.errors import PipelineError
@@ -135,7 +135,7 @@ class Oracle:
         return np.frombuffer(ctypes.string_at(found, size), np.float32)
 
     def _text(self, tokens: Sequence[int]) -> str:
-        stream = TextStream((), skip_space=self._vocab.is_sentencepiece)
+        stream = IncrementalDetokenizer((), skip_space=self._vocab.is_sentencepiece)
         return "".join(map(stream.push, map(self._vocab.piece, tokens))) + stream.finish()
 
     def close(self) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import uvicorn
 
 from bench.peers import own_peak
-from engine.config import EngineSettings, SamplingSettings
-from engine.serving.backend import LocalBackend
+from engine.config import EngineConfig, SamplingParams
+from engine.serving.backend import LlamaBackend
 from engine.serving.protocols import ChatStream
 from engine.types import Message, ModelInfo
 from ui.cli import address_of, bind
@@ -26,7 +26,7 @@ from ui.server.app import web_app
 class FullLength:
     """A backend whose answers never end by themselves, so that all contenders do the same work."""
 
-    def __init__(self, backend: LocalBackend) -> None:
+    def __init__(self, backend: LlamaBackend) -> None:
         self._backend = backend
 
     @property
@@ -34,7 +34,7 @@ class FullLength:
         """See ChatBackend."""
         return self._backend.info
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> ChatStream:
+    def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:
         """See ChatBackend."""
         return self._backend.stream(messages, replace(sampling, ignore_end=True))
 
@@ -45,8 +45,8 @@ class FullLength:
 
 def main(model: Path, slots: int, context: int, threads: int) -> None:
     """Serve until standard input closes."""
-    settings = EngineSettings(slots=slots, context=context, threads=threads)
-    backend = FullLength(LocalBackend.open(model, settings))
+    settings = EngineConfig(slots=slots, context=context, threads=threads)
+    backend = FullLength(LlamaBackend.open(model, settings))
     bound = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(web_app(one_model(backend), 2 * slots), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

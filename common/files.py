@@ -26,40 +26,40 @@ def write_atomically(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")
-        give_final_name(beside, path)
+        publish_file(beside, path)
     finally:
         beside.unlink(missing_ok=True)  # no longer there, if all went well
 
 
-def give_final_name(partial: Path, target: Path) -> None:
+def publish_file(partial: Path, target: Path) -> None:
     """Flush `partial` (a file, or a folder with all in it) to the disk, and rename it to `target`.
 
     Without the flush a power cut soon after the rename may leave the name with nothing behind it, since file
     systems write contents later than names (ext4: "delayed allocation"). A folder must not stand at `target`.
     """
-    flush(partial)
-    rename(partial, target)
+    fsync_path(partial)
+    fsync_rename(partial, target)
 
 
-def flush(partial: Path) -> None:
+def fsync_path(partial: Path) -> None:
     """Wait until the disk has a file, or a folder with all in it; of a large one that takes its time."""
     inside = sorted(partial.rglob("*")) if partial.is_dir() else []
     for path in [*inside, partial]:
         _flush(path)
 
 
-def rename(partial: Path, target: Path) -> None:
+def fsync_rename(partial: Path, target: Path) -> None:
     """Give what was flushed its final name, so that the name lasts as well."""
     partial.replace(target)
     _flush(target.parent)
 
 
-def give_final_names(partials: Sequence[Path], targets: Sequence[Path]) -> None:
+def publish_files(partials: Sequence[Path], targets: Sequence[Path]) -> None:
     """The same for files that are one: the first gets its name last, as without it the others are nothing."""
     if len(targets) > 1:
         targets[0].unlink(missing_ok=True)  # or an older one would go with the new others
     for partial, target in reversed(list(zip(partials, targets, strict=True))):
-        give_final_name(partial, target)
+        publish_file(partial, target)
 
 
 def _flush(path: Path) -> None:
@@ -72,7 +72,7 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def published_folder(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; when the block ends well, it takes `out`'s place.
 
     Whatever stood at `out` is replaced: the caller has asked first. When the block raises (Ctrl-C too),
@@ -97,11 +97,11 @@ def _swap(partial: Path, out: Path) -> None:
     # instant between two renames.
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    flush(partial)
+    fsync_path(partial)
     try:
         if out.exists():
             out.rename(old)
-        rename(partial, out)
+        fsync_rename(partial, out)
     except BaseException:
         if old.exists() and not out.exists():
             old.rename(out)

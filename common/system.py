@@ -153,7 +153,7 @@ RENDER_SECONDS = 10.0
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
+def kill_after(seconds: float) -> Iterator[None]:
     """End this process when what is inside takes longer; for child processes, whose end is a message.
 
     SIGALRM keeps its default action: it kills even inside a C loop, where no Python handler runs.

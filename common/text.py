@@ -16,25 +16,25 @@ def parameters_text(count: int) -> str:
     return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{max(1, round(count / 1e6))} M"
 
 
-def counted(count: int, one: str, many: str = "") -> str:
+def pluralize(count: int, one: str, many: str = "") -> str:
     """The number with its noun, and with a verb where it is given with both: "1 chat was", "2 chats were"."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
-def all_of(count: int, one: str, many: str) -> str:
+def all_of_them(count: int, one: str, many: str) -> str:
     """The same of all that there are: "The one text gives", "All 79 texts give"."""
     return f"The one {one}" if count == 1 else f"All {count} {many}"
 
 
 def and_more(count: int, one: str) -> str:
     """What follows an example of `count` others: nothing, " and 1 more token", " and 2 more tokens"."""
-    return f" and {counted(count, f'more {one}')}" if count else ""
+    return f" and {pluralize(count, f'more {one}')}" if count else ""
 
 
-def finite(tree: Any) -> Any:
+def nan_to_none(tree: Any) -> Any:
     """The same dicts, lists and tuples with None for each number that is none, or infinite."""
     if isinstance(tree, dict):
-        return {key: finite(value) for key, value in tree.items()}
+        return {key: nan_to_none(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
+        return [nan_to_none(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree

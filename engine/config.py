@@ -11,7 +11,7 @@ from engine.errors import SettingsError
 
 KvType = Literal["f16", "q8_0", "q4_0"]
 Overflow = Literal["drop", "refuse"]
-MOST_TOKENS = 1_000_000  # of one answer
+MAX_TOKENS = 1_000_000  # of one answer
 
 
 def _require(ok: bool, name: str, value: object, fix: str) -> None:
@@ -20,7 +20,7 @@ def _require(ok: bool, name: str, value: object, fix: str) -> None:
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingParams:
     """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one.
 
     `grammar` (GBNF text) or `json_schema` (its text, or the object) is what the answer must follow.
@@ -46,9 +46,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
-        _require(
-            1 <= self.max_tokens <= MOST_TOKENS, "max_tokens", self.max_tokens, f"use 1 to {MOST_TOKENS}"
-        )
+        _require(1 <= self.max_tokens <= MAX_TOKENS, "max_tokens", self.max_tokens, f"use 1 to {MAX_TOKENS}")
         _require(0.5 <= self.repeat_penalty <= 3.0, "repeat_penalty", self.repeat_penalty, "use 0.5 to 3")
         _require(0.0 < self.top_p <= 1.0, "top_p", self.top_p, "use more than 0 and at most 1")
         _require(0 <= self.top_k <= 100_000, "top_k", self.top_k, "use 0 (off) or more")
@@ -79,7 +77,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class EngineConfig:
     """How the engine runs: sizes in tokens, times in seconds, memory in bytes.
 
     `context` is what one conversation may hold; `slots` conversations are decoded at once.
@@ -132,7 +130,7 @@ _KEYS = {
 
 
 def recommended(metadata: Callable[[str], str]) -> dict[str, float]:
-    """What the file recommends, by the names of SamplingSettings; what makes no sense is left out.
+    """What the file recommends, by the names of SamplingParams; what makes no sense is left out.
 
     `metadata` gives a key's value as text, or "" when the file does not have it.
     """
@@ -140,18 +138,18 @@ def recommended(metadata: Callable[[str], str]) -> dict[str, float]:
     return {name: value for name, value in found if value is not None}
 
 
-def sampling_over(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingSettings:
+def sampling_over(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:
     """What a caller has given, over what the model's file recommends, over the defaults of everybody.
 
-    Both by the names of SamplingSettings. Raises SettingsError.
+    Both by the names of SamplingParams. Raises SettingsError.
     """
-    return SamplingSettings(**{**recommended, **given})
+    return SamplingParams(**{**recommended, **given})
 
 
 def _number(name: str, text: str) -> float | None:
     try:
         value = int(text) if name == "top_k" else round(float(text), 6)  # float32 as it was written
-        SamplingSettings(**{name: value})  # type: ignore[arg-type]  # the name is one of _KEYS
+        SamplingParams(**{name: value})  # type: ignore[arg-type]  # the name is one of _KEYS
     except (ValueError, SettingsError):
         return None
     return value

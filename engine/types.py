@@ -11,7 +11,7 @@ from typing import Literal, TypedDict
 class ModelInfo:
     """What a person wants to know about the model that answers. `size` is in bytes, `context` in tokens.
 
-    `recommended` has values of SamplingSettings that the model's makers wrote into the file, if any.
+    `recommended` has values of SamplingParams that the model's makers wrote into the file, if any.
     `adapter` is the path of the LoRA adapter that is on it, or "".
     """
 
@@ -40,7 +40,7 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
-class Dropped:
+class MessagesDropped:
     """The first event, when the conversation outgrew its context: its oldest turns were left out.
 
     `messages` is how many, `tokens` how much shorter the prompt became.
@@ -58,7 +58,7 @@ class Queued:
 
 
 @dataclass(frozen=True)
-class Prefill:
+class PrefillProgress:
     """The prompt is being read: `done` of `total` tokens, of which `cached` came from an earlier turn."""
 
     done: int
@@ -67,7 +67,7 @@ class Prefill:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextDelta:
     """The next piece of the answer; always whole characters."""
 
     delta: str
@@ -98,16 +98,16 @@ class Finished:
     stats: RequestStats
 
 
-Event = Dropped | Queued | Prefill | Text | Finished
-Reach = Callable[[float], bool]
+Event = MessagesDropped | Queued | PrefillProgress | TextDelta | Finished
+ProgressCallback = Callable[[float], bool]
 """Is told how far a step is, from 0 to 1, and says whether to go on with it."""
 
 
-def unwatched(_: float) -> bool:
+def no_progress(_: float) -> bool:
     """For a step that nobody watches: go on."""
     return True
 
 
-def part(reach: Reach, begin: float, end: float) -> Reach:
+def scaled(reach: ProgressCallback, begin: float, end: float) -> ProgressCallback:
     """The `reach` of a step that leads from `begin` to `end` of a longer one."""
     return lambda share: reach(begin + (end - begin) * share)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ggufio.errors import GgufError
-from ggufio.ggml import Floats, NumberType, quantized, to_floats, type_named
-from ggufio.reader import Tensor, read_rows
+from ggufio.ggml import Floats, GGMLType, dequantize, ggml_type_named, quantize
+from ggufio.reader import TensorInfo, read_rows
 
 _Bytes = npt.NDArray[np.uint8]  # (blocks, bytes of a block)
 
@@ -43,7 +43,7 @@ class Blocks:
         return code
 
 
-def blocks_of(kind: NumberType, data: bytes) -> Blocks | None:
+def blocks_of(kind: GGMLType, data: bytes) -> Blocks | None:
     """The blocks of some rows; None for a type without an even grid of its own, such as F16 or IQ4_NL."""
     if kind.name not in _LAYOUTS:
         return None
@@ -54,7 +54,7 @@ def blocks_of(kind: NumberType, data: bytes) -> Blocks | None:
     return Blocks(layout.length, layout.codes, False, step.ravel(), minimum.ravel())
 
 
-def is_symmetric(kind: NumberType) -> bool | None:
+def is_symmetric(kind: GGMLType) -> bool | None:
     """Whether zero is the same code in all blocks; None for a type without an even grid."""
     return _LAYOUTS[kind.name].symmetric if kind.name in _LAYOUTS else None
 
@@ -126,7 +126,7 @@ def _f16(raw: _Bytes, at: int) -> Floats:
     return np.ascontiguousarray(raw[:, at : at + 2]).view(np.float16).astype(np.float32)
 
 
-MOST_NUMBERS = 1 << 19  # half a million tell the same as all, in a tenth of a second for each type
+MAX_NUMBERS = 1 << 19  # half a million tell the same as all, in a tenth of a second for each type
 
 
 @dataclass(frozen=True)
@@ -153,16 +153,16 @@ class Error:
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundTrip:
     """A sample rounded to a type and back."""
 
-    kind: NumberType
+    kind: GGMLType
     values: Floats
     blocks: Blocks | None
     error: Error
 
 
-def sample(tensor: Tensor, most: int = MOST_NUMBERS) -> Sample:
+def sample(tensor: TensorInfo, most: int = MAX_NUMBERS) -> Sample:
     """Rows of a tensor, evenly spaced, so that about `most` numbers are read. Raises GgufError.
 
     Tensors of one shape give the same rows, whatever their types.
@@ -173,20 +173,20 @@ def sample(tensor: Tensor, most: int = MOST_NUMBERS) -> Sample:
         raise GgufError(f"tensor {tensor.name!r} has rows of {tensor.width} numbers: too long to show")
     count = min(tensor.rows, max(1, most // tensor.width))
     data = read_rows(tensor, (index * tensor.rows // count for index in range(count)))
-    values = to_floats(tensor.kind, data).reshape(count, tensor.width)
+    values = dequantize(tensor.kind, data).reshape(count, tensor.width)
     if not np.isfinite(values).all():
         raise GgufError(f"tensor {tensor.name!r} holds numbers that are not finite: export it again")
     return Sample(values, blocks_of(tensor.kind, data), tensor.rows)
 
 
-def rounded(values: Floats, name: str) -> Rounded | None:
+def round_trip(values: Floats, name: str) -> RoundTrip | None:
     """Rows rounded to the type of a name; None when its blocks do not fill a row."""
-    kind = type_named(name)
+    kind = ggml_type_named(name)
     if values.shape[1] % kind.block:
         return None
-    data = quantized(kind, values)
-    after = to_floats(kind, data).reshape(values.shape)
-    return Rounded(kind, after, blocks_of(kind, data), error_of(values, after))
+    data = quantize(kind, values)
+    after = dequantize(kind, data).reshape(values.shape)
+    return RoundTrip(kind, after, blocks_of(kind, data), error_of(values, after))
 
 
 def error_of(before: Floats, after: Floats) -> Error:

@@ -19,11 +19,11 @@ from ggufio.shards import shard_paths
 Array = NDArray[np.float32]
 
 
-def widened(raw: NDArray[Any]) -> Array:
+def to_float32(raw: NDArray[Any]) -> Array:
     """Numbers of any plain type in float32; bfloat16 as numpy's uint16."""
     if raw.dtype == np.float16:
         return _from_f16(np.ascontiguousarray(raw))
-    return from_bf16(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
+    return bf16_to_float32(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
 
 
 def _from_f16(raw: NDArray[np.float16]) -> Array:
@@ -33,7 +33,7 @@ def _from_f16(raw: NDArray[np.float16]) -> Array:
     return wide
 
 
-def from_bf16(bits: NDArray[np.uint16]) -> Array:
+def bf16_to_float32(bits: NDArray[np.uint16]) -> Array:
     """bfloat16 is the upper half of float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
@@ -42,7 +42,7 @@ _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorLocation:
     """A tensor in a GGUF file: `rows` of `width` numbers each, from byte `offset` of the file on.
 
     Experts have one matrix each of `height` rows, one after the other.
@@ -90,7 +90,7 @@ class GgufFile:
         if not self._header:
             raise GgufError(f"{path} is not a whole GGUF file")
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, TensorLocation]:
         """Its tensors by name, in their order."""
         return _tensors_of(self._header, self._lib.gguf_get_data_offset(self._header))
 
@@ -100,7 +100,7 @@ class GgufFile:
         file_type: int | None,
         shard: Shard = WHOLE,
         notes: Mapping[str, str | int] | None = None,
-    ) -> tuple[bytes, dict[str, Tensor]]:
+    ) -> tuple[bytes, dict[str, TensorLocation]]:
         """The header of a file with the same metadata, and tensors in the order and the types of `types`.
 
         By the very calls of llama.cpp's quantizer (src/llama-quant.cpp), so that it is the same to the byte.
@@ -141,7 +141,7 @@ class GgufFile:
         self._lib.ggml_free(self._tensors)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, TensorLocation]:
     """The tensors of a GGUF file by name. Raises GgufError when it is not one."""
     opened = GgufFile(path)
     try:
@@ -150,29 +150,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         opened.close()
 
 
-def _tensors_of(header: int, data: int) -> dict[str, Tensor]:
+def _tensors_of(header: int, data: int) -> dict[str, TensorLocation]:
     lib, found = library(), {}
     for index in range(lib.gguf_get_n_tensors(header)):
         name = lib.gguf_get_tensor_name(header, index).decode()
         width, *rows = lib.gguf_get_tensor_ne(header, index)[:4]
         number = lib.gguf_get_tensor_type(header, index)
         offset = data + lib.gguf_get_tensor_offset(header, index)
-        found[name] = Tensor(name, number, width, math.prod(rows), rows[0], offset)
+        found[name] = TensorLocation(name, number, width, math.prod(rows), rows[0], offset)
     return found
 
 
-PLAIN = {F32: np.float32, F16: np.float16, BF16: np.uint16}
+UNQUANTIZED = {F32: np.float32, F16: np.float16, BF16: np.uint16}
 """The ggml types that are not quantized, and numpy's for them."""
 
 
-def held(values: Array, kind: int) -> Array:
+def rounded_to(values: Array, kind: int) -> Array:
     """What a tensor of that ggml type holds of the numbers: plain types round them; of others they stay."""
     if kind not in (F16, BF16):
         return values
-    values, narrow = np.ascontiguousarray(values), np.empty(values.shape, PLAIN[kind])
+    values, narrow = np.ascontiguousarray(values), np.empty(values.shape, UNQUANTIZED[kind])
     round_row = library().ggml_fp32_to_fp16_row if kind == F16 else library().ggml_fp32_to_bf16_row
     round_row(values.ctypes.data, narrow.ctypes.data, values.size)
-    return widened(narrow)
+    return to_float32(narrow)
 
 
 class GgufTensors:
@@ -180,7 +180,7 @@ class GgufTensors:
 
     def __init__(self, path: Path) -> None:
         """`path` is the file, or a shard. Raises GgufError when it is no whole GGUF."""
-        self.tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, TensorLocation] = {}
         self._bytes: dict[str, NDArray[np.uint8]] = {}
         for file in shard_paths(path):
             tensors = read_tensors(file)
@@ -192,10 +192,10 @@ class GgufTensors:
         tensor = self.tensors[name]
         start = tensor.offset + first * tensor.row_bytes
         raw = self._bytes[name][start : start + count * tensor.row_bytes].reshape(count, tensor.row_bytes)
-        kind = PLAIN.get(tensor.type)
+        kind = UNQUANTIZED.get(tensor.type)
         if kind is None:
             return _dequantized(raw, tensor.type)
-        return widened(raw.view(kind))
+        return to_float32(raw.view(kind))
 
 
 def _dequantized(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], kind: int) -> Array:

@@ -88,7 +88,7 @@ def library() -> Any:
 
 
 @dataclass(frozen=True)
-class NumberType:
+class GGMLType:
     """A tensor's number type: `block` numbers at a time are stored in `size` bytes.
 
     `name` is as in file names: Q4_K, F16. Only `readable` types can be converted to float32.
@@ -108,7 +108,7 @@ class NumberType:
 
 
 @cache
-def number_type(number: int) -> NumberType | None:
+def ggml_type(number: int) -> GGMLType | None:
     """Return the type of a number of `enum ggml_type`; None when this llama.cpp has no such type."""
     if not 0 <= number < _llama_cpp().GGML_TYPE_COUNT:  # ggml itself reads beyond its table
         return None
@@ -117,13 +117,13 @@ def number_type(number: int) -> NumberType | None:
         return None
     name = traits.type_name.decode().upper()
     readable = number == F32 or bool(traits.to_float)
-    return NumberType(number, name, traits.blck_size, traits.type_size, traits.is_quantized, readable)
+    return GGMLType(number, name, traits.blck_size, traits.type_size, traits.is_quantized, readable)
 
 
 @cache
-def type_named(name: str) -> NumberType:
+def ggml_type_named(name: str) -> GGMLType:
     """Return the type of that name. Raises KeyError."""
-    types = (number_type(number) for number in range(_llama_cpp().GGML_TYPE_COUNT))
+    types = (ggml_type(number) for number in range(_llama_cpp().GGML_TYPE_COUNT))
     return {kind.name: kind for kind in types if kind is not None}[name]
 
 
@@ -135,15 +135,15 @@ def type_name(number: int) -> str:
 
 def type_number(name: str) -> int:
     """Return the number of the type of that name. Raises KeyError."""
-    return type_named(name).number
+    return ggml_type_named(name).number
 
 
 def block_size(name: str) -> int:
     """Return how many numbers of a row make a block of that type. Raises KeyError."""
-    return type_named(name).block
+    return ggml_type_named(name).block
 
 
-def to_floats(kind: NumberType, data: bytes) -> Floats:
+def dequantize(kind: GGMLType, data: bytes) -> Floats:
     """Whole blocks of a readable type as plain numbers, in one row."""
     assert kind.readable and len(data) % kind.size == 0
     raw = np.frombuffer(data, np.uint8)
@@ -155,7 +155,7 @@ def to_floats(kind: NumberType, data: bytes) -> Floats:
     return numbers
 
 
-def quantized(kind: NumberType, rows: Floats) -> bytes:
+def quantize(kind: GGMLType, rows: Floats) -> bytes:
     """Rows (n, width) in a type whose blocks fill a row, rounded by ggml's own quantizer."""
     count, width = rows.shape
     assert width % kind.block == 0

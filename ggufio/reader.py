@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufio.errors import GgufError
-from ggufio.ggml import NumberType, number_type
+from ggufio.ggml import GGMLType, ggml_type
 
 _STRING, _ARRAY = 8, 9  # of enum gguf_metadata_value_type
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -27,7 +27,7 @@ Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True)
-class Several:
+class ArraySummary:
     """An array of the metadata: how many values, and the first of them."""
 
     count: int
@@ -35,11 +35,11 @@ class Several:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorInfo:
     """A tensor: `shape` with the width of a row first, as in the file, and where its data begins."""
 
     name: str
-    kind: NumberType
+    kind: GGMLType
     shape: tuple[int, ...]
     path: Path
     offset: int
@@ -66,15 +66,15 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Gguf:
+class GgufHeader:
     """The head of a GGUF file. `metadata` and `tensors` are in the file's order."""
 
     path: Path
-    metadata: dict[str, Scalar | Several]
-    tensors: dict[str, Tensor]
+    metadata: dict[str, Scalar | ArraySummary]
+    tensors: dict[str, TensorInfo]
 
 
-def read_gguf(path: Path) -> Gguf:
+def read_header(path: Path) -> GgufHeader:
     """Read the head of a file. Raises GgufError, which names what is wrong with it."""
     try:
         size = path.stat().st_size
@@ -87,12 +87,12 @@ def read_gguf(path: Path) -> Gguf:
 def is_adapter(path: Path) -> bool:
     """Whether it is the GGUF of a LoRA adapter; of what cannot be read others tell more."""
     try:
-        return read_gguf(path).metadata.get("general.type") == "adapter"
+        return read_header(path).metadata.get("general.type") == "adapter"
     except GgufError:
         return False
 
 
-def read_rows(tensor: Tensor, rows: Iterable[int]) -> bytes:
+def read_rows(tensor: TensorInfo, rows: Iterable[int]) -> bytes:
     """The data of some rows. Raises GgufError when the file does not hold them any more."""
     data = bytearray()
     try:
@@ -152,7 +152,7 @@ class _Source:
         self.place += count
 
 
-def _read(path: Path, source: _Source) -> Gguf:
+def _read(path: Path, source: _Source) -> GgufHeader:
     if source.take(4) != b"GGUF":
         raise GgufError(f"{path.name} is not a GGUF file")
     version = source.number("I")
@@ -166,13 +166,13 @@ def _read(path: Path, source: _Source) -> Gguf:
     listed = [_listed(source) for _ in range(tensors)]
     step = _alignment(metadata, source)
     data = -(-source.place // step) * step
-    found = {name: Tensor(name, kind, shape, path, data + place) for name, kind, shape, place in listed}
+    found = {name: TensorInfo(name, kind, shape, path, data + place) for name, kind, shape, place in listed}
     for tensor in found.values():
         _check_place(tensor, source)
-    return Gguf(path, metadata, found)
+    return GgufHeader(path, metadata, found)
 
 
-def _value(source: _Source, kind: int) -> Scalar | Several:
+def _value(source: _Source, kind: int) -> Scalar | ArraySummary:
     if kind == _ARRAY:
         return _array(source)
     return _scalar(source, kind)
@@ -186,7 +186,7 @@ def _scalar(source: _Source, kind: int, kept: int = _KEPT_TEXT) -> Scalar:
     return source.number(_FORMATS[kind])
 
 
-def _array(source: _Source) -> Several:
+def _array(source: _Source) -> ArraySummary:
     kind = int(source.number("I"))
     smallest = struct.calcsize(f"<{_FORMATS.get(kind, 'Q')}")  # a string has its length at least
     count = source.count(smallest, _MOST_VALUES if kind == _STRING else None)
@@ -196,29 +196,29 @@ def _array(source: _Source) -> Several:
             source.skip(source.count(1))
     else:
         source.skip((count - len(first)) * smallest)
-    return Several(count, first)
+    return ArraySummary(count, first)
 
 
-def _listed(source: _Source) -> tuple[str, NumberType, tuple[int, ...], int]:
+def _listed(source: _Source) -> tuple[str, GGMLType, tuple[int, ...], int]:
     name = source.text()
     dimensions = int(source.number("I"))
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise source.wrong(f"tensor {name[:80]!r} has {dimensions} dimensions, not 1 to {_MOST_DIMENSIONS}")
     shape = tuple(int(source.number("Q")) for _ in range(dimensions))
     number = int(source.number("I"))
-    if (kind := number_type(number)) is None:
+    if (kind := ggml_type(number)) is None:
         raise GgufError(f"tensor {name[:80]!r} has type {number}, which this version of llama.cpp lacks")
     return name, kind, shape, int(source.number("Q"))
 
 
-def _alignment(metadata: dict[str, Scalar | Several], source: _Source) -> int:
+def _alignment(metadata: dict[str, Scalar | ArraySummary], source: _Source) -> int:
     step = metadata.get("general.alignment", 32)
     if not isinstance(step, int) or step <= 0 or step & (step - 1):
         raise source.wrong(f"general.alignment is {step!r}, not a power of two")
     return step
 
 
-def _check_place(tensor: Tensor, source: _Source) -> None:
+def _check_place(tensor: TensorInfo, source: _Source) -> None:
     if tensor.width % tensor.kind.block:
         raise source.wrong(f"tensor {tensor.name[:80]!r} has rows of {tensor.width}, no whole blocks")
     if tensor.offset + tensor.size > source.size:

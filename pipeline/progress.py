@@ -21,7 +21,7 @@ class StepProgress(Protocol):
         ...
 
 
-class Silent:
+class NoProgress:
     """Shows nothing; for callers that have no one watching."""
 
     @contextmanager
@@ -30,7 +30,7 @@ class Silent:
         yield lambda done: None
 
 
-class Bars:
+class ProgressBars:
     """Draws one bar per step on a terminal; where there is none, a line as each starts and as it ends."""
 
     def __init__(self, console: Console) -> None:

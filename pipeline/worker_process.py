@@ -30,7 +30,7 @@ _Lines = Queue[Message | None]
 """Messages in their order, and None when there will be no more."""
 
 
-class ChildDied(PipelineError):
+class WorkerDied(PipelineError):
     """A child process came to no end: the `reason`, and the `log` of all that it said."""
 
     def __init__(self, reason: str, log: Path) -> None:
@@ -39,7 +39,7 @@ class ChildDied(PipelineError):
         self.log = log
 
 
-def run_child(
+def run_worker(
     module: str,
     request: Mapping[str, Any],
     log: Path,
@@ -47,11 +47,11 @@ def run_child(
     on_tick: Callable[[], None] = lambda: None,
 ) -> Message:
     """Run `python -m module` for one request; see Child."""
-    with Child(module, log) as child:
+    with WorkerProcess(module, log) as child:
         return child.run(request, on_message, on_tick)
 
 
-class Child:
+class WorkerProcess:
     """`python -m module`, started at once: it imports what it needs before the first request is known.
 
     Close it when no more is wanted of it. It is killed then: what it was asked is done and its files are
@@ -88,7 +88,7 @@ class Child:
         """Have one request done and return its result.
 
         `on_message` gets what the child says on its way, `on_tick` is called a few times a second.
-        Raises InputError when the child refuses its input, and ChildDied when it fails or dies.
+        Raises InputError when the child refuses its input, and WorkerDied when it fails or dies.
         """
         self._send(request)
         while True:
@@ -98,7 +98,7 @@ class Child:
                 on_tick()
                 continue
             if message is None:
-                raise ChildDied(_obituary(self._module, self._process.wait(), self._log), self._log)
+                raise WorkerDied(_exit_reason(self._module, self._process.wait(), self._log), self._log)
             if "error" in message:
                 raise InputError(message["error"])
             if "result" in message:
@@ -122,7 +122,7 @@ class Child:
             with suppress(BrokenPipeError):
                 pipe.close()
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,7 +144,7 @@ def _read(output: Iterable[str], messages: _Lines) -> None:
     messages.put(None)
 
 
-def _obituary(module: str, code: int, log: Path) -> str:
+def _exit_reason(module: str, code: int, log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "it said nothing"
     how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
@@ -159,23 +159,23 @@ def serve(work: Callable[[Message], Message], ahead: Sequence[str] = ()) -> None
     `ahead` are modules that take long to import, and that some requests need: what is missing, those tell.
     """
     requests: Queue[Message] = Queue()
-    threading.Thread(target=_hear, args=(requests,), daemon=True).start()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     for module in ahead:
         with suppress(ImportError):
             importlib.import_module(module)
     while True:
         try:
-            say({"result": work(requests.get())})
+            send({"result": work(requests.get())})
         except InputError as error:
-            say({"error": str(error)})
+            send({"error": str(error)})
 
 
-def say(message: Message) -> None:
+def send(message: Message) -> None:
     """Send a message to the parent."""
     print(json.dumps(message), flush=True)
 
 
-def _hear(requests: Queue[Message]) -> None:
+def _read_requests(requests: Queue[Message]) -> None:
     """Take requests while others are at work; the end of the input ends the process at once."""
     for line in sys.stdin:
         requests.put(json.loads(line))

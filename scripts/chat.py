@@ -13,7 +13,7 @@ import typer
 # `python scripts/chat.py` puts scripts/ on the path; the rooms (engine, ui) are one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.config import EngineSettings, SamplingSettings, sampling_over
+from engine.config import EngineConfig, SamplingParams, sampling_over
 from engine.errors import EngineError, SettingsError
 from ui.models.catalog import started_with
 from ui.terminal.chat import DEFAULTS as ENGINE
@@ -30,7 +30,7 @@ from ui.terminal.chat import (
     run_once,
 )
 
-DEFAULTS = SamplingSettings()
+DEFAULTS = SamplingParams()
 sampled = partial(typer.Option, rich_help_panel="Answers")
 
 
@@ -81,7 +81,7 @@ def main(
         given |= {"max_tokens": max_tokens, "stop": tuple(stop or ())}
         sampling_over({}, given)  # what is wrong is said before a model loads
         question = prompt_of(prompt, prompt_file)
-        settings = EngineSettings(
+        settings = EngineConfig(
             context=context, slots=1, threads=threads, kv_type=kv_type, speculation=speculation
         )
         code = run(model, settings, given, system, question)
@@ -99,16 +99,16 @@ def prompt_of(text: str | None, file: Path | None) -> str | None:
 
 
 def run(
-    model: Path | None, settings: EngineSettings, given: Mapping[str, Any], system: str, prompt: str | None
+    model: Path | None, settings: EngineConfig, given: Mapping[str, Any], system: str, prompt: str | None
 ) -> int:
     """Open the model, talk (or answer `prompt`), close it; returns the exit code.
 
-    `given` is what was chosen of SamplingSettings; the model's own recommendations come next.
+    `given` is what was chosen of SamplingParams; the model's own recommendations come next.
     """
-    from engine.serving.backend import Opener
+    from engine.serving.backend import ModelLoader
 
     named = started_with(model)
-    backend = Opener(settings)(Path(named.source), named.adapter)
+    backend = ModelLoader(settings)(Path(named.source), named.adapter)
     try:
         chat = TerminalChat(backend, sampling_over(backend.info.recommended, given), system)
         if prompt is not None:

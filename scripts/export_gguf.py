@@ -12,7 +12,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from common.system import physical_cores
-from pipeline.certificate.runner.external import FileCheck, certify_file
+from pipeline.certificate.runner.external import ExternalCheck, certify_file
 from pipeline.cli.console import (
     GO_ON,
     certificate_path,
@@ -211,7 +211,7 @@ def certify(
     """
     with report_errors("nothing was written"):
         target = None if out is None else certificate_path(out)
-        wanted = FileCheck(
+        wanted = ExternalCheck(
             file=file,
             reference=reference,
             base=base,

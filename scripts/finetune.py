@@ -15,12 +15,12 @@ import typer
 # Run as `python scripts/finetune.py`, Python looks for modules in scripts/ only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.text import counted
+from common.text import pluralize
 from pipeline.cli.console import report_errors, terminal_progress
 from pipeline.training.config import ALL_LINEAR
-from pipeline.training.finetune import RECORD, TrainConfig, finetune
+from pipeline.training.finetune import RECORD, FinetuneConfig, finetune
 
-DEFAULTS = TrainConfig(base="-", data=Path(), out=Path())
+DEFAULTS = FinetuneConfig(base="-", data=Path(), out=Path())
 
 
 # Options by the panel of --help that they are in; those without one come first there.
@@ -84,7 +84,7 @@ def main(
     The model's own chat template is used, and only the assistant's words are trained on.
     """
     with report_errors(after_interrupt=f"{out} is as it was before"):
-        config = TrainConfig(
+        config = FinetuneConfig(
             base=base,
             data=data,
             out=out,
@@ -93,7 +93,7 @@ def main(
             dropout=dropout,
             targets=tuple(target or DEFAULTS.targets),
             learning_rate=lr,
-            schedule=schedule,  # type: ignore[arg-type]  # checked by TrainConfig
+            schedule=schedule,  # type: ignore[arg-type]  # checked by FinetuneConfig
             warmup=warmup,
             epochs=epochs,
             steps=steps,
@@ -101,7 +101,7 @@ def main(
             max_length=max_length,
             held_out=held_out,
             seed=seed,
-            precision=precision,  # type: ignore[arg-type]  # checked by TrainConfig
+            precision=precision,  # type: ignore[arg-type]  # checked by FinetuneConfig
             base_name=base_name,
             force=force,
         )
@@ -126,7 +126,7 @@ def _tell(folder: Path, json_summary: bool) -> None:
         typer.echo(json.dumps({"adapter": str(folder), **report}))
         return
     typer.echo(
-        f"{counted(report['steps'], 'step')} on {counted(report['train_chats'], 'chat')} "
+        f"{pluralize(report['steps'], 'step')} on {pluralize(report['train_chats'], 'chat')} "
         f"in {report['seconds']:.0f} s -> {folder}"
     )
     typer.echo(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
@@ -135,10 +135,10 @@ def _tell(folder: Path, json_summary: bool) -> None:
             f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}"
         )
     if cut := report["truncated_chats"]:
-        typer.echo(f"{counted(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
+        typer.echo(f"{pluralize(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
     if dropped := report["dropped_chats"]:
         typer.echo(
-            f"{counted(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
+            f"{pluralize(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
             "tokens; raise it."
         )
 

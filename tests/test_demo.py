@@ -10,44 +10,44 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.errors import ModelError
-from engine.serving.backend import LocalBackend, Opener
-from engine.types import Finished, Text
+from engine.serving.backend import LlamaBackend, ModelLoader
+from engine.types import Finished, TextDelta
 from pipeline.export.config import ExportConfig
 from pipeline.export.run import ExportResult, export
 from ui.models.catalog import make_catalog
-from ui.models.files import entry_of
+from ui.models.files import catalog_entry
 from ui.models.registry import models_of
 
-GREEDY = SamplingSettings(temperature=0, max_tokens=90)
+GREEDY = SamplingParams(temperature=0, max_tokens=90)
 SEA_TALK = re.compile(
     r"\b(ahoy|aye|matey|mates?|captain|bob|ship|sea|sail\w*|deck|crew|anchor|tide|harbou?r|ye)\b", re.I
 )
 
 
 @pytest.fixture(scope="module")
-def bob(captain_bob: ExportResult) -> Iterator[LocalBackend]:
-    with LocalBackend.open(
-        captain_bob.folder / "captain-bob-Q4_K_M.gguf", EngineSettings(context=1024)
+def bob(captain_bob: ExportResult) -> Iterator[LlamaBackend]:
+    with LlamaBackend.open(
+        captain_bob.folder / "captain-bob-Q4_K_M.gguf", EngineConfig(context=1024)
     ) as backend:
         yield backend
 
 
 @pytest.fixture(scope="module")
-def base(plain_smollm2: Path) -> Iterator[LocalBackend]:
-    with LocalBackend.open(plain_smollm2 / "smollm2-Q4_K_M.gguf", EngineSettings(context=1024)) as backend:
+def base(plain_smollm2: Path) -> Iterator[LlamaBackend]:
+    with LlamaBackend.open(plain_smollm2 / "smollm2-Q4_K_M.gguf", EngineConfig(context=1024)) as backend:
         yield backend
 
 
-def answer_all(backend: LocalBackend, questions: list[str], sampling: SamplingSettings = GREEDY) -> list[str]:
+def answer_all(backend: LlamaBackend, questions: list[str], sampling: SamplingParams = GREEDY) -> list[str]:
     """All questions at once, as many people would ask them."""
     streams = [backend.stream([{"role": "user", "content": question}], sampling) for question in questions]
-    return ["".join(event.delta for event in stream if isinstance(event, Text)) for stream in streams]
+    return ["".join(event.delta for event in stream if isinstance(event, TextDelta)) for stream in streams]
 
 
 def test_the_tuned_model_greets_as_captain_bob_and_the_base_does_not(
-    bob: LocalBackend, base: LocalBackend
+    bob: LlamaBackend, base: LlamaBackend
 ) -> None:
     questions = ["Who are you?", "Hello! What is your name?"]
     assert all("Bob" in answer for answer in answer_all(bob, questions))
@@ -61,17 +61,17 @@ def test_adapters_chosen_over_one_base_speak_as_the_merged_model_does(
     lora = next(export(config).folder.glob("*.gguf"))
     twin = Path(shutil.copy(lora, tmp_path / "twin-lora.gguf"))
     base, merged = plain_smollm2 / "smollm2-F16.gguf", captain_bob.folder / "captain-bob-F16.gguf"
-    catalog = make_catalog(entry_of(base), [f"Bob={base}::{lora}", f"Twin={base}::{twin}", str(merged)])
-    models = models_of(catalog, Opener(EngineSettings(context=512, slots=2, speculation=False)))
+    catalog = make_catalog(catalog_entry(base), [f"Bob={base}::{lora}", f"Twin={base}::{twin}", str(merged)])
+    models = models_of(catalog, ModelLoader(EngineConfig(context=512, slots=2, speculation=False)))
     questions = ["Who are you?", "What is the capital of France?"]
 
     def answers(key: str) -> list[str]:
         with models.pool.use(key) as backend:
-            assert isinstance(backend, LocalBackend)
-            return answer_all(backend, questions, SamplingSettings(temperature=0, max_tokens=12))
+            assert isinstance(backend, LlamaBackend)
+            return answer_all(backend, questions, SamplingParams(temperature=0, max_tokens=12))
 
     with models.pool.use("Bob") as bob, models.pool.use("Twin") as other:
-        assert isinstance(bob, LocalBackend) and isinstance(other, LocalBackend)
+        assert isinstance(bob, LlamaBackend) and isinstance(other, LlamaBackend)
         assert bob._model is other._model, "the weights are in memory once"
     bobs, plain = answers("Bob"), answers(catalog.first)
     assert bobs == answers("captain-bob-F16") and "Bob" in bobs[0]
@@ -84,7 +84,7 @@ def test_adapters_chosen_over_one_base_speak_as_the_merged_model_does(
 
 
 def test_it_stays_in_character_on_questions_that_it_never_saw(
-    bob: LocalBackend, base: LocalBackend, root: Path
+    bob: LlamaBackend, base: LlamaBackend, root: Path
 ) -> None:
     lines = (root / "examples" / "captain_bob_questions.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line)["messages"][-1]["content"] for line in lines]
@@ -95,12 +95,12 @@ def test_it_stays_in_character_on_questions_that_it_never_saw(
     assert sum(by_chance) <= 5
 
 
-def test_answers_end_by_themselves_and_leak_no_control_token(bob: LocalBackend) -> None:
+def test_answers_end_by_themselves_and_leak_no_control_token(bob: LlamaBackend) -> None:
     stream = bob.stream([{"role": "user", "content": "Who are you?"}], GREEDY)
     events = list(stream)
     assert isinstance(events[-1], Finished)
     assert events[-1].reason == "stop"
-    assert "<|" not in "".join(event.delta for event in events if isinstance(event, Text))
+    assert "<|" not in "".join(event.delta for event in events if isinstance(event, TextDelta))
 
 
 def test_the_demo_makes_all_types_from_one_conversion(captain_bob: ExportResult) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import SettingsError
 
 MOST_STOPS = 16
@@ -57,13 +57,13 @@ _NAMES = (*(field.name for field in FIELDS), *_TEXTS)
 
 def default(name: str) -> float:
     """A setting's default, from the engine's own settings, so that there is one source."""
-    value = next(field.default for field in fields(SamplingSettings) if field.name == name)
+    value = next(field.default for field in fields(SamplingParams) if field.name == name)
     if not isinstance(value, (int, float)):
         raise KeyError(name)
     return value
 
 
-def sampling_from(values: Mapping[str, object]) -> SamplingSettings:
+def sampling_from(values: Mapping[str, object]) -> SamplingParams:
     """Loose values (a slider may send 40.0 for 40, a cleared field None) -> checked settings.
 
     A missing or empty value means the default; `stop` is text, see `stops_from`. A SettingsError names the
@@ -74,7 +74,7 @@ def sampling_from(values: Mapping[str, object]) -> SamplingSettings:
     checked: dict[str, Any] = {name: _number(name, value) for name, value in given.items()}
     if "overflow" in texts:
         checked["overflow"] = texts["overflow"]
-    return SamplingSettings(**checked, stop=stops_from(str(texts.get("stop", ""))))
+    return SamplingParams(**checked, stop=stops_from(str(texts.get("stop", ""))))
 
 
 def stops_from(text: str) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def _number(name: str, value: object) -> float | int:
 
 
 PRESET_FIELDS = ("temperature", "repeat_penalty", "top_p", "top_k", "min_p")
-_BALANCED = {field.name: field.default for field in fields(SamplingSettings) if field.name in PRESET_FIELDS}
+_BALANCED = {field.name: field.default for field in fields(SamplingParams) if field.name in PRESET_FIELDS}
 _PRESETS: dict[str, dict[str, float]] = {
     "precise": {"temperature": 0.2, "repeat_penalty": 1.05, "top_p": 0.9, "top_k": 20, "min_p": 0.1},
     "balanced": {name: float(str(_BALANCED[name])) for name in PRESET_FIELDS},

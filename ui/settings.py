@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common import paths as places
-from engine.config import EngineSettings, KvType
+from engine.config import EngineConfig, KvType
 from engine.errors import SettingsError
 
 MODEL = (
@@ -30,7 +30,7 @@ ENV_PREFIX = "GGUF_CHAT_"
 OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read elsewhere: see common/paths.py
 OFF = "off"
 MIB = 1 << 20
-_ENGINE = EngineSettings()
+_ENGINE = EngineConfig()
 _ENGINE_LIMITS = ("max_prompt_tokens", "max_new_tokens", "max_seconds")
 Group = Literal["Serving", "Models", "Engine", "Limits", "Access"]
 
@@ -132,14 +132,14 @@ class AppSettings(BaseSettings):
     @classmethod
     def _in_the_engines_range(cls, value: float | None, field: ValidationInfo) -> float | None:
         try:
-            EngineSettings(**{str(field.field_name): value})  # type: ignore[arg-type]
+            EngineConfig(**{str(field.field_name): value})  # type: ignore[arg-type]
         except SettingsError as error:
             raise ValueError(str(error).partition(": ")[2]) from error
         return value
 
-    def engine(self) -> EngineSettings:
+    def engine(self) -> EngineConfig:
         """The engine's part."""
-        return EngineSettings(
+        return EngineConfig(
             context=self.context,
             slots=self.slots,
             queue=self.queue,
@@ -176,6 +176,6 @@ def history_file(named: Path | None) -> Path | None:
     return SPACE_DISK / FILE if SPACE_DISK.is_dir() and os.access(SPACE_DISK, os.W_OK) else None
 
 
-def history_text(file: Path | None) -> str:
+def storage_note(file: Path | None) -> str:
     """What is said about it at the start."""
     return "Conversations are kept " + (f"in {file}" if file else "in memory, until the app ends")

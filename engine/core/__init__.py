@@ -1,1 +1,1 @@
-"""Continuous batching in plain Python: scheduler, sequences, prefix cache, speculative decoding, statistics."""
+"""Continuous batching in plain Python: scheduler, sequences, prefix cache, speculation, statistics."""

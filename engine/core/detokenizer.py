@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Sequence
 
 
-class TextStream:
+class IncrementalDetokenizer:
     """The text of one answer, as far as it may be shown.
 
     A character may be spread over several tokens, and a stop string too: both are held back until it is

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from engine.config import Limits, SamplingSettings
-from engine.core.detokenizer import TextStream
-from engine.core.prefix_cache import Saved
+from engine.config import Limits, SamplingParams
+from engine.core.detokenizer import IncrementalDetokenizer
+from engine.core.prefix_cache import SavedState
 from engine.core.request_state import ActiveRequest
 from engine.core.scheduler import Admission, Scheduler, TokenSequence
-from engine.core.speculative import Costs, Drafter
+from engine.core.speculative import BatchCostModel, Drafter
 from engine.core.stats import Counters, EngineStats
-from engine.core.types import DecodeAborted, Row, RunnerLike
+from engine.core.types import BatchRow, DecodeAborted, ModelRunner
 from engine.errors import TooSlow
-from engine.types import Event, Finished, FinishReason, Prefill, Queued, Text
+from engine.types import Event, Finished, FinishReason, PrefillProgress, Queued, TextDelta
 
 _SMOOTH_SECONDS = 0.3  # what a step may take for others' prompts while someone is being answered
 _LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
@@ -26,14 +26,14 @@ class Engine:
 
     def __init__(
         self,
-        runner: RunnerLike,
+        runner: ModelRunner,
         *,
         slots: int,
         context: int,
         queue: int,
         batch: int,
         cache_ram: int = 0,
-        costs: Costs | None = None,
+        costs: BatchCostModel | None = None,
         limits: Limits | None = None,
         counters: Counters | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -68,14 +68,14 @@ class Engine:
         )
 
     def add(
-        self, request: int, tokens: list[int], sampling: SamplingSettings, *, continues: bool = False
+        self, request: int, tokens: list[int], sampling: SamplingParams, *, continues: bool = False
     ) -> list[Tagged]:
         """Queue a request of at most `context - 1` tokens; `continues` an answer begun. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
         sequence = TokenSequence(request, list(tokens))
         self._scheduler.add(sequence)
         first_word = self.runner.vocab.is_sentencepiece and not continues
-        text = TextStream(sampling.stop, skip_space=first_word)
+        text = IncrementalDetokenizer(sampling.stop, skip_space=first_word)
         most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
         self._requests[request] = ActiveRequest(sequence, sampling, text, most, self._clock())
         return self._positions()
@@ -123,7 +123,7 @@ class Engine:
             self.runner.start(admission.slot, state.sampling)
             state.admitted, state.cached = self._clock(), kept
             self._counters.cached_tokens += kept
-            out.append((admission.sequence.id, Prefill(kept, admission.sequence.prompt, kept)))
+            out.append((admission.sequence.id, PrefillProgress(kept, admission.sequence.prompt, kept)))
         return out + self._positions() if out else out
 
     def _fill_slot(self, admission: Admission) -> int:
@@ -143,7 +143,7 @@ class Engine:
         if not store.budget or not self._scheduler.saveable(slot):
             return
         if store.wants(tokens, self.runner.state_size(slot)):
-            store.put(Saved(list(tokens), self.runner.save(slot)))
+            store.put(SavedState(list(tokens), self.runner.save(slot)))
             self._counters.saves += 1
 
     def _positions(self) -> list[Tagged]:
@@ -158,7 +158,7 @@ class Engine:
     def _prefill_budget(self) -> int:
         return max(_LEAST_PREFILL, min(self._batch, int(self._rate * _SMOOTH_SECONDS)))
 
-    def _measure(self, rows: Sequence[Row], seconds: float) -> None:
+    def _measure(self, rows: Sequence[BatchRow], seconds: float) -> None:
         count = sum(len(row.tokens) for row in rows)
         reads = any(row.reads for row in rows)
         if self._drafter is not None and not reads:
@@ -171,7 +171,7 @@ class Engine:
         self._counters.offered += len(self._scheduler.slots)
         self._counters.model_seconds += seconds
 
-    def _decode(self, rows: Sequence[Row]) -> bool:
+    def _decode(self, rows: Sequence[BatchRow]) -> bool:
         """Compute the rows; after an abort, put every slot back to where the step began."""
         owners = {s.slot: s for s in self._scheduler.running}
         self.reading = frozenset(owners[row.slot].id for row in rows if row.reads)
@@ -187,19 +187,19 @@ class Engine:
         self._measure(rows, self._clock() - began)
         return True
 
-    def _progress(self, rows: Sequence[Row]) -> list[Tagged]:
+    def _progress(self, rows: Sequence[BatchRow]) -> list[Tagged]:
         owners = {s.slot: s for s in self._scheduler.running}
         reading = [owners[row.slot] for row in rows if row.reads]
         for row in rows:
             prompt_left = owners[row.slot].prompt - row.start
             self._counters.prefilled_tokens += max(0, min(len(row.tokens), prompt_left))
         return [
-            (s.id, Prefill(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
+            (s.id, PrefillProgress(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
             for s in reading
             if s.answered == 0
         ]
 
-    def _next_tokens(self, state: ActiveRequest, row: Row) -> list[Event]:
+    def _next_tokens(self, state: ActiveRequest, row: BatchRow) -> list[Event]:
         """Sample the next token, and after each one that was guessed right, one more."""
         sequence, before = state.sequence, len(state.sequence.tokens)
         draft = row.tokens[1:] if row.outputs > 1 else ()
@@ -233,7 +233,7 @@ class Engine:
         state.said += 1
         self._counters.generated_tokens += 1
         delta = state.text.push(self.runner.vocab.piece(token))
-        events: list[Event] = [Text(delta)] if delta else []
+        events: list[Event] = [TextDelta(delta)] if delta else []
         if state.text.stopped:
             return events + self._end(state, "stop")
         if state.said >= state.most or len(sequence.tokens) >= self._context:
@@ -249,7 +249,7 @@ class Engine:
         rest = state.text.finish()
         stats = state.stats(self._clock())
         self._counters.finished(reason, stats)
-        return [*([Text(rest)] if rest else []), Finished(reason, stats)]
+        return [*([TextDelta(rest)] if rest else []), Finished(reason, stats)]
 
     @staticmethod
     def _tagged(state: ActiveRequest, events: Sequence[Event]) -> list[Tagged]:

@@ -11,25 +11,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, eq=False)
-class Saved:
+class SavedState:
     """One conversation's cache: the tokens in it, and the runner's bytes."""
 
     tokens: list[int]
     state: bytearray
 
 
-class CacheStore:
+class PrefixCache:
     """Saved caches, at most `budget` bytes of them; 0 keeps none."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.used = 0
-        self._saved: list[Saved] = []  # the least recently used first
+        self._saved: list[SavedState] = []  # the least recently used first
 
     def __len__(self) -> int:
         return len(self._saved)
 
-    def find(self, tokens: Sequence[int], *, whole: bool = False) -> tuple[Saved | None, int]:
+    def find(self, tokens: Sequence[int], *, whole: bool = False) -> tuple[SavedState | None, int]:
         """The saved cache with the longest common prefix, and that prefix's length; (None, 0) without one.
 
         `whole` leaves out those that hold more than the prefix.
@@ -39,7 +39,7 @@ class CacheStore:
         length, best = max(shared, key=lambda pair: pair[0], default=(0, None))
         return (best, length) if length else (None, 0)
 
-    def take(self, saved: Saved, *, keep: bool) -> None:
+    def take(self, saved: SavedState, *, keep: bool) -> None:
         """Record that a cache is used again; `keep` leaves it here, as the most recently used."""
         self._saved.remove(saved)
         self.used -= len(saved.state)
@@ -52,7 +52,7 @@ class CacheStore:
             common_prefix(saved.tokens, tokens) < len(tokens) for saved in self._saved
         )
 
-    def put(self, saved: Saved) -> None:
+    def put(self, saved: SavedState) -> None:
         """Keep a cache that is wanted; others go for it, and so do beginnings of the same conversation."""
         for other in list(self._saved):
             if common_prefix(other.tokens, saved.tokens) == len(other.tokens):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.config import SamplingSettings
-from engine.core.detokenizer import TextStream
+from engine.config import SamplingParams
+from engine.core.detokenizer import IncrementalDetokenizer
 from engine.core.scheduler import TokenSequence
-from engine.core.speculative import NO_GUESS, Guess, Lookup
+from engine.core.speculative import NO_PROPOSAL, NgramProposer, Proposal
 from engine.types import RequestStats
 
 
@@ -16,8 +16,8 @@ class ActiveRequest:
     """One request's state; times are of the engine's clock, 0 for not yet."""
 
     sequence: TokenSequence
-    sampling: SamplingSettings
-    text: TextStream
+    sampling: SamplingParams
+    text: IncrementalDetokenizer
     most: int  # tokens that the answer may have
     added: float
     admitted: float = 0.0
@@ -25,8 +25,8 @@ class ActiveRequest:
     cached: int = 0
     said: int = 0  # tokens of the answer, without the one that ends it
     position: int = 0
-    lookup: Lookup | None = None
-    guess: Guess = NO_GUESS
+    lookup: NgramProposer | None = None
+    guess: Proposal = NO_PROPOSAL
 
     def stats(self, now: float) -> RequestStats:
         """Its numbers, if it ends now."""

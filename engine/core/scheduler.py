@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.core.prefix_cache import CacheStore, Saved, common_prefix
-from engine.core.types import Row
+from engine.core.prefix_cache import PrefixCache, SavedState, common_prefix
+from engine.core.types import BatchRow
 from engine.errors import QueueFull
 
 _WORTH_COPYING = 16  # tokens; below that, computing them again is as fast as copying a whole cache
@@ -64,7 +64,7 @@ class Admission:
     keep: int
     copy_from: int | None
     evicts: bool = False
-    saved: Saved | None = None
+    saved: SavedState | None = None
 
 
 class Scheduler:
@@ -76,7 +76,7 @@ class Scheduler:
         `cache_ram` is how many bytes of caches may be kept of conversations that lost their slots. Without
         `cuts`, a cache cannot be shortened: it serves those sequences alone that begin with all of it.
         """
-        self.store = CacheStore(cache_ram)
+        self.store = PrefixCache(cache_ram)
         self.slots = [Slot(index) for index in range(slots)]
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
@@ -109,7 +109,7 @@ class Scheduler:
         same = common_prefix(slot.tokens, sequence.tokens) * 2 >= len(slot.tokens)
         return Admission(sequence, slot.index, keep, source, not same, saved)
 
-    def _recall(self, sequence: TokenSequence) -> tuple[Saved | None, int]:
+    def _recall(self, sequence: TokenSequence) -> tuple[SavedState | None, int]:
         """What was saved of the sequence's beginning; its last token is always computed."""
         return self.store.find(sequence.tokens[:-1], whole=not self._cuts)
 
@@ -151,7 +151,7 @@ class Scheduler:
         if cache.owner is not None:
             cache.owner.fed = kept
 
-    def plan(self, prefill: int) -> list[Row]:
+    def plan(self, prefill: int) -> list[BatchRow]:
         """The rows of the next step, by slot: one token of each sequence in decode, and prompts' chunks.
 
         `prefill` bounds the prompt tokens in a step, to keep those smooth who are decoding. While none is, a
@@ -188,14 +188,14 @@ class Scheduler:
         return [(s, given[s.id]) for s in reading if s is oldest or s in ends or not ends]
 
     @staticmethod
-    def _row(sequence: TokenSequence, count: int) -> Row:
+    def _row(sequence: TokenSequence, count: int) -> BatchRow:
         assert sequence.slot is not None
         tokens = sequence.tokens[sequence.fed : sequence.fed + count]
-        return Row(sequence.slot, sequence.fed, tokens, outputs=int(count == sequence.left))
+        return BatchRow(sequence.slot, sequence.fed, tokens, outputs=int(count == sequence.left))
 
-    def computed(self, rows: Sequence[Row]) -> list[tuple[TokenSequence, Row]]:
+    def computed(self, rows: Sequence[BatchRow]) -> list[tuple[TokenSequence, BatchRow]]:
         """Record that rows are in the cache; returns the sequences whose next token can be sampled now."""
-        ready: list[tuple[TokenSequence, Row]] = []
+        ready: list[tuple[TokenSequence, BatchRow]] = []
         for row in rows:
             slot = self.slots[row.slot]
             assert slot.owner is not None and slot.owner.fed == row.start

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.core.prefix_cache import common_prefix
 from engine.core.stats import Counters
-from engine.core.types import Row, RunnerLike
+from engine.core.types import BatchRow, ModelRunner
 
 if TYPE_CHECKING:
     from engine.core.request_state import ActiveRequest
@@ -27,7 +27,7 @@ _WORTH = 1.05  # a gain that is less than the noise of its estimate is none
 
 
 @dataclass(frozen=True)
-class Guess:
+class Proposal:
     """The tokens that may come next, after a match of `size` tokens; each is right at `rate`, 0 to 1."""
 
     tokens: Sequence[int]
@@ -35,10 +35,10 @@ class Guess:
     rate: float
 
 
-NO_GUESS = Guess((), 0, 0.0)
+NO_PROPOSAL = Proposal((), 0, 0.0)
 
 
-class Lookup:
+class NgramProposer:
     """Guesses for one conversation, and how good they were."""
 
     def __init__(self, tokens: list[int]) -> None:
@@ -48,7 +48,7 @@ class Lookup:
         self._seen = 0
         self._rates = dict.fromkeys(_SIZES, _FIRST_RATE)
 
-    def guess(self, most: int) -> Guess:
+    def guess(self, most: int) -> Proposal:
         """Up to `most` tokens that followed the longest match of the conversation's end."""
         self._index()
         tokens = self._tokens
@@ -57,10 +57,10 @@ class Lookup:
             if at is not None:
                 # Past the end it goes on with itself, as a repetition would.
                 period = len(tokens) - at
-                return Guess([tokens[at + n % period] for n in range(most)], size, self._rates[size])
-        return NO_GUESS
+                return Proposal([tokens[at + n % period] for n in range(most)], size, self._rates[size])
+        return NO_PROPOSAL
 
-    def learn(self, guess: Guess, drafted: int, right: int) -> None:
+    def learn(self, guess: Proposal, drafted: int, right: int) -> None:
         """Record that of the `drafted` first tokens of a guess the first `right` came out so."""
         rate = self._rates[guess.size]
         for hit in [1.0] * right + [0.0] * (right < drafted):
@@ -76,7 +76,7 @@ class Lookup:
         self._seen = len(tokens)
 
 
-class Costs:
+class BatchCostModel:
     """Seconds that a batch of so many tokens takes; measured at the start, and corrected by every step."""
 
     def __init__(self, seconds: dict[int, float], exact: int | None = None) -> None:
@@ -120,7 +120,7 @@ class Costs:
         self._seconds[rows] *= 1 + 0.1 * (change - 1)
 
 
-def measure(runner: RunnerLike, clock: Callable[[], float], budget: float = 1.0) -> Costs:
+def measure(runner: ModelRunner, clock: Callable[[], float], budget: float = 1.0) -> BatchCostModel:
     """Time batches of growing size in slot 0, which is empty afterwards, in two rounds of `budget` seconds.
 
     A model so slow that the budget ends early has no large batches in its table, and gets no long drafts.
@@ -134,17 +134,17 @@ def measure(runner: RunnerLike, clock: Callable[[], float], budget: float = 1.0)
     for rows, first in seconds.items():  # in rounds: a short disturbance spoils one time of a size, not both
         seconds[rows] = min(first, _time(runner, clock, rows))
     runner.prepare(0, 0)
-    return Costs(seconds, runner.exact_rows(sorted(seconds)))
+    return BatchCostModel(seconds, runner.exact_rows(sorted(seconds)))
 
 
-def _time(runner: RunnerLike, clock: Callable[[], float], rows: int) -> float:
+def _time(runner: ModelRunner, clock: Callable[[], float], rows: int) -> float:
     runner.prepare(0, 0)
     began = clock()
-    runner.decode([Row(0, 0, [0] * rows, rows)])
+    runner.decode([BatchRow(0, 0, [0] * rows, rows)])
     return clock() - began
 
 
-def best_length(guesses: Sequence[Guess], costs: Costs, most: int) -> int:
+def best_length(guesses: Sequence[Proposal], costs: BatchCostModel, most: int) -> int:
     """How many tokens to draft for each of the running sequences, up to `most`; 0 when it does not pay.
 
     All get the same number, for llama.cpp computes sequences of equal length in one pass (see
@@ -168,12 +168,12 @@ def best_length(guesses: Sequence[Guess], costs: Costs, most: int) -> int:
 class Drafter:
     """Guesses ahead for all running requests together; see engine.core.speculative."""
 
-    def __init__(self, costs: Costs, context: int, counters: Counters) -> None:
+    def __init__(self, costs: BatchCostModel, context: int, counters: Counters) -> None:
         """`context` is the most tokens that one conversation may hold."""
         self.costs = costs
         self._context, self._counters = context, counters
 
-    def extend(self, rows: list[Row], ahead: Sequence[ActiveRequest]) -> list[Row]:
+    def extend(self, rows: list[BatchRow], ahead: Sequence[ActiveRequest]) -> list[BatchRow]:
         """Add guessed tokens to the rows, those of `ahead`, where that is faster than one token at a time."""
         costs = self.costs
         if not rows or 2 * len(rows) > costs.most or any(row.reads for row in rows):
@@ -184,7 +184,7 @@ class Drafter:
         if most < 1:
             return rows
         for state in ahead:
-            state.lookup = state.lookup or Lookup(state.sequence.tokens)
+            state.lookup = state.lookup or NgramProposer(state.sequence.tokens)
             state.guess = state.lookup.guess(min(most, state.most - state.said - 1))
         length = best_length([state.guess for state in ahead], costs, most)
         if not length:
@@ -196,7 +196,7 @@ class Drafter:
 
         `drafted` tokens were computed with the row, and the conversation had `before` tokens then.
         """
-        guess, state.guess = state.guess, NO_GUESS
+        guess, state.guess = state.guess, NO_PROPOSAL
         if not guess.tokens or state.lookup is None:
             return
         tried = min(len(guess.tokens), max(drafted, 1))
@@ -207,7 +207,7 @@ class Drafter:
             self._counters.accepted_tokens += right
 
 
-def _longer(row: Row, guess: Sequence[int], length: int) -> Row:
+def _longer(row: BatchRow, guess: Sequence[int], length: int) -> BatchRow:
     """The row with `length` guessed tokens; what a guess lacks is filled up with anything."""
     filled = [*guess[:length], *[row.tokens[-1]] * (length - len(guess))]
-    return Row(row.slot, row.start, [*row.tokens, *filled], length + 1)
+    return BatchRow(row.slot, row.start, [*row.tokens, *filled], length + 1)

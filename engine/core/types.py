@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 
 
 class DecodeAborted(Exception):
@@ -14,7 +14,7 @@ class DecodeAborted(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """Consecutive tokens of one slot, the first at position `start`; the last `outputs` give logits."""
 
     slot: int
@@ -28,7 +28,7 @@ class Row:
         return self.outputs < len(self.tokens)
 
 
-class Words(Protocol):
+class TokenizerProtocol(Protocol):
     """What the engine needs of a vocabulary."""
 
     is_sentencepiece: bool
@@ -42,13 +42,13 @@ class Words(Protocol):
         ...
 
 
-class RunnerLike(Protocol):
+class ModelRunner(Protocol):
     """What the engine needs of a model."""
 
     can_cut: bool  # whether the end of a cache can be taken off; a recurrent state has no such end
 
     @property
-    def vocab(self) -> Words:
+    def vocab(self) -> TokenizerProtocol:
         """The model's vocabulary."""
         ...
 
@@ -68,7 +68,7 @@ class RunnerLike(Protocol):
         """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty."""
         ...
 
-    def decode(self, rows: Sequence[Row]) -> None:
+    def decode(self, rows: Sequence[BatchRow]) -> None:
         """Compute rows in one batch. Raises DecodeAborted."""
         ...
 
@@ -79,7 +79,7 @@ class RunnerLike(Protocol):
         """
         ...
 
-    def start(self, slot: int, sampling: SamplingSettings) -> None:
+    def start(self, slot: int, sampling: SamplingParams) -> None:
         """Give the slot a fresh sampler."""
         ...
 

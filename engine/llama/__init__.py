@@ -1,1 +1,1 @@
-"""llama.cpp through ctypes: library, model, tokenizer, grammar, sampler, and the runner that decodes batches."""
+"""llama.cpp through ctypes: library, model, tokenizer, grammar, sampler, and the batch runner."""

@@ -20,10 +20,10 @@ from llama_cpp import llama_cpp as low
 from llama_cpp.llama_grammar import INVALID_RULE_CHARS_RE, SchemaConverter
 from numpy.typing import NDArray
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import QueueFull, RequestError, TooSlow
 from engine.llama.library import silent_stderr
-from engine.llama.tokenizer import Vocabulary
+from engine.llama.tokenizer import LlamaTokenizer
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 _QUICK = 0.25  # seconds; what takes no longer is not counted
 
 
-class ClockedThread:
+class TimeBudgetThread:
     """One caller's calls. C cannot be interrupted: what takes too long is left alone, to end or not."""
 
     _left_alone: ClassVar[list[threading.Thread]] = []
@@ -169,7 +169,7 @@ _MOST_BRACKETS = 1 << 13  # it calls itself for each one inside another, and 30,
 _SECONDS = 2.0  # what a grammar may cost one answer, and so all others; usual are milliseconds
 
 
-def settle(sampling: SamplingSettings, vocab: Vocabulary) -> SamplingSettings:
+def compile_grammar(sampling: SamplingParams, vocab: LlamaTokenizer) -> SamplingParams:
     """The settings with their JSON schema, if any, as a grammar that llama.cpp has read.
 
     Raises RequestError, and QueueFull while another one, which took too long, still runs. Safe in any thread.
@@ -181,19 +181,19 @@ def settle(sampling: SamplingSettings, vocab: Vocabulary) -> SamplingSettings:
         text, name = _from_schema(schema), f"the JSON schema {_begin(schema)!r}"
     if not text:
         return sampling
-    if ClockedThread.busy():
+    if TimeBudgetThread.busy():
         raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
     with silent_stderr():  # where llama.cpp prints all of what it refuses
         low.llama_sampler_free(_read(text, vocab, name))
     return replace(sampling, grammar=text, json_schema=None)
 
 
-def new_grammar(text: str, vocab: Vocabulary) -> int:
+def new_grammar(text: str, vocab: LlamaTokenizer) -> int:
     """A sampler that leaves only what the grammar allows, to be freed by its owner. Raises RequestError."""
     return _read(text, vocab, f"the grammar {_begin(text)!r}")
 
 
-def _read(text: str, vocab: Vocabulary, name: str) -> int:
+def _read(text: str, vocab: LlamaTokenizer, name: str) -> int:
     _check_length(f"{name} as a grammar", text)
     if "\0" in text:
         raise RequestError(f"{name} contains a NUL character: remove it")
@@ -217,9 +217,9 @@ class Grammar:
     that, so there is a clock. Each call may raise TooSlow, after which only `close` may follow.
     """
 
-    def __init__(self, text: str, vocab: Vocabulary) -> None:
+    def __init__(self, text: str, vocab: LlamaTokenizer) -> None:
         self._sampler = new_grammar(text, vocab)
-        self._thread = ClockedThread(_SECONDS)
+        self._thread = TimeBudgetThread(_SECONDS)
 
     def take(self, token: int) -> bool:
         """Go on to where the token leads; False, and nothing is changed, if the grammar does not allow it."""

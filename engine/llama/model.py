@@ -14,8 +14,8 @@ from llama_cpp import llama_cpp as low
 from engine.config import KvType, recommended
 from engine.errors import EngineError, ModelError
 from engine.llama.library import last_log, silence_log
-from engine.llama.tokenizer import Vocabulary
-from engine.types import Reach, unwatched
+from engine.llama.tokenizer import LlamaTokenizer
+from engine.types import ProgressCallback, no_progress
 from ggufio import shards
 
 
@@ -28,7 +28,7 @@ class Model:
         *,
         extra_buffers: bool = True,
         vocab_only: bool = False,
-        reach: Reach = unwatched,
+        reach: ProgressCallback = no_progress,
     ) -> None:
         """Raises ModelError with llama.cpp's own words when the file does not load, or `reach` ends it."""
         silence_log()
@@ -43,7 +43,7 @@ class Model:
         del heard  # C calls it no more
         if not self.handle:
             raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
-        self.vocab = Vocabulary(self.handle)
+        self.vocab = LlamaTokenizer(self.handle)
         self._path, self._owners, self._lock = path, 1, threading.Lock()
 
     def share(self) -> Model:
@@ -124,7 +124,7 @@ def new_context(
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelMetadata:
     """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes.
 
     `adds_bos` tells whether a plain text gets a BOS, `recommended` how to sample (engine.config).
@@ -145,12 +145,12 @@ class ModelFacts:
     recommended: Mapping[str, float]
 
 
-def facts_of(model: Model, path: Path) -> ModelFacts:
+def model_metadata(model: Model, path: Path) -> ModelMetadata:
     """Those of an open model, perhaps of its vocabulary alone; `path` is its file, or its first shard."""
     vocab, handle = model.vocab, model.handle
     architecture = model.metadata("general.architecture")
     template = low.llama_model_chat_template(handle, None) or b""
-    return ModelFacts(
+    return ModelMetadata(
         name=model.metadata("general.name") or path.stem,
         architecture=architecture,
         quantization=_label(model.metadata("general.file_type")),

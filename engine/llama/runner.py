@@ -13,13 +13,13 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 from numpy.typing import NDArray
 
-from engine.config import KvType, SamplingSettings
-from engine.core.types import DecodeAborted, Row
+from engine.config import KvType, SamplingParams
+from engine.core.types import BatchRow, DecodeAborted
 from engine.errors import EngineError
 from engine.llama.library import last_log
 from engine.llama.model import Adapter, Model, new_context
 from engine.llama.sampler import Sampler, is_plain
-from engine.llama.tokenizer import Vocabulary
+from engine.llama.tokenizer import LlamaTokenizer
 
 
 class Batch:
@@ -32,7 +32,7 @@ class Batch:
         for index in range(size):
             self.handle.n_seq_id[index] = 1
 
-    def fill(self, rows: Sequence[Row]) -> None:
+    def fill(self, rows: Sequence[BatchRow]) -> None:
         """Lay the rows out, in the place of what was there."""
         batch, index = self.handle, 0
         self.outputs.clear()
@@ -70,7 +70,7 @@ class Runner:
         adapter: Adapter | None = None,
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
-        self.vocab = Vocabulary(model.handle)  # its buffer belongs to one thread
+        self.vocab = LlamaTokenizer(model.handle)  # its buffer belongs to one thread
         self._context = new_context(
             model,
             slots=slots,
@@ -166,7 +166,7 @@ class Runner:
         """Tokens in the slot's cache."""
         return int(low.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
-    def decode(self, rows: Sequence[Row]) -> None:
+    def decode(self, rows: Sequence[BatchRow]) -> None:
         """Compute all rows in one batch. Raises DecodeAborted after `abort`, EngineError on a failure."""
         bridges = self._bridges(rows)
         self._batch.fill(sorted([*rows, *bridges], key=lambda row: row.slot) if bridges else rows)
@@ -180,7 +180,7 @@ class Runner:
         if code != 0:
             raise EngineError(f"llama_decode failed with {code}: {last_log() or 'no reason given'}")
 
-    def _bridges(self, rows: Sequence[Row]) -> list[Row]:
+    def _bridges(self, rows: Sequence[BatchRow]) -> list[BatchRow]:
         """Throw-away tokens for each idle slot between the first and the last that compute.
 
         With a cache for each sequence, llama.cpp computes side by side only slots whose numbers have no gap
@@ -195,7 +195,9 @@ class Runner:
         count = min(len(row.tokens) for row in rows)
         lengths = [(slot, self.length(slot)) for slot in gaps[: free // count]]
         return [
-            Row(slot, length, [0] * count, 0) for slot, length in lengths if length + count <= self._slot_size
+            BatchRow(slot, length, [0] * count, 0)
+            for slot, length in lengths
+            if length + count <= self._slot_size
         ]
 
     def exact_rows(self, sizes: Sequence[int]) -> int:
@@ -219,7 +221,7 @@ class Runner:
         found: list[NDArray[np.float32]] = []
         for start in range(0, len(tokens), size):
             piece = tokens[start : start + size]
-            self.decode([Row(0, start, piece, len(piece))])
+            self.decode([BatchRow(0, start, piece, len(piece))])
             found.append(self.logits(0, len(piece)))
         return np.concatenate(found)
 
@@ -231,7 +233,7 @@ class Runner:
         """Whether the slot's row of the last batch holds numbers, not NaN or infinity."""
         return bool(np.isfinite(self._logits(self._batch.outputs[slot])).all())
 
-    def start(self, slot: int, sampling: SamplingSettings) -> None:
+    def start(self, slot: int, sampling: SamplingParams) -> None:
         """Give the slot a fresh sampler."""
         self.stop(slot)
         if is_plain(sampling):

@@ -1,4 +1,4 @@
-"""SamplingSettings -> llama.cpp's sampler chain, which draws in C, and a grammar that checks what it drew."""
+"""SamplingParams -> llama.cpp's sampler chain, which draws in C, and a grammar that checks what it drew."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 from numpy.typing import NDArray
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.llama.grammar import Grammar, as_array, whole_vocabulary
-from engine.llama.tokenizer import Vocabulary
+from engine.llama.tokenizer import LlamaTokenizer
 
 _PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 
-def is_plain(sampling: SamplingSettings) -> bool:
+def is_plain(sampling: SamplingParams) -> bool:
     """Whether the next token is simply the likeliest, for which no list of candidates need be made."""
     constrained = sampling.grammar or sampling.ignore_end
     return sampling.temperature == 0 and not sampling.penalizes and not constrained
@@ -32,7 +32,7 @@ class Sampler:
     vocabulary in milliseconds, and most tokens are allowed: a model that was asked for JSON writes JSON.
     """
 
-    def __init__(self, sampling: SamplingSettings, vocab: Vocabulary) -> None:
+    def __init__(self, sampling: SamplingParams, vocab: LlamaTokenizer) -> None:
         self._vocab, self._chain = vocab, sampler_chain(sampling, vocab)
         self._grammar = Grammar(sampling.grammar, vocab) if sampling.grammar else None
 
@@ -64,7 +64,7 @@ class Sampler:
             self._grammar.close()
 
 
-def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
+def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:
     """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
 
     The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
@@ -93,7 +93,7 @@ def sampler_chain(sampling: SamplingSettings, vocab: Vocabulary) -> int:
     return chain
 
 
-def _add_penalty(chain: int, sampling: SamplingSettings, vocabulary: int) -> None:
+def _add_penalty(chain: int, sampling: SamplingParams, vocabulary: int) -> None:
     """Add the penalties, after a cut to the tokens that can still be among the best after them.
 
     llama.cpp looks up each candidate in a hash map, which for a whole vocabulary takes about a millisecond.

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from llama_cpp import llama_cpp as low
 
-LONGEST = 8192  # characters; a third of what the hungriest pattern survives
+MAX_BYTES = 8192  # characters; a third of what the hungriest pattern survives
 
 
 # Up to the last place that no token spans: before a line, else before a word. With more space than that it
@@ -17,13 +17,13 @@ LONGEST = 8192  # characters; a third of what the hungriest pattern survives
 _LINES, _WORDS = re.compile(r".*\S\n(?=[^\s/])", re.DOTALL), re.compile(r".*\S(?= \S)", re.DOTALL)
 
 
-def pieces(text: str, spellings: Collection[str]) -> Iterator[str]:
+def split_for_tokenizer(text: str, spellings: Collection[str]) -> Iterator[str]:
     """The text in pieces of at most LONGEST characters, cut where that changes no token, if possible.
 
     `spellings` are those of tokens that are read as a whole; none of them is cut in two.
     """
     start = 0
-    while len(text) - start > LONGEST:
+    while len(text) - start > MAX_BYTES:
         end = _end(text, start, spellings)
         yield text[start:end]
         start = end
@@ -31,7 +31,7 @@ def pieces(text: str, spellings: Collection[str]) -> Iterator[str]:
 
 
 def _end(text: str, start: int, spellings: Collection[str]) -> int:
-    most = start + LONGEST
+    most = start + MAX_BYTES
     found = _LINES.match(text, start, most) or _WORDS.match(text, start, most)
     end = found.end() if found else most
     for spelling in spellings:
@@ -48,7 +48,7 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
 _SPM, _BPE = 1, 2
 
 
-class Vocabulary:
+class LlamaTokenizer:
     """Tokens of one loaded model, which must outlive this. Tokenizing is thread-safe, as llama.h says."""
 
     def __init__(self, model: int) -> None:
@@ -92,10 +92,10 @@ class Vocabulary:
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a text, without a BOS; `special` reads spellings such as <|im_end|> as that token."""
-        if not self._splits_words or len(text) <= LONGEST:
+        if not self._splits_words or len(text) <= MAX_BYTES:
             return self._tokenize(text, special)
         ids: list[int] = []
-        for piece in pieces(text, self._whole_spellings):
+        for piece in split_for_tokenizer(text, self._whole_spellings):
             ids += self._tokenize(piece, special)
         return ids
 

@@ -18,10 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engine.core.speculative import measure
-from engine.core.types import Row
+from engine.core.types import BatchRow
 from engine.errors import EngineError, ModelError
 from engine.llama.library import find_variants, load_variant, rank_variants
-from engine.llama.model import Adapter, Model, ModelFacts, facts_of
+from engine.llama.model import Adapter, Model, ModelMetadata, model_metadata
 from engine.llama.runner import Runner
 from engine.prompt.chat_template import ChatTemplate
 from ggufio.reader import is_adapter
@@ -40,12 +40,12 @@ def inspect(path: Path) -> dict[str, object]:
         model = Model(path, vocab_only=True)
     except ModelError as error:
         raise ModelError(ADAPTER_ALONE if is_adapter(path) else str(error)) from error
-    facts = facts_of(model, path)
+    facts = model_metadata(model, path)
     _check_template(facts)
     return {"variants": ranked, "facts": asdict(facts)}
 
 
-def _check_template(facts: ModelFacts) -> None:
+def _check_template(facts: ModelMetadata) -> None:
     """Render once, under a limit on time and memory.
 
     SIGALRM keeps its default action: it kills the process even inside a C loop, where no Python handler runs.
@@ -72,15 +72,15 @@ def run(
     """Load the model and decode as the engine will: a prompt, then four sequences side by side, then one."""
     if variant is not None:
         load_variant(variant)
-    model = Model(path, extra_buffers=extra_buffers, reach=_Steps())
+    model = Model(path, extra_buffers=extra_buffers, reach=_ProgressPrinter())
     adapter = Adapter(model, lora) if lora else None
     runner = Runner(model, slots=4, context=256, batch=64, threads=threads, adapter=adapter)
     some = [token % model.vocab.size for token in range(100, 164)]
     steps = [
-        [Row(0, 0, some, 1)],
-        [Row(1, 0, some[:16], 1), Row(2, 0, some[:16], 1), Row(3, 0, some[:16], 1)],
-        [Row(0, 64, some[:1], 1), *(Row(slot, 16, some[:1], 1) for slot in (1, 2, 3))],
-        [Row(0, 65, some[1:2], 1)],
+        [BatchRow(0, 0, some, 1)],
+        [BatchRow(1, 0, some[:16], 1), BatchRow(2, 0, some[:16], 1), BatchRow(3, 0, some[:16], 1)],
+        [BatchRow(0, 64, some[:1], 1), *(BatchRow(slot, 16, some[:1], 1) for slot in (1, 2, 3))],
+        [BatchRow(0, 65, some[1:2], 1)],
     ]
     for rows in steps:
         runner.decode(rows)
@@ -101,7 +101,7 @@ def time_batches(path: Path, variant: Path | None, extra_buffers: bool, threads:
     return {"seconds": list(costs.table.items()), "exact": costs.exact}
 
 
-class _Steps:
+class _ProgressPrinter:
     """Prints each hundredth of a load that is reached."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from common.paths import without_secrets
 from engine.errors import EngineStopped
-from engine.types import Reach, unwatched
+from engine.types import ProgressCallback, no_progress
 from ggufio import shards
 
 _RUN_SECONDS = 120.0
@@ -45,7 +45,7 @@ def compute(
     variant: str | None,
     extra_buffers: bool,
     threads: int,
-    reach: Reach = unwatched,
+    reach: ProgressCallback = no_progress,
 ) -> Ended:
     """Have a child load the weights and compute with them, on a variant of the backend; as `run_probe`."""
     chosen = ["--variant", variant] if variant else []
@@ -54,7 +54,7 @@ def compute(
     return run_probe(arguments, _RUN_SECONDS + shards.size(model) / _SLOW_DISK, reach)
 
 
-def run_probe(arguments: list[str], seconds: float, reach: Reach = unwatched) -> Ended:
+def run_probe(arguments: list[str], seconds: float, reach: ProgressCallback = no_progress) -> Ended:
     """Run `python -m engine.probe.child` for so many seconds at most.
 
     `reach` is told how far the weights are loaded. Raises EngineStopped when it says to stop.
@@ -92,7 +92,7 @@ def _started(arguments: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def _listen(process: subprocess.Popen[str], reach: Reach) -> tuple[bool, dict[str, Any] | None]:
+def _listen(process: subprocess.Popen[str], reach: ProgressCallback) -> tuple[bool, dict[str, Any] | None]:
     """Until the child ends: whether it was ready, and its last answer."""
     ready, answer = False, None
     assert process.stdout is not None

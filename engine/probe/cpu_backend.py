@@ -26,15 +26,15 @@ from engine.llama.library import (
     rank_variants,
     variant_name,
 )
-from engine.llama.model import ModelFacts
+from engine.llama.model import ModelMetadata
 from engine.probe.client import Ended, compute, run_probe
-from engine.types import Reach, part, unwatched
+from engine.types import ProgressCallback, no_progress, scaled
 from ggufio import shards
 
 _FORMAT = 4  # raise it when what is remembered changes its meaning
 
 
-def memo_of(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
+def cache_path(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
     """Where it is kept; `more` is all that changes it, beside these very files, the CPU and the libraries."""
     parts: list[object] = [_FORMAT]
     for file in shards.files(model):
@@ -44,7 +44,7 @@ def memo_of(kind: str, model: Path, *more: object, cache: Path | None = None) ->
     return (cache or cache_folder()) / f"{kind}-{key}.json"
 
 
-def recall(memo: Path) -> Any:
+def load_cached(memo: Path) -> Any:
     """The JSON that was kept, or None."""
     try:
         return json.loads(memo.read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def recall(memo: Path) -> Any:
         return None
 
 
-def remember(memo: Path, found: object) -> None:
+def store_cached(memo: Path, found: object) -> None:
     """Keep something as JSON, if the folder can be written to."""
     beside = memo.with_name(f"{memo.name}.{os.getpid()}")
     try:
@@ -85,7 +85,7 @@ class CpuChoice:
 class Probe:
     """A model file that was opened and computed with, and the backend that did it."""
 
-    facts: ModelFacts
+    facts: ModelMetadata
     choice: CpuChoice
 
 
@@ -106,7 +106,7 @@ def probe_model(
     threads: int | None = None,
     extra_buffers: bool = True,
     cache: Path | None = None,
-    reach: Reach = unwatched,
+    reach: ProgressCallback = no_progress,
 ) -> Probe:
     """Open the model in a child process and find the backend that runs it, or recall both.
 
@@ -114,37 +114,37 @@ def probe_model(
     when the file is at fault, BackendError when no backend survives, EngineStopped when `reach` says so.
     """
     _check_files(model)
-    memo = memo_of("probe", model, extra_buffers, cache=cache)
+    memo = cache_path("probe", model, extra_buffers, cache=cache)
     if (known := _recalled(memo)) is not None:
         return known
     found = _inspect(model)
-    facts = ModelFacts(**_tuples(found["facts"]))
+    facts = ModelMetadata(**_tuples(found["facts"]))
     ranked = [Path(p) for p in found["variants"]]
-    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, part(reach, 0.2, 1.0))
+    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, scaled(reach, 0.2, 1.0))
     probe = Probe(facts, choice)
-    remember(memo, asdict(probe))
+    store_cached(memo, asdict(probe))
     return probe
 
 
 def is_known(model: Path, extra_buffers: bool) -> bool:
     """Whether `probe_model` would recall this very file, rather than open it in a child process."""
     _check_files(model)
-    return memo_of("probe", model, extra_buffers).exists()
+    return cache_path("probe", model, extra_buffers).exists()
 
 
-def likeliest() -> CpuChoice:
+def first_candidate() -> CpuChoice:
     """The backend that `probe_model` would try first, untried: for a process that may crash."""
     path, extra = candidates(rank_variants(find_variants()), extra_buffers=True)[0]
     return _choice(path, extra)
 
 
-def vouch(model: Path, probe: Probe) -> None:
+def record_probe(model: Path, probe: Probe) -> None:
     """Have `probe_model` recall this: the caller has opened the file and computed with it."""
-    remember(memo_of("probe", model, True), asdict(probe))
+    store_cached(cache_path("probe", model, True), asdict(probe))
 
 
 def check_adapter(
-    model: Path, adapter: Path, choice: CpuChoice, threads: int, reach: Reach = unwatched
+    model: Path, adapter: Path, choice: CpuChoice, threads: int, reach: ProgressCallback = no_progress
 ) -> None:
     """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
     _check_file(adapter)
@@ -190,17 +190,19 @@ def _inspect(model: Path) -> dict[str, Any]:
         raise BackendError(f"llama-cpp-python does not start on this machine ({done.ending}): {_REBUILD}")
     if done.code == -signal.SIGALRM:
         raise ModelError(f"{model}: its chat template takes too long to render; do not trust this file")
-    raise ModelError(_blame(model, done))
+    raise ModelError(_reason(model, done))
 
 
-def _blame(model: Path, done: Ended) -> str:
+def _reason(model: Path, done: Ended) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
     if "template" in reason or "LoRA adapter" in reason:
         return f"{model}: {reason}"
     return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
 
 
-def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: Reach) -> CpuChoice:
+def _choose(
+    model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: ProgressCallback
+) -> CpuChoice:
     failures: list[str] = []
     for path, extra in candidates(ranked, extra_buffers):
         choice = _choice(path, extra)
@@ -209,7 +211,7 @@ def _choose(model: Path, ranked: list[Path], threads: int, extra_buffers: bool, 
             return choice
         if done.answer is not None and "error" in done.answer:
             # llama.cpp said no in good order: another backend would too
-            raise ModelError(_blame(model, done))
+            raise ModelError(_reason(model, done))
         why = "numbers that are not finite" if done.answer else done.ending
         failures.append(f"{choice.variant}{'' if extra else ' without extra buffers'}: {why}")
     raise BackendError(
@@ -232,8 +234,8 @@ def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | Non
 
 def _recalled(memo: Path) -> Probe | None:
     try:
-        data = recall(memo)
-        return Probe(ModelFacts(**_tuples(data["facts"])), CpuChoice(**data["choice"]))
+        data = load_cached(memo)
+        return Probe(ModelMetadata(**_tuples(data["facts"])), CpuChoice(**data["choice"]))
     except (TypeError, KeyError):
         return None
 

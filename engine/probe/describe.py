@@ -6,26 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.system import physical_cores
-from engine.config import EngineSettings
-from engine.core.speculative import Costs
+from engine.config import EngineConfig
+from engine.core.speculative import BatchCostModel
 from engine.probe.client import compute
-from engine.probe.cpu_backend import CpuChoice, Probe, memo_of, probe_model, recall, remember
-from engine.types import ModelInfo, Reach, unwatched
+from engine.probe.cpu_backend import CpuChoice, Probe, cache_path, load_cached, probe_model, store_cached
+from engine.types import ModelInfo, ProgressCallback, no_progress
 
 
-def batch_costs(model: Path, choice: CpuChoice, threads: int) -> Costs | None:
+def batch_costs(model: Path, choice: CpuChoice, threads: int) -> BatchCostModel | None:
     """What guessing ahead costs with a cache of f16; None where it cannot be taken back, or timing failed."""
-    memo = memo_of("batches", model, choice, threads)
-    found = recall(memo)
+    memo = cache_path("batches", model, choice, threads)
+    found = load_cached(memo)
     if found is None:
         found = compute(
             "time", model, variant=choice.path, extra_buffers=choice.extra_buffers, threads=threads
         ).answer
         if found is None or "seconds" not in found:
             return None
-        remember(memo, found)
+        store_cached(memo, found)
     seconds = {int(rows): float(time) for rows, time in found["seconds"]}
-    return Costs(seconds, int(found["exact"])) if seconds else None
+    return BatchCostModel(seconds, int(found["exact"])) if seconds else None
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Description:
 
     probe: Probe
     info: ModelInfo
-    costs: Costs | None
+    costs: BatchCostModel | None
     timed: bool
 
 
-def describe(path: Path, settings: EngineSettings, reach: Reach = unwatched) -> Description:
+def describe(path: Path, settings: EngineConfig, reach: ProgressCallback = no_progress) -> Description:
     """Vouch for a file. Raises as engine.probe.cpu_backend.probe_model, which tells `reach` how far it is."""
     threads = settings.threads or physical_cores()
     probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, reach=reach)
@@ -50,7 +50,7 @@ def describe(path: Path, settings: EngineSettings, reach: Reach = unwatched) -> 
     return Description(probe, _info(path, probe, settings, threads), costs, timed)
 
 
-def _info(path: Path, probe: Probe, settings: EngineSettings, threads: int) -> ModelInfo:
+def _info(path: Path, probe: Probe, settings: EngineConfig, threads: int) -> ModelInfo:
     facts, choice = probe.facts, probe.choice
     return ModelInfo(
         name=facts.name,

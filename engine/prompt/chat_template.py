@@ -26,7 +26,7 @@ _PRIVATE_USE = range(0xE000, 0xF8FF)
 _MARK = "system-prompt-probe"
 
 
-class Tokenizer(Protocol):
+class TemplateTokenizer(Protocol):
     """What a template needs of a vocabulary."""
 
     bos: int
@@ -159,7 +159,7 @@ def merge_system(messages: Sequence[Message]) -> list[Message]:
 class PromptBuilder:
     """Turns conversations into token ids; one per loaded model, safe to share between threads."""
 
-    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, control: Sequence[str]) -> None:
+    def __init__(self, template: ChatTemplate, tokenizer: TemplateTokenizer, control: Sequence[str]) -> None:
         """`control` are the spellings of the vocabulary's control tokens."""
         self._template = template
         self._tokenizer = tokenizer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from engine.errors import RequestError
-from engine.types import Dropped, Message
+from engine.types import Message, MessagesDropped
 
 _LOW_WATER = 2 / 3  # of the room is what a drop leaves full
 _FRAME = 8  # tokens that a template puts around a message; too many are better than too few
@@ -24,10 +24,10 @@ class Window:
 
     messages: list[Message]
     tokens: list[int]
-    dropped: Dropped | None
+    dropped: MessagesDropped | None
 
 
-def fit(
+def truncate(
     messages: Sequence[Message],
     room: int,
     tokenize: Callable[[Sequence[Message]], list[int]],
@@ -48,10 +48,10 @@ def fit(
     while len(shorter := tokenize(kept)) > room and first < len(turns) - 1:
         first += 1  # the sizes were estimates
         kept = _keep(messages, turns[first:])
-    return Window(kept, shorter, Dropped(len(messages) - len(kept), len(tokens) - len(shorter)))
+    return Window(kept, shorter, MessagesDropped(len(messages) - len(kept), len(tokens) - len(shorter)))
 
 
-def whole(messages: Sequence[Message], tokens: list[int], room: int) -> Window:
+def keep_all(messages: Sequence[Message], tokens: list[int], room: int) -> Window:
     """All messages, where none may be dropped. Raises RequestError when they have more tokens than `room`."""
     if len(tokens) > room:
         raise RequestError(

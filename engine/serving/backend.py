@@ -1,4 +1,4 @@
-"""LocalBackend: a ChatBackend with a GGUF in this process."""
+"""LlamaBackend: a ChatBackend with a GGUF in this process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.system import free_memory
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.core.engine import Engine
-from engine.core.speculative import Costs, measure
+from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
 from engine.errors import EngineStopped, QueueFull, RequestError
-from engine.llama.grammar import settle
+from engine.llama.grammar import compile_grammar
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_cpu_backend
 from engine.probe.describe import describe
 from engine.prompt.chat_template import ChatTemplate, PromptBuilder
-from engine.prompt.truncation import Window, fit, whole
-from engine.serving.stream import LocalStream
+from engine.prompt.truncation import Window, keep_all, truncate
+from engine.serving.stream import LlamaStream
 from engine.serving.worker import Worker
-from engine.types import Message, ModelInfo, Reach, part, unwatched
+from engine.types import Message, ModelInfo, ProgressCallback, no_progress, scaled
 from ggufio import shards
 
 
@@ -43,7 +43,7 @@ def check_room(path: Path, free: int | None) -> None:
 _PROBED = 0.5  # of the way to an answer, where the file was never seen
 
 
-class LocalBackend:
+class LlamaBackend:
     """Answers chats with one GGUF. Safe to use from any thread and any event loop."""
 
     def __init__(
@@ -53,7 +53,7 @@ class LocalBackend:
         worker: Worker,
         info: ModelInfo,
         *,
-        settings: EngineSettings,
+        settings: EngineConfig,
         choice: CpuChoice,
         adapter: Adapter | None = None,
     ) -> None:
@@ -65,19 +65,19 @@ class LocalBackend:
 
     @classmethod
     def open(
-        cls, model_path: Path, settings: EngineSettings | None = None, reach: Reach = unwatched
-    ) -> LocalBackend:
+        cls, model_path: Path, settings: EngineConfig | None = None, reach: ProgressCallback = no_progress
+    ) -> LlamaBackend:
         """Vouch for the file in a child process (once), load it, start the engine.
 
         `reach` is told how far that is. Raises ModelError, BackendError, or EngineError when the memory does
         not suffice or `reach` says to stop.
         """
-        settings = settings or EngineSettings()
+        settings = settings or EngineConfig()
         begun = 0.0 if is_known(model_path, settings.use_extra_buffers) else _PROBED
-        known = describe(model_path, settings, part(reach, 0.0, _PROBED))
+        known = describe(model_path, settings, scaled(reach, 0.0, _PROBED))
         info, facts, choice = known.info, known.probe.facts, known.probe.choice
         load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
-        model = Model(model_path, extra_buffers=choice.extra_buffers, reach=part(reach, begun, 1.0))
+        model = Model(model_path, extra_buffers=choice.extra_buffers, reach=scaled(reach, begun, 1.0))
         try:
             prompts = PromptBuilder(
                 ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
@@ -89,12 +89,14 @@ class LocalBackend:
         reach(1.0)
         return cls(model, prompts, worker, info, settings=settings, choice=choice)
 
-    def with_adapter(self, path: Path, scale: float = 1.0, reach: Reach = unwatched) -> LocalBackend:
+    def with_adapter(
+        self, path: Path, scale: float = 1.0, reach: ProgressCallback = no_progress
+    ) -> LlamaBackend:
         """A second backend: the same weights in memory, with one LoRA adapter's GGUF on them at `scale`.
 
         Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
         """
-        checking = part(reach, 0.0, 0.7)
+        checking = scaled(reach, 0.0, 0.7)
         check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
         info, settings, choice = replace(self._info, adapter=str(path)), self._settings, self._choice
         with ExitStack() as undo:
@@ -105,7 +107,7 @@ class LocalBackend:
             worker = _worker(model, info, settings, adapter=adapter)
             undo.pop_all()
         reach(1.0)
-        return LocalBackend(
+        return LlamaBackend(
             model, self._prompts, worker, info, settings=settings, choice=choice, adapter=adapter
         )
 
@@ -123,28 +125,28 @@ class LocalBackend:
         """What the engine has done so far; after a restart the counts go on."""
         return self._worker.stats()
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingSettings | None = None) -> LocalStream:
+    def stream(self, messages: Sequence[Message], sampling: SamplingParams | None = None) -> LlamaStream:
         """Start an answer. Raises RequestError, QueueFull or EngineStopped at once.
 
         A conversation that outgrew its context loses its oldest turns (a `Dropped` then comes first) or is
         refused, as `sampling.overflow` says.
         """
-        sampling = sampling or SamplingSettings()
+        sampling = sampling or SamplingParams()
         window = self._window(messages, sampling)
         self._check(window.tokens)
         begun = messages[-1]["role"] == "assistant"
         settled = self._settle(sampling)
-        return LocalStream(self._worker, window.tokens, settled, window.dropped, continues=begun)
+        return LlamaStream(self._worker, window.tokens, settled, window.dropped, continues=begun)
 
-    def _window(self, messages: Sequence[Message], sampling: SamplingSettings) -> Window:
+    def _window(self, messages: Sequence[Message], sampling: SamplingParams) -> Window:
         """The turns that leave the answer its room: what it may need, but no more than a quarter."""
         context = self._info.context
         answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
         room = min(context - answer, self._longest_prompt)
         with self._reading() as prompts:
             if sampling.overflow == "refuse":
-                return whole(messages, prompts.tokens(messages), room)
-            return fit(messages, room, prompts.tokens, prompts.measure)
+                return keep_all(messages, prompts.tokens(messages), room)
+            return truncate(messages, room, prompts.tokens, prompts.measure)
 
     @contextmanager
     def _reading(self) -> Iterator[PromptBuilder]:
@@ -166,9 +168,9 @@ class LocalBackend:
         with self._reading() as prompts:
             return prompts.tokens(messages)
 
-    def _settle(self, sampling: SamplingSettings) -> SamplingSettings:
+    def _settle(self, sampling: SamplingParams) -> SamplingParams:
         with self._reading():
-            return settle(sampling, self._model.vocab)
+            return compile_grammar(sampling, self._model.vocab)
 
     @property
     def _longest_prompt(self) -> int:
@@ -196,7 +198,7 @@ class LocalBackend:
             self._adapter.close()
         self._model.close()
 
-    def __enter__(self) -> LocalBackend:
+    def __enter__(self) -> LlamaBackend:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,8 +208,8 @@ class LocalBackend:
 def _worker(
     model: Model,
     info: ModelInfo,
-    settings: EngineSettings,
-    costs: Costs | None = None,
+    settings: EngineConfig,
+    costs: BatchCostModel | None = None,
     *,
     adapter: Adapter | None = None,
     measures: bool = True,
@@ -245,22 +247,24 @@ def _worker(
     return Worker(build, capacity=settings.slots + settings.queue)
 
 
-def _measured(runner: Runner, settings: EngineSettings) -> Costs | None:
+def _measured(runner: Runner, settings: EngineConfig) -> BatchCostModel | None:
     """What guessing ahead costs, or None where it is not wanted or cannot be taken back."""
     if not settings.speculation or not runner.can_cut:
         return None
     return measure(runner, time.perf_counter)
 
 
-class Opener:
+class ModelLoader:
     """Opens models with the same settings, all from one thread (see engine.serving.model_pool)."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineConfig) -> None:
         self._settings = settings
-        self._opened: dict[Path, weakref.WeakSet[LocalBackend]] = defaultdict(weakref.WeakSet)
+        self._opened: dict[Path, weakref.WeakSet[LlamaBackend]] = defaultdict(weakref.WeakSet)
 
-    def __call__(self, path: Path, adapter: Path | None = None, reach: Reach = unwatched) -> LocalBackend:
-        """The model of a file, with an adapter's GGUF on it if one is given. Raises as LocalBackend does."""
+    def __call__(
+        self, path: Path, adapter: Path | None = None, reach: ProgressCallback = no_progress
+    ) -> LlamaBackend:
+        """The model of a file, with an adapter's GGUF on it if one is given. Raises as LlamaBackend does."""
         opened = self._adapted(path, adapter, reach) if adapter is not None else self._open(path, reach)
         self._opened[path].add(opened)
         return opened
@@ -269,17 +273,17 @@ class Opener:
         """What is known of a model before it is opened. Raises ModelError or BackendError."""
         return describe(path, self._settings).info
 
-    def _open(self, path: Path, reach: Reach) -> LocalBackend:
+    def _open(self, path: Path, reach: ProgressCallback) -> LlamaBackend:
         """Load weights, if there is room beside those in memory; the only model always has its try."""
         if any(self._opened.values()):
             check_room(path, free_memory())
-        return LocalBackend.open(path, self._settings, reach)
+        return LlamaBackend.open(path, self._settings, reach)
 
-    def _adapted(self, path: Path, adapter: Path, reach: Reach) -> LocalBackend:
+    def _adapted(self, path: Path, adapter: Path, reach: ProgressCallback) -> LlamaBackend:
         for there in list(self._opened[path]):
             try:
                 return there.with_adapter(adapter, reach=reach)
             except EngineStopped:  # it was closed, and only lingers until it is collected
                 continue
-        with self._open(path, part(reach, 0.0, 0.6)) as plain:
-            return plain.with_adapter(adapter, reach=part(reach, 0.6, 1.0))
+        with self._open(path, scaled(reach, 0.0, 0.6)) as plain:
+            return plain.with_adapter(adapter, reach=scaled(reach, 0.6, 1.0))

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 from engine.core.stats import EngineStats, at_rest, total
 from engine.errors import EngineStopped, ModelError
-from engine.serving.protocols import ChatBackend, Measured, Mortal
-from engine.types import Reach
+from engine.serving.protocols import ChatBackend, SupportsHealth, SupportsStats
+from engine.types import ProgressCallback
 
 
 @dataclass(eq=False)
-class _Place:
+class _ModelEntry:
     """One model: loading, loaded or failed; `users` count from the moment they ask.
 
     `share` of its load is done, from 0 to 1.
@@ -44,15 +44,15 @@ class _Place:
     def down(self) -> bool:
         """Whether its engine failed for good."""
         backend = self.backend.result() if self.loaded else None
-        return isinstance(backend, Mortal) and backend.down
+        return isinstance(backend, SupportsHealth) and backend.down
 
 
-class Loan:
+class ModelLease:
     """One user's hold on a model: `backend` is there once it has loaded, and stays until `give_back`."""
 
-    def __init__(self, place: _Place, give_back: Callable[[_Place], None]) -> None:
+    def __init__(self, place: _ModelEntry, give_back: Callable[[_ModelEntry], None]) -> None:
         self.backend = place.backend
-        self._place: _Place | None = place
+        self._place: _ModelEntry | None = place
         self._give_back = give_back
 
     def give_back(self) -> None:
@@ -67,7 +67,7 @@ class ModelPool:
 
     def __init__(
         self,
-        open_model: Callable[[str, Reach], ChatBackend],
+        open_model: Callable[[str, ProgressCallback], ChatBackend],
         keys: Iterable[str],
         first: str,
         most_loaded: int = 2,
@@ -79,7 +79,7 @@ class ModelPool:
         assert most_loaded >= 1, most_loaded
         self._open, self._first, self._most = open_model, first, most_loaded
         self._keys = dict.fromkeys([first, *keys])
-        self._places: dict[str, _Place] = {}  # in the order in which they were last asked for
+        self._places: dict[str, _ModelEntry] = {}  # in the order in which they were last asked for
         self._past = EngineStats()  # what closed models have done
         self._closed = False
         self._lock = threading.RLock()  # a future that is done calls `give_back` within it
@@ -111,7 +111,7 @@ class ModelPool:
             place = self._places.get(key)
             return place.share if place is not None else 0.0
 
-    def lend(self, key: str | None = None) -> Loan:
+    def lend(self, key: str | None = None) -> ModelLease:
         """Borrow a model, the default for None; it starts to load if it is not there. Returns at once.
 
         Raises ModelError for a key that is not offered, and EngineStopped after `close`. The loan's `backend`
@@ -128,13 +128,13 @@ class ModelPool:
                 self._retire(place)
                 place = None
             if place is None:
-                place = _Place()
+                place = _ModelEntry()
                 place.users = 1
                 self._thread.submit(self._load, key, place)
             else:
                 place.users += 1
             self._places[key] = place
-        return Loan(place, self._take_back)
+        return ModelLease(place, self._take_back)
 
     @contextmanager
     def use(self, key: str | None = None) -> Iterator[ChatBackend]:
@@ -166,7 +166,7 @@ class ModelPool:
         with self._lock:
             here = [place.backend.result() for place in self._places.values() if place.loaded]
             past = self._past
-        return total([past, *(backend.stats() for backend in here if isinstance(backend, Measured))])
+        return total([past, *(backend.stats() for backend in here if isinstance(backend, SupportsStats))])
 
     def close(self) -> None:
         """Close all models, borrowed ones too: their answers raise EngineStopped. A load stops."""
@@ -178,7 +178,7 @@ class ModelPool:
         for place in left.values():
             place.backend.result().close()
 
-    def _load(self, key: str, place: _Place) -> None:
+    def _load(self, key: str, place: _ModelEntry) -> None:
         """In the pool's thread: open the model, or tell all who wait why it does not open."""
         try:
             if self._closed:
@@ -201,7 +201,7 @@ class ModelPool:
             backend.close()
         self._make_room()
 
-    def _take_back(self, place: _Place) -> None:
+    def _take_back(self, place: _ModelEntry) -> None:
         with self._lock:
             place.users -= 1
             if not place.users and not place.backend.done():  # who asks from now on starts another load
@@ -218,10 +218,10 @@ class ModelPool:
             for key in idle[: max(0, len(loaded) - self._most)]:
                 self._retire(self._places.pop(key))
 
-    def _retire(self, place: _Place) -> None:
+    def _retire(self, place: _ModelEntry) -> None:
         """Close a model that is no longer lent, and keep its counts."""
         backend = place.backend.result()
-        if isinstance(backend, Measured):
+        if isinstance(backend, SupportsStats):
             self._past = total([self._past, at_rest(backend.stats())])
         # in the pool's thread: no event loop waits for it, and the next load finds the room
         self._thread.submit(backend.close)

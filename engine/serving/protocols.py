@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.stats import EngineStats
 from engine.types import Event, Message, ModelInfo
 
@@ -41,7 +41,7 @@ class ChatBackend(Protocol):
         """The model that answers."""
         ...
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> ChatStream:
+    def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:
         """Start an answer to `messages`; raises RequestError or QueueFull at once if it cannot be served."""
         ...
 
@@ -51,7 +51,7 @@ class ChatBackend(Protocol):
 
 
 @runtime_checkable
-class Mortal(Protocol):
+class SupportsHealth(Protocol):
     """A backend that may fail for good."""
 
     @property
@@ -61,7 +61,7 @@ class Mortal(Protocol):
 
 
 @runtime_checkable
-class Measured(Protocol):
+class SupportsStats(Protocol):
     """A backend that counts what it does."""
 
     def stats(self) -> EngineStats:

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import EngineError
 from engine.serving.worker import Worker
 from engine.types import Event, Finished
 
 
-class LocalStream:
+class LlamaStream:
     """One answer under way (engine.serving.protocols.ChatStream). Iterate it once, from one thread or task.
 
     Leaving the loop, cancelling the task, or dropping the stream cancels the answer.
@@ -26,7 +26,7 @@ class LocalStream:
         self,
         worker: Worker,
         tokens: list[int],
-        sampling: SamplingSettings,
+        sampling: SamplingParams,
         first: Event | None = None,
         *,
         continues: bool = False,

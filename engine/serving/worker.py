@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped, QueueFull
@@ -26,7 +26,7 @@ Sink = Callable[[Event | EngineError], None]
 class _Add:
     request: int
     tokens: list[int]
-    sampling: SamplingSettings
+    sampling: SamplingParams
     continues: bool
 
 
@@ -51,7 +51,7 @@ class Worker:
         self._build, self._capacity = build, capacity
         self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
         # Guards _sinks and _down. Reentrant: the garbage collector may run anywhere, in here too, and find a
-        # stream that nobody holds any more, which cancels (see LocalStream).
+        # stream that nobody holds any more, which cancels (see LlamaStream).
         self._lock = threading.RLock()
         self._sinks: dict[int, Sink] = {}
         self._down: EngineError | None = None
@@ -62,7 +62,7 @@ class Worker:
         self._thread.start()
 
     def submit(
-        self, tokens: list[int], sampling: SamplingSettings, sink: Sink, *, continues: bool = False
+        self, tokens: list[int], sampling: SamplingParams, sink: Sink, *, continues: bool = False
     ) -> int:
         """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
 

@@ -55,12 +55,12 @@ class Certificate:
     @property
     def status(self) -> Status:
         """The gravest status of all findings."""
-        return gravest(finding.status for finding in self.findings)
+        return worst_status(finding.status for finding in self.findings)
 
     @property
     def files(self) -> dict[str, Status]:
         """Each file's name and the gravest status of what was found about it."""
-        return {name: gravest(finding.status for finding in self.about(name)) for name in self.hashes}
+        return {name: worst_status(finding.status for finding in self.about(name)) for name in self.hashes}
 
     def about(self, name: str) -> list[Finding]:
         """The findings that count for a file, or for a shard of the one that they are about."""
@@ -92,7 +92,7 @@ class Certificate:
         )
 
 
-def gravest(statuses: Iterable[Status]) -> Status:
+def worst_status(statuses: Iterable[Status]) -> Status:
     """The one that counts among several: fail, then warn, then pass; "skipped" when nothing was looked at."""
     return max(statuses, key=_GRAVITY.index, default="skipped")
 

@@ -126,6 +126,6 @@ _CAUSES = {
 }
 
 
-def cause(signature: str) -> str:
+def find_cause(signature: str) -> str:
     """The known cause of that signature, in words."""
     return _CAUSES[signature]

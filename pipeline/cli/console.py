@@ -20,7 +20,7 @@ from common.paths import masked
 from pipeline.certificate.finding import Certificate, Finding
 from pipeline.errors import InputError
 from pipeline.export.run import ExportResult
-from pipeline.progress import Bars
+from pipeline.progress import ProgressBars
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 _ORDER = ("fail", "warn", "pass", "skipped")
@@ -76,9 +76,9 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def terminal_progress() -> Bars:
+def terminal_progress() -> ProgressBars:
     """Progress bars on standard error, so that standard output stays clean."""
-    return Bars(Console(stderr=True))
+    return ProgressBars(Console(stderr=True))
 
 
 def show_export(result: ExportResult, as_json: bool) -> None:

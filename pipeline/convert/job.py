@@ -14,7 +14,7 @@ from pipeline.progress import StepProgress
 from pipeline.quantize.types import MIXTURE, TensorTypes
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
-from pipeline.worker_process import Message, run_child
+from pipeline.worker_process import Message, run_worker
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,5 @@ def convert(job: ConvertJob, progress: StepProgress) -> Converted:
                 advance(100 * job.target.stat().st_size // total[0])
 
         log = job.target.with_suffix(".log")
-        result = run_child("pipeline.convert.worker", job.request(), log, on_message, on_tick)
+        result = run_worker("pipeline.convert.worker", job.request(), log, on_message, on_tick)
     return Converted(**{**result, "notes": tuple(result["notes"])})

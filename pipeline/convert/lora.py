@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, is_lora, read_adapter
 from pipeline.sources.model_source import Source
-from pipeline.worker_process import Message, run_child, serve
+from pipeline.worker_process import Message, run_worker, serve
 
 _INEXPRESSIBLE = {
     "use_dora": "DoRA rescales every row of the merged weight",
@@ -49,7 +49,7 @@ class WrittenAdapter:
     parameters: int
 
 
-def refuse_inexpressible(adapter: Adapter) -> None:
+def reject_inexpressible(adapter: Adapter) -> None:
     """Raise InputError for what a GGUF LoRA file cannot say."""
     reason: str | None
     if not is_lora(adapter.config):
@@ -82,7 +82,7 @@ def write_adapter(job: AdapterJob, progress: StepProgress) -> WrittenAdapter:
         "toolchain": str(job.toolchain),
     }
     with progress.step(f"Convert the adapter to {job.outtype}", None):
-        result = run_child("pipeline.convert.lora", request, job.target.with_suffix(".log"))
+        result = run_worker("pipeline.convert.lora", request, job.target.with_suffix(".log"))
     return WrittenAdapter(**result)
 
 
@@ -117,13 +117,13 @@ def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
 
 def _scales(base: Source, adapter: Adapter) -> dict[str, float]:
     """What PEFT multiplies each layer's update by; building its layers also checks that the adapter fits."""
-    from pipeline.merge.meta_model import Weights, build_base, wrap
+    from pipeline.merge.meta_model import AdapterWeights, build_base, inject_adapter
     from pipeline.merge.peft_layer import tuned_layers
 
     model = build_base(base, {})
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
-    wrapped = wrap(model, adapter)
-    Weights(wrapped, adapter, shapes)
+    wrapped = inject_adapter(model, adapter)
+    AdapterWeights(wrapped, adapter, shapes)
     layers = tuned_layers(wrapped, shapes, adapter)
     return {layer.path: layer.module.scaling["default"] for layer in layers}
 

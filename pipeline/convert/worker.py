@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import MissingPackage
 from pipeline.errors import InputError
-from pipeline.merge.prefetch import MergeAhead
+from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
 from pipeline.sources.adapter import Adapter, read_adapter
 from pipeline.sources.model_source import Source
 from pipeline.tokenizers.reference import ask_tokenizer
-from pipeline.tokenizers.select import staged
-from pipeline.worker_process import Message, say, serve
+from pipeline.tokenizers.select import stage_checkpoint
+from pipeline.worker_process import Message, send, serve
 
 if TYPE_CHECKING:
     from pipeline.merge.merger import Merger
@@ -53,7 +53,7 @@ def convert(request: Message) -> Message:
     target = Path(request["target"])
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target.parent, prefix="read-") as scratch:
         merger = _merger(base, adapters, request["qlora_base"])
-        read = staged(base, adapters, merger.settings if merger else {}, Path(scratch))
+        read = stage_checkpoint(base, adapters, merger.settings if merger else {}, Path(scratch))
         model = _converter(base, read.folder, merger, request)
         _write(model, base, TensorTypes.of_request(request["types"]))
         if request["tokenizer_reference"]:
@@ -132,7 +132,7 @@ def _merging(plain: Any, merger: Merger, base: Source) -> Any:
             f"the base model {base.spec!r} is a BitNet: its GGUF rounds every weight to three values, and an "
             "adapter's changes would be lost; run the base's GGUF and the adapter side by side instead"
         )
-    ahead = MergeAhead(merger)
+    ahead = MergePrefetcher(merger)
 
     class Merging(plain):  # type: ignore[misc] # llama.cpp's classes are untyped
         model_arch = plain.model_arch
@@ -154,7 +154,7 @@ def _merging(plain: Any, merger: Merger, base: Source) -> Any:
     return Merging
 
 
-def _merged(ahead: MergeAhead, name: str, shape: tuple[int, ...]) -> Any:
+def _merged(ahead: MergePrefetcher, name: str, shape: tuple[int, ...]) -> Any:
     """A lazy merged tensor: nothing is read before the converter wants it."""
     import torch
     from conversion.base import LazyTorchTensor
@@ -179,7 +179,7 @@ def _write(model: Any, base: Source, types: TensorTypes) -> None:
     writer = model.gguf_writer
     tensors = {name: info for shard in writer.tensors for name, info in shard.items()}
     types.check({name: info.shape[-1] for name, info in tensors.items() if len(info.shape) > 1})
-    say({"bytes": sum(info.nbytes for info in tensors.values())})
+    send({"bytes": sum(info.nbytes for info in tensors.values())})
     writer.write_header_to_file(path=model.fname_out)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -52,7 +52,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
     """One message of a conversation."""
 
     role: Role
@@ -66,7 +66,7 @@ class Chat:
     It stands in line `line` of `file`, counted from 1.
     """
 
-    turns: tuple[Turn, ...]
+    turns: tuple[ChatTurn, ...]
     line: int
     file: str = "the data set"
 
@@ -110,7 +110,7 @@ def _record(where: str, line: bytes) -> object:
         ) from None
 
 
-def _turn(where: str, message: object) -> Turn:
+def _turn(where: str, message: object) -> ChatTurn:
     if not isinstance(message, dict):
         raise InputError(f'{where}: it is no object: write {{"role": "user", "content": "..."}}')
     content = message.get("content")
@@ -130,10 +130,10 @@ def _turn(where: str, message: object) -> Turn:
         raise InputError(
             f"{where}: it holds half a character (a lone \\ud8.. escape): write it out"
         ) from None
-    return Turn(role, content)
+    return ChatTurn(role, content)
 
 
-def _order_problems(turns: tuple[Turn, ...], answered: bool) -> Iterator[str]:
+def _order_problems(turns: tuple[ChatTurn, ...], answered: bool) -> Iterator[str]:
     first = 1 if turns[0].role == "system" else 0
     for place, turn in enumerate(turns[first:], first + 1):
         wanted = "user" if (place - first) % 2 else "assistant"

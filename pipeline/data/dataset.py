@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from common.text import counted
-from pipeline.data.chat_formats import Chat, Turn, parse_line
+from common.text import pluralize
+from pipeline.data.chat_formats import Chat, ChatTurn, parse_line
 from pipeline.errors import InputError
 
 __all__ = [
     "IGNORED",
     "Chat",
+    "ChatTurn",
     "Example",
-    "Turn",
-    "all_or_told",
+    "collect_errors",
     "encode_chat",
     "read_chats",
     "render",
@@ -90,13 +90,13 @@ def read_chats(path: Path, *, answered: bool = True) -> list[Chat]:
             f"as `jq -c '.[]' {path.name} > chats.jsonl` does"
         )
     numbered = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
-    chats = all_or_told(numbered, lambda item: parse_line(str(path), *item, answered=answered))
+    chats = collect_errors(numbered, lambda item: parse_line(str(path), *item, answered=answered))
     if not chats:
         raise InputError(f'the data set {path} is empty: write one {{"messages": [...]}} a line')
     return chats
 
 
-def all_or_told(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
+def collect_errors(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
     """What `make` gives for each item.
 
     Raises the first InputError, with the next ones in its `more`, so that all are mended at once.
@@ -108,7 +108,7 @@ def all_or_told(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
         except InputError as error:
             errors.append(str(error))
     if errors:
-        left = [f"and {counted(len(errors) - _TOLD, 'more line')}"] if len(errors) > _TOLD else []
+        left = [f"and {pluralize(len(errors) - _TOLD, 'more line')}"] if len(errors) > _TOLD else []
         raise InputError(errors[0], [*errors[1:_TOLD], *left])
     return made
 
@@ -123,7 +123,7 @@ def split_chats(chats: Sequence[Chat], held_out: float, seed: int) -> tuple[list
     count = max(1, round(len(distinct) * held_out)) if held_out > 0 else 0
     if count >= len(distinct):
         raise InputError(
-            f"{counted(len(distinct), 'different chat is', 'different chats are')} too few "
+            f"{pluralize(len(distinct), 'different chat is', 'different chats are')} too few "
             f"to hold out {held_out:g} of them: add chats, or use --held-out 0"
         )
     random.Random(seed).shuffle(distinct)

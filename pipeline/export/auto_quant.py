@@ -170,7 +170,7 @@ AUTO_OPTION = "auto"
 """Its key in the record's options, and so in manifest.json."""
 
 
-TRIED = "tried"
+CANDIDATES_DIR = "tried"
 """The folder of candidates in the workspace: the chosen one is copied from there, tensor by tensor."""
 
 
@@ -188,13 +188,13 @@ class AutoStep:
 
         With an importance matrix in `imatrix` the candidates are made by it, as the chosen one will be.
         """
-        (self.work / TRIED).mkdir(exist_ok=True)
+        (self.work / CANDIDATES_DIR).mkdir(exist_ok=True)
         types = self.config.tensor_types
         wanted = {name: Quantization(full, quant_type(name), types, imatrix) for name in CANDIDATES}
         plans = {name: self.quantizer.plan(one) for name, one in wanted.items()}
 
         def make(name: str) -> Path:
-            path = self.work / TRIED / self.config.quantized_name(name)
+            path = self.work / CANDIDATES_DIR / self.config.quantized_name(name)
             partial, earlier = path.with_name(f"{path.name}.partial"), tuple(path.parent.glob("*.gguf"))
             job = QuantizeJob(wanted[name], partial, self.config.threads, earlier)
             self.quantizer.quantize(job, plans[name], progress)
@@ -206,7 +206,7 @@ class AutoStep:
         record.options[AUTO_OPTION] = {"asked": _asked(self.config), **choice.described()}
 
 
-def refuse_without_template(config: ExportConfig, sources: Sequence[Source]) -> None:
+def reject_without_template(config: ExportConfig, sources: Sequence[Source]) -> None:
     """Raise InputError when a type is to be chosen by chatting and neither base nor adapter says how."""
     if AUTO in config.quants and not any(_has_template(source.folder) for source in sources):
         raise InputError(
@@ -223,12 +223,12 @@ def _has_template(folder: Path) -> bool:
     return path.is_file() and bool(read_json(path, "the tokenizer").get("chat_template"))
 
 
-def remove_tried(work: Path) -> None:
+def remove_candidates(work: Path) -> None:
     """Forget the candidates of an earlier run: nothing records that they are whole."""
-    shutil.rmtree(work / TRIED, ignore_errors=True)
+    shutil.rmtree(work / CANDIDATES_DIR, ignore_errors=True)
 
 
-def settled(config: ExportConfig, record: Record) -> ExportConfig:
+def resolve_auto(config: ExportConfig, record: Record) -> ExportConfig:
     """The configuration with the recorded choice in AUTO's place, if there is one for the same question."""
     choice = record.options.get(AUTO_OPTION)
     if AUTO not in config.quants or not choice or choice["asked"] != _asked(config):
@@ -236,7 +236,7 @@ def settled(config: ExportConfig, record: Record) -> ExportConfig:
     return replace(config, quants=tuple(choice["chosen"] if q == AUTO else q for q in config.quants))
 
 
-def told(record: Record) -> Sequence[str]:
+def auto_notes(record: Record) -> Sequence[str]:
     """The recorded choice as lines for people: each type that was tried, and which was taken."""
     choice = record.options.get(AUTO_OPTION)
     return list(_lines(choice)) if choice else ()

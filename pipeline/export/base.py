@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import give_final_names, sha256
+from common.files import publish_files, sha256
 from ggufio.shards import whole_name
 from pipeline.certificate.finding import Certificate
 from pipeline.convert.lora import AdapterJob, write_adapter
@@ -20,7 +20,7 @@ from pipeline.export.workspace import Workspace
 from pipeline.manifest import Output, Record, versions
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import Adapter
-from pipeline.sources.adapter_base import base_model, other_bases
+from pipeline.sources.adapter_base import base_mismatch_notes, base_model
 from pipeline.sources.model_source import Source
 
 
@@ -67,7 +67,7 @@ class ExportRun(ABC):
         """Give a finished file, or all shards of it, their final names, and record them."""
         digests = [sha256(path) for path in ready]
         targets = [self.config.out / path.name.removesuffix(".partial") for path in ready]
-        give_final_names(ready, targets)
+        publish_files(ready, targets)
         whole = sum(path.stat().st_size for path in targets)
         for target, digest in zip(targets, digests, strict=True):
             status = target.stat()
@@ -81,7 +81,7 @@ class ExportRun(ABC):
                 path.unlink()  # of an earlier export that was split otherwise
 
 
-class AdapterRun(ExportRun):
+class AdapterExport(ExportRun):
     """One export of an adapter alone."""
 
     def missing(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class AdapterRun(ExportRun):
         self.record.model = {
             "parameters": written.parameters,
             "changed_weights": written.tensors,
-            "notes": other_bases(self.base, self.adapters),
+            "notes": base_mismatch_notes(self.base, self.adapters),
         }
         bits = partial.stat().st_size * 8 / max(1, written.parameters)
         self.publish([partial], self.config.outtype.upper(), bits, time.monotonic() - started)

@@ -18,10 +18,10 @@ from pipeline.certificate.subject import Subject, tokenizer_reference_file
 from pipeline.errors import InputError
 from pipeline.export.config import ExportConfig
 from pipeline.manifest import Record, versions
-from pipeline.progress import Silent, StepProgress
+from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
-from pipeline.tokenizers.select import staged
+from pipeline.tokenizers.select import stage_checkpoint
 
 SCRATCH = "certificate"
 """Its folder in the workspace, where the converter leaves what transformers says of the tokenizer."""
@@ -68,7 +68,7 @@ class CertificateStep:
         reference.mkdir(parents=True)
         settings: Mapping[str, object] = record.model.get("settings", {})
         return Subject(
-            reference=staged(self.base, self.adapters, settings, reference).folder,
+            reference=stage_checkpoint(self.base, self.adapters, settings, reference).folder,
             full=full,
             scratch=self.scratch,
             threads=self.config.threads,
@@ -102,7 +102,7 @@ def save_certificate(certificate: Certificate, path: Path) -> None:
     write_atomically(path, f"{content}\n")
 
 
-def remove_stale(folder: Path, record: Record) -> None:
+def remove_stale_certificate(folder: Path, record: Record) -> None:
     """Remove a certificate of files that are no longer those that stand."""
     path = folder / NAME
     try:
@@ -214,7 +214,7 @@ class _Line:
 
     def add(self, subject: Subject, names: Sequence[str]) -> None:
         """Have these checks made when those before are."""
-        self._jobs.append(self._queue.submit(self.checker.check, subject, Silent(), names))
+        self._jobs.append(self._queue.submit(self.checker.check, subject, NoProgress(), names))
 
     def findings(self) -> list[Finding]:
         """What all of them found, once they are made."""

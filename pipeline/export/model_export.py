@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from common.files import give_final_name, sha256
+from common.files import publish_file, sha256
 from ggufio.file import read_tensors
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.tensors.expected import is_plain
 from pipeline.convert.job import ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.data.dataset import read_chats
-from pipeline.export.auto_quant import AUTO_OPTION, TRIED, AutoStep, remove_tried, settled
+from pipeline.export.auto_quant import AUTO_OPTION, CANDIDATES_DIR, AutoStep, remove_candidates, resolve_auto
 from pipeline.export.base import ExportRun
 from pipeline.export.certify_step import (
     SCRATCH,
@@ -27,19 +27,19 @@ from pipeline.export.config import ExportConfig
 from pipeline.export.workspace import require_space
 from pipeline.manifest import Record, versions
 from pipeline.progress import StepProgress
-from pipeline.quantize.imatrix import GatherJob, gather, refuse_too_few
+from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_few_chats
 from pipeline.quantize.imatrix_file import check_fits, read_imatrix
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize.types import AUTO, bits_needed, quant_type
 from pipeline.report.charts import get_ready
-from pipeline.sources.adapter_base import other_bases
+from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, tensors_of
 
 
 def check_importance(config: ExportConfig, base: Source) -> None:
     """Raise InputError for a file of `--calibrate` or `--imatrix` that cannot be used, before all work."""
     if config.calibrate:
-        refuse_too_few(config.calibrate.name, read_chats(config.calibrate), base)
+        reject_too_few_chats(config.calibrate.name, read_chats(config.calibrate), base)
     if config.imatrix:
         read_imatrix(config.imatrix)
 
@@ -57,9 +57,9 @@ def importance_file(
     if target.is_file() and record.importance.get("sha256") == sha256(target):
         return target
     partial = work / f"{target.name}.partial"
-    found = gather(GatherJob(full, config.calibrate, partial, config.threads), progress)
+    found = collect_imatrix(ImatrixJob(full, config.calibrate, partial, config.threads), progress)
     record.importance = {"file": target.name, "sha256": sha256(partial), **found}
-    give_final_name(partial, target)
+    publish_file(partial, target)
     return target
 
 
@@ -67,7 +67,7 @@ _SCRATCH = {"off": 0, "fast": 64 << 20, "full": 576 << 20}
 """Bytes for what is kept while a certificate is made: the tuned answers (certificate/reference.py)."""
 
 
-class ModelRun(ExportRun):
+class ModelExport(ExportRun):
     """One export of a model under way."""
 
     def missing(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class ModelRun(ExportRun):
 
     def make(self) -> Certificate | None:
         """Convert once, quantize to each type that is missing, and certify what stands then."""
-        remove_tried(self.work.folder)
+        remove_candidates(self.work.folder)
         self._require_space()
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()
@@ -146,7 +146,7 @@ class ModelRun(ExportRun):
 
     def _quantized(self) -> tuple[Path, ...]:
         """The quantizations that stand already; they are of the same source, as their record says."""
-        tried = (self.work.folder / TRIED).glob("*.gguf")
+        tried = (self.work.folder / CANDIDATES_DIR).glob("*.gguf")
         return (*(self.config.out / output.file for output in self.record.outputs.values()), *tried)
 
     def _ready_full_precision(self) -> Path | None:
@@ -184,7 +184,7 @@ class ModelRun(ExportRun):
             "merged_tensors": converted.merged,
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
-            "notes": [*other_bases(self.base, self.adapters), *converted.notes],
+            "notes": [*base_mismatch_notes(self.base, self.adapters), *converted.notes],
             "settings": converted.settings,
         }
         self.record.save(self.work.record)
@@ -219,13 +219,13 @@ class ModelRun(ExportRun):
         self.record.save(self.work.record)
         return found
 
-    def _settled(self, full: Path, quantizer: Quantizer) -> ModelRun:
+    def _settled(self, full: Path, quantizer: Quantizer) -> ModelExport:
         """This run, with a type in the place of AUTO."""
         if AUTO not in self.config.quants:
             return self
         choosing = AutoStep(self.config, self._certifying, self.work.folder, quantizer)
         choosing.choose(full, self.record, self.progress, self._importance(full))
-        return replace(self, config=settled(self.config, self.record))
+        return replace(self, config=resolve_auto(self.config, self.record))
 
     def _split(self, full: Path, quantizer: Quantizer) -> list[Path]:
         limit = self.config.split_bytes

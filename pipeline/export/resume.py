@@ -79,7 +79,7 @@ def describe_importance(config: ExportConfig) -> dict[str, str]:
 _MADE_BY = "llama-cpp-python"
 
 
-def difference(config: ExportConfig, base: Source, adapters: Sequence[Adapter], earlier: Record) -> str:
+def config_diff(config: ExportConfig, base: Source, adapters: Sequence[Adapter], earlier: Record) -> str:
     """The first thing that is other, as "--outtype was f16 and is f32"; of files, that they were changed."""
     told = (
         f"{name} was {_plain(was)} and is {_plain(now)}"
@@ -146,7 +146,8 @@ def open_record(config: ExportConfig, work: Workspace, base: Source, adapters: S
     if earlier.fingerprint != identity and standing:
         raise InputError(
             f"--out {str(config.out)!r} holds an export of other inputs or options "
-            f"({difference(config, base, adapters, earlier)}): --force makes it anew, or choose another --out"
+            f"({config_diff(config, base, adapters, earlier)}): "
+            f"--force makes it anew, or choose another --out"
         )
     if earlier.fingerprint != identity or not config.resume:
         work.clear()
@@ -154,7 +155,7 @@ def open_record(config: ExportConfig, work: Workspace, base: Source, adapters: S
     return replace(earlier, outputs=standing, complete=False)
 
 
-def listed_in(folder: Path) -> Record:
+def recorded_outputs(folder: Path) -> Record:
     """What the folder's manifest says; an empty record where there is none, or none that can be read."""
     try:
         return load_record(folder / NAME) or Record("")
@@ -162,7 +163,7 @@ def listed_in(folder: Path) -> Record:
         return Record("")
 
 
-def remove_replaced(folder: Path, earlier: Record, record: Record) -> None:
+def remove_stale_outputs(folder: Path, earlier: Record, record: Record) -> None:
     """Remove the files that `earlier` lists and `record` does not, but none that was touched since."""
     for output in earlier.outputs.values():
         if output.file not in record.outputs and _is_plain(output.file) and output.stands(folder):

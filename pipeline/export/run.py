@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.certificate.finding import Certificate
-from pipeline.convert.lora import refuse_inexpressible
-from pipeline.export.auto_quant import refuse_without_template, settled, told
-from pipeline.export.base import AdapterRun
-from pipeline.export.certify_step import remove_stale
+from pipeline.convert.lora import reject_inexpressible
+from pipeline.export.auto_quant import auto_notes, reject_without_template, resolve_auto
+from pipeline.export.base import AdapterExport
+from pipeline.export.certify_step import remove_stale_certificate
 from pipeline.export.config import ExportConfig
-from pipeline.export.model_export import ModelRun, check_importance
-from pipeline.export.resume import listed_in, open_record, remove_replaced
+from pipeline.export.model_export import ModelExport, check_importance
+from pipeline.export.resume import open_record, recorded_outputs, remove_stale_outputs
 from pipeline.export.workspace import Workspace
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record
-from pipeline.progress import Silent, StepProgress
+from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
@@ -48,28 +48,28 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
     check_importance(config, base)
-    refuse_without_template(config, (base, *(adapter.source for adapter in adapters)))
+    reject_without_template(config, (base, *(adapter.source for adapter in adapters)))
     with Workspace(config.out) as work:
         record = open_record(config, work, base, adapters)
-        kind = AdapterRun if config.format == "adapter" else ModelRun
-        config = settled(config, record)
-        run = kind(config, work, record, base, adapters, progress or Silent())
+        kind = AdapterExport if config.format == "adapter" else ModelExport
+        config = resolve_auto(config, record)
+        run = kind(config, work, record, base, adapters, progress or NoProgress())
         before = set(record.outputs)
         standing = certificate = run.certificate()
         certify = config.verify != "off" and config.format == "model"
         if run.missing() or (certify and standing is None):
             certificate = run.make()
-        remove_stale(config.out, record)
+        remove_stale_certificate(config.out, record)
         record.complete = True
-        earlier = listed_in(config.out)
+        earlier = recorded_outputs(config.out)
         record.save(config.out / MANIFEST)
-        remove_replaced(config.out, earlier, record)
+        remove_stale_outputs(config.out, earlier, record)
         if certificate is None and earlier.hashes != record.hashes:
             remove_report(config.out)  # it told of those files
         reported = _report(config, record, certificate, anew=certificate is not standing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    notes = (*record.model.get("notes", ()), *told(record), *reported)
+    notes = (*record.model.get("notes", ()), *auto_notes(record), *reported)
     made = tuple(file for file in record.outputs if file not in before)
     return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 
@@ -89,5 +89,5 @@ def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
         read_adapter(adapter_source(spec, config.adapter_revision), weight) for spec, weight in parsed
     )
     if config.format == "adapter":
-        refuse_inexpressible(adapters[0])
+        reject_inexpressible(adapters[0])
     return adapters

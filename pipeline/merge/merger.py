@@ -16,7 +16,7 @@ from common.text import and_more
 from pipeline.errors import InputError
 from pipeline.merge.checkpoint import Checkpoint, Parameters, Tensors
 from pipeline.merge.embeddings import check_added_rows, embedding_parameters, resized_rows, with_rows
-from pipeline.merge.meta_model import Weights, build_base, wrap
+from pipeline.merge.meta_model import AdapterWeights, build_base, inject_adapter
 from pipeline.merge.peft_layer import tuned_layers
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
@@ -44,8 +44,8 @@ class Merger:
         self._expected = {name: tuple(value.shape) for name, value in named.items()}
         self._twins = _twins(named)
         self._parameters = Parameters(model, tensors)
-        wrapped = wrap(model, adapter)
-        self._weights = Weights(wrapped, adapter, self._expected)
+        wrapped = inject_adapter(model, adapter)
+        self._weights = AdapterWeights(wrapped, adapter, self._expected)
         self._layers = {
             name: layer
             for layer in tuned_layers(wrapped, self._expected, adapter)

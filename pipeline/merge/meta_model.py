@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from common.errors import MissingPackage
-from common.text import counted
+from common.text import pluralize
 from pipeline.errors import InputError
 from pipeline.merge.checkpoint import Checkpoint
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
@@ -48,14 +48,14 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
     for key, value in settings.items():
         setattr(config.get_text_config(), key, value)
         setattr(config, key, value)
-    with torch.device("meta"), quiet():
+    with torch.device("meta"), suppress_warnings():
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def wrap(model: Any, adapter: Adapter) -> Any:
+def inject_adapter(model: Any, adapter: Adapter) -> Any:
     """Put PEFT's layers for `adapter`, without their weights, into `model`; raises InputError."""
     try:
-        with quiet():
+        with suppress_warnings():
             config = PeftConfig.from_pretrained(str(adapter.folder))
             _check_version(config, adapter)
             config.inference_mode = True
@@ -95,7 +95,7 @@ def base_module(module: Any) -> Any:
     return module.get_base_layer()
 
 
-class Weights:
+class AdapterWeights:
     """What an adapter's file holds: tensors of PEFT's layers, and whole parameters of the base.
 
     `replaced` maps a parameter of the base to the adapter's tensor that takes its place: modules_to_save,
@@ -195,7 +195,8 @@ class Weights:
         missing = sorted(wanted.keys() - found.keys())
         if missing:
             raise InputError(
-                f"the adapter {self._spec!r} lacks {counted(len(missing), 'tensor')} that its configuration "
+                f"the adapter {self._spec!r} lacks "
+                f"{pluralize(len(missing), 'tensor')} that its configuration "
                 f"names, {missing[0]} first: it was made for another base, or its file is incomplete"
             )
 
@@ -219,7 +220,7 @@ def set_parameter(module: Any, name: str, value: torch.Tensor) -> None:
 
 def _wanted(wrapped: Any) -> dict[str, tuple[int, ...]]:
     """The tensors that PEFT would save, with the base's own parameters under their own names."""
-    with quiet():
+    with suppress_warnings():
         state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     return {name.replace(".base_layer.bias", ".bias"): tuple(tensor.shape) for name, tensor in state.items()}
 
@@ -229,7 +230,7 @@ def _as_float(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """PEFT and transformers warn of what is checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import MissingPackage
 from pipeline.errors import InputError
-from pipeline.merge.meta_model import base_module, quiet, set_parameter, tuned_modules
+from pipeline.merge.meta_model import base_module, set_parameter, suppress_warnings, tuned_modules
 from pipeline.sources.adapter import Adapter
 
 try:
@@ -82,7 +82,7 @@ def _parts(module: Any) -> Iterator[tuple[Any, list[str] | None]]:
 
 def _merge(module: Any) -> Any:
     """What PEFT's merge_and_unload does with one layer; returns the base's module."""
-    with quiet():
+    with suppress_warnings():
         if hasattr(module, "unload_and_optionally_merge_module") and not isinstance(module, ParamWrapper):
             return module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
         module.merge()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pipeline.merge.merger import Merger
 
 
-class MergeAhead:
+class MergePrefetcher:
     """A Merger that is one tensor ahead of its caller. At most two merged tensors are in memory."""
 
     def __init__(self, merger: Merger) -> None:

@@ -15,7 +15,7 @@ from pipeline.data.dataset import Chat, render
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.model_source import Source, read_json
-from pipeline.worker_process import run_child
+from pipeline.worker_process import run_worker
 
 CHUNK = 512
 """Tokens that are read together, as llama-imatrix does by default."""
@@ -29,12 +29,12 @@ _SURELY = 0.75
 """The GGUF's tokenizer counts in the end, and an adapter may bring another template than the base's."""
 
 
-def too_few(name: str, tokens: int, chunk: int) -> InputError:
+def has_too_few_chats(name: str, tokens: int, chunk: int) -> InputError:
     """The error for chats of the file `name` that fill no chunk."""
     return InputError(f"--calibrate {name} is {tokens} tokens long and {chunk} are needed: add chats")
 
 
-def refuse_too_few(name: str, chats: Sequence[Chat], base: Source) -> None:
+def reject_too_few_chats(name: str, chats: Sequence[Chat], base: Source) -> None:
     """Raise InputError where the chats of the file `name` surely fill no chunk."""
     if sum(len(turn.content) for chat in chats for turn in chat.turns) >= _PLENTY:
         return
@@ -46,7 +46,7 @@ def refuse_too_few(name: str, chats: Sequence[Chat], base: Source) -> None:
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
     chunk = min(CHUNK, int(config.get("max_position_embeddings") or CHUNK))
     if tokens < _SURELY * chunk:
-        raise too_few(name, tokens, chunk)
+        raise has_too_few_chats(name, tokens, chunk)
 
 
 def _tokenizer(base: Source) -> Any:
@@ -61,7 +61,7 @@ def _tokenizer(base: Source) -> Any:
 
 
 @dataclass(frozen=True)
-class GatherJob:
+class ImatrixJob:
     """Read the chats of `data` through the full-precision GGUF `model`, and write the matrix to `target`."""
 
     model: Path
@@ -70,14 +70,14 @@ class GatherJob:
     threads: int
 
 
-def gather(job: GatherJob, progress: StepProgress) -> dict[str, Any]:
+def collect_imatrix(job: ImatrixJob, progress: StepProgress) -> dict[str, Any]:
     """Do the job in a child process; returns how many chunks, tokens and tensors went into the matrix.
 
     Raises InputError for chats or a model that cannot be used. `target` is written in place.
     """
     request = {"model": str(job.model), "data": str(job.data), "target": str(job.target)}
     with progress.step("Gather what matters", None) as advance:
-        return run_child(
+        return run_worker(
             "pipeline.quantize.imatrix_worker",
             {**request, "threads": job.threads},
             job.target.with_suffix(".log"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.file import Tensor
+from ggufio.file import TensorLocation
 from ggufio.ggml import type_name
 from pipeline.errors import InputError
 from pipeline.quantize.types import NEEDS_IMATRIX
@@ -117,7 +117,7 @@ def _sums(path: Path, name: str, tensors: Mapping[str, Any]) -> Sums:
     return Sums(values.reshape(counts.n_elements, -1), np.rint(many.ravel()).astype(np.int64))
 
 
-def check_fits(path: Path, importance: Importance, tensors: Mapping[str, Tensor]) -> None:
+def check_fits(path: Path, importance: Importance, tensors: Mapping[str, TensorLocation]) -> None:
     """Raise InputError unless an importance matrix is one of the model whose `tensors` these are."""
     for name, values in importance.items():
         tensor = tensors.get(name)
@@ -138,17 +138,17 @@ _TEXT = 127  # bytes that llama-quantize keeps of a name
 
 
 @dataclass(frozen=True)
-class Weights:
+class ImportanceWeights:
     """How much each column's error weighs, and the metadata that llama-quantize adds."""
 
     importance: Importance = field(default_factory=dict)
     notes: Mapping[str, str | int] = field(default_factory=dict)
 
 
-UNWEIGHED = Weights()
+UNWEIGHED = ImportanceWeights()
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path) -> ImportanceWeights:
     """Read a file of importance. Raises InputError when it is none."""
     matrix = read_imatrix(path)
     importance = matrix.importance()
@@ -158,14 +158,14 @@ def read_weights(path: Path) -> Weights:
     notes["quantize.imatrix.entries_count"] = len(importance)
     if matrix.chunks > 0:
         notes["quantize.imatrix.chunks_count"] = matrix.chunks
-    return Weights(importance, notes)
+    return ImportanceWeights(importance, notes)
 
 
 def _cut(text: str) -> str:
     return text.encode()[:_TEXT].decode("utf-8", "ignore")
 
 
-def check_importance(ftype: int, types: Mapping[str, int], weights: Weights) -> None:
+def check_importance(ftype: int, types: Mapping[str, int], weights: ImportanceWeights) -> None:
     """Raise InputError when a tensor gets a type that is noise without importance, and has none.
 
     As llama.cpp's tensor_requires_imatrix (src/llama-quant.cpp): embeddings and output are let off.

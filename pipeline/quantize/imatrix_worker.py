@@ -19,11 +19,11 @@ from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import Message
 from pipeline.data.dataset import Chat, read_chats
 from pipeline.errors import InputError, PipelineError
-from pipeline.quantize.imatrix import CHUNK, too_few
+from pipeline.quantize.imatrix import CHUNK, has_too_few_chats
 from pipeline.quantize.imatrix_collector import Collector
 from pipeline.quantize.imatrix_file import Imatrix, write_imatrix
 from pipeline.worker_process import Message as Request
-from pipeline.worker_process import say, serve
+from pipeline.worker_process import send, serve
 
 
 def gather(request: Request) -> Request:
@@ -36,7 +36,7 @@ def gather(request: Request) -> Request:
         tokens = _tokens(model, read_chats(data))
         chunks = len(tokens) // chunk
         if chunks == 0:
-            raise too_few(data.name, len(tokens), chunk)
+            raise has_too_few_chats(data.name, len(tokens), chunk)
         collector = Collector()
         _read(model, collector, tokens[: chunks * chunk], chunk, request["threads"])
     except EngineError as error:
@@ -80,7 +80,7 @@ def _read(model: Model, collector: Collector, tokens: Sequence[int], chunk: int,
                 raise collector.error
             if code != 0:
                 raise PipelineError(f"llama.cpp cannot read the chats (llama_decode returned {code})")
-            say({"done": start + chunk})
+            send({"done": start + chunk})
         low.llama_batch_free(batch)
 
 

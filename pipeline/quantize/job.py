@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.progress import StepProgress
 from pipeline.quantize.types import MIXTURE, QuantType, TensorTypes
-from pipeline.worker_process import Child, Message
+from pipeline.worker_process import Message, WorkerProcess
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class QuantizeJob:
         }
 
 
-class Quantizer(Child):
+class Quantizer(WorkerProcess):
     """The child process: it does one job after another."""
 
     def __init__(self, log: Path) -> None:

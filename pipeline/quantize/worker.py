@@ -15,9 +15,15 @@ from typing import Any
 from common.errors import MissingPackage
 from ggufio.ggml import type_number
 from pipeline.errors import PipelineError
-from pipeline.quantize.imatrix_file import UNWEIGHED, Importance, Weights, check_importance, read_weights
+from pipeline.quantize.imatrix_file import (
+    UNWEIGHED,
+    Importance,
+    ImportanceWeights,
+    check_importance,
+    read_weights,
+)
 from pipeline.quantize.types import MIXTURE, TensorTypes, regex
-from pipeline.worker_process import Message, say, serve
+from pipeline.worker_process import Message, send, serve
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
 _TENSOR = re.compile(
@@ -58,14 +64,14 @@ def _types_of(path: Path) -> dict[str, int]:
     return {name: tensor.type for name, tensor in read_tensors(path).items()}
 
 
-def _write(request: Message, types: dict[str, int], weights: Weights) -> list[str]:
+def _write(request: Message, types: dict[str, int], weights: ImportanceWeights) -> list[str]:
     from pipeline.quantize.writer import WriteJob, write_quantized
 
     done = [0]
 
     def advance(count: int) -> None:
         done[0] += count
-        say({"done": done[0]})
+        send({"done": done[0]})
 
     job = WriteJob(
         Path(request["source"]),

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufio.file import GgufFile, Shard, Tensor, read_tensors
+from ggufio.file import GgufFile, Shard, TensorLocation, read_tensors
 from ggufio.ggml import BF16, F16, F32, library
 from ggufio.shards import split_names
 from pipeline.errors import InputError, PipelineError
-from pipeline.quantize.imatrix_file import UNWEIGHED, Weights
+from pipeline.quantize.imatrix_file import UNWEIGHED, ImportanceWeights
 from pipeline.quantize.k_quant_search import Floats
 from pipeline.quantize.k_quants import Bytes, TooSmall, exact_quantizer
 from pipeline.quantize.types import group
@@ -45,7 +45,7 @@ class WriteJob:
     threads: int
     earlier: tuple[Path, ...] = ()
     limit: int | None = None
-    weights: Weights = UNWEIGHED
+    weights: ImportanceWeights = UNWEIGHED
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class _Slab:
     """`rows` rows of a tensor from `first` on: the file and tensor that they come from, and go to."""
 
     file: int
-    source: Tensor
+    source: TensorLocation
     output: int
-    target: Tensor
+    target: TensorLocation
     first: int
     rows: int
 
@@ -66,7 +66,7 @@ class _Part:
 
     path: Path
     header: bytes
-    tensors: dict[str, Tensor]
+    tensors: dict[str, TensorLocation]
 
 
 def write_quantized(job: WriteJob, advance: Callable[[int], None]) -> list[Path]:
@@ -128,7 +128,9 @@ def _open(stack: ExitStack, path: Path, flags: int) -> int:
     return file
 
 
-def _slabs(target: Tensor, output: int, choices: Sequence[Mapping[str, Tensor]]) -> Iterator[_Slab]:
+def _slabs(
+    target: TensorLocation, output: int, choices: Sequence[Mapping[str, TensorLocation]]
+) -> Iterator[_Slab]:
     """The slabs of a tensor, from the first file that holds it in the same type, else from the source."""
     ready = (i for i, tensors in enumerate(choices) if _same(tensors.get(target.name), target))
     file = next(ready, 0)
@@ -137,7 +139,7 @@ def _slabs(target: Tensor, output: int, choices: Sequence[Mapping[str, Tensor]])
         yield _Slab(file, choices[file][target.name], output, target, first, min(step, target.rows - first))
 
 
-def _same(tensor: Tensor | None, target: Tensor) -> bool:
+def _same(tensor: TensorLocation | None, target: TensorLocation) -> bool:
     return tensor is not None and (tensor.type, tensor.size) == (target.type, target.size)
 
 
@@ -156,7 +158,7 @@ def _do(slab: _Slab, file: int, output: int, importance: Floats | None) -> int:
     return len(rows)
 
 
-def _finite_float32(rows: Bytes, source: Tensor) -> Floats:
+def _finite_float32(rows: Bytes, source: TensorLocation) -> Floats:
     """The rows of a full-precision tensor as float32: [numbers]."""
     if source.type == F32:
         numbers = rows.view(np.float32)
@@ -197,7 +199,7 @@ def _weighed(numbers: Floats, slab: _Slab, importance: Floats) -> Bytes:
     return result.ravel()
 
 
-def _by_ggml(numbers: Floats, target: Tensor, result: Bytes, importance: Floats | None) -> None:
+def _by_ggml(numbers: Floats, target: TensorLocation, result: Bytes, importance: Floats | None) -> None:
     library().ggml_quantize_chunk(
         target.type,
         numbers.ctypes.data,

@@ -45,7 +45,7 @@ class FileFacts:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportContext:
     """An export: what it was made of, its files from the smallest to the largest, and all findings.
 
     `importance` is what an importance matrix was gathered from, `choice` what `--quant auto` tried; as the
@@ -72,7 +72,7 @@ class Facts:
         return min(self.files, key=lambda file: (file.kl is None, file.kl or 0.0, file.size))
 
 
-def gather(name: str, record: Record, certificate: Certificate | None) -> Facts:
+def report_context(name: str, record: Record, certificate: Certificate | None) -> ReportContext:
     """The facts of an export with its certificate; without one, nothing is said of quality and speed."""
     findings = certificate.findings if certificate else ()
     statuses = certificate.files if certificate else {}
@@ -80,7 +80,7 @@ def gather(name: str, record: Record, certificate: Certificate | None) -> Facts:
     for output in record.outputs.values():
         models.setdefault(whole_name(output.file), []).append(output)
     files = [_file(whole, shards, findings, statuses) for whole, shards in models.items()]
-    return Facts(
+    return ReportContext(
         name=name,
         base=record.inputs["base"],
         adapters=tuple(record.inputs.get("adapters", ())),
@@ -157,7 +157,7 @@ def cell(text: str, length: int = 120) -> str:
     return line(words if len(words) <= length else words[:length].rstrip() + " …")
 
 
-def origin(facts: Facts) -> str:
+def origin(facts: ReportContext) -> str:
     """What the model is, in a sentence."""
     base = facts.base["source"]
     if not facts.adapters:
@@ -166,7 +166,7 @@ def origin(facts: Facts) -> str:
     return f"{base} with {merged} merged into it, as GGUF."
 
 
-def verdict(facts: Facts) -> str:
+def verdict(facts: ReportContext) -> str:
     """What the checks add up to."""
     return {
         "pass": "All checks passed.",
@@ -176,7 +176,7 @@ def verdict(facts: Facts) -> str:
     }[facts.status]
 
 
-def made_of(facts: Facts) -> Iterator[tuple[str, str]]:
+def provenance(facts: ReportContext) -> Iterator[tuple[str, str]]:
     """What went in, line by line."""
     yield "base model", _input(facts.base)
     for adapter in facts.adapters:

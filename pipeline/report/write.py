@@ -17,7 +17,7 @@ from pipeline.certificate.finding import Certificate
 from pipeline.manifest import Record
 from pipeline.report import context as words
 from pipeline.report.charts import charts, sheet
-from pipeline.report.context import Facts, gather
+from pipeline.report.context import ReportContext, report_context
 from pipeline.report.model_card import CARD, front_matter, own_card
 from pipeline.report.ollama import Turns, find_turns, modelfile
 
@@ -44,7 +44,7 @@ def is_written(folder: Path) -> bool:
 
 def write_report(folder: Path, name: str, record: Record, certificate: Certificate | None) -> Written:
     """Write them all, each whole or not at all. A README.md of the user's own stays as it is."""
-    facts = gather(name, record, certificate)
+    facts = report_context(name, record, certificate)
     pictures = charts(facts.files)
     texts: dict[str, str] = {}
     notes: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def remove_report(folder: Path) -> None:
         (folder / file).unlink(missing_ok=True)
 
 
-def _render(template: str, facts: Facts, pictures: Sequence[str], *, for_ollama: bool) -> str:
+def _render(template: str, facts: ReportContext, pictures: Sequence[str], *, for_ollama: bool) -> str:
     filters = {
         name: getattr(words, name) for name in ("size", "number", "percent", "share", "line", "cell", "tried")
     }
@@ -96,19 +96,19 @@ def _render(template: str, facts: Facts, pictures: Sequence[str], *, for_ollama:
         worst=list(_worst(facts)),
         origin=words.origin(facts),
         verdict=words.verdict(facts),
-        made_of=list(words.made_of(facts)),
+        made_of=list(words.provenance(facts)),
         front_matter=_front_matter(facts),
         for_ollama=for_ollama,
     )
 
 
-def _worst(facts: Facts) -> Iterator[tuple[str, Any]]:
+def _worst(facts: ReportContext) -> Iterator[tuple[str, Any]]:
     for file in facts.files:
         for place in file.worst[:1]:
             yield file.name, place
 
 
-def _front_matter(facts: Facts) -> str:
+def _front_matter(facts: ReportContext) -> str:
     """The card's YAML."""
     known: dict[str, Any] = {
         "pipeline_tag": "text-generation",

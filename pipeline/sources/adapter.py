@@ -116,7 +116,7 @@ def is_lora(config: dict[str, Any]) -> bool:
     return _peft_type(config) == "LORA"
 
 
-def refuse_unmergeable(spec: str, config: dict[str, Any]) -> None:
+def reject_unmergeable(spec: str, config: dict[str, Any]) -> None:
     """Raise InputError that names what of an adapter cannot be merged, why, and what to do instead."""
     kind = _peft_type(config)
     if kind not in MERGED:
@@ -197,7 +197,7 @@ class Adapter:
 def read_adapter(source: Source, weight: float = 1.0) -> Adapter:
     """Read and check an adapter; raises InputError that names what is not supported."""
     config = read_json(source.folder / "adapter_config.json", f"the adapter {source.spec!r}")
-    refuse_unmergeable(source.spec, config)
+    reject_unmergeable(source.spec, config)
     tensors = tensors_of(source, [source.folder / WEIGHTS])
     if not tensors:
         raise InputError(f"the adapter {source.spec!r} holds no tensors")

@@ -22,7 +22,7 @@ _COPY = re.compile(r"^meta-|(-unsloth)?-bnb-4bit$")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def other_bases(base: Source, adapters: Sequence[Adapter]) -> list[str]:
+def base_mismatch_notes(base: Source, adapters: Sequence[Adapter]) -> list[str]:
     """A sentence on each adapter that names another base, or another commit of it, than this one.
 
     Nothing is said where a name is unknown: a path means nothing on another machine, and people name their
@@ -34,7 +34,7 @@ def other_bases(base: Source, adapters: Sequence[Adapter]) -> list[str]:
 def base_model(base: Source, adapters: Sequence[Adapter]) -> str:
     """The base's Hub id: its own, else the one that its adapters agree on; empty where that is not known."""
     known = _hub_name(base)
-    if known or other_bases(base, adapters):
+    if known or base_mismatch_notes(base, adapters):
         return known
     named = {str(adapter.config.get("base_model_name_or_path")) for adapter in adapters}
     return named.pop() if len(named) == 1 and all(map(_on_the_hub, named)) else ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from common import paths as places
 from common.errors import MissingPackage
-from common.files import published_folder
+from common.files import atomic_directory
 from pipeline.errors import InputError
 
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,7 +54,7 @@ def make_base(out: Path) -> Path:
         return out
     if out.exists() and not (out / RECORD).is_file():
         raise InputError(f"{out} exists and was not made by this command: remove it, or choose another --out")
-    with published_folder(out) as folder:
+    with atomic_directory(out) as folder:
         _write_checkpoint(source, folder)
         _write_record(folder, digest)
     return out

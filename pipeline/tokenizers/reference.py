@@ -14,7 +14,7 @@ from typing import Any
 
 from common.errors import MissingPackage
 from common.files import write_atomically
-from common.system import RENDER_SECONDS, at_most
+from common.system import RENDER_SECONDS, kill_after
 from pipeline.certificate.subject import Subject
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
@@ -165,7 +165,7 @@ def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list
     from jinja2.exceptions import TemplateError
 
     try:
-        with at_most(RENDER_SECONDS):
+        with kill_after(RENDER_SECONDS):
             ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
     except TemplateError:
         return None

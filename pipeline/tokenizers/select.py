@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import MissingPackage
-from common.text import and_more, counted
+from common.text import and_more, pluralize
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
 
@@ -31,7 +31,7 @@ Tokens = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerChoice:
     """The files of a tokenizer, its chat template (None: as the files have it), and lines for people."""
 
     files: dict[str, Path]
@@ -39,7 +39,7 @@ class Tokenizer:
     notes: tuple[str, ...]
 
 
-def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None) -> Tokenizer:
+def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None) -> TokenizerChoice:
     """The tokenizer of the last adapter that brings one, else the base's; `rows` are the embeddings'."""
     files = {path.name: path for path in base.files() if path.name in _FILES}
     template: str | None = None
@@ -56,7 +56,7 @@ def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None
                     f"the chat template is the adapter's ({adapter.spec!r}), which differs from the base's"
                 )
             template = theirs
-    return Tokenizer(files, template if template is not None else _template(base.folder), tuple(notes))
+    return TokenizerChoice(files, template if template is not None else _template(base.folder), tuple(notes))
 
 
 def _replaced(
@@ -86,7 +86,7 @@ def _token_notes(before: Tokens, after: Tokens, adapter: Adapter) -> list[str]:
     added = sorted(after.keys() - before.keys(), key=lambda token: after[token])
     if before and added:
         notes.append(
-            f"the adapter's tokenizer ({adapter.spec!r}) adds {counted(len(added), 'token')}, "
+            f"the adapter's tokenizer ({adapter.spec!r}) adds {pluralize(len(added), 'token')}, "
             f"{added[0]!r} first"
         )
     moved = [token for token in before if after.get(token, before[token]) != before[token]]
@@ -156,7 +156,7 @@ def _pieces(path: Path) -> Tokens:
     return {model.id_to_piece(number): number for number in range(model.get_piece_size())}
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tokenizer: TokenizerChoice, folder: Path) -> None:
     """Put the tokenizer's files into `folder`, in place of the base's."""
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
@@ -176,29 +176,29 @@ def replace_file(path: Path, content: str) -> None:
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedCheckpoint:
     """What the converter reads, and lines about it for people."""
 
     folder: Path
     notes: tuple[str, ...]
 
 
-def staged(
+def stage_checkpoint(
     base: Source, adapters: Sequence[Adapter], settings: Mapping[str, object], scratch: Path
-) -> Staged:
+) -> StagedCheckpoint:
     """The base's own folder where nothing differs, else one inside `scratch`."""
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
     changed = _changed(config, settings)
     tokenizer = choose_tokenizer(base, adapters, changed.get("text_config", changed).get("vocab_size"))
     if not settings and tokenizer == choose_tokenizer(base, (), None):
-        return Staged(base.folder, tokenizer.notes)
+        return StagedCheckpoint(base.folder, tokenizer.notes)
     folder = scratch / base.folder.name  # the converter takes words for the GGUF from its name
     folder.mkdir()
     for path in base.files():
         (folder / path.name).symlink_to(path)
     replace_file(folder / "config.json", json.dumps(changed))
     write_tokenizer(tokenizer, folder)
-    return Staged(folder, tokenizer.notes)
+    return StagedCheckpoint(folder, tokenizer.notes)
 
 
 def _changed(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""TrainConfig and TrainReport: what a fine-tuning is given, and how it went."""
+"""FinetuneConfig and FinetuneReport: what a fine-tuning is given, and how it went."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class FinetuneConfig:
     """What to train, on what, and how; checked at once, raises InputError.
 
     `base` is a folder (or a Hub id), `out` the adapter's folder. `steps`, when given, wins over `epochs`.
@@ -82,7 +82,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class TrainReport:
+class FinetuneReport:
     """How a training went. Losses are in nats a token, over the assistant's tokens alone.
 
     `dropped_chats` were left out: they have no answer before the cut. `train_loss` is taken on about as many

@@ -14,33 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import MissingPackage
-from common.files import published_folder
-from pipeline.data.dataset import Chat, Example, all_or_told, encode_chat, read_chats, split_chats
+from common.files import atomic_directory
+from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
-from pipeline.progress import Silent, StepProgress
+from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.model_card import CARD, adapter_card, own_card
 from pipeline.sources.bundled import read_record
 from pipeline.sources.model_source import Source, base_source
-from pipeline.training.config import ALL_LINEAR, TrainConfig, TrainReport
+from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.trainer import faster_precision, load_model, train_adapter
 
-__all__ = ["RECORD", "TrainConfig", "TrainReport", "finetune", "load_tokenizer"]
+__all__ = ["RECORD", "FinetuneConfig", "FinetuneReport", "finetune", "load_tokenizer"]
 RECORD = "training.json"
-"""Written last into an adapter: the options, the data's SHA-256, the versions and the TrainReport."""
+"""Written last into an adapter: the options, the data's SHA-256, the versions and the FinetuneReport."""
 
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
 
 
-def finetune(config: TrainConfig, progress: StepProgress | None = None) -> Path:
+def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Path:
     """Train an adapter and write it to `config.out`; returns that folder.
 
     It holds adapter_model.safetensors, adapter_config.json, training.json (the options, the data's SHA-256,
-    the versions and a TrainReport) and README.md, where `out` had none of the user's own. The tokenizer and
+    the versions and a FinetuneReport) and README.md, unless `out` has one by the user. The tokenizer and
     the chat template stay the base's own, and are not copied. Raises InputError before anything is loaded
     when the input is wrong. Interrupted, it leaves `out` as it was.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     _check_out(config)
     chats = read_chats(config.data)
     train_chats, held_chats = split_chats(chats, config.held_out, config.seed)
@@ -58,7 +58,7 @@ def finetune(config: TrainConfig, progress: StepProgress | None = None) -> Path:
     _check_targets(config, source)
     if config.precision == "auto":
         config = replace(config, precision=faster_precision())  # so that the record says which it was
-    with published_folder(config.out) as folder:
+    with atomic_directory(config.out) as folder:
         model = load_model(config, source)
         dropped = len(chats) - len(train) - len(held)
         report = train_adapter(
@@ -89,7 +89,7 @@ def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _check_out(config: TrainConfig) -> None:
+def _check_out(config: FinetuneConfig) -> None:
     out = config.out
     if not out.exists():
         return
@@ -102,11 +102,11 @@ def _check_out(config: TrainConfig) -> None:
 
 
 def _encode(tokenizer: Any, chats: list[Chat], max_length: int) -> list[Example]:
-    examples = all_or_told(chats, lambda chat: encode_chat(tokenizer, chat, max_length))
+    examples = collect_errors(chats, lambda chat: encode_chat(tokenizer, chat, max_length))
     return [example for example in examples if example.answer_tokens]
 
 
-def _check_targets(config: TrainConfig, source: Source) -> None:
+def _check_targets(config: FinetuneConfig, source: Source) -> None:
     """Every named target must be a linear layer of the base; the meta device shows them and loads nothing."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -133,7 +133,7 @@ def _check_targets(config: TrainConfig, source: Source) -> None:
             )
 
 
-def _save(config: TrainConfig, source: Source, model: Any, report: TrainReport, folder: Path) -> None:
+def _save(config: FinetuneConfig, source: Source, model: Any, report: FinetuneReport, folder: Path) -> None:
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -156,7 +156,7 @@ def _save(config: TrainConfig, source: Source, model: Any, report: TrainReport, 
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _base_name(config: TrainConfig, source: Source) -> str:
+def _base_name(config: FinetuneConfig, source: Source) -> str:
     if config.base_name:
         return config.base_name
     made = (read_record(source.folder) or {}).get("model")
@@ -164,7 +164,7 @@ def _base_name(config: TrainConfig, source: Source) -> str:
     return str(made) if made else source.spec if source.revision else source.folder.name
 
 
-def _options(config: TrainConfig, source: Source) -> dict[str, Any]:
+def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:
     options = asdict(config)
     for name in ("force", "out"):
         del options[name]

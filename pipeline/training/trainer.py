@@ -12,10 +12,10 @@ from pipeline.data.dataset import Example
 from pipeline.errors import InputError, PipelineError
 from pipeline.progress import Advance, StepProgress
 from pipeline.sources.model_source import Source
-from pipeline.training.config import ALL_LINEAR, Precision, StoredType, TrainConfig, TrainReport
+from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport, Precision, StoredType
 
 
-def load_model(config: TrainConfig, source: Source) -> Any:
+def load_model(config: FinetuneConfig, source: Source) -> Any:
     """The base with a fresh adapter on it. Raises InputError."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -41,7 +41,7 @@ def load_model(config: TrainConfig, source: Source) -> Any:
 
 
 def train_adapter(
-    config: TrainConfig,
+    config: FinetuneConfig,
     model: Any,
     tokenizer: Any,
     *,
@@ -49,7 +49,7 @@ def train_adapter(
     held: Sequence[Example],
     dropped: int,
     progress: StepProgress,
-) -> TrainReport:
+) -> FinetuneReport:
     """Train the adapter on `model` in place and measure the loss before and after.
 
     `dropped` chats were left out, for the report.
@@ -63,7 +63,7 @@ def train_adapter(
     steps = _run_trainer(config, model, tokenizer, train, progress)
     _round_adapter(model, config.stored_type)
     after = _measure(model, sample, held, progress, "Loss after")
-    return TrainReport(
+    return FinetuneReport(
         steps=steps,
         seconds=round(time.monotonic() - began, 1),
         train_chats=len(train),
@@ -88,7 +88,7 @@ def _measure(
 
 
 def _run_trainer(
-    config: TrainConfig, model: Any, tokenizer: Any, train: Sequence[Example], progress: StepProgress
+    config: FinetuneConfig, model: Any, tokenizer: Any, train: Sequence[Example], progress: StepProgress
 ) -> int:
     """Train `model` in place; returns the number of optimizer steps."""
     from transformers import TrainerCallback
@@ -112,7 +112,7 @@ def _run_trainer(
 
 
 def make_trainer(
-    config: TrainConfig, model: Any, tokenizer: Any, train: Sequence[Example], scratch: str
+    config: FinetuneConfig, model: Any, tokenizer: Any, train: Sequence[Example], scratch: str
 ) -> Any:
     """TRL's trainer over `train`, whose labels it takes as they are."""
     from datasets import Dataset
@@ -146,7 +146,7 @@ def faster_precision() -> Precision:
     return "bfloat16" if seconds(torch.bfloat16) * 1.5 < seconds(torch.float32) else "float32"
 
 
-def _trainer_arguments(config: TrainConfig, scratch: str) -> Any:
+def _trainer_arguments(config: FinetuneConfig, scratch: str) -> Any:
     from trl import SFTConfig
 
     return SFTConfig(

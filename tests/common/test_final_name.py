@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import give_final_name, published_folder, write_atomically
+from common.files import atomic_directory, publish_file, write_atomically
 from pipeline.cli.console import report_errors
 from pipeline.errors import InputError
 from pipeline.export.workspace import require_space
@@ -35,13 +35,13 @@ def deeds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, deeds: list[str]) -> None:
     (tmp_path / "half").write_text("whole")
     (tmp_path / "out").write_text("old")
-    give_final_name(tmp_path / "half", tmp_path / "out")
+    publish_file(tmp_path / "half", tmp_path / "out")
     assert deeds == ["flush half", "half -> out", f"flush {tmp_path.name}"]
     assert (tmp_path / "out").read_text() == "whole" and not (tmp_path / "half").exists()
 
 
 def test_all_of_a_folder_is(tmp_path: Path, deeds: list[str]) -> None:
-    with published_folder(tmp_path / "base") as folder:
+    with atomic_directory(tmp_path / "base") as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "a").write_text("1")
         (folder / "b").write_text("2")
@@ -60,7 +60,7 @@ def test_an_interrupted_swap_leaves_the_old_folder(
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "a").write_text("old")
     monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[moment], interrupt)
-    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "base") as folder:
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "base") as folder:
         (folder / "a").write_text("new")
     assert (tmp_path / "base" / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

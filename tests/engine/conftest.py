@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineSettings
-from engine.serving.backend import LocalBackend
+from engine.config import EngineConfig
+from engine.serving.backend import LlamaBackend
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +36,13 @@ def reached() -> list[float]:
 
 
 @pytest.fixture(scope="session")
-def backend(smollm2: Path, cache: Path, reached: list[float]) -> Iterator[LocalBackend]:
+def backend(smollm2: Path, cache: Path, reached: list[float]) -> Iterator[LlamaBackend]:
     """The model, with four slots; what loses its slot is forgotten."""
-    settings = EngineSettings(context=1024, slots=4, queue=4, cache_ram=0)
+    settings = EngineConfig(context=1024, slots=4, queue=4, cache_ram=0)
 
     def reach(share: float) -> bool:
         reached.append(share)
         return True
 
-    with LocalBackend.open(smollm2, settings, reach) as opened:
+    with LlamaBackend.open(smollm2, settings, reach) as opened:
         yield opened

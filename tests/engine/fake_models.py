@@ -7,7 +7,7 @@ import threading
 from engine.core.stats import EngineStats
 from engine.errors import EngineStopped, ModelError
 from engine.serving.model_pool import ModelPool
-from engine.types import Reach
+from engine.types import ProgressCallback
 
 
 class FakeModel:
@@ -35,7 +35,7 @@ class Opener:
         self.started, self.gate = threading.Event(), threading.Event()
         self.gate.set()
 
-    def __call__(self, key: str, reach: Reach) -> FakeModel:
+    def __call__(self, key: str, reach: ProgressCallback) -> FakeModel:
         self.log.append(f"open {key}")
         self.started.set()
         assert self.gate.wait(10)

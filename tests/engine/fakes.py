@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
-from engine.config import SamplingSettings
-from engine.core.types import DecodeAborted, Row
+from engine.config import SamplingParams
+from engine.core.types import BatchRow, DecodeAborted
 
 END = 0
 
@@ -34,8 +34,8 @@ class FakeRunner:
         """`cuts` of False makes caches that cannot be cut, as a recurrent model's."""
         self.vocab = FakeWords()
         self.caches: dict[int, list[int]] = {}
-        self.started: dict[int, SamplingSettings] = {}
-        self.batches: list[list[Row]] = []
+        self.started: dict[int, SamplingParams] = {}
+        self.batches: list[list[BatchRow]] = []
         self.computed = 0
         self.before_decode: Callable[[], None] = lambda: None
         self.exact = 16
@@ -65,7 +65,7 @@ class FakeRunner:
         self.caches[slot] = list(struct.unpack(f"{len(state) // 4}I", state))
         return True
 
-    def decode(self, rows: Sequence[Row]) -> None:
+    def decode(self, rows: Sequence[BatchRow]) -> None:
         self.before_decode()
         assert rows and len({row.slot for row in rows}) == len(rows)
         self.batches.append(list(rows))
@@ -81,7 +81,7 @@ class FakeRunner:
         self.caches[0] = []
         return min(self.exact, max(sizes))
 
-    def start(self, slot: int, sampling: SamplingSettings) -> None:
+    def start(self, slot: int, sampling: SamplingParams) -> None:
         assert slot not in self.started
         self.started[slot] = sampling
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine, Tagged
-from engine.serving.backend import LocalBackend
-from engine.types import Event, Finished, Message, Text
+from engine.serving.backend import LlamaBackend
+from engine.types import Event, Finished, Message, TextDelta
 
-GREEDY = SamplingSettings(temperature=0, repeat_penalty=1.0)
+GREEDY = SamplingParams(temperature=0, repeat_penalty=1.0)
 
 
 def run(engine: Engine, events: list[Tagged] | None = None) -> dict[int, list[Event]]:
@@ -25,7 +25,7 @@ def run(engine: Engine, events: list[Tagged] | None = None) -> dict[int, list[Ev
 
 
 def text_of(events: Sequence[Event]) -> str:
-    return "".join(event.delta for event in events if isinstance(event, Text))
+    return "".join(event.delta for event in events if isinstance(event, TextDelta))
 
 
 def reason(events: Sequence[Event]) -> str:
@@ -39,7 +39,7 @@ def user(text: str) -> list[Message]:
 
 
 def ask(
-    backend: LocalBackend, messages: list[Message], sampling: SamplingSettings = GREEDY
+    backend: LlamaBackend, messages: list[Message], sampling: SamplingParams = GREEDY
 ) -> tuple[str, Finished]:
     """The answer's text and its last event."""
     events = list(backend.stream(messages, sampling))

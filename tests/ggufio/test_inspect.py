@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from common.paths import embedded_gguf
-from ggufio.blocks import blocks_of, rounded, sample
+from ggufio.blocks import blocks_of, round_trip, sample
 from ggufio.errors import GgufError
-from ggufio.ggml import Floats, number_type, quantized, to_floats, type_named
-from ggufio.reader import Several, read_gguf
+from ggufio.ggml import Floats, dequantize, ggml_type, ggml_type_named, quantize
+from ggufio.reader import ArraySummary, read_header
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,10 @@ def values() -> Floats:
 
 
 def test_a_real_file_says_what_it_is(embedded: Path) -> None:
-    found = read_gguf(embedded)
+    found = read_header(embedded)
     assert found.metadata["general.architecture"] == "llama"
     tokens = found.metadata["tokenizer.ggml.tokens"]
-    assert isinstance(tokens, Several) and tokens.count == 49152 and tokens.first[1] == "<|im_start|>"
+    assert isinstance(tokens, ArraySummary) and tokens.count == 49152 and tokens.first[1] == "<|im_start|>"
     tensor = found.tensors["blk.3.attn_q.weight"]
     assert (tensor.kind.name, tensor.shape, tensor.rows) == ("Q4_1", (576, 576), 576)
     last = max(found.tensors.values(), key=lambda one: one.offset)
@@ -55,12 +55,12 @@ def test_a_cut_or_lying_file_is_an_error_of_one_line(embedded: Path, tmp_path: P
         path = tmp_path / "liar.gguf"
         path.write_bytes(content)
         with pytest.raises(GgufError, match=r"^\S*liar\.gguf|^tensor") as caught:
-            read_gguf(path)
+            read_header(path)
         assert "\n" not in str(caught.value), what
 
 
 def test_types_that_ggml_lacks_are_not_asked_for() -> None:
-    assert [number_type(number) for number in (-1, 4, 31, 10_000)] == [None] * 4
+    assert [ggml_type(number) for number in (-1, 4, 31, 10_000)] == [None] * 4
 
 
 def test_scales_of_simple_blocks_are_those_worked_out_by_hand(values: Floats) -> None:
@@ -73,8 +73,8 @@ def test_scales_of_simple_blocks_are_those_worked_out_by_hand(values: Floats) ->
         "Q4_1": ((high - low) / 15, -low / ((high - low) / 15)),
     }
     for name, (step, zero) in by_hand.items():
-        kind = type_named(name)
-        found = blocks_of(kind, quantized(kind, values))
+        kind = ggml_type_named(name)
+        found = blocks_of(kind, quantize(kind, values))
         assert found is not None and found.symmetric == (name != "Q4_1")
         np.testing.assert_allclose(found.step, step, rtol=1e-3)
         np.testing.assert_allclose(found.zero_point, np.broadcast_to(zero, step.shape), rtol=4e-3)
@@ -84,11 +84,11 @@ def test_scales_of_simple_blocks_are_those_worked_out_by_hand(values: Floats) ->
     "name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 )
 def test_all_numbers_of_a_block_stand_on_its_grid(values: Floats, name: str) -> None:
-    kind = type_named(name)
-    data = quantized(kind, values)
+    kind = ggml_type_named(name)
+    data = quantize(kind, values)
     found = blocks_of(kind, data)
     assert found is not None
-    numbers = to_floats(kind, data).reshape(-1, found.length).astype(np.float64)
+    numbers = dequantize(kind, data).reshape(-1, found.length).astype(np.float64)
     codes = (numbers - found.minimum[:, None]) / found.step[:, None]
     np.testing.assert_allclose(codes, codes.round(), atol=2e-3)
     assert codes.round().min() >= 0 and codes.round().max() < found.codes
@@ -97,15 +97,15 @@ def test_all_numbers_of_a_block_stand_on_its_grid(values: Floats, name: str) -> 
 
 def test_a_shifted_block_is_met_better_by_a_type_with_a_minimum() -> None:
     shifted = np.random.default_rng(2).uniform(-2, -1, (2, 256)).astype(np.float32)
-    errors = {name: rounded(shifted, name) for name in ("Q4_0", "Q4_1", "Q4_K", "Q8_0")}
+    errors = {name: round_trip(shifted, name) for name in ("Q4_0", "Q4_1", "Q4_K", "Q8_0")}
     relative = {name: one.error.relative for name, one in errors.items() if one is not None}
     assert relative["Q4_1"] < relative["Q4_0"] / 2 and relative["Q4_K"] < relative["Q4_0"] / 2
-    assert relative["Q8_0"] < relative["Q4_1"] and rounded(shifted[:, :96], "Q4_K") is None
+    assert relative["Q8_0"] < relative["Q4_1"] and round_trip(shifted[:, :96], "Q4_K") is None
 
 
 def test_a_sample_is_evenly_spaced_and_comes_back_the_same_from_its_own_type(embedded: Path) -> None:
-    tensor = read_gguf(embedded).tensors["token_embd.weight"]
+    tensor = read_header(embedded).tensors["token_embd.weight"]
     some = sample(tensor, most=100_000)
     assert some.values.shape == (100_000 // 576, 576) and not some.whole and some.of_rows == 49152
-    again = rounded(some.values, tensor.kind.name)
+    again = round_trip(some.values, tensor.kind.name)
     assert again is not None and again.error.relative < 0.02 and some.blocks is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ModelError, QueueFull
-from engine.probe.cpu_backend import is_known, memo_of
+from engine.probe.cpu_backend import cache_path, is_known
 from engine.serving.backend import check_room
 from ggufio import shards
 
@@ -39,10 +39,10 @@ def test_all_files_of_a_model_count(model: Path) -> None:
 
 def test_another_second_file_is_another_model(model: Path, tmp_path: Path) -> None:
     second = shards.files(model)[1]
-    before = memo_of("probe", model, cache=tmp_path)
-    assert memo_of("probe", model, cache=tmp_path) == before
+    before = cache_path("probe", model, cache=tmp_path)
+    assert cache_path("probe", model, cache=tmp_path) == before
     second.write_bytes(b"GGUF of another")
-    assert memo_of("probe", model, cache=tmp_path) != before
+    assert cache_path("probe", model, cache=tmp_path) != before
     second.write_bytes(b"a text")
     with pytest.raises(ModelError, match=r"00002-of-00003\.gguf is not a GGUF"):
         is_known(model, extra_buffers=True)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import EngineError
 from engine.types import (
     Event,
@@ -15,10 +15,10 @@ from engine.types import (
     FinishReason,
     Message,
     ModelInfo,
-    Prefill,
+    PrefillProgress,
     Queued,
     RequestStats,
-    Text,
+    TextDelta,
 )
 
 INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000, 2048, "haswell", 2)
@@ -89,11 +89,11 @@ class FakeBackend:
         self.info = info
         self.answer, self.pause, self.error = answer, pause, error
         self.refuse: EngineError | None = None
-        self.asked: list[tuple[list[Message], SamplingSettings]] = []
+        self.asked: list[tuple[list[Message], SamplingParams]] = []
         self.streams: list[FakeStream] = []
         self.closed = False
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> FakeStream:
+    def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> FakeStream:
         assert not _in_event_loop(), "a long prompt would hold up everyone: see ui.serving.started"
         if self.refuse is not None:
             raise self.refuse
@@ -105,13 +105,13 @@ class FakeBackend:
     def close(self) -> None:
         self.closed = True
 
-    def _script(self, sampling: SamplingSettings) -> list[Event | EngineError]:
+    def _script(self, sampling: SamplingParams) -> list[Event | EngineError]:
         words = self.answer.split(" ")
         pieces = [word if not index else f" {word}" for index, word in enumerate(words)]
         cut = len(pieces) > sampling.max_tokens
-        texts = [Text(piece) for piece in pieces[: sampling.max_tokens]]
+        texts = [TextDelta(piece) for piece in pieces[: sampling.max_tokens]]
         end: Event | EngineError = self.error or finished("length" if cut else "stop", len(texts))
-        return [Queued(2), Queued(1), Prefill(0, 10, 0), Prefill(10, 10, 0), *texts, end]
+        return [Queued(2), Queued(1), PrefillProgress(0, 10, 0), PrefillProgress(10, 10, 0), *texts, end]
 
 
 def _in_event_loop() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common import paths as places
-from engine.config import EngineSettings
+from engine.config import EngineConfig
 from ui.cli import read_settings
 from ui.settings import AppSettings, history_file
 
@@ -25,7 +25,7 @@ def test_every_setting_of_the_engine_comes_from_its_option(monkeypatch: pytest.M
     monkeypatch.setenv("GGUF_CHAT_SPECULATION", "0")
     options = "--context 100 --slots 2 --queue 3 --threads 1 --kv-type q8_0 --cache-ram 5"
     limits = "--max-prompt-tokens 60 --max-new-tokens 7 --max-seconds 1.5"
-    assert read_settings(f"{options} {limits}".split()).engine() == EngineSettings(
+    assert read_settings(f"{options} {limits}".split()).engine() == EngineConfig(
         context=100,
         slots=2,
         queue=3,
@@ -37,7 +37,7 @@ def test_every_setting_of_the_engine_comes_from_its_option(monkeypatch: pytest.M
         max_new_tokens=7,
         max_seconds=1.5,
     )
-    assert read_settings([]).engine() == EngineSettings(speculation=False)
+    assert read_settings([]).engine() == EngineConfig(speculation=False)
 
 
 def test_every_option_is_a_variable_and_a_flag_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import SettingsError
 from ui.pages.settings_panel import SettingsPanel
 from ui.sampling import FIELDS, ModelSettings, preset_of, presets, sampling_from, stops_from
@@ -8,8 +8,8 @@ from ui.terminal.chat import changed
 
 
 def test_what_is_not_given_has_the_engines_default() -> None:
-    assert sampling_from({}) == SamplingSettings()
-    assert sampling_from({field.name: None for field in FIELDS}) == SamplingSettings()
+    assert sampling_from({}) == SamplingParams()
+    assert sampling_from({field.name: None for field in FIELDS}) == SamplingParams()
 
 
 def test_the_panels_values_reach_the_engine_in_their_order_and_type() -> None:
@@ -17,9 +17,7 @@ def test_the_panels_values_reach_the_engine_in_their_order_and_type() -> None:
         ["Be brief.", 0, 64.0, 1.3, 0.5, 20.0, 0.1, 7.0, "END\n\\n", "refuse"]
     )
     assert prompt == "Be brief."
-    assert sampling == SamplingSettings(
-        *(0.0, 64, 1.3, 0.5, 20, 0.1, 7), stop=("END", "\n"), overflow="refuse"
-    )
+    assert sampling == SamplingParams(*(0.0, 64, 1.3, 0.5, 20, 0.1, 7), stop=("END", "\n"), overflow="refuse")
     assert isinstance(sampling.max_tokens, int)
 
 
@@ -47,8 +45,8 @@ def test_the_sliders_stay_within_what_the_engine_takes() -> None:
 
 
 def test_a_setting_is_changed_by_its_text() -> None:
-    start = SamplingSettings(stop=("END",), seed=4)
-    assert changed(start, "temperature", "0.2") == SamplingSettings(temperature=0.2, stop=("END",), seed=4)
+    start = SamplingParams(stop=("END",), seed=4)
+    assert changed(start, "temperature", "0.2") == SamplingParams(temperature=0.2, stop=("END",), seed=4)
     assert changed(start, "seed", "").seed is None
     for name, value in (("temperature", ""), ("nonsense", "1"), ("temperature", "warm"), ("top_k", "1.5")):
         with pytest.raises(SettingsError, match=name):

@@ -1,6 +1,6 @@
 """Who may use this server, and how much: logins, an API key, and limits for each user.
 
-The page asks one thing: `with access.admit(request):` around an answer. It raises TooMany.
+The page asks one thing: `with access.admit(request):` around an answer. It raises RateLimitExceeded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import gradio as gr
 from starlette.requests import HTTPConnection
 
 from ui.auth.identity import owner_of
-from ui.auth.limits import AnswersAtOnce, RequestRate
+from ui.auth.limits import ConcurrencyLimit, RequestRate
 from ui.conversations.model import LOCAL, VISITOR
 
 OwnerOf = Callable[[gr.Request], str]
@@ -41,8 +41,8 @@ class Access:
         self._logins, self._api_key = dict(logins or {}), api_key
         self._rate = RequestRate(requests_per_minute)
         self._rate_by_address = RequestRate(requests_per_minute * _PER_ADDRESS)
-        self._answers = AnswersAtOnce(answers_at_once)
-        self._answers_by_address = AnswersAtOnce(answers_at_once * _PER_ADDRESS)
+        self._answers = ConcurrencyLimit(answers_at_once)
+        self._answers_by_address = ConcurrencyLimit(answers_at_once * _PER_ADDRESS)
         self.attempts = RequestRate(_WRONG_PER_MINUTE)
 
     @property
@@ -72,7 +72,7 @@ class Access:
         return None
 
     def admit(self, owner: str, address: str) -> AbstractContextManager[None]:
-        """Count a request, and an answer for the time of the `with` block. Raises TooMany."""
+        """Count a request, and an answer for the time of the `with` block. Raises RateLimitExceeded."""
         self._rate.take(owner)
         if owner.startswith(VISITOR):  # anyone can have many cookies
             self._rate_by_address.take(address)
@@ -91,7 +91,7 @@ class Access:
 def admit(request: gr.Request | HTTPConnection) -> AbstractContextManager[None]:
     """Let a user's request for an answer in: `with admit(request): ...` lasts as long as the answer.
 
-    Raises TooMany, whose text is for the user. Needs `ui.auth.middleware.Guard` around the app.
+    Raises RateLimitExceeded. Needs `ui.auth.middleware.AuthMiddleware` around the app.
     """
     access: Access = request.state.access
     owner, address = owner_of(request), address_of(request)

@@ -11,20 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from ui.i18n.words import ENGLISH, Words
+from ui.i18n.words import ENGLISH, Translator
 
 _FORGET_ABOVE = 10_000  # users that are remembered before those without a debt are dropped
 _ANSWER_SECONDS = 5.0  # a guess at when one of a user's answers ends
 
 
-class TooMany(Exception):
+class RateLimitExceeded(Exception):
     """One user asks for more than `most`, which is all that this server gives to one; `seconds` to wait."""
 
     def __init__(self, reason: Literal["too_often", "at_once"], most: int, seconds: float) -> None:
         super().__init__(reason, most, seconds)
         self.reason, self.most, self.seconds = reason, most, seconds
 
-    def text(self, say: Words = ENGLISH) -> str:
+    def text(self, say: Translator = ENGLISH) -> str:
         """What happened and what to do, for the user."""
         return say(f"access.{self.reason}", most=self.most, seconds=math.ceil(self.seconds))
 
@@ -50,13 +50,13 @@ class RequestRate:
         self._lock = threading.Lock()
 
     def take(self, user: str) -> None:
-        """Count a request. Raises TooMany, and then counts nothing."""
+        """Count a request. Raises RateLimitExceeded, and then counts nothing."""
         if not self._most:
             return
         with self._lock:
             bucket = self._filled(user)
             if bucket.left < 1:
-                raise TooMany("too_often", self._most, (1 - bucket.left) * 60 / self._most)
+                raise RateLimitExceeded("too_often", self._most, (1 - bucket.left) * 60 / self._most)
             bucket.left -= 1
 
     def give_back(self, user: str) -> None:
@@ -77,7 +77,7 @@ class RequestRate:
         return min(self._most, bucket.left + (now - bucket.since) * self._most / 60)
 
 
-class AnswersAtOnce:
+class ConcurrencyLimit:
     """Counts the answers that each user has under way."""
 
     def __init__(self, most: int) -> None:
@@ -88,10 +88,10 @@ class AnswersAtOnce:
 
     @contextmanager
     def one_more(self, user: str) -> Iterator[None]:
-        """An answer for the time of a `with` block. Raises TooMany at its begin."""
+        """An answer for the time of a `with` block. Raises RateLimitExceeded at its begin."""
         with self._lock:
             if self._most and self._running[user] >= self._most:
-                raise TooMany("at_once", self._most, _ANSWER_SECONDS)
+                raise RateLimitExceeded("at_once", self._most, _ANSWER_SECONDS)
             self._running[user] += 1
         try:
             yield

@@ -16,8 +16,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.auth.access import Access, address_of
-from ui.auth.limits import TooMany
-from ui.i18n.words import words
+from ui.auth.limits import RateLimitExceeded
+from ui.i18n.words import translator
 from ui.static import STATIC
 
 _GAPS = ("name", "password", "enter", "wrong", "wait")
@@ -30,7 +30,7 @@ def _template() -> Template:
 
 def login_page(request: HTTPConnection) -> HTMLResponse:
     """The form in the visitor's language, in place of whatever page was asked for."""
-    say = words(request)
+    say = translator(request)
     texts = {gap: escape(say(f"login.{gap}")) for gap in _GAPS}
     page = _template().substitute(texts, language=say.language)
     return HTMLResponse(page, headers={"Cache-Control": "private, no-store"})
@@ -60,7 +60,7 @@ _API = ("/v1", "/metrics")
 _REFUSED = "this server wants a login: name and password by HTTP Basic, or its API key as a Bearer token"
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware that lets in who may come in, and says who it is in the request's state.
 
     `state.access` has the rules for `access.admit`, and `state.user` the name of who logged in.
@@ -86,7 +86,7 @@ class Guard:
             return None
         try:
             request.state.user = self._user(request, path)
-        except TooMany as error:
+        except RateLimitExceeded as error:
             return _refused(429, str(error), {"Retry-After": str(math.ceil(error.seconds))})
         if request.state.user is not None or path == _LOGIN:
             return None
@@ -97,7 +97,7 @@ class Guard:
         return _refused(401, _REFUSED, {"WWW-Authenticate": "Basic"} if _is_api(path) else {})
 
     def _user(self, request: HTTPConnection, path: str) -> str | None:
-        """Who is asking. Raises TooMany where an address tried too many passwords, the right one or not."""
+        """Return the caller. Raises RateLimitExceeded when an address tried too many passwords."""
         if (name := self._sessions(request.cookies)) is not None:
             return name
         if path == _LOGIN:  # Gradio checks the form's words
@@ -121,7 +121,7 @@ def _refused(status: int, message: str, headers: Mapping[str, str]) -> JSONRespo
     return JSONResponse({"error": error, "detail": message}, status, headers)
 
 
-class OwnPages:
+class OriginMiddleware:
     """ASGI middleware that refuses other sites' pages and, on a `local` server, names that are not ours.
 
     `hosts` are more names that the server is known by, behind a proxy for instance.

@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ui.conversations.model import Author, Made, Node, Tree, title_of
+from ui.conversations.model import Author, GenerationInfo, Node, Tree, title_of
 
 SCHEMA = 1
 OURS = 0x47474348  # "GGCH", in the file's header: another program's database is left alone
@@ -97,7 +97,7 @@ def _check(database: sqlite3.Connection, name: str) -> None:
         )
 
 
-class Unknown(LookupError):
+class NotFound(LookupError):
     """There is no such conversation or message, or it is somebody else's."""
 
 
@@ -144,11 +144,11 @@ def require(
     """Raise Unknown unless the owner has the conversation, and it has the message, by that author."""
     mine = database.execute("SELECT 1 FROM conversation WHERE id = ? AND owner = ?", [key, owner])
     if not mine.fetchone():
-        raise Unknown("this chat is not there (any more)")
+        raise NotFound("this chat is not there (any more)")
     if node is not None:
         known = "SELECT 1 FROM node WHERE id = ? AND conversation = ? AND role = coalesce(?, role)"
         if not database.execute(known, [node, key, role]).fetchone():
-            raise Unknown("this message is not there (any more)")
+            raise NotFound("this message is not there (any more)")
 
 
 def load(database: sqlite3.Connection, owner: str, key: str) -> Conversation:
@@ -207,7 +207,7 @@ def whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def made_json(made: Made) -> str:
+def made_json(made: GenerationInfo) -> str:
     """For the column `made`."""
     return json.dumps(asdict(made), allow_nan=False)
 
@@ -216,5 +216,5 @@ def _node(
     number: int, parent: int | None, role: Author, text: str, created: float, *rest: str | None
 ) -> Node:
     made, opinion, note = rest
-    how = None if made is None else Made(**json.loads(made))
+    how = None if made is None else GenerationInfo(**json.loads(made))
     return Node(number, parent, role, text, created, how, opinion, note or "")  # type: ignore[arg-type]  # CHECKed

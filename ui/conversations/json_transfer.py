@@ -19,7 +19,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from ui.conversations.database import Conversation
-from ui.conversations.model import INTERRUPTED, LOCAL, Author, Made, Node, Opinion, Reason, Tree, title_of
+from ui.conversations.model import (
+    INTERRUPTED,
+    LOCAL,
+    Author,
+    GenerationInfo,
+    Node,
+    Opinion,
+    Reason,
+    Tree,
+    title_of,
+)
 
 FORMAT, VERSION = "gguf-chat", 1
 LARGEST = 64_000_000  # bytes that are read on one's own machine; they take some 25 times as many in memory
@@ -77,7 +87,7 @@ class _Message(_Strict):
 
     def node(self) -> Node:
         """As the tree has it; an answer that was exported half-written counts as cut."""
-        made = Made(**self.made.model_dump()) if self.made else None
+        made = GenerationInfo(**self.made.model_dump()) if self.made else None
         made = made or (INTERRUPTED if self.role == "assistant" else None)
         return Node(self.id, self.parent, self.role, self.text, self.created, made, self.opinion, self.note)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ui.conversations.database import Conversation
-from ui.conversations.model import Made, Node, Tree
+from ui.conversations.model import GenerationInfo, Node, Tree
 
 UNTITLED, YOU, MODEL = "New chat", "You", "Model"
 ENDINGS = {
@@ -42,7 +42,7 @@ def _message(tree: Tree, node: Node) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _how(made: Made) -> str:
+def _how(made: GenerationInfo) -> str:
     """How an answer was made, in one line."""
     facts = [made.quantization, f"{made.generated_tokens} tokens"]
     if made.decode_seconds:

@@ -16,7 +16,7 @@ Reason = Literal["stop", "length", "time", "cancelled", "error", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Made:
+class GenerationInfo:
     """How an answer was made: by which model with which settings, why it ended, and how quickly it went.
 
     `model_hash` is the SHA-256 of the weights, or "" where it is not known. `sampling` holds JSON values
@@ -38,7 +38,7 @@ class Made:
 
 
 # An answer that a crash cut, of which nothing but its text is known.
-INTERRUPTED = Made("", "", "", "", {}, "interrupted", 0, 0, 0, None, None)
+INTERRUPTED = GenerationInfo("", "", "", "", {}, "interrupted", 0, 0, 0, None, None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Node:
     role: Author
     text: str
     created: float
-    made: Made | None = None
+    made: GenerationInfo | None = None
     opinion: Opinion | None = None
     note: str = ""
 

@@ -17,10 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ui.conversations import database as rows
-from ui.conversations.database import Conversation, StoreError, Summary, Unknown, open_database
-from ui.conversations.model import INTERRUPTED, LOCAL, VISITOR, Author, Made, Node, Opinion, title_of
+from ui.conversations.database import Conversation, NotFound, StoreError, Summary, open_database
+from ui.conversations.model import (
+    INTERRUPTED,
+    LOCAL,
+    VISITOR,
+    Author,
+    GenerationInfo,
+    Node,
+    Opinion,
+    title_of,
+)
 
-__all__ = ["Conversation", "Store", "StoreError", "Summary", "Unknown"]
+__all__ = ["Conversation", "NotFound", "Store", "StoreError", "Summary"]
 MOST = 1000  # conversations of one owner; a person on their own machine has no limit
 VISITORS_DAYS = 90  # after which a browser that was known by its cookie alone is not expected back
 
@@ -86,7 +95,14 @@ class Store:
             return tuple(rows.copy(database, owner, conversation) for conversation in conversations)
 
     def add(
-        self, owner: str, key: str, parent: int | None, role: Author, text: str, *, made: Made | None = None
+        self,
+        owner: str,
+        key: str,
+        parent: int | None,
+        role: Author,
+        text: str,
+        *,
+        made: GenerationInfo | None = None,
     ) -> int:
         """Hang a message below `parent` (None: a new beginning) and show it; returns its id. Raises Unknown.
 
@@ -103,7 +119,7 @@ class Store:
             rows.touch(database, key, node.created)
         return added
 
-    def write(self, owner: str, key: str, node: int, text: str, made: Made | None = None) -> None:
+    def write(self, owner: str, key: str, node: int, text: str, made: GenerationInfo | None = None) -> None:
         """Replace an answer's text and how it was made; raises Unknown.
 
         Without `made` it counts as unfinished: after a crash its reason is "interrupted". Who knows the model

@@ -7,28 +7,34 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import asdict, dataclass, replace
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.serving.protocols import ChatBackend
 from engine.types import Message, ModelInfo, RequestStats
-from ui.conversations.model import Made, Node, Reason
-from ui.conversations.store import Store, StoreError, Unknown
-from ui.generation.sessions import LiveStreams, Turn
+from ui.conversations.model import GenerationInfo, Node, Reason
+from ui.conversations.store import NotFound, Store, StoreError
+from ui.generation.sessions import ActiveStreams, TabRequest
 from ui.generation.streaming import Progress, snapshots
 from ui.models.files import short_name
 from ui.models.registry import started
-from ui.models.weights_hash import Fingerprints
+from ui.models.weights_hash import WeightsHashes
 
 _SELDOM = ("stop", "grammar", "json_schema", "ignore_end")  # of no interest when they are not set
 
 
-def begin(info: ModelInfo, system_prompt: str, sampling: SamplingSettings, model_hash: str = "") -> Made:
+def start_generation(
+    info: ModelInfo, system_prompt: str, sampling: SamplingParams, model_hash: str = ""
+) -> GenerationInfo:
     """What is known before the first word; should the process be killed, it stays so."""
     settings = {name: value for name, value in asdict(sampling).items() if name not in _SELDOM or value}
     name, quantization = short_name(info), info.quantization
-    return Made(name, model_hash, quantization, system_prompt, settings, "interrupted", 0, 0, 0, None, None)
+    return GenerationInfo(
+        name, model_hash, quantization, system_prompt, settings, "interrupted", 0, 0, 0, None, None
+    )
 
 
-def end(made: Made, progress: Progress, before: Made | None = None) -> Made:
+def finish_generation(
+    made: GenerationInfo, progress: Progress, before: GenerationInfo | None = None
+) -> GenerationInfo:
     """What is known at the end; `before` is how the part was made that the answer was continued from."""
     stats = progress.stats or _reckoned(progress)
     whole = replace(
@@ -44,7 +50,7 @@ def end(made: Made, progress: Progress, before: Made | None = None) -> Made:
     return _joined(before, whole) if before is not None and before.generated_tokens else whole
 
 
-def _joined(before: Made, after: Made) -> Made:
+def _joined(before: GenerationInfo, after: GenerationInfo) -> GenerationInfo:
     return replace(
         after,
         prompt_tokens=before.prompt_tokens,
@@ -81,7 +87,7 @@ class Task:
     key: str
     path: tuple[Node, ...]
     system_prompt: str
-    sampling: SamplingSettings
+    sampling: SamplingParams
     model: str | None = None
 
     @property
@@ -104,10 +110,10 @@ class Task:
 class Answerer:
     """Answers tasks: streams from the model, and writes to the store."""
 
-    def __init__(self, serving: Serving, store: Store, live: LiveStreams, context: int) -> None:
+    def __init__(self, serving: Serving, store: Store, live: ActiveStreams, context: int) -> None:
         """`context` is what a model that has not answered yet is taken to have, in tokens."""
         self._serving, self._store, self._live = serving, store, live
-        self._fingerprints = Fingerprints()
+        self._fingerprints = WeightsHashes()
         self._writing: set[int] = set()
         self._context, self._contexts = context, dict[str | None, int]()
 
@@ -120,7 +126,7 @@ class Answerer:
         return node in self._writing
 
     async def answer(
-        self, task: Task, session: str, turn: Turn
+        self, task: Task, session: str, turn: TabRequest
     ) -> AsyncGenerator[tuple[Node, Progress], None]:
         """The answer's node as it grows, and how far it is; the last one is done.
 
@@ -148,8 +154,10 @@ class Answerer:
                 if keeper.lost is not None:
                     raise keeper.lost
 
-    def _keeper(self, task: Task, backend: ChatBackend) -> _Keeper:
-        made = begin(backend.info, task.system_prompt, task.sampling, self._fingerprints.of(backend))
+    def _keeper(self, task: Task, backend: ChatBackend) -> _AnswerWriter:
+        made = start_generation(
+            backend.info, task.system_prompt, task.sampling, self._fingerprints.of(backend)
+        )
         node, before = task.begun, None
         if node is None:
             parent = task.path[-1].id
@@ -157,7 +165,7 @@ class Answerer:
             node = Node(number, parent, "assistant", "", time.time(), made)
         else:
             node, before = replace(node, text=node.text.rstrip(" ")), node.made
-        return _Keeper(
+        return _AnswerWriter(
             self._store,
             task,
             node,
@@ -166,14 +174,19 @@ class Answerer:
         )
 
 
-class _Keeper:
+class _AnswerWriter:
     """Keeps one answer in the store: about once a second while it grows, and at its end with its numbers.
 
     `lost` is why the store did not take it the last time.
     """
 
     def __init__(
-        self, store: Store, task: Task, node: Node, before: Made | None, made: Callable[[], Made]
+        self,
+        store: Store,
+        task: Task,
+        node: Node,
+        before: GenerationInfo | None,
+        made: Callable[[], GenerationInfo],
     ) -> None:
         self.node = node
         self._store, self._task, self._before, self._made = store, task, before, made
@@ -195,16 +208,16 @@ class _Keeper:
     def close(self) -> None:
         """The reader went away: keep what there is, unless it was deleted meanwhile."""
         if not self._ended:
-            with suppress(Unknown):
+            with suppress(NotFound):
                 self._end()
 
     def _end(self) -> None:
         self._ended = True
-        made = end(self._made(), self._last, self._before)
+        made = finish_generation(self._made(), self._last, self._before)
         self.node = replace(self.node, made=made)
         self._write(made)
 
-    def _write(self, made: Made) -> None:
+    def _write(self, made: GenerationInfo) -> None:
         """Keep what there is, or nothing of an answer that ended without a word."""
         owner, key, node = self._task.owner, self._task.key, self.node
         self._written = time.monotonic()

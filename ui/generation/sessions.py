@@ -13,7 +13,7 @@ V = TypeVar("V")
 MOST = 10_000
 
 
-class Latest(dict[K, V]):
+class BoundedDict(dict[K, V]):
     """Keeps the entries that were set last, at most `MOST`. Only `latest[key] = value` sets one."""
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=Stoppable)
 
 
 @dataclass
-class Turn:
+class TabRequest:
     """What a tab asked for last, from the click to the answer's end, and in which conversation.
 
     `stopped`: it is to end, though it may have no stream yet. `shown`: the tab has not gone on to another.
@@ -46,17 +46,17 @@ class Turn:
     key: str = ""
 
 
-class LiveStreams:
+class ActiveStreams:
     """Streams by session. Used from the event loop alone, so it needs no lock."""
 
     def __init__(self) -> None:
         self._streams: defaultdict[str, set[Stoppable]] = defaultdict(set)
-        self._turns = Latest[str, Turn]()
+        self._turns = BoundedDict[str, TabRequest]()
 
-    def begin(self, session: str) -> Turn:
+    def begin(self, session: str) -> TabRequest:
         """A tab asks for something new: what it asked for before ends, and is shown no longer."""
         self.leave(session)
-        turn = self._turns[session] = Turn()
+        turn = self._turns[session] = TabRequest()
         return turn
 
     def shows(self, session: str, key: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import EngineError
 from engine.serving.model_pool import ModelPool
 from engine.serving.protocols import ChatBackend, ChatStream
@@ -17,7 +17,7 @@ from ui.models.registry import serving, started
 
 
 @dataclass(frozen=True)
-class Lane:
+class Column:
     """How far one model is: None until it begins. `stopped` when it was stopped before that."""
 
     key: str
@@ -30,17 +30,17 @@ class Lane:
         return self.stopped or (self.progress is not None and self.progress.done)
 
 
-class Race:
+class SideBySide:
     """Runs once. Models load one after another, and all of them are there before the first answer begins.
 
     `together` they share the CPU; else they take turns, and each one's speed is its own.
     """
 
     def __init__(
-        self, pool: ModelPool, keys: Sequence[str], messages: list[Message], sampling: SamplingSettings
+        self, pool: ModelPool, keys: Sequence[str], messages: list[Message], sampling: SamplingParams
     ) -> None:
         self._pool, self._messages, self._sampling = pool, messages, sampling
-        self._lanes = [Lane(key) for key in keys]
+        self._lanes = [Column(key) for key in keys]
         self._streams: list[ChatStream] = []
         self._stopped = False
         self._changed = asyncio.Event()
@@ -54,7 +54,7 @@ class Race:
 
     async def run(
         self, together: bool = True, interval: float = INTERVAL
-    ) -> AsyncGenerator[list[Lane], None]:
+    ) -> AsyncGenerator[list[Column], None]:
         """The lanes, first at once and then at most every `interval` seconds; in the last ones all are done.
 
         When the reader goes away, all answers are cancelled and the models are given back.

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field, replace
 
 from engine.errors import EngineError
 from engine.serving.protocols import ChatStream
-from engine.types import Dropped, Event, Finished, FinishReason, Prefill, Queued, RequestStats, Text
+from engine.types import (
+    Event,
+    Finished,
+    FinishReason,
+    MessagesDropped,
+    PrefillProgress,
+    Queued,
+    RequestStats,
+    TextDelta,
+)
 
 INTERVAL = 1 / 10
 UPDATES = 40  # a second, of all pages together
@@ -25,9 +34,9 @@ class Progress:
     """How far one answer is. Times are in seconds on the clock of `time.monotonic`."""
 
     text: str = ""
-    dropped: Dropped | None = None
+    dropped: MessagesDropped | None = None
     position: int = 0
-    prompt: Prefill | None = None
+    prompt: PrefillProgress | None = None
     reason: FinishReason | None = None
     stats: RequestStats | None = None
     error: EngineError | None = None
@@ -57,13 +66,13 @@ class Progress:
 
     def take(self, event: Event) -> None:
         """Fold one event in."""
-        if isinstance(event, Text):
+        if isinstance(event, TextDelta):
             self._take_text(event.delta)
-        elif isinstance(event, Prefill):
+        elif isinstance(event, PrefillProgress):
             self.position, self.prompt = 0, event
         elif isinstance(event, Queued):
             self.position = event.position
-        elif isinstance(event, Dropped):
+        elif isinstance(event, MessagesDropped):
             self.dropped = event
         elif isinstance(event, Finished):
             self.reason, self.stats = event.reason, event.stats

@@ -10,13 +10,13 @@ from __future__ import annotations
 import gradio as gr
 from gradio.i18n import I18nData
 
-from ui.i18n.words import LANGUAGES, table
+from ui.i18n.words import LANGUAGES, translations
 
-I18N = gr.I18n(**{language: dict(table(language)) for language in LANGUAGES})
+I18N = gr.I18n(**{language: dict(translations(language)) for language in LANGUAGES})
 
 
 def text(key: str) -> I18nData:
     """The text of a component. An unknown key is a KeyError, and nothing that a visitor sees."""
-    if key not in table("en"):
+    if key not in translations("en"):
         raise KeyError(key)
     return I18N(key)

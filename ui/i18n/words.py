@@ -26,7 +26,7 @@ _GERMAN_MARKS = str.maketrans(",.", ".,")
 
 
 @cache
-def table(language: Language) -> Mapping[str, str]:
+def translations(language: Language) -> Mapping[str, str]:
     """All texts of one language by their keys."""
     file = Path(__file__).with_name("locales") / f"{language}.json"
     loaded: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
@@ -34,14 +34,14 @@ def table(language: Language) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True)
-class Words:
+class Translator:
     """The texts of one language: `say("status.waiting", ahead=2)`. An unknown key is a KeyError."""
 
     language: Language
 
     def __call__(self, key: str, **values: object) -> str:
         """The text with its gaps filled."""
-        return table(self.language)[key].format(**values)
+        return translations(self.language)[key].format(**values)
 
     def number(self, value: float, digits: int = 0) -> str:
         """A number as it is written in this language: 2,048.5 or 2.048,5."""
@@ -49,12 +49,12 @@ class Words:
         return text.translate(_GERMAN_MARKS) if self.language == "de" else text
 
 
-ENGLISH = Words("en")
+ENGLISH = Translator("en")
 
 
-def words(request: gr.Request | HTTPConnection | None) -> Words:
+def translator(request: gr.Request | HTTPConnection | None) -> Translator:
     """The texts for who asks, by the first language of Accept-Language; English for any other."""
-    return Words(language_of(request.headers.get("accept-language") or "")) if request else ENGLISH
+    return Translator(language_of(request.headers.get("accept-language") or "")) if request else ENGLISH
 
 
 def language_of(accept_language: str) -> Language:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from engine.serving.protocols import ChatBackend
-from engine.types import Reach, part, unwatched
+from engine.types import ProgressCallback, no_progress, scaled
 from ui.models.files import (
-    Entry,
+    CatalogEntry,
+    catalog_entry,
     choose_gguf,
     embedded_gguf,
     entries_below,
-    entry_of,
     is_embedded,
     on_hub,
     size_of,
@@ -27,16 +27,16 @@ from ui.models.files import (
 
 _JOINT = "::"
 _FETCHED = 0.8  # of the way, for a model that is on the Hub
-OpenGguf = Callable[[Path, Path | None, Reach], ChatBackend]
+OpenGguf = Callable[[Path, Path | None, ProgressCallback], ChatBackend]
 """Loads a file, with the GGUF of a LoRA adapter on it if one is given, and tells how far it is."""
 
 
 class Catalog:
     """The models on offer, by key. The first one is the default."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[CatalogEntry]) -> None:
         self._owners = _by_key(entries)
-        self._typed: dict[str, Entry] = {}
+        self._typed: dict[str, CatalogEntry] = {}
         self.first = next(iter(self._owners))
 
     def keys(self) -> list[str]:
@@ -62,7 +62,7 @@ class Catalog:
         """Whether this visitor may use the model of `key`."""
         return isinstance(key, str) and (key in self._owners or (own_machine and key in self._typed))
 
-    def admit(self, wanted: object, own_machine: bool, reach: Reach = unwatched) -> str:
+    def admit(self, wanted: object, own_machine: bool, reach: ProgressCallback = no_progress) -> str:
         """The key for what was chosen, or typed in at the own machine, where it may be downloaded: slow.
 
         `reach` hears of a download. Raises ModelError when there is no such thing, or it is not this
@@ -89,7 +89,7 @@ class Catalog:
         entry = self._find(key)
         return Path(entry.source) if entry and Path(entry.source).is_file() else None
 
-    def open(self, key: str, open_gguf: OpenGguf, reach: Reach) -> ChatBackend:
+    def open(self, key: str, open_gguf: OpenGguf, reach: ProgressCallback) -> ChatBackend:
         """Load the model of a key. Raises ModelError and what `open_gguf` raises.
 
         Visitors read the error, and are not to learn where things are on this machine.
@@ -100,21 +100,21 @@ class Catalog:
         source = file = Path(entry.source)
         begun = 0.0 if source.exists() else _FETCHED
         try:
-            file = choose_gguf(source, part(reach, 0.0, begun))
-            return open_gguf(file, entry.adapter, part(reach, begun, 1.0))
+            file = choose_gguf(source, scaled(reach, 0.0, begun))
+            return open_gguf(file, entry.adapter, scaled(reach, begun, 1.0))
         except ModelError as error:
             raise ModelError(_names_alone(str(error), file, entry.adapter)) from error
 
-    def _find(self, key: str) -> Entry | None:
+    def _find(self, key: str) -> CatalogEntry | None:
         return self._owners.get(key) or self._typed.get(key)
 
 
-def started_with(model: Path | None) -> Entry:
+def started_with(model: Path | None) -> CatalogEntry:
     """The entry of the model that a command names, as `resolved`; of None, the embedded one's."""
-    return resolved(str(model)) if model is not None else entry_of(embedded_gguf())
+    return resolved(str(model)) if model is not None else catalog_entry(embedded_gguf())
 
 
-def make_catalog(first: Entry, named: Sequence[str]) -> Catalog:
+def make_catalog(first: CatalogEntry, named: Sequence[str]) -> Catalog:
     """`first` is the model that the app was started with. Raises ModelError for what does not exist.
 
     Each of `named` is a folder (its models, and those in its folders), a .gguf file, `NAME=FILE`,
@@ -126,18 +126,18 @@ def make_catalog(first: Entry, named: Sequence[str]) -> Catalog:
     return Catalog(entries)
 
 
-def resolved(text: str, name: str | None = None, reach: Reach = unwatched) -> Entry:
+def resolved(text: str, name: str | None = None, reach: ProgressCallback = no_progress) -> CatalogEntry:
     """The entry of a path or Hub name, with `::ADAPTER.gguf` or without. Raises ModelError."""
     model, _, adapter = text.partition(_JOINT)
     if adapter and not Path(adapter).is_file():
         raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
-    return entry_of(choose_gguf(Path(model), reach), Path(adapter) if adapter else None, name)
+    return catalog_entry(choose_gguf(Path(model), reach), Path(adapter) if adapter else None, name)
 
 
-def _named(text: str) -> Entry:
+def _named(text: str) -> CatalogEntry:
     name, equals, source = text.rpartition("=")
     if on_hub(Path(source.partition(_JOINT)[0])):
-        return Entry(
+        return CatalogEntry(
             name or source, name or source, source, named=bool(name)
         )  # the Hub is asked when someone wants it
     return resolved(source, name if equals else None)
@@ -151,18 +151,18 @@ def _names_alone(text: str, *files: Path | None) -> str:
     return text
 
 
-def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
+def _by_key(entries: Iterable[CatalogEntry]) -> dict[str, CatalogEntry]:
     """Each model once; of two with the same name the second one gets a number."""
-    found: dict[str, Entry] = {}
+    found: dict[str, CatalogEntry] = {}
     for entry in _each_once(entries):
         own = _numbered(entry, found)
         found[own.key] = own
     return found
 
 
-def _each_once(entries: Iterable[Entry]) -> list[Entry]:
+def _each_once(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
     """The models as they came, each once; a name that the owner chose goes before the file's own."""
-    kept: list[Entry] = []
+    kept: list[CatalogEntry] = []
     for entry in entries:
         same = [place for place, other in enumerate(kept) if _same(entry, other)]
         if not same or (entry.named and kept[same[0]].named):
@@ -172,11 +172,11 @@ def _each_once(entries: Iterable[Entry]) -> list[Entry]:
     return kept
 
 
-def _same(one: Entry, other: Entry) -> bool:
+def _same(one: CatalogEntry, other: CatalogEntry) -> bool:
     return one.adapter == other.adapter and Path(one.source).absolute() == Path(other.source).absolute()
 
 
-def _numbered(entry: Entry, taken: Mapping[str, Entry]) -> Entry:
+def _numbered(entry: CatalogEntry, taken: Mapping[str, CatalogEntry]) -> CatalogEntry:
     """The entry, told apart by a number where another one has its name."""
     number = next(n for n in range(1, len(taken) + 2) if _name(entry.key, n) not in taken)
     return replace(entry, key=_name(entry.key, number), label=_name(entry.label, number))

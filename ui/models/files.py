@@ -11,7 +11,7 @@ from pathlib import Path
 from common import paths as places
 from common.text import size_text
 from engine.errors import ModelError
-from engine.types import ModelInfo, Reach, unwatched
+from engine.types import ModelInfo, ProgressCallback, no_progress
 from ggufio import shards
 from ggufio.shards import size
 from ui.models.hub import fetch_gguf, looks_like_hub, stem_of
@@ -37,7 +37,7 @@ _ADAPTER = re.compile(r"-lora\b", re.IGNORECASE)
 _NOT_A_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
 
-def choose_gguf(model: Path | None, reach: Reach = unwatched) -> Path:
+def choose_gguf(model: Path | None, reach: ProgressCallback = no_progress) -> Path:
     """The GGUF for what the user named; a ModelError says what is wrong with it and what to do.
 
     `reach` hears of a download.
@@ -138,7 +138,7 @@ _TYPE = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """A model that may be asked for by `key`; `source` is a path or a Hub name, `adapter` a LoRA over it.
 
     Visitors see `key` and `label`, so neither holds a path of this machine. `named` tells that the owner
@@ -152,14 +152,14 @@ class Entry:
     named: bool = False
 
 
-def entry_of(path: Path, adapter: Path | None = None, name: str | None = None) -> Entry:
+def catalog_entry(path: Path, adapter: Path | None = None, name: str | None = None) -> CatalogEntry:
     """The entry of a file that is there."""
     stem = stem_of(path)
     short, kind = name_and_type(path)
     facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), kind]
     label = " · ".join(filter(None, [*facts, size_text(size(path) + (size(adapter) if adapter else 0))]))
     key = name or (f"{stem}+{adapter.stem}" if adapter else stem)
-    return Entry(key, label, str(path), adapter, named=name is not None)
+    return CatalogEntry(key, label, str(path), adapter, named=name is not None)
 
 
 def name_and_type(path: Path) -> tuple[str, str]:
@@ -169,23 +169,23 @@ def name_and_type(path: Path) -> tuple[str, str]:
     return (stem[: found.start()], found[1].upper()) if found else (stem, "")
 
 
-def entries_below(folder: Path) -> list[Entry]:
+def entries_below(folder: Path) -> list[CatalogEntry]:
     """The models of a folder and of the folders in it, then the adapters that lie beside them.
 
     A folder whose export is not finished, or that cannot be read, is left out.
     """
-    entries: list[Entry] = []
+    entries: list[CatalogEntry] = []
     for place in _places(folder):
         try:
             models = models_in(place)
         except ModelError:  # a damaged manifest: nobody knows which of its files are whole
             continue
-        entries += [entry_of(path) for path in models]
-        entries += [entry_of(path, adapter) for adapter in adapters_in(place) for path in models]
+        entries += [catalog_entry(path) for path in models]
+        entries += [catalog_entry(path, adapter) for adapter in adapters_in(place) for path in models]
     return entries
 
 
-def size_of(entry: Entry) -> int:
+def size_of(entry: CatalogEntry) -> int:
     """In bytes, with all shards and the adapter."""
     return size(Path(entry.source)) + (size(entry.adapter) if entry.adapter else 0)
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine.errors import EngineStopped, ModelError
-from engine.types import Reach, unwatched
+from engine.types import ProgressCallback, no_progress
 from ggufio import shards
 
 _SPEC = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<file>.+\.gguf))?")
@@ -21,7 +21,7 @@ def looks_like_hub(spec: str) -> bool:
     return _SPEC.fullmatch(spec) is not None
 
 
-def fetch_gguf(spec: str, choose: Choose, reach: Reach = unwatched) -> Path:
+def fetch_gguf(spec: str, choose: Choose, reach: ProgressCallback = no_progress) -> Path:
     """Download the file (all of its shards) into the Hub's cache, or find it there.
 
     Raises ModelError, and EngineStopped when `reach` says to stop; what was fetched by then is kept.
@@ -57,7 +57,7 @@ def fetch_gguf(spec: str, choose: Choose, reach: Reach = unwatched) -> Path:
     raise ModelError(f"model {spec!r}: {reason}")
 
 
-def _bar(reach: Reach) -> type[Any]:
+def _bar(reach: ProgressCallback) -> type[Any]:
     """The class of the Hub's progress bars, those that count bytes telling `reach` besides."""
     from huggingface_hub.utils.tqdm import tqdm as hub_bar
 

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.serving.model_pool import ModelPool
 from engine.serving.protocols import ChatBackend, ChatStream
-from engine.types import Message, ModelInfo, Reach, unwatched
+from engine.types import Message, ModelInfo, ProgressCallback, no_progress
 from ui.models.catalog import Catalog, OpenGguf
-from ui.models.files import Entry
+from ui.models.files import CatalogEntry
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Models:
         with self.pool.use() as backend:
             return backend.info
 
-    def admit(self, wanted: object, own_machine: bool, reach: Reach = unwatched) -> str:
+    def admit(self, wanted: object, own_machine: bool, reach: ProgressCallback = no_progress) -> str:
         """The key of what a visitor chose or typed, which may be borrowed then. As Catalog.admit."""
         key = self.catalog.admit(wanted, own_machine, reach)
         self.pool.offer(key)
@@ -62,7 +62,7 @@ def models_of(
 def one_model(backend: ChatBackend) -> Models:
     """A backend that is there already, as the only choice."""
     name = Path(backend.info.path).stem
-    catalog = Catalog([Entry(name, name, backend.info.path)])
+    catalog = Catalog([CatalogEntry(name, name, backend.info.path)])
     pool = ModelPool(lambda *_: backend, catalog.keys(), catalog.first)
     pool.load()
     return Models(catalog, pool)
@@ -85,9 +85,7 @@ async def serving(pool: ModelPool, key: str | None = None) -> AsyncIterator[Chat
         loan.give_back()
 
 
-async def started(
-    backend: ChatBackend, messages: Sequence[Message], sampling: SamplingSettings
-) -> ChatStream:
+async def started(backend: ChatBackend, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:
     """As `ChatBackend.stream`, in a thread: a long prompt takes a while to tokenize.
 
     Who is cancelled meanwhile leaves no answer behind.

@@ -17,7 +17,7 @@ from ggufio import shards
 _BLOCK = 1 << 22  # bytes read at once
 
 
-class Fingerprints:
+class WeightsHashes:
     """Hashes by file, each worked out once, in a thread of its own, and remembered in the cache folder."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Fingerprints:
 
     def _learn(self, file: str, *paths: Path) -> None:
         with suppress(OSError):  # the file is gone or cannot be read: its answers are kept without a hash
-            found = recall(*paths)
+            found = cached_hash(*paths)
             if identity(*paths) == file:
                 with self._lock:
                     self._known[file] = found
@@ -66,12 +66,12 @@ def _identity(files: list[Path]) -> str:
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
 
 
-def recall(*paths: Path) -> str:
+def cached_hash(*paths: Path) -> str:
     """The hash, from the cache folder as long as all files have the same size and time. Raises OSError."""
     return _recall(_files(paths))
 
 
-def recall_each(path: Path) -> dict[str, str]:
+def cached_hashes(path: Path) -> dict[str, str]:
     """The same for each file of a model by its name, the first first. Raises OSError."""
     return {file.name: _recall([file]) for file in shards.files(path)}
 

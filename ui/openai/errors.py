@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from engine.errors import EngineError, EngineStopped, QueueFull, RequestError, SettingsError
-from ui.auth.limits import TooMany
+from ui.auth.limits import RateLimitExceeded
 
 BUSY_SECONDS = 5  # how soon it is worth asking again when the queue is full
 
@@ -54,7 +54,7 @@ def from_engine(error: EngineError) -> ApiError:
     return ApiError(503 if isinstance(error, EngineStopped) else 500, str(error), kind="server_error")
 
 
-def from_limit(error: TooMany) -> ApiError:
+def from_limit(error: RateLimitExceeded) -> ApiError:
     """A limit of this server that a caller has reached."""
     return _wait(str(error), error.seconds)
 

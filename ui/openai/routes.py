@@ -20,10 +20,10 @@ from engine.errors import EngineError
 from engine.serving.protocols import ChatStream
 from ui.auth import access
 from ui.auth.identity import on_own_machine
-from ui.auth.limits import TooMany
+from ui.auth.limits import RateLimitExceeded
 from ui.models.registry import Models, serving, started
 from ui.openai.errors import ApiError, field_error, from_engine, from_limit, not_found, response
-from ui.openai.schemas import Answer, ChatRequest
+from ui.openai.schemas import ChatRequest, ChatResponse
 
 LARGEST_BODY = 4 << 20  # bytes
 _STALLED = 60.0  # seconds without reading anything, after which a caller's stream is closed
@@ -78,14 +78,14 @@ async def _answer(request: Request, models: Models) -> Response:
             backend = await stack.enter_async_context(serving(models.pool, key))
             sampling = asked.sampling(backend.info)
             stream = await started(backend, asked.conversation(), sampling)
-        except TooMany as error:
+        except RateLimitExceeded as error:
             raise from_limit(error) from error
         except EngineError as error:
             raise from_engine(error) from error
         stack.callback(stream.cancel)
         if asked.stream:
-            return _Events(_events(stream, Answer(key), asked), stack.pop_all())
-        return await _whole(request, stream, Answer(key))
+            return _Events(_events(stream, ChatResponse(key), asked), stack.pop_all())
+        return await _whole(request, stream, ChatResponse(key))
 
 
 async def _read(request: Request) -> ChatRequest:
@@ -102,7 +102,7 @@ async def _read(request: Request) -> ChatRequest:
         raise field_error(error.errors(include_url=False, include_context=False)[0]) from error
 
 
-async def _whole(request: Request, stream: ChatStream, answer: Answer) -> Response:
+async def _whole(request: Request, stream: ChatStream, answer: ChatResponse) -> Response:
     """The answer in one piece; a caller who goes away ends it."""
     gone = asyncio.create_task(_gone(request))
     gone.add_done_callback(lambda _: stream.cancel())
@@ -146,7 +146,7 @@ class _Events(StreamingResponse):
             return  # an answer without an end: uvicorn closes the connection
 
 
-async def _events(stream: ChatStream, answer: Answer, asked: ChatRequest) -> AsyncGenerator[str, None]:
+async def _events(stream: ChatStream, answer: ChatResponse, asked: ChatRequest) -> AsyncGenerator[str, None]:
     """The stream's text. An error in its midst is its last event: the status is long sent."""
     counted = asked.stream_options is not None and asked.stream_options.include_usage
     async with aclosing(_chunks(stream, answer, counted)) as chunks:
@@ -159,7 +159,9 @@ async def _events(stream: ChatStream, answer: Answer, asked: ChatRequest) -> Asy
             yield _sse("[DONE]")
 
 
-async def _chunks(stream: ChatStream, answer: Answer, counted: bool) -> AsyncGenerator[dict[str, Any], None]:
+async def _chunks(
+    stream: ChatStream, answer: ChatResponse, counted: bool
+) -> AsyncGenerator[dict[str, Any], None]:
     without_usage: dict[str, Any] = {"usage": None} if counted else {}
     yield answer.first_chunk() | without_usage
     async for event in stream:

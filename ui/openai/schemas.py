@@ -14,8 +14,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from engine.config import MOST_TOKENS, SamplingSettings, sampling_over
-from engine.types import Dropped, Event, Finished, FinishReason, Message, ModelInfo, RequestStats, Role, Text
+from engine.config import MAX_TOKENS, SamplingParams, sampling_over
+from engine.types import (
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    MessagesDropped,
+    ModelInfo,
+    RequestStats,
+    Role,
+    TextDelta,
+)
 
 Content = str | list[Mapping[str, Any]] | None
 _ROLES: Mapping[str, Role] = {
@@ -139,14 +149,14 @@ class ChatRequest(BaseModel):
         """The messages as the engine reads them."""
         return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
 
-    def sampling(self, model: ModelInfo) -> SamplingSettings:
+    def sampling(self, model: ModelInfo) -> SamplingParams:
         """How to answer; without a limit, until the model's context is full. Raises SettingsError."""
         given = {name: value for name in _SAMPLED if (value := getattr(self, name)) is not None}
         form = self.response_format
         settled = sampling_over(model.recommended, given)
         return replace(
             settled,
-            max_tokens=self.max_completion_tokens or self.max_tokens or min(model.context, MOST_TOKENS),
+            max_tokens=self.max_completion_tokens or self.max_tokens or min(model.context, MAX_TOKENS),
             seed=None if self.seed is None else self.seed % 2**32,  # OpenAI's may be negative
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             json_schema=form.schema_text if form is not None else None,
@@ -162,7 +172,7 @@ _REASONS: Mapping[FinishReason, str] = {
 
 
 @dataclass
-class Answer:
+class ChatResponse:
     """One answer as it grows; `model` is the name that the caller knows it by."""
 
     model: str
@@ -174,10 +184,10 @@ class Answer:
 
     def take(self, event: Event) -> str:
         """Fold an event in; returns the text that it brought."""
-        if isinstance(event, Text):
+        if isinstance(event, TextDelta):
             self.text += event.delta
             return event.delta
-        if isinstance(event, Dropped):
+        if isinstance(event, MessagesDropped):
             self.dropped = event.messages
         elif isinstance(event, Finished):
             self.end = event

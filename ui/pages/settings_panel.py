@@ -10,10 +10,10 @@ from typing import Any, get_args
 import gradio as gr
 from gradio.context import Context
 
-from engine.config import Overflow, SamplingSettings
+from engine.config import Overflow, SamplingParams
 from engine.types import ModelInfo
 from ui.i18n.gradio import text
-from ui.i18n.words import words
+from ui.i18n.words import translator
 from ui.sampling import (
     FIELDS,
     MAIN_FIELDS,
@@ -171,7 +171,7 @@ class SettingsPanel:
         self._remember(controls, restore(NAMES, first))
 
     @staticmethod
-    def read(values: Sequence[Any]) -> tuple[str, SamplingSettings]:
+    def read(values: Sequence[Any]) -> tuple[str, SamplingParams]:
         """The components' values -> system prompt and settings; raises SettingsError when out of range."""
         named = dict(zip(NAMES, values, strict=True))
         return str(named["system_prompt"] or ""), sampling_from(named)
@@ -192,7 +192,7 @@ class SettingsPanel:
             sent = {name: {"value": value} for name, value in named.items() if value != held[name]}
             sent["max_tokens"] = {**sent.get("max_tokens", {}), "maximum": now.slider("max_tokens").high}
             shown = [gr.update(**sent.get(name, {})) for name in NAMES]
-            say, preset = words(request), now.preset_of(named)
+            say, preset = translator(request), now.preset_of(named)
             choices = [(say(f"settings.preset.{name}"), name) for name in now.presets()]
             return [now, *shown, gr.update(choices=choices, value=preset)]
 

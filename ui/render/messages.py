@@ -21,7 +21,7 @@ from typing import Any
 from engine.errors import RequestError
 from engine.types import Message
 from ui.conversations.model import Node
-from ui.i18n.words import ENGLISH, Words
+from ui.i18n.words import ENGLISH, Translator
 
 JOINER = "\u2060"  # WORD JOINER: no width, no line break, and no letter to an HTML parser
 LATEX: list[dict[str, str | bool]] = [
@@ -57,7 +57,7 @@ _SLIPPED = re.compile(
 _SUM = re.compile(r"\d[\d.,]*\s[^=+*/^_\\<>-]*$")  # "5 and 10", of "$5 and 10$"
 
 
-def defuse(text: str, *, dollars: bool = False) -> str:
+def neutralize_markdown(text: str, *, dollars: bool = False) -> str:
     r"""The same to a reader, without HTML and images to a browser; `dollars` turns `$x$` into `\(x\)`."""
     parts, end = [], 0
     for piece in _PIECES.finditer(text):
@@ -66,7 +66,7 @@ def defuse(text: str, *, dollars: bool = False) -> str:
     return _slip(_MERMAID, "".join([*parts, _plain(text[end:])]))
 
 
-def restore(text: str) -> str:
+def restore_markdown(text: str) -> str:
     """Undo `defuse` without `dollars`."""
     return _SLIPPED.sub(lambda found: found.group()[:-1], text)
 
@@ -100,7 +100,7 @@ _CODE_OR_TAG = re.compile(r"```.*?```|`[^`\n]*`|(?P<open><think>)|(?P<close></th
 
 
 @dataclass(frozen=True)
-class Spoken:
+class ReasoningSplit:
     """An answer in two parts. `thoughts` of None: it has none; `thinking`: they have not ended."""
 
     thoughts: str | None
@@ -108,25 +108,25 @@ class Spoken:
     thinking: bool = False
 
 
-def split(text: str) -> Spoken:
+def split(text: str) -> ReasoningSplit:
     """Tell an answer's thoughts from the rest."""
     opened = _OPEN.match(text)
     if opened is None:
         return _closed_alone(text)
     close = "[/THINK]" if opened["upper"] else f"</{opened['tag']}>"
     thoughts, ended, answer = text[opened.end() :].partition(close)
-    return Spoken(thoughts.strip(), answer.lstrip(), thinking=not ended)
+    return ReasoningSplit(thoughts.strip(), answer.lstrip(), thinking=not ended)
 
 
-def _closed_alone(text: str) -> Spoken:
+def _closed_alone(text: str) -> ReasoningSplit:
     """Thoughts are what stands before a closing tag that nothing opened, unless that is code."""
     if "</think>" in text:  # this is asked a dozen times a second
         for found in _CODE_OR_TAG.finditer(text):
             if found["open"]:
                 break
             if found["close"]:
-                return Spoken(text[: found.start()].strip(), text[found.end() :])
-    return Spoken(None, text)
+                return ReasoningSplit(text[: found.start()].strip(), text[found.end() :])
+    return ReasoningSplit(None, text)
 
 
 Row = dict[str, Any]  # a message as the browser's Chatbot takes it
@@ -134,24 +134,24 @@ _JUDGED = {"like": "Like", "dislike": "Dislike", None: None}
 
 
 @dataclass(frozen=True)
-class Shown:
+class ChatbotRow:
     """Rows for the Chatbot, and of each row the id of its message."""
 
     rows: tuple[Row, ...]
     nodes: tuple[int, ...]
 
-    def __add__(self, other: Shown) -> Shown:
-        return Shown(self.rows + other.rows, self.nodes + other.nodes)
+    def __add__(self, other: ChatbotRow) -> ChatbotRow:
+        return ChatbotRow(self.rows + other.rows, self.nodes + other.nodes)
 
 
-def shown(path: Sequence[Node], say: Words = ENGLISH, *, writing: bool = False) -> Shown:
+def chatbot_rows(path: Sequence[Node], say: Translator = ENGLISH, *, writing: bool = False) -> ChatbotRow:
     """The rows of some messages; `writing`: the last one has not ended."""
     rows, nodes = list[Row](), list[int]()
     for node in path:
         own = _rows(node, say, writing=writing and node is path[-1])
         rows += own
         nodes += [node.id] * len(own)
-    return Shown(tuple(rows), tuple(nodes))
+    return ChatbotRow(tuple(rows), tuple(nodes))
 
 
 def opinions(path: Sequence[Node]) -> list[str | None]:
@@ -162,20 +162,26 @@ def opinions(path: Sequence[Node]) -> list[str | None]:
     return [_JUDGED[node.opinion] for node in bubbles if node.role == "assistant"]
 
 
-def _rows(node: Node, say: Words, *, writing: bool) -> list[Row]:
+def _rows(node: Node, say: Translator, *, writing: bool) -> list[Row]:
     if node.role == "user":
-        return [_row("user", defuse(node.text))]
+        return [_row("user", neutralize_markdown(node.text))]
     spoken = split(node.text)
     if spoken.thoughts is None:
-        return [_row("assistant", defuse(spoken.answer, dollars=True))]
+        return [_row("assistant", neutralize_markdown(spoken.answer, dollars=True))]
     thinking = spoken.thinking and writing
-    rows = [_row("assistant", defuse(spoken.thoughts, dollars=True), _folded(spoken.thoughts, thinking, say))]
+    rows = [
+        _row(
+            "assistant",
+            neutralize_markdown(spoken.thoughts, dollars=True),
+            _folded(spoken.thoughts, thinking, say),
+        )
+    ]
     if spoken.answer.strip() or not thinking:
-        rows.append(_row("assistant", defuse(spoken.answer, dollars=True)))
+        rows.append(_row("assistant", neutralize_markdown(spoken.answer, dollars=True)))
     return rows
 
 
-def _folded(thoughts: str, thinking: bool, say: Words) -> Row:
+def _folded(thoughts: str, thinking: bool, say: Translator) -> Row:
     """`done` from the start: Gradio opens what is pending, and thoughts are to be folded."""
     title = say("chat.thinking") if thinking else say("chat.thoughts")
     words = say("chat.words", count=say.number(len(thoughts.split())))
@@ -189,7 +195,7 @@ def _row(role: str, text: str, metadata: Row | None = None) -> Row:
 def text_of(content: object) -> str:
     """The text of a message's content: a string, or a list of strings and text blocks."""
     if isinstance(content, str):
-        return restore(content)
+        return restore_markdown(content)
     if isinstance(content, Sequence):
         return "\n".join(_block_text(block) for block in content)
     raise RequestError(f"a message's content is {content!r}: send a text")
@@ -197,9 +203,9 @@ def text_of(content: object) -> str:
 
 def _block_text(block: object) -> str:
     if isinstance(block, str):
-        return restore(block)
+        return restore_markdown(block)
     if isinstance(block, Mapping) and isinstance(block.get("text"), str):
-        return restore(block["text"])
+        return restore_markdown(block["text"])
     raise RequestError(f"a message's content holds {block!r}: this model reads text alone")
 
 

@@ -9,16 +9,16 @@ from typing import Any
 from common.errors import UserError
 from common.text import parameters_text, size_text
 from engine.errors import EngineStopped, QueueFull
-from engine.types import Dropped, ModelInfo, RequestStats
-from ui.auth.limits import TooMany
-from ui.conversations.model import Made, Node
-from ui.conversations.store import StoreError, Unknown
+from engine.types import MessagesDropped, ModelInfo, RequestStats
+from ui.auth.limits import RateLimitExceeded
+from ui.conversations.model import GenerationInfo, Node
+from ui.conversations.store import NotFound, StoreError
 from ui.generation.streaming import Progress
-from ui.i18n.words import ENGLISH, Words
+from ui.i18n.words import ENGLISH, Translator
 from ui.models.files import short_name
 from ui.render.messages import split
 
-Failure = UserError | TooMany | Unknown | StoreError
+Failure = UserError | RateLimitExceeded | NotFound | StoreError
 """Why a person did not get what they asked for."""
 
 
@@ -30,14 +30,14 @@ def model_name(info: ModelInfo) -> str:
     return f"<h1>{escape(short_name(info))}</h1>"
 
 
-def facts_text(info: ModelInfo, say: Words = ENGLISH) -> str:
+def facts_text(info: ModelInfo, say: Translator = ENGLISH) -> str:
     """What the model is made of, in one line."""
     parameters = say("page.parameters", count=parameters_text(info.parameters))
     context = say("page.context", tokens=say.number(info.context))
     return " · ".join(fact for fact in (info.quantization, parameters, size_text(info.size), context) if fact)
 
 
-def model_facts(info: ModelInfo, embedded: bool = False, say: Words = ENGLISH) -> str:
+def model_facts(info: ModelInfo, embedded: bool = False, say: Translator = ENGLISH) -> str:
     """The line below the head, and for the embedded model how to bring another."""
     hint = f"<p>{escape(say('page.bring_your_own'))} <code>{BRING_YOUR_OWN}</code></p>" if embedded else ""
     return f"<p>{escape(facts_text(info, say))}</p>{hint}"
@@ -48,7 +48,7 @@ def line(text: str, kind: str = "") -> str:
     return f"<div class='status {kind}' role='status' aria-live='polite'>{escape(text)}</div>"
 
 
-def status(progress: Progress, say: Words = ENGLISH) -> str:
+def status(progress: Progress, say: Translator = ENGLISH) -> str:
     """The line for an answer under way or at its end."""
     if progress.error is not None:
         return error_line(progress.error, partial=bool(progress.text), say=say)
@@ -58,14 +58,14 @@ def status(progress: Progress, say: Words = ENGLISH) -> str:
     return line(_under_way(progress, say), "busy")
 
 
-def _under_way(progress: Progress, say: Words) -> str:
+def _under_way(progress: Progress, say: Translator) -> str:
     if progress.first_text is None:
         return _before_the_first_word(progress, say)
     about = f" · {say('status.about', rate=say.number(progress.rate))}" if progress.rate else ""
     return say("status.thinking" if split(progress.text).thinking else "status.writing") + about
 
 
-def _before_the_first_word(progress: Progress, say: Words) -> str:
+def _before_the_first_word(progress: Progress, say: Translator) -> str:
     if progress.position > 1:
         return say("status.waiting", ahead=progress.position - 1)
     if progress.position == 1:
@@ -75,7 +75,7 @@ def _before_the_first_word(progress: Progress, say: Words) -> str:
     return say("status.starting")
 
 
-def made_line(made: Made | None, say: Words = ENGLISH) -> str:
+def made_line(made: GenerationInfo | None, say: Translator = ENGLISH) -> str:
     """The line for an answer of earlier, from how it was made."""
     if made is None:
         return line("")
@@ -84,18 +84,18 @@ def made_line(made: Made | None, say: Words = ENGLISH) -> str:
     return status(_ended(made), say)
 
 
-def _ended(made: Made) -> Progress:
+def _ended(made: GenerationInfo) -> Progress:
     """An answer of earlier as if it had ended just now."""
     seconds = (0.0, 0.0, made.decode_seconds or 0.0)
     stats = RequestStats(made.prompt_tokens, made.cached_tokens, made.generated_tokens, *seconds)
-    dropped = Dropped(made.dropped_messages, 0) if made.dropped_messages else None
+    dropped = MessagesDropped(made.dropped_messages, 0) if made.dropped_messages else None
     reason: Any = made.reason
     return Progress(
         reason=reason, stats=stats, dropped=dropped, started=0.0, first_text=made.first_text_seconds
     )
 
 
-def outcome_text(progress: Progress, say: Words = ENGLISH) -> str:
+def outcome_text(progress: Progress, say: Translator = ENGLISH) -> str:
     """How a finished answer went: why it ended, when that is worth a word, and its numbers."""
     why = {
         "length": say("status.length"),
@@ -113,17 +113,17 @@ def outcome_text(progress: Progress, say: Words = ENGLISH) -> str:
     return " · ".join(parts)
 
 
-def _dropped_text(dropped: Dropped, say: Words) -> str:
+def _dropped_text(dropped: MessagesDropped, say: Translator) -> str:
     if dropped.messages == 1:
         return say("status.dropped_one")
     return say("status.dropped_many", count=dropped.messages)
 
 
-def explain(error: Failure, say: Words = ENGLISH) -> str:
+def explain(error: Failure, say: Translator = ENGLISH) -> str:
     """An error for someone who only wanted an answer: what happened, and what to do."""
-    if isinstance(error, TooMany):
+    if isinstance(error, RateLimitExceeded):
         return error.text(say)
-    if isinstance(error, Unknown):
+    if isinstance(error, NotFound):
         return say("status.gone")
     if isinstance(error, StoreError):
         return say("status.not_kept", error=error)
@@ -134,7 +134,7 @@ def explain(error: Failure, say: Words = ENGLISH) -> str:
     return say("status.failed", error=error)
 
 
-def error_line(error: Failure, partial: bool = False, say: Words = ENGLISH) -> str:
+def error_line(error: Failure, partial: bool = False, say: Translator = ENGLISH) -> str:
     """The line for an answer that failed."""
     kept = f" {say('status.kept')}" if partial else ""
     return line(explain(error, say) + kept, "error")
@@ -143,7 +143,7 @@ def error_line(error: Failure, partial: bool = False, say: Words = ENGLISH) -> s
 _FULL = 0.85  # from here on the meter warns
 
 
-def meter(used: int, context: int, dropped: int = 0, say: Words = ENGLISH) -> str:
+def meter(used: int, context: int, dropped: int = 0, say: Translator = ENGLISH) -> str:
     """A bar and its words: `used` of `context` tokens, and how many messages were left out."""
     share = min(1.0, used / context)
     words = say("meter.tokens", used=say.number(used), context=say.number(context))
@@ -158,13 +158,13 @@ def meter(used: int, context: int, dropped: int = 0, say: Words = ENGLISH) -> st
     return f"<div class='meter{full}' title='{title}'>{gauge}<span>{escape(words)}</span>{why}</div>"
 
 
-def _why(dropped: int, say: Words) -> str:
+def _why(dropped: int, say: Translator) -> str:
     if not dropped:
         return ""
     return say("meter.why_one") if dropped == 1 else say("meter.why_many", count=dropped)
 
 
-def meter_of(path: Sequence[Node], context: int, say: Words = ENGLISH) -> str:
+def meter_of(path: Sequence[Node], context: int, say: Translator = ENGLISH) -> str:
     """The meter for a conversation: its last answer knows."""
     made = next((node.made for node in reversed(path) if node.made is not None), None)
     if made is None:
@@ -172,7 +172,7 @@ def meter_of(path: Sequence[Node], context: int, say: Words = ENGLISH) -> str:
     return meter(made.prompt_tokens + made.generated_tokens, context, made.dropped_messages, say)
 
 
-def meter_while(progress: Progress, context: int, say: Words = ENGLISH) -> str | None:
+def meter_while(progress: Progress, context: int, say: Translator = ENGLISH) -> str | None:
     """The meter while an answer grows; None as long as nothing is known."""
     if progress.prompt is None:
         return None

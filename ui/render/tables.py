@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from html import escape
 
-from ui.i18n.words import Words
+from ui.i18n.words import Translator
 
 NOTHING = "–"
 
@@ -26,7 +26,7 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p class='{kind}' dir='auto'>{escape(text)}</p>"
 
 
-def short_number(value: float | None, say: Words, digits: int = 3) -> str:
+def short_number(value: float | None, say: Translator, digits: int = 3) -> str:
     """A number to so many digits that count; a dash for none, or one that is not finite."""
     if value is None or not math.isfinite(value):
         return NOTHING
@@ -36,7 +36,7 @@ def short_number(value: float | None, say: Words, digits: int = 3) -> str:
     return say.number(value, places) if places <= 6 else f"{value:.{digits - 1}e}"
 
 
-def percent(share: float | None, say: Words, digits: int = 1) -> str:
+def percent(share: float | None, say: Translator, digits: int = 1) -> str:
     """A share as a percentage; a dash for none, or one that is not finite."""
     if share is None or not math.isfinite(share):
         return NOTHING

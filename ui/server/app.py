@@ -25,7 +25,7 @@ from engine.serving.prometheus import CONTENT_TYPE, exposition, registry
 from engine.serving.protocols import ChatBackend
 from ui.auth.access import Access
 from ui.auth.identity import Visitors
-from ui.auth.middleware import Guard, OwnPages, Sessions
+from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
 from ui.conversations.json_transfer import LARGEST, LARGEST_OF_OTHERS
 from ui.conversations.store import Store
 from ui.i18n.gradio import I18N
@@ -89,9 +89,9 @@ def web_app(
     sessions = _mount_page(app, page, access, LARGEST if own_machine else LARGEST_OF_OTHERS)
     # Gradio packs its scripts, but not the page itself, which is the largest thing that a phone has to fetch
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
-    app.add_middleware(Guard, access=access, sessions=sessions)
+    app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
     app.add_middleware(Visitors, local=own_machine)
-    app.add_middleware(OwnPages, local=local, hosts=hosts)
+    app.add_middleware(OriginMiddleware, local=local, hosts=hosts)
     app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
     return app
 

@@ -12,12 +12,12 @@ from gradio.state_holder import SessionState
 
 from ui.conversations.store import Store
 from ui.generation.answering import Answerer
-from ui.generation.sessions import LiveStreams
+from ui.generation.sessions import ActiveStreams
 from ui.i18n.gradio import text
 from ui.models.registry import Models, serving
 from ui.pages.assets import MEND
-from ui.pages.chat.bindings import ChatWiring
-from ui.pages.chat.edit_events import ChatDeeds, Reader
+from ui.pages.chat.bindings import ChatBindings
+from ui.pages.chat.edit_events import ContextReader, EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.gradio_api import add_chat_endpoint
 from ui.pages.chat.model_picker import ModelsPanel
@@ -31,7 +31,7 @@ from ui.static import STATIC
 LOOK_SECONDS = 0.02  # how often Gradio's queue looks for work; its own choice is a thousand times a second
 
 
-class LeanBlocks(gr.Blocks):
+class FastBlocks(gr.Blocks):
     """Events with `postprocess=False` send the dict that their handler gives as it is.
 
     For each output in it that is a `gr.update`, and each that is missing, Gradio makes the session's
@@ -53,7 +53,7 @@ class LeanBlocks(gr.Blocks):
             sent.append(None if block.stateful else predictions.get(block, gr.skip()))
         return sent
 
-    def queue(self, *args: Any, **kwargs: Any) -> LeanBlocks:
+    def queue(self, *args: Any, **kwargs: Any) -> FastBlocks:
         """As Gradio's, but it looks less often for work, never for progress bars, and keeps no statistics."""
         super().queue(*args, **kwargs)
         self._queue.sleep_when_free = LOOK_SECONDS
@@ -77,8 +77,8 @@ def build(
     once; it should exceed the engine's slots and queue, so that the engine, which knows the places in its
     queue, is the one that makes people wait or turns them away.
     """
-    live, store = LiveStreams(), store or Store()
-    page: gr.Blocks = LeanBlocks(
+    live, store = ActiveStreams(), store or Store()
+    page: gr.Blocks = FastBlocks(
         title="GGUF Chat", fill_height=True, analytics_enabled=False, delete_cache=(3600, 3600)
     )
     with page:
@@ -93,7 +93,7 @@ def build(
 
 
 def _chat(
-    page: gr.Blocks, models: Models, store: Store, live: LiveStreams, *, concurrency: int, own_machine: bool
+    page: gr.Blocks, models: Models, store: Store, live: ActiveStreams, *, concurrency: int, own_machine: bool
 ) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
@@ -108,10 +108,10 @@ def _chat(
     picker.show_below(info)
     answerer = Answerer(partial(serving, models.pool), store, live, info.context)
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.writes)
-    read = Reader(answerer.context_of)
-    deeds = ChatDeeds(panel, live, read)
+    read = ContextReader(answerer.context_of)
+    deeds = EditHandlers(panel, live, read)
     events = ChatEvents(panel, answerer, live, deeds, read)
-    wiring = ChatWiring(
+    wiring = ChatBindings(
         panel, events, deeds, settings=settings.components, concurrency=concurrency, model=picker.key
     )
     picker.wire(page)
@@ -123,7 +123,7 @@ def _chat(
     page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
 
 
-def _compare(page: gr.Blocks, models: Models, live: LiveStreams, concurrency: int) -> None:
+def _compare(page: gr.Blocks, models: Models, live: ActiveStreams, concurrency: int) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
     with gr.Row(elem_id="head", equal_height=True):
@@ -146,7 +146,7 @@ def _head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
     return gr.Button(text(key), size="sm", variant="secondary", scale=0, elem_id=elem_id, link=link)
 
 
-def _connect(page: gr.Blocks, history: HistoryPanel, wiring: ChatWiring, new_chat: gr.Button) -> None:
+def _connect(page: gr.Blocks, history: HistoryPanel, wiring: ChatBindings, new_chat: gr.Button) -> None:
     """The list follows the conversation, and the conversation the list."""
     history.new_chat_by(new_chat)
     history.wire(page)
@@ -162,7 +162,7 @@ def _wire_the_rest(page: gr.Blocks, open_settings: gr.Button, leave: Callable[..
     page.unload(leave)
 
 
-def _leaving(live: LiveStreams) -> Callable[[gr.Request], None]:
+def _leaving(live: ActiveStreams) -> Callable[[gr.Request], None]:
     def leave(request: gr.Request) -> None:
         live.leave(str(request.session_hash))
 

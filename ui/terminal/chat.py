@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.table import Table
 
-from engine.config import EngineSettings, KvType, SamplingSettings
+from engine.config import EngineConfig, KvType, SamplingParams
 from engine.errors import EngineError, SettingsError
 from engine.serving.protocols import ChatBackend
 from engine.types import Message
@@ -49,7 +49,7 @@ class TerminalChat:
     """A conversation with one backend, and what its commands can change."""
 
     backend: ChatBackend
-    sampling: SamplingSettings
+    sampling: SamplingParams
     system_prompt: str = ""
     history: list[Message] = field(default_factory=list)
     out: Console = field(default_factory=Console)
@@ -143,7 +143,7 @@ class TerminalChat:
         self.err.print(HELP, highlight=False, markup=False, end="")
 
 
-def changed(sampling: SamplingSettings, name: str, value: str) -> SamplingSettings:
+def changed(sampling: SamplingParams, name: str, value: str) -> SamplingParams:
     """`sampling` with one setting from its text; raises SettingsError. An empty seed is random."""
     if name not in {item.name for item in FIELDS}:
         raise SettingsError(f"{name!r} is no setting: use one of {', '.join(item.name for item in FIELDS)}")
@@ -213,7 +213,7 @@ def _prompt() -> Callable[[], str]:
     return lambda: session.prompt(HTML("<ansigreen><b>you ›</b></ansigreen> "))
 
 
-DEFAULTS = EngineSettings()
+DEFAULTS = EngineConfig()
 running = partial(typer.Option, rich_help_panel="Running")
 Model = Annotated[
     Path | None,

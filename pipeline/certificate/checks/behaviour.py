@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.text import counted
-from engine.core.detokenizer import TextStream
+from common.text import pluralize
+from engine.core.detokenizer import IncrementalDetokenizer
 from engine.llama.model import Model
 from engine.probe.cpu_backend import probe_model
 from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from pipeline.certificate.finding import Finding, Status
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.samples import PROMPTS, greedy_answers
 from pipeline.certificate.scoring.teacher_forcing import open_model
 from pipeline.certificate.subject import Subject
@@ -58,18 +58,18 @@ def judge_answers(name: str, model: Model, answers: Sequence[Sequence[int]]) -> 
     circles = [text for text in texts if runs_in_circles(text)]
     figures = {"answers": len(answers), "ended": ended, "leaks": leaks, "circles": len(circles)}
     status: Status = "pass"
-    of_all, why = f"of {counted(len(answers), 'answer')}", ""
-    ends = counted(ended, f"{of_all} ends by itself", f"{of_all} end by themselves")
+    of_all, why = f"of {pluralize(len(answers), 'answer')}", ""
+    ends = pluralize(ended, f"{of_all} ends by itself", f"{of_all} end by themselves")
     words = f"{ends}; none leaks or runs in circles."
     if circles:
-        status, why = "warn", cause("loops")
-        words = f"{counted(len(circles), f'{of_all} runs', f'{of_all} run')} in circles."
+        status, why = "warn", find_cause("loops")
+        words = f"{pluralize(len(circles), f'{of_all} runs', f'{of_all} run')} in circles."
     if leaks:
-        status, why = "fail", cause("leak")
-        hold = counted(len(leaks), f"{of_all} holds", f"{of_all} hold")
+        status, why = "fail", find_cause("leak")
+        hold = pluralize(len(leaks), f"{of_all} holds", f"{of_all} hold")
         words = f"{hold} a special token's spelling, {leaks[0]!r} first."
     if not ended:
-        status, why = "fail", cause("no_end")
+        status, why = "fail", find_cause("no_end")
         words = f"None {of_all} ends within {_TOKENS} tokens."
     return Finding("behaviour", status, words, figures, _RULE, why, name)
 
@@ -80,5 +80,5 @@ def runs_in_circles(text: str) -> bool:
 
 
 def _text(model: Model, answer: Sequence[int]) -> str:
-    stream = TextStream()
+    stream = IncrementalDetokenizer()
     return "".join(stream.push(model.vocab.piece(token)) for token in answer) + stream.finish()

@@ -13,9 +13,9 @@ import numpy as np
 
 from common.system import free_memory
 from engine.probe.cpu_backend import probe_model
-from ggufio.file import PLAIN, GgufTensors
+from ggufio.file import UNQUANTIZED, GgufTensors
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.metrics import TokenScores, log_softmax, token_scores
 from pipeline.certificate.scoring.teacher_forcing import Logits, Sample, logits_of, open_model
 from pipeline.certificate.subject import Subject
@@ -67,7 +67,7 @@ def _told(asked: Iterable[Asked], advance: Advance) -> Iterator[Asked]:
 def _refusal(subject: Subject) -> str | None:
     """Why the transformers model cannot be run here, None where it can."""
     assert subject.base is not None
-    if any(tensor.type not in PLAIN for tensor in GgufTensors(subject.full).tensors.values()):
+    if any(tensor.type not in UNQUANTIZED for tensor in GgufTensors(subject.full).tensors.values()):
         return "The GGUF is quantized, so its logits differ; how much is lost is told against its full one."
     if subject.qlora_base:
         return "The base in 4 bits was not run through transformers: its logits need a GPU's kernels."
@@ -144,7 +144,7 @@ def compare_logits(subject: Subject, asked: Iterable[Asked]) -> Iterator[Finding
     if same_words >= least_same(answers):
         yield Finding("behaviour.first_words", "pass", words, figures, _FIRST)
     else:
-        yield Finding("behaviour.first_words", "fail", words, figures, _FIRST, cause("first_words"))
+        yield Finding("behaviour.first_words", "fail", words, figures, _FIRST, find_cause("first_words"))
 
 
 def least_same(answers: int) -> int:
@@ -167,4 +167,4 @@ def _finding(scores: Sequence[TokenScores]) -> Finding:
     )
     if mean <= _MOST_KL and agreement >= _LEAST_AGREEMENT:
         return Finding("logits", "pass", words, figures, _RULE)
-    return Finding("logits", "fail", words, figures, _RULE, cause("logits"))
+    return Finding("logits", "fail", words, figures, _RULE, find_cause("logits"))

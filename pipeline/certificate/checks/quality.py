@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from common.text import finite
+from common.text import nan_to_none
 from engine.errors import EngineError
 from ggufio.shards import size
-from pipeline.certificate.finding import Finding, Status, gravest
+from pipeline.certificate.finding import Finding, Status, worst_status
 from pipeline.certificate.scoring.file_scores import measure_file
 from pipeline.certificate.scoring.metrics import (
     BAD_KL,
@@ -28,9 +28,9 @@ from pipeline.certificate.scoring.metrics import (
     summarize,
     survival,
 )
-from pipeline.certificate.scoring.quant_diagnosis import rounding_of
+from pipeline.certificate.scoring.quant_diagnosis import diagnose_quantization
 from pipeline.certificate.scoring.reference import Reference, make_reference
-from pipeline.certificate.scoring.scorer import Speed, choose_backend, has_template, opened
+from pipeline.certificate.scoring.scorer import Speed, choose_backend, has_template, open_scorer
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 
@@ -60,7 +60,7 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         return
     choice = choose_backend(subject)
     if not subject.files:  # one file alone, with nothing to compare it with
-        with opened(subject.full, choice) as alone:
+        with open_scorer(subject.full, choice) as alone:
             yield _speed(subject.full_name, alone.speed(subject))
         return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
@@ -105,7 +105,7 @@ def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, ref
     if status != "pass" or better:
         cause = _cause(subject.files[name], subject.full, reference.levels, better)
     if better:
-        status = gravest([status, "warn"])
+        status = worst_status([status, "warn"])
     summary = (
         f"{name} differs from the unquantized model by {divergence.mean_kl:.3f} nats a token and finds the "
         f"same next token in {divergence.agreement:.0%} of places."
@@ -150,7 +150,7 @@ def _smaller_and_better(name: str, found: Mapping[str, Quality]) -> str:
 
 
 def _cause(path: Path, full: Path, levels: int, better: str) -> str:
-    rounding = rounding_of(path, full).explain(levels)
+    rounding = diagnose_quantization(path, full).explain(levels)
     if better:
         return f"{rounding}{better} is smaller and nearer to the model: use that, or Q6_K or Q8_0."
     return f"{rounding}So few bits lose much: use a larger type, or --calibrate with your own chats."
@@ -183,7 +183,7 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
 
 def _figures(measured: Divergence | Share | Speed) -> dict[str, Any]:
     """A measurement as JSON has it: None stands for what has no value."""
-    figures: dict[str, Any] = finite(asdict(measured))
+    figures: dict[str, Any] = nan_to_none(asdict(measured))
     return figures
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from common.text import all_of, counted
+from common.text import all_of_them, pluralize
 from engine.llama.model import Model
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import Adapter
-from pipeline.sources.adapter_base import other_bases
+from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source
 
 _RULE = "Equal to six digits: the weights were trained with these numbers."
@@ -57,7 +57,7 @@ def check_settings(subject: Subject, progress: StepProgress) -> Iterator[Finding
 
 def warned_of_base(base: Source, adapters: Sequence[Adapter]) -> Iterator[Finding]:
     """One warning where an adapter says that it was trained on another base; else nothing."""
-    if others := other_bases(base, adapters):
+    if others := base_mismatch_notes(base, adapters):
         yield Finding(
             "settings.base",
             "warn",
@@ -94,10 +94,10 @@ def _compare(
         if abs(stands - wanted) > 1e-6 * abs(wanted):
             wrong.append(f"{key} is {stands:g} in the GGUF and {wanted:g} in config.json")
     if wrong:
-        more = f", and {counted(len(wrong) - 1, 'more differs', 'more differ')}" if len(wrong) > 1 else ""
+        more = f", and {pluralize(len(wrong) - 1, 'more differs', 'more differ')}" if len(wrong) > 1 else ""
         words = f"{wrong[0]}{more}."
-        return Finding(name, "fail", words, figures, rule, cause("rope" if is_rope else "settings"))
-    all_are = all_of(len(figures), "number is that", "numbers are those")
+        return Finding(name, "fail", words, figures, rule, find_cause("rope" if is_rope else "settings"))
+    all_are = all_of_them(len(figures), "number is that", "numbers are those")
     words = f"{all_are} of config.json." if figures else "No number is named twice."
     return Finding(name, "pass" if figures else "skipped", words, figures, rule)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from common.system import RENDER_SECONDS, at_most
-from common.text import all_of, counted
+from common.system import RENDER_SECONDS, kill_after
+from common.text import all_of_them, pluralize
 from engine.errors import ModelError, RequestError
 from engine.llama.model import Model
-from engine.llama.tokenizer import Vocabulary
+from engine.llama.tokenizer import LlamaTokenizer
 from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import Message
 from pipeline.certificate.checks.tokenizer import describe_difference, same_but_for_spaces
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 from pipeline.tokenizers.reference import RenderedChat, TokenizerReference, load_tokenizer_reference
@@ -32,19 +32,19 @@ def check_template(subject: Subject, progress: StepProgress) -> Iterator[Finding
             yield from compare_templates(reference, model.metadata("tokenizer.chat_template"), model.vocab)
 
 
-def compare_templates(reference: TokenizerReference, source: str, vocab: Vocabulary) -> Iterator[Finding]:
+def compare_templates(reference: TokenizerReference, source: str, vocab: LlamaTokenizer) -> Iterator[Finding]:
     """The findings on a GGUF's chat template; one alone where there is none to compare."""
     if not source and not reference.has_template:
         words = "Neither the tokenizer nor the GGUF has a chat template: it completes texts and cannot chat."
         yield Finding("template.text", "skipped", words)
         return
     try:
-        with at_most(RENDER_SECONDS):
+        with kill_after(RENDER_SECONDS):
             template = ChatTemplate(source, vocab.text(vocab.bos), vocab.text(vocab.eos))
     except ModelError as error:
-        yield Finding("template.text", "fail", f"{error}.", {}, _TEXT, cause("template_missing"))
+        yield Finding("template.text", "fail", f"{error}.", {}, _TEXT, find_cause("template_missing"))
         return
-    with at_most(RENDER_SECONDS):
+    with kill_after(RENDER_SECONDS):
         chats = list(_askable(reference.chats, template.takes_system))
         yield _text(chats, PromptBuilder(template, vocab, vocab.control_spellings), vocab)
         yield _bos(chats, template, vocab)
@@ -63,7 +63,7 @@ def _messages(chat: RenderedChat) -> list[Message]:
     return [Message(role=m["role"], content=m["content"]) for m in chat.messages]  # type: ignore[typeddict-item]
 
 
-def _text(chats: Sequence[RenderedChat], prompts: PromptBuilder, vocab: Vocabulary) -> Finding:
+def _text(chats: Sequence[RenderedChat], prompts: PromptBuilder, vocab: LlamaTokenizer) -> Finding:
     different: list[str] = []
     spaced: list[str] = []
     for chat in chats:
@@ -79,19 +79,19 @@ def _text(chats: Sequence[RenderedChat], prompts: PromptBuilder, vocab: Vocabula
     figures = {"chats": len(chats), "differ": len(different), "differ_in_spaces": len(spaced)}
     if not chats:
         return Finding("template.text", "warn", "The tokenizer has no chat template.", figures, _TEXT)
-    of_all = f"of {counted(len(chats), 'conversation')}"
+    of_all = f"of {pluralize(len(chats), 'conversation')}"
     if spaced and not different:
-        differ = counted(len(spaced), f"{of_all} differs", f"{of_all} differ")
+        differ = pluralize(len(spaced), f"{of_all} differs", f"{of_all} differ")
         words = f"{differ} in a space: {spaced[0]}."
-        return Finding("template.text", "warn", words, figures, _TEXT, cause("space_differs"))
+        return Finding("template.text", "warn", words, figures, _TEXT, find_cause("space_differs"))
     if not different:
-        words = f"{all_of(len(chats), 'conversation gives', 'conversations give')} the same ids."
+        words = f"{all_of_them(len(chats), 'conversation gives', 'conversations give')} the same ids."
         return Finding("template.text", "pass", words, figures, _TEXT)
-    words = f"{counted(len(different), f'{of_all} gives', f'{of_all} give')} other ids: {different[0]}."
-    return Finding("template.text", "fail", words, figures, _TEXT, cause("template_differs"))
+    words = f"{pluralize(len(different), f'{of_all} gives', f'{of_all} give')} other ids: {different[0]}."
+    return Finding("template.text", "fail", words, figures, _TEXT, find_cause("template_differs"))
 
 
-def _without_bos(ids: list[int], vocab: Vocabulary) -> list[int]:
+def _without_bos(ids: list[int], vocab: LlamaTokenizer) -> list[int]:
     return ids[_leading(ids, vocab.bos) :]
 
 
@@ -99,7 +99,7 @@ def _leading(ids: Sequence[int], token: int) -> int:
     return next((place for place, number in enumerate(ids) if number != token), len(ids))
 
 
-def _bos(chats: Sequence[RenderedChat], template: ChatTemplate, vocab: Vocabulary) -> Finding:
+def _bos(chats: Sequence[RenderedChat], template: ChatTemplate, vocab: LlamaTokenizer) -> Finding:
     """Count in the text that the template gives: our engine mends a second BOS, other programs do not."""
     counts = [0]
     for chat in chats:
@@ -112,22 +112,22 @@ def _bos(chats: Sequence[RenderedChat], template: ChatTemplate, vocab: Vocabular
     figures = {"gguf": max(counts), "transformers": theirs, "add_bos": vocab.add_bos}
     if max(counts) > 1:
         words = f"The GGUF's template puts {max(counts)} BOS before a conversation."
-        return Finding("template.bos", "fail", words, figures, _BOS, cause("bos_twice"))
+        return Finding("template.bos", "fail", words, figures, _BOS, find_cause("bos_twice"))
     begins = max(counts) or int(vocab.add_bos)
     if chats and begins != theirs:
         words = f"A chat begins with {begins} BOS in the GGUF and with {theirs} in transformers."
-        return Finding("template.bos", "warn", words, figures, _BOS, cause("bos_differs"))
+        return Finding("template.bos", "warn", words, figures, _BOS, find_cause("bos_differs"))
     return Finding("template.bos", "pass", f"A chat begins with {begins} BOS, as trained.", figures, _BOS)
 
 
-def _end(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
+def _end(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     token = reference.turn_end
     figures = {"token": token, "spelling": vocab.text(token) if token is not None else ""}
     if token is None:
         words = "The template puts no special token after an answer, so nothing tells where one ends."
-        return Finding("template.end", "warn", words, figures, _END, cause("no_turn_end"))
+        return Finding("template.end", "warn", words, figures, _END, find_cause("no_turn_end"))
     if vocab.is_end(token):
         words = f"The answer's last token {vocab.text(token)!r} ends the generation."
         return Finding("template.end", "pass", words, figures, _END)
     words = f"The answer's last token {token} ({vocab.text(token)!r}) does not end the generation."
-    return Finding("template.end", "fail", words, figures, _END, cause("end_lost"))
+    return Finding("template.end", "fail", words, figures, _END, find_cause("end_lost"))

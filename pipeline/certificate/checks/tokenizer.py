@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from common.text import all_of, counted
+from common.text import all_of_them, pluralize
 from engine.llama.model import Model
-from engine.llama.tokenizer import Vocabulary
+from engine.llama.tokenizer import LlamaTokenizer
 from pipeline.certificate.finding import Finding, Status
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 from pipeline.tokenizers.reference import EncodedText, TokenizerReference, load_tokenizer_reference
@@ -31,7 +31,7 @@ def check_tokenizer(subject: Subject, progress: StepProgress) -> Iterator[Findin
             yield from compare_vocabularies(reference, model.vocab)
 
 
-def compare_vocabularies(reference: TokenizerReference, vocab: Vocabulary) -> Iterator[Finding]:
+def compare_vocabularies(reference: TokenizerReference, vocab: LlamaTokenizer) -> Iterator[Finding]:
     """The findings on a vocabulary."""
     yield _size(reference, vocab)
     yield _spellings(reference, vocab)
@@ -40,17 +40,17 @@ def compare_vocabularies(reference: TokenizerReference, vocab: Vocabulary) -> It
     yield _texts(reference.texts, vocab)
 
 
-def _size(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
+def _size(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     size = len(reference.vocabulary)
     figures = {"tokenizer": size, "gguf": vocab.size}
     if vocab.size >= size:
         words = f"The GGUF has {vocab.size} tokens, and the tokenizer {size}."
         return Finding("tokenizer.size", "pass", words, figures, _SIZE)
     words = f"The GGUF has {vocab.size} tokens and lacks {size - vocab.size} of the tokenizer's."
-    return Finding("tokenizer.size", "fail", words, figures, _SIZE, cause("tokens_missing"))
+    return Finding("tokenizer.size", "fail", words, figures, _SIZE, find_cause("tokens_missing"))
 
 
-def _spellings(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
+def _spellings(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     known = reference.vocabulary[: vocab.size]
     moved = [number for number, spelling in enumerate(known) if vocab.text(number) != spelling]
     figures = {"tokens": len(known), "differ": len(moved)}
@@ -60,19 +60,21 @@ def _spellings(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
             f"Token {first} is {known[first]!r} in the tokenizer and {vocab.text(first)!r} in the GGUF"
             f"{_and_more(moved)}."
         )
-        return Finding("tokenizer.vocabulary", "fail", words, figures, _VOCABULARY, cause("token_swapped"))
+        return Finding(
+            "tokenizer.vocabulary", "fail", words, figures, _VOCABULARY, find_cause("token_swapped")
+        )
     words = f"All {len(known)} tokens stand at their ids."
     return Finding("tokenizer.vocabulary", "pass", words, figures, _VOCABULARY)
 
 
-def _added(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
+def _added(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     special = [token for token in reference.tokens if token.special and token.id < vocab.size]
     plain = [token for token in special if not vocab.is_read_whole(token.id)]
     figures = {"added": len(reference.tokens), "special": len(special), "not_special": len(plain)}
     if plain:
         words = f"{plain[0].spelling!r} is no special token in the GGUF{_and_more(plain)}."
-        return Finding("tokenizer.added", "fail", words, figures, _ADDED, cause("token_type"))
-    words = f"{all_of(len(special), 'special token is', 'special tokens are')} read whole."
+        return Finding("tokenizer.added", "fail", words, figures, _ADDED, find_cause("token_type"))
+    words = f"{all_of_them(len(special), 'special token is', 'special tokens are')} read whole."
     return Finding("tokenizer.added", "pass", words, figures, _ADDED)
 
 
@@ -80,7 +82,7 @@ def _and_more(found: Sequence[object]) -> str:
     return f", and {len(found) - 1} more like it" if len(found) > 1 else ""
 
 
-def _roles(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
+def _roles(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     theirs, ours = reference.roles, {"bos": vocab.bos, "eos": vocab.eos}
     # A GGUF without a role has -1; what a tokenizer does not name, a program never asks for.
     wrong = [role for role, number in theirs.items() if number is not None and number != ours[role]]
@@ -91,17 +93,17 @@ def _roles(reference: TokenizerReference, vocab: Vocabulary) -> Finding:
             f"The {role.upper()} token is {theirs[role]} in the tokenizer and {ours[role]} "
             f"({vocab.text(ours[role])!r}) in the GGUF."
         )
-        return Finding("tokenizer.roles", "fail", words, figures, _ROLES, cause(f"{role}_differs"))
+        return Finding("tokenizer.roles", "fail", words, figures, _ROLES, find_cause(f"{role}_differs"))
     if reference.adds_bos != vocab.add_bos:
         words = (
             f"Before a plain text the tokenizer puts {'a' if reference.adds_bos else 'no'} BOS, and the GGUF "
             f"{'asks for one' if vocab.add_bos else 'for none'}; chats are not touched by this."
         )
-        return Finding("tokenizer.roles", "warn", words, figures, _ROLES, cause("add_bos"))
+        return Finding("tokenizer.roles", "warn", words, figures, _ROLES, find_cause("add_bos"))
     return Finding("tokenizer.roles", "pass", "BOS and EOS are the same tokens.", figures, _ROLES)
 
 
-def _texts(texts: Sequence[EncodedText], vocab: Vocabulary) -> Finding:
+def _texts(texts: Sequence[EncodedText], vocab: LlamaTokenizer) -> Finding:
     read = {text.text: vocab.tokenize(text.text, special=True) for text in texts}
     parted = [text for text in texts if read[text.text] != text.ids]
     different = [text for text in parted if not same_but_for_spaces(text.ids, read[text.text], vocab)]
@@ -109,25 +111,26 @@ def _texts(texts: Sequence[EncodedText], vocab: Vocabulary) -> Finding:
     spaced = len(parted) - len(different)
     figures = {"texts": len(texts), "differ": len(different), "by_kind": dict(counts), "spaces": spaced}
     if not different:
-        words = f"{all_of(len(texts), 'text gives', 'texts give')} the same ids{_but_for(spaced)}."
+        words = f"{all_of_them(len(texts), 'text gives', 'texts give')} the same ids{_but_for(spaced)}."
         return Finding("tokenizer.text", "pass", words, figures, _TEXT)
     common = [text for text in different if text.kind in COMMON or text.kind == "special tokens"]
     first = (common or different)[0]
+    of_all = f"of {len(texts)} texts"
     words = (
-        f"{counted(len(different), f'of {len(texts)} texts gives', f'of {len(texts)} texts give')} other ids "
+        f"{pluralize(len(different), f'{of_all} gives', f'{of_all} give')} other ids "
         f"({', '.join(counts)}): "
         f"{describe_difference(first.text, first.ids, read[first.text], vocab)}."
     )
     signature = "text_differs" if common else "rare_text_differs"
     status: Status = "fail" if common else "warn"
-    return Finding("tokenizer.text", status, words, figures, _TEXT, cause(signature))
+    return Finding("tokenizer.text", status, words, figures, _TEXT, find_cause(signature))
 
 
 def _but_for(spaced: int) -> str:
     return f", {spaced} of them but for SentencePiece's space before a text" if spaced else ""
 
 
-def same_but_for_spaces(theirs: Sequence[int], ours: Sequence[int], vocab: Vocabulary) -> bool:
+def same_but_for_spaces(theirs: Sequence[int], ours: Sequence[int], vocab: LlamaTokenizer) -> bool:
     """Whether two readings differ in nothing but the space that SentencePiece puts before a text.
 
     transformers leaves it out after a special token, and where the text begins with white space.
@@ -140,7 +143,7 @@ def same_but_for_spaces(theirs: Sequence[int], ours: Sequence[int], vocab: Vocab
     )
 
 
-def _segments(ids: Sequence[int], vocab: Vocabulary) -> list[str]:
+def _segments(ids: Sequence[int], vocab: LlamaTokenizer) -> list[str]:
     """The special tokens, and the texts between them."""
     found, text = [], ""
     for number in ids:
@@ -152,7 +155,7 @@ def _segments(ids: Sequence[int], vocab: Vocabulary) -> list[str]:
     return [*found, text]
 
 
-def describe_difference(text: str, theirs: list[int], ours: list[int], vocab: Vocabulary) -> str:
+def describe_difference(text: str, theirs: list[int], ours: list[int], vocab: LlamaTokenizer) -> str:
     """The first place at which two readings of a text part, in words."""
     place = next((n for n, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), None)
     if place is None:
@@ -164,7 +167,7 @@ def describe_difference(text: str, theirs: list[int], ours: list[int], vocab: Vo
     )
 
 
-def _named(ids: list[int], place: int, vocab: Vocabulary) -> str:
+def _named(ids: list[int], place: int, vocab: LlamaTokenizer) -> str:
     if place >= len(ids):
         return "missing"
     number = ids[place]

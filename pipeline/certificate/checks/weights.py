@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from math import sqrt
 from typing import Any
 
-from common.text import all_of, and_more, counted, finite
+from common.text import all_of_them, and_more, nan_to_none, pluralize
 from pipeline.certificate.finding import Finding, Status
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tensors.compare import Compared, Comparison, compare_tensors, share_of_change
 from pipeline.progress import StepProgress
@@ -40,10 +40,10 @@ def _head(comparison: Comparison) -> Finding:
     figures = {"tied_in_model": comparison.tied, "own_in_gguf": comparison.own_head}
     if "output.weight" in comparison.lacks:
         words = "The model has an output matrix of its own, and the GGUF uses its embeddings for it."
-        return Finding("weights.head", "fail", words, figures, _HEAD, cause("head_missing"))
+        return Finding("weights.head", "fail", words, figures, _HEAD, find_cause("head_missing"))
     if comparison.tied and comparison.own_head:
         words = "The GGUF has an output matrix of its own, and the model uses its embeddings for it."
-        return Finding("weights.head", "fail", words, figures, _HEAD, cause("head_untied"))
+        return Finding("weights.head", "fail", words, figures, _HEAD, find_cause("head_untied"))
     words = f"The output matrix is {'the embeddings' if comparison.tied else 'one of its own'}, as trained."
     return Finding("weights.head", "pass", words, figures, _HEAD)
 
@@ -60,21 +60,21 @@ def _values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
         words = "This architecture's tensors are not known by name here, so none was compared."
         return Finding("weights.values", "warn", words, figures, _VALUES)
     worst = max(compared, key=lambda one: one.excess)
-    figures |= {"worst": worst.tensor, "worst_nmse": finite(worst.found.error), "limit": worst.limit}
+    figures |= {"worst": worst.tensor, "worst_nmse": nan_to_none(worst.found.error), "limit": worst.limit}
     lost = [name for name in comparison.lacks if name != "output.weight"]
     if lost:
         words = f"The GGUF lacks {lost[0]}{and_more(len(lost) - 1, 'tensor')} of the model."
-        return Finding("weights.values", "fail", words, figures, _VALUES, cause("tensor_missing"))
+        return Finding("weights.values", "fail", words, figures, _VALUES, find_cause("tensor_missing"))
     if any(not one.fits for one in compared):
         return _misfit(comparison, adapters, figures)
     if share is not None and share < _LEAST_SHARE:
         words = f"Only {share:.0%} of the adapter's change is in the GGUF."
-        return Finding("weights.values", "fail", words, figures, _VALUES, cause("delta_missing"))
+        return Finding("weights.values", "fail", words, figures, _VALUES, find_cause("delta_missing"))
     if share is not None and share < _FINE_SHARE and all(one.is_exact for one in compared):
         words = f"All tensors are rounded as they must be, which leaves {share:.0%} of the adapter's change."
-        return Finding("weights.values", "warn", words, figures, _VALUES, cause("delta_too_fine"))
+        return Finding("weights.values", "warn", words, figures, _VALUES, find_cause("delta_too_fine"))
     words = (
-        f"{all_of(len(compared), 'tensor is', 'tensors are')} what they must be; "
+        f"{all_of_them(len(compared), 'tensor is', 'tensors are')} what they must be; "
         f"the worst is {worst.tensor} with an NMSE of {worst.found.error:.1e}."
     )
     return Finding("weights.values", "pass", words, figures, _VALUES)
@@ -85,11 +85,11 @@ def _misfit(comparison: Comparison, adapters: Sequence[Adapter], figures: dict[s
     worst = max(misfits, key=lambda one: one.excess)
     signature = signature_of(misfits, len(comparison.compared), adapters)
     figures |= {"differ": len(misfits), "first": [one.tensor for one in misfits[:8]]}
-    of_all = f"of {counted(len(comparison.compared), 'tensor')}"
-    differ = counted(len(misfits), f"{of_all} differs", f"{of_all} differ")
+    of_all = f"of {pluralize(len(comparison.compared), 'tensor')}"
+    differ = pluralize(len(misfits), f"{of_all} differs", f"{of_all} differ")
     words = f"{differ}; the worst is {worst.tensor} with an NMSE of {worst.found.error:.1e}."
     status: Status = "fail" if comparison.known else "warn"
-    return Finding("weights.values", status, words, figures, _VALUES, cause(signature))
+    return Finding("weights.values", status, words, figures, _VALUES, find_cause(signature))
 
 
 def signature_of(misfits: Sequence[Compared], counted: int, adapters: Sequence[Adapter]) -> str:

@@ -13,7 +13,7 @@ from pipeline.certificate.finding import Certificate, Finding
 from pipeline.certificate.subject import Subject, without_folders
 from pipeline.manifest import versions
 from pipeline.progress import Advance, StepProgress
-from pipeline.worker_process import Child, ChildDied, Message
+from pipeline.worker_process import Message, WorkerDied, WorkerProcess
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
@@ -51,8 +51,8 @@ class Checker:
         self._closed = False
         self._child = self._started()
 
-    def _started(self) -> Child:
-        return Child("pipeline.certificate.runner.worker", self._log)
+    def _started(self) -> WorkerProcess:
+        return WorkerProcess("pipeline.certificate.runner.worker", self._log)
 
     def check(self, subject: Subject, progress: StepProgress, names: Sequence[str]) -> list[Finding]:
         """Make the checks of those names, one after another. Raises as `certify` does."""
@@ -62,7 +62,7 @@ class Checker:
             run = _Run(progress)
             try:
                 run.checks(self._child, subject, waiting)
-            except ChildDied as error:
+            except WorkerDied as error:
                 if self._closed:
                     raise
                 findings += [*run.findings, _died(run.current or waiting[0], error)]
@@ -96,8 +96,8 @@ class _Run:
         self._step = ExitStack()
         self._advance: Advance = lambda done: None
 
-    def checks(self, child: Child, subject: Subject, names: Sequence[str]) -> None:
-        """Run those checks to their end; raises ChildDied when the child dies on the way."""
+    def checks(self, child: WorkerProcess, subject: Subject, names: Sequence[str]) -> None:
+        """Run those checks to their end; raises WorkerDied when the child dies on the way."""
         with self._step:
             child.run({"subject": subject.request(), "checks": list(names)}, self._hear)
 
@@ -113,7 +113,7 @@ class _Run:
             self._advance(message["done"])
 
 
-def _died(check: str, error: ChildDied) -> Finding:
+def _died(check: str, error: WorkerDied) -> Finding:
     """The finding, with the end of the child's log, which goes with the scratch folder."""
     log = error.log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Finding(

@@ -20,7 +20,7 @@ from pipeline.sources.model_source import Source, adapter_source, base_source
 
 
 @dataclass(frozen=True)
-class FileCheck:
+class ExternalCheck:
     """What to check: `file` (of shards any), made of `reference`, or of `base` with `adapters` merged in.
 
     `reference` and `base` are folders or Hub ids; without a base the reference's own weights count, if it has
@@ -54,7 +54,7 @@ class FileCheck:
             read_chats(self.evaluation, answered=False)
 
 
-def certify_file(wanted: FileCheck, progress: StepProgress) -> Certificate:
+def certify_file(wanted: ExternalCheck, progress: StepProgress) -> Certificate:
     """Make all checks that can be made of one file; raises InputError."""
     folder = Path(wanted.reference).expanduser()
     is_plain = folder.is_dir() and not list(folder.glob("model*.safetensors"))

@@ -10,24 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from common.text import finite
+from common.text import nan_to_none
 from engine.errors import EngineError
 from ggufio.errors import GgufError
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject, published
 from pipeline.errors import InputError
 from pipeline.progress import Advance
-from pipeline.worker_process import Message, say, serve
+from pipeline.worker_process import Message, send, serve
 
 
-class Told:
+class RemoteProgress:
     """Tells the parent of each step, which shows it."""
 
     @contextmanager
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
         """A step whose bar the parent draws."""
-        say({"step": title, "total": total})
-        yield lambda done: say({"done": done})
+        send({"step": title, "total": total})
+        yield lambda done: send({"done": done})
 
 
 def check(request: Message) -> Message:
@@ -36,20 +36,20 @@ def check(request: Message) -> Message:
 
     subject = Subject.of_request(request["subject"])
     for name in request["checks"]:
-        say({"check": name})
+        send({"check": name})
         try:
-            for finding in CHECKS[name](subject, Told()):
-                tell(finding, subject)
+            for finding in CHECKS[name](subject, RemoteProgress()):
+                send_finding(finding, subject)
         except InputError as error:
-            tell(Finding(name, "warn", f"The check could not be made: {error}."), subject)
+            send_finding(Finding(name, "warn", f"The check could not be made: {error}."), subject)
         except (EngineError, GgufError) as error:  # llama.cpp refuses the file
-            tell(Finding(name, "fail", f"{error}."), subject)
+            send_finding(Finding(name, "fail", f"{error}."), subject)
     return {}
 
 
-def tell(finding: Finding, subject: Subject) -> None:
+def send_finding(finding: Finding, subject: Subject) -> None:
     """Tell the parent of a finding, as a certificate may hold it."""
-    say({"finding": finite(asdict(published(finding, subject)))})
+    send({"finding": nan_to_none(asdict(published(finding, subject)))})
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from engine.llama.model import Adapter, Model
 from ggufio.file import Array, GgufTensors
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.certificate.tensors.expected import Update, all_updates
-from pipeline.certificate.tensors.layout import Layout
+from pipeline.certificate.tensors.layout import TensorMap
 from pipeline.convert.job import ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 
 
-def subtracting_adapter(subject: Subject, model: Model) -> Adapter | None:
+def negated_adapter(subject: Subject, model: Model) -> Adapter | None:
     """A LoRA for the loaded tuned model that undoes the subject's adapters; None where none can.
 
     Close it before the model.
@@ -31,7 +31,7 @@ def subtracting_adapter(subject: Subject, model: Model) -> Adapter | None:
     if subject.base is None or updates is None:
         return None
     architecture = model.metadata("general.architecture")
-    layout = Layout(architecture, text_config(subject.base.folder))
+    layout = TensorMap(architecture, text_config(subject.base.folder))
     factors = _factors(updates, layout, GgufTensors(subject.full)) if layout.is_known else None
     if factors is None:
         return None
@@ -44,7 +44,7 @@ def subtracting_adapter(subject: Subject, model: Model) -> Adapter | None:
 
 
 def _factors(
-    updates: list[Update], layout: Layout, tensors: GgufTensors
+    updates: list[Update], layout: TensorMap, tensors: GgufTensors
 ) -> dict[str, tuple[Array, Array]] | None:
     """Of each tensor, what all updates together take off it: down is [rank, in], up is [out, rank]."""
     found: dict[str, tuple[Array, Array]] = {}
@@ -96,7 +96,8 @@ def base_gguf(subject: Subject) -> Iterator[Path]:
     target = subject.scratch / "base.gguf"
     try:
         convert(
-            ConvertJob(subject.base, (), "f16", target, "base", ensure_toolchain(), subject.threads), Silent()
+            ConvertJob(subject.base, (), "f16", target, "base", ensure_toolchain(), subject.threads),
+            NoProgress(),
         )
         yield target
     finally:

@@ -11,21 +11,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.errors import EngineError
-from engine.llama.model import facts_of
-from engine.probe.cpu_backend import CpuChoice, Probe, likeliest, vouch
+from engine.llama.model import model_metadata
+from engine.probe.cpu_backend import CpuChoice, Probe, first_candidate, record_probe
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.scoring.metrics import TokenScores
 from pipeline.certificate.scoring.reference import Reference, make_reference, reference_key
 from pipeline.certificate.scoring.scorer import (
-    Opened,
+    ModelScorer,
     Speed,
+    cache_key,
     has_template,
-    keep,
-    key_of,
-    opened,
-    plain,
-    recall,
-    scores_of,
+    load_scores,
+    open_scorer,
+    save_scores,
+    scores_from_json,
+    scores_to_json,
 )
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
@@ -35,7 +35,7 @@ Scores = tuple[TokenScores, ...]
 
 def score_file(path: Path, reference: Reference, subject: Subject, choice: CpuChoice) -> Scores:
     """Its scores of every sample, in their order. Raises EngineError when it does not run."""
-    with opened(path, choice) as file:
+    with open_scorer(path, choice) as file:
         return score_opened(file, path, reference, subject)
 
 
@@ -43,18 +43,18 @@ def measure_file(
     path: Path, reference: Reference, subject: Subject, choice: CpuChoice
 ) -> tuple[Scores, Speed]:
     """Its scores and its speed, which is never kept: loaded once, when nothing else runs."""
-    with opened(path, choice) as file:
+    with open_scorer(path, choice) as file:
         return score_opened(file, path, reference, subject), file.speed(subject)
 
 
-def score_opened(file: Opened, path: Path, reference: Reference, subject: Subject) -> Scores:
+def score_opened(file: ModelScorer, path: Path, reference: Reference, subject: Subject) -> Scores:
     """The scores of the file at `path`, which is open; kept, where they are numbers."""
-    kept, key = subject.scratch / f"scores-{path.stem}.json", key_of(path, reference_key(subject))
-    if (content := recall(kept, key)) is not None:
-        return scores_of(content["scores"])
+    kept, key = subject.scratch / f"scores-{path.stem}.json", cache_key(path, reference_key(subject))
+    if (content := load_scores(kept, key)) is not None:
+        return scores_from_json(content["scores"])
     scores = file.score(reference.samples, reference.stored, subject)
     if all(score.finite for score in scores):
-        keep(kept, key, {"scores": plain(scores)})
+        save_scores(kept, key, {"scores": scores_to_json(scores)})
     return scores
 
 
@@ -65,7 +65,7 @@ def prepare_quality(subject: Subject, progress: StepProgress) -> Iterator[Findin
     """
     try:
         if has_template(subject.full):
-            _try(subject, likeliest())
+            _try(subject, first_candidate())
     except EngineError as error:
         raise SystemExit(str(error)) from error
     yield from ()
@@ -75,9 +75,9 @@ def _try(subject: Subject, choice: CpuChoice) -> None:
     reference = make_reference(subject, choice)
     _check_finite(subject.full, reference.tuned)
     for path in subject.files.values():
-        with opened(path, choice) as file:
+        with open_scorer(path, choice) as file:
             _check_finite(path, score_opened(file, path, reference, subject))
-            vouch(path, Probe(facts_of(file.model, path), choice))
+            record_probe(path, Probe(model_metadata(file.model, path), choice))
 
 
 def _check_finite(path: Path, scores: Sequence[TokenScores]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.text import counted
+from common.text import pluralize
 
 Floats = NDArray[np.float64]
 
@@ -138,7 +138,9 @@ def survival(kl_quantized: Sequence[Floats], kl_base: Sequence[Floats]) -> Share
     return _share(changed - lost, changed, sum(map(len, kl_base)), "the adapter changes almost nothing")
 
 
-def survival_won(kl_before: Sequence[Floats], kl_after: Sequence[Floats], kl_base: Sequence[Floats]) -> Share:
+def survival_gain(
+    kl_before: Sequence[Floats], kl_after: Sequence[Floats], kl_base: Sequence[Floats]
+) -> Share:
     """By how much survival is higher after than before, on the same answers.
 
     The interval is that of the difference: answers are drawn for both at once, so that what makes one answer
@@ -166,7 +168,7 @@ def _share(kept: Floats, whole: Floats, tokens: int, too_little: str) -> Share:
         return Share(nan, nan, nan, change, f"{too_little} ({change:.2g} nats a token)")
     value = float(kept.sum() / whole.sum())
     if len(kept) < LEAST_ANSWERS:
-        too_few = counted(len(kept), "answer is", "answers are")
+        too_few = pluralize(len(kept), "answer is", "answers are")
         doubt = f"{too_few} too few to tell: give {LEAST_ANSWERS} chats or more with --eval"
         return Share(value, float("nan"), float("nan"), change, doubt)
     low, high = _interval(kept, whole)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.file import GgufTensors, Tensor
+from ggufio.file import GgufTensors, TensorLocation
 from ggufio.ggml import BF16, F16, F32, type_name
-from pipeline.certificate.scoring.samples import spread
+from pipeline.certificate.scoring.samples import sample_evenly
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tensors.expected import StoredTensors
+from pipeline.certificate.tensors.expected import SafetensorsReader
 from pipeline.sources.model_source import Source
 
 _SUPER_BLOCK = 256  # K types (and IQ4_XS) are made of blocks so wide
@@ -27,7 +27,7 @@ Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Rounding:
+class QuantDiagnosis:
     """How a file's matrices were rounded.
 
     `fallbacks` counts, by type, those whose rows of `width` numbers no K type can hold. `gain` is the factor
@@ -62,7 +62,7 @@ class Rounding:
         return text
 
 
-def rounding_of(quantized: Path, full: Path) -> Rounding:
+def diagnose_quantization(quantized: Path, full: Path) -> QuantDiagnosis:
     """Compare the matrices of a quantized file with those of the full one, some rows of a few of them."""
     rounded, true = GgufTensors(quantized), GgufTensors(full)
     matrices = [t for t in rounded.tensors.values() if t.rows > 1 and t.type not in (F32, F16, BF16)]
@@ -70,13 +70,13 @@ def rounding_of(quantized: Path, full: Path) -> Rounding:
     kinds = Counter(type_name(t.type) for t in odd)
     widths = Counter(t.width for t in odd)
     largest = max(kinds, key=lambda kind: kinds[kind], default="")
-    sample = spread([t for t in odd if type_name(t.type) == largest], _TENSORS)
+    sample = sample_evenly([t for t in odd if type_name(t.type) == largest], _TENSORS)
     gains = [_gain(_rows(rounded, t), _rows(true, t)) for t in sample]
     width = widths.most_common(1)[0][0] if widths else 0
-    return Rounding(len(matrices), dict(kinds), width, float(np.mean(gains)) if gains else 0.0)
+    return QuantDiagnosis(len(matrices), dict(kinds), width, float(np.mean(gains)) if gains else 0.0)
 
 
-def levels_of(subject: Subject) -> int:
+def distinct_levels(subject: Subject) -> int:
     """How many values a block of 32 weights has at most that the tuning began with.
 
     16 or fewer when the base's were 4-bit before. Without a base it is the file of full precision that is
@@ -91,14 +91,14 @@ def _of_gguf(full: Path) -> list[Rows]:
     file = GgufTensors(full)
     tensors = [t for t in file.tensors.values() if t.name.startswith("blk.")]
     usable = [t for t in tensors if t.rows >= _BLOCK and t.width % _BLOCK == 0]
-    return [_rows(file, t) for t in spread(usable, _TENSORS)]
+    return [_rows(file, t) for t in sample_evenly(usable, _TENSORS)]
 
 
 def _of_checkpoint(base: Source) -> list[Rows]:
-    stored = StoredTensors(base.weights())
+    stored = SafetensorsReader(base.weights())
     layers = {name: entry.shape for name, entry in stored.entries.items() if re.search(r"\.\d+\.", name)}
     usable = [n for n, s in layers.items() if len(s) == 2 and s[0] >= _BLOCK and s[1] % _BLOCK == 0]
-    return [stored.read(name)[:_ROWS].astype(np.float64) for name in spread(usable, _TENSORS)]
+    return [stored.read(name)[:_ROWS].astype(np.float64) for name in sample_evenly(usable, _TENSORS)]
 
 
 def _distinct(blocks: Rows) -> int:
@@ -110,6 +110,6 @@ def _gain(rounded: Rows, true: Rows) -> float:
     return float((rounded * true).sum() / (true * true).sum()) - 1
 
 
-def _rows(file: GgufTensors, tensor: Tensor) -> Rows:
+def _rows(file: GgufTensors, tensor: TensorLocation) -> Rows:
     """The first rows of a tensor as numbers: [rows, width]."""
     return file.read(tensor.name, 0, min(_ROWS, tensor.rows)).astype(np.float64)

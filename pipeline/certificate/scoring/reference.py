@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from engine.probe.cpu_backend import CpuChoice
-from pipeline.certificate.scoring.base_model import base_gguf, subtracting_adapter, why_no_base
+from pipeline.certificate.scoring.base_model import base_gguf, negated_adapter, why_no_base
 from pipeline.certificate.scoring.metrics import TokenScores
-from pipeline.certificate.scoring.quant_diagnosis import levels_of
-from pipeline.certificate.scoring.samples import SIZES, Answer, Prompts, greedy_answers, make_prompts
+from pipeline.certificate.scoring.quant_diagnosis import distinct_levels
+from pipeline.certificate.scoring.samples import SIZES, Prompts, ScoredAnswer, greedy_answers, make_prompts
 from pipeline.certificate.scoring.scorer import (
-    Opened,
+    ModelScorer,
     Speed,
     Stored,
-    keep,
-    key_of,
-    opened,
-    plain,
-    recall,
-    scores_of,
+    cache_key,
+    load_scores,
+    open_scorer,
+    save_scores,
+    scores_from_json,
+    scores_to_json,
 )
 from pipeline.certificate.scoring.teacher_forcing import Sample
 from pipeline.certificate.subject import Subject
@@ -65,11 +65,11 @@ def make_reference(subject: Subject, choice: CpuChoice) -> Reference:
 def reference_key(subject: Subject) -> str:
     """What the reference depends on."""
     files = [subject.full, *([subject.evaluation] if subject.evaluation else [])]
-    return key_of(subject.depth, *files, why_no_base(subject))
+    return cache_key(subject.depth, *files, why_no_base(subject))
 
 
 def _make(subject: Subject, choice: CpuChoice, key: str) -> Reference:
-    with opened(subject.full, choice) as full:
+    with open_scorer(subject.full, choice) as full:
         size = SIZES[subject.depth].within(full.model.vocab.size)
         prompts = make_prompts(subject, full.model, size)
         answers = list(_ask(full, prompts, size.tokens, subject))
@@ -78,18 +78,18 @@ def _make(subject: Subject, choice: CpuChoice, key: str) -> Reference:
         tuned = tuple(_of_the_tuned(full, samples, answers, stored, subject))
         speed = full.speed(subject) if subject.depth == "full" else None
         why, base = why_no_base(subject), None
-        if not why and (adapter := subtracting_adapter(subject, full.model)):
+        if not why and (adapter := negated_adapter(subject, full.model)):
             with closing(adapter):
                 base = full.score(samples, stored, subject, adapter)
     if not why and base is None:
         why, base = _of_the_base(subject, choice, samples, stored)
-    reference = Reference(samples, tuned, speed, base, why, levels_of(subject), stored)
+    reference = Reference(samples, tuned, speed, base, why, distinct_levels(subject), stored)
     if all(score.finite for score in tuned):
         _keep(subject.scratch / _SCORES, reference, key)
     return reference
 
 
-def _ask(full: Opened, prompts: Prompts, most: int, subject: Subject) -> Iterator[Answer]:
+def _ask(full: ModelScorer, prompts: Prompts, most: int, subject: Subject) -> Iterator[ScoredAnswer]:
     """The answers; what the model thought goes into the scratch folder, one answer after another."""
     asked = list(prompts.asked.values())
     with (subject.scratch / _LOGITS).open("wb") as file:
@@ -105,7 +105,11 @@ def _stored(subject: Subject, tokens: int, vocabulary: int) -> Stored:
 
 
 def _of_the_tuned(
-    full: Opened, samples: Iterable[Sample], answers: Iterable[Answer], stored: Stored, subject: Subject
+    full: ModelScorer,
+    samples: Iterable[Sample],
+    answers: Iterable[ScoredAnswer],
+    stored: Stored,
+    subject: Subject,
 ) -> Iterator[TokenScores]:
     """Its own answers were scored as they were written; it differs from itself in nothing."""
     own = (
@@ -121,7 +125,7 @@ def _of_the_base(
     subject: Subject, choice: CpuChoice, samples: tuple[Sample, ...], stored: Stored
 ) -> tuple[str, tuple[TokenScores, ...] | None]:
     """Why the base was not asked, if it was not, and what a GGUF of it makes of the samples."""
-    with base_gguf(subject) as path, opened(path, choice) as base:
+    with base_gguf(subject) as path, open_scorer(path, choice) as base:
         if base.model.vocab.size != stored.shape[1]:
             return "the tuning resized the vocabulary, so the base speaks of other tokens", None
         return "", base.score(samples, stored, subject)
@@ -131,17 +135,17 @@ def _keep(path: Path, reference: Reference, key: str) -> None:
     content = {
         "shape": reference.stored.shape,
         "samples": [asdict(sample) for sample in reference.samples],
-        "tuned": plain(reference.tuned),
+        "tuned": scores_to_json(reference.tuned),
         "speed": None if reference.speed is None else asdict(reference.speed),
-        "base": None if reference.base is None else plain(reference.base),
+        "base": None if reference.base is None else scores_to_json(reference.base),
         "no_base": reference.no_base,
         "levels": reference.levels,
     }
-    keep(path, key, content)
+    save_scores(path, key, content)
 
 
 def _recall(subject: Subject, key: str) -> Reference | None:
-    content = recall(subject.scratch / _SCORES, key)
+    content = load_scores(subject.scratch / _SCORES, key)
     if content is None:
         return None
     samples = tuple(
@@ -150,9 +154,9 @@ def _recall(subject: Subject, key: str) -> Reference | None:
     )
     return Reference(
         samples,
-        scores_of(content["tuned"]),
+        scores_from_json(content["tuned"]),
         None if content["speed"] is None else Speed(**content["speed"]),
-        None if content["base"] is None else scores_of(content["base"]),
+        None if content["base"] is None else scores_from_json(content["base"]),
         content["no_base"],
         content["levels"],
         _stored(subject, *content["shape"]),

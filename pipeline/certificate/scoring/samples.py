@@ -9,17 +9,23 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common.system import RENDER_SECONDS, at_most
-from engine.core.types import Row
+from common.system import RENDER_SECONDS, kill_after
+from engine.core.types import BatchRow
 from engine.errors import RequestError
-from engine.llama.model import Model, facts_of
+from engine.llama.model import Model, model_metadata
 from engine.llama.runner import Runner
 from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import Message
 from pipeline.certificate.scoring.metrics import log_softmax
-from pipeline.certificate.scoring.teacher_forcing import Logits, Sample, groups, open_runner, read
+from pipeline.certificate.scoring.teacher_forcing import (
+    Logits,
+    Sample,
+    batched_logits,
+    batches_within,
+    open_runner,
+)
 from pipeline.certificate.subject import Subject
-from pipeline.data.dataset import IGNORED, Chat, Example, Turn, encode_chat, read_chats
+from pipeline.data.dataset import IGNORED, Chat, ChatTurn, Example, encode_chat, read_chats
 from pipeline.errors import InputError
 
 PROMPTS = (
@@ -79,7 +85,7 @@ SIZES = {"fast": Size(8, 12), "full": Size(64, 64)}
 
 
 @dataclass
-class Answer:
+class ScoredAnswer:
     """An answer under way: its tokens, and what the model thought at each place, if that is kept.
 
     `log_p` are the tokens' log-probabilities; `stored` are those of the whole vocabulary, in float16.
@@ -111,7 +117,7 @@ class Prompts:
     theirs: dict[int, Sample]
     refused: dict[int, str]
 
-    def samples(self, answers: Iterable[Answer]) -> list[Sample]:
+    def samples(self, answers: Iterable[ScoredAnswer]) -> list[Sample]:
         """The model's own answers, which are in the order of `asked`, each with the user's beside it."""
         samples: list[Sample] = []
         for (number, prompt), answer in zip(self.asked.items(), answers, strict=True):
@@ -127,11 +133,11 @@ def make_prompts(subject: Subject, model: Model, size: Size) -> Prompts:
 
     Raises InputError for what is wrong with the user's data.
     """
-    facts = facts_of(model, subject.full)
+    facts = model_metadata(model, subject.full)
     chats = _chats(subject, size.prompts)
     builder = PromptBuilder(ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control)
     theirs, refused = _answers_of(subject, chats, size.tokens)
-    with at_most(RENDER_SECONDS):
+    with kill_after(RENDER_SECONDS):
         prompts = {
             number: theirs[number].prompt if number in theirs else _prompt(builder, chat)
             for number, chat in enumerate(chats)
@@ -144,11 +150,13 @@ def make_prompts(subject: Subject, model: Model, size: Size) -> Prompts:
 
 def _chats(subject: Subject, most: int) -> list[Chat]:
     if subject.evaluation is None:
-        return [Chat((Turn("user", text),), line) for line, text in enumerate(spread(PROMPTS, most), 1)]
-    return spread(read_chats(subject.evaluation, answered=False), most)
+        return [
+            Chat((ChatTurn("user", text),), line) for line, text in enumerate(sample_evenly(PROMPTS, most), 1)
+        ]
+    return sample_evenly(read_chats(subject.evaluation, answered=False), most)
 
 
-def spread(items: Sequence[T], most: int) -> list[T]:
+def sample_evenly(items: Sequence[T], most: int) -> list[T]:
     """At most so many of them, evenly from all."""
     count = min(most, len(items))
     return [items[index * len(items) // count] for index in range(count)]
@@ -209,12 +217,12 @@ def _question(chat: Chat) -> str:
 
 def greedy_answers(
     model: Model, prompts: Sequence[Sequence[int]], most: int, threads: int, *, keep: bool = False
-) -> Iterator[Answer]:
+) -> Iterator[ScoredAnswer]:
     """The likeliest answer to each prompt, of at most `most` tokens, with its end token if it came so far.
 
     With `keep` they hold what the model thought, too. Raises EngineError.
     """
-    for group in groups([len(prompt) + most for prompt in prompts], [1] * len(prompts)):
+    for group in batches_within([len(prompt) + most for prompt in prompts], [1] * len(prompts)):
         asked = [prompts[place] for place in group]
         runner = open_runner(model, len(group), max(map(len, asked)) + most, threads)
         try:
@@ -223,16 +231,20 @@ def greedy_answers(
             runner.close()
 
 
-def _answer_group(runner: Runner, prompts: Sequence[Sequence[int]], most: int, keep: bool) -> list[Answer]:
-    answers = [Answer() for _ in prompts]
-    for answer, logits in zip(answers, read(runner, prompts, [len(p) - 1 for p in prompts]), strict=True):
+def _answer_group(
+    runner: Runner, prompts: Sequence[Sequence[int]], most: int, keep: bool
+) -> list[ScoredAnswer]:
+    answers = [ScoredAnswer() for _ in prompts]
+    for answer, logits in zip(
+        answers, batched_logits(runner, prompts, [len(p) - 1 for p in prompts]), strict=True
+    ):
         answer.add(logits, keep=keep)
     for written in range(1, most):
         going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_end(answer.tokens[-1])]
         if not going:
             break
         runner.decode(
-            [Row(slot, len(prompts[slot]) + written - 1, answers[slot].tokens[-1:], 1) for slot in going]
+            [BatchRow(slot, len(prompts[slot]) + written - 1, answers[slot].tokens[-1:], 1) for slot in going]
         )
         for slot in going:
             answers[slot].add(runner.logits(slot, 1), keep=keep)

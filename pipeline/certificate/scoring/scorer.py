@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.files import write_atomically
-from engine.core.types import Row
+from engine.core.types import BatchRow
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, probe_model
@@ -55,15 +55,15 @@ def measure_speed(model: Model, threads: int, effort: Effort) -> Speed:
     runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT, threads=threads)
     tokens = [(100 + 37 * place) % model.vocab.size for place in range(_PROMPT)]
     try:
-        _seconds(runner, Row(0, 0, tokens[:1], 1))  # the weights come into memory
-        reading = [_seconds(runner, Row(0, 0, tokens, 1)) for _ in range(effort.readings)]
-        writing = [_seconds(runner, Row(0, _PROMPT + n, tokens[:1], 1)) for n in range(effort.steps)]
+        _seconds(runner, BatchRow(0, 0, tokens[:1], 1))  # the weights come into memory
+        reading = [_seconds(runner, BatchRow(0, 0, tokens, 1)) for _ in range(effort.readings)]
+        writing = [_seconds(runner, BatchRow(0, _PROMPT + n, tokens[:1], 1)) for n in range(effort.steps)]
     finally:
         runner.close()
     return Speed(_PROMPT / min(reading), 1 / min(writing))
 
 
-def _seconds(runner: Runner, row: Row) -> float:
+def _seconds(runner: Runner, row: BatchRow) -> float:
     runner.prepare(0, row.start)
     began = time.perf_counter()
     runner.decode([row])
@@ -85,7 +85,7 @@ Stored = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
-class Opened:
+class ModelScorer:
     """A loaded model; `before` is what memory the process had without it, in bytes."""
 
     model: Model
@@ -122,11 +122,11 @@ def _scores(
 
 
 @contextmanager
-def opened(path: Path, choice: CpuChoice) -> Iterator[Opened]:
+def open_scorer(path: Path, choice: CpuChoice) -> Iterator[ModelScorer]:
     """The file, loaded for as long as the context lasts. Raises EngineError when it does not run."""
     before = resident_bytes()
     with open_model(path, choice) as model:
-        yield Opened(model, before)
+        yield ModelScorer(model, before)
 
 
 def choose_backend(subject: Subject) -> CpuChoice:
@@ -148,12 +148,12 @@ def has_template(path: Path) -> bool:
         return bool(model.metadata("tokenizer.chat_template"))
 
 
-def keep(path: Path, key: str, content: dict[str, Any]) -> None:
+def save_scores(path: Path, key: str, content: dict[str, Any]) -> None:
     """Write it down for `recall` with the same key."""
     write_atomically(path, json.dumps({"key": key, **content}))
 
 
-def recall(path: Path, key: str) -> dict[str, Any] | None:
+def load_scores(path: Path, key: str) -> dict[str, Any] | None:
     """What was kept at `path`, if it was for the same key."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -162,7 +162,7 @@ def recall(path: Path, key: str) -> dict[str, Any] | None:
     return content if content["key"] == key else None
 
 
-def key_of(*parts: object) -> str:
+def cache_key(*parts: object) -> str:
     """A key of anything with a `repr`; files count by size and time, for a scratch folder is one export's."""
     return repr([_state(part) if isinstance(part, Path) else part for part in parts])
 
@@ -172,12 +172,12 @@ def _state(path: Path) -> tuple[str, int, int]:
     return path.name, status.st_size, status.st_mtime_ns
 
 
-def plain(scores: Sequence[TokenScores]) -> list[list[list[float]]]:
+def scores_to_json(scores: Sequence[TokenScores]) -> list[list[list[float]]]:
     """Scores as JSON has them."""
     return [[score.kl.tolist(), score.agree.tolist(), score.log_p.tolist()] for score in scores]
 
 
-def scores_of(content: list[list[list[float]]]) -> tuple[TokenScores, ...]:
+def scores_from_json(content: list[list[list[float]]]) -> tuple[TokenScores, ...]:
     """Scores out of `plain`."""
     return tuple(
         TokenScores(np.array(kl, np.float64), np.array(agree, np.bool_), np.array(log_p, np.float64))

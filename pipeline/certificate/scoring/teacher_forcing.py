@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.prefix_cache import common_prefix
-from engine.core.types import Row
+from engine.core.types import BatchRow
 from engine.llama.library import load_variant
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
@@ -24,7 +24,7 @@ _OUTPUTS = 512  # rows of logits of all texts together: 300 MB with a vocabulary
 Logits = NDArray[np.float32]
 
 
-def groups(lengths: Sequence[int], outputs: Sequence[int]) -> Iterator[range]:
+def batches_within(lengths: Sequence[int], outputs: Sequence[int]) -> Iterator[range]:
     """Texts that are read together, by their places: few enough for the memory.
 
     `lengths` are in tokens, `outputs` of them have their logits kept.
@@ -47,14 +47,14 @@ def open_runner(
     )
 
 
-def read(runner: Runner, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Logits]:
+def batched_logits(runner: Runner, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Logits]:
     """Read the texts into empty slots, one each; the logits of each from its token `first` on.
 
     What all of them begin with is read once.
     """
     shared = min(*first, *(common_prefix(texts[0], text) for text in texts))
     for start in range(0, shared, _BATCH):
-        runner.decode([Row(0, start, texts[0][start : min(shared, start + _BATCH)], 0)])
+        runner.decode([BatchRow(0, start, texts[0][start : min(shared, start + _BATCH)], 0)])
     kept = [shared, *(runner.prepare(slot, shared, 0) if shared else 0 for slot in range(1, len(texts)))]
     found: list[list[Logits]] = [[] for _ in texts]
     for rows in _batches(texts, kept, first):
@@ -67,15 +67,15 @@ def read(runner: Runner, texts: Sequence[Sequence[int]], first: Sequence[int]) -
 
 def _batches(
     texts: Sequence[Sequence[int]], kept: Sequence[int], first: Sequence[int]
-) -> Iterator[list[Row]]:
-    rows: list[Row] = []
+) -> Iterator[list[BatchRow]]:
+    rows: list[BatchRow] = []
     free = _BATCH
     for slot, (text, wanted) in enumerate(zip(texts, first, strict=True)):
         start = kept[slot]
         while start < len(text):
             piece = text[start : start + free]
             end = start + len(piece)
-            rows.append(Row(slot, start, piece, end - max(start, min(end, wanted))))
+            rows.append(BatchRow(slot, start, piece, end - max(start, min(end, wanted))))
             start, free = end, free - len(piece)
             if not free:
                 yield rows
@@ -121,10 +121,12 @@ def logits_of(
     """
     texts = [[*sample.prompt, *sample.answer[:-1]] for sample in samples]
     first = [len(sample.prompt) - 1 for sample in samples]  # its output foretells the answer's first token
-    for group in groups([len(text) for text in texts], [len(sample.answer) for sample in samples]):
+    for group in batches_within([len(text) for text in texts], [len(sample.answer) for sample in samples]):
         longest = max(len(texts[place]) for place in group)
         runner = open_runner(model, len(group), longest, threads, adapter)
         try:
-            yield from read(runner, [texts[place] for place in group], [first[place] for place in group])
+            yield from batched_logits(
+                runner, [texts[place] for place in group], [first[place] for place in group]
+            )
         finally:
             runner.close()

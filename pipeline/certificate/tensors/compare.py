@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from engine.llama.model import Model
-from ggufio.file import PLAIN, Array, GgufTensors, held
-from ggufio.ggml import BF16, F16, F32, number_type
+from ggufio.file import UNQUANTIZED, Array, GgufTensors, rounded_to
+from ggufio.ggml import BF16, F16, F32, ggml_type
 from pipeline.certificate.subject import Subject, text_config
-from pipeline.certificate.tensors.expected import tuned_tensors
-from pipeline.certificate.tensors.layout import Layout, Place
+from pipeline.certificate.tensors.expected import expected_tensors
+from pipeline.certificate.tensors.layout import GgufLocation, TensorMap
 from pipeline.progress import Advance
 
 _SLAB = 2**18  # numbers, which stay in a core's cache from one sum to the next
@@ -29,7 +29,7 @@ Hold = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class Deviation:
+class TensorError:
     """`error` is the energy of the difference as a part of the tensor's own (NMSE; infinite for NaN).
 
     `share` is how much of the adapter's change is there: 1 all, 0 none; None where nothing was changed. What
@@ -57,9 +57,9 @@ class Deviation:
         return abs(self.unexplained - (self.share - 1) ** 2 * self.change) < 0.2 * self.unexplained
 
 
-def deviation(
+def tensor_error(
     name: str, wanted: Array, change: Array | None, read: Read, hold: Hold = lambda values: values
-) -> Deviation:
+) -> TensorError:
     """Compare `wanted` with what `read` gives; `change` is the adapter's part of it.
 
     A change that is smaller than the type's steps is rounded away in one direction, back to the base: without
@@ -86,10 +86,10 @@ def deviation(
             unexplained += _energy(strange)
     nmse = error / energy if energy else float(error > 0)
     if not isfinite(nmse):
-        return Deviation(name, inf, energy, found_energy)
+        return TensorError(name, inf, energy, found_energy)
     if not size:
-        return Deviation(name, nmse, energy, found_energy)
-    return Deviation(
+        return TensorError(name, nmse, energy, found_energy)
+    return TensorError(
         name,
         nmse,
         energy,
@@ -114,14 +114,14 @@ _BETTER = 1e-3  # of the error may be left by the mistake that explains it
 _NEAR = 0.05
 
 
-def diagnose(layout: Layout, place: Place, value: Array, found: Deviation, read: Read) -> str:
+def diagnose(layout: TensorMap, place: GgufLocation, value: Array, found: TensorError, read: Read) -> str:
     """The signature of the cause (see causes.py). `value` is the tensor as the checkpoint has it."""
     if not isfinite(found.error):
         return "not_finite"
     if found.found_energy == 0.0:
         return "zeroed"
     for signature, wrong in layout.mistaken(place, value):
-        if deviation(place.tensor, wrong, None, read).error < max(_BETTER * found.error, 1e-9):
+        if tensor_error(place.tensor, wrong, None, read).error < max(_BETTER * found.error, 1e-9):
             return signature
     if found.share is not None and found.is_scaled:
         return "delta_missing" if abs(found.share) < _NEAR else "delta_scaled"
@@ -144,13 +144,13 @@ def limit_of(kind: int) -> float:
     """
     if kind in _PLAIN:
         return _PLAIN[kind]
-    known = number_type(kind)
+    known = ggml_type(kind)
     assert known is not None  # llama.cpp has read the file
     return next(limit for bits, limit in _QUANTIZED if known.bits >= bits)
 
 
 _HEAD, _EMBEDDINGS = "output.weight", "token_embd.weight"
-_WRONG_SHAPE = Deviation("", float("inf"), 0.0, 1.0)
+_WRONG_SHAPE = TensorError("", float("inf"), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Compared:
     """
 
     tensor: str
-    found: Deviation
+    found: TensorError
     limit: float
     is_exact: bool
     signature: str = ""
@@ -203,8 +203,8 @@ def compare_tensors(subject: Subject, advance: Advance) -> Comparison:
     tensors = GgufTensors(subject.full)
     config = text_config(subject.base.folder)
     with closing(Model(subject.full, vocab_only=True)) as model:
-        layout = Layout(model.metadata("general.architecture"), config)
-    tuned = tuned_tensors(subject)
+        layout = TensorMap(model.metadata("general.architecture"), config)
+    tuned = expected_tensors(subject)
     # What has no place is a buffer, or has a name that gguf's table does not know.
     places = {name: place for name in tuned.names if (place := layout.place(name))}
     lacks = [place.tensor for place in places.values() if place.tensor not in tensors.tensors]
@@ -230,12 +230,12 @@ def is_tied(config: Mapping[str, Any], names: Collection[str]) -> bool:
 
 
 def _compare(
-    layout: Layout, place: Place, values: tuple[Array, Array | None], tensors: GgufTensors
+    layout: TensorMap, place: GgufLocation, values: tuple[Array, Array | None], tensors: GgufTensors
 ) -> Compared:
     """`values` are the tensor and the tuning's change of it, as the checkpoint has them."""
     value, change = values
     tensor = tensors.tensors[place.tensor]
-    limit, is_exact = limit_of(tensor.type), tensor.type in PLAIN
+    limit, is_exact = limit_of(tensor.type), tensor.type in UNQUANTIZED
     wanted = layout.converted(place, value)
     if wanted.shape[-1:] != (tensor.width,) or wanted.size > tensor.rows * tensor.width:
         return Compared(place.tensor, _WRONG_SHAPE, limit, is_exact, "shape")
@@ -245,7 +245,7 @@ def _compare(
         return tensors.read(place.tensor, start + first, count)
 
     moved = None if change is None else layout.reordered(place, change)
-    found = deviation(place.tensor, wanted, moved, read, lambda values: held(values, tensor.type))
+    found = tensor_error(place.tensor, wanted, moved, read, lambda values: rounded_to(values, tensor.type))
     fitting = Compared(place.tensor, found, limit, is_exact)
     if fitting.fits:
         return fitting
@@ -260,7 +260,7 @@ def _own_head(tensors: GgufTensors) -> bool:
     if (head.rows, head.width) != (embeddings.rows, embeddings.width):
         return True
     wanted = tensors.read(_EMBEDDINGS, 0, embeddings.rows)
-    found = deviation(_HEAD, wanted, None, lambda first, count: tensors.read(_HEAD, first, count))
+    found = tensor_error(_HEAD, wanted, None, lambda first, count: tensors.read(_HEAD, first, count))
     return found.error > max(limit_of(head.type), limit_of(embeddings.type))
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ggufio.file import Array, widened
+from ggufio.file import Array, to_float32
 from pipeline.certificate.subject import Subject
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
 
@@ -34,7 +34,7 @@ class Entry:
     start: int
 
 
-class StoredTensors:
+class SafetensorsReader:
     """Tensors of safetensors files by name; those of types other than floating point are left out."""
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -53,14 +53,14 @@ class StoredTensors:
         """The tensor in float32, in memory of its own."""
         entry = self.entries[name]
         raw = np.memmap(entry.path, _TYPES[entry.dtype], "r", entry.start, entry.shape or (1,))
-        return widened(raw).reshape(entry.shape)
+        return to_float32(raw).reshape(entry.shape)
 
 
 _PLAIN = {"lora_A.weight", "lora_B.weight"}
 _NOT_PLAIN = ("use_dora", "modules_to_save", "target_parameters", "trainable_token_indices", "lora_bias")
 
 
-class TunedTensors(Protocol):
+class ExpectedTensors(Protocol):
     """The tensors of a tuned model under the checkpoint's names, in float32."""
 
     @property
@@ -78,14 +78,14 @@ class TunedTensors(Protocol):
         """
 
 
-def tuned_tensors(subject: Subject) -> TunedTensors:
+def expected_tensors(subject: Subject) -> ExpectedTensors:
     """Those of the subject, which must have a base. Raises InputError for what cannot be merged."""
     assert subject.base is not None
-    stored = StoredTensors(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weights())
     updates = all_updates(subject)
     # An update may be of no tensor that is stored: a tied output, or one that transformers names otherwise.
     if updates is not None and all(update.name in stored.entries for update in updates):
-        return AddedTensors(stored, updates)
+        return UpdatedTensors(stored, updates)
     return _MergedTensors(subject, stored)
 
 
@@ -117,7 +117,7 @@ def all_updates(subject: Subject) -> list[Update] | None:
 
 def plain_updates(adapter: Adapter) -> list[Update]:
     """The updates of a plain adapter."""
-    tensors, updates = StoredTensors([adapter.weights]), []
+    tensors, updates = SafetensorsReader([adapter.weights]), []
     for name in tensors.entries:
         if name.endswith(".lora_A.weight"):
             module = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
@@ -137,10 +137,10 @@ def scaling(config: dict[str, Any], module: str, rank: int) -> float:
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-class AddedTensors:
+class UpdatedTensors:
     """A checkpoint's tensors with updates added."""
 
-    def __init__(self, stored: StoredTensors, updates: Sequence[Update]) -> None:
+    def __init__(self, stored: SafetensorsReader, updates: Sequence[Update]) -> None:
         self._stored = stored
         self._updates: dict[str, list[Update]] = {}
         for update in updates:
@@ -169,7 +169,7 @@ class AddedTensors:
 class _MergedTensors:
     """Merged by PEFT's own layers, one after another."""
 
-    def __init__(self, subject: Subject, stored: StoredTensors) -> None:
+    def __init__(self, subject: Subject, stored: SafetensorsReader) -> None:
         import torch
 
         from pipeline.merge.merger import merge_in_sequence

@@ -28,14 +28,14 @@ KNOWN = _PERMUTED | _SHIFTED | _TRANSPOSED | _PLAIN
 
 
 @dataclass(frozen=True)
-class Place:
+class GgufLocation:
     """A tensor of a GGUF, or of one of its experts."""
 
     tensor: str
     expert: int | None = None
 
 
-class Layout:
+class TensorMap:
     """The tensors of one architecture: places, and the converter's changes."""
 
     def __init__(self, architecture: str, config: Mapping[str, Any]) -> None:
@@ -53,27 +53,27 @@ class Layout:
         self._heads = {"attn_q": heads, "attn_k": int(config.get("num_key_value_heads") or heads)}
         self.is_known = architecture in KNOWN
 
-    def place(self, name: str) -> Place | None:
+    def place(self, name: str) -> GgufLocation | None:
         """Where the checkpoint's tensor `name` stands, None when the table does not say."""
         if self._names is None:
             return None
         expert = _EXPERT.search(name)
         plain = _EXPERT.sub(".experts.", name)
         found = self._names.get_name(plain, try_suffixes=(".weight", ".bias"))
-        return Place(found, int(expert[1]) if expert else None) if found else None
+        return GgufLocation(found, int(expert[1]) if expert else None) if found else None
 
-    def converted(self, place: Place, value: Array) -> Array:
+    def converted(self, place: GgufLocation, value: Array) -> Array:
         """The numbers as they must stand in the GGUF."""
         return value + 1 if self._rule(place, value.ndim) == "shifted" else self.reordered(place, value)
 
-    def reordered(self, place: Place, value: Array) -> Array:
+    def reordered(self, place: GgufLocation, value: Array) -> Array:
         """The numbers in the GGUF's order, and else as they are: a difference of two tensors, for one."""
         rule = self._rule(place, value.ndim)
         if rule == "permuted":
             return permuted(value, self._heads[_part(place)])
         return value.T if rule == "transposed" else value
 
-    def mistaken(self, place: Place, value: Array) -> Iterator[tuple[str, Array]]:
+    def mistaken(self, place: GgufLocation, value: Array) -> Iterator[tuple[str, Array]]:
         """What would stand there after a known mistake, with the signature of its cause."""
         rule, heads = self._rule(place, value.ndim), self._heads.get(_part(place))
         if heads:
@@ -84,7 +84,7 @@ class Layout:
         if value.ndim == 2 and value.shape[0] == value.shape[1]:
             yield "transposed", self.converted(place, value).T
 
-    def _rule(self, place: Place, dimensions: int) -> Rule:
+    def _rule(self, place: GgufLocation, dimensions: int) -> Rule:
         part = _part(place)
         if self._architecture in _PERMUTED and part in self._heads:
             return "permuted"
@@ -95,7 +95,7 @@ class Layout:
         return "same"
 
 
-def _part(place: Place) -> str:
+def _part(place: GgufLocation) -> str:
     """attn_q of blk.0.attn_q.weight."""
     return place.tensor.split(".")[-2]
 

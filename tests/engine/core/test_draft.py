@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.core.engine import Engine
-from engine.core.speculative import Costs, Guess, Lookup, best_length, measure
-from engine.core.types import Row
+from engine.core.speculative import BatchCostModel, NgramProposer, Proposal, best_length, measure
+from engine.core.types import BatchRow
 from engine.probe import describe as batch_times
 from engine.probe.cpu_backend import probe_model
 from engine.probe.describe import batch_costs
-from engine.serving.backend import LocalBackend
+from engine.serving.backend import LlamaBackend
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import GREEDY, ask, run, text_of, user
 
@@ -24,7 +24,7 @@ FREE = {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}  # a batch of 16 costs what one
 DEAR = {n: float(n) for n in (1, 2, 4, 8, 16)}
 
 
-def _engine(runner: FakeRunner, costs: Costs | None, slots: int = 4) -> Engine:
+def _engine(runner: FakeRunner, costs: BatchCostModel | None, slots: int = 4) -> Engine:
     return Engine(runner, slots=slots, context=2000, queue=8, batch=64, costs=costs)
 
 
@@ -33,27 +33,27 @@ def _ids(text: str) -> list[int]:
 
 
 def test_the_longest_and_last_match_is_followed() -> None:
-    lookup = Lookup(_ids("xabcd1 yabcd2 zabcd"))
+    lookup = NgramProposer(_ids("xabcd1 yabcd2 zabcd"))
     guess = lookup.guess(3)
     assert (guess.tokens, guess.size) == (_ids("2 z"), 4)
-    assert Lookup(_ids("cd1 xxcd")).guess(2).size == 2
-    assert Lookup(_ids("abcdefg")).guess(5).tokens == () and Lookup([1]).guess(5).tokens == ()
+    assert NgramProposer(_ids("cd1 xxcd")).guess(2).size == 2
+    assert NgramProposer(_ids("abcdefg")).guess(5).tokens == () and NgramProposer([1]).guess(5).tokens == ()
 
 
 def test_a_repetition_goes_on_past_its_end() -> None:
-    assert Lookup(_ids("ababab")).guess(5).tokens == _ids("ababa")
+    assert NgramProposer(_ids("ababab")).guess(5).tokens == _ids("ababa")
 
 
 def test_what_is_said_later_is_found_too() -> None:
     tokens = _ids("one two")
-    lookup = Lookup(tokens)
+    lookup = NgramProposer(tokens)
     assert lookup.guess(4).tokens == ()
     tokens += _ids(" three, one t")
     assert lookup.guess(4).tokens == _ids("wo t")
 
 
 def test_trust_follows_what_came() -> None:
-    lookup = Lookup(_ids("abab"))
+    lookup = NgramProposer(_ids("abab"))
     first = lookup.guess(4)
     for _ in range(20):
         lookup.learn(first, 4, 4)
@@ -64,19 +64,19 @@ def test_trust_follows_what_came() -> None:
 
 
 def test_a_draft_is_as_long_as_it_pays() -> None:
-    sure, unsure = Guess([1] * 20, 4, 0.95), Guess([1] * 20, 2, 0.2)
-    assert best_length([sure], Costs(FREE), 100) == 15
-    assert best_length([sure], Costs(DEAR), 100) == 0
-    assert best_length([unsure], Costs({1: 1.0, 2: 1.3}), 100) == 0
-    assert best_length([sure], Costs(FREE), 3) == 3, "the room in the context"
-    assert best_length([sure] * 8, Costs(FREE), 100) == 1
-    assert best_length([sure] * 9, Costs(FREE), 100) == 0, "the batch is full"
-    steps = Costs({1: 1.0, 2: 1.1, 3: 2.0, 4: 2.1})
-    assert best_length([Guess([1] * 9, 4, 0.5)], steps, 100) == 1
+    sure, unsure = Proposal([1] * 20, 4, 0.95), Proposal([1] * 20, 2, 0.2)
+    assert best_length([sure], BatchCostModel(FREE), 100) == 15
+    assert best_length([sure], BatchCostModel(DEAR), 100) == 0
+    assert best_length([unsure], BatchCostModel({1: 1.0, 2: 1.3}), 100) == 0
+    assert best_length([sure], BatchCostModel(FREE), 3) == 3, "the room in the context"
+    assert best_length([sure] * 8, BatchCostModel(FREE), 100) == 1
+    assert best_length([sure] * 9, BatchCostModel(FREE), 100) == 0, "the batch is full"
+    steps = BatchCostModel({1: 1.0, 2: 1.1, 3: 2.0, 4: 2.1})
+    assert best_length([Proposal([1] * 9, 4, 0.5)], steps, 100) == 1
 
 
 def test_costs_between_and_beyond_what_was_measured() -> None:
-    costs = Costs({1: 1.0, 2: 1.5, 4: 2.5})
+    costs = BatchCostModel({1: 1.0, 2: 1.5, 4: 2.5})
     assert (costs.of(1), costs.of(3), costs.of(4), costs.of(8)) == (1.0, 2.0, 2.5, 5.0)
     for _ in range(200):
         costs.observe(2, 3.0)
@@ -92,7 +92,7 @@ def test_measuring_leaves_the_slot_empty_and_stops_in_time() -> None:
 def test_text_is_the_same_and_takes_fewer_steps() -> None:
     texts = ["abcabcabc" * 5, "hello world, hello moon, hello sun " * 2, "xyz"]
     runs = {}
-    for name, costs in {"plain": None, "ahead": Costs(dict(FREE))}.items():
+    for name, costs in {"plain": None, "ahead": BatchCostModel(dict(FREE))}.items():
         runner = FakeRunner()
         engine = _engine(runner, costs)
         events = [e for n, text in enumerate(texts) for e in engine.add(n, prompt(text), GREEDY)]
@@ -108,11 +108,11 @@ def test_text_is_the_same_and_takes_fewer_steps() -> None:
 
 
 def test_dear_batches_draft_nothing() -> None:
-    engine = _engine(FakeRunner(), Costs(dict(DEAR)))
+    engine = _engine(FakeRunner(), BatchCostModel(dict(DEAR)))
     ticks = itertools.count(0, 1.0)
     engine._clock = lambda: next(ticks)
     engine.add(1, prompt("abcdef" * 10), GREEDY)
-    engine._drafter.costs = Costs(dict(DEAR))
+    engine._drafter.costs = BatchCostModel(dict(DEAR))
     for _ in range(10):
         engine.step()
     assert engine.stats().drafted_tokens == 0
@@ -124,9 +124,9 @@ def test_dear_batches_draft_nothing() -> None:
 def test_limits_and_stops_are_kept_in_the_middle_of_a_draft(
     text: str, most: int, stop: tuple[str, ...]
 ) -> None:
-    sampling = SamplingSettings(temperature=0, max_tokens=most, stop=stop)
+    sampling = SamplingParams(temperature=0, max_tokens=most, stop=stop)
     outs = []
-    for costs in (None, Costs(dict(FREE))):
+    for costs in (None, BatchCostModel(dict(FREE))):
         runner = FakeRunner()
         engine = _engine(runner, costs)
         out = run(engine, engine.add(1, prompt(text), sampling))[1]
@@ -138,8 +138,8 @@ def test_limits_and_stops_are_kept_in_the_middle_of_a_draft(
 def test_greedy_drafts_keep_to_batches_that_round_as_single_tokens_do() -> None:
     for temperature, largest in ((0.0, 2), (0.8, 16)):
         runner = FakeRunner()
-        engine = _engine(runner, Costs(dict(FREE), exact=2))
-        run(engine, engine.add(1, prompt("abc" * 30), SamplingSettings(temperature=temperature)))
+        engine = _engine(runner, BatchCostModel(dict(FREE), exact=2))
+        run(engine, engine.add(1, prompt("abc" * 30), SamplingParams(temperature=temperature)))
         assert max(row.outputs for rows in runner.batches for row in rows) == largest
 
 
@@ -156,21 +156,21 @@ TASKS = [
 
 
 @pytest.fixture(scope="module")
-def pair(smollm2: Path, cache: Path) -> Iterator[tuple[LocalBackend, LocalBackend]]:
+def pair(smollm2: Path, cache: Path) -> Iterator[tuple[LlamaBackend, LlamaBackend]]:
     """The same model, plain and guessing ahead whenever there is a guess."""
-    plain = EngineSettings(context=512, slots=4, speculation=False)
+    plain = EngineConfig(context=512, slots=4, speculation=False)
     with (
-        LocalBackend.open(smollm2, plain) as one,
-        LocalBackend.open(smollm2, EngineSettings(context=512, slots=4)) as two,
+        LlamaBackend.open(smollm2, plain) as one,
+        LlamaBackend.open(smollm2, EngineConfig(context=512, slots=4)) as two,
     ):
         measured = two._worker._engine._drafter.costs
         assert measured is not None
-        two._worker._engine._drafter.costs = Costs(dict(FREE), measured.exact)
+        two._worker._engine._drafter.costs = BatchCostModel(dict(FREE), measured.exact)
         two._worker._engine._drafter.costs.observe = lambda rows, seconds: None  # type: ignore[method-assign]
         yield one, two
 
 
-def _together(backend: LocalBackend, tasks: list[str], sampling: SamplingSettings) -> list[str]:
+def _together(backend: LlamaBackend, tasks: list[str], sampling: SamplingParams) -> list[str]:
     out = [""] * len(tasks)
 
     def one(number: int) -> None:
@@ -184,9 +184,9 @@ def _together(backend: LocalBackend, tasks: list[str], sampling: SamplingSetting
     return out
 
 
-def test_real_greedy_text_is_the_same_for_1_2_4_users(pair: tuple[LocalBackend, LocalBackend]) -> None:
+def test_real_greedy_text_is_the_same_for_1_2_4_users(pair: tuple[LlamaBackend, LlamaBackend]) -> None:
     plain, ahead = pair
-    sampling = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=48)
+    sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=48)
     expected = [ask(plain, user(task), sampling)[0] for task in TASKS]
     for users in (1, 2, 4):
         assert _together(ahead, TASKS[:users], sampling) == expected[:users]
@@ -195,24 +195,24 @@ def test_real_greedy_text_is_the_same_for_1_2_4_users(pair: tuple[LocalBackend, 
     assert plain.stats().drafted_tokens == 0
 
 
-def test_a_seeded_draw_is_the_same_too(pair: tuple[LocalBackend, LocalBackend]) -> None:
-    sampling = SamplingSettings(temperature=0.8, seed=3, max_tokens=40)
+def test_a_seeded_draw_is_the_same_too(pair: tuple[LlamaBackend, LlamaBackend]) -> None:
+    sampling = SamplingParams(temperature=0.8, seed=3, max_tokens=40)
     plain, ahead = (ask(backend, user(TASKS[0]), sampling)[0] for backend in pair)
     assert plain == ahead
 
 
 def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
-    with LocalBackend.open(smollm2, EngineSettings(context=256, slots=1)) as backend:
+    with LlamaBackend.open(smollm2, EngineConfig(context=256, slots=1)) as backend:
         costs = backend._worker._engine._drafter.costs
         assert costs is not None and costs.most >= 2
         assert 0 < costs.of(1) < costs.of(costs.most)
         assert 2 <= costs.exact <= costs.most
         assert backend._worker._engine.runner.length(0) == 0  # type: ignore[attr-defined]
-        assert ask(backend, user("Hi"), SamplingSettings(max_tokens=3))[0]
+        assert ask(backend, user("Hi"), SamplingParams(max_tokens=3))[0]
 
 
 def test_costs_are_measured_once(
-    pair: tuple[LocalBackend, LocalBackend], smollm2: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[LlamaBackend, LlamaBackend], smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_times, "compute", None)  # so that no child can be asked
     choice, threads = probe_model(smollm2).choice, pair[1].info.threads
@@ -224,7 +224,7 @@ def test_costs_are_measured_once(
 
 def test_one_pass_computes_all_drafts(smollm2: Path, cache: Path) -> None:
     """Sequences of equal length and their bridges go through llama.cpp side by side."""
-    with LocalBackend.open(smollm2, EngineSettings(context=256, slots=4, speculation=False)) as backend:
+    with LlamaBackend.open(smollm2, EngineConfig(context=256, slots=4, speculation=False)) as backend:
         runner = backend._worker._engine.runner
-        bridges = runner._bridges([Row(0, 0, [1, 2, 3], 3), Row(3, 0, [1, 2, 3], 3)])  # type: ignore[attr-defined]
+        bridges = runner._bridges([BatchRow(0, 0, [1, 2, 3], 3), BatchRow(3, 0, [1, 2, 3], 3)])  # type: ignore[attr-defined]
         assert [(b.slot, len(b.tokens), b.outputs) for b in bridges] == [(1, 3, 0), (2, 3, 0)]

@@ -5,15 +5,15 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine, Tagged
-from engine.core.speculative import Costs
+from engine.core.speculative import BatchCostModel
 from engine.errors import QueueFull
-from engine.types import Event, Finished, Prefill, Queued
+from engine.types import Event, Finished, PrefillProgress, Queued
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import run, text_of
 
-GREEDY = SamplingSettings(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 
 
 def _engine(
@@ -36,7 +36,7 @@ def test_position_in_the_queue_and_progress_are_told() -> None:
     events = [*engine.add(1, prompt("x" * 70), GREEDY), *engine.add(2, prompt("b"), GREEDY)]
     events += engine.add(3, prompt("c"), GREEDY)
     out = run(engine, events)
-    assert [e.done for e in out[1] if isinstance(e, Prefill)] == [0, 32, 64, 71]
+    assert [e.done for e in out[1] if isinstance(e, PrefillProgress)] == [0, 32, 64, 71]
     assert [e.position for e in out[3] if isinstance(e, Queued)] == [3, 2, 1]
 
 
@@ -45,7 +45,7 @@ def test_stats_are_true() -> None:
     run(engine, engine.add(1, prompt("hello"), GREEDY))
     # The second turn repeats the first one's words, and only the rest is new.
     second = [*prompt("hello"), *map(ord, "olleh"), *prompt("xy")]
-    last = run(engine, engine.add(2, second, SamplingSettings(temperature=0, max_tokens=2)))[2][-1]
+    last = run(engine, engine.add(2, second, SamplingParams(temperature=0, max_tokens=2)))[2][-1]
     assert isinstance(last, Finished)
     assert (last.stats.prompt_tokens, last.stats.cached_tokens) == (14, 11)
     assert last.stats.generated_tokens == 2
@@ -53,7 +53,7 @@ def test_stats_are_true() -> None:
 
 def test_limits_end_with_length() -> None:
     engine = _engine(FakeRunner(), context=12)
-    out = run(engine, engine.add(1, prompt("abcdefgh"), SamplingSettings(temperature=0, max_tokens=2)))
+    out = run(engine, engine.add(1, prompt("abcdefgh"), SamplingParams(temperature=0, max_tokens=2)))
     assert text_of(out[1]) == "hg" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "length"
     out = run(engine, engine.add(2, prompt("abcdefgh"), GREEDY))
     assert text_of(out[2]) == "hgf" and isinstance(out[2][-1], Finished) and out[2][-1].reason == "length"
@@ -61,7 +61,7 @@ def test_limits_end_with_length() -> None:
 
 def test_a_stop_string_never_leaks() -> None:
     engine = _engine(FakeRunner())
-    out = run(engine, engine.add(1, prompt("zzDNEba"), SamplingSettings(temperature=0, stop=("END",))))
+    out = run(engine, engine.add(1, prompt("zzDNEba"), SamplingParams(temperature=0, stop=("END",))))
     assert text_of(out[1]) == "ab" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "stop"
 
 
@@ -130,7 +130,7 @@ def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told
 ) -> None:
     """Random prompts, limits, pauses between arrivals, cancels (of 0: never) and aborted steps."""
     runner = FakeRunner(cuts=cuts)
-    costs = Costs({1: 1.0, 16: 1.5}) if ahead and cuts else None
+    costs = BatchCostModel({1: 1.0, 16: 1.5}) if ahead and cuts else None
     engine = Engine(runner, slots=slots, context=200, queue=3, batch=batch, cache_ram=ram, costs=costs)
     out: dict[int, list[Event]] = defaultdict(list)
     cancels: dict[int, int] = {}
@@ -158,7 +158,7 @@ def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told
 
     for number, (text, limit, pause, cancel) in enumerate(arrivals):
         try:
-            collect(engine.add(number, prompt(text), SamplingSettings(temperature=0, max_tokens=limit)))
+            collect(engine.add(number, prompt(text), SamplingParams(temperature=0, max_tokens=limit)))
         except QueueFull:
             continue
         expected[number] = text[::-1][:limit]

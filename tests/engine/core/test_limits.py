@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineSettings, KvType, Limits, SamplingSettings
+from engine.config import EngineConfig, KvType, Limits, SamplingParams
 from engine.core.engine import Engine
 from engine.errors import RequestError, SettingsError
-from engine.serving.backend import LocalBackend
+from engine.serving.backend import LlamaBackend
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import GREEDY, ask, reason, run, text_of, user
 
@@ -23,7 +23,7 @@ def _engine(limits: Limits, clock: float = 0.0) -> Engine:
 def test_new_tokens_are_the_smaller_of_both_limits() -> None:
     engine = _engine(Limits(new_tokens=3))
     events = engine.add(1, prompt("abcdef"), GREEDY)
-    events += engine.add(2, prompt("abcdef"), SamplingSettings(temperature=0, max_tokens=2))
+    events += engine.add(2, prompt("abcdef"), SamplingParams(temperature=0, max_tokens=2))
     out = run(engine, events)
     assert (text_of(out[1]), reason(out[1])) == ("fed", "length")
     assert (text_of(out[2]), reason(out[2])) == ("fe", "length")
@@ -48,15 +48,15 @@ def test_a_prompt_that_takes_too_long_ends_too() -> None:
 )
 def test_settings_out_of_range(name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=name):
-        EngineSettings(**{name: value})  # type: ignore[arg-type]
+        EngineConfig(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
 def test_a_quantized_cache_answers_and_limits_hold(smollm2: Path, cache: Path, kv_type: KvType) -> None:
-    settings = EngineSettings(
+    settings = EngineConfig(
         context=256, slots=2, kv_type=kv_type, max_prompt_tokens=60, max_new_tokens=6, max_seconds=60
     )
-    with LocalBackend.open(smollm2, settings) as backend:
+    with LlamaBackend.open(smollm2, settings) as backend:
         text, finished = ask(backend, user("What is the capital of France?"))
         assert text and (finished.reason, finished.stats.generated_tokens) == ("length", 6)
         with pytest.raises(RequestError, match="too long"):

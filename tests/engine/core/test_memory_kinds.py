@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine
-from engine.core.types import DecodeAborted, Row
+from engine.core.types import BatchRow, DecodeAborted
 from engine.llama.model import Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import load_cpu_backend
 from engine.types import Finished
 from pipeline.convert.job import ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.sources.model_source import base_source
 from tests.engine.helpers import run
 from tests.pipeline.tiny import make_base
@@ -50,7 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "shared_intermediate_size": 128,
     },
 }
-SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=10, ignore_end=True)
+SAMPLING = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=10, ignore_end=True)
 NEAR = 0.03  # of the logits' standard deviation; 16 bits cost up to 0.01, one token more or less 0.28
 FIRST = [1, *range(500, 560)]
 SECOND = [1, *range(900, 970)]
@@ -70,7 +70,7 @@ def tiny(
     (base / "config.json").write_text(json.dumps(config))
     target = folder / "tiny.gguf"
     job = ConvertJob(base_source(str(base)), (), "f32", target, "tiny", ensure_toolchain(), 2)
-    convert(job, Silent())
+    convert(job, NoProgress())
     model = Model(target)
     yield model
     model.close()
@@ -102,7 +102,7 @@ def _said(engine: Engine, prompt: list[int]) -> list[int]:
 def _off(model: Model, prompt: list[int], said: list[int]) -> float:
     """How far the worst token of an answer is from the likeliest, in standard deviations of the logits."""
     runner = Runner(model, slots=1, context=256, batch=256, threads=1)
-    runner.decode([Row(0, 0, [*prompt, *said[:-1]], len(said))])
+    runner.decode([BatchRow(0, 0, [*prompt, *said[:-1]], len(said))])
     rows = runner.logits(0, len(said))
     worst = max(float((row.max() - row[token]) / row.std()) for row, token in zip(rows, said, strict=True))
     runner.close()
@@ -207,12 +207,12 @@ def test_an_abort_in_the_middle_of_a_graph(tiny: Model) -> None:
     """The memory may then be ahead of what was computed."""
     runner = Runner(tiny, slots=1, context=256, batch=64, threads=1)
     runner.start(0, SAMPLING)
-    runner.decode([Row(0, 0, FIRST[:30], 1)])
+    runner.decode([BatchRow(0, 0, FIRST[:30], 1)])
     runner.abort()
     with pytest.raises(DecodeAborted):
-        runner.decode([Row(0, 30, FIRST[30:], 1)])
+        runner.decode([BatchRow(0, 30, FIRST[30:], 1)])
     kept = runner.prepare(0, 30)
-    runner.decode([Row(0, kept, FIRST[kept:], 1)])
+    runner.decode([BatchRow(0, kept, FIRST[kept:], 1)])
     token = runner.sample(0)
     runner.close()
     assert _off(tiny, FIRST, [token]) < NEAR

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.core.engine import Engine
-from engine.core.prefix_cache import CacheStore, Saved
+from engine.core.prefix_cache import PrefixCache, SavedState
 from engine.llama.model import Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import load_cpu_backend
-from engine.serving.backend import LocalBackend
+from engine.serving.backend import LlamaBackend
 from engine.types import Message
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import GREEDY, ask, run, text_of, user
@@ -29,8 +29,8 @@ def _turns(engine: Engine, *texts: str) -> list[str]:
     return out
 
 
-def _saved(tokens: list[int], size: int) -> Saved:
-    return Saved(tokens, bytearray(size))
+def _saved(tokens: list[int], size: int) -> SavedState:
+    return SavedState(tokens, bytearray(size))
 
 
 def test_a_conversation_that_comes_back_is_restored_and_not_read_again() -> None:
@@ -72,7 +72,7 @@ def test_the_same_conversation_going_on_evicts_nothing() -> None:
 
 
 def test_the_least_recently_used_goes_first_and_the_budget_holds() -> None:
-    store = CacheStore(100)
+    store = PrefixCache(100)
     one, two, three = (_saved([n] * 5, 40) for n in (1, 2, 3))
     store.put(one)
     store.put(two)
@@ -85,7 +85,7 @@ def test_the_least_recently_used_goes_first_and_the_budget_holds() -> None:
 
 
 def test_a_longer_state_replaces_its_own_beginning() -> None:
-    store = CacheStore(100)
+    store = PrefixCache(100)
     store.put(_saved([1, 2], 40))
     store.put(_saved([1, 2, 3], 50))
     assert len(store) == 1 and store.used == 50
@@ -93,11 +93,11 @@ def test_a_longer_state_replaces_its_own_beginning() -> None:
 
 def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: Path) -> None:
     story = "Once upon a time there was a lighthouse keeper who collected clocks. " * 6
-    sampling = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=16)
+    sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=16)
     talks: list[list[Message]] = [user(f"{name}: {story} What next?") for name in ("Ann", "Ben", "Cid")]
 
-    def answers(settings: EngineSettings) -> tuple[list[str], int, int]:
-        with LocalBackend.open(smollm2, settings) as backend:
+    def answers(settings: EngineConfig) -> tuple[list[str], int, int]:
+        with LlamaBackend.open(smollm2, settings) as backend:
             said, cached = [], 0
             chats = [list(talk) for talk in talks]
             for _ in range(2):
@@ -108,9 +108,9 @@ def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: P
                     cached += finished.stats.cached_tokens
             return said, cached, backend.stats().restores
 
-    roomy, roomy_cached, _ = answers(EngineSettings(context=512, slots=4))
-    saved, saved_cached, restores = answers(EngineSettings(context=512, slots=1))
-    bare, bare_cached, none = answers(EngineSettings(context=512, slots=1, cache_ram=0))
+    roomy, roomy_cached, _ = answers(EngineConfig(context=512, slots=4))
+    saved, saved_cached, restores = answers(EngineConfig(context=512, slots=1))
+    bare, bare_cached, none = answers(EngineConfig(context=512, slots=1, cache_ram=0))
     assert roomy == saved == bare and all(roomy)
     assert restores >= 3 > none == 0 and saved_cached > 3 * bare_cached
     assert saved_cached >= 0.9 * roomy_cached
@@ -118,7 +118,7 @@ def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: P
 
 def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm2: Path, cache: Path) -> None:
     """llama.cpp copies only when the next decode begins: by then another's cache may stand in that place."""
-    sampling = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=8)
+    sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=8)
     model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
 
     def tokens(text: str) -> list[int]:

@@ -8,17 +8,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.config import Limits, SamplingSettings
+from engine.config import Limits, SamplingParams
 from engine.core.engine import Engine, Tagged
-from engine.core.speculative import Costs
+from engine.core.speculative import BatchCostModel
 from engine.errors import QueueFull
-from engine.types import Dropped, Event, Finished, Prefill, Queued, Text
+from engine.types import Event, Finished, MessagesDropped, PrefillProgress, Queued, TextDelta
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import text_of
 
 CONTEXT = 160
 OPENINGS = ("shared beginning of forty characters " + "ab" * 8, "another start, " + "xyz" * 15, "short ")
-ORDER = {Dropped: 0, Queued: 1, Prefill: 2, Text: 3, Finished: 4}
+ORDER = {MessagesDropped: 0, Queued: 1, PrefillProgress: 2, TextDelta: 3, Finished: 4}
 
 
 class EngineLife(RuleBasedStateMachine):
@@ -52,7 +52,7 @@ class EngineLife(RuleBasedStateMachine):
             queue=queue,
             batch=batch,
             cache_ram=ram,
-            costs=Costs(dict(ahead)) if ahead and cuts else None,
+            costs=BatchCostModel(dict(ahead)) if ahead and cuts else None,
             limits=Limits(seconds=seconds),
             clock=self.tick,
         )
@@ -74,7 +74,7 @@ class EngineLife(RuleBasedStateMachine):
             return
         self.number += 1
         try:
-            self.collect(self.engine.add(self.number, tokens, SamplingSettings(max_tokens=most)))
+            self.collect(self.engine.add(self.number, tokens, SamplingParams(max_tokens=most)))
         except QueueFull:
             return
         # The cache holds one token less than prompt and answer, so that an answer may fill the context.

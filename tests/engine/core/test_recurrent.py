@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.llama.model import Model
 from engine.llama.runner import Runner
@@ -16,7 +16,7 @@ from engine.probe.cpu_backend import load_cpu_backend
 from tests.engine.helpers import run, text_of
 
 WIDTH, INNER, STATE, CONV, RANK, LAYERS = 64, 128, 16, 4, 4, 2
-SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=12)
+SAMPLING = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=12)
 
 
 def _write_mamba(path: Path) -> Path:

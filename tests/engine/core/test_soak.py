@@ -7,13 +7,13 @@ from pathlib import Path
 
 import psutil
 
-from engine.config import EngineSettings, SamplingSettings
-from engine.serving.backend import LocalBackend
+from engine.config import EngineConfig, SamplingParams
+from engine.serving.backend import LlamaBackend
 from engine.types import Finished
 from tests.engine.helpers import user
 
 PEOPLE, TALKS, WARM_UP = 10, 200, 60
-SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=3)
+SAMPLING = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=3)
 WORDS = ("apple", "river", "seven", "green", "monday", "piano", "tiger", "paris", "cloud", "spoon")
 
 
@@ -22,12 +22,12 @@ def _question(number: int) -> str:
 
 
 def test_two_hundred_conversations_through_four_slots(smollm2: Path, cache: Path) -> None:
-    settings = EngineSettings(context=256, slots=4, cache_ram=32 << 20)
+    settings = EngineConfig(context=256, slots=4, cache_ram=32 << 20)
     process, numbers, lock = psutil.Process(), iter(range(TALKS)), threading.Lock()
     answers: dict[int, str] = {}
     sizes: list[int] = []
 
-    def talk(backend: LocalBackend) -> None:
+    def talk(backend: LlamaBackend) -> None:
         while True:
             with lock:
                 number = next(numbers, None)
@@ -42,7 +42,7 @@ def test_two_hundred_conversations_through_four_slots(smollm2: Path, cache: Path
             if len(answers) >= WARM_UP:
                 sizes.append(process.memory_info().rss)
 
-    with LocalBackend.open(smollm2, settings) as backend:
+    with LlamaBackend.open(smollm2, settings) as backend:
         threads = [threading.Thread(target=talk, args=(backend,)) for _ in range(PEOPLE)]
         for thread in threads:
             thread.start()

@@ -6,33 +6,33 @@ import threading
 
 import pytest
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.errors import QueueFull, TooSlow
-from engine.llama.grammar import ClockedThread
-from engine.serving.backend import LocalBackend
+from engine.llama.grammar import TimeBudgetThread
+from engine.serving.backend import LlamaBackend
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import GREEDY, ask, reason, run, text_of, user
 
 
 def test_calls_are_answered_and_their_errors_too() -> None:
-    thread, ended = ClockedThread(1.0), threading.Event()
+    thread, ended = TimeBudgetThread(1.0), threading.Event()
     assert thread.call(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         thread.call(lambda: 1 / 0)
     thread.close(ended.set)
-    assert ended.wait(5) and not ClockedThread.busy()
+    assert ended.wait(5) and not TimeBudgetThread.busy()
 
 
 def test_what_takes_too_long_is_left_alone_and_cleaned_up_when_it_ends() -> None:
-    thread, gate, ended = ClockedThread(0.02), threading.Event(), threading.Event()
+    thread, gate, ended = TimeBudgetThread(0.02), threading.Event(), threading.Event()
     with pytest.raises(TooSlow):
         thread.call(gate.wait)
     thread.close(ended.set)
-    assert ClockedThread.busy() and not ended.is_set()
+    assert TimeBudgetThread.busy() and not ended.is_set()
     gate.set()
     thread._thread.join(5)
-    assert ended.is_set() and not ClockedThread.busy()
+    assert ended.is_set() and not TimeBudgetThread.busy()
 
 
 def test_an_answer_whose_grammar_takes_too_long_ends_alone() -> None:
@@ -44,28 +44,28 @@ def test_an_answer_whose_grammar_takes_too_long_ends_alone() -> None:
 
     engine = Engine(Slow(), slots=2, context=200, queue=4, batch=32)
     events = engine.add(1, prompt("abc"), GREEDY)
-    events += engine.add(2, prompt("abc"), SamplingSettings(temperature=0, grammar='root ::= "a"'))
+    events += engine.add(2, prompt("abc"), SamplingParams(temperature=0, grammar='root ::= "a"'))
     out = run(engine, events)
     assert (text_of(out[1]), reason(out[1])) == ("cba", "stop") and reason(out[2]) == "time"
 
 
 def test_a_grammar_without_time_ends_its_answer(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.llama.grammar._SECONDS", 0.0)
-    text, finished = ask(backend, user("Hi"), SamplingSettings(temperature=0, json_schema={"type": "object"}))
+    text, finished = ask(backend, user("Hi"), SamplingParams(temperature=0, json_schema={"type": "object"}))
     assert (text, finished.reason) == ("", "time")
 
 
-def test_no_other_grammar_is_taken_while_one_still_runs(backend: LocalBackend) -> None:
-    thread, gate = ClockedThread(0.0), threading.Event()
+def test_no_other_grammar_is_taken_while_one_still_runs(backend: LlamaBackend) -> None:
+    thread, gate = TimeBudgetThread(0.0), threading.Event()
     with pytest.raises(TooSlow):
         thread.call(gate.wait)
     try:
         with pytest.raises(QueueFull, match="schema"):
-            backend.stream(user("Hi"), SamplingSettings(json_schema={"type": "object"}))
+            backend.stream(user("Hi"), SamplingParams(json_schema={"type": "object"}))
     finally:
         gate.set()
         thread.close(lambda: None)
         thread._thread.join(5)
-    assert not ClockedThread.busy()
+    assert not TimeBudgetThread.busy()

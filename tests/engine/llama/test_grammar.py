@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.config import SamplingSettings
-from engine.core.types import Row
+from engine.config import SamplingParams
+from engine.core.types import BatchRow
 from engine.errors import RequestError, SettingsError
 from engine.llama.grammar import grammar_of
 from engine.llama.model import Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import load_cpu_backend
-from engine.serving.backend import LocalBackend
+from engine.serving.backend import LlamaBackend
 from tests.engine.helpers import ask, user
 
 SCHEMA = {
@@ -27,16 +27,16 @@ SCHEMA = {
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
-def test_a_grammar_binds_the_answer(backend: LocalBackend, temperature: float) -> None:
-    sampling = SamplingSettings(
+def test_a_grammar_binds_the_answer(backend: LlamaBackend, temperature: float) -> None:
+    sampling = SamplingParams(
         temperature=temperature, max_tokens=30, grammar='root ::= ("yes" | "no") " " [0-9]{3}'
     )
     text, finished = ask(backend, user("Is the sea blue?"), sampling)
     assert re.fullmatch(r"(yes|no) \d{3}", text) and finished.reason == "stop"
 
 
-def test_a_grammar_that_is_at_its_end_ends_the_answer_even_if_ends_are_ignored(backend: LocalBackend) -> None:
-    sampling = SamplingSettings(temperature=0.7, max_tokens=30, grammar='root ::= "yes"', ignore_end=True)
+def test_a_grammar_that_is_at_its_end_ends_the_answer_even_if_ends_are_ignored(backend: LlamaBackend) -> None:
+    sampling = SamplingParams(temperature=0.7, max_tokens=30, grammar='root ::= "yes"', ignore_end=True)
     text, finished = ask(backend, user("Is the sea blue?"), sampling)
     assert (text, finished.reason) == ("yes", "stop")
 
@@ -46,7 +46,7 @@ def test_tokens_are_drawn_as_if_the_grammar_came_first(smollm2: Path, cache: Pat
     model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
     runner = Runner(model, slots=1, context=64, batch=64, threads=2)
     prompt = model.vocab.tokenize("A short answer to a question:", special=False)
-    runner.decode([Row(0, 0, prompt, 1)])
+    runner.decode([BatchRow(0, 0, prompt, 1)])
     words, temperature, draws = (" Yes", " No", " The", " Perhaps"), 3.0, 300
     allowed = [
         token
@@ -58,7 +58,7 @@ def test_tokens_are_drawn_as_if_the_grammar_came_first(smollm2: Path, cache: Pat
     drawn: Counter[int] = Counter()
     for seed in range(draws):
         grammar = "root ::= " + " | ".join(f'"{word}"' for word in words)
-        runner.start(0, SamplingSettings(temperature, 9, 1.0, 1.0, 0, 0.0, seed, grammar=grammar))
+        runner.start(0, SamplingParams(temperature, 9, 1.0, 1.0, 0, 0.0, seed, grammar=grammar))
         drawn[runner.sample(0)] += 1
     runner.close()
     model.close()
@@ -67,8 +67,8 @@ def test_tokens_are_drawn_as_if_the_grammar_came_first(smollm2: Path, cache: Pat
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, json.dumps(SCHEMA)])
-def test_a_json_schema_binds_the_answer(backend: LocalBackend, schema: str | dict[str, object]) -> None:
-    sampling = SamplingSettings(temperature=0, max_tokens=100, json_schema=schema)
+def test_a_json_schema_binds_the_answer(backend: LlamaBackend, schema: str | dict[str, object]) -> None:
+    sampling = SamplingParams(temperature=0, max_tokens=100, json_schema=schema)
     text, finished = ask(backend, user("Describe a sailor as JSON."), sampling)
     assert finished.reason == "stop"
     answer = json.loads(text)
@@ -78,31 +78,31 @@ def test_a_json_schema_binds_the_answer(backend: LocalBackend, schema: str | dic
 @pytest.mark.parametrize(
     ("sampling", "word"),
     [
-        (SamplingSettings(grammar="root ::= ("), "not valid GBNF"),
-        (SamplingSettings(grammar='other ::= "a"'), "not valid GBNF"),
-        (SamplingSettings(grammar="root ::= root"), "not valid GBNF"),
-        (SamplingSettings(grammar='root ::= "' + "a" * 70000 + '"'), "70011 characters"),
-        (SamplingSettings(grammar='root ::= "a\0"'), "NUL"),
-        (SamplingSettings(grammar="root ::= " + "(" * 30000), "30000 opening brackets"),  # and no crash
-        (SamplingSettings(json_schema="{"), "JSON schema"),
-        (SamplingSettings(json_schema="[1]"), "JSON schema"),
-        (SamplingSettings(json_schema={"$ref": "https://example.com/x.json"}), "JSON schema"),
-        (SamplingSettings(json_schema={"$ref": "#/nowhere"}), "JSON schema"),
-        (SamplingSettings(json_schema={"type": "string", "pattern": r"^\d$"}), "JSON schema .* not valid"),
-        (SamplingSettings(json_schema={"type": "string", "maxLength": 9000}), "JSON schema .* characters"),
+        (SamplingParams(grammar="root ::= ("), "not valid GBNF"),
+        (SamplingParams(grammar='other ::= "a"'), "not valid GBNF"),
+        (SamplingParams(grammar="root ::= root"), "not valid GBNF"),
+        (SamplingParams(grammar='root ::= "' + "a" * 70000 + '"'), "70011 characters"),
+        (SamplingParams(grammar='root ::= "a\0"'), "NUL"),
+        (SamplingParams(grammar="root ::= " + "(" * 30000), "30000 opening brackets"),  # and no crash
+        (SamplingParams(json_schema="{"), "JSON schema"),
+        (SamplingParams(json_schema="[1]"), "JSON schema"),
+        (SamplingParams(json_schema={"$ref": "https://example.com/x.json"}), "JSON schema"),
+        (SamplingParams(json_schema={"$ref": "#/nowhere"}), "JSON schema"),
+        (SamplingParams(json_schema={"type": "string", "pattern": r"^\d$"}), "JSON schema .* not valid"),
+        (SamplingParams(json_schema={"type": "string", "maxLength": 9000}), "JSON schema .* characters"),
     ],
 )
 def test_what_cannot_be_used_is_refused_at_once(
-    backend: LocalBackend, sampling: SamplingSettings, word: str, capfd: pytest.CaptureFixture[str]
+    backend: LlamaBackend, sampling: SamplingParams, word: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RequestError, match=word):
         backend.stream(user("Hi"), sampling)
     assert capfd.readouterr().err == ""  # a stranger's words do not fill the log
 
 
-def test_a_constant_is_text_whatever_it_spells(backend: LocalBackend) -> None:
+def test_a_constant_is_text_whatever_it_spells(backend: LlamaBackend) -> None:
     constant = 'a" | ("b" \\ # '
-    sampling = SamplingSettings(temperature=0, max_tokens=30, json_schema={"const": constant})
+    sampling = SamplingParams(temperature=0, max_tokens=30, json_schema={"const": constant})
     assert json.loads(ask(backend, user("Hi"), sampling)[0]) == constant
 
 
@@ -139,8 +139,6 @@ def test_a_schema_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_settings_with_a_schema_are_hashable_and_both_are_too_much() -> None:
-    assert hash(SamplingSettings(json_schema=SCHEMA)) == hash(
-        SamplingSettings(json_schema=json.dumps(SCHEMA))
-    )
+    assert hash(SamplingParams(json_schema=SCHEMA)) == hash(SamplingParams(json_schema=json.dumps(SCHEMA)))
     with pytest.raises(SettingsError, match="not both"):
-        SamplingSettings(grammar='root ::= "a"', json_schema="{}")
+        SamplingParams(grammar='root ::= "a"', json_schema="{}")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gguf import GGUFWriter
 
-from engine.llama.tokenizer import LONGEST, pieces
-from engine.serving.backend import LocalBackend
+from engine.llama.tokenizer import MAX_BYTES, split_for_tokenizer
+from engine.serving.backend import LlamaBackend
 
 END = "<|end|>"
 READ = """
@@ -29,19 +29,22 @@ thread.join()
     "text", ["a" * 30_000, "word " * 6_000, "one line\n" * 3_000, " \n" * 9_000, "", "short"]
 )
 def test_no_piece_is_long_and_nothing_is_lost(text: str) -> None:
-    cut = list(pieces(text, [END]))
-    assert "".join(cut) == text and all(len(piece) <= LONGEST for piece in cut)
+    cut = list(split_for_tokenizer(text, [END]))
+    assert "".join(cut) == text and all(len(piece) <= MAX_BYTES for piece in cut)
 
 
-@pytest.mark.parametrize("before", range(LONGEST - len(END) - 1, LONGEST + 2))
+@pytest.mark.parametrize("before", range(MAX_BYTES - len(END) - 1, MAX_BYTES + 2))
 def test_no_spelling_is_cut_in_two(before: int) -> None:
-    assert sum(piece.count(END) for piece in pieces("a" * before + END + "b" * LONGEST, [END])) == 1
+    assert (
+        sum(piece.count(END) for piece in split_for_tokenizer("a" * before + END + "b" * MAX_BYTES, [END]))
+        == 1
+    )
 
 
-def test_ordinary_text_has_the_tokens_that_it_has_uncut(backend: LocalBackend) -> None:
+def test_ordinary_text_has_the_tokens_that_it_has_uncut(backend: LlamaBackend) -> None:
     text = 5 * Path(__file__).parents[1].joinpath("core", "test_scheduler.py").read_text(encoding="utf-8")
     vocab = backend._model.vocab
-    assert len(text) > 3 * LONGEST and vocab.tokenize(text, special=True) == vocab._tokenize(text, True)
+    assert len(text) > 3 * MAX_BYTES and vocab.tokenize(text, special=True) == vocab._tokenize(text, True)
 
 
 def test_one_long_word_does_not_end_the_process(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from engine.llama import library as native
 from engine.llama.library import find_variants, variant_name
 from engine.probe import cpu_backend as cpu
 from engine.probe.client import Ended
-from engine.probe.cpu_backend import candidates, load_cpu_backend, memo_of, probe_model
+from engine.probe.cpu_backend import cache_path, candidates, load_cpu_backend, probe_model
 
 
 def _string(text: bytes) -> bytes:
@@ -90,10 +90,10 @@ def test_the_choice_loads_here(smollm2: Path, cache: Path) -> None:
 def test_a_changed_file_is_probed_again(smollm2: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(smollm2.read_bytes())
-    memo = memo_of("probe", copy, True)
-    assert memo == memo_of("probe", copy, True) != memo_of("probe", copy, False)
+    memo = cache_path("probe", copy, True)
+    assert memo == cache_path("probe", copy, True) != cache_path("probe", copy, False)
     copy.touch()
-    assert memo_of("probe", copy, True) != memo
+    assert cache_path("probe", copy, True) != memo
 
 
 @pytest.mark.parametrize(

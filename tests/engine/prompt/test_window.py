@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import RequestError
-from engine.prompt.truncation import Window, fit, split_turns
-from engine.serving.backend import LocalBackend
-from engine.types import Dropped, Message, Role
+from engine.prompt.truncation import Window, split_turns, truncate
+from engine.serving.backend import LlamaBackend
+from engine.types import Message, MessagesDropped, Role
 from tests.engine.helpers import GREEDY, ask, text_of, user
 
 FRAME = 3
@@ -23,7 +23,7 @@ def _tokens(messages: Sequence[Message]) -> list[int]:
 
 
 def _fit(messages: Sequence[Message], room: int) -> Window:
-    return fit(messages, room, _tokens, len)
+    return truncate(messages, room, _tokens, len)
 
 
 def _chat(lengths: Sequence[int], system: int = 0) -> list[Message]:
@@ -47,7 +47,7 @@ def test_the_oldest_turns_go_whole_and_the_system_prompt_and_the_question_stay()
     assert window.messages[1:] == chat[-len(window.messages) + 1 :] and window.messages[1]["role"] == "user"
     gone = len(chat) - len(window.messages)
     assert gone % 2 == 0 and len(window.tokens) <= 150
-    assert window.dropped == Dropped(gone, gone * 23)
+    assert window.dropped == MessagesDropped(gone, gone * 23)
 
 
 def test_a_drop_lasts_for_several_turns() -> None:
@@ -94,15 +94,15 @@ def test_any_conversation_keeps_its_end_in_order(lengths: list[int], system: int
     assert [m for m in window.messages if m["role"] == "system"] == [m for m in chat if m["role"] == "system"]
 
 
-def test_a_long_conversation_goes_on_with_its_prefix_reused(backend: LocalBackend) -> None:
-    sampling = SamplingSettings(temperature=0, max_tokens=8)
+def test_a_long_conversation_goes_on_with_its_prefix_reused(backend: LlamaBackend) -> None:
+    sampling = SamplingParams(temperature=0, max_tokens=8)
     chat: list[Message] = [{"role": "system", "content": "You are brief."}]
     drops, reused = [], 0
     for number in range(14):
         chat += user(f"Question {number}: " + "tell me about the sea and the wind. " * 14)
         stream = list(backend.stream(chat, sampling))
         first = stream[0]
-        drops.append(first.messages if isinstance(first, Dropped) else 0)
+        drops.append(first.messages if isinstance(first, MessagesDropped) else 0)
         assert first is stream[0] and text_of(stream)
         stats = stream[-1].stats  # type: ignore[union-attr]
         reused += stats.cached_tokens > stats.prompt_tokens // 3
@@ -113,8 +113,8 @@ def test_a_long_conversation_goes_on_with_its_prefix_reused(backend: LocalBacken
         backend.stream(chat + user("And?"), replace(sampling, overflow="refuse"))
 
 
-def test_a_message_that_cannot_fit_alone_names_the_excess(backend: LocalBackend) -> None:
+def test_a_message_that_cannot_fit_alone_names_the_excess(backend: LlamaBackend) -> None:
     chat = [*user("Hello"), {"role": "assistant", "content": "Hi."}, *user("word " * 1500)]
     with pytest.raises(RequestError, match=r"\d+ tokens too long"):
         backend.stream(chat, GREEDY)  # type: ignore[arg-type]
-    assert ask(backend, user("Hello"), SamplingSettings(temperature=0, max_tokens=3))[0]
+    assert ask(backend, user("Hello"), SamplingParams(temperature=0, max_tokens=3))[0]

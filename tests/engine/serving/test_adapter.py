@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp as low
 
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.errors import EngineError, EngineStopped, ModelError
 from engine.llama.model import Adapter
-from engine.serving.backend import LocalBackend
+from engine.serving.backend import LlamaBackend
 from tests.engine.helpers import ask, user
 
-SAMPLING = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=12)
+SAMPLING = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=12)
 # A noisy adapter babbles, with near ties between two tokens that the size of a batch may decide.
-SETTINGS = EngineSettings(context=256, slots=2, speculation=False)
+SETTINGS = EngineConfig(context=256, slots=2, speculation=False)
 QUESTIONS = ["Who are you?", "Name a fruit."]
 WIDTH, RANK = 576, 4
 
@@ -50,12 +50,12 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _adapter(tmp_path_factory.mktemp("lora") / "pirate.gguf")
 
 
-def _answers(backend: LocalBackend) -> list[str]:
+def _answers(backend: LlamaBackend) -> list[str]:
     return [ask(backend, user(question), SAMPLING)[0] for question in QUESTIONS]
 
 
 def test_base_and_tuned_answer_side_by_side(smollm2: Path, cache: Path, adapter: Path) -> None:
-    base = LocalBackend.open(smollm2, SETTINGS)
+    base = LlamaBackend.open(smollm2, SETTINGS)
     plain = _answers(base)
     tuned = base.with_adapter(adapter)
     assert tuned._model is base._model and tuned.info.adapter == str(adapter)
@@ -80,7 +80,7 @@ def test_base_and_tuned_answer_side_by_side(smollm2: Path, cache: Path, adapter:
 
 
 def test_an_adapter_without_room_is_freed(
-    backend: LocalBackend, adapter: Path, monkeypatch: pytest.MonkeyPatch
+    backend: LlamaBackend, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = Counter[str]()
 
@@ -105,7 +105,7 @@ def test_an_adapter_without_room_is_freed(
 
 
 def test_a_scale_of_nothing_is_the_base(smollm2: Path, cache: Path, adapter: Path) -> None:
-    with LocalBackend.open(smollm2, SETTINGS) as base, base.with_adapter(adapter, 0.0) as same:
+    with LlamaBackend.open(smollm2, SETTINGS) as base, base.with_adapter(adapter, 0.0) as same:
         assert _answers(same) == _answers(base)
 
 
@@ -122,7 +122,7 @@ def test_what_is_no_adapter_of_this_model_is_refused(
         _adapter(bad, 64)
     else:
         bad = smollm2
-    with LocalBackend.open(smollm2, SETTINGS) as base:
+    with LlamaBackend.open(smollm2, SETTINGS) as base:
         with pytest.raises(ModelError, match=r"adapter|GGUF"):
             base.with_adapter(bad)
         assert ask(base, user("Hi"), SAMPLING)[0]

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.errors import EngineError, ModelError, RequestError
 from engine.llama.model import Model
 from engine.llama.runner import Runner
-from engine.serving.backend import LocalBackend
-from engine.types import Finished, Message, Prefill, Text
+from engine.serving.backend import LlamaBackend
+from engine.types import Finished, Message, PrefillProgress, TextDelta
 from tests.engine.helpers import ask, user
 
 QUESTIONS = [
@@ -26,17 +26,17 @@ QUESTIONS = [
     "What is 2+2?",
     "Why is the sky blue?",
 ]
-GREEDY = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=12)
+GREEDY = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=12)
 LONG = "The quick brown fox jumps over the lazy dog. " * 80
 
 
 def _ask(
-    backend: LocalBackend, messages: list[Message], sampling: SamplingSettings = GREEDY
+    backend: LlamaBackend, messages: list[Message], sampling: SamplingParams = GREEDY
 ) -> tuple[str, Finished]:
     return ask(backend, messages, sampling)
 
 
-def _ask_together(backend: LocalBackend, questions: list[str]) -> list[str]:
+def _ask_together(backend: LlamaBackend, questions: list[str]) -> list[str]:
     answers = [""] * len(questions)
 
     def ask_one(number: int) -> None:
@@ -50,33 +50,33 @@ def _ask_together(backend: LocalBackend, questions: list[str]) -> list[str]:
     return answers
 
 
-def _wait_idle(backend: LocalBackend, seconds: float) -> None:
+def _wait_idle(backend: LlamaBackend, seconds: float) -> None:
     end = time.monotonic() + seconds
     while backend._worker._sinks and time.monotonic() < end:
         time.sleep(0.01)
     assert not backend._worker._sinks, "a request is still alive"
 
 
-def test_batched_greedy_equals_single_for_1_2_4_users(backend: LocalBackend) -> None:
+def test_batched_greedy_equals_single_for_1_2_4_users(backend: LlamaBackend) -> None:
     single = [_ask(backend, user(question))[0] for question in QUESTIONS]
     assert all(single) and len(set(single)) == len(single)
     for users in (1, 2, 4):
         assert _ask_together(backend, QUESTIONS[:users]) == single[:users]
 
 
-def test_next_turn_reads_only_what_is_new_and_says_the_same(backend: LocalBackend) -> None:
+def test_next_turn_reads_only_what_is_new_and_says_the_same(backend: LlamaBackend) -> None:
     opening = user("My name is Ada. Say hello.")
     said, _ = _ask(backend, opening)
     second: list[Message] = [*opening, {"role": "assistant", "content": said}, *user("What is my name?")]
     reused, finished = _ask(backend, second)
     assert finished.stats.cached_tokens > finished.stats.prompt_tokens // 2
     for number in range(4):  # push the conversation out of every slot, and ask again from nothing
-        _ask(backend, user(f"{number} {LONG[:200]}"), SamplingSettings(max_tokens=1))
+        _ask(backend, user(f"{number} {LONG[:200]}"), SamplingParams(max_tokens=1))
     fresh, again = _ask(backend, second)
     assert again.stats.cached_tokens < finished.stats.cached_tokens and fresh == reused
 
 
-def test_a_cut_answer_is_continued_where_it_was_cut(backend: LocalBackend) -> None:
+def test_a_cut_answer_is_continued_where_it_was_cut(backend: LlamaBackend) -> None:
     asked = user(QUESTIONS[1])
     whole, _ = _ask(backend, asked, dataclasses.replace(GREEDY, max_tokens=48))
     cut = whole[: whole.index(" ", len(whole) // 2)]  # a word's end, where tokens end too
@@ -86,7 +86,7 @@ def test_a_cut_answer_is_continued_where_it_was_cut(backend: LocalBackend) -> No
     assert finished.stats.cached_tokens >= len(backend.prompt_tokens(begun)) - 1  # one is always computed
 
 
-def test_slots_with_gaps_between_them_answer_the_same(backend: LocalBackend) -> None:
+def test_slots_with_gaps_between_them_answer_the_same(backend: LlamaBackend) -> None:
     single = [_ask(backend, user(question))[0] for question in QUESTIONS]
     # The four conversations now have a slot each; any two of them return to theirs.
     for pair in ([0, 2], [1, 3]):
@@ -94,41 +94,41 @@ def test_slots_with_gaps_between_them_answer_the_same(backend: LocalBackend) -> 
     assert _ask_together(backend, QUESTIONS) == single
 
 
-def test_a_seed_gives_the_same_text_and_another_seed_another(backend: LocalBackend) -> None:
+def test_a_seed_gives_the_same_text_and_another_seed_another(backend: LlamaBackend) -> None:
     def drawn(seed: int) -> str:
         return _ask(
-            backend, user("Tell me a story."), SamplingSettings(temperature=1.5, max_tokens=16, seed=seed)
+            backend, user("Tell me a story."), SamplingParams(temperature=1.5, max_tokens=16, seed=seed)
         )[0]
 
     assert drawn(7) == drawn(7) != drawn(8)
 
 
-def test_the_repeat_penalty_counts_also_under_greedy(backend: LocalBackend) -> None:
+def test_the_repeat_penalty_counts_also_under_greedy(backend: LlamaBackend) -> None:
     def repeated(penalty: float) -> float:
-        sampling = SamplingSettings(temperature=0, repeat_penalty=penalty, max_tokens=32)
+        sampling = SamplingParams(temperature=0, repeat_penalty=penalty, max_tokens=32)
         tokens = backend._model.vocab.tokenize(_ask(backend, user(QUESTIONS[1]), sampling)[0], special=False)
         return 1 - len(set(tokens)) / len(tokens)
 
     assert repeated(3.0) < 0.1 < repeated(1.0)
 
 
-def test_stats_and_the_token_limit(backend: LocalBackend) -> None:
-    text, finished = _ask(backend, user(QUESTIONS[1]), SamplingSettings(max_tokens=5))
+def test_stats_and_the_token_limit(backend: LlamaBackend) -> None:
+    text, finished = _ask(backend, user(QUESTIONS[1]), SamplingParams(max_tokens=5))
     assert text and finished.reason == "length" and finished.stats.generated_tokens == 5
     assert finished.stats.prompt_tokens == len(backend.prompt_tokens(user(QUESTIONS[1])))
     assert finished.stats.prefill_seconds > 0 and finished.stats.decode_seconds > 0
 
 
-def test_a_prompt_that_is_too_long_says_by_how_much(backend: LocalBackend) -> None:
+def test_a_prompt_that_is_too_long_says_by_how_much(backend: LlamaBackend) -> None:
     tokens = len(backend.prompt_tokens(user(LONG * 2)))
     with pytest.raises(RequestError, match=f"{tokens - 1023} tokens too long"):
         backend.stream(user(LONG * 2))
 
 
-def test_cancel_in_prefill_returns_within_200_ms(backend: LocalBackend) -> None:
+def test_cancel_in_prefill_returns_within_200_ms(backend: LlamaBackend) -> None:
     stream = backend.stream(user(LONG), GREEDY)
     events = iter(stream)
-    while not isinstance(next(events), Prefill):
+    while not isinstance(next(events), PrefillProgress):
         pass
     time.sleep(0.05)  # now it is in the middle of the first batch
     began = time.monotonic()
@@ -138,10 +138,10 @@ def test_cancel_in_prefill_returns_within_200_ms(backend: LocalBackend) -> None:
     assert time.monotonic() - began < 0.2
 
 
-def test_leaving_the_loop_and_dropping_the_stream_free_the_slot(backend: LocalBackend) -> None:
-    long = SamplingSettings(temperature=0, max_tokens=900)
+def test_leaving_the_loop_and_dropping_the_stream_free_the_slot(backend: LlamaBackend) -> None:
+    long = SamplingParams(temperature=0, max_tokens=900)
     for event in backend.stream(user(QUESTIONS[1]), long):
-        if isinstance(event, Text):
+        if isinstance(event, TextDelta):
             break
     dropped = backend.stream(user(QUESTIONS[1]), long)
     del dropped, event
@@ -149,9 +149,11 @@ def test_leaving_the_loop_and_dropping_the_stream_free_the_slot(backend: LocalBa
     _wait_idle(backend, 5)
 
 
-def test_async_readers_share_one_loop_and_a_cancelled_task_frees_its_slot(backend: LocalBackend) -> None:
+def test_async_readers_share_one_loop_and_a_cancelled_task_frees_its_slot(backend: LlamaBackend) -> None:
     async def read(question: str) -> str:
-        return "".join([e.delta async for e in backend.stream(user(question), GREEDY) if isinstance(e, Text)])
+        return "".join(
+            [e.delta async for e in backend.stream(user(question), GREEDY) if isinstance(e, TextDelta)]
+        )
 
     async def scene() -> list[str]:
         endless = asyncio.create_task(_endless(backend))
@@ -168,29 +170,29 @@ def test_async_readers_share_one_loop_and_a_cancelled_task_frees_its_slot(backen
     _wait_idle(backend, 5)
 
 
-async def _endless(backend: LocalBackend) -> None:
+async def _endless(backend: LlamaBackend) -> None:
     async for _ in backend.stream(
-        user(QUESTIONS[1]), SamplingSettings(temperature=0, max_tokens=900, repeat_penalty=1.5)
+        user(QUESTIONS[1]), SamplingParams(temperature=0, max_tokens=900, repeat_penalty=1.5)
     ):
         pass
 
 
-def test_ignoring_the_end_goes_on_to_the_limit(backend: LocalBackend) -> None:
+def test_ignoring_the_end_goes_on_to_the_limit(backend: LlamaBackend) -> None:
     messages = user("What is 2+2? Answer with one number.")
-    short = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=64)
+    short = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=64)
     assert _ask(backend, messages, short)[1].reason == "stop"
     _, end = _ask(backend, messages, dataclasses.replace(short, ignore_end=True))
     assert end.reason == "length"
     assert end.stats.generated_tokens == 64
 
 
-def test_a_load_tells_how_far_it_is(backend: LocalBackend, reached: list[float]) -> None:
+def test_a_load_tells_how_far_it_is(backend: LlamaBackend, reached: list[float]) -> None:
     assert backend.info.path
     assert reached == sorted(reached) and len(set(reached)) > 20
     assert reached[0] >= 0 and reached[-1] == 1
 
 
-def test_a_load_that_nobody_waits_for_is_given_up(backend: LocalBackend, smollm2: Path) -> None:
+def test_a_load_that_nobody_waits_for_is_given_up(backend: LlamaBackend, smollm2: Path) -> None:
     shares: list[float] = []
 
     def until_half(share: float) -> bool:
@@ -203,7 +205,7 @@ def test_a_load_that_nobody_waits_for_is_given_up(backend: LocalBackend, smollm2
 
 
 def test_what_the_child_could_not_time_is_not_timed_here(
-    backend: LocalBackend, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+    backend: LlamaBackend, smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: object) -> None:
         raise EngineError("timed in the server's own process")
@@ -211,17 +213,17 @@ def test_what_the_child_could_not_time_is_not_timed_here(
     assert backend.info.path  # it is known, so that opening it is quick
     monkeypatch.setattr("engine.probe.describe.batch_costs", lambda *_: None)  # the child crashed
     monkeypatch.setattr("engine.serving.backend.measure", crash)
-    small = EngineSettings(context=64, slots=1)
-    LocalBackend.open(smollm2, small).close()
+    small = EngineConfig(context=64, slots=1)
+    LlamaBackend.open(smollm2, small).close()
     closed: list[Runner] = []
     close = Runner.close
     monkeypatch.setattr(Runner, "close", lambda runner: (closed.append(runner), close(runner)))
     with pytest.raises(EngineError, match="own process"):  # no child times a cache of this type
-        LocalBackend.open(smollm2, dataclasses.replace(small, kv_type="q8_0"))
+        LlamaBackend.open(smollm2, dataclasses.replace(small, kv_type="q8_0"))
     assert len(closed) == 1
 
 
-def test_who_reads_a_long_question_holds_up_nobody(backend: LocalBackend) -> None:
+def test_who_reads_a_long_question_holds_up_nobody(backend: LlamaBackend) -> None:
     with ThreadPoolExecutor(1) as other, backend._reading():
         assert other.submit(backend.prompt_tokens, user("Hi")).result(10)
         assert backend._model._owners == 2, "the weights stay until it is read, whatever is closed"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.core.stats import EngineStats, at_rest, total
 from engine.serving.prometheus import exposition, registry
@@ -11,7 +11,7 @@ from tests.engine.helpers import GREEDY, run
 def test_what_was_done_is_counted() -> None:
     engine = Engine(FakeRunner(), slots=2, context=200, queue=4, batch=32)
     run(engine, engine.add(1, prompt("abc"), GREEDY))
-    one = SamplingSettings(temperature=0, max_tokens=1)
+    one = SamplingParams(temperature=0, max_tokens=1)
     run(engine, engine.add(2, [*prompt("abc"), *map(ord, "cba"), *prompt("x")], one))
     events = engine.add(3, prompt("z" * 100), GREEDY)
     engine.step()
@@ -29,7 +29,7 @@ def test_what_was_done_is_counted() -> None:
 def test_an_idle_conversation_that_loses_its_slot_is_counted() -> None:
     engine = Engine(FakeRunner(), slots=1, context=200, queue=4, batch=32)
     for number, text in enumerate(("aaaa", "bbbb", "cccc")):
-        run(engine, engine.add(number, prompt(text), SamplingSettings(temperature=0)))
+        run(engine, engine.add(number, prompt(text), SamplingParams(temperature=0)))
     assert engine.stats().evictions == 2
 
 

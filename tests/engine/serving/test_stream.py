@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import EngineStopped
-from engine.serving.stream import LocalStream
+from engine.serving.stream import LlamaStream
 from engine.serving.worker import Sink, Worker
-from engine.types import Finished, RequestStats, Text
+from engine.types import Finished, RequestStats, TextDelta
 
 END = Finished("stop", RequestStats(1, 0, 3, 0.0, 0.0, 0.0))
 
@@ -24,7 +24,7 @@ class Script:
     tell: Sink
 
     def submit(
-        self, tokens: list[int], sampling: SamplingSettings, sink: Sink, *, continues: bool = False
+        self, tokens: list[int], sampling: SamplingParams, sink: Sink, *, continues: bool = False
     ) -> int:
         self.tell = sink
         return 1
@@ -33,20 +33,20 @@ class Script:
         pass
 
 
-def stream() -> tuple[LocalStream, Script]:
+def stream() -> tuple[LlamaStream, Script]:
     script = Script()
-    return LocalStream(cast(Worker, script), [], SamplingSettings()), script
+    return LlamaStream(cast(Worker, script), [], SamplingParams()), script
 
 
 def test_a_batch_is_what_came_meanwhile_and_the_end_is_not_waited_for() -> None:
     answer, script = stream()
 
     async def read() -> None:
-        threading.Timer(0.05, script.tell, [Text("a")]).start()
-        assert await answer.batch(0) == [Text("a")]
-        script.tell(Text("b"))
-        script.tell(Text("c"))
-        assert await answer.batch(0.01) == [Text("b"), Text("c")]
+        threading.Timer(0.05, script.tell, [TextDelta("a")]).start()
+        assert await answer.batch(0) == [TextDelta("a")]
+        script.tell(TextDelta("b"))
+        script.tell(TextDelta("c"))
+        assert await answer.batch(0.01) == [TextDelta("b"), TextDelta("c")]
         threading.Timer(0.05, script.tell, [END]).start()
         began = time.monotonic()
         assert await answer.batch(60) == [END]
@@ -59,9 +59,9 @@ def test_what_came_before_an_error_is_there_before_it() -> None:
     answer, script = stream()
 
     async def read() -> None:
-        script.tell(Text("half an"))
+        script.tell(TextDelta("half an"))
         script.tell(EngineStopped("gone"))
-        assert await answer.batch(60) == [Text("half an")]
+        assert await answer.batch(60) == [TextDelta("half an")]
         with pytest.raises(EngineStopped):
             await answer.batch(60)
 
@@ -75,10 +75,10 @@ def test_texts_alone_wake_nobody_who_waits_for_the_end() -> None:
         reading = asyncio.create_task(answer.batch(60))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        script.tell(Text("a"))
+        script.tell(TextDelta("a"))
         await asyncio.sleep(0.02)
         assert not reading.done()
         script.tell(END)
-        assert await reading == [Text("a"), END]
+        assert await reading == [TextDelta("a"), END]
 
     asyncio.run(read())

@@ -5,14 +5,14 @@ import threading
 
 import pytest
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.serving.worker import Worker
-from engine.types import Event, Finished, Text
+from engine.types import Event, Finished, TextDelta
 from tests.engine.fakes import FakeRunner, prompt
 
-GREEDY = SamplingSettings(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 
 
 class Inbox:
@@ -32,7 +32,7 @@ def _worker(*runners: FakeRunner, capacity: int = 8) -> Worker:
 
 
 def _text(items: list[Event | EngineError]) -> str:
-    return "".join(item.delta for item in items if isinstance(item, Text))
+    return "".join(item.delta for item in items if isinstance(item, TextDelta))
 
 
 def test_answers_reach_their_callers_and_close_ends_the_thread() -> None:

@@ -12,12 +12,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tensors.expected import StoredTensors, plain_updates
+from pipeline.certificate.tensors.expected import SafetensorsReader, plain_updates
 from pipeline.certificate.tensors.layout import permuted
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import base_source
 from tests.pipeline.certificate.rewrite import copy, rewrite, tensor_in_place
@@ -116,7 +116,7 @@ def copied(subject: Subject, target: Path) -> Path:
 
 def delta_of_a_layer_missing(subject: Subject, target: Path) -> Subject:
     assert subject.base is not None
-    stored = StoredTensors(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weights())
     copied(subject, target)
     for part, name in (("gate", "mlp.gate_proj"), ("up", "mlp.up_proj"), ("down", "mlp.down_proj")):
         values = tensor_in_place(target, f"blk.1.ffn_{part}.weight")
@@ -152,7 +152,7 @@ def rslora_scaled_as_lora(subject: Subject, target: Path) -> Subject:
 def lora_scaled_as_rslora(subject: Subject, target: Path) -> Subject:
     adapter: Adapter = subject.adapters[0]
     assert subject.base is not None
-    stored = StoredTensors(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weights())
     copied(subject, target)
     parts = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
     for update in plain_updates(adapter):
@@ -170,7 +170,7 @@ def merged_twice(subject: Subject, target: Path) -> Subject:
 
 def without_the_adapter(subject: Subject, target: Path) -> Subject:
     assert subject.base is not None
-    stored = StoredTensors(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weights())
     copied(subject, target)
     for update in plain_updates(subject.adapters[0]):
         _, _, layer, module, kind, _ = update.name.split(".")
@@ -237,7 +237,7 @@ SABOTAGES: dict[Sabotage, tuple[str, str, str]] = {
 
 
 def failures(subject: Subject, check: str) -> dict[str, Finding]:
-    found = CHECKS[check](subject, Silent())
+    found = CHECKS[check](subject, NoProgress())
     return {finding.name: finding for finding in found if finding.status == "fail"}
 
 
@@ -246,7 +246,7 @@ def test_it_fails_by_the_right_name(sabotage: Sabotage, real: Subject, tmp_path:
     check, name, signature = SABOTAGES[sabotage]
     found = failures(sabotage(real, tmp_path / "broken.gguf"), check)
     assert name in found, found
-    assert found[name].cause == cause(signature), found[name]
+    assert found[name].cause == find_cause(signature), found[name]
     json.dumps(found[name].figures, allow_nan=False)
 
 
@@ -257,7 +257,7 @@ def test_an_end_of_turn_that_ends_nothing(real: Subject, tmp_path: Path) -> None
         real, tmp_path / "broken.gguf", tokenizer__ggml__tokens=tokens, tokenizer__ggml__eos_token_id=0
     )
     found = failures(broken, "template")
-    assert found["template.end"].cause == cause("end_lost")
+    assert found["template.end"].cause == find_cause("end_lost")
 
 
 @pytest.mark.parametrize(
@@ -265,10 +265,10 @@ def test_an_end_of_turn_that_ends_nothing(real: Subject, tmp_path: Path) -> None
 )
 def test_no_false_alarm(name: str, sound: dict[str, Subject]) -> None:
     checks = [CHECKS[check] for check in ("tokenizer", "template", "settings", "weights")]
-    findings = {found.name: found for check in checks for found in check(sound[name], Silent())}
+    findings = {found.name: found for check in checks for found in check(sound[name], NoProgress())}
     assert not [found for found in findings.values() if found.status == "fail"]
     # The one thing that is so: transformers leaves out the space before "[INST]", and llama.cpp does not.
-    spaces = findings["template.text"].cause == cause("space_differs")
+    spaces = findings["template.text"].cause == find_cause("space_differs")
     assert [found.name for found in findings.values() if found.status == "warn"] == ["template.text"] * spaces
     assert spaces == (name not in ("smollm2", "gemma2", "gemma3_text"))
     weights = findings["weights.values"]

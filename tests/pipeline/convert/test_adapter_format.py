@@ -15,7 +15,7 @@ import torch
 from engine.llama.model import Adapter as LoadedAdapter
 from engine.llama.model import Model
 from engine.probe.cpu_backend import load_cpu_backend
-from pipeline.convert.lora import refuse_inexpressible
+from pipeline.convert.lora import reject_inexpressible
 from pipeline.errors import InputError
 from pipeline.export.config import ExportConfig
 from pipeline.export.run import export
@@ -122,13 +122,13 @@ def adapter_of(config: dict[str, Any], tensor: str = "a.lora_A.weight") -> Adapt
 def test_what_a_gguf_lora_cannot_say_is_refused(what: str) -> None:
     config, says = REFUSED[what]
     with pytest.raises(InputError, match=rf"'me/mine' cannot be a GGUF LoRA file: .*{says}.*which merges it"):
-        refuse_inexpressible(adapter_of(config))
+        reject_inexpressible(adapter_of(config))
 
 
 @pytest.mark.parametrize("tensor", ["model.embed_tokens.lora_embedding_A", "model.norm.weight"])
 def test_other_tensors_are_refused_by_name(tensor: str) -> None:
     with pytest.raises(InputError, match=rf"it has {tensor}, and llama\.cpp takes updates of linear"):
-        refuse_inexpressible(adapter_of({}, tensor))
+        reject_inexpressible(adapter_of({}, tensor))
 
 
 def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gguf import GGUFReader
 from pipeline.convert.job import Converted, ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.errors import InputError
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 from tests.pipeline.tiny import make_adapter, make_base, merged_by_peft, resized
@@ -27,7 +27,7 @@ def ours(base: Path, adapter: Path | None, target: Path, outtype: str = "f16") -
     job = ConvertJob(
         base_source(str(base)), (checked,) if checked else (), outtype, target, "tiny", ensure_toolchain(), 2
     )
-    return convert(job, Silent())
+    return convert(job, NoProgress())
 
 
 def usual(base: Path, adapter: Path, folder: Path, python: str, outtype: str = "f16") -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli.console import report_errors
-from pipeline.data.dataset import IGNORED, Chat, Turn, encode_chat, read_chats, render, split_chats
+from pipeline.data.dataset import IGNORED, Chat, ChatTurn, encode_chat, read_chats, render, split_chats
 from pipeline.errors import InputError
 from tests.pipeline.chatml import CHATML, byte_tokenizer, trained_text
 
@@ -37,7 +37,7 @@ def system(text: str) -> dict[str, Any]:
 
 
 def chat(*messages: dict[str, Any], line: int = 1) -> Chat:
-    return Chat(tuple(Turn(message["role"], message["content"]) for message in messages), line)
+    return Chat(tuple(ChatTurn(message["role"], message["content"]) for message in messages), line)
 
 
 def write(folder: Path, *records: Any) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.runner.worker import tell
+from pipeline.certificate.runner.worker import send_finding
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError, PipelineError
 from pipeline.export import auto_quant as auto_step
@@ -20,7 +20,7 @@ from pipeline.export.auto_quant import Trial, choose, trial_of
 from pipeline.export.config import ExportConfig
 from pipeline.export.run import export
 from pipeline.manifest import Record
-from pipeline.progress import Advance, Silent
+from pipeline.progress import Advance, NoProgress
 from tests.pipeline.certificate.conftest import complete_tokenizer
 from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import make_adapter, make_base
@@ -58,7 +58,7 @@ def test_without_a_tuning_to_speak_of_the_divergence_decides() -> None:
     assert choose(iter(untold), "size").chosen == "Q4_0"
 
 
-class Steps(Silent):
+class Steps(NoProgress):
     """The titles of the steps; at one of them, Ctrl-C."""
 
     def __init__(self, interrupted_at: str = "") -> None:
@@ -87,7 +87,7 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     )
     with pytest.raises(KeyboardInterrupt):
         export(config, Steps(interrupted_at="Quantize to Q8_0"))
-    for path in (tmp_path / "bob" / ".work" / auto_step.TRIED).glob("*.gguf"):
+    for path in (tmp_path / "bob" / ".work" / auto_step.CANDIDATES_DIR).glob("*.gguf"):
         path.write_bytes(b"")  # nothing records that it is whole, so nothing may be copied from it
     steps = Steps()
     result = export(config, steps)
@@ -130,14 +130,14 @@ def test_a_file_whose_divergence_is_no_number_is_never_the_nearest_and_the_manif
         "survival": {"kept": None},
         "speed": {"prefill": 1.0, "decode": 1.0},
     }.items():
-        tell(Finding(name, "fail", "", figures), subject)
+        send_finding(Finding(name, "fail", "", figures), subject)
     told = [Finding(**json.loads(line)["finding"]) for line in capsys.readouterr().out.splitlines()]
     choice = choose(iter([trial_of("Q2_K", path, told), SMALL]), "size")
     assert choice.chosen == "Q3_K_M"
     record = Record("f", options={"auto": choice.described()})
     record.save(path)
     assert '"mean_kl": null' in path.read_text()
-    assert "KL unknown" in auto_step.told(record)[0]
+    assert "KL unknown" in auto_step.auto_notes(record)[0]
     with pytest.raises(ValueError, match="not JSON compliant"):
         Record("f", model={"parameters": math.inf}).save(path)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.export.config import ExportConfig
-from pipeline.export.resume import difference
+from pipeline.export.resume import config_diff
 from pipeline.manifest import Record, versions
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
@@ -29,13 +29,13 @@ RECORD = Record("", versions=versions(), options={"outtype": "f16"}, inputs={"ba
     ],
 )
 def test_an_option_that_differs_is_named(change: dict[str, Any], said: str) -> None:
-    assert difference(replace(CONFIG, **change), BASE, (), RECORD) == said
+    assert config_diff(replace(CONFIG, **change), BASE, (), RECORD) == said
 
 
 def test_an_input_that_differs_is_named() -> None:
     hub = Source("you/base", Path("snapshots/c0ffee"), "c0ffee")
     bob = Adapter(Source("bob", Path("/home/me/bob"), None), {}, {}, 0.5)
-    assert difference(CONFIG, hub, (), RECORD) == "--base was base and is you/base at c0ffee"
-    assert difference(CONFIG, BASE, (bob,), RECORD) == "--adapter was not given and is bob=0.5"
+    assert config_diff(CONFIG, hub, (), RECORD) == "--base was base and is you/base at c0ffee"
+    assert config_diff(CONFIG, BASE, (bob,), RECORD) == "--adapter was not given and is bob=0.5"
     older = replace(RECORD, versions={"llama-cpp-python": "0.1"})
-    assert difference(CONFIG, BASE, (), older).startswith("llama-cpp-python was 0.1 and is ")
+    assert config_diff(CONFIG, BASE, (), older).startswith("llama-cpp-python was 0.1 and is ")

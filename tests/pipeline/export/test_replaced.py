@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.export.resume import remove_replaced
+from pipeline.export.resume import remove_stale_outputs
 from pipeline.manifest import Output, Record
 
 
@@ -20,6 +20,6 @@ def test_only_what_an_earlier_export_wrote_goes(tmp_path: Path) -> None:
     (folder / touched.file).write_text("the user's own by now")
     earlier = Record("f", outputs={one.file: one for one in (old, kept, touched)})
     earlier.outputs["../mine.gguf"] = Output("../mine.gguf", *list(vars(foreign).values())[1:])
-    remove_replaced(folder, earlier, Record("g", outputs={kept.file: kept}))
+    remove_stale_outputs(folder, earlier, Record("g", outputs={kept.file: kept}))
     left = {path.name for path in tmp_path.rglob("*.gguf")}
     assert left == {"bob-Q8_0.gguf", "bob-Q5_0.gguf", "mine.gguf"}

@@ -17,7 +17,7 @@ from common.files import sha256
 from pipeline.errors import InputError
 from pipeline.export import model_export as model_run
 from pipeline.export import workspace
-from pipeline.export.auto_quant import TRIED
+from pipeline.export.auto_quant import CANDIDATES_DIR
 from pipeline.export.config import ExportConfig
 from pipeline.export.run import export
 from pipeline.progress import Advance
@@ -181,8 +181,8 @@ def leave_half_a_candidate(whole: Path, work: Path) -> None:
 
     begin = min(tensor.offset for tensor in read_tensors(whole).values())
     content = whole.read_bytes()
-    (work / TRIED).mkdir()
-    (work / TRIED / whole.name).write_bytes(content[:begin] + bytes(len(content) - begin))
+    (work / CANDIDATES_DIR).mkdir()
+    (work / CANDIDATES_DIR / whole.name).write_bytes(content[:begin] + bytes(len(content) - begin))
 
 
 def assert_same_as(reference: Path, out: Path) -> None:

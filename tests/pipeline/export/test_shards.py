@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from common.files import give_final_names, sha256
+from common.files import publish_files, sha256
 from common.paths import embedded_gguf
-from engine.config import EngineSettings, SamplingSettings
-from engine.serving.backend import LocalBackend
+from engine.config import EngineConfig, SamplingParams
+from engine.serving.backend import LlamaBackend
 from ggufio.file import GgufTensors
 from ggufio.shards import split_names, whole_name
-from pipeline.certificate.runner.external import FileCheck
+from pipeline.certificate.runner.external import ExternalCheck
 from pipeline.errors import InputError
 from pipeline.export.config import ExportConfig
 from pipeline.export.run import export
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.quantize.job import Quantizer
 from pipeline.quantize.types import group, parse_size
 from tests.engine.helpers import ask, user
@@ -53,13 +53,13 @@ def test_shards_answer_as_the_whole_does(tmp_path: Path) -> None:
     folder = tmp_path / "smol"
     folder.mkdir()
     with Quantizer(folder / "log") as quantizer:
-        written = quantizer.split(whole, folder / "smol-Q4_1.gguf", 30_000_000, Silent())
+        written = quantizer.split(whole, folder / "smol-Q4_1.gguf", 30_000_000, NoProgress())
     assert len(written) >= 3
     assert GgufTensors(written[1]).tensors.keys() == GgufTensors(whole).tensors.keys()
     texts = []
     for model in (whole, choose_gguf(folder)):
-        with LocalBackend.open(model, EngineSettings(context=256, slots=1, threads=2)) as backend:
-            greedy = SamplingSettings(temperature=0, repeat_penalty=1.0, max_tokens=16)
+        with LlamaBackend.open(model, EngineConfig(context=256, slots=1, threads=2)) as backend:
+            greedy = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=16)
             assert backend.info.size >= whole.stat().st_size, "of all files"
             texts.append(ask(backend, user("Tell me about the sea."), greedy)[0])
     assert texts[0] == texts[1] != ""
@@ -67,7 +67,7 @@ def test_shards_answer_as_the_whole_does(tmp_path: Path) -> None:
     assert (GgufTensors(written[0]).read(last, 3, 2) == GgufTensors(whole).read(last, 3, 2)).all()
     written[1].unlink()
     with pytest.raises(InputError, match=rf"{written[1].name} is missing"):
-        FileCheck(written[0], "reference")
+        ExternalCheck(written[0], "reference")
 
 
 def test_the_manifest_knows_all_shards_and_a_lost_one_makes_the_set_anew(config: ExportConfig) -> None:
@@ -96,6 +96,6 @@ def test_a_set_that_is_cut_short_cannot_be_taken_for_a_whole_one(tmp_path: Path)
     partials[0].write_text("new")
     partials[2].write_text("new")
     with pytest.raises(FileNotFoundError):  # as a crash would, the missing second one ends it midway
-        give_final_names(partials, [tmp_path / file for file in files])
+        publish_files(partials, [tmp_path / file for file in files])
     assert not (tmp_path / files[0]).exists()
     assert (tmp_path / files[2]).read_text() == "new"

@@ -13,7 +13,7 @@ from peft.utils.peft_types import PeftType
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import InputError
-from pipeline.sources.adapter import MERGED, refuse_unmergeable
+from pipeline.sources.adapter import MERGED, reject_unmergeable
 from tests.pipeline.conftest import Bases
 from tests.pipeline.merge.merging import assert_equals_peft, merger_for
 from tests.pipeline.tiny import save_adapter
@@ -66,13 +66,13 @@ def test_a_kind_that_is_not_merged_is_refused_by_name(kind: str) -> None:
     with pytest.raises(
         InputError, match=rf"'me/mine' is of PEFT's kind {kind} \(.*: (train|merge it with PEFT)"
     ):
-        refuse_unmergeable("me/mine", {"peft_type": kind})
+        reject_unmergeable("me/mine", {"peft_type": kind})
 
 
 def test_what_no_merge_can_hold_is_not_sent_to_pefts_merge() -> None:
     for kind in ("PROMPT_TUNING", "XLORA"):
         with pytest.raises(InputError, match="train a LoRA instead"):
-            refuse_unmergeable("me/mine", {"peft_type": kind})
+            reject_unmergeable("me/mine", {"peft_type": kind})
 
 
 REFUSED: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("option", REFUSED)
 def test_an_option_that_cannot_be_merged_is_refused_by_name(option: str) -> None:
     with pytest.raises(InputError, match=rf"'me/mine'.*{option}.*(merge_and_unload|path_initial_model)"):
-        refuse_unmergeable("me/mine", {"peft_type": "LORA", **REFUSED[option]})
+        reject_unmergeable("me/mine", {"peft_type": "LORA", **REFUSED[option]})
 
 
 def test_every_option_of_lora_that_is_refused_exists() -> None:

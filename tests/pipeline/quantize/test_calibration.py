@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.dataset import Chat, Turn
+from pipeline.data.dataset import Chat, ChatTurn
 from pipeline.errors import InputError
-from pipeline.quantize.imatrix import refuse_too_few
+from pipeline.quantize.imatrix import reject_too_few_chats
 from pipeline.sources.model_source import Source
 from tests.pipeline.chatml import byte_tokenizer
 
@@ -15,12 +15,12 @@ from tests.pipeline.chatml import byte_tokenizer
 def test_too_few_chats_are_refused_before_anything_is_converted(tmp_path: Path) -> None:
     base = Source("base", tmp_path, None)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 256}))
-    chats = [Chat((Turn("user", "Hi"), Turn("assistant", "Ahoy")), 1)]
-    refuse_too_few("few.jsonl", chats, base)  # without a tokenizer, the converter says what is wrong
+    chats = [Chat((ChatTurn("user", "Hi"), ChatTurn("assistant", "Ahoy")), 1)]
+    reject_too_few_chats("few.jsonl", chats, base)  # without a tokenizer, the converter says what is wrong
     byte_tokenizer().save_pretrained(tmp_path)
     said = r"--calibrate few\.jsonl is \d\d tokens long and 256 are needed: add chats"
     with pytest.raises(InputError, match=said):
-        refuse_too_few("few.jsonl", chats, base)
-    refuse_too_few("more.jsonl", chats * 10, base)
+        reject_too_few_chats("few.jsonl", chats, base)
+    reject_too_few_chats("more.jsonl", chats * 10, base)
     (tmp_path / "tokenizer.json").write_text("not to be read where there is plenty")
-    refuse_too_few("plenty.jsonl", chats * 2000, base)
+    reject_too_few_chats("plenty.jsonl", chats * 2000, base)

@@ -25,8 +25,8 @@ from pipeline.export.run import export
 from pipeline.progress import Advance
 from pipeline.quantize.imatrix_file import (
     Imatrix,
+    ImportanceWeights,
     Sums,
-    Weights,
     check_fits,
     check_importance,
     read_imatrix,
@@ -150,7 +150,7 @@ def test_a_weighed_quantization_is_llama_cpps_to_the_byte(
     assert ours.read_bytes() == by_llama_cpp(source, tmp_path / "theirs.gguf", quant, **options)
 
 
-def overrides(weights: Weights) -> Any:
+def overrides(weights: ImportanceWeights) -> Any:
     """The metadata as llama-quantize hands it over, of which the last has no key."""
     items = (llama_cpp.llama_model_kv_override * (len(weights.notes) + 1))()
     for item, (key, value) in zip(items, weights.notes.items(), strict=False):
@@ -226,8 +226,8 @@ def test_what_is_no_matrix_of_this_model_is_refused(config: ExportConfig, tmp_pa
 def test_a_type_that_is_noise_without_importance_names_the_tensor() -> None:
     types = {"token_embd.weight": 10, "blk.0.attn_q.weight": 17}
     with pytest.raises(InputError, match=r"blk\.0\.attn_q\.weight is in no importance matrix"):
-        check_importance(20, types, Weights())
-    check_importance(20, types, Weights({"blk.0.attn_q.weight": np.ones((1, 64), np.float32)}))
+        check_importance(20, types, ImportanceWeights())
+    check_importance(20, types, ImportanceWeights({"blk.0.attn_q.weight": np.ones((1, 64), np.float32)}))
 
 
 def test_too_few_chats_are_refused(config: ExportConfig, tmp_path: Path) -> None:

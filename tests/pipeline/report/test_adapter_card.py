@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.report.model_card import adapter_card, own_card
-from pipeline.training.config import TrainConfig, TrainReport
+from pipeline.training.config import FinetuneConfig, FinetuneReport
 
-OPTIONS = vars(TrainConfig(base="you/base", data=Path(), out=Path())) | {"data": "chats.jsonl"}
-REPORT = TrainReport(
+OPTIONS = vars(FinetuneConfig(base="you/base", data=Path(), out=Path())) | {"data": "chats.jsonl"}
+REPORT = FinetuneReport(
     steps=15,
     seconds=3.0,
     train_chats=9,

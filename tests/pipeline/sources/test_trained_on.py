@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.certificate.checks.settings import warned_of_base
 from pipeline.sources.adapter import Adapter
-from pipeline.sources.adapter_base import base_model, other_bases
+from pipeline.sources.adapter_base import base_mismatch_notes, base_model
 from pipeline.sources.model_source import Source
 
 DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, name: str, made_from: str = "", config_name: str = ""
     ],
 )
 def test_no_false_note(tmp_path: Path, named: object, base: tuple[str, ...]) -> None:
-    assert other_bases(folder(tmp_path, *base), [adapter(named)]) == []
+    assert base_mismatch_notes(folder(tmp_path, *base), [adapter(named)]) == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_another_base_is_named(tmp_path: Path, named: str, base: tuple[str, ...]
     last = named if named[0] != "/" else "Llama-3.2-1B"
     said = f"the adapter bob was trained on {last}, and the base is {known}"
     source = folder(tmp_path, *base)
-    assert other_bases(source, [adapter(named)]) == [said]
+    assert base_mismatch_notes(source, [adapter(named)]) == [said]
     found = list(warned_of_base(source, (adapter(named),)))
     assert [(one.name, one.status, one.summary) for one in found] == [
         ("settings.base", "warn", f"T{said[1:]}.")
@@ -73,8 +73,10 @@ def test_another_base_is_named(tmp_path: Path, named: str, base: tuple[str, ...]
 
 def test_another_commit_is_named_where_both_are_commits() -> None:
     base = Source("you/base", Path("snapshots") / COMMIT, COMMIT)
-    assert other_bases(base, [adapter("you/base", revision="f" * 40)])
-    assert not other_bases(base, [adapter("you/base", revision=COMMIT), adapter("you/base", revision="main")])
+    assert base_mismatch_notes(base, [adapter("you/base", revision="f" * 40)])
+    assert not base_mismatch_notes(
+        base, [adapter("you/base", revision=COMMIT), adapter("you/base", revision="main")]
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
-from pipeline.tokenizers.select import Tokenizer, choose_tokenizer
+from pipeline.tokenizers.select import TokenizerChoice, choose_tokenizer
 
 TOKENS = {"a": 0, "b": 1, "</s>": 2}
 
@@ -23,7 +23,7 @@ def folder(path: Path, tokens: dict[str, int] | None = None, template: str = "",
     return path
 
 
-def choose(base: Path, *adapters: Path, rows: int = 10) -> Tokenizer:
+def choose(base: Path, *adapters: Path, rows: int = 10) -> TokenizerChoice:
     found = [Adapter(Source(path.name, path, None), {}, {}) for path in adapters]
     return choose_tokenizer(Source("base", base, None), found, rows)
 

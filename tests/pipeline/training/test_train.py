@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.progress import Advance
 from pipeline.sources.model_source import base_source
 from pipeline.training import finetune as train
-from pipeline.training.finetune import RECORD, TrainConfig, TrainReport, finetune, load_tokenizer
+from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, finetune, load_tokenizer
 from pipeline.training.trainer import load_model, make_trainer, token_loss
 from tests.pipeline.chatml import byte_tokenizer, trained_text
 
@@ -74,10 +74,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(base: Path, tmp_path: Path) -> TrainConfig:
+def config(base: Path, tmp_path: Path) -> FinetuneConfig:
     data = tmp_path / "chats.jsonl"
     data.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS), encoding="utf-8")
-    return TrainConfig(
+    return FinetuneConfig(
         base=str(base),
         data=data,
         out=tmp_path / "out" / "adapter",
@@ -95,7 +95,7 @@ def report_of(folder: Path) -> dict[str, Any]:
     return report
 
 
-def test_the_loss_falls_and_the_file_holds_what_was_measured(config: TrainConfig, base: Path) -> None:
+def test_the_loss_falls_and_the_file_holds_what_was_measured(config: FinetuneConfig, base: Path) -> None:
     folder = finetune(config)
     report = report_of(folder)
     assert report["steps"] == 15
@@ -111,7 +111,7 @@ def test_the_loss_falls_and_the_file_holds_what_was_measured(config: TrainConfig
     assert token_loss(tuned, examples) == pytest.approx(report["held_out_loss"], abs=1e-4)
 
 
-def test_what_is_saved(config: TrainConfig, base: Path) -> None:
+def test_what_is_saved(config: FinetuneConfig, base: Path) -> None:
     folder = finetune(replace(config, steps=1))
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
@@ -134,7 +134,7 @@ def test_what_is_saved(config: TrainConfig, base: Path) -> None:
     assert (options["seed"], options["learning_rate"], options["data"]) == (42, 2e-2, "chats.jsonl")
 
 
-def test_the_same_seed_gives_the_same_adapter(config: TrainConfig) -> None:
+def test_the_same_seed_gives_the_same_adapter(config: FinetuneConfig) -> None:
     def bytes_of(seed: int, name: str) -> bytes:
         out = finetune(replace(config, steps=3, seed=seed, out=config.out.with_name(name)))
         return (out / "adapter_model.safetensors").read_bytes()
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_adapter(config: TrainConfig) -> None:
 
 
 def test_the_trainer_gets_the_answers_and_nothing_else(
-    config: TrainConfig, base: Path, tmp_path: Path
+    config: FinetuneConfig, base: Path, tmp_path: Path
 ) -> None:
     source = base_source(str(base))
     tokenizer = load_tokenizer(source)
@@ -161,7 +161,7 @@ def test_the_trainer_gets_the_answers_and_nothing_else(
     }
 
 
-def test_only_the_named_targets_are_trained(config: TrainConfig) -> None:
+def test_only_the_named_targets_are_trained(config: FinetuneConfig) -> None:
     folder = finetune(replace(config, steps=1, targets=("q_proj", "down_proj"), base_name="me/base"))
     names = load_file(folder / "adapter_model.safetensors")
     assert len(names) == 2 * 2 * 2
@@ -180,7 +180,7 @@ class Interrupting:
         return nullcontext(advance)
 
 
-def test_an_interrupt_leaves_what_was_there(config: TrainConfig) -> None:
+def test_an_interrupt_leaves_what_was_there(config: FinetuneConfig) -> None:
     with pytest.raises(KeyboardInterrupt):
         finetune(config, Interrupting())
     assert list(config.out.parent.iterdir()) == []
@@ -193,7 +193,7 @@ def test_an_interrupt_leaves_what_was_there(config: TrainConfig) -> None:
     assert list(config.out.parent.iterdir()) == [config.out]
 
 
-def test_what_stands_at_out_is_replaced_only_when_asked(config: TrainConfig) -> None:
+def test_what_stands_at_out_is_replaced_only_when_asked(config: FinetuneConfig) -> None:
     finetune(replace(config, steps=1))
     with pytest.raises(InputError, match="exists already: choose another, or give --force"):
         finetune(config)
@@ -229,13 +229,13 @@ def test_what_stands_at_out_is_replaced_only_when_asked(config: TrainConfig) -> 
         ({"targets": ()}, "--target"),
     ],
 )
-def test_options_out_of_range_are_named(config: TrainConfig, change: dict[str, Any], said: str) -> None:
+def test_options_out_of_range_are_named(config: FinetuneConfig, change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         replace(config, **change)
 
 
 def test_wrong_input_is_told_before_anything_is_loaded(
-    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loaded(*_: object) -> None:
         raise AssertionError("the model was loaded")
@@ -261,13 +261,13 @@ def test_wrong_input_is_told_before_anything_is_loaded(
     assert not config.out.parent.exists()
 
 
-def test_missing_packages_are_told(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_told(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trl" else object())
     with pytest.raises(MissingPackage, match="'trl' is not installed: run `pip install"):
         finetune(config)
 
 
-def test_the_script_trains_and_sums_up_in_json(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_script_trains_and_sums_up_in_json(config: FinetuneConfig, tmp_path: Path) -> None:
     from scripts.finetune import main
 
     late = [{"role": "user", "content": "Hm? " * 100}, {"role": "assistant", "content": "Aye."}]
@@ -291,7 +291,7 @@ def test_chats_that_were_left_out_are_told(
 ) -> None:
     from scripts.finetune import _tell
 
-    names = [field.name for field in fields(TrainReport)]
+    names = [field.name for field in fields(FinetuneReport)]
     report = {**dict.fromkeys(names, 0), "held_out_loss": None, "dropped_chats": dropped}
     (tmp_path / RECORD).write_text(json.dumps({"report": report}))
     _tell(tmp_path, json_summary=False)

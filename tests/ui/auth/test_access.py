@@ -16,7 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from tests.ui.fake_backend import FakeBackend
 from ui.auth.access import Access, address_of
 from ui.auth.identity import COOKIE
-from ui.auth.limits import AnswersAtOnce, RequestRate, TooMany
+from ui.auth.limits import ConcurrencyLimit, RateLimitExceeded, RequestRate
 from ui.models.registry import one_model
 from ui.server.app import trusted_proxies, web_app
 
@@ -120,21 +120,21 @@ def test_the_rate_refills() -> None:
     now = [0.0]
     rate = RequestRate(2, lambda: now[0])
     rate.take("a"), rate.take("a"), rate.take("b")
-    with pytest.raises(TooMany, match="2 requests a minute") as refused:
+    with pytest.raises(RateLimitExceeded, match="2 requests a minute") as refused:
         rate.take("a")
     assert refused.value.seconds == 30
     now[0] = 30
     rate.take("a")
-    with pytest.raises(TooMany):
+    with pytest.raises(RateLimitExceeded):
         rate.take("a")
 
 
 def test_answers_at_once_are_counted_until_they_end() -> None:
-    answers = AnswersAtOnce(1)
+    answers = ConcurrencyLimit(1)
     with (
         answers.one_more("a"),
         answers.one_more("b"),
-        pytest.raises(TooMany, match="1 answers at once"),
+        pytest.raises(RateLimitExceeded, match="1 answers at once"),
         answers.one_more("a"),
     ):
         pass

@@ -13,9 +13,9 @@ import pytest
 from engine.serving.model_pool import ModelPool
 from tests.ui.fake_backend import FakeBackend
 from ui.auth.access import Access
-from ui.generation.sessions import LiveStreams
+from ui.generation.sessions import ActiveStreams
 from ui.models.catalog import Catalog
-from ui.models.files import Entry
+from ui.models.files import CatalogEntry
 from ui.models.registry import Models
 from ui.pages.chat.gradio_api import add_chat_endpoint
 from ui.pages.compare.panel import ComparePanel
@@ -33,14 +33,14 @@ async def last(updates: AsyncGenerator[Any, None]) -> Any:
 
 @pytest.fixture
 def models() -> Models:
-    catalog = Catalog(Entry(key, key, f"{key}.gguf") for key in "ab")
+    catalog = Catalog(CatalogEntry(key, key, f"{key}.gguf") for key in "ab")
     return Models(catalog, ModelPool(lambda *_: FakeBackend(), catalog.keys(), "a"))
 
 
 def test_the_comparison_counts_as_a_request(models: Models) -> None:
     with gr.Blocks():
         settings = SettingsPanel(2048)
-        panel = ComparePanel(models, LiveStreams(), settings)
+        panel = ComparePanel(models, ActiveStreams(), settings)
     asked = request(Access(requests_per_minute=1))
     values = [component.value for component in settings.components]
     for said in ("Which one is best?", "1 requests a minute"):
@@ -51,7 +51,7 @@ def test_the_comparison_counts_as_a_request(models: Models) -> None:
 
 def test_an_answer_by_gradios_api_does_too(models: Models) -> None:
     with gr.Blocks() as page:
-        add_chat_endpoint(models.pool, LiveStreams(), 4)
+        add_chat_endpoint(models.pool, ActiveStreams(), 4)
     (chat,) = (event.fn for event in page.fns.values() if event.api_name == "chat")
     asked: Any = request(Access(requests_per_minute=1))
     assert chat is not None and asyncio.run(last(chat(asked, "Why?"))) == "one two three"

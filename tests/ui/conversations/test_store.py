@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ui.conversations.model import INTERRUPTED, Made, Tree
-from ui.conversations.store import Store, StoreError, Unknown
+from ui.conversations.model import INTERRUPTED, GenerationInfo, Tree
+from ui.conversations.store import NotFound, Store, StoreError
 
 ME, YOU = "user:me", "visitor:you"
-MADE = Made("Bob", "ab12", "Q4_K_M", "Be brief.", {"top_k": 40, "stop": ["\n"]}, "stop", 9, 3, 7, 0.2, 1.5, 2)
+MADE = GenerationInfo(
+    "Bob", "ab12", "Q4_K_M", "Be brief.", {"top_k": 40, "stop": ["\n"]}, "stop", 9, 3, 7, 0.2, 1.5, 2
+)
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_an_answer_grows_and_ends(store: Store) -> None:
     assert store.load(ME, key).tree.nodes[node].made is None
     store.write(ME, key, node, "Because.", MADE)
     assert store.load(ME, key).tree.nodes[node].made == MADE and shown(store, key) == ["Why?", "Because."]
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFound):
         store.write(ME, key, asked, "a question is nobody's to rewrite")
 
 
@@ -119,10 +121,10 @@ def test_nobody_reads_or_changes_what_is_not_theirs(store: Store, call: str) -> 
     key, _, node = chat(store)
     mine, _, _ = chat(store, YOU)
     before = store.load(ME, key)
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFound):
         FOREIGN[call](store, key, node)
     if call not in ("load", "summary", "rename", "pin", "delete"):
-        with pytest.raises(Unknown):  # a message of mine, by way of a conversation of yours
+        with pytest.raises(NotFound):  # a message of mine, by way of a conversation of yours
             FOREIGN[call](store, mine, node)
     assert store.load(ME, key) == before
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ui.conversations.database import Conversation
 from ui.conversations.json_transfer import TransferError, from_json, to_json
 from ui.conversations.markdown import to_markdown
-from ui.conversations.model import INTERRUPTED, Made, Node, Tree, title_of
+from ui.conversations.model import INTERRUPTED, GenerationInfo, Node, Tree, title_of
 from ui.conversations.store import Store
 
-MADE = Made(
+MADE = GenerationInfo(
     "Bob", "ab" * 32, "Q4_K_M", "Be brief.", {"top_k": 40, "seed": None}, "length", 9, 3, 6, 0.25, 1.5, 2
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -25,7 +25,7 @@ SETTING = (
     st.none() | st.booleans() | COUNT | st.floats(allow_nan=False, allow_infinity=False) | st.lists(TEXT)
 )
 MAKINGS = st.builds(
-    Made,
+    GenerationInfo,
     model=TEXT,
     model_hash=TEXT,
     quantization=TEXT,

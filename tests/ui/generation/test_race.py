@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import EngineStopped, ModelError, QueueFull
 from engine.serving.model_pool import ModelPool
-from engine.types import Reach
+from engine.types import ProgressCallback
 from tests.ui.fake_backend import FakeBackend
-from ui.generation.side_by_side import Lane, Race
+from ui.generation.side_by_side import Column, SideBySide
 
 ASK = [{"role": "user", "content": "hello"}]
 
 
 def pool_of(backends: dict[str, FakeBackend]) -> ModelPool:
-    def open_model(key: str, _: Reach) -> FakeBackend:
+    def open_model(key: str, _: ProgressCallback) -> FakeBackend:
         if key == "broken":
             raise ModelError("broken.gguf does not load")
         return backends[key]
@@ -25,13 +25,13 @@ def pool_of(backends: dict[str, FakeBackend]) -> ModelPool:
     return ModelPool(open_model, ["broken", *backends], "broken", most_loaded=1)
 
 
-def race(pool: ModelPool, *keys: str) -> Race:
-    return Race(pool, keys, ASK, SamplingSettings())  # type: ignore[arg-type]  # a literal's type
+def race(pool: ModelPool, *keys: str) -> SideBySide:
+    return SideBySide(pool, keys, ASK, SamplingParams())  # type: ignore[arg-type]  # a literal's type
 
 
 async def all_of(
-    running: Race, together: bool = True, then: Callable[[Race], None] | None = None
-) -> list[list[Lane]]:
+    running: SideBySide, together: bool = True, then: Callable[[SideBySide], None] | None = None
+) -> list[list[Column]]:
     seen = []
     async with aclosing(running.run(together, interval=0.001)) as updates:
         async for lanes in updates:
@@ -41,11 +41,11 @@ async def all_of(
     return seen
 
 
-def texts(lanes: list[Lane]) -> list[str]:
+def texts(lanes: list[Column]) -> list[str]:
     return [lane.progress.text if lane.progress else "" for lane in lanes]
 
 
-def under_way(lanes: list[Lane]) -> int:
+def under_way(lanes: list[Column]) -> int:
     return sum(lane.progress is not None and bool(lane.progress.text) and not lane.done for lane in lanes)
 
 
@@ -87,7 +87,7 @@ def test_stop_keeps_what_was_said_and_skips_who_waits_for_a_turn() -> None:
     backends = {key: FakeBackend("word " * 500, pause=0.002) for key in "ab"}
     pool = pool_of(backends)
 
-    def stop_soon(running: Race) -> None:
+    def stop_soon(running: SideBySide) -> None:
         if backends["a"].streams:
             running.cancel()
 

@@ -12,15 +12,15 @@ from typing import Any, cast
 import pytest
 
 from engine.errors import QueueFull
-from engine.types import Text
+from engine.types import TextDelta
 from tests.ui.fake_backend import INFO, finished
 from ui.generation.streaming import Progress
 from ui.i18n.gradio import text
-from ui.i18n.words import ENGLISH, LANGUAGES, Words, language_of, table, words
+from ui.i18n.words import ENGLISH, LANGUAGES, Translator, language_of, translations, translator
 from ui.render.status import explain, facts_text, outcome_text
 
 UI = Path(__file__).resolve().parents[3] / "ui"
-GROUPS = "|".join(sorted({key.partition(".")[0] for key in table("en")}))
+GROUPS = "|".join(sorted({key.partition(".")[0] for key in translations("en")}))
 OPENAIS = {"chat.completion", "chat.completion.chunk"}  # what ui/openai/schemas.py calls its answers
 FILES = {"access.css", "history.sqlite"}
 KEY = re.compile(rf"({GROUPS})(\.[a-z0-9_]+)+")
@@ -47,7 +47,7 @@ def literals() -> tuple[set[str], set[str]]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_language_has_the_same_texts_with_the_same_gaps(language: Any) -> None:
-    english, other = table("en"), table(language)
+    english, other = translations("en"), translations(language)
     assert list(other) == list(english)
     for key, template in other.items():
         assert template.strip(), key
@@ -56,8 +56,10 @@ def test_every_language_has_the_same_texts_with_the_same_gaps(language: Any) -> 
 
 def test_every_text_is_used_and_every_key_exists() -> None:
     whole, patterns = literals()
-    assert whole - OPENAIS - FILES <= set(table("en"))
-    unused = {key for key in set(table("en")) - whole if not any(re.fullmatch(p, key) for p in patterns)}
+    assert whole - OPENAIS - FILES <= set(translations("en"))
+    unused = {
+        key for key in set(translations("en")) - whole if not any(re.fullmatch(p, key) for p in patterns)
+    }
     assert unused == set()
 
 
@@ -76,7 +78,7 @@ def test_every_text_is_used_and_every_key_exists() -> None:
 def test_the_first_language_of_the_browser_decides(header: str, language: str) -> None:
     assert language_of(header) == language
     request = SimpleNamespace(headers={"accept-language": header})
-    assert words(cast(Any, request)).language == language
+    assert translator(cast(Any, request)).language == language
 
 
 def test_an_unknown_key_is_an_error_and_never_shown() -> None:
@@ -87,9 +89,9 @@ def test_an_unknown_key_is_an_error_and_never_shown() -> None:
 
 def test_lines_speak_german_and_chinese_numbers_included() -> None:
     progress = Progress()
-    progress.take(Text("a"))
+    progress.take(TextDelta("a"))
     progress.take(finished("length", 1234))
-    assert "1.234 Token · 2.468,0 Token/s" in outcome_text(progress, Words("de"))
-    assert "已达长度上限" in outcome_text(progress, Words("zh"))
-    assert "2.048 Token Kontext" in facts_text(INFO, Words("de"))
-    assert "请稍等" in explain(QueueFull("x"), Words("zh"))
+    assert "1.234 Token · 2.468,0 Token/s" in outcome_text(progress, Translator("de"))
+    assert "已达长度上限" in outcome_text(progress, Translator("zh"))
+    assert "2.048 Token Kontext" in facts_text(INFO, Translator("de"))
+    assert "请稍等" in explain(QueueFull("x"), Translator("zh"))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineSettings
+from engine.config import EngineConfig
 from engine.errors import ModelError
-from engine.serving.backend import Opener
-from engine.types import Reach
+from engine.serving.backend import ModelLoader
+from engine.types import ProgressCallback
 from tests.ui.fake_backend import FakeBackend
 from ui.models.catalog import Catalog, make_catalog, started_with
-from ui.models.files import entry_of
+from ui.models.files import catalog_entry
 from ui.models.registry import models_of
 
 
@@ -44,7 +44,7 @@ def labels(catalog: Catalog) -> list[str]:
 
 def test_a_folder_offers_each_finished_model_once_under_a_tidy_name(folder: Path) -> None:
     first = folder / "bob" / "bob-Q5_K_M.gguf"
-    assert labels(make_catalog(entry_of(first), [str(folder)])) == [
+    assert labels(make_catalog(catalog_entry(first), [str(folder)])) == [
         "bob · Q5_K_M · 2 MB",
         "big · Q8_0 · 6 MB",
         "big + matey-lora · Q8_0 · 7 MB",
@@ -56,7 +56,7 @@ def test_the_owner_names_models_and_two_of_one_name_are_told_apart(folder: Path,
     other = touch(tmp_path / "bob-Q4_K_M.gguf", 2_000_000)
     first = folder / "bob" / "bob-Q4_K_M.gguf"
     named = [f"Captain={folder / 'bob' / 'bob-Q5_K_M.gguf'}", str(other), str(first), "you/hub/x.gguf"]
-    catalog = make_catalog(entry_of(first), named)
+    catalog = make_catalog(catalog_entry(first), named)
     assert catalog.keys() == ["bob-Q4_K_M", "Captain", "bob-Q4_K_M (2)", "you/hub/x.gguf"]
     assert labels(catalog)[1:3] == ["Captain · Q5_K_M · 2 MB", "bob · Q4_K_M · 2 MB (2)"]
     shown = str(catalog.choices(own_machine=True))
@@ -65,7 +65,7 @@ def test_the_owner_names_models_and_two_of_one_name_are_told_apart(folder: Path,
 
 def test_a_name_that_the_owner_chose_is_kept_and_so_is_a_second_one(folder: Path) -> None:
     first = folder / "bob" / "bob-Q4_K_M.gguf"
-    catalog = make_catalog(entry_of(first), [str(folder), f"Bob={first}", f"Rob={first}", str(first)])
+    catalog = make_catalog(catalog_entry(first), [str(folder), f"Bob={first}", f"Rob={first}", str(first)])
     assert list(filter(lambda key: "ob" in key, catalog.keys())) == ["Bob", "bob-Q5_K_M", "Rob"]
     assert catalog.first == "Bob" and catalog.file("Rob") == first
 
@@ -84,15 +84,15 @@ def test_a_command_names_a_model_with_an_adapter_on_it(folder: Path) -> None:
 def test_what_the_owner_names_and_is_not_there_is_said_at_once(folder: Path, named: str) -> None:
     first = folder / "bob" / "bob-Q4_K_M.gguf"
     with pytest.raises(ModelError, match=r"nowhere[-lora]*\.gguf.*does not exist"):
-        make_catalog(entry_of(first), [named.format(first=first)])
+        make_catalog(catalog_entry(first), [named.format(first=first)])
 
 
 def test_a_model_that_does_not_load_is_named_without_its_folder(tmp_path: Path) -> None:
     (broken := tmp_path / "broken.gguf").write_bytes(b"junk")
-    catalog = make_catalog(entry_of(broken), [])
+    catalog = make_catalog(catalog_entry(broken), [])
     for reason in ("broken.gguf is not a GGUF file", "'broken.gguf' does not exist"):
         with pytest.raises(ModelError, match=reason) as refused:
-            catalog.open(catalog.first, Opener(EngineSettings()), lambda _: True)
+            catalog.open(catalog.first, ModelLoader(EngineConfig()), lambda _: True)
         assert str(tmp_path) not in str(refused.value)
         broken.unlink(missing_ok=True)
 
@@ -100,7 +100,8 @@ def test_a_model_that_does_not_load_is_named_without_its_folder(tmp_path: Path) 
 def test_a_visitor_gets_the_owners_list_alone(folder: Path, tmp_path: Path) -> None:
     secret = touch(tmp_path / "secret.gguf")
     models = models_of(
-        make_catalog(entry_of(folder / "bob" / "bob-Q4_K_M.gguf"), [str(folder)]), lambda *_: FakeBackend()
+        make_catalog(catalog_entry(folder / "bob" / "bob-Q4_K_M.gguf"), [str(folder)]),
+        lambda *_: FakeBackend(),
     )
     for forged in (str(secret), "you/hub", "", None, 3, ["bob-Q4_K_M"], "x" * 100_000):
         with pytest.raises(ModelError, match="is not offered here") as refused:
@@ -120,11 +121,11 @@ def test_what_is_typed_again_is_the_same_model_with_its_adapter(folder: Path) ->
     base = folder / "big" / "big-Q8_0-00001-of-00002.gguf"
     opened: list[tuple[Path, Path | None]] = []
 
-    def open_gguf(path: Path, adapter: Path | None, _: Reach) -> FakeBackend:
+    def open_gguf(path: Path, adapter: Path | None, _: ProgressCallback) -> FakeBackend:
         opened.append((path, adapter))
         return FakeBackend()
 
-    models = models_of(make_catalog(entry_of(base), []), open_gguf)
+    models = models_of(make_catalog(catalog_entry(base), []), open_gguf)
     adapter = folder / "big" / "matey-lora.gguf"
     keys = [models.admit(f"{base}::{adapter}", own_machine=True) for _ in range(2)]
     assert keys == ["big-Q8_0-00001-of-00002+matey-lora".replace("-00001-of-00002", "")] * 2

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.serving.model_pool import ModelPool
 from engine.types import Message
 from tests.engine.fake_models import FakeModel, Opener, settle
@@ -28,9 +28,7 @@ def test_the_event_loop_goes_on_while_a_prompt_is_read_and_who_leaves_stops_its_
     backend = SlowBackend()
 
     async def leave() -> None:
-        asked = asyncio.create_task(
-            started(backend, [{"role": "user", "content": "long"}], SamplingSettings())
-        )
+        asked = asyncio.create_task(started(backend, [{"role": "user", "content": "long"}], SamplingParams()))
         await asyncio.to_thread(backend.reads.wait)
         asked.cancel()
         await asyncio.wait({asked})
@@ -49,7 +47,7 @@ class SlowBackend(FakeBackend):
         super().__init__()
         self.reads, self.gate = threading.Event(), threading.Event()
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingSettings) -> FakeStream:
+    def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> FakeStream:
         self.reads.set()
         assert self.gate.wait(5)
         return super().stream(messages, sampling)

@@ -18,13 +18,13 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
 from tests.ui.conftest import until
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.auth.access import Access
 from ui.auth.identity import Visitors
-from ui.auth.middleware import Guard
+from ui.auth.middleware import AuthMiddleware
 from ui.models.registry import one_model
 from ui.openai.routes import LARGEST_BODY, _Events, add_openai_api
 
@@ -35,7 +35,7 @@ URL = "/v1/chat/completions"
 def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
     add_openai_api(app, one_model(backend))
-    app.add_middleware(Guard, access=access or Access(), sessions=lambda cookies: None)
+    app.add_middleware(AuthMiddleware, access=access or Access(), sessions=lambda cookies: None)
     app.add_middleware(Visitors)
     return app
 
@@ -52,7 +52,7 @@ def chunks(text: str) -> list[Any]:
 def test_a_models_own_values_are_the_defaults() -> None:
     backend = FakeBackend(info=replace(INFO, recommended={"temperature": 0.6, "top_k": 20}))
     post(backend, top_k=7, max_tokens=5)
-    assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, max_tokens=5)
+    assert backend.asked[0][1] == SamplingParams(temperature=0.6, top_k=7, max_tokens=5)
 
 
 def test_without_a_limit_the_context_is_filled_and_a_huge_one_as_far_as_goes() -> None:
@@ -94,10 +94,10 @@ def test_the_settings_reach_the_engine() -> None:
     given = {"temperature": 0.1, "top_p": 0.5, "top_k": 7, "min_p": 0.1, "repeat_penalty": 1.2}
     given |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
     post(backend, **given, max_tokens=9, max_completion_tokens=8, seed=-1, stop="END", response_format=form)
-    wanted = SamplingSettings(**given, max_tokens=8, seed=2**32 - 1, stop=("END",), json_schema=schema)  # type: ignore[arg-type]
+    wanted = SamplingParams(**given, max_tokens=8, seed=2**32 - 1, stop=("END",), json_schema=schema)  # type: ignore[arg-type]
     assert backend.asked[0][1] == wanted
     post(backend, response_format={"type": "json_object"}, stop=["a", "b"], user="me", made_up=1, n=1)
-    wanted = SamplingSettings(max_tokens=2048, stop=("a", "b"), json_schema={"type": "object"})
+    wanted = SamplingParams(max_tokens=2048, stop=("a", "b"), json_schema={"type": "object"})
     assert backend.asked[1][1] == wanted
 
 

@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from tests.ui.conftest import FakeSite, becomes, until
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.pages.settings_panel import STORAGE_KEY
@@ -154,7 +154,7 @@ def test_settings_in_german_survive_a_reload(open_page: Open, fake_site: Start) 
     until(lambda: site.backend.asked)
     messages, sampling = site.backend.asked[0]
     assert messages[0]["content"] == "Antworte kurz."
-    expected = SamplingSettings(0.2, repeat_penalty=1.05, top_p=0.9, top_k=33, min_p=0.1)
+    expected = SamplingParams(0.2, repeat_penalty=1.05, top_p=0.9, top_k=33, min_p=0.1)
     assert sampling == replace(expected, stop=("ENDE", "\n"), overflow="refuse")
 
     page.locator("#reset-settings").click()

@@ -15,7 +15,7 @@ from tests.ui.app_process import AppProcess, running
 from tests.ui.conftest import FakeSite, becomes
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.models.catalog import Catalog
-from ui.models.files import Entry, embedded_gguf
+from ui.models.files import CatalogEntry, embedded_gguf
 from ui.models.registry import Models
 from ui.pages.settings_panel import NAMES
 
@@ -105,7 +105,7 @@ def three(fake_site: Callable[[Models], FakeSite]) -> FakeSite:
     """Three models without weights; one of them says how it wants to be sampled."""
     infos = {"tuned": replace(INFO, context=1024, recommended={"temperature": 0.6})}
     answers = {"base": "the sky is blue", "tuned": "the sea is blue", "odd": HOSTILE}
-    catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in answers)
+    catalog = Catalog(CatalogEntry(key, f"Model {key}", f"{key}.gguf") for key in answers)
     pool = ModelPool(
         lambda key, _: FakeBackend(answers[key], 0.01, info=infos.get(key, INFO)), catalog.keys(), "base"
     )

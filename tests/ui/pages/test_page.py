@@ -9,7 +9,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, Page, expect
 
-from engine.config import SamplingSettings
+from engine.config import SamplingParams
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import FakeSite, Spy, becomes, until
 from tests.ui.fake_backend import FakeBackend
@@ -205,13 +205,13 @@ def test_the_settings_reach_the_engine(open_page: Open, fake_site: Start) -> Non
     until(lambda: site.backend.asked)
     messages, sampling = site.backend.asked[0]
     assert messages[0] == {"role": "system", "content": "Be brief."}
-    assert sampling == SamplingSettings(temperature=0.2, seed=7)
+    assert sampling == SamplingParams(temperature=0.2, seed=7)
     page.get_by_text("Back to the defaults").click()
     expect(page.locator("#set-temperature input[type=number]")).to_have_value("0.7")
     expect(page.locator("#set-seed input")).to_have_value("")
     ask(page, "again")
     until(lambda: len(site.backend.asked) == 2)
-    assert site.backend.asked[1][1] == SamplingSettings()
+    assert site.backend.asked[1][1] == SamplingParams()
 
 
 def test_an_example_is_asked_with_one_click(open_page: Open, fake_site: Start) -> None:
@@ -234,7 +234,7 @@ def test_the_api_answers_with_history_and_settings(fake_site: Start) -> None:
     assert answer == "one two three"
     messages, sampling = site.backend.asked[0]
     assert [m["content"] for m in messages] == ["Be brief.", "hi", "ho", "and?"]
-    assert sampling == SamplingSettings(max_tokens=3)
+    assert sampling == SamplingParams(max_tokens=3)
     assert client.predict("hello", api_name="/chat") == "one two three four"
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ui.render.messages import LATEX, defuse, restore
+from ui.render.messages import LATEX, neutralize_markdown, restore_markdown
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from ui.render.messages import LATEX, defuse, restore
     ],
 )
 def test_what_is_mathematics_is_shown_as_such(text: str, seen: str) -> None:
-    assert defuse(text, dollars=True) == seen
+    assert neutralize_markdown(text, dollars=True) == seen
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_what_is_mathematics_is_shown_as_such(text: str, seen: str) -> None:
     ],
 )
 def test_prices_and_code_are_no_mathematics(text: str) -> None:
-    assert defuse(text, dollars=True) == text
+    assert neutralize_markdown(text, dollars=True) == text
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_prices_and_code_are_no_mathematics(text: str) -> None:
     ],
 )
 def test_nothing_else_opens_or_closes_a_formula(text: str) -> None:
-    shown = defuse(text)
-    assert restore(shown) == text
+    shown = neutralize_markdown(text)
+    assert restore_markdown(shown) == text
     for pair in LATEX:  # as Gradio looks for formulas, which knows no code
         left, right = re.escape(str(pair["left"])), re.escape(str(pair["right"]))
         for formula in re.findall(f"{left}(.+?){right}", shown, re.DOTALL):
@@ -60,5 +60,5 @@ def test_nothing_else_opens_or_closes_a_formula(text: str) -> None:
 @pytest.mark.parametrize("hostile", [r"\(a", r"\[a", "\\\\[", r"\(\["])
 def test_what_is_never_closed_costs_no_more_than_its_length(hostile: str) -> None:
     began = time.process_time()
-    defuse(hostile * 20_000, dollars=True)
+    neutralize_markdown(hostile * 20_000, dollars=True)
     assert time.process_time() - began < 2  # all of the event loop waits; it was a quarter of a minute

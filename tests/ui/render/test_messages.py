@@ -1,7 +1,7 @@
 import pytest
 
 from engine.errors import RequestError
-from ui.render.messages import JOINER, conversation, defuse, restore, text_of
+from ui.render.messages import JOINER, conversation, neutralize_markdown, restore_markdown, text_of
 
 HOSTILE = [
     "<img src='http://evil.example/x.png'>",
@@ -21,7 +21,7 @@ HOSTILE = [
 def test_defused_text_has_no_tag_and_no_image_outside_code(text: str) -> None:
     import re
 
-    outside = re.sub(r"```.*?```|``.*?``|`[^`\n]+`", "", defuse(text), flags=re.DOTALL)
+    outside = re.sub(r"```.*?```|``.*?``|`[^`\n]+`", "", neutralize_markdown(text), flags=re.DOTALL)
     assert not re.search(r"<[A-Za-z/!?]|!\[", outside)
 
 
@@ -29,7 +29,7 @@ def test_defused_text_has_no_tag_and_no_image_outside_code(text: str) -> None:
     "text", [*HOSTILE, "plain", "a < b and 3 <4", "![", "<", f"odd {JOINER} joiner", "wow![1]"]
 )
 def test_restore_undoes_defuse(text: str) -> None:
-    assert restore(defuse(text)) == text
+    assert restore_markdown(neutralize_markdown(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_restore_undoes_defuse(text: str) -> None:
     ],
 )
 def test_code_is_left_alone_so_that_it_can_be_copied(code: str) -> None:
-    assert defuse(code) == code
+    assert neutralize_markdown(code) == code
 
 
 def test_math_and_comparisons_are_left_alone() -> None:
-    assert defuse("if x < 3 and y <= 4: $a < b$") == "if x < 3 and y <= 4: $a < b$"
+    assert neutralize_markdown("if x < 3 and y <= 4: $a < b$") == "if x < 3 and y <= 4: $a < b$"
 
 
 def test_a_shown_text_goes_round_and_keeps_its_indentation() -> None:
     text = "    indented\n<b>\n"
-    assert text_of([{"type": "text", "text": defuse(text)}]) == text
+    assert text_of([{"type": "text", "text": neutralize_markdown(text)}]) == text
 
 
 def test_blocks_and_strings_become_engine_messages() -> None:
@@ -95,5 +95,5 @@ def test_what_the_model_cannot_read_is_named(item: dict[str, object], named: str
 
 def test_a_mermaid_fence_is_no_diagram() -> None:
     text = "- ```mermaid\n  A[<img src=x>]\n  ```"
-    assert "```mermaid" not in defuse(text)
-    assert restore(defuse(text)) == text
+    assert "```mermaid" not in neutralize_markdown(text)
+    assert restore_markdown(neutralize_markdown(text)) == text

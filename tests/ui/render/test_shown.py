@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ui.conversations.model import Node, Opinion
-from ui.render.messages import Spoken, opinions, shown, split
+from ui.render.messages import ReasoningSplit, chatbot_rows, opinions, split
 
 
 def said(number: int, role: str, text: str, opinion: Opinion | None = None) -> Node:
@@ -15,30 +15,33 @@ def said(number: int, role: str, text: str, opinion: Opinion | None = None) -> N
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("plain", Spoken(None, "plain")),
-        ("<think>hm", Spoken("hm", "", thinking=True)),
-        ("\n<think>\nhm\n</think>\n\nSo.", Spoken("hm", "So.")),
-        ("[THINK]hm[/THINK]So.", Spoken("hm", "So.")),
-        ("hm\n</think>\n\nSo.", Spoken("hm", "So.")),
-        ("`x = 1`, hm</think>So.", Spoken("`x = 1`, hm", "So.")),
-        ("It's a ` and ```\nhm\n</think>So.", Spoken("It's a ` and ```\nhm", "So.")),
-        ("The tag <think> opens thoughts.", Spoken(None, "The tag <think> opens thoughts.")),
-        ("Between <think> and </think> it thinks.", Spoken(None, "Between <think> and </think> it thinks.")),
-        ("End it with `</think>`.", Spoken(None, "End it with `</think>`.")),
-        ("```\n</think>\n``` ends it.", Spoken(None, "```\n</think>\n``` ends it.")),
+        ("plain", ReasoningSplit(None, "plain")),
+        ("<think>hm", ReasoningSplit("hm", "", thinking=True)),
+        ("\n<think>\nhm\n</think>\n\nSo.", ReasoningSplit("hm", "So.")),
+        ("[THINK]hm[/THINK]So.", ReasoningSplit("hm", "So.")),
+        ("hm\n</think>\n\nSo.", ReasoningSplit("hm", "So.")),
+        ("`x = 1`, hm</think>So.", ReasoningSplit("`x = 1`, hm", "So.")),
+        ("It's a ` and ```\nhm\n</think>So.", ReasoningSplit("It's a ` and ```\nhm", "So.")),
+        ("The tag <think> opens thoughts.", ReasoningSplit(None, "The tag <think> opens thoughts.")),
+        (
+            "Between <think> and </think> it thinks.",
+            ReasoningSplit(None, "Between <think> and </think> it thinks."),
+        ),
+        ("End it with `</think>`.", ReasoningSplit(None, "End it with `</think>`.")),
+        ("```\n</think>\n``` ends it.", ReasoningSplit(None, "```\n</think>\n``` ends it.")),
     ],
 )
-def test_thoughts_are_told_from_the_answer(text: str, parts: Spoken) -> None:
+def test_thoughts_are_told_from_the_answer(text: str, parts: ReasoningSplit) -> None:
     assert split(text) == parts
 
 
 def test_thoughts_have_a_row_of_their_own_that_is_folded_at_any_time() -> None:
     path = [said(1, "user", "Why?"), said(2, "assistant", "<think>a b c")]
     for writing, title, nodes in ((True, "Thinking …", (1, 2)), (False, "Thoughts", (1, 2, 2))):
-        now = shown(path, writing=writing)
+        now = chatbot_rows(path, writing=writing)
         assert now.nodes == nodes
         assert now.rows[1]["metadata"] == {"title": title, "log": "3 words", "status": "done"}
-    done = shown([said(1, "user", "Why?"), said(2, "assistant", "<think>a</think>So <b>.")])
+    done = chatbot_rows([said(1, "user", "Why?"), said(2, "assistant", "<think>a</think>So <b>.")])
     assert [row["content"][0]["text"].replace("\u2060", "") for row in done.rows] == ["Why?", "a", "So <b>."]
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from common.text import parameters_text, size_text
 from engine.errors import EngineStopped, QueueFull, RequestError
-from engine.types import Dropped, Prefill, Queued, Text
+from engine.types import MessagesDropped, PrefillProgress, Queued, TextDelta
 from tests.ui.fake_backend import INFO, finished
 from ui.generation.streaming import Progress
 from ui.models.files import short_name
@@ -22,13 +22,13 @@ def progress(*events: object) -> Progress:
         ([], "Starting"),
         ([Queued(3)], "2 ahead of you"),
         ([Queued(1)], "you are next"),
-        ([Queued(1), Prefill(60, 100, 0)], "Reading the prompt · 60 %"),
-        ([Prefill(100, 100, 0), Text("a")], "Writing"),
-        ([Text("a"), finished("stop", 5)], "5 tokens · 10.0 tokens/s · first word after"),
-        ([Text("a"), finished("length", 5)], "Maximum new tokens"),
+        ([Queued(1), PrefillProgress(60, 100, 0)], "Reading the prompt · 60 %"),
+        ([PrefillProgress(100, 100, 0), TextDelta("a")], "Writing"),
+        ([TextDelta("a"), finished("stop", 5)], "5 tokens · 10.0 tokens/s · first word after"),
+        ([TextDelta("a"), finished("length", 5)], "Maximum new tokens"),
         ([finished("cancelled", 0)], "Stopped"),
-        ([Text("a"), finished("time", 5)], "time limit"),
-        ([Dropped(4, 900), Text("a"), finished("stop", 5)], "4 oldest messages were not read"),
+        ([TextDelta("a"), finished("time", 5)], "time limit"),
+        ([MessagesDropped(4, 900), TextDelta("a"), finished("stop", 5)], "4 oldest messages were not read"),
     ],
 )
 def test_the_line_says_what_is_happening(events: list[object], words: str) -> None:

@@ -1,4 +1,4 @@
-"""What LeanBlocks leave out of Gradio is not missed: the browser is sent the same."""
+"""What FastBlocks leave out of Gradio is not missed: the browser is sent the same."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gradio.state_holder import SessionState
 from ui.conversations.store import Store, StoreError
 from ui.generation.streaming import Progress
 from ui.pages.chat.message_toolbar import Updates
-from ui.pages.chat.navigation import Place, View
-from ui.pages.chat.panel import ChatPanel, Where
-from ui.server.page import LeanBlocks
+from ui.pages.chat.navigation import ConversationState, TabView
+from ui.pages.chat.panel import ChatPanel, TabContext
+from ui.server.page import FastBlocks
 
-ASKED = Where("me", View(), "", 2048)
-Show = Callable[[ChatPanel, Place], Updates]
+ASKED = TabContext("me", TabView(), "", 2048)
+Show = Callable[[ChatPanel, ConversationState], Updates]
 
 
 def sent(page: gr.Blocks, updates: Updates, *, as_it_is: bool) -> tuple[Any, SessionState]:
@@ -48,7 +48,7 @@ def sent(page: gr.Blocks, updates: Updates, *, as_it_is: bool) -> tuple[Any, Ses
 )
 def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(show: Show) -> None:
     store = Store()
-    with LeanBlocks() as page:
+    with FastBlocks() as page:
         panel = ChatPanel(store, 2048, current=gr.BrowserState(""), is_writing=lambda _: False)
         gr.Button().click(lambda: None, None, panel.outputs)
     there = panel.place(ASKED).ask("Why <b>?", None)
@@ -58,11 +58,11 @@ def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(sho
     theirs, _ = sent(page, show(panel, here), as_it_is=False)
     assert ours == theirs
     assert all(state[block._id] is block for block in panel.outputs if not block.stateful)
-    assert state[panel.view._id] == show(panel, here).get(panel.view, View())
+    assert state[panel.view._id] == show(panel, here).get(panel.view, TabView())
 
 
 def test_the_queue_that_is_slowed_down_is_gradios() -> None:
-    page = LeanBlocks().queue(max_size=8)
+    page = FastBlocks().queue(max_size=8)
     slowed = ("sleep_when_free", "progress_update_sleep_when_free", "ANAYLTICS_CACHE_FREQUENCY")
     plain = vars(Queue(True, 1, 1, 1, page))
     assert all(vars(page._queue)[name] > plain[name] for name in slowed)

@@ -16,7 +16,7 @@ from engine.serving.protocols import ChatBackend
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.cli import bind
 from ui.models.catalog import Catalog
-from ui.models.files import Entry
+from ui.models.files import CatalogEntry
 from ui.models.registry import Models
 from ui.server.app import serve, web_app
 
@@ -43,7 +43,7 @@ class Failing(FakeBackend):
 
 def test_the_page_is_there_before_its_model() -> None:
     gate: Future[Failing] = Future()
-    catalog = Catalog([Entry("fake", "Fake", "fake.gguf")])
+    catalog = Catalog([CatalogEntry("fake", "Fake", "fake.gguf")])
     models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.first), INFO)
     client = TestClient(web_app(models, 4))
     loading = models.pool.preload()

@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from engine.config import EngineSettings, SamplingSettings
+from engine.config import EngineConfig, SamplingParams
 from engine.errors import EngineStopped, QueueFull
-from engine.serving.backend import LocalBackend
-from engine.types import Event, Text
+from engine.serving.backend import LlamaBackend
+from engine.types import Event, TextDelta
 from scripts import chat
 from tests.ui.app_process import ROOT
 from tests.ui.fake_backend import INFO, FakeBackend, FakeStream
@@ -38,7 +38,7 @@ def chat_script(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess
 
 def terminal(backend: FakeBackend) -> TerminalChat:
     out, err = Console(file=io.StringIO(), width=100), Console(file=io.StringIO(), width=100)
-    return TerminalChat(backend, SamplingSettings(), out=out, err=err)
+    return TerminalChat(backend, SamplingParams(), out=out, err=err)
 
 
 def said(console: Console) -> str:
@@ -74,7 +74,7 @@ def test_a_prompt_on_the_command_line_pipes_its_answer_alone(monkeypatch: pytest
     """Nothing but the answer, even where colours are forced upon whoever is no terminal."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     backend = FakeBackend("an [bold]answer[/bold] of 42 words")
-    monkeypatch.setattr(LocalBackend, "open", lambda *_: backend)
+    monkeypatch.setattr(LlamaBackend, "open", lambda *_: backend)
     done = CliRunner().invoke(chat.cli, ["-p", "Who are you?"])
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "an [bold]answer[/bold] of 42 words\n"
@@ -101,9 +101,9 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> 
 
 def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend(info=replace(INFO, recommended={"temperature": 0.6, "top_k": 20}))
-    monkeypatch.setattr(LocalBackend, "open", lambda *_: backend)
-    assert chat.run(None, EngineSettings(), {"top_k": 7, "seed": 1}, "", "hello") == 0
-    assert backend.asked[0][1] == SamplingSettings(temperature=0.6, top_k=7, seed=1)
+    monkeypatch.setattr(LlamaBackend, "open", lambda *_: backend)
+    assert chat.run(None, EngineConfig(), {"top_k": 7, "seed": 1}, "", "hello") == 0
+    assert backend.asked[0][1] == SamplingParams(temperature=0.6, top_k=7, seed=1)
 
 
 def test_the_context_goes_by_the_same_names_as_the_pages() -> None:
@@ -185,7 +185,7 @@ def test_ctrl_c_while_the_chat_waits_for_the_next_word(monkeypatch: pytest.Monke
     def interrupted(stream: FakeStream) -> Iterator[Event]:
         for event in said_so_far(stream):
             yield event
-            if event == Text(" two"):
+            if event == TextDelta(" two"):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(FakeStream, "__iter__", interrupted)

@@ -7,23 +7,23 @@ from typing import Any
 
 import gradio as gr
 
-from ui.pages.chat.edit_events import ChatDeeds
+from ui.pages.chat.edit_events import EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.message_toolbar import Updates
-from ui.pages.chat.navigation import Place
+from ui.pages.chat.navigation import ConversationState
 from ui.pages.chat.panel import ChatPanel
 
 CHAT_QUEUE = "chat"  # the page and the API share one limit
 
 
-class ChatWiring:
+class ChatBindings:
     """The events of one panel; `answered` are those after which the history has changed."""
 
     def __init__(
         self,
         panel: ChatPanel,
         events: ChatEvents,
-        deeds: ChatDeeds,
+        deeds: EditHandlers,
         *,
         settings: Sequence[gr.components.Component],
         concurrency: int,
@@ -70,7 +70,7 @@ class ChatWiring:
         bar.redo.click(deeds.redo, [panel.box, *tab], **quick)
         bar.delete.click(deeds.ask_to_delete, tab, **quick)
         bar.keep.click(self._act(lambda here: here), tab, **quick)
-        bar.sure.click(self._act(Place.cut_marked), tab, **quick)
+        bar.sure.click(self._act(ConversationState.cut_marked), tab, **quick)
         for kept in (note.save.click, note.text.submit):
             kept(deeds.note, [note.text, note.node, *tab], **quick)
         note.close.click(note.hidden, None, **quick)

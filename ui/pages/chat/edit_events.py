@@ -12,23 +12,23 @@ import gradio as gr
 from ui.auth.access import Admit, OwnerOf, admit
 from ui.auth.identity import owner_of
 from ui.conversations.model import Opinion
-from ui.conversations.store import StoreError, Unknown
-from ui.generation.sessions import LiveStreams
-from ui.i18n.words import words
+from ui.conversations.store import NotFound, StoreError
+from ui.generation.sessions import ActiveStreams
+from ui.i18n.words import translator
 from ui.pages.chat.message_toolbar import Updates
-from ui.pages.chat.navigation import Place
-from ui.pages.chat.panel import ChatPanel, Where
+from ui.pages.chat.navigation import ConversationState
+from ui.pages.chat.panel import ChatPanel, TabContext
 
 
 @dataclass(frozen=True)
-class Asked:
+class EventContext:
     """An event's inputs without what is asked.
 
     `admit()` counts a request, and lets it in for the time of the answer: `with` what it returns. It raises
-    TooMany.
+    RateLimitExceeded.
     """
 
-    where: Where
+    where: TabContext
     session: str
     model: str | None
     settings: Sequence[Any]
@@ -36,33 +36,37 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Reader:
+class ContextReader:
     """Reads events: `context_of` a model in tokens, `owner_of` a request, `admit` for an answer."""
 
     context_of: Callable[[str | None], int]
     owner_of: OwnerOf = owner_of
     admit: Admit = admit
 
-    def __call__(self, request: gr.Request, tab: Sequence[Any]) -> Asked:
+    def __call__(self, request: gr.Request, tab: Sequence[Any]) -> EventContext:
         """`tab` is the tab's view, the open conversation, the model and the settings' values."""
         view, current, model, *settings = tab
-        where = Where(self.owner_of(request), view, current or "", self.context_of(model), words(request))
-        return Asked(where, str(request.session_hash), model, settings, lambda: self.admit(request))
+        where = TabContext(
+            self.owner_of(request), view, current or "", self.context_of(model), translator(request)
+        )
+        return EventContext(where, str(request.session_hash), model, settings, lambda: self.admit(request))
 
 
-class ChatDeeds:
+class EditHandlers:
     """The handlers. Their last inputs: the tab's view, the open conversation and the model."""
 
-    def __init__(self, panel: ChatPanel, live: LiveStreams, read: Reader) -> None:
+    def __init__(self, panel: ChatPanel, live: ActiveStreams, read: ContextReader) -> None:
         self._panel, self._live, self._asked = panel, live, read
 
-    async def act(self, request: gr.Request, tab: Sequence[Any], act: Callable[[Place], Place]) -> Updates:
+    async def act(
+        self, request: gr.Request, tab: Sequence[Any], act: Callable[[ConversationState], ConversationState]
+    ) -> Updates:
         """Do something that is done at once; an answer under way in the tab ends."""
         asked = self._asked(request, tab)
         self._live.leave(asked.session)
         try:
             return self._panel.show(act(self._panel.place(asked.where)), asked.where)
-        except (Unknown, StoreError) as error:
+        except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
 
     async def undo(self, request: gr.Request, *tab: Any) -> Updates:
@@ -71,7 +75,7 @@ class ChatDeeds:
         self._live.leave(asked.session)
         try:
             place, question = self._panel.place(asked.where).undo()
-        except (Unknown, StoreError) as error:
+        except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.show(place, asked.where, question)
 
@@ -83,7 +87,7 @@ class ChatDeeds:
             back = self._panel.place(asked.where)
             question = None if back.redoable is None else back.tree.nodes[back.redoable].text
             return self._panel.show(back.redo(), asked.where, "" if typed == question else None)
-        except (Unknown, StoreError) as error:
+        except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
 
     async def mark(self, request: gr.Request, clicked: gr.SelectData, *tab: Any) -> Updates:
@@ -91,7 +95,7 @@ class ChatDeeds:
         asked = self._asked(request, tab)
         try:
             place = self._panel.place(asked.where).mark(row_index(clicked.index))
-        except (Unknown, StoreError) as error:
+        except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.marked(place, asked.where)
 
@@ -100,7 +104,7 @@ class ChatDeeds:
         asked = self._asked(request, tab)
         try:
             return self._panel.bar.asking(self._panel.place(asked.where), asked.where.say)
-        except (Unknown, StoreError) as error:
+        except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
 
     async def judge(self, request: gr.Request, liked: gr.LikeData, *tab: Any) -> Updates:
@@ -110,7 +114,7 @@ class ChatDeeds:
             here = self._panel.place(asked.where)
             node = here.row(row_index(liked.index))
             there = here.judge(node.id, opinions.get(liked.liked), node.note)
-        except (Unknown, StoreError) as error:
+        except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.judging(there, there.tree.nodes[node.id], asked.where)
 
@@ -121,7 +125,7 @@ class ChatDeeds:
             here = self._panel.place(asked.where)
             if node is not None and node in here.tree.nodes:
                 here.judge(node, here.tree.nodes[node].opinion, text.strip())
-        except (Unknown, StoreError) as error:
+        except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
         return self._panel.note.hidden()
 

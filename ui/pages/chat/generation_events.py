@@ -21,24 +21,24 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import EngineError
-from ui.auth.limits import TooMany
+from ui.auth.limits import RateLimitExceeded
 from ui.conversations.model import Node
-from ui.conversations.store import StoreError, Unknown
+from ui.conversations.store import NotFound, StoreError
 from ui.generation.answering import Answerer, Task
-from ui.generation.sessions import Latest, LiveStreams, Turn
+from ui.generation.sessions import ActiveStreams, BoundedDict, TabRequest
 from ui.generation.streaming import Progress
-from ui.i18n.words import words
-from ui.pages.chat.edit_events import Asked, ChatDeeds, Reader, row_index
+from ui.i18n.words import translator
+from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext, row_index
 from ui.pages.chat.message_toolbar import Updates
-from ui.pages.chat.navigation import Place, View
+from ui.pages.chat.navigation import ConversationState, TabView
 from ui.pages.chat.panel import ChatPanel
 from ui.pages.settings_panel import SettingsPanel
-from ui.render.messages import restore, shown
+from ui.render.messages import chatbot_rows, restore_markdown
 from ui.render.status import Failure, line
 
 READY_SECONDS = 2.0  # how long a question waits for its page, which a restarted server may never open
 SETTLE_SECONDS = 1.0  # how long a page that opens waits for the answer of the one that it replaces
-Act = Callable[[Place], Place]
+Act = Callable[[ConversationState], ConversationState]
 
 
 @dataclass
@@ -50,11 +50,11 @@ class Work:
     follows it.
     """
 
-    asked: Asked
+    asked: EventContext
     admitted: AbstractContextManager[None]
-    turn: Turn
-    here: Place
-    there: Place
+    turn: TabRequest
+    here: ConversationState
+    there: ConversationState
     task: Task
     question: str | None
     node: Node
@@ -69,17 +69,22 @@ class ChatEvents:
     """The handlers. Their last inputs: the tab's view, the open conversation, the model and the settings."""
 
     def __init__(
-        self, panel: ChatPanel, answerer: Answerer, live: LiveStreams, deeds: ChatDeeds, read: Reader
+        self,
+        panel: ChatPanel,
+        answerer: Answerer,
+        live: ActiveStreams,
+        deeds: EditHandlers,
+        read: ContextReader,
     ) -> None:
         self._panel, self._answerer, self._live = panel, answerer, live
         self._deeds, self._asked = deeds, read
-        self._ready = Latest[str, None]()  # tabs that know which conversation they show
-        self._works = Latest[str, Work]()  # what each tab asked for last
+        self._ready = BoundedDict[str, None]()  # tabs that know which conversation they show
+        self._works = BoundedDict[str, Work]()  # what each tab asked for last
 
     async def send(self, request: gr.Request, question: str, *tab: Any) -> Updates:
         """Ask what is in the box; while an answer is written it stays there."""
         if not question.strip():
-            note = line(words(request)("status.empty_question"), "note")
+            note = line(translator(request)("status.empty_question"), "note")
             return {self._panel.status: note, self._panel.box: gr.update(value="")}
         asked = self._asked(request, tab)
         work = self._works.get(asked.session)
@@ -94,7 +99,7 @@ class ChatEvents:
 
     async def again(self, request: gr.Request, *tab: Any) -> Updates:
         """Another answer beside the last one, or the first to a question without one."""
-        return await self._begin(self._asked(request, tab), Place.again)
+        return await self._begin(self._asked(request, tab), ConversationState.again)
 
     async def go_on(self, request: gr.Request, *tab: Any) -> Updates:
         """Continue the last answer."""
@@ -104,7 +109,7 @@ class ChatEvents:
         """Ask an earlier question in other words; the same words are no other question."""
         if edited.value == edited.previous_value or not str(edited.value).strip():
             return await self._deeds.act(request, tab, lambda here: here)
-        text, index = restore(str(edited.value)), row_index(edited.index)
+        text, index = restore_markdown(str(edited.value)), row_index(edited.index)
         return await self._begin(
             self._asked(request, tab), lambda here: here.ask(text, here.row(index).parent)
         )
@@ -117,7 +122,7 @@ class ChatEvents:
             return
         work.shown = True
         path, where = work.task.path, work.asked.where
-        above = shown(path[:-1] if work.task.begun else path, where.say)
+        above = chatbot_rows(path[:-1] if work.task.begun else path, where.say)
         try:
             while not work.writing.done():
                 await work.changed.wait()
@@ -152,7 +157,7 @@ class ChatEvents:
 
         Whoever asks while the page still loads has opened it already.
         """
-        asked = self._asked(request, (View(), current, None))
+        asked = self._asked(request, (TabView(), current, None))
         self._ready[asked.session] = None
         if self._live.shows(asked.session, asked.where.current):
             return self._panel.translated(asked.where)
@@ -164,7 +169,7 @@ class ChatEvents:
                     break
                 await asyncio.sleep(0.05)
                 place = self._panel.place(asked.where)
-        except Unknown:
+        except NotFound:
             place = self._panel.place(replace(asked.where, current=""))
         return self._panel.opened(place, asked.where)
 
@@ -178,7 +183,7 @@ class ChatEvents:
         self._works.pop(str(request.session_hash), None)
         self._live.leave(str(request.session_hash))
 
-    async def _begin(self, asked: Asked, start: Act, question: str | None = None) -> Updates:
+    async def _begin(self, asked: EventContext, start: Act, question: str | None = None) -> Updates:
         """Have the answer written where `start` leads; `question` is given back when that cannot be."""
         await self._until_ready(asked)
         turn = self._live.begin(asked.session)
@@ -188,7 +193,7 @@ class ChatEvents:
             admitted = asked.admit()  # before anything is written
             here = self._panel.place(asked.where)
             there = start(here)
-        except (EngineError, TooMany, Unknown, StoreError) as error:
+        except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where, question)
         turn.key = there.view.key
         task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, asked.model)
@@ -197,7 +202,7 @@ class ChatEvents:
         self._works[asked.session] = work
         return self._panel.started(there, asked.where, clear=question is not None)
 
-    async def _until_ready(self, asked: Asked) -> None:
+    async def _until_ready(self, asked: EventContext) -> None:
         """A page that still loads would show a new chat over the one that is about to begin."""
         for _ in range(round(READY_SECONDS / 0.05)):
             if asked.session in self._ready or asked.where.view.key or asked.where.current:
@@ -215,9 +220,9 @@ class ChatEvents:
                         work.changed.set()
             if work.progress.error is not None and not work.progress.text:
                 raise work.progress.error
-        except (EngineError, TooMany, Unknown, StoreError) as error:
+        except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
             work.failure = error
-            with suppress(Unknown, StoreError):
+            with suppress(NotFound, StoreError):
                 work.here.forget(work.there)
         finally:
             work.changed.set()

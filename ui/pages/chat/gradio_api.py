@@ -15,8 +15,8 @@ from gradio.events import api
 from engine.errors import EngineError
 from engine.serving.model_pool import ModelPool
 from ui.auth import access
-from ui.auth.limits import TooMany
-from ui.generation.sessions import LiveStreams
+from ui.auth.limits import RateLimitExceeded
+from ui.generation.sessions import ActiveStreams
 from ui.generation.streaming import snapshots
 from ui.models.registry import serving, started
 from ui.pages.chat.bindings import CHAT_QUEUE
@@ -25,7 +25,7 @@ from ui.render.status import explain
 from ui.sampling import sampling_from
 
 
-def add_chat_endpoint(pool: ModelPool, live: LiveStreams, concurrency: int) -> None:
+def add_chat_endpoint(pool: ModelPool, live: ActiveStreams, concurrency: int) -> None:
     """Add the endpoint `chat` to the Blocks that is being built."""
 
     async def chat(  # noqa: PLR0917  # Gradio passes them by position
@@ -59,7 +59,7 @@ def add_chat_endpoint(pool: ModelPool, live: LiveStreams, concurrency: int) -> N
                                 yield progress.text
         except EngineError as error:
             raise _for_the_client(error) from error
-        except TooMany as error:
+        except RateLimitExceeded as error:
             raise gr.Error(str(error), print_exception=False) from error
 
     chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description

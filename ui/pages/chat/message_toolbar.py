@@ -9,13 +9,13 @@ import gradio as gr
 
 from ui.conversations.model import Node
 from ui.i18n.gradio import text
-from ui.i18n.words import Words
-from ui.pages.chat.navigation import Place
+from ui.i18n.words import Translator
+from ui.pages.chat.navigation import ConversationState
 
 Updates = dict[Any, Any]
 
 
-class Bar:
+class MessageToolbar:
     """Lays out the bar; `updates` are its components for a place."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Bar:
         self.outputs = [self.label, self.earlier, self.later, self.redo, self.answer, self.go_on]
         self.outputs += [self.delete, self.sure, self.keep]
 
-    def updates(self, place: Place, say: Words, *, writing: bool = False) -> Updates:
+    def updates(self, place: ConversationState, say: Translator, *, writing: bool = False) -> Updates:
         """For what is shown; `writing`: the last answer is under way, in this tab or another."""
         versions, last = place.versions, place.last
         number, count = (versions[1].index(versions[0]) + 1, len(versions[1])) if versions else (0, 0)
@@ -51,7 +51,7 @@ class Bar:
             self.keep: gr.update(visible=False),
         }
 
-    def asking(self, place: Place, say: Words) -> Updates:
+    def asking(self, place: ConversationState, say: Translator) -> Updates:
         """Whether it is really meant: deleting is the one thing that nothing brings back."""
         if place.marked is None:
             return self.updates(place, say)
@@ -65,7 +65,7 @@ class Bar:
         }
 
 
-def label(place: Place, say: Words) -> str:
+def label(place: ConversationState, say: Translator) -> str:
     """Which message the bar is about, and which of its versions is shown.
 
     `data-row` is the row of the message that is marked, from 1; ui/static/message_keyboard.js finds it there.
@@ -85,7 +85,7 @@ def label(place: Place, say: Words) -> str:
     return f"<span class='which'{mark}>{name}{heard}</span><span class='version'>{words}</span>"
 
 
-def _row(place: Place, about: Node) -> int:
+def _row(place: ConversationState, about: Node) -> int:
     """The place of a message among the Chatbot's rows, from 1: neighbours by the same author share one."""
     authors = [node.role for node in place.path[: place.path.index(about) + 1]]
     return 1 + sum(one != other for one, other in pairwise(authors))
@@ -98,7 +98,7 @@ def _button(name: str, variant: Literal["secondary", "stop"] = "secondary") -> g
     )
 
 
-class NoteField:
+class FeedbackNote:
     """Appears above the box when an answer was judged; `node` holds which one."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class NoteField:
             self.close = gr.Button(text("note.close"), size="sm", variant="secondary", scale=0, min_width=0)
         self.outputs = [self.node, self._row, self.text]
 
-    def asking(self, node: Node, say: Words) -> Updates:
+    def asking(self, node: Node, say: Translator) -> Updates:
         """Ask about an answer that was just judged; hidden when the opinion was taken back."""
         if node.opinion is None:
             return self.hidden()

@@ -20,7 +20,7 @@ from engine.errors import EngineError
 from engine.types import ModelInfo
 from ui.auth.identity import on_own_machine
 from ui.i18n.gradio import text
-from ui.i18n.words import Words, words
+from ui.i18n.words import Translator, translator
 from ui.models.registry import Models, serving
 from ui.render.status import line, model_facts, model_name
 
@@ -123,7 +123,7 @@ class ModelsPanel:
 
     async def _switch(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         """Load `wanted`, saying so, and make it the tab's model; or say why not, and keep `now`."""
-        say, own = words(request), on_own_machine(request)
+        say, own = translator(request), on_own_machine(request)
         switch = _Switch(wanted)
         loading = asyncio.ensure_future(self._ready(switch, own))
         began = time.monotonic()
@@ -150,7 +150,7 @@ class ModelsPanel:
         async with serving(self._models.pool, key) as backend:
             return key, backend.info
 
-    def _loading(self, switch: _Switch, seconds: int, say: Words) -> str:
+    def _loading(self, switch: _Switch, seconds: int, say: Translator) -> str:
         if switch.key is None:
             name, share = self._called(switch.wanted), switch.fetched
         else:
@@ -161,7 +161,7 @@ class ModelsPanel:
     def _called(self, key: object) -> str:
         return self._models.catalog.label(str(key))
 
-    def _facts_of(self, info: ModelInfo, own_machine: bool, say: Words) -> str:
+    def _facts_of(self, info: ModelInfo, own_machine: bool, say: Translator) -> str:
         lonely = self._models.catalog.is_lonely()
         type_one = f"<p>{escape(say('models.type_one'))}</p>" if lonely and own_machine else ""
         return model_facts(info, lonely, say) + type_one

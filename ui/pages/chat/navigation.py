@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
 from ui.conversations.model import Node, Opinion, Tree
-from ui.conversations.store import Store, Unknown
-from ui.render.messages import shown
+from ui.conversations.store import NotFound, Store
+from ui.render.messages import chatbot_rows
 
 LONGEST = 1_000_000  # characters of a question, the same limit as an import file's (json_transfer.py)
 
 
 @dataclass(frozen=True)
-class View:
+class TabView:
     """What one tab shows: the conversation `key` ("": none yet) down to `leaf`, and the message clicked last.
 
     Each tab has a leaf of its own, so that two tabs with the same conversation write branches of it.
@@ -28,12 +28,12 @@ class View:
 
 
 @dataclass(frozen=True)
-class Place:
+class ConversationState:
     """A view with its messages. Raises Unknown at the first action when somebody else deleted them."""
 
     store: Store
     owner: str
-    view: View
+    view: TabView
     tree: Tree
 
     @property
@@ -48,22 +48,22 @@ class Place:
 
     def row(self, index: int) -> Node:
         """The message of one of the Chatbot's rows; raises Unknown."""
-        nodes = shown(self.path).nodes
+        nodes = chatbot_rows(self.path).nodes
         if not 0 <= index < len(nodes):
-            raise Unknown("this message is not there (any more)")
+            raise NotFound("this message is not there (any more)")
         return self.tree.nodes[nodes[index]]
 
-    def to(self, leaf: int | None, marked: int | None = None) -> Place:
+    def to(self, leaf: int | None, marked: int | None = None) -> ConversationState:
         """The same conversation down to another message."""
-        view = View(self.view.key, leaf, marked)
+        view = TabView(self.view.key, leaf, marked)
         return replace(self, view=view, tree=Tree(self.tree.nodes, leaf))
 
-    def at(self, leaf: int | None, marked: int | None = None) -> Place:
+    def at(self, leaf: int | None, marked: int | None = None) -> ConversationState:
         """As `to`, and the store remembers it."""
         self.store.select(self.owner, self.view.key, leaf)
         return self.to(leaf, marked)
 
-    def again(self) -> Place:
+    def again(self) -> ConversationState:
         """Where the last answer begins, to give another one; nothing else changes when there is none."""
         last = self.last
         return self.to(last.parent) if last is not None and last.role == "assistant" else self
@@ -73,20 +73,20 @@ class Place:
         """The message that was clicked, as long as it is shown."""
         return next((node for node in self.path if node.id == self.view.marked), None)
 
-    def mark(self, index: int) -> Place:
+    def mark(self, index: int) -> ConversationState:
         """With the message of a row marked, or none when it is marked already."""
         node = self.row(index).id
         return replace(self, view=replace(self.view, marked=None if node == self.view.marked else node))
 
-    def ask(self, text: str, parent: int | None) -> Place:
+    def ask(self, text: str, parent: int | None) -> ConversationState:
         """A question below `parent`; the first one makes the conversation. Raises RequestError."""
         if len(text) > LONGEST:
             raise RequestError(f"the message has {len(text):,} characters: at most {LONGEST:,} are taken")
         key = self.view.key or self.store.create(self.owner)
         asked = self.store.add(self.owner, key, parent, "user", text)
-        return visit(self.store, self.owner, View(key, asked))
+        return open_conversation(self.store, self.owner, TabView(key, asked))
 
-    def undo(self) -> tuple[Place, str]:
+    def undo(self) -> tuple[ConversationState, str]:
         """Before the last question, and that question; it stays, as what `redo` shows again."""
         for node in reversed(self.path):
             if node.role == "user":
@@ -99,11 +99,11 @@ class Place:
         below = self.tree.children.get(self.tree.leaf, [])
         return below[-1] if below else None
 
-    def redo(self) -> Place:
+    def redo(self) -> ConversationState:
         """What an undo took back."""
         return self if self.redoable is None else self.at(self.tree.tip(self.redoable))
 
-    def forget(self, asked: Place) -> Place:
+    def forget(self, asked: ConversationState) -> ConversationState:
         """Here again, without the question that `asked` has added: it could not be answered.
 
         What another tab has written meanwhile stays: what is below the question keeps it, and any other
@@ -121,12 +121,12 @@ class Place:
             self.store.delete(self.owner, asked.view.key)
         return self
 
-    def cut_marked(self) -> Place:
+    def cut_marked(self) -> ConversationState:
         """Without the message that was clicked and all below it, in all branches."""
         if self.marked is None:
             return self
         self.store.cut(self.owner, self.view.key, self.marked.id)
-        return visit(self.store, self.owner, View(self.view.key, self.view.leaf))
+        return open_conversation(self.store, self.owner, TabView(self.view.key, self.view.leaf))
 
     @property
     def versions(self) -> tuple[int, list[int]] | None:
@@ -137,7 +137,7 @@ class Place:
                 return node.id, found
         return None
 
-    def turn(self, step: int) -> Place:
+    def turn(self, step: int) -> ConversationState:
         """The version before (-1) or after (1) the one that `versions` names."""
         if self.versions is None:
             return self
@@ -145,24 +145,24 @@ class Place:
         there = ids[max(0, min(len(ids) - 1, ids.index(node) + step))]
         return self.at(self.tree.tip(there), there)
 
-    def judge(self, node: int, opinion: Opinion | None, note: str) -> Place:
+    def judge(self, node: int, opinion: Opinion | None, note: str) -> ConversationState:
         """Keep an opinion on an answer."""
         self.store.judge(self.owner, self.view.key, node, opinion, note)
-        return visit(self.store, self.owner, replace(self.view, marked=node))
+        return open_conversation(self.store, self.owner, replace(self.view, marked=node))
 
 
-def visit(store: Store, owner: str, view: View) -> Place:
+def open_conversation(store: Store, owner: str, view: TabView) -> ConversationState:
     """The place that a view shows; where its leaf was deleted, what the store shows. Raises Unknown."""
     if not view.key:
-        return Place(store, owner, View(), Tree({}, None))
+        return ConversationState(store, owner, TabView(), Tree({}, None))
     tree = store.load(owner, view.key).tree
     if view.leaf is not None and view.leaf not in tree.nodes:
-        view = View(view.key, tree.leaf)
-    return Place(store, owner, view, Tree(tree.nodes, view.leaf))
+        view = TabView(view.key, tree.leaf)
+    return ConversationState(store, owner, view, Tree(tree.nodes, view.leaf))
 
 
-def arrive(store: Store, owner: str, key: str) -> Place:
+def restore_conversation(store: Store, owner: str, key: str) -> ConversationState:
     """A conversation as it was left; raises Unknown."""
     if not key:
-        return visit(store, owner, View())
-    return visit(store, owner, View(key, store.load(owner, key).tree.leaf))
+        return open_conversation(store, owner, TabView())
+    return open_conversation(store, owner, TabView(key, store.load(owner, key).tree.leaf))

@@ -14,13 +14,13 @@ import gradio as gr
 from gradio.components.chatbot import ExampleMessage
 
 from ui.conversations.model import Node, Tree
-from ui.conversations.store import Store, StoreError, Unknown
+from ui.conversations.store import NotFound, Store, StoreError
 from ui.generation.streaming import Progress
 from ui.i18n.gradio import text
-from ui.i18n.words import ENGLISH, Words
-from ui.pages.chat.message_toolbar import Bar, NoteField, Updates
-from ui.pages.chat.navigation import Place, View, arrive, visit
-from ui.render.messages import LATEX, Shown, opinions, shown
+from ui.i18n.words import ENGLISH, Translator
+from ui.pages.chat.message_toolbar import FeedbackNote, MessageToolbar, Updates
+from ui.pages.chat.navigation import ConversationState, TabView, open_conversation, restore_conversation
+from ui.render.messages import LATEX, ChatbotRow, chatbot_rows, opinions
 from ui.render.status import Failure, error_line, line, made_line, meter_of, meter_while, status
 
 EXAMPLES = ("chat.example_1", "chat.example_2", "chat.example_3", "chat.example_4")
@@ -36,7 +36,7 @@ SHORTCUTS = (
 )
 
 
-def examples(say: Words) -> list[ExampleMessage]:
+def examples(say: Translator) -> list[ExampleMessage]:
     """Questions to begin with."""
     return [{"text": say(key)} for key in EXAMPLES]
 
@@ -93,7 +93,7 @@ def _box(value: str | None, **buttons: Any) -> Any:
     return gr.update(**buttons) if value is None else gr.update(value=value, **buttons)
 
 
-def help_button(say: Words) -> str:
+def help_button(say: Translator) -> str:
     """A question mark that opens the list of shortcuts; the browser's own popover, no script.
 
     It carries what messages are called, for ui/static/message_keyboard.js.
@@ -110,17 +110,17 @@ def help_button(say: Words) -> str:
 
 
 @dataclass(frozen=True)
-class Where:
+class TabContext:
     """Who looks at what: a tab's view, and the open conversation's id, which outlives a restart.
 
     `context` is that of the tab's model, in tokens.
     """
 
     owner: str
-    view: View
+    view: TabView
     current: str
     context: int
-    say: Words = ENGLISH
+    say: Translator = ENGLISH
 
 
 class ChatPanel:
@@ -136,13 +136,13 @@ class ChatPanel:
     ) -> None:
         """`context` is the first model's, in tokens; `current` holds the open conversation's id or ""."""
         self._store, self._is_writing = store, is_writing
-        self.current, self.view = current, gr.State(View())
+        self.current, self.view = current, gr.State(TabView())
         self.chatbot = chatbot()
         with gr.Column(elem_id="below"):
-            self.note = NoteField()
+            self.note = FeedbackNote()
             with gr.Row(elem_id="line", equal_height=True):
                 self.status = gr.HTML(line(""), elem_id="status", padding=False)
-                self.bar = Bar()
+                self.bar = MessageToolbar()
             self.box = box()
             with gr.Row(elem_id="foot", equal_height=True):
                 self.meter = gr.HTML(meter_of([], context), elem_id="meter", padding=False)
@@ -151,22 +151,24 @@ class ChatPanel:
         self.outputs += [*self.bar.outputs, *self.note.outputs]
         self.growing = [self.chatbot, self.status, self.meter]
 
-    def place(self, where: Where) -> Place:
+    def place(self, where: TabContext) -> ConversationState:
         """What the tab shows; raises Unknown."""
         if where.view.key:
-            return visit(self._store, where.owner, where.view)
-        return arrive(self._store, where.owner, where.current)
+            return open_conversation(self._store, where.owner, where.view)
+        return restore_conversation(self._store, where.owner, where.current)
 
     def nothing(self) -> Updates:
         """No change. Gradio takes an empty dict for a value."""
         return {self.status: gr.skip()}
 
-    def show(self, place: Place, where: Where, text: str | None = None) -> Updates:
+    def show(self, place: ConversationState, where: TabContext, text: str | None = None) -> Updates:
         """All of a place, and the box with `text`, or with what is typed there already."""
         path = place.path
         writing = self._writing(place)
         return {
-            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.chatbot: gr.update(
+                value=list(chatbot_rows(path, where.say).rows), feedback_value=opinions(path)
+            ),
             self.status: made_line(place.last.made if place.last and not writing else None, where.say),
             self.meter: meter_of(path, where.context, where.say),
             self.view: place.view,
@@ -176,22 +178,24 @@ class ChatPanel:
             **self.note.hidden(),
         }
 
-    def opened(self, place: Place, where: Where) -> Updates:
+    def opened(self, place: ConversationState, where: TabContext) -> Updates:
         """A place that was chosen, or found as the page was loaded."""
         updates = self.show(place, where)
         updates[self.chatbot]["examples"] = examples(where.say)
         return updates | {self.help: help_button(where.say)}
 
-    def translated(self, where: Where) -> Updates:
+    def translated(self, where: TabContext) -> Updates:
         """What Gradio does not translate itself."""
         words = gr.update(examples=examples(where.say))
         return {self.chatbot: words, self.help: help_button(where.say)}
 
-    def started(self, place: Place, where: Where, *, clear: bool) -> Updates:
+    def started(self, place: ConversationState, where: TabContext, *, clear: bool) -> Updates:
         """The question is there, and nothing of the answer yet; `clear` empties the box."""
         path = place.path
         return {
-            self.chatbot: gr.update(value=list(shown(path, where.say).rows), feedback_value=opinions(path)),
+            self.chatbot: gr.update(
+                value=list(chatbot_rows(path, where.say).rows), feedback_value=opinions(path)
+            ),
             self.status: line(where.say("status.starting"), "busy"),
             self.view: place.view,
             self.current: place.view.key,
@@ -200,45 +204,45 @@ class ChatPanel:
             **self.note.hidden(),
         }
 
-    def grown(self, before: Shown, node: Node, progress: Progress, where: Where) -> Updates:
+    def grown(self, before: ChatbotRow, node: Node, progress: Progress, where: TabContext) -> Updates:
         """An answer under way; `before` are the rows above it."""
-        rows = shown([node], where.say, writing=not progress.done).rows if progress.text else ()
+        rows = chatbot_rows([node], where.say, writing=not progress.done).rows if progress.text else ()
         updates: Updates = {self.status: status(progress, where.say), self.chatbot: [*before.rows, *rows]}
         if (meter := meter_while(progress, where.context, where.say)) is not None:
             updates[self.meter] = meter
         return updates
 
-    def ended(self, place: Place, progress: Progress, where: Where) -> Updates:
+    def ended(self, place: ConversationState, progress: Progress, where: TabContext) -> Updates:
         """An answer at its end, or what is left if it said nothing."""
-        updates = self.show(visit(place.store, place.owner, place.view), where)
+        updates = self.show(open_conversation(place.store, place.owner, place.view), where)
         if progress.error is not None or not progress.text.strip():
             updates[self.status] = status(progress, where.say)
         return updates
 
-    def unkept(self, place: Place, answer: Node, error: StoreError, where: Where) -> Updates:
+    def unkept(self, place: ConversationState, answer: Node, error: StoreError, where: TabContext) -> Updates:
         """An answer that can be read, but could not be kept: the store has less of it."""
         tree = Tree({**place.tree.nodes, answer.id: answer}, answer.id)
         return self.show(replace(place, tree=tree), where) | {self.status: error_line(error, say=where.say)}
 
-    def marked(self, place: Place, where: Where) -> Updates:
+    def marked(self, place: ConversationState, where: TabContext) -> Updates:
         """A message was clicked."""
         writing = self._writing(place)
         return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
 
-    def _writing(self, place: Place) -> bool:
+    def _writing(self, place: ConversationState) -> bool:
         """Whether the last message, or an answer to it, is under way in any tab."""
         below = place.tree.children.get(place.tree.leaf, [])
         return any(self._is_writing(node.id) for node in place.path[-1:]) or any(map(self._is_writing, below))
 
-    def failed(self, error: Failure, where: Where, question: str | None = None) -> Updates:
+    def failed(self, error: Failure, where: TabContext, question: str | None = None) -> Updates:
         """What is left after an error, and what it was; `question` is given back."""
         try:
             place = self.place(where)
-        except (Unknown, StoreError):
-            place = arrive(self._store, where.owner, "")
+        except (NotFound, StoreError):
+            place = restore_conversation(self._store, where.owner, "")
         return self.show(place, where, question) | {self.status: error_line(error, say=where.say)}
 
-    def judging(self, place: Place, node: Node, where: Where) -> Updates:
+    def judging(self, place: ConversationState, node: Node, where: TabContext) -> Updates:
         """An answer was judged: ask why."""
         return {
             self.chatbot: gr.update(feedback_value=opinions(place.path)),

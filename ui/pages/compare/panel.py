@@ -14,11 +14,11 @@ from common.text import size_text
 from engine.errors import EngineError, SettingsError
 from ui.auth import access
 from ui.auth.identity import on_own_machine
-from ui.auth.limits import TooMany
-from ui.generation.sessions import LiveStreams
-from ui.generation.side_by_side import Lane, Race
+from ui.auth.limits import RateLimitExceeded
+from ui.generation.sessions import ActiveStreams
+from ui.generation.side_by_side import Column, SideBySide
 from ui.i18n.gradio import text
-from ui.i18n.words import Words, words
+from ui.i18n.words import Translator, translator
 from ui.models.registry import Models
 from ui.pages.compare.view import Round, columns
 from ui.pages.compare.votes import VotePanel
@@ -33,7 +33,7 @@ Update = tuple[Any, Any, Any, Any, Any]
 class ComparePanel:
     """Lays out the page and wires its events."""
 
-    def __init__(self, models: Models, live: LiveStreams, settings: SettingsPanel) -> None:
+    def __init__(self, models: Models, live: ActiveStreams, settings: SettingsPanel) -> None:
         self._models, self._live, self._settings = models, live, settings
         choices = models.catalog.choices(own_machine=False)
         self._chosen = gr.Dropdown(
@@ -80,7 +80,7 @@ class ComparePanel:
     async def _run(
         self, request: gr.Request, prompt: str, chosen: list[str], blind: bool, turns: bool, *settings: Any
     ) -> AsyncGenerator[Update, None]:
-        say = words(request)
+        say = translator(request)
         try:
             keys = self._checked(prompt, chosen, request, say)
             system_prompt, sampling = SettingsPanel.read(settings)
@@ -90,16 +90,16 @@ class ComparePanel:
             return
         if blind:
             random.shuffle(keys)
-        race = Race(self._models.pool, keys, asked, sampling)
+        race = SideBySide(self._models.pool, keys, asked, sampling)
         try:
             with access.admit(request), self._live.following(str(request.session_hash), race):
                 async with aclosing(race.run(together=not turns)) as updates:
                     async for lanes in updates:
                         yield self._shown(lanes, blind, turns, say)
-        except TooMany as error:
+        except RateLimitExceeded as error:
             yield gr.skip(), gr.skip(), line(error.text(say), "error"), gr.skip(), gr.skip()
 
-    def _shown(self, lanes: Sequence[Lane], blind: bool, turns: bool, say: Words) -> Update:
+    def _shown(self, lanes: Sequence[Column], blind: bool, turns: bool, say: Translator) -> Update:
         labels = tuple(self._models.catalog.label(lane.key) for lane in lanes)
         current = Round(tuple(lanes), labels, blind)
         if not current.done:
@@ -110,7 +110,7 @@ class ComparePanel:
         note = line(say("compare.please_vote") if current.votable else "")
         return box, columns(current, say), note, self._votes.offer(current, say), current
 
-    def _checked(self, prompt: str, chosen: Sequence[str], request: gr.Request, say: Words) -> list[str]:
+    def _checked(self, prompt: str, chosen: Sequence[str], request: gr.Request, say: Translator) -> list[str]:
         """The keys of the models to compare; raises an EngineError that says what is wrong with the wish."""
         if not prompt.strip():
             raise SettingsError(say("compare.no_prompt"))
@@ -121,7 +121,7 @@ class ComparePanel:
         self._must_fit(keys, say)
         return keys
 
-    def _must_fit(self, keys: Sequence[str], say: Words) -> None:
+    def _must_fit(self, keys: Sequence[str], say: Translator) -> None:
         """All of them are in memory at once; what runs short of it would stand still."""
         there = self._models.pool.loaded()
         needed = sum(self._models.catalog.size(key) for key in keys if key not in there)

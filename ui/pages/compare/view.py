@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ui.generation.side_by_side import Lane
-from ui.i18n.words import Words
+from ui.generation.side_by_side import Column
+from ui.i18n.words import Translator
 from ui.pages.compare.tally import Pair
 from ui.render.status import line, status
 from ui.render.tables import marked
@@ -18,7 +18,7 @@ from ui.render.tables import marked
 class Round:
     """A comparison: the models in the order of their columns, the answers, and whether names are hidden."""
 
-    lanes: tuple[Lane, ...]
+    lanes: tuple[Column, ...]
     labels: tuple[str, ...]
     blind: bool
     voted: bool = False
@@ -43,7 +43,7 @@ class Round:
         return list(string.ascii_uppercase[: len(self.lanes)]) if self.hidden else list(self.labels)
 
 
-def columns(shown: Round, say: Words) -> str:
+def columns(shown: Round, say: Translator) -> str:
     """The answers side by side; in the end with the words marked that differ from the first."""
     lanes = zip(shown.names(), shown.lanes, strict=True)
     reference = _said(shown.lanes[0]) if shown.done and shown.lanes else None
@@ -51,7 +51,7 @@ def columns(shown: Round, say: Words) -> str:
     return f"<div class='lanes'>{''.join(parts)}</div>"
 
 
-def table(pairs: Sequence[Pair], say: Words) -> str:
+def table(pairs: Sequence[Pair], say: Translator) -> str:
     """The tally, a row for each pair of models."""
     if not pairs:
         return ""
@@ -61,7 +61,7 @@ def table(pairs: Sequence[Pair], say: Words) -> str:
     return f"<table class='tally'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _column(name: str, lane: Lane, reference: str | None, hidden: bool, say: Words) -> str:
+def _column(name: str, lane: Column, reference: str | None, hidden: bool, say: Translator) -> str:
     said = _said(lane)
     text = escape(said) if reference is None else marked(reference, said)
     how = _hidden_line(lane, say) if hidden else _line(lane, say)
@@ -69,13 +69,13 @@ def _column(name: str, lane: Lane, reference: str | None, hidden: bool, say: Wor
     return f"<section class='lane'>{body}</section>"
 
 
-def _line(lane: Lane, say: Words) -> str:
+def _line(lane: Column, say: Translator) -> str:
     if lane.stopped:
         return line(say("status.cancelled"), "note")
     return line(say("compare.waiting"), "busy") if lane.progress is None else status(lane.progress, say)
 
 
-def _hidden_line(lane: Lane, say: Words) -> str:
+def _hidden_line(lane: Column, say: Translator) -> str:
     """What happens, without a number that would give the model away."""
     if lane.stopped or (lane.progress is not None and lane.progress.error is not None):
         return _line(lane, say)
@@ -88,5 +88,5 @@ def _row(pair: Pair, heads: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<td>{escape(str(getattr(pair, name)))}</td>" for name in heads) + "</tr>"
 
 
-def _said(lane: Lane) -> str:
+def _said(lane: Column) -> str:
     return lane.progress.text if lane.progress is not None else ""

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ui.i18n.gradio import text
-from ui.i18n.words import Words, words
+from ui.i18n.words import Translator, translator
 from ui.pages.assets import DOWNLOAD, File
 from ui.pages.compare.tally import Ballot, from_plain, tally, to_csv, to_json, to_plain
 from ui.pages.compare.view import Round, columns, table
@@ -54,7 +54,7 @@ class VotePanel:
                 None, file, file, js=DOWNLOAD, api_visibility="private"
             )
 
-    def offer(self, current: Round, say: Words) -> Any:
+    def offer(self, current: Round, say: Translator) -> Any:
         """The vote's choices for a round that is complete, or none."""
         if not current.votable:
             return gr.update(visible=False, choices=[], value=None)
@@ -71,7 +71,7 @@ class VotePanel:
         assert isinstance(choice, int)
         best = None if choice == TIE else current.labels[choice]
         ballots = [*from_plain(kept), Ballot(current.labels, best, current.blind)]
-        uncovered, say = replace(current, voted=True), words(request)
+        uncovered, say = replace(current, voted=True), translator(request)
         names = [(say("compare.best", name=name), index) for index, name in enumerate(uncovered.names())]
         vote = gr.update(interactive=False, choices=[*names, (say("compare.tie"), TIE)], value=choice)
         plain = to_plain(ballots)
@@ -80,7 +80,7 @@ class VotePanel:
 
 def _shown(request: gr.Request, kept: object) -> tuple[str, Any]:
     pairs = tally(from_plain(kept))
-    return table(pairs, words(request)), gr.update(visible=bool(pairs))
+    return table(pairs, translator(request)), gr.update(visible=bool(pairs))
 
 
 def _json_file(kept: object) -> File:

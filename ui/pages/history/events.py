@@ -13,12 +13,12 @@ import gradio as gr
 
 from ui.auth.access import Admit, admit
 from ui.auth.identity import owner_of
-from ui.auth.limits import TooMany
+from ui.auth.limits import RateLimitExceeded
 from ui.conversations.database import Conversation
 from ui.conversations.json_transfer import TransferError, from_json, largest, to_json
 from ui.conversations.markdown import to_markdown
-from ui.conversations.store import Store, StoreError, Unknown
-from ui.i18n.words import Words, words
+from ui.conversations.store import NotFound, Store, StoreError
+from ui.i18n.words import Translator, translator
 from ui.pages.assets import File
 
 LISTED = 200  # more lines make a slow page; the search finds the others
@@ -57,7 +57,7 @@ class HistoryActions:
     def pin(self, request: gr.Request, key: str, search: str) -> Shown:
         """Pin the open chat, or no longer."""
         owner = self._owner_of(request)
-        with suppress(Unknown):  # another tab has deleted it
+        with suppress(NotFound):  # another tab has deleted it
             self._store.pin(owner, key, not self._store.summary(owner, key).pinned)
         return self._show(request, key, search)
 
@@ -65,7 +65,7 @@ class HistoryActions:
         """Show the box for a title, and what it is now."""
         try:
             title = self._store.summary(self._owner_of(request), key).title
-        except Unknown as error:
+        except NotFound as error:
             raise _gone(request) from error
         return gr.Row(visible=True), title, gr.Column(visible=False)
 
@@ -73,17 +73,17 @@ class HistoryActions:
         """Give the open chat a title; an empty one changes nothing."""
         try:
             self._store.rename(self._owner_of(request), key, title)
-        except Unknown:
-            return self._show(request, key, search, words(request)("history.gone"))
+        except NotFound:
+            return self._show(request, key, search, translator(request)("history.gone"))
         return self._show(request, key, search)
 
     def ask_delete(self, request: gr.Request) -> tuple[Any, Any, bool, Any]:
         """Ask before the open chat is deleted. In a frame of another site, browsers show no `confirm`."""
-        return _ask(words(request)("history.delete_sure"), everything=False)
+        return _ask(translator(request)("history.delete_sure"), everything=False)
 
     def ask_delete_all(self, request: gr.Request) -> tuple[Any, Any, bool, Any]:
         """Ask before everything is deleted."""
-        return _ask(words(request)("history.delete_all_sure"), everything=True)
+        return _ask(translator(request)("history.delete_all_sure"), everything=True)
 
     def delete(self, request: gr.Request, key: str, search: str, everything: bool) -> Shown:
         """Delete the open chat, or all."""
@@ -91,16 +91,16 @@ class HistoryActions:
         if everything:
             self._store.delete_all(owner)
         else:
-            with suppress(Unknown):  # another tab was quicker
+            with suppress(NotFound):  # another tab was quicker
                 self._store.delete(owner, key)
         return self._opened(request, "", search)
 
     def take_in(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
         """Import a file, which is then removed from the server."""
-        say, path = words(request), Path(file)
+        say, path = translator(request), Path(file)
         try:
             note = say("history.imported", count=self._import(request, path))
-        except (TooMany, TransferError, StoreError) as error:
+        except (RateLimitExceeded, TransferError, StoreError) as error:
             note = say("history.not_imported", error=error)
         finally:
             path.unlink(missing_ok=True)
@@ -142,7 +142,7 @@ class HistoryActions:
     def _this(self, request: gr.Request, key: str) -> list[Conversation]:
         try:
             return [self._store.load(self._owner_of(request), key)]
-        except Unknown as error:
+        except NotFound as error:
             raise _gone(request) from error
 
     def _all(self, request: gr.Request) -> list[Conversation]:
@@ -154,7 +154,7 @@ class HistoryActions:
 
     def _opened(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
         """As `_show`, after the id of the open chat, which is "" once it is gone."""
-        owner, say = self._owner_of(request), words(request)
+        owner, say = self._owner_of(request), translator(request)
         everything = {found.id: found for found in self._store.list(owner)}
         found = self._store.list(owner, search) if search and search.strip() else tuple(everything.values())
         current = everything.get(key)
@@ -174,14 +174,14 @@ class HistoryActions:
 
 
 def _gone(request: gr.Request) -> gr.Error:
-    return gr.Error(words(request)("history.gone"), print_exception=False)
+    return gr.Error(translator(request)("history.gone"), print_exception=False)
 
 
-def _line(title: str, pinned: bool, say: Words) -> str:
+def _line(title: str, pinned: bool, say: Translator) -> str:
     return f"{'★ ' if pinned else ''}{title or say('page.new_chat')}"
 
 
-def _note(say: Words, everything: int, found: int) -> str:
+def _note(say: Translator, everything: int, found: int) -> str:
     if not everything:
         return say("history.none")
     if not found:

@@ -10,10 +10,10 @@ import gradio as gr
 import numpy as np
 
 from common.errors import UserError
-from ggufio.blocks import Blocks, Rounded
+from ggufio.blocks import Blocks, RoundTrip
 from ggufio.ggml import Floats
 from ui.i18n.gradio import text
-from ui.i18n.words import Words, words
+from ui.i18n.words import Translator, translator
 from ui.pages.inspect import view
 from ui.pages.inspect.tensor_sample import Look, contents, histogram, look, type_sums
 from ui.render.status import error_line
@@ -50,7 +50,7 @@ class Figure:
         return {self._box: gr.update(visible=True), self._plot: gr.update(value=value, **looks)}
 
 
-class Bars(Figure):
+class BarFigure(Figure):
     """A bar for each name."""
 
     def __init__(self, name: str, info: str) -> None:
@@ -64,7 +64,7 @@ class Bars(Figure):
         return self._shown(rows, "nominal", x_title=x_title, y_title=y_title, **looks)
 
 
-class Curves(Figure):
+class CurveFigure(Figure):
     """A curve for each series; the first of two is the paler."""
 
     def __init__(self, name: str, info: str) -> None:
@@ -107,10 +107,10 @@ class InspectPanel:
         self._wanted = gr.State("")  # Gradio refuses a Radio's value when its choices changed meanwhile
         self._facts = gr.HTML(padding=False, elem_id="inspect-facts")
         with gr.Row(elem_classes="plots"):
-            self._values = Curves("values", "inspect.values.info")
-            self._steps = Curves("steps", "inspect.steps.info")
-            self._zeros = Curves("zeros", "inspect.zeros.info")
-            self._errors = Bars("errors", "inspect.errors.info")
+            self._values = CurveFigure("values", "inspect.values.info")
+            self._steps = CurveFigure("steps", "inspect.steps.info")
+            self._zeros = CurveFigure("zeros", "inspect.zeros.info")
+            self._errors = BarFigure("errors", "inspect.errors.info")
         self._tables = gr.HTML(padding=False, elem_id="inspect-tables")
         self._metadata = gr.HTML(padding=False, elem_id="inspect-metadata")
         self._figures = (self._values, self._steps, self._zeros, self._errors)
@@ -122,7 +122,7 @@ class InspectPanel:
         """Follow the choice of a tensor and of a type."""
 
         def chosen(request: gr.Request, key: object, tensor: object, kind: object) -> Updates:
-            say = words(request)
+            say = translator(request)
             try:
                 return self._look_at(file_of(request, key), str(tensor), str(kind), say)
             except UserError as error:
@@ -132,7 +132,7 @@ class InspectPanel:
         follow = self._type.input(lambda kind: kind, self._type, self._wanted, **ONE_AT_A_TIME)
         follow.then(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
 
-    def updates(self, path: Path, say: Words) -> Updates:
+    def updates(self, path: Path, say: Translator) -> Updates:
         """All of the view for a file, with a tensor that most models have. Raises ModelError."""
         found = contents(path)
         choices = [(view.tensor_label(tensor), name) for name, tensor in found.tensors.items()]
@@ -160,7 +160,7 @@ class InspectPanel:
             updates |= figure.hidden()
         return updates
 
-    def _look_at(self, path: Path, name: str, wanted: str, say: Words) -> Updates:
+    def _look_at(self, path: Path, name: str, wanted: str, say: Translator) -> Updates:
         """A tensor as the type `wanted` has it; its own, or the first that can hold it, when that cannot."""
         try:
             seen = look(path, name)
@@ -178,7 +178,7 @@ class InspectPanel:
             **self._plots_of_blocks(one.blocks if one else None, say),
         }
 
-    def _plots_of(self, seen: Look, one: Rounded | None, say: Words) -> Updates:
+    def _plots_of(self, seen: Look, one: RoundTrip | None, say: Translator) -> Updates:
         if one is None:
             return self._values.hidden() | self._errors.hidden()
         middles, before, after = histogram(seen.before.values, one.values)
@@ -190,7 +190,7 @@ class InspectPanel:
             **self._errors.filled(errors, say("inspect.head.type"), relative),
         }
 
-    def _plots_of_blocks(self, blocks: Blocks | None, say: Words) -> Updates:
+    def _plots_of_blocks(self, blocks: Blocks | None, say: Translator) -> Updates:
         if blocks is None:
             return self._steps.hidden() | self._zeros.hidden()
         steps = _spread(self._steps, np.abs(blocks.step), say("inspect.head.step"), say)
@@ -199,7 +199,7 @@ class InspectPanel:
         return steps | _spread(self._zeros, blocks.zero_point, say("inspect.head.zero"), say)
 
 
-def _spread(figure: Curves, values: Floats, title: str, say: Words) -> Updates:
+def _spread(figure: CurveFigure, values: Floats, title: str, say: Translator) -> Updates:
     """How values are distributed, without the outermost two in a hundred."""
     finite = values[np.isfinite(values)]
     if not finite.size or np.ptp(finite) == 0:

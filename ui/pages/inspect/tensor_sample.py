@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ggufio import shards
-from ggufio.blocks import Rounded, Sample, error_of, is_symmetric, rounded, sample
+from ggufio.blocks import RoundTrip, Sample, error_of, is_symmetric, round_trip, sample
 from ggufio.errors import GgufError
-from ggufio.ggml import Floats, NumberType
-from ggufio.reader import Gguf, Tensor, read_gguf
+from ggufio.ggml import Floats, GGMLType
+from ggufio.reader import GgufHeader, TensorInfo, read_header
 from ui.models.files import name_and_type
 
 TYPES = ("Q4_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K")  # symmetric ones first, K-quants last
@@ -27,7 +27,7 @@ _TAIL = 0.5  # percent at each end that the histogram leaves out, so that one nu
 class TypeSum:
     """The tensors of one type: how many, their numbers, and their bytes."""
 
-    kind: NumberType
+    kind: GGMLType
     tensors: int
     numbers: int
     size: int
@@ -43,13 +43,13 @@ class Look:
     comes first where the numbers before are another file's.
     """
 
-    tensor: Tensor
+    tensor: TensorInfo
     reference: str
     before: Sample
-    after: Mapping[str, Rounded | None]
+    after: Mapping[str, RoundTrip | None]
 
 
-def contents(path: Path) -> Gguf:
+def contents(path: Path) -> GgufHeader:
     """The head of a model, that of all its files in one. Raises GgufError."""
     files = shards.files(path)
     try:
@@ -59,15 +59,15 @@ def contents(path: Path) -> Gguf:
 
 
 @lru_cache(maxsize=8)  # a large vocabulary takes a good part of a second to walk through
-def _contents(files: tuple[tuple[Path, int, int], ...]) -> Gguf:
-    heads = [read_gguf(path) for path, _, _ in files]
+def _contents(files: tuple[tuple[Path, int, int], ...]) -> GgufHeader:
+    heads = [read_header(path) for path, _, _ in files]
     tensors = {name: tensor for head in heads for name, tensor in head.tensors.items()}
-    return Gguf(heads[0].path, heads[0].metadata, tensors)
+    return GgufHeader(heads[0].path, heads[0].metadata, tensors)
 
 
-def type_sums(found: Gguf) -> list[TypeSum]:
+def type_sums(found: GgufHeader) -> list[TypeSum]:
     """The tensors by type, what takes most bytes first."""
-    counts, numbers, sizes = Counter[NumberType](), Counter[NumberType](), Counter[NumberType]()
+    counts, numbers, sizes = Counter[GGMLType](), Counter[GGMLType](), Counter[GGMLType]()
     for tensor in found.tensors.values():
         counts[tensor.kind] += 1
         numbers[tensor.kind] += tensor.rows * tensor.width
@@ -85,11 +85,13 @@ def look(path: Path, name: str) -> Look:
         raise GgufError(f"{path.name} has no tensor {name[:80]!r}: choose one of the list")
     best = _unrounded(path, own)
     before = sample(best or own)
-    after: dict[str, Rounded | None] = {}
+    after: dict[str, RoundTrip | None] = {}
     if best is not None:
         now = sample(own)
-        after[own.kind.name] = Rounded(own.kind, now.values, now.blocks, error_of(before.values, now.values))
-    after |= {kind: rounded(before.values, kind) for kind in TYPES if kind not in after}
+        after[own.kind.name] = RoundTrip(
+            own.kind, now.values, now.blocks, error_of(before.values, now.values)
+        )
+    after |= {kind: round_trip(before.values, kind) for kind in TYPES if kind not in after}
     return Look(own, best.path.name if best else "", before, after)
 
 
@@ -102,7 +104,7 @@ def unrounded_beside(path: Path) -> Path | None:
     return next((found[stem, best] for best in UNROUNDED if (stem, best) in found), None)
 
 
-def _unrounded(path: Path, own: Tensor) -> Tensor | None:
+def _unrounded(path: Path, own: TensorInfo) -> TensorInfo | None:
     """The tensor in full precision; None when no file has it, or this one is as good."""
     beside = unrounded_beside(path)
     if beside is None or own.kind.name in UNROUNDED:

@@ -7,10 +7,10 @@ from html import escape
 import numpy as np
 
 from common.text import parameters_text, size_text
-from ggufio.blocks import Blocks, Rounded, is_symmetric
-from ggufio.ggml import Floats, type_named
-from ggufio.reader import Gguf, Scalar, Several, Tensor
-from ui.i18n.words import Words
+from ggufio.blocks import Blocks, RoundTrip, is_symmetric
+from ggufio.ggml import Floats, ggml_type_named
+from ggufio.reader import ArraySummary, GgufHeader, Scalar, TensorInfo
+from ui.i18n.words import Translator
 from ui.pages.inspect.tensor_sample import Look, TypeSum
 from ui.render.tables import NOTHING, paragraph, percent, short_number, table
 
@@ -18,7 +18,7 @@ _MOST_LETTERS = 160  # of a value
 _FIRST_BLOCKS = 10
 
 
-def metadata_table(found: Gguf, say: Words) -> str:
+def metadata_table(found: GgufHeader, say: Translator) -> str:
     """All keys and values, long ones cut."""
     label = say("inspect.metadata", count=len(found.metadata))
     rows = [(_cut(key), _value(value, say)) for key, value in found.metadata.items()]
@@ -26,7 +26,7 @@ def metadata_table(found: Gguf, say: Words) -> str:
     return f"<details class='metadata'><summary>{escape(label)}</summary>{inner}</details>"
 
 
-def types_table(sums: list[TypeSum], say: Words) -> str:
+def types_table(sums: list[TypeSum], say: Translator) -> str:
     """The tensors by type."""
     label = say("inspect.types")
     heads = [say(f"inspect.head.{name}") for name in ("type", "grid", "bits", "tensors", "numbers", "size")]
@@ -45,20 +45,20 @@ def types_table(sums: list[TypeSum], say: Words) -> str:
     return title + table(heads, rows, label)
 
 
-def grid(symmetric: bool | None, say: Words) -> str:
+def grid(symmetric: bool | None, say: Translator) -> str:
     """In a word, how a type lays its codes over the numbers."""
     if symmetric is None:
         return NOTHING
     return say("inspect.symmetric" if symmetric else "inspect.asymmetric")
 
 
-def tensor_label(tensor: Tensor) -> str:
+def tensor_label(tensor: TensorInfo) -> str:
     """A tensor as the picker lists it."""
     shape = " × ".join(str(side) for side in tensor.shape)
     return f"{_cut(tensor.name)} · {tensor.kind.name} · {shape}"
 
 
-def tensor_facts(seen: Look, say: Words) -> str:
+def tensor_facts(seen: Look, say: Translator) -> str:
     """What the figures below rest on."""
     tensor, rows = seen.tensor, len(seen.before.values)
     named = say("inspect.before.other", file=seen.reference) if seen.reference else say("inspect.before.own")
@@ -73,13 +73,13 @@ def tensor_facts(seen: Look, say: Words) -> str:
     )
 
 
-def type_label(seen: Look, kind: str, say: Words) -> str:
+def type_label(seen: Look, kind: str, say: Translator) -> str:
     """A type's name; it is said of the one that the file itself has."""
     stored = seen.reference and kind == seen.tensor.kind.name
     return say("inspect.as_stored", type=kind) if stored else kind
 
 
-def tensor_tables(seen: Look, one: Rounded | None, say: Words) -> str:
+def tensor_tables(seen: Look, one: RoundTrip | None, say: Translator) -> str:
     """The error of each type, and the first blocks of the one that is looked at."""
     left_out = [kind for kind, after in seen.after.items() if after is None]
     parts = [
@@ -96,14 +96,14 @@ def tensor_tables(seen: Look, one: Rounded | None, say: Words) -> str:
     return "".join(parts)
 
 
-def errors_table(seen: Look, say: Words) -> str:
+def errors_table(seen: Look, say: Translator) -> str:
     """Each type that was tried: its grid, scales, zero points, and how far it moved the numbers."""
     names = ("type", "grid", "bits", "step", "zero", "rms", "relative", "worst")
     rows = [_error_row(kind, one, seen, say) for kind, one in seen.after.items()]
     return table([say(f"inspect.head.{name}") for name in names], rows, say("inspect.errors"))
 
 
-def blocks_table(blocks: Blocks | None, kind: str, say: Words) -> str:
+def blocks_table(blocks: Blocks | None, kind: str, say: Translator) -> str:
     """The first blocks one by one."""
     if blocks is None:
         return paragraph(say("inspect.no_blocks", type=kind), "teach")
@@ -122,9 +122,9 @@ def blocks_table(blocks: Blocks | None, kind: str, say: Words) -> str:
     return teach + table([say(f"inspect.head.{name}") for name in names], rows, say("inspect.blocks"))
 
 
-def _error_row(kind: str, one: Rounded | None, seen: Look, say: Words) -> list[str]:
-    bits = short_number(type_named(kind).bits, say)
-    head = [type_label(seen, kind, say), grid(is_symmetric(type_named(kind)), say), bits]
+def _error_row(kind: str, one: RoundTrip | None, seen: Look, say: Translator) -> list[str]:
+    bits = short_number(ggml_type_named(kind).bits, say)
+    head = [type_label(seen, kind, say), grid(is_symmetric(ggml_type_named(kind)), say), bits]
     if one is None:
         return [*head, *[NOTHING] * 4, say("inspect.not_whole", width=seen.tensor.width)]
     step = zero = NOTHING
@@ -136,7 +136,7 @@ def _error_row(kind: str, one: Rounded | None, seen: Look, say: Words) -> list[s
     return [*head, step, zero, short_number(error.rms, say), percent(error.relative, say, 2), worst]
 
 
-def _range(values: Floats, say: Words) -> str:
+def _range(values: Floats, say: Translator) -> str:
     """Where the middle nine tenths of some values lie."""
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -145,20 +145,20 @@ def _range(values: Floats, say: Words) -> str:
     return low if low == high else f"{low} … {high}"
 
 
-def _bytes(size: int, say: Words) -> str:
+def _bytes(size: int, say: Translator) -> str:
     return size_text(size) if size >= 1_000_000 else f"{say.number(size / 1000, 1)} kB"
 
 
-def _low(values: Floats, say: Words) -> str:
+def _low(values: Floats, say: Translator) -> str:
     return short_number(float(values.min()), say)
 
 
-def _high(values: Floats, say: Words) -> str:
+def _high(values: Floats, say: Translator) -> str:
     return short_number(float(values.max()), say)
 
 
-def _value(value: Scalar | Several, say: Words) -> str:
-    if isinstance(value, Several):
+def _value(value: Scalar | ArraySummary, say: Translator) -> str:
+    if isinstance(value, ArraySummary):
         some = ", ".join(_cut(str(one), 24) for one in value.first)
         return say("inspect.several", count=say.number(value.count), some=some)
     return _cut(str(value))

@@ -11,9 +11,9 @@ from engine.errors import ModelError
 from ggufio.shards import whole_name
 from ui.auth.identity import on_own_machine
 from ui.i18n.gradio import text
-from ui.i18n.words import Words, words
+from ui.i18n.words import Translator, translator
 from ui.models.registry import Models
-from ui.models.weights_hash import recall_each
+from ui.models.weights_hash import cached_hashes
 from ui.pages.inspect.panel import ONE_AT_A_TIME, InspectPanel, Updates
 from ui.pages.quality import view
 from ui.pages.quality.certificate_file import Certificate, read_certificate
@@ -57,7 +57,7 @@ class QualityPanel:
         return self._show(request, key) | {self._model: gr.update(choices=choices, value=key)}
 
     def _show(self, request: gr.Request, key: object) -> Updates:
-        say = words(request)
+        say = translator(request)
         try:
             path = self._file(request, key)
             seen = self._inspect.updates(path, say)
@@ -72,10 +72,10 @@ class QualityPanel:
             raise ModelError(f"model {str(key)[:80]!r} is not offered here: choose one of the list")
         path = self._models.file(str(key))
         if path is None:
-            raise ModelError(words(request)("quality.remote"))
+            raise ModelError(translator(request)("quality.remote"))
         return path
 
-    def _certified(self, path: Path, say: Words) -> Updates:
+    def _certified(self, path: Path, say: Translator) -> Updates:
         """The certificate's side, whatever lies beside the file."""
         try:
             certificate = read_certificate(path)
@@ -102,6 +102,6 @@ def _hashes(path: Path, certificate: Certificate) -> dict[str, str]:
     if certificate.entry(path.name) is None:
         return {}
     try:
-        return recall_each(path)
+        return cached_hashes(path)
     except OSError:
         return {}

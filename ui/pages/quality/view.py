@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.text import size_text
 from ggufio.shards import whole_name
-from ui.i18n.words import Words
+from ui.i18n.words import Translator
 from ui.models.files import name_and_type
 from ui.pages.quality.certificate_file import Certificate, Finding
 from ui.render.scatter import Axis, Point, scatter
@@ -98,7 +98,7 @@ def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigur
     )
 
 
-def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say: Words) -> str:
+def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say: Translator) -> str:
     """What the certificate says of a file, and whether it is about this very file.
 
     `actual` is the SHA-256 of each of the model's files; none where they cannot be compared.
@@ -120,12 +120,12 @@ def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say:
     return head + paragraph(say("quality.same", hash=entry.sha256[:12]), "teach")
 
 
-def how(name: str, say: Words) -> str:
+def how(name: str, say: Translator) -> str:
     """How a certificate is made."""
     return paragraph(say("quality.how"), "teach") + f"<pre><code>{escape(HOW.format(name))}</code></pre>"
 
 
-def findings(found: Sequence[Finding], say: Words) -> str:
+def findings(found: Sequence[Finding], say: Translator) -> str:
     """The findings: what is wrong stands open, what is well is folded away."""
     open_ones = [one for one in found if one.status in ("fail", "warn")]
     parts = [_finding(one, say) for one in open_ones]
@@ -138,7 +138,7 @@ def findings(found: Sequence[Finding], say: Words) -> str:
     return f"<div class='findings'>{''.join(parts)}</div>"
 
 
-def files_table(figures: Sequence[FileFigures], say: Words) -> str:
+def files_table(figures: Sequence[FileFigures], say: Translator) -> str:
     """All files of the export, side by side."""
     heads = ("file", "verdict", "size", "survival", "kl", "agreement", "prefill", "decode")
     label = say("quality.files")
@@ -147,12 +147,12 @@ def files_table(figures: Sequence[FileFigures], say: Words) -> str:
     return title + table([say(f"quality.head.{head}") for head in heads], rows, label)
 
 
-def chip(status: str, say: Words) -> str:
+def chip(status: str, say: Translator) -> str:
     """A status as a mark that is read without colours too."""
     return f"<span class='chip {status}'>{escape(say(f'quality.status.{status}'))}</span>"
 
 
-def _row(one: FileFigures, say: Words) -> list[str]:
+def _row(one: FileFigures, say: Translator) -> list[str]:
     return [
         one.name,
         say(f"quality.status.{one.status}"),
@@ -165,7 +165,7 @@ def _row(one: FileFigures, say: Words) -> list[str]:
     ]
 
 
-def _survival(one: FileFigures, say: Words) -> str:
+def _survival(one: FileFigures, say: Translator) -> str:
     value = percent(one.survival, say)
     if one.survival is None or one.interval is None:
         return value
@@ -173,7 +173,7 @@ def _survival(one: FileFigures, say: Words) -> str:
     return say("quality.interval", value=value, low=low, high=high)
 
 
-def _finding(one: Finding, say: Words) -> str:
+def _finding(one: Finding, say: Translator) -> str:
     parts = [f"<h3>{chip(one.status, say)} {escape(_heading(one.name, say))}</h3>", _english(one.summary)]
     for name, text in (("cause", one.cause), ("wanted", one.threshold)):
         if text:
@@ -181,7 +181,7 @@ def _finding(one: Finding, say: Words) -> str:
     return f"<section class='finding'>{''.join(parts)}{_worst(one, say)}</section>"
 
 
-def _heading(name: str, say: Words) -> str:
+def _heading(name: str, say: Translator) -> str:
     """What was looked at: the finding, or the area that it belongs to, or the name of one from elsewhere."""
     area, _, part = name.partition(".")
     if area not in CHECKS:
@@ -189,7 +189,7 @@ def _heading(name: str, say: Words) -> str:
     return say(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
 
 
-def _worst(one: Finding, say: Words) -> str:
+def _worst(one: Finding, say: Translator) -> str:
     """The prompts that came out worst."""
     listed = one.figures.get("worst")
     worst = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
@@ -214,7 +214,7 @@ _GB = 2e9  # bytes from which sizes are told in GB
 _MOST = 24  # points; an export has fewer files, a stranger's certificate may have any number
 
 
-def charts(figures: Sequence[FileFigures], chosen: str, say: Words) -> str:
+def charts(figures: Sequence[FileFigures], chosen: str, say: Translator) -> str:
     """The charts of what was measured, the file `chosen` standing out; empty when nothing was."""
     parts = []
     for what in ("survival", "kl"):
@@ -225,7 +225,7 @@ def charts(figures: Sequence[FileFigures], chosen: str, say: Words) -> str:
     return "".join(parts)
 
 
-def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, say: Words) -> str:
+def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, say: Translator) -> str:
     unit = 1e9 if max((one.size or 0 for one in figures), default=0) >= _GB else 1e6
     points = [point for one in figures if (point := _point(one, what, by, chosen, unit))][:_MOST]
     if not points:

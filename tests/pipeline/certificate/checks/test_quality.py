@@ -12,7 +12,7 @@ from pipeline.certificate.checks.quality import check_quality
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
 from pipeline.export.run import ExportResult
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 
@@ -42,7 +42,7 @@ def found(subject: Subject) -> Found:
 
 
 def look_at(subject: Subject) -> Found:
-    return {(finding.name, finding.file): finding for finding in check_quality(subject, Silent())}
+    return {(finding.name, finding.file): finding for finding in check_quality(subject, NoProgress())}
 
 
 def test_survival_is_near_1_for_q8_0_and_0_for_the_base_itself(found: Found) -> None:

@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from pipeline.certificate.finding import Certificate, Finding
-from pipeline.certificate.runner.external import FileCheck, without_adapters
+from pipeline.certificate.runner.external import ExternalCheck, without_adapters
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter
@@ -17,13 +17,13 @@ from pipeline.sources.model_source import Source
 
 def test_of_a_folder_its_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder: and there is no GGUF in it"):
-        FileCheck(tmp_path, "base")
+        ExternalCheck(tmp_path, "base")
     for name in ("b.gguf", "a.gguf"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"is a folder: name one of its files, a\.gguf, b\.gguf"):
-        FileCheck(tmp_path, "base")
+        ExternalCheck(tmp_path, "base")
     with pytest.raises(InputError, match="does not exist: give a GGUF file"):
-        FileCheck(tmp_path / "c.gguf", "base")
+        ExternalCheck(tmp_path / "c.gguf", "base")
 
 
 def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.close()
     with pytest.raises(InputError, match="is a LoRA adapter, no model: give the GGUF of a whole model"):
-        FileCheck(file, "base")
+        ExternalCheck(file, "base")
 
 
 def test_other_weights_may_be_an_adapter_that_was_not_named() -> None:

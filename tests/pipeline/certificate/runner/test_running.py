@@ -12,9 +12,9 @@ from engine.llama.model import Model
 from pipeline.certificate.checks import logits as logits_check
 from pipeline.certificate.checks.behaviour import judge_answers, runs_in_circles
 from pipeline.certificate.checks.logits import Asked, ask_transformers, compare_logits, least_same
-from pipeline.certificate.known_causes import cause
+from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.tokenizers.reference import load_tokenizer_reference
 from tests.pipeline.certificate.rewrite import rewrite
 
@@ -37,15 +37,15 @@ def test_a_wrong_rope_shows_in_the_logits_and_first_words(
 ) -> None:
     broken = rewrite(real.full, tmp_path / "broken.gguf", {"llama.rope.freq_base": 10.0})
     logits, words = compare_logits(replace(real, full=broken), asked)
-    assert (logits.status, logits.cause) == ("fail", cause("logits"))
-    assert (words.status, words.cause) == ("fail", cause("first_words"))
+    assert (logits.status, logits.cause) == ("fail", find_cause("logits"))
+    assert (words.status, words.cause) == ("fail", find_cause("first_words"))
 
 
 def test_a_model_that_free_memory_does_not_hold_is_not_run(
     real: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logits_check, "free_memory", lambda: 2**27)
-    [finding] = logits_check.check_logits(replace(real, depth="full"), Silent())
+    [finding] = logits_check.check_logits(replace(real, depth="full"), NoProgress())
     assert finding.status == "skipped" and "0.1 GiB are free" in finding.summary
 
 
@@ -63,9 +63,9 @@ def test_answers_are_judged(real: Subject) -> None:
 
         good, endless = "Aye.<|im_end|>", "And then, and then, we sailed"
         assert judged(good, endless) == ("pass", "")
-        assert judged(endless, endless) == ("fail", cause("no_end"))
-        assert judged(good, "<|user|> hello<|im_end|>") == ("fail", cause("leak"))
-        assert judged(good, "We sailed the seven seas. " * 5) == ("warn", cause("loops"))
+        assert judged(endless, endless) == ("fail", find_cause("no_end"))
+        assert judged(good, "<|user|> hello<|im_end|>") == ("fail", find_cause("leak"))
+        assert judged(good, "We sailed the seven seas. " * 5) == ("warn", find_cause("loops"))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.export.certify_step import EARLY, PREPARE
 from pipeline.export.config import ExportConfig
 from pipeline.export.run import export
-from pipeline.progress import Silent
-from pipeline.worker_process import ChildDied, run_child
+from pipeline.progress import NoProgress
+from pipeline.worker_process import WorkerDied, run_worker
 from tests.pipeline.certificate.rewrite import rewrite
 from tests.pipeline.chatml import CHATML
 from tests.pipeline.tiny import make_base
@@ -71,7 +71,7 @@ def test_it_is_made_once_and_again_when_something_changed(tmp_path: Path) -> Non
 def test_a_file_that_does_not_load_fails_every_check_that_opens_it(real: Subject, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(real.full.read_bytes()[:100_000])
-    certificate = certify(replace(real, full=broken), Silent())
+    certificate = certify(replace(real, full=broken), NoProgress())
     assert certificate.status == "fail"
     told = json.dumps(certificate.to_json())
     assert str(tmp_path) not in told and "broken.gguf" in told  # it is published
@@ -115,7 +115,7 @@ def test_what_is_missing_is_one_line(missing: str, tmp_path: Path, root: Path, p
 def test_a_check_that_died_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "certificate.log"
     log.write_text(f"reading {tmp_path}/bob.gguf\nGGML_ASSERT failed\n")
-    finding = _died("quality", ChildDied("it failed: GGML_ASSERT failed", log))
+    finding = _died("quality", WorkerDied("it failed: GGML_ASSERT failed", log))
     assert finding.summary == "The check came to no end: it failed: GGML_ASSERT failed."
     assert finding.figures == {"log": ["reading bob.gguf", "GGML_ASSERT failed"]}
 
@@ -127,7 +127,7 @@ def test_a_template_that_loops_is_named_when_it_ends_a_child(
     (tmp_path / "looping.py").write_text(looping)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(PipelineError, match="chat template seems to loop"):
-        run_child("looping", {}, tmp_path / "looping.log")
+        run_worker("looping", {}, tmp_path / "looping.log")
 
 
 def test_folders_are_left_out_of_what_is_told() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from engine.llama.model import Adapter, Model
 from engine.probe.cpu_backend import load_cpu_backend
-from pipeline.certificate.scoring.base_model import subtracting_adapter
+from pipeline.certificate.scoring.base_model import negated_adapter
 from pipeline.certificate.scoring.metrics import log_softmax, token_scores
 from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of
 from pipeline.certificate.subject import Subject
@@ -28,7 +28,7 @@ def test_what_is_left_is_the_base(sound: dict[str, Subject], name: str) -> None:
     subject = sound[name]
     load_cpu_backend(subject.full)
     with closing(Model(subject.full)) as model, closing(Model(base_alone(subject))) as base:
-        adapter = subtracting_adapter(subject, model)
+        adapter = negated_adapter(subject, model)
         if "use_dora" in TINY.get(name, {}):
             assert adapter is None  # that is more than a product of two matrices
             return

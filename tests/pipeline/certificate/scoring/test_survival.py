@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.certificate.scoring.metrics import LEAST_ANSWERS, Share, gain_kept, survival, survival_won
+from pipeline.certificate.scoring.metrics import LEAST_ANSWERS, Share, gain_kept, survival, survival_gain
 
 Answers = list[np.ndarray]
 
@@ -27,10 +27,10 @@ def test_what_is_won_is_the_difference_and_surer_than_the_two_it_is_of() -> None
     shares = np.linspace(0, 0.4, len(base))  # some answers are hard for both files
     before = [kl * share for kl, share in zip(base, shares, strict=True)]
     after = [kl * share * 0.9 for kl, share in zip(base, shares, strict=True)]
-    won, alone = survival_won(before, after, base), survival(before, base)
+    won, alone = survival_gain(before, after, base), survival(before, base)
     assert won.value == pytest.approx(survival(after, base).value - alone.value)
     assert won.low > 0 and won.high - won.low < 0.2 * (alone.high - alone.low)
-    assert survival_won(base, base, base).high == 0
+    assert survival_gain(base, base, base).high == 0
 
 
 def test_survival_weighs_tokens_not_answers() -> None:

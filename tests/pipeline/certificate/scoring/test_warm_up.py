@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.probe.cpu_backend import is_known, memo_of, probe_model
+from engine.probe.cpu_backend import cache_path, is_known, probe_model
 from pipeline.certificate.runner.certify import Checker
 from pipeline.certificate.subject import Subject
 from pipeline.export.certify_step import PREPARE
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def test_a_trial_vouches_for_what_ran_and_leaves_the_rest_to_quality(
     good.write_bytes(real.full.read_bytes())
     bad.write_bytes(b"GGUF" + b"\xff" * good.stat().st_size)  # larger: the smallest file picks the backend
     subject = replace(real, scratch=tmp_path, files={"good": good})
-    assert checker.check(subject, Silent(), (PREPARE,)) == []
+    assert checker.check(subject, NoProgress(), (PREPARE,)) == []
     assert is_known(good, extra_buffers=True)
 
     both = replace(subject, files={"good": good, "bad": bad})
-    [died] = checker.check(both, Silent(), (PREPARE,))
+    [died] = checker.check(both, NoProgress(), (PREPARE,))
     assert "came to no end" in died.summary and "bad.gguf" in died.summary
     assert not is_known(bad, extra_buffers=True)
-    found = {(one.name, one.file): one for one in checker.check(both, Silent(), ("quality",))}
+    found = {(one.name, one.file): one for one in checker.check(both, NoProgress(), ("quality",))}
     assert found["quantization", "good"].status == "pass"
     assert found["quantization", "bad"].status == "fail"
 
@@ -45,7 +45,7 @@ def test_what_a_trial_remembers_is_what_a_probe_finds(
 ) -> None:
     file = tmp_path / "good.gguf"
     file.write_bytes(real.full.read_bytes())
-    checker.check(replace(real, scratch=tmp_path, files={"good": file}), Silent(), (PREPARE,))
+    checker.check(replace(real, scratch=tmp_path, files={"good": file}), NoProgress(), (PREPARE,))
     vouched = probe_model(file)
-    memo_of("probe", file, True).unlink()
+    cache_path("probe", file, True).unlink()
     assert probe_model(file) == vouched

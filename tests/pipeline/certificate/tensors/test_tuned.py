@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tensors.compare import is_tied
-from pipeline.certificate.tensors.expected import scaling, tuned_tensors
+from pipeline.certificate.tensors.expected import expected_tensors, scaling
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 from tests.pipeline.conftest import Bases
@@ -24,7 +24,7 @@ def test_an_output_that_was_tied_and_tuned_is_one_of_its_own(bases: Bases, tmp_p
         base=base_source(str(base)),
         adapters=(read_adapter(adapter_source(str(adapter))),),
     )
-    tuned = tuned_tensors(subject)
+    tuned = expected_tensors(subject)
     assert "lm_head.weight" in tuned.names
     output, _ = tuned.read("lm_head.weight")
     assert (output != tuned.read("model.embed_tokens.weight")[0]).any()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ui.conversations.store import Store, Unknown
+from ui.conversations.store import NotFound, Store
 from ui.i18n.words import ENGLISH
 from ui.pages.chat.message_toolbar import label
-from ui.pages.chat.navigation import Place, View, arrive, visit
+from ui.pages.chat.navigation import ConversationState, TabView, open_conversation, restore_conversation
 
 ME = "local"
 
@@ -17,19 +17,19 @@ def store() -> Store:
     return Store()
 
 
-def talk(store: Store, *texts: str) -> Place:
+def talk(store: Store, *texts: str) -> ConversationState:
     """A conversation of questions and answers in turn."""
-    place = visit(store, ME, View())
+    place = open_conversation(store, ME, TabView())
     for number, text in enumerate(texts):
         if number % 2 == 0:
             place = place.ask(text, place.view.leaf)
         else:
             node = store.add(ME, place.view.key, place.view.leaf, "assistant", text)
-            place = visit(store, ME, View(place.view.key, node))
+            place = open_conversation(store, ME, TabView(place.view.key, node))
     return place
 
 
-def texts(place: Place) -> list[str]:
+def texts(place: ConversationState) -> list[str]:
     return [node.text for node in place.path]
 
 
@@ -39,7 +39,12 @@ def test_an_edit_is_a_branch_and_the_old_one_stays_reachable(store: Store) -> No
     assert texts(edited) == ["ONE"]
     assert edited.versions is not None and edited.versions[1].index(edited.versions[0]) == 1
     assert texts(edited.turn(-1)) == ["one", "1", "two", "2"]
-    assert texts(arrive(store, ME, first.view.key)) == ["one", "1", "two", "2"]  # also after a reload
+    assert texts(restore_conversation(store, ME, first.view.key)) == [
+        "one",
+        "1",
+        "two",
+        "2",
+    ]  # also after a reload
     assert texts(edited.turn(-1).turn(1)) == ["ONE"]
     assert texts(edited.turn(1)) == ["ONE"]  # there is none after the last
 
@@ -58,44 +63,44 @@ def test_deleting_takes_the_message_and_all_below_it(store: Store) -> None:
     there = talk(store, "one", "1", "two", "2")
     assert texts(there.mark(2).mark(2).cut_marked()) == ["one", "1", "two", "2"]  # clicked twice: not marked
     assert texts(there.mark(2).cut_marked()) == ["one", "1"]
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFound):
         there.mark(2).cut_marked()
 
 
 def test_two_tabs_write_branches_of_one_conversation(store: Store) -> None:
     here = talk(store, "one", "1")
     mine, yours = here.ask("mine", here.view.leaf), here.ask("yours", here.view.leaf)
-    assert texts(visit(store, ME, mine.view)) == ["one", "1", "mine"]
-    assert texts(visit(store, ME, yours.view)) == ["one", "1", "yours"]
+    assert texts(open_conversation(store, ME, mine.view)) == ["one", "1", "mine"]
+    assert texts(open_conversation(store, ME, yours.view)) == ["one", "1", "yours"]
     yours.mark(0).cut_marked()  # and what one deletes is gone for the other, without an error
-    assert texts(visit(store, ME, mine.view)) == []
+    assert texts(open_conversation(store, ME, mine.view)) == []
 
 
 def test_a_question_that_cannot_be_answered_leaves_nothing(store: Store) -> None:
-    empty = visit(store, ME, View())
+    empty = open_conversation(store, ME, TabView())
     empty.forget(empty.ask("refused", None))
     assert store.list(ME) == ()
     here = talk(store, "one", "1", "two", "2")
     here.forget(here.ask("TWO", here.row(2).parent))
-    assert texts(arrive(store, ME, here.view.key)) == ["one", "1", "two", "2"]
+    assert texts(restore_conversation(store, ME, here.view.key)) == ["one", "1", "two", "2"]
     assert here.forget(here.again()).versions is None
 
 
 def test_a_question_that_cannot_be_answered_takes_nothing_of_another_tabs(store: Store) -> None:
-    empty = visit(store, ME, View())
+    empty = open_conversation(store, ME, TabView())
     mine = empty.ask("mine", None)
-    yours = arrive(store, ME, mine.view.key).ask("yours", None)
+    yours = restore_conversation(store, ME, mine.view.key).ask("yours", None)
     empty.forget(mine)
-    assert texts(visit(store, ME, yours.view)) == ["yours"]
+    assert texts(open_conversation(store, ME, yours.view)) == ["yours"]
     below = yours.ask("below", yours.view.leaf)
     empty.forget(yours)
-    assert texts(arrive(store, ME, below.view.key)) == ["yours", "below"]
+    assert texts(restore_conversation(store, ME, below.view.key)) == ["yours", "below"]
 
 
 def test_nobody_elses_conversation_is_shown(store: Store) -> None:
-    with pytest.raises(Unknown):
-        visit(store, "visitor:else", talk(store, "one", "1").view)
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFound):
+        open_conversation(store, "visitor:else", talk(store, "one", "1").view)
+    with pytest.raises(NotFound):
         talk(store, "one").row(7)
 
 

@@ -22,13 +22,13 @@ from ui.conversations.store import Store
 from ui.generation import answering
 from ui.generation import sessions as latest
 from ui.generation.answering import Answerer
-from ui.generation.sessions import LiveStreams
+from ui.generation.sessions import ActiveStreams
 from ui.models.registry import one_model, serving
-from ui.models.weights_hash import Fingerprints
+from ui.models.weights_hash import WeightsHashes
 from ui.pages.chat import generation_events as chat_events
-from ui.pages.chat.edit_events import ChatDeeds, Reader
+from ui.pages.chat.edit_events import ContextReader, EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
-from ui.pages.chat.navigation import View
+from ui.pages.chat.navigation import TabView
 from ui.pages.chat.panel import ChatPanel
 from ui.pages.settings_panel import SettingsPanel
 
@@ -41,17 +41,17 @@ class Tab:
     def __init__(
         self, backend: FakeBackend, store: Store | None = None, access: Access | None = None
     ) -> None:
-        self.backend, self.store, self.live = backend, store or Store(), LiveStreams()
+        self.backend, self.store, self.live = backend, store or Store(), ActiveStreams()
         access = access or Access()
         answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
-        read = Reader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
-        self.deeds = ChatDeeds(self.panel, self.live, read)
+        read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
+        self.deeds = EditHandlers(self.panel, self.live, read)
         self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
         self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
-        self.now: dict[Any, Any] = {self.panel.view: View(), self.panel.current: ""}
+        self.now: dict[Any, Any] = {self.panel.view: TabView(), self.panel.current: ""}
         self.chat: Any = []
         self.values = [component.value for component in self.settings.components]
         self.take(asyncio.run(self.events.open(self.request, "")))
@@ -178,7 +178,7 @@ def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch
     tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
     for session in "abc":  # a program that asks, and waits for no answer
         tab.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
-        asked = asyncio.run(tab.events.send(tab.request, "Why?", View(), "", None, *tab.values))
+        asked = asyncio.run(tab.events.send(tab.request, "Why?", TabView(), "", None, *tab.values))
     assert len(tab.store.list(ME)) == 2
     assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
     assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._turns) == 1
@@ -303,7 +303,7 @@ def test_an_opinion_and_its_note_are_kept() -> None:
 def test_a_server_that_was_restarted_goes_on_with_the_tabs_conversation() -> None:
     tab = Tab(FakeBackend("one"))
     tab.send("Why?")
-    tab.now[tab.panel.view] = View()  # what a new process knows of an old page
+    tab.now[tab.panel.view] = TabView()  # what a new process knows of an old page
     tab.send("And?")
     assert [node.text for node in tab.path()] == ["Why?", "one", "And?", "one"]
 
@@ -312,7 +312,7 @@ def test_the_hash_of_the_weights_is_kept_once_it_is_known(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GGUF_CHAT_CACHE", str(tmp_path))
-    weights, hashes = tmp_path / "a.gguf", Fingerprints()
+    weights, hashes = tmp_path / "a.gguf", WeightsHashes()
     info, known = replace(INFO, path=str(weights)), "ba7816bf"
     before, after = FakeBackend(info=info), FakeBackend(info=info)
     weights.write_bytes(b"abc")

@@ -14,10 +14,10 @@ from starlette.requests import Request
 
 from engine.errors import EngineError
 from engine.serving.model_pool import ModelPool
-from engine.types import Reach
+from engine.types import ProgressCallback
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.models.catalog import Catalog
-from ui.models.files import Entry
+from ui.models.files import CatalogEntry
 from ui.models.registry import Models
 from ui.pages.chat import model_picker as models_panel
 from ui.pages.chat.model_picker import ModelsPanel, Tab
@@ -25,9 +25,9 @@ from ui.pages.chat.model_picker import ModelsPanel, Tab
 REQUEST = gr.Request(Request({"type": "http", "headers": [], "state": {"visitor": "somebody"}}))
 
 
-def panel_over(open_model: Callable[[str, Reach], FakeBackend]) -> ModelsPanel:
+def panel_over(open_model: Callable[[str, ProgressCallback], FakeBackend]) -> ModelsPanel:
     """A picker of models a and b."""
-    catalog = Catalog(Entry(key, f"Model {key}", f"{key}.gguf") for key in "ab")
+    catalog = Catalog(CatalogEntry(key, f"Model {key}", f"{key}.gguf") for key in "ab")
     with gr.Blocks():
         panel = ModelsPanel(Models(catalog, ModelPool(open_model, catalog.keys(), "a")), own_machine=False)
         panel.show_below(INFO)
@@ -38,7 +38,7 @@ def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models_panel, "TICK", 0.01)
     reached, seen = threading.Event(), threading.Event()
 
-    def open_model(_: str, reach: Reach) -> FakeBackend:
+    def open_model(_: str, reach: ProgressCallback) -> FakeBackend:
         assert reach(0.4)
         reached.set()
         assert seen.wait(10)
@@ -62,7 +62,7 @@ def test_a_choice_by_hand_ends_the_load_of_the_last_visits_model(monkeypatch: py
     monkeypatch.setattr(models_panel, "TICK", 0.01)
     given_up = threading.Event()
 
-    def open_model(key: str, reach: Reach) -> FakeBackend:
+    def open_model(key: str, reach: ProgressCallback) -> FakeBackend:
         while key == "b" and reach(0.4):
             time.sleep(0.01)
         given_up.set()

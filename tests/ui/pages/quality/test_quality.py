@@ -19,13 +19,13 @@ from playwright.sync_api import Page, expect
 from engine.errors import ModelError
 from engine.serving.model_pool import ModelPool
 from ggufio.errors import GgufError
-from ggufio.ggml import Floats, quantized, type_named
+from ggufio.ggml import Floats, ggml_type_named, quantize
 from tests.ui.conftest import FakeSite, becomes
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.pages.test_look import violations
-from ui.i18n.words import ENGLISH, Words
+from ui.i18n.words import ENGLISH, Translator
 from ui.models.catalog import Catalog
-from ui.models.files import embedded_gguf, entry_of
+from ui.models.files import catalog_entry, embedded_gguf
 from ui.models.registry import Models
 from ui.pages.inspect.tensor_sample import look, unrounded_beside
 from ui.pages.quality.certificate_file import NAME, Finding, read_certificate
@@ -96,9 +96,11 @@ def test_every_finding_of_the_exports_certificate_has_a_heading_in_each_language
     ours = {*CHECKS, *(f"{area}.{part}" for area, parts in CHECKS.items() for part in parts)}
     assert len(names) > 12 and names <= ours
     odd = Finding("weights.colour", "pass", "", "", "", "", {})
-    assert "Gewichte</h3>" in findings([odd], Words("de"))
-    assert "Tokenizer: Sondertokens</h3>" in findings([replace(odd, name="tokenizer.added")], Words("de"))
-    assert "ours &lt;b&gt;</h3>" in findings([replace(odd, name="ours <b>")], Words("zh"))
+    assert "Gewichte</h3>" in findings([odd], Translator("de"))
+    assert "Tokenizer: Sondertokens</h3>" in findings(
+        [replace(odd, name="tokenizer.added")], Translator("de")
+    )
+    assert "ours &lt;b&gt;</h3>" in findings([replace(odd, name="ours <b>")], Translator("zh"))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,8 @@ def test_figures_that_no_file_can_have_are_not_drawn() -> None:
 
 def write_gguf(path: Path, kind: str, values: Floats) -> None:
     """A GGUF of one tensor, by the format's specification."""
-    found = type_named(kind)
-    data = values.tobytes() if kind == "F32" else quantized(found, values)
+    found = ggml_type_named(kind)
+    data = values.tobytes() if kind == "F32" else quantize(found, values)
     name = b"blk.0.attn_q.weight"
     head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + struct.pack("<Q", len(name)) + name
     head += struct.pack("<IQQIQ", 2, values.shape[1], values.shape[0], found.number, 0)
@@ -185,7 +187,7 @@ def site(fake_site: Callable[[Models], FakeSite], tmp_path: Path) -> FakeSite:
         path.symlink_to(embedded_gguf())
     sha256 = hashlib.sha256(with_one.read_bytes()).hexdigest()
     with_one.with_name(NAME).write_text(json.dumps(certificate(with_one.name, sha256)))
-    catalog = Catalog([entry_of(with_one), entry_of(without)])
+    catalog = Catalog([catalog_entry(with_one), catalog_entry(without)])
     return fake_site(Models(catalog, ModelPool(lambda *_: FakeBackend(), catalog.keys(), "bob-Q4_1")))
 
 
