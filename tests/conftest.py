@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pipeline.export.run import ExportResult
+    from pipeline.exporter.run import ExportResult
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub is wrong
@@ -45,8 +45,8 @@ def captain_bob(
     real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportResult:
     """The demo as its page tells to make it, and the files to compare it with."""
-    from pipeline.export.config import ExportConfig
-    from pipeline.export.run import export
+    from pipeline.exporter.config import ExportConfig
+    from pipeline.exporter.run import export
 
     out, quants = tmp_path_factory.mktemp("demo") / "captain-bob", ("Q4_K_M", "Q5_K_M", "Q8_0")
     return export(ExportConfig(str(real_base), out, (str(demo_adapter),), quants, keep_f16=True, threads=2))
@@ -55,8 +55,8 @@ def captain_bob(
 @pytest.fixture(scope="session")
 def plain_smollm2(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the base alone, smollm2-F16.gguf and smollm2-Q4_K_M.gguf."""
-    from pipeline.export.config import ExportConfig
-    from pipeline.export.run import export
+    from pipeline.exporter.config import ExportConfig
+    from pipeline.exporter.run import export
 
     out = tmp_path_factory.mktemp("plain") / "smollm2"
     return export(ExportConfig(str(real_base), out, quants=("Q4_K_M",), keep_f16=True, threads=2)).folder

@@ -59,7 +59,7 @@ _TYPES = {
     )
 }
 AUTO = "AUTO"
-"""Stands for the type that pipeline.export.auto_quant finds among these."""
+"""Stands for the type that pipeline.exporter.auto_quant finds among these."""
 
 
 CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")

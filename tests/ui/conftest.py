@@ -18,7 +18,7 @@ from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
 from ui.cli import address_of, bind
 from ui.models.registry import Models, one_model
-from ui.server.app import web_app
+from ui.server.app import create_app
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
 QUIET = (
@@ -97,7 +97,7 @@ def fake_site() -> Iterator[Callable[[FakeBackend | Models], FakeSite]]:
         def start(served: FakeBackend | Models) -> FakeSite:
             models = served if isinstance(served, Models) else one_model(served)
             models.pool.load()
-            address = open_sites.enter_context(serving(web_app(models, 8)))
+            address = open_sites.enter_context(serving(create_app(models, 8)))
             return FakeSite(served if isinstance(served, FakeBackend) else FakeBackend(), address)
 
         yield start

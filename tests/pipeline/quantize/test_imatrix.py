@@ -20,8 +20,8 @@ from engine.llama.model import Model
 from ggufio.file import read_tensors
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import Advance
 from pipeline.quantize.imatrix_file import (
     Imatrix,

@@ -14,8 +14,8 @@ import pytest
 from gguf import GGUFReader
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import Advance
 from pipeline.quantize import writer as quant_file
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer

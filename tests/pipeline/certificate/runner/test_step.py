@@ -14,9 +14,9 @@ from pipeline.certificate.runner.certify import NAMES, _died, certify
 from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject, without_folders
 from pipeline.errors import InputError, PipelineError
-from pipeline.export.certify_step import EARLY, PREPARE
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.certify_step import EARLY, PREPARE
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import NoProgress
 from pipeline.worker_process import WorkerDied, run_worker
 from tests.pipeline.certificate.rewrite import rewrite

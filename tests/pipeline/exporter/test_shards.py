@@ -16,8 +16,8 @@ from ggufio.file import GgufTensors
 from ggufio.shards import split_names, whole_name
 from pipeline.certificate.runner.external import ExternalCheck
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import NoProgress
 from pipeline.quantize.job import Quantizer
 from pipeline.quantize.types import group, parse_size

@@ -15,10 +15,10 @@ from pipeline.certificate.finding import Finding
 from pipeline.certificate.runner.worker import send_finding
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError, PipelineError
-from pipeline.export import auto_quant as auto_step
-from pipeline.export.auto_quant import Trial, choose, trial_of
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter import auto_quant as auto_step
+from pipeline.exporter.auto_quant import Trial, choose, trial_of
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.manifest import Record
 from pipeline.progress import Advance, NoProgress
 from tests.pipeline.certificate.conftest import complete_tokenizer
