@@ -123,7 +123,7 @@ def test_a_check_that_died_is_told_with_the_end_of_its_log(tmp_path: Path) -> No
 def test_a_template_that_loops_is_named_when_it_ends_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looping = "from common.system import at_most\nwith at_most(0.01):\n    while True: pass\n"
+    looping = "from common.system import kill_after\nwith kill_after(0.01):\n    while True: pass\n"
     (tmp_path / "looping.py").write_text(looping)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(PipelineError, match="chat template seems to loop"):
