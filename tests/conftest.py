@@ -8,12 +8,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from pipeline.exporter.run import ExportResult
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub is wrong
+
+# No deadlines: a busy machine is no failure. One profile for every test.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+# A test is marked by the fixtures that it uses, directly or through others.
+MARKS = {
+    "browser": {"browser"},
+    "model": {
+        "real_base",
+        "demo_adapter",
+        "captain_bob",
+        "plain_smollm2",
+        "smollm2",
+        "backend",
+        "app",
+        "bases",
+    },
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures as `model` or `browser`."""
+    for item in items:
+        for mark, fixtures in MARKS.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

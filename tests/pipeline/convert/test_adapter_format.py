@@ -25,6 +25,8 @@ from tests.pipeline.chatml import CHATML
 from tests.pipeline.merge.merging import adapted, distance, scale_by
 from tests.pipeline.tiny import make_adapter, make_base
 
+pytestmark = pytest.mark.slow
+
 TOKENS = list(range(3, 300, 7))
 Logits = Callable[[Path | None], torch.Tensor]
 

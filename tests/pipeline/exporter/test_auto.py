@@ -25,6 +25,8 @@ from tests.pipeline.certificate.conftest import complete_tokenizer
 from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import make_adapter, make_base
 
+pytestmark = pytest.mark.slow
+
 SMALL = Trial("Q3_K_M", 90, 0.80, 0.78, 0.82, 0.40, 300, 90)
 LUCKY = Trial("Q4_0", 92, 0.96, 0.93, 0.98, 0.08, 300, 120)
 GOOD = Trial("Q4_K_M", 105, 0.97, 0.96, 0.98, 0.06, 250, 70)

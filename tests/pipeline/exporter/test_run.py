@@ -23,6 +23,8 @@ from pipeline.exporter.run import export
 from pipeline.progress import Advance
 from tests.pipeline.tiny import make_adapter, make_base
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:

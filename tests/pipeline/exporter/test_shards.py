@@ -25,6 +25,8 @@ from tests.engine.helpers import ask, user
 from tests.pipeline.tiny import make_base
 from ui.models.files import choose_gguf
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ExportConfig:

@@ -39,6 +39,8 @@ from tests.pipeline.chatml import CHATML
 from tests.pipeline.quantize.test_quantize import by_llama_cpp
 from tests.pipeline.tiny import make_base
 
+pytestmark = pytest.mark.slow
+
 _SIZES = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
 _CHUNK = 256  # all that these models were "trained" on
 _QUANTS = ("Q4_K_M", "Q2_K_S")  # llama.cpp makes the latter with importance alone

@@ -24,6 +24,8 @@ from pipeline.quantize.worker import dry_run
 from pipeline.quantize.writer import WriteJob, write_quantized
 from tests.pipeline.tiny import make_base
 
+pytestmark = pytest.mark.slow
+
 _WIDE = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
 _MODELS = {
     "llama, f16": ("llama", "f16", _WIDE),

@@ -29,6 +29,8 @@ from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, f
 from pipeline.training.trainer import load_model, make_trainer, token_loss
 from tests.pipeline.chatml import byte_tokenizer, trained_text
 
+pytestmark = pytest.mark.slow
+
 CHATS = [
     {
         "messages": [

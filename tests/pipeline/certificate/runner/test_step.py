@@ -23,6 +23,8 @@ from tests.pipeline.certificate.rewrite import rewrite
 from tests.pipeline.chatml import CHATML
 from tests.pipeline.tiny import make_base
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_check_has_its_name() -> None:
     assert tuple(CHECKS) == (*NAMES, PREPARE)
