@@ -37,6 +37,11 @@ class ExportResult:
     notes: tuple[str, ...] = ()
     certificate: Certificate | None = None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The GGUF files, in the order of `outputs`."""
+        return tuple(self.folder / output.file for output in self.outputs)
+
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
     """Merge, convert and quantize as `config` says; returns what stands in `config.out` then.
