@@ -1,4 +1,4 @@
-"""Imports point one way (import-linter's contracts), and heavy packages are imported only where they belong."""
+"""Imports point one way (import-linter), and heavy packages are imported only where they belong."""
 
 from __future__ import annotations
 
