@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ggufio.errors import GgufError
 from ggufio.ggml import Floats, GGMLType, dequantize, ggml_type_named, quantize
-from ggufio.reader import TensorInfo, read_rows
+from ggufio.untrusted_reader import TensorInfo, read_rows
 
 _Bytes = npt.NDArray[np.uint8]  # (blocks, bytes of a block)
 

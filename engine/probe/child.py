@@ -24,7 +24,7 @@ from engine.llama.library import find_variants, load_variant, rank_variants
 from engine.llama.model import Adapter, Model, ModelMetadata, model_metadata
 from engine.llama.runner import Runner
 from engine.prompt.chat_template import ChatTemplate
-from ggufio.reader import is_adapter
+from ggufio.untrusted_reader import is_adapter
 
 ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
 TEMPLATE_SECONDS = 3.0

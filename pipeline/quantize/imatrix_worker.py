@@ -12,6 +12,8 @@ from typing import Any
 
 from llama_cpp import llama_cpp as low
 
+from common.worker_process import Message as Request
+from common.worker_process import send, serve
 from engine.errors import EngineError
 from engine.llama.model import Model
 from engine.probe.cpu_backend import load_cpu_backend
@@ -22,8 +24,6 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.quantize.imatrix import CHUNK, has_too_few_chats
 from pipeline.quantize.imatrix_collector import Collector
 from pipeline.quantize.imatrix_file import Imatrix, write_imatrix
-from pipeline.worker_process import Message as Request
-from pipeline.worker_process import send, serve
 
 
 def gather(request: Request) -> Request:

@@ -14,7 +14,7 @@ from ggufio import shards
 from ggufio.blocks import RoundTrip, Sample, error_of, is_symmetric, round_trip, sample
 from ggufio.errors import GgufError
 from ggufio.ggml import Floats, GGMLType
-from ggufio.reader import GgufHeader, TensorInfo, read_header
+from ggufio.untrusted_reader import GgufHeader, TensorInfo, read_header
 from ui.models.files import name_and_type
 
 TYPES = ("Q4_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K")  # symmetric ones first, K-quants last

@@ -9,7 +9,7 @@ import numpy as np
 from common.text import parameters_text, size_text
 from ggufio.blocks import Blocks, RoundTrip, is_symmetric
 from ggufio.ggml import Floats, ggml_type_named
-from ggufio.reader import ArraySummary, GgufHeader, Scalar, TensorInfo
+from ggufio.untrusted_reader import ArraySummary, GgufHeader, Scalar, TensorInfo
 from ui.i18n.words import Translator
 from ui.pages.inspect.tensor_sample import Look, TypeSum
 from ui.render.tables import NOTHING, paragraph, percent, short_number, table
