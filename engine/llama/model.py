@@ -15,6 +15,7 @@ from engine.config import KvType, recommended
 from engine.errors import EngineError, ModelError
 from engine.llama.library import last_log, silence_log
 from engine.llama.tokenizer import LlamaTokenizer
+from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import ProgressCallback, no_progress
 from ggufio import shards
 
@@ -143,6 +144,14 @@ class ModelMetadata:
     control: tuple[str, ...]
     ends: tuple[str, ...]
     recommended: Mapping[str, float]
+
+    def chat_template(self) -> ChatTemplate:
+        """Compile the file's chat template. Raises ModelError when there is none, or it does not render."""
+        return ChatTemplate(self.template, self.bos, self.eos)
+
+    def prompt_builder(self, tokenizer: LlamaTokenizer) -> PromptBuilder:
+        """Return the prompt builder for the file, whose `tokenizer` this is. Raises ModelError."""
+        return PromptBuilder(self.chat_template(), tokenizer, self.control)
 
 
 def model_metadata(model: Model, path: Path) -> ModelMetadata:

@@ -27,7 +27,7 @@ from engine.llama.library import (
     variant_name,
 )
 from engine.llama.model import ModelMetadata
-from engine.probe.client import Ended, compute, run_probe
+from engine.probe.client import ProbeResult, compute, run_probe
 from engine.types import ProgressCallback, no_progress, scaled
 from ggufio import shards
 
@@ -148,15 +148,14 @@ def check_adapter(
 ) -> None:
     """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
     _check_file(adapter)
-    more = ("--adapter", str(adapter))
     done = compute(
         "run",
         model,
-        *more,
+        adapter=adapter,
         variant=choice.path,
         extra_buffers=choice.extra_buffers,
         threads=threads,
-        reach=reach,
+        progress=reach,
     )
     if done.answer == {"finite": True}:
         return
@@ -183,7 +182,7 @@ def _check_file(model: Path) -> None:
 
 
 def _inspect(model: Path) -> dict[str, Any]:
-    done = run_probe(["inspect", str(model)], _INSPECT_SECONDS)
+    done = run_probe({"job": "inspect", "model": str(model)}, _INSPECT_SECONDS)
     if done.answer is not None and "facts" in done.answer:
         return done.answer
     if not done.ready:
@@ -193,7 +192,7 @@ def _inspect(model: Path) -> dict[str, Any]:
     raise ModelError(_reason(model, done))
 
 
-def _reason(model: Path, done: Ended) -> str:
+def _reason(model: Path, done: ProbeResult) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
     if "template" in reason or "LoRA adapter" in reason:
         return f"{model}: {reason}"
@@ -206,7 +205,9 @@ def _choose(
     failures: list[str] = []
     for path, extra in candidates(ranked, extra_buffers):
         choice = _choice(path, extra)
-        done = compute("run", model, variant=choice.path, extra_buffers=extra, threads=threads, reach=reach)
+        done = compute(
+            "run", model, variant=choice.path, extra_buffers=extra, threads=threads, progress=reach
+        )
         if done.answer == {"finite": True}:
             return choice
         if done.answer is not None and "error" in done.answer:

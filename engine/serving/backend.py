@@ -22,7 +22,7 @@ from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_cpu_backend
 from engine.probe.describe import describe
-from engine.prompt.chat_template import ChatTemplate, PromptBuilder
+from engine.prompt.chat_template import PromptBuilder
 from engine.prompt.truncation import Window, keep_all, truncate
 from engine.serving.stream import LlamaStream
 from engine.serving.worker import Worker
@@ -79,9 +79,7 @@ class LlamaBackend:
         load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
         model = Model(model_path, extra_buffers=choice.extra_buffers, reach=scaled(reach, begun, 1.0))
         try:
-            prompts = PromptBuilder(
-                ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
-            )
+            prompts = facts.prompt_builder(model.vocab)
             worker = _worker(model, info, settings, known.costs, measures=not known.timed)
         except Exception:
             model.close()

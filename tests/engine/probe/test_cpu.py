@@ -12,7 +12,7 @@ from engine.errors import BackendError, EngineStopped, ModelError
 from engine.llama import library as native
 from engine.llama.library import find_variants, variant_name
 from engine.probe import cpu_backend as cpu
-from engine.probe.client import Ended
+from engine.probe.client import ProbeResult
 from engine.probe.cpu_backend import cache_path, candidates, load_cpu_backend, probe_model
 
 
@@ -145,9 +145,13 @@ def _fake_children(monkeypatch: pytest.MonkeyPatch, survives: Callable[[bool], b
     """Children that compute with extra buffers or without, and survive it or not."""
     calls: list[bool] = []
 
-    def compute(job: str, model: Path, *, extra_buffers: bool, **more: object) -> Ended:
+    def compute(job: str, model: Path, *, extra_buffers: bool, **more: object) -> ProbeResult:
         calls.append(extra_buffers)
-        return Ended(0, False, {"finite": True}) if survives(extra_buffers) else Ended(-4, False, None)
+        return (
+            ProbeResult(0, False, {"finite": True})
+            if survives(extra_buffers)
+            else ProbeResult(-4, False, None)
+        )
 
     monkeypatch.setattr(cpu, "compute", compute)
     return calls
