@@ -108,6 +108,6 @@ def no_progress(_: float) -> bool:
     return True
 
 
-def scaled(reach: ProgressCallback, begin: float, end: float) -> ProgressCallback:
-    """The `reach` of a step that leads from `begin` to `end` of a longer one."""
-    return lambda share: reach(begin + (end - begin) * share)
+def scaled(progress: ProgressCallback, begin: float, end: float) -> ProgressCallback:
+    """The `progress` of a step that leads from `begin` to `end` of a longer one."""
+    return lambda share: progress(begin + (end - begin) * share)

@@ -43,20 +43,20 @@ class Blocks:
         return code
 
 
-def blocks_of(kind: GGMLType, data: bytes) -> Blocks | None:
+def blocks_of(dtype: GGMLType, data: bytes) -> Blocks | None:
     """The blocks of some rows; None for a type without an even grid of its own, such as F16 or IQ4_NL."""
-    if kind.name not in _LAYOUTS:
+    if dtype.name not in _LAYOUTS:
         return None
-    layout = _LAYOUTS[kind.name]
-    step, minimum = layout.unpack(np.frombuffer(data, np.uint8).reshape(-1, kind.size))
+    layout = _LAYOUTS[dtype.name]
+    step, minimum = layout.unpack(np.frombuffer(data, np.uint8).reshape(-1, dtype.size))
     if minimum is None:
         return Blocks(layout.length, layout.codes, True, step.ravel(), (-layout.codes / 2 * step).ravel())
     return Blocks(layout.length, layout.codes, False, step.ravel(), minimum.ravel())
 
 
-def is_symmetric(kind: GGMLType) -> bool | None:
+def is_symmetric(dtype: GGMLType) -> bool | None:
     """Whether zero is the same code in all blocks; None for a type without an even grid."""
-    return _LAYOUTS[kind.name].symmetric if kind.name in _LAYOUTS else None
+    return _LAYOUTS[dtype.name].symmetric if dtype.name in _LAYOUTS else None
 
 
 _Unpacked = tuple[Floats, Floats | None]  # steps and minima, (blocks of ggml, blocks in these)
@@ -156,7 +156,7 @@ class Error:
 class RoundTrip:
     """A sample rounded to a type and back."""
 
-    kind: GGMLType
+    dtype: GGMLType
     values: Floats
     blocks: Blocks | None
     error: Error
@@ -167,26 +167,26 @@ def sample(tensor: TensorInfo, most: int = MAX_NUMBERS) -> Sample:
 
     Tensors of one shape give the same rows, whatever their types.
     """
-    if not tensor.kind.readable or not tensor.width or not tensor.rows:
-        raise GgufError(f"tensor {tensor.name!r} has no numbers to show (its type is {tensor.kind.name})")
+    if not tensor.dtype.readable or not tensor.width or not tensor.rows:
+        raise GgufError(f"tensor {tensor.name!r} has no numbers to show (its type is {tensor.dtype.name})")
     if tensor.width > 4 * most:
         raise GgufError(f"tensor {tensor.name!r} has rows of {tensor.width} numbers: too long to show")
     count = min(tensor.rows, max(1, most // tensor.width))
     data = read_rows(tensor, (index * tensor.rows // count for index in range(count)))
-    values = dequantize(tensor.kind, data).reshape(count, tensor.width)
+    values = dequantize(tensor.dtype, data).reshape(count, tensor.width)
     if not np.isfinite(values).all():
         raise GgufError(f"tensor {tensor.name!r} holds numbers that are not finite: export it again")
-    return Sample(values, blocks_of(tensor.kind, data), tensor.rows)
+    return Sample(values, blocks_of(tensor.dtype, data), tensor.rows)
 
 
 def round_trip(values: Floats, name: str) -> RoundTrip | None:
     """Rows rounded to the type of a name; None when its blocks do not fill a row."""
-    kind = ggml_type_named(name)
-    if values.shape[1] % kind.block:
+    dtype = ggml_type_named(name)
+    if values.shape[1] % dtype.block:
         return None
-    data = quantize(kind, values)
-    after = dequantize(kind, data).reshape(values.shape)
-    return RoundTrip(kind, after, blocks_of(kind, data), error_of(values, after))
+    data = quantize(dtype, values)
+    after = dequantize(dtype, data).reshape(values.shape)
+    return RoundTrip(dtype, after, blocks_of(dtype, data), error_of(values, after))
 
 
 def error_of(before: Floats, after: Floats) -> Error:

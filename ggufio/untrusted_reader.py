@@ -39,7 +39,7 @@ class TensorInfo:
     """A tensor: `shape` with the width of a row first, as in the file, and where its data begins."""
 
     name: str
-    kind: GGMLType
+    dtype: GGMLType
     shape: tuple[int, ...]
     path: Path
     offset: int
@@ -57,7 +57,7 @@ class TensorInfo:
     @property
     def row_bytes(self) -> int:
         """The size of a row."""
-        return self.width // self.kind.block * self.kind.size
+        return self.width // self.dtype.block * self.dtype.size
 
     @property
     def size(self) -> int:
@@ -219,7 +219,7 @@ def _alignment(metadata: dict[str, Scalar | ArraySummary], source: _Source) -> i
 
 
 def _check_place(tensor: TensorInfo, source: _Source) -> None:
-    if tensor.width % tensor.kind.block:
+    if tensor.width % tensor.dtype.block:
         raise source.wrong(f"tensor {tensor.name[:80]!r} has rows of {tensor.width}, no whole blocks")
     if tensor.offset + tensor.size > source.size:
         raise source.wrong(f"tensor {tensor.name[:80]!r} reaches beyond the end of the file")

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 from llama_cpp.llama_grammar import INVALID_RULE_CHARS_RE, SchemaConverter
 from numpy.typing import NDArray
 
@@ -40,10 +40,10 @@ def one_token(token: int) -> NDArray[np.void]:
     return np.array([(token, 1.0, 0.0)], _CANDIDATE)
 
 
-def as_array(data: NDArray[np.void]) -> low.llama_token_data_array:
+def as_array(data: NDArray[np.void]) -> llama.llama_token_data_array:
     """llama.cpp's view of candidates, which must outlive it."""
-    return low.llama_token_data_array(
-        data=data.ctypes.data_as(low.llama_token_data_p), size=len(data), selected=-1, sorted=False
+    return llama.llama_token_data_array(
+        data=data.ctypes.data_as(llama.llama_token_data_p), size=len(data), selected=-1, sorted=False
     )
 
 
@@ -54,7 +54,7 @@ _QUICK = 0.25  # seconds; what takes no longer is not counted
 class TimeBudgetThread:
     """One caller's calls. C cannot be interrupted: what takes too long is left alone, to end or not."""
 
-    _left_alone: ClassVar[list[threading.Thread]] = []
+    _runaways: ClassVar[list[threading.Thread]] = []
 
     def __init__(self, seconds: float) -> None:
         """`seconds` are what all slow calls may take together."""
@@ -64,20 +64,20 @@ class TimeBudgetThread:
         self._thread.start()
 
     @classmethod
-    def busy(cls) -> bool:
+    def has_runaway(cls) -> bool:
         """Whether a call that was given up still runs."""
-        cls._left_alone[:] = [thread for thread in cls._left_alone if thread.is_alive()]
-        return bool(cls._left_alone)
+        cls._runaways[:] = [thread for thread in cls._runaways if thread.is_alive()]
+        return bool(cls._runaways)
 
     def call(self, function: Callable[[], _T]) -> _T:
         """What `function` returns or raises. Raises TooSlow, and then nothing but `close` may follow."""
         future: Future[_T] = Future()
-        self._calls.put(lambda: _settle(future, function))
+        self._calls.put(lambda: _resolve(future, function))
         began = time.monotonic()
         try:
             return future.result(max(0.0, self._left))
         except NotInTime as error:
-            self._left_alone.append(self._thread)
+            self._runaways.append(self._thread)
             raise TooSlow from error
         finally:
             took = time.monotonic() - began
@@ -93,7 +93,7 @@ class TimeBudgetThread:
             call()
 
 
-def _settle(future: Future[_T], function: Callable[[], _T]) -> None:
+def _resolve(future: Future[_T], function: Callable[[], _T]) -> None:
     try:
         future.set_result(function())
     except Exception as error:  # noqa: BLE001 - a boundary: the caller is told
@@ -181,10 +181,10 @@ def compile_grammar(sampling: SamplingParams, vocab: LlamaTokenizer) -> Sampling
         text, name = _from_schema(schema), f"the JSON schema {_begin(schema)!r}"
     if not text:
         return sampling
-    if TimeBudgetThread.busy():
+    if TimeBudgetThread.has_runaway():
         raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
     with silent_stderr():  # where llama.cpp prints all of what it refuses
-        low.llama_sampler_free(_read(text, vocab, name))
+        llama.llama_sampler_free(_read(text, vocab, name))
     return replace(sampling, grammar=text, json_schema=None)
 
 
@@ -201,7 +201,7 @@ def _read(text: str, vocab: LlamaTokenizer, name: str) -> int:
         raise RequestError(
             f"{name} has {brackets} opening brackets as a grammar: {_MOST_BRACKETS} are the most"
         )
-    made: int = low.llama_sampler_init_grammar(vocab.handle, text.encode("utf-8", "replace"), b"root")
+    made: int = llama.llama_sampler_init_grammar(vocab.handle, text.encode("utf-8", "replace"), b"root")
     if not made:
         raise RequestError(
             f"{name} is not valid GBNF with a rule named root: see llama.cpp's grammars/README.md"
@@ -221,29 +221,29 @@ class Grammar:
         self._sampler = new_grammar(text, vocab)
         self._thread = TimeBudgetThread(_SECONDS)
 
-    def take(self, token: int) -> bool:
+    def accept(self, token: int) -> bool:
         """Go on to where the token leads; False, and nothing is changed, if the grammar does not allow it."""
         return self._thread.call(partial(_take, self._sampler, token))
 
-    def mask(self, data: NDArray[np.void]) -> None:
+    def apply_mask(self, data: NDArray[np.void]) -> None:
         """Leave only what the grammar allows among the candidates (see engine.llama.grammar)."""
         self._thread.call(partial(_apply, self._sampler, data))
 
     def close(self) -> None:
         """Free it, at once or when its last call has ended."""
-        self._thread.close(partial(low.llama_sampler_free, self._sampler))
+        self._thread.close(partial(llama.llama_sampler_free, self._sampler))
 
 
 def _take(sampler: int, token: int) -> bool:
     _apply(sampler, data := one_token(token))
     allowed = bool(data["logit"][0] != -np.inf)
     if allowed:
-        low.llama_sampler_accept(sampler, token)
+        llama.llama_sampler_accept(sampler, token)
     return allowed
 
 
 def _apply(sampler: int, data: NDArray[np.void]) -> None:
-    low.llama_sampler_apply(sampler, ctypes.byref(as_array(data)))
+    llama.llama_sampler_apply(sampler, ctypes.byref(as_array(data)))
 
 
 def _from_schema(schema: str) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from engine.errors import BackendError
 
@@ -27,7 +27,7 @@ _stderr_lock = threading.Lock()
 
 def package_folder() -> Path:
     """The folder of the llama_cpp package in use."""
-    return Path(low.__file__).resolve().parent
+    return Path(llama.__file__).resolve().parent
 
 
 def library_folders() -> list[Path]:
@@ -78,7 +78,7 @@ def load_variant(path: Path) -> None:
     silence_log()
     # Through libllama's own handle: dlsym then searches the libraries that libllama is linked to. Opening
     # `libggml.so` by its path would load a second copy of it, with a registry that libllama never reads.
-    load = low._lib.ggml_backend_load
+    load = llama._lib.ggml_backend_load
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
     if not load(str(path).encode()):
         raise BackendError(f"{path.name} does not load on this CPU: {last_log() or 'no reason given'}")
@@ -87,7 +87,7 @@ def load_variant(path: Path) -> None:
 def silence_log() -> None:
     """Send llama.cpp's log to a short memory instead of stderr; `last_log` reads it."""
 
-    low.llama_log_set(_callback(), None)
+    llama.llama_log_set(_callback(), None)
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def _callback() -> object:
             if level in (3, 4):  # GGML_LOG_LEVEL_WARN and _ERROR of ggml.h
                 _log_lines.append(text.decode("utf-8", "replace").strip())
 
-        _kept.append(low.llama_log_callback(keep_errors))
+        _kept.append(llama.llama_log_callback(keep_errors))
     return _kept[0]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from engine.config import KvType, recommended
 from engine.errors import EngineError, ModelError
@@ -29,18 +29,18 @@ class Model:
         *,
         extra_buffers: bool = True,
         vocab_only: bool = False,
-        reach: ProgressCallback = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
-        """Raises ModelError with llama.cpp's own words when the file does not load, or `reach` ends it."""
+        """Raises ModelError with llama.cpp's own words when the file does not load, or `progress` ends it."""
         silence_log()
-        low.llama_backend_init()
-        params = low.llama_model_default_params()
+        llama.llama_backend_init()
+        params = llama.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = extra_buffers
         params.vocab_only = vocab_only
-        params.progress_callback = heard = low.llama_progress_callback(lambda share, _: reach(share))
+        params.progress_callback = heard = llama.llama_progress_callback(lambda share, _: progress(share))
         last_log()
-        self.handle = low.llama_model_load_from_file(str(path).encode(), params)
+        self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
         del heard  # C calls it no more
         if not self.handle:
             raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
@@ -56,11 +56,11 @@ class Model:
 
     def metadata(self, key: str) -> str:
         """A metadata value as text, or "" when the file does not have it."""
-        size = low.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        size = llama.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
         if size < 0:
             return ""
         buffer = ctypes.create_string_buffer(size + 1)
-        low.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Model:
             self._owners -= 1
             last = self._owners == 0
         if last:
-            low.llama_model_free(self.handle)
+            llama.llama_model_free(self.handle)
             self.handle = None
 
 
@@ -82,7 +82,7 @@ class Adapter:
     def __init__(self, model: Model, path: Path, scale: float = 1.0) -> None:
         """`scale` multiplies what was trained. Raises ModelError when it is not this model's."""
         last_log()
-        self.handle = low.llama_adapter_lora_init(model.handle, str(path).encode())
+        self.handle = llama.llama_adapter_lora_init(model.handle, str(path).encode())
         self.scale = scale
         if not self.handle:
             raise ModelError(
@@ -91,10 +91,10 @@ class Adapter:
 
     def close(self) -> None:
         """Free it. Every Runner that has it must be closed before, and the model must not be."""
-        low.llama_adapter_lora_free(self.handle)
+        llama.llama_adapter_lora_free(self.handle)
 
 
-_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
+_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
 
 
 def new_context(
@@ -104,7 +104,7 @@ def new_context(
 
     Raises EngineError when the memory does not suffice.
     """
-    params = low.llama_context_default_params()
+    params = llama.llama_context_default_params()
     params.n_ctx = slots * context
     params.n_batch = params.n_ubatch = batch
     params.n_seq_max = slots
@@ -113,8 +113,8 @@ def new_context(
     params.no_perf = True
     params.type_k = params.type_v = _KV_TYPES[kv_type]
     if kv_type != "f16":  # llama.cpp reads a quantized V cache through flash attention alone
-        params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
-    made = low.llama_init_from_model(model.handle, params)
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    made = llama.llama_init_from_model(model.handle, params)
     if not made:
         raise EngineError(
             f"no room for {slots} conversations of {context} tokens ({last_log() or 'no reason given'}): "
@@ -158,12 +158,12 @@ def model_metadata(model: Model, path: Path) -> ModelMetadata:
     """Those of an open model, perhaps of its vocabulary alone; `path` is its file, or its first shard."""
     vocab, handle = model.vocab, model.handle
     architecture = model.metadata("general.architecture")
-    template = low.llama_model_chat_template(handle, None) or b""
+    template = llama.llama_model_chat_template(handle, None) or b""
     return ModelMetadata(
         name=model.metadata("general.name") or path.stem,
         architecture=architecture,
         quantization=_label(model.metadata("general.file_type")),
-        parameters=int(low.llama_model_n_params(handle)),
+        parameters=int(llama.llama_model_n_params(handle)),
         size=shards.size(path),
         trained_context=int(model.metadata(f"{architecture}.context_length") or 0),
         template=template.decode("utf-8", "replace"),
@@ -171,7 +171,7 @@ def model_metadata(model: Model, path: Path) -> ModelMetadata:
         adds_bos=vocab.add_bos,
         eos=vocab.text(vocab.eos),
         control=tuple(vocab.control_spellings),
-        ends=tuple(vocab.text(t) for t in range(vocab.size) if vocab.is_end(t)),
+        ends=tuple(vocab.text(t) for t in range(vocab.size) if vocab.is_eog(t)),
         recommended=recommended(model.metadata),
     )
 
@@ -180,7 +180,7 @@ def _label(file_type: str) -> str:
     """`Q4_K_M` for the metadata's file type 15, which llama.cpp itself calls "Q4_K - Medium"."""
     if not file_type.isdigit():
         return "unknown"
-    name = (low.llama_ftype_name(int(file_type)) or b"unknown").decode()
+    name = (llama.llama_ftype_name(int(file_type)) or b"unknown").decode()
     for size in ("Small", "Medium", "Large"):
         name = name.replace(f" - {size}", f"_{size[0]}")
     return name

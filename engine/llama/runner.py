@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from engine.config import KvType, SamplingParams
@@ -28,7 +28,7 @@ class Batch:
     def __init__(self, size: int) -> None:
         self.size = size
         self.outputs: dict[int, int] = {}
-        self.handle = low.llama_batch_init(size, 0, 1)
+        self.handle = llama.llama_batch_init(size, 0, 1)
         for index in range(size):
             self.handle.n_seq_id[index] = 1
 
@@ -51,7 +51,7 @@ class Batch:
 
     def close(self) -> None:
         """Free it."""
-        low.llama_batch_free(self.handle)
+        llama.llama_batch_free(self.handle)
 
 
 class Runner:
@@ -82,11 +82,11 @@ class Runner:
         )
         if adapter is not None:
             self._attach(adapter)
-        self._memory = low.llama_get_memory(self._context)
-        self._slot_size: int = low.llama_n_ctx_seq(self._context)
-        recurrent = low.llama_model_is_recurrent(model.handle) or low.llama_model_is_hybrid(model.handle)
-        self.can_cut = not recurrent
-        self._sliding: int = low.llama_model_n_swa(model.handle)
+        self._memory = llama.llama_get_memory(self._context)
+        self._slot_size: int = llama.llama_n_ctx_seq(self._context)
+        recurrent = llama.llama_model_is_recurrent(model.handle) or llama.llama_model_is_hybrid(model.handle)
+        self.can_truncate = not recurrent
+        self._sliding: int = llama.llama_model_n_swa(model.handle)
         self._bridgeable = not unified and not recurrent
         self._batch = Batch(batch)
         self._samplers: dict[int, Sampler] = {}
@@ -96,9 +96,9 @@ class Runner:
         self._install_abort()
 
     def _attach(self, adapter: Adapter) -> None:
-        handles = (low.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
-        if low.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
-            low.llama_free(self._context)
+        handles = (llama.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
+        if llama.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
+            llama.llama_free(self._context)
             raise EngineError("llama.cpp does not take the adapter")
 
     def _install_abort(self) -> None:
@@ -106,8 +106,8 @@ class Runner:
         # GIL each time, and wait up to 5 ms for it under load. C's strlen needs no GIL: on an empty string it
         # returns 0, which is `false`; on one of length 1 it returns 1, which is `true`.
         self._flag = ctypes.create_string_buffer(b"", 2)
-        self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, low.ggml_abort_callback)
-        low.llama_set_abort_callback(self._context, self._strlen, ctypes.cast(self._flag, ctypes.c_void_p))
+        self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        llama.llama_set_abort_callback(self._context, self._strlen, ctypes.cast(self._flag, ctypes.c_void_p))
 
     def abort(self) -> None:
         """End the decode in progress, or else the next one, early with DecodeAborted. From any thread."""
@@ -119,13 +119,13 @@ class Runner:
         Returns how many tokens are kept: all or none, since a recurrent state cannot be cut.
         """
         if copy_from is not None:
-            low.llama_memory_seq_rm(self._memory, slot, -1, -1)
-            low.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
+            llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            llama.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
             self._to_copy.add(copy_from)
-        cut = low.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
+        cut = llama.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
         if cut and self._window_is_whole(slot, keep):
             return keep
-        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
 
     def _window_is_whole(self, slot: int, keep: int) -> bool:
@@ -135,16 +135,16 @@ class Runner:
         """
         if not self._sliding or keep == 0:
             return True
-        return bool(low.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._sliding))
+        return bool(llama.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._sliding))
 
     def state_size(self, slot: int) -> int:
         """Bytes that `save` would give."""
-        return int(low.llama_state_seq_get_size(self._context, slot))
+        return int(llama.llama_state_seq_get_size(self._context, slot))
 
     def save(self, slot: int) -> bytearray:
         """The slot's whole cache. Raises EngineError."""
         state = bytearray(self.state_size(slot))
-        if low.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
+        if llama.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
             raise EngineError("llama_state_seq_get_data wrote less than it announced")
         return state
 
@@ -154,26 +154,26 @@ class Runner:
         Restoring writes at once, and copying waits for the next decode: a slot that is yet to be copied from
         must keep what it holds, or the copy would be of another conversation.
         """
-        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
         if slot in self._to_copy:
             return False
-        if low.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
+        if llama.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
             return True
-        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
 
     def length(self, slot: int) -> int:
         """Tokens in the slot's cache."""
-        return int(low.llama_memory_seq_pos_max(self._memory, slot)) + 1
+        return int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def decode(self, rows: Sequence[BatchRow]) -> None:
         """Compute all rows in one batch. Raises DecodeAborted after `abort`, EngineError on a failure."""
         bridges = self._bridges(rows)
         self._batch.fill(sorted([*rows, *bridges], key=lambda row: row.slot) if bridges else rows)
-        code = low.llama_decode(self._context, self._batch.handle)
+        code = llama.llama_decode(self._context, self._batch.handle)
         self._to_copy.clear()
         for bridge in bridges:
-            low.llama_memory_seq_rm(self._memory, bridge.slot, bridge.start, -1)
+            llama.llama_memory_seq_rm(self._memory, bridge.slot, bridge.start, -1)
         if code == 2:
             self._flag[0] = b"\x00"
             raise DecodeAborted
@@ -257,7 +257,7 @@ class Runner:
 
     def _logits(self, row: int) -> NDArray[np.float32]:
         """One row of the last batch's logits, in llama.cpp's memory: [vocabulary]."""
-        start = ctypes.cast(low.llama_get_logits_ith(self._context, row), ctypes.c_void_p).value
+        start = ctypes.cast(llama.llama_get_logits_ith(self._context, row), ctypes.c_void_p).value
         assert start is not None, f"row {row} has no logits"
         return np.frombuffer(memoryview(self._logits_type.from_address(start)), np.float32)
 
@@ -267,7 +267,7 @@ class Runner:
             self.stop(slot)
         if self._context:
             self._batch.close()
-            low.llama_free(self._context)
+            llama.llama_free(self._context)
             self._context = None
 
 

@@ -7,7 +7,7 @@ import math
 import secrets
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from engine.config import SamplingParams
@@ -39,27 +39,27 @@ class Sampler:
     def sample(self, context: int, row: int, logits: NDArray[np.float32]) -> int:
         """The next token after one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
         if self._grammar is None:
-            return int(low.llama_sampler_sample(self._chain, context, row))
+            return int(llama.llama_sampler_sample(self._chain, context, row))
         token = self._draw(logits)
-        if not self._grammar.take(token):
+        if not self._grammar.accept(token):
             token = self._draw(logits, self._grammar)
-            if not self._grammar.take(token):  # nothing is left: it is at its end, and ends are ignored
-                return self._vocab.ends[0]
-        low.llama_sampler_accept(self._chain, token)
+            if not self._grammar.accept(token):  # nothing is left: it is at its end, and ends are ignored
+                return self._vocab.eog_tokens[0]
+        llama.llama_sampler_accept(self._chain, token)
         return token
 
     def _draw(self, logits: NDArray[np.float32], grammar: Grammar | None = None) -> int:
         """A token by the chain, of all or of those that the grammar allows."""
         data = whole_vocabulary(logits)
         if grammar is not None:
-            grammar.mask(data)
+            grammar.apply_mask(data)
         candidates = as_array(data)
-        low.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        llama.llama_sampler_apply(self._chain, ctypes.byref(candidates))
         return int(candidates.data[candidates.selected].id)
 
     def close(self) -> None:
         """Free chain and grammar."""
-        low.llama_sampler_free(self._chain)
+        llama.llama_sampler_free(self._chain)
         if self._grammar is not None:
             self._grammar.close()
 
@@ -69,27 +69,29 @@ def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:
 
     The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
     """
-    params = low.llama_sampler_chain_default_params()
+    params = llama.llama_sampler_chain_default_params()
     params.no_perf = True
-    chain: int = low.llama_sampler_chain_init(params)
-    add = low.llama_sampler_chain_add
+    chain: int = llama.llama_sampler_chain_init(params)
+    add = llama.llama_sampler_chain_add
     if sampling.ignore_end:
-        biases = (low.llama_logit_bias * len(vocab.ends))(*((token, -math.inf) for token in vocab.ends))
-        add(chain, low.llama_sampler_init_logit_bias(vocab.size, len(vocab.ends), biases))
+        biases = (llama.llama_logit_bias * len(vocab.eog_tokens))(
+            *((token, -math.inf) for token in vocab.eog_tokens)
+        )
+        add(chain, llama.llama_sampler_init_logit_bias(vocab.size, len(vocab.eog_tokens), biases))
     if sampling.penalizes:
         _add_penalty(chain, sampling, vocab.size)
     if sampling.temperature == 0:
-        add(chain, low.llama_sampler_init_greedy())
+        add(chain, llama.llama_sampler_init_greedy())
         return chain
     if sampling.top_k:
-        add(chain, low.llama_sampler_init_top_k(sampling.top_k))
+        add(chain, llama.llama_sampler_init_top_k(sampling.top_k))
     if sampling.top_p < 1:
-        add(chain, low.llama_sampler_init_top_p(sampling.top_p, 1))
+        add(chain, llama.llama_sampler_init_top_p(sampling.top_p, 1))
     if sampling.min_p > 0:
-        add(chain, low.llama_sampler_init_min_p(sampling.min_p, 1))
-    add(chain, low.llama_sampler_init_temp(sampling.temperature))
+        add(chain, llama.llama_sampler_init_min_p(sampling.min_p, 1))
+    add(chain, llama.llama_sampler_init_temp(sampling.temperature))
     seed = secrets.randbelow(_RANDOM_SEED) if sampling.seed is None else sampling.seed
-    add(chain, low.llama_sampler_init_dist(min(seed, _RANDOM_SEED - 1)))
+    add(chain, llama.llama_sampler_init_dist(min(seed, _RANDOM_SEED - 1)))
     return chain
 
 
@@ -103,8 +105,8 @@ def _add_penalty(chain: int, sampling: SamplingParams, vocabulary: int) -> None:
     frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
     best = 1 if sampling.temperature == 0 else sampling.top_k
     if best and sampling.repeat_penalty >= 1 and min(frequency, presence) >= 0:
-        low.llama_sampler_chain_add(chain, low.llama_sampler_init_top_k(best + _PENALTY_WINDOW))
-    penalty = low.llama_sampler_init_penalties(
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_k(best + _PENALTY_WINDOW))
+    penalty = llama.llama_sampler_init_penalties(
         vocabulary, _PENALTY_WINDOW, sampling.repeat_penalty, frequency, presence
     )
-    low.llama_sampler_chain_add(chain, penalty)
+    llama.llama_sampler_chain_add(chain, penalty)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from functools import cached_property
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 MAX_BYTES = 8192  # characters; a third of what the hungriest pattern survives
 
@@ -52,13 +52,13 @@ class LlamaTokenizer:
     """Tokens of one loaded model, which must outlive this. Tokenizing is thread-safe, as llama.h says."""
 
     def __init__(self, model: int) -> None:
-        self._vocab = low.llama_model_get_vocab(model)
-        self.size: int = low.llama_vocab_n_tokens(self._vocab)
-        self.bos: int = low.llama_vocab_bos(self._vocab)
-        self.eos: int = low.llama_vocab_eos(self._vocab)
-        self.add_bos: bool = low.llama_vocab_get_add_bos(self._vocab)
-        self.is_sentencepiece: bool = low.llama_vocab_type(self._vocab) == _SPM
-        self._splits_words = low.llama_vocab_type(self._vocab) == _BPE
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.size: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = llama.llama_vocab_bos(self._vocab)
+        self.eos: int = llama.llama_vocab_eos(self._vocab)
+        self.add_bos: bool = llama.llama_vocab_get_add_bos(self._vocab)
+        self.is_sentencepiece: bool = llama.llama_vocab_type(self._vocab) == _SPM
+        self._splits_words = llama.llama_vocab_type(self._vocab) == _BPE
         self._buffer = ctypes.create_string_buffer(512)
 
     @property
@@ -70,24 +70,24 @@ class LlamaTokenizer:
         """A token's spelling in the vocabulary, or nothing for -1 (llama.cpp's "there is none")."""
         if token < 0:
             return ""
-        raw: bytes = low.llama_vocab_get_text(self._vocab, token) or b""
+        raw: bytes = llama.llama_vocab_get_text(self._vocab, token) or b""
         return raw.decode("utf-8", "replace")
 
-    def is_end(self, token: int) -> bool:
+    def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation: EOS, EOT and every other one that the model knows."""
-        return bool(low.llama_vocab_is_eog(self._vocab, token))
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def is_read_whole(self, token: int) -> bool:
         """Whether its spelling is read as this one token: a control token's, or one that was added."""
-        attributes = low.llama_vocab_get_attr(self._vocab, token)
+        attributes = llama.llama_vocab_get_attr(self._vocab, token)
         return bool(attributes & (_UNKNOWN | _CONTROL | _USER_DEFINED))
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to an answer; control tokens add none. Only for the model's thread."""
-        size = low.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        size = llama.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
         if size < 0:
             self._buffer = ctypes.create_string_buffer(-size)
-            size = low.llama_token_to_piece(self._vocab, token, self._buffer, -size, 0, False)
+            size = llama.llama_token_to_piece(self._vocab, token, self._buffer, -size, 0, False)
         return self._buffer.raw[:size]
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -103,17 +103,17 @@ class LlamaTokenizer:
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         ids = (ctypes.c_int32 * room)()
-        count = low.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         if count < 0:
             room = -count
             ids = (ctypes.c_int32 * room)()
-            count = low.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         return list(ids[:count])
 
     @cached_property
-    def ends(self) -> tuple[int, ...]:
+    def eog_tokens(self) -> tuple[int, ...]:
         """Every token that ends a generation."""
-        return tuple(token for token in range(self.size) if self.is_end(token))
+        return tuple(token for token in range(self.size) if self.is_eog(token))
 
     @cached_property
     def _whole_spellings(self) -> tuple[str, ...]:
@@ -127,5 +127,5 @@ class LlamaTokenizer:
         return tuple(
             self.text(token)
             for token in range(self.size)
-            if low.llama_vocab_get_attr(self._vocab, token) & (_UNKNOWN | _CONTROL)
+            if llama.llama_vocab_get_attr(self._vocab, token) & (_UNKNOWN | _CONTROL)
         )

@@ -1,8 +1,8 @@
 """The child process that opens untrusted GGUFs and tries CPU backends: a crash ends only the child.
 
-It serves three jobs (see common.worker_process). `inspect` reads the file's header, ranks the CPU variants and
-renders the chat template; `run` computes with one variant; `time` measures batches of different sizes with it.
-engine.probe.client is the parent's side.
+It serves three jobs (see common.worker_process). `inspect` reads the file's header, ranks the CPU variants
+and renders the chat template; `run` computes with one variant; `time` measures how long batches of different
+sizes take with it. engine.probe.client is the parent's side.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _check_template(facts: ModelMetadata) -> None:
 
 def run(path: Path, extra_buffers: bool, threads: int, lora: Path | None = None) -> Message:
     """Load the model and decode as the engine does: a prompt, then four sequences side by side, then one."""
-    model = Model(path, extra_buffers=extra_buffers, reach=_ProgressPrinter())
+    model = Model(path, extra_buffers=extra_buffers, progress=_ProgressPrinter())
     adapter = Adapter(model, lora) if lora else None
     runner = Runner(model, slots=4, context=256, batch=64, threads=threads, adapter=adapter)
     some = [token % model.vocab.size for token in range(100, 164)]
@@ -76,10 +76,10 @@ def run(path: Path, extra_buffers: bool, threads: int, lora: Path | None = None)
 
 
 def time_batches(path: Path, extra_buffers: bool, threads: int) -> Message:
-    """Return (tokens of a batch, seconds) pairs, none where drafts are impossible, and BatchCostModel.exact."""
+    """Return (batch size, seconds) pairs, none where drafts are impossible, and BatchCostModel.exact."""
     model = Model(path, extra_buffers=extra_buffers)
     runner = Runner(model, slots=4, context=256, batch=64, threads=threads)
-    if not runner.can_cut:
+    if not runner.can_truncate:
         return {"seconds": [], "exact": 1}
     costs = measure(runner, time.perf_counter)
     return {"seconds": list(costs.table.items()), "exact": costs.exact}

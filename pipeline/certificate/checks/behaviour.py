@@ -50,7 +50,7 @@ def _judge(name: str, path: Path, threads: int) -> Finding:
 def judge_answers(name: str, model: Model, answers: Sequence[Sequence[int]]) -> Finding:
     """The finding on a file's answers, as token ids."""
     texts = [_text(model, answer) for answer in answers]
-    ended = sum(bool(answer) and model.vocab.is_end(answer[-1]) for answer in answers)
+    ended = sum(bool(answer) and model.vocab.is_eog(answer[-1]) for answer in answers)
     leaks = [found[0] for text in texts if (found := _SPELLING.search(text))]
     circles = [text for text in texts if runs_in_circles(text)]
     figures = {"answers": len(answers), "ended": ended, "leaks": leaks, "circles": len(circles)}

@@ -239,7 +239,7 @@ def _answer_group(
     ):
         answer.add(logits, keep=keep)
     for written in range(1, most):
-        going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_end(answer.tokens[-1])]
+        going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_eog(answer.tokens[-1])]
         if not going:
             break
         runner.decode(

@@ -70,9 +70,9 @@ def test_first_with_extra_buffers_then_without() -> None:
 
 def test_the_real_model_is_probed_once_and_then_recalled(smollm2: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineStopped, match="nobody waits"):
-        probe_model(smollm2, cache=tmp_path, reach=lambda _: False)
+        probe_model(smollm2, cache=tmp_path, progress=lambda _: False)
     reached: list[float] = []
-    first = probe_model(smollm2, cache=tmp_path, reach=lambda share: not reached.append(share))  # type: ignore[func-returns-value]
+    first = probe_model(smollm2, cache=tmp_path, progress=lambda share: not reached.append(share))  # type: ignore[func-returns-value]
     assert reached == sorted(reached) and len(reached) > 20 and reached[-1] == 1
     assert first.facts.architecture == "llama" and first.facts.quantization == "Q4_1"
     assert first.facts.parameters == 134_515_008 and first.facts.trained_context == 8192
