@@ -1,4 +1,4 @@
-"""Weights in memory: a model that several contexts may share, and the LoRA adapters on it."""
+"""Model weights, which several contexts may share, their LoRA adapters, contexts and metadata."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Model:
         vocab_only: bool = False,
         progress: ProgressCallback = no_progress,
     ) -> None:
-        """Raises ModelError with llama.cpp's own words when the file does not load, or `progress` ends it."""
+        """Raises ModelError with llama.cpp's message when the load fails or `progress` returns False."""
         silence_log()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
@@ -41,21 +41,21 @@ class Model:
         params.progress_callback = heard = llama.llama_progress_callback(lambda share, _: progress(share))
         last_log()
         self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
-        del heard  # C calls it no more
+        del heard  # C no longer calls it
         if not self.handle:
             raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
         self.vocab = LlamaTokenizer(self.handle)
         self._path, self._owners, self._lock = path, 1, threading.Lock()
 
     def share(self) -> Model:
-        """The same weights for one more owner, who closes them too. The model must not be closed yet."""
+        """Add an owner, which must call `close` too, and return the model. It must not be closed yet."""
         with self._lock:
             assert self._owners > 0, f"{self._path} is closed"
             self._owners += 1
         return self
 
     def metadata(self, key: str) -> str:
-        """A metadata value as text, or "" when the file does not have it."""
+        """Return a metadata value as text, or "" when it is missing."""
         size = llama.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
         if size < 0:
             return ""
@@ -64,7 +64,7 @@ class Model:
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Give up one owner's share; the last one frees the weights. Its Runner must be closed before."""
+        """Remove one owner; the last one frees the weights. Close its Runner first."""
         with self._lock:
             self._owners -= 1
             last = self._owners == 0
@@ -76,11 +76,11 @@ class Model:
 class Adapter:
     """A LoRA adapter for a loaded model, from a GGUF of llama.cpp's convert_lora_to_gguf.py.
 
-    It takes memory of its own. One that is never closed is freed with the model.
+    It needs its own memory. An adapter that is never closed is freed with the model.
     """
 
     def __init__(self, model: Model, path: Path, scale: float = 1.0) -> None:
-        """`scale` multiplies what was trained. Raises ModelError when it is not this model's."""
+        """`scale` multiplies the update. Raises ModelError when it does not fit this model."""
         last_log()
         self.handle = llama.llama_adapter_lora_init(model.handle, str(path).encode())
         self.scale = scale
@@ -90,7 +90,7 @@ class Adapter:
             )
 
     def close(self) -> None:
-        """Free it. Every Runner that has it must be closed before, and the model must not be."""
+        """Free the adapter. Close every Runner that uses it first, and the model after."""
         llama.llama_adapter_lora_free(self.handle)
 
 
@@ -100,7 +100,7 @@ _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": l
 def new_context(
     model: Model, *, slots: int, context: int, batch: int, threads: int, unified: bool, kv_type: KvType
 ) -> Any:
-    """A llama_context, to be freed by its owner; `context` is in tokens per slot.
+    """Return a new llama_context, which the caller frees; `context` is in tokens per slot.
 
     Raises EngineError when the memory does not suffice.
     """
@@ -112,7 +112,7 @@ def new_context(
     params.kv_unified = unified
     params.no_perf = True
     params.type_k = params.type_v = _KV_TYPES[kv_type]
-    if kv_type != "f16":  # llama.cpp reads a quantized V cache through flash attention alone
+    if kv_type != "f16":  # llama.cpp reads a quantized V cache only with flash attention
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
     made = llama.llama_init_from_model(model.handle, params)
     if not made:
@@ -126,9 +126,9 @@ def new_context(
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes.
+    """Metadata of a GGUF. `control` and `ends` are spellings of tokens, `size` is in bytes.
 
-    `adds_bos` tells whether a plain text gets a BOS, `recommended` how to sample (engine.config).
+    `adds_bos` is True when plain text gets a BOS; `recommended` has sampling values (engine.config).
     """
 
     name: str
@@ -155,7 +155,7 @@ class ModelMetadata:
 
 
 def model_metadata(model: Model, path: Path) -> ModelMetadata:
-    """Those of an open model, perhaps of its vocabulary alone; `path` is its file, or its first shard."""
+    """Read the metadata of an open model, which may be vocab_only; `path` is its file or first shard."""
     vocab, handle = model.vocab, model.handle
     architecture = model.metadata("general.architecture")
     template = llama.llama_model_chat_template(handle, None) or b""
@@ -177,7 +177,7 @@ def model_metadata(model: Model, path: Path) -> ModelMetadata:
 
 
 def _label(file_type: str) -> str:
-    """`Q4_K_M` for the metadata's file type 15, which llama.cpp itself calls "Q4_K - Medium"."""
+    """Return the name of a file type: `Q4_K_M` for 15, which llama.cpp calls "Q4_K - Medium"."""
     if not file_type.isdigit():
         return "unknown"
     name = (llama.llama_ftype_name(int(file_type)) or b"unknown").decode()

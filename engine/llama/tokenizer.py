@@ -1,4 +1,4 @@
-"""The model's vocabulary, through llama.cpp: text to tokens and back."""
+"""LlamaTokenizer: text to token ids and back, by llama.cpp."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from functools import cached_property
 
 from llama_cpp import llama_cpp as llama
 
-MAX_BYTES = 8192  # characters; a third of what the hungriest pattern survives
+MAX_CHARACTERS = 8192  # characters; a third of what the hungriest pattern survives
 
 
-# Up to the last place that no token spans: before a line, else before a word. With more space than that it
-# matters to many patterns whether something follows; and some take "/" for a part of a line's end.
+# Match up to the last place that no token spans: before a line, else before a word. With more whitespace,
+# many pre-tokenizer patterns depend on what follows; and some treat "/" as part of a line's end.
 _LINES, _WORDS = re.compile(r".*\S\n(?=[^\s/])", re.DOTALL), re.compile(r".*\S(?= \S)", re.DOTALL)
 
 
 def split_for_tokenizer(text: str, spellings: Collection[str]) -> Iterator[str]:
-    """The text in pieces of at most LONGEST characters, cut where that changes no token, if possible.
+    """Yield the text in pieces of at most MAX_CHARACTERS, cut where that changes no token, if possible.
 
-    `spellings` are those of tokens that are read as a whole; none of them is cut in two.
+    `spellings` are the special tokens', which are never cut.
     """
     start = 0
-    while len(text) - start > MAX_BYTES:
+    while len(text) - start > MAX_CHARACTERS:
         end = _end(text, start, spellings)
         yield text[start:end]
         start = end
@@ -31,7 +31,7 @@ def split_for_tokenizer(text: str, spellings: Collection[str]) -> Iterator[str]:
 
 
 def _end(text: str, start: int, spellings: Collection[str]) -> int:
-    most = start + MAX_BYTES
+    most = start + MAX_CHARACTERS
     found = _LINES.match(text, start, most) or _WORDS.match(text, start, most)
     end = found.end() if found else most
     for spelling in spellings:
@@ -49,7 +49,7 @@ _SPM, _BPE = 1, 2
 
 
 class LlamaTokenizer:
-    """Tokens of one loaded model, which must outlive this. Tokenizing is thread-safe, as llama.h says."""
+    """The vocabulary of a loaded model, which must outlive it. Tokenizing is thread-safe (llama.h)."""
 
     def __init__(self, model: int) -> None:
         self._vocab = llama.llama_model_get_vocab(model)
@@ -63,27 +63,27 @@ class LlamaTokenizer:
 
     @property
     def handle(self) -> int:
-        """llama.cpp's own pointer to it."""
+        """Return llama.cpp's pointer to the vocabulary."""
         return self._vocab  # type: ignore[no-any-return]
 
     def text(self, token: int) -> str:
-        """A token's spelling in the vocabulary, or nothing for -1 (llama.cpp's "there is none")."""
+        """Return a token's spelling in the vocabulary; "" for -1, llama.cpp's null token."""
         if token < 0:
             return ""
         raw: bytes = llama.llama_vocab_get_text(self._vocab, token) or b""
         return raw.decode("utf-8", "replace")
 
     def is_eog(self, token: int) -> bool:
-        """Whether the token ends a generation: EOS, EOT and every other one that the model knows."""
+        """Return whether the token ends the generation: EOS, EOT or another end-of-generation token."""
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def is_read_whole(self, token: int) -> bool:
-        """Whether its spelling is read as this one token: a control token's, or one that was added."""
+        """Return whether its spelling is always read as this token: a control or added token."""
         attributes = llama.llama_vocab_get_attr(self._vocab, token)
         return bool(attributes & (_UNKNOWN | _CONTROL | _USER_DEFINED))
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to an answer; control tokens add none. Only for the model's thread."""
+        """Return the bytes of a token; none for control tokens. Only for the model's thread."""
         size = llama.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
         if size < 0:
             self._buffer = ctypes.create_string_buffer(-size)
@@ -91,8 +91,8 @@ class LlamaTokenizer:
         return self._buffer.raw[:size]
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text, without a BOS; `special` reads spellings such as <|im_end|> as that token."""
-        if not self._splits_words or len(text) <= MAX_BYTES:
+        """Return the token ids of a text, without BOS; `special` parses special tokens like <|im_end|>."""
+        if not self._splits_words or len(text) <= MAX_CHARACTERS:
             return self._tokenize(text, special)
         ids: list[int] = []
         for piece in split_for_tokenizer(text, self._whole_spellings):
@@ -112,18 +112,18 @@ class LlamaTokenizer:
 
     @cached_property
     def eog_tokens(self) -> tuple[int, ...]:
-        """Every token that ends a generation."""
+        """Return every end-of-generation token."""
         return tuple(token for token in range(self.size) if self.is_eog(token))
 
     @cached_property
     def _whole_spellings(self) -> tuple[str, ...]:
-        """Every spelling that is read as one token, wherever it stands."""
+        """Return every spelling that is always read as one token."""
         spelled = (self.text(token) for token in range(self.size) if self.is_read_whole(token))
         return tuple(spelling for spelling in spelled if len(spelling) > 1)
 
     @cached_property
     def control_spellings(self) -> tuple[str, ...]:
-        """Every spelling that `tokenize(special=True)` and only it would read as one control token."""
+        """Return every spelling that only `tokenize(special=True)` reads as one control token."""
         return tuple(
             self.text(token)
             for token in range(self.size)

@@ -69,8 +69,7 @@ class LlamaBackend:
     ) -> LlamaBackend:
         """Probe the file in a child process (once), load it, and start the engine.
 
-        Raises ModelError, BackendError, and EngineError when the memory does not suffice or `progress` returns
-        False.
+        Raises ModelError, BackendError, and EngineError when memory is short or `progress` returns False.
         """
         settings = settings or EngineConfig()
         begun = 0.0 if is_known(model_path, settings.use_extra_buffers) else _PROBED

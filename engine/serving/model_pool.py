@@ -47,7 +47,7 @@ class _ModelEntry:
 
 
 class ModelLease:
-    """Keeps a model in memory until `release`; `backend` is a future, done when the model has loaded."""
+    """Keeps a model in memory until `release`; its future `backend` is done when the model has loaded."""
 
     def __init__(self, entry: _ModelEntry, release: Callable[[_ModelEntry], None]) -> None:
         self.backend = entry.backend
@@ -71,7 +71,7 @@ class ModelPool:
         first: str,
         max_loaded: int = 2,
     ) -> None:
-        """`open_model(key, progress)` loads a model, in the pool's thread only. `first` is the default key."""
+        """`open_model(key, progress)` loads a model in the pool's thread; `first` is the default key."""
         assert max_loaded >= 1, max_loaded
         self._open, self._first, self._max_loaded = open_model, first, max_loaded
         self._keys = dict.fromkeys([first, *keys])

@@ -66,8 +66,8 @@ class Worker:
     ) -> int:
         """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
 
-        `continues` is True when the prompt ends with the beginning of the answer. The last item of a sink is a
-        Finished or an EngineError. Raises QueueFull and EngineStopped.
+        `continues` is True when the prompt ends with the beginning of the answer. The last item that a sink
+        gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
         """
         with self._lock:
             if self._failure is not None:
@@ -166,7 +166,7 @@ class Worker:
             sink(error)
 
     def _rebuild(self) -> EngineError | None:
-        """Build a new engine after a failure; return an error when that fails, or failures are too frequent."""
+        """Build a new engine after a failure; return an error when that fails or happens too often."""
         self._failures.append(time.monotonic())
         if len(self._failures) == _FAILURES and self._failures[-1] - self._failures[0] < _WINDOW:
             return EngineStopped(
