@@ -11,7 +11,7 @@ from typing import Literal, TypedDict
 class ModelInfo:
     """A description of the model for users. `size` is in bytes, `context` in tokens.
 
-    `recommended` has the values for SamplingParams from the file's metadata. `adapter` is the path of the LoRA
+    `recommended` has values for SamplingParams from the file's metadata. `adapter` is the path of the LoRA
     adapter in use, or "".
     """
 

@@ -144,7 +144,7 @@ def block_size(name: str) -> int:
 
 
 def dequantize(dtype: GGMLType, data: bytes) -> Floats:
-    """Whole blocks of a readable type as plain numbers, in one row."""
+    """Return whole blocks of a readable type as float32, in one dimension."""
     assert dtype.readable and len(data) % dtype.size == 0
     raw = np.frombuffer(data, np.uint8)
     numbers: Floats = np.empty(raw.size // dtype.size * dtype.block, np.float32)
@@ -156,7 +156,7 @@ def dequantize(dtype: GGMLType, data: bytes) -> Floats:
 
 
 def quantize(dtype: GGMLType, rows: Floats) -> bytes:
-    """Rows (n, width) in a type whose blocks fill a row, rounded by ggml's own quantizer."""
+    """Quantize rows (n, width) by ggml's reference quantizer; whole blocks must fill a row."""
     count, width = rows.shape
     assert width % dtype.block == 0
     rows = np.ascontiguousarray(rows)

@@ -1,4 +1,4 @@
-"""SamplingParams -> llama.cpp's sampler chain, which draws in C, and a grammar that checks what it drew."""
+"""Sampler: SamplingParams -> llama.cpp's sampler chain, and a grammar that checks its tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.config import SamplingParams
 from engine.llama.grammar import Grammar, as_array, whole_vocabulary
 from engine.llama.tokenizer import LlamaTokenizer
 
-_PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
+_PENALTY_WINDOW = 64  # last tokens of the answer that are penalized, as in llama.cpp
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 
 def is_plain(sampling: SamplingParams) -> bool:
-    """Whether the next token is simply the likeliest, for which no list of candidates need be made."""
+    """Return whether sampling is a plain argmax, which needs no list of candidates."""
     constrained = sampling.grammar or sampling.ignore_end
     return sampling.temperature == 0 and not sampling.penalizes and not constrained
 
@@ -27,9 +27,9 @@ def is_plain(sampling: SamplingParams) -> bool:
 class Sampler:
     """Draws the tokens of one answer. Belongs to the model's thread; `close` frees it.
 
-    The grammar comes last, as in llama.cpp's common_sampler_sample: a token is drawn without it, and again
-    from what it allows only if it refuses that one. It is asked about one token in microseconds, about a
-    vocabulary in milliseconds, and most tokens are allowed: a model that was asked for JSON writes JSON.
+    The grammar comes last, as in llama.cpp's common_sampler_sample: a token is drawn without it, and redrawn
+    from the allowed ones only if the grammar rejects it. Checking one token takes microseconds and masking
+    the vocabulary milliseconds, and most tokens are allowed: a model that was asked for JSON writes JSON.
     """
 
     def __init__(self, sampling: SamplingParams, vocab: LlamaTokenizer) -> None:
@@ -37,19 +37,19 @@ class Sampler:
         self._grammar = Grammar(sampling.grammar, vocab) if sampling.grammar else None
 
     def sample(self, context: int, row: int, logits: NDArray[np.float32]) -> int:
-        """The next token after one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
+        """Sample from one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
         if self._grammar is None:
             return int(llama.llama_sampler_sample(self._chain, context, row))
         token = self._draw(logits)
         if not self._grammar.accept(token):
             token = self._draw(logits, self._grammar)
-            if not self._grammar.accept(token):  # nothing is left: it is at its end, and ends are ignored
+            if not self._grammar.accept(token):  # only an ignored end token is allowed
                 return self._vocab.eog_tokens[0]
         llama.llama_sampler_accept(self._chain, token)
         return token
 
     def _draw(self, logits: NDArray[np.float32], grammar: Grammar | None = None) -> int:
-        """A token by the chain, of all or of those that the grammar allows."""
+        """Draw a token by the chain, from all or from those that the grammar allows."""
         data = whole_vocabulary(logits)
         if grammar is not None:
             grammar.apply_mask(data)
@@ -65,9 +65,9 @@ class Sampler:
 
 
 def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:
-    """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
+    """Return a chain in llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
 
-    The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
+    Penalties consider only the answer: the prompt's last tokens are the template's and the user's.
     """
     params = llama.llama_sampler_chain_default_params()
     params.no_perf = True
@@ -96,11 +96,11 @@ def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:
 
 
 def _add_penalty(chain: int, sampling: SamplingParams, vocabulary: int) -> None:
-    """Add the penalties, after a cut to the tokens that can still be among the best after them.
+    """Add the penalties, after a top-k that cannot change the result but saves time.
 
     llama.cpp looks up each candidate in a hash map, which for a whole vocabulary takes about a millisecond.
-    A penalty only lowers (or, below its neutral value, only raises), and at most a window's worth of tokens:
-    who is among the best k after lowering was among the best k + window before. So the cut changes nothing.
+    Penalties lower the logits of at most a window of tokens, so the best k afterwards are among the best
+    k + window before. Below their neutral values they raise logits; then no token is cut.
     """
     frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
     best = 1 if sampling.temperature == 0 else sampling.top_k
