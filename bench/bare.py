@@ -18,7 +18,6 @@ from engine.core.types import BatchRow
 from engine.llama.model import Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import load_cpu_backend, probe_model
-from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 
 _TOKEN = 100  # which token an answer is made of makes no difference to its cost
 
@@ -47,8 +46,7 @@ def bare_decode(setup: Setup, workload: Workload) -> Figures:
 
 def _prompt(setup: Setup, model: Model, question: str) -> list[int]:
     facts = probe_model(setup.model, threads=setup.threads).facts
-    template = ChatTemplate(facts.template, facts.bos, facts.eos)
-    return PromptBuilder(template, model.vocab, facts.control).tokens([{"role": "user", "content": question}])
+    return facts.prompt_builder(model.vocab).tokens([{"role": "user", "content": question}])
 
 
 def _answer(runner: Runner, prompts: Sequence[list[int]], new_tokens: int) -> list[Answer]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.figures import Answer, Figures, figures_of
 from bench.workload import Workload, find_workload
-from pipeline.worker_process import Message, serve
+from common.worker_process import Message, serve
 
 if TYPE_CHECKING:
     from bench.peers import Contender, Setup

@@ -1,4 +1,4 @@
-"""Runs a command as a whole and tells its time, its memory and what it wrote."""
+"""Measures a whole command: its time, its memory and what it writes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.worker_process import ROOT, last_line, python_path
 from pipeline.errors import PipelineError
-from pipeline.worker_process import ROOT
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,16 @@ def measure(command: list[str], log: Path) -> Usage:
     The figures are the kernel's own account of the process and of all its children (getrusage(2)).
     """
     started = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=ROOT, env=_environment()
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-        raise PipelineError(f"{' '.join(command[1:3])} failed with exit code {process.returncode}: {last}")
+        how = f"failed with exit code {process.returncode}: {last_line(log)}"
+        raise PipelineError(f"{' '.join(command[1:3])} {how}")
     # Linux counts resident memory in KiB and macOS in bytes; both count written blocks of 512 bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return Usage(time.monotonic() - started, usage.ru_maxrss * unit, usage.ru_oublock * 512)
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

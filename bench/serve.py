@@ -12,9 +12,9 @@ from typing import Any
 from bench.contender import BARE, FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
 from bench.figures import Figures, median_of, ratio
 from bench.workload import find_workload
+from common.worker_process import run_worker
 from engine import SPIN_BEFORE
 from pipeline.errors import InputError
-from pipeline.worker_process import run_worker
 
 Say = Callable[[str], None]
 

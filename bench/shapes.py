@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import MissingPackage
+from common.worker_process import Message, run_worker, serve
 from pipeline.errors import InputError
-from pipeline.worker_process import Message, run_worker, serve
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2": {

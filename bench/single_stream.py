@@ -9,7 +9,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from bench.peers import Setup
 from engine.llama.model import Model
@@ -42,16 +42,16 @@ def single_stream(setup: Setup, *, quick: bool = False) -> SingleStream:
             decode_at_depth=_decode(context, model, 1, generate, depth=_DEPTH),
         )
     finally:
-        low.llama_free(context)
+        llama.llama_free(context)
         model.close()
 
 
 def _context(model: Model, threads: int) -> int:
-    params = low.llama_context_default_params()
+    params = llama.llama_context_default_params()
     params.n_ctx = 1024
     params.n_threads = params.n_threads_batch = threads
     params.no_perf = True
-    context: int | None = low.llama_init_from_model(model.handle, params)
+    context: int | None = llama.llama_init_from_model(model.handle, params)
     if not context:
         raise PipelineError("no room for a context of 1024 tokens")
     return context
@@ -59,7 +59,7 @@ def _context(model: Model, threads: int) -> int:
 
 def _decode(context: int, model: Model, tokens: int, times: int, *, depth: int) -> float:
     """Tokens a second of `times` batches of `tokens` random tokens, after `depth` of them."""
-    low.llama_memory_clear(low.llama_get_memory(context), False)
+    llama.llama_memory_clear(llama.llama_get_memory(context), False)
     draw = random.Random(0)
     if depth:
         _batch(context, [draw.randrange(model.vocab.size) for _ in range(depth)])
@@ -71,7 +71,7 @@ def _decode(context: int, model: Model, tokens: int, times: int, *, depth: int) 
 
 
 def _batch(context: int, tokens: list[int]) -> None:
-    ids = (low.llama_token * len(tokens))(*tokens)
-    if low.llama_decode(context, low.llama_batch_get_one(ids, len(tokens))) != 0:
+    ids = (llama.llama_token * len(tokens))(*tokens)
+    if llama.llama_decode(context, llama.llama_batch_get_one(ids, len(tokens))) != 0:
         raise PipelineError(f"llama_decode failed on {len(tokens)} tokens")
-    low.llama_synchronize(context)
+    llama.llama_synchronize(context)

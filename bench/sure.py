@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from bench.workload import story
 from engine.core.detokenizer import IncrementalDetokenizer
@@ -78,11 +78,11 @@ class Oracle:
     ) -> None:
         """`prompt_of` renders and tokenizes a conversation; `context` is in tokens."""
         self._vocab, self._prompt_of = model.vocab, prompt_of
-        params = low.llama_context_default_params()
+        params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = context
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
-        self._context = low.llama_init_from_model(model.handle, params)
+        self._context = llama.llama_init_from_model(model.handle, params)
         if not self._context:
             raise PipelineError(f"no room for a context of {context} tokens")
 
@@ -112,14 +112,14 @@ class Oracle:
 
     def _answer(self, prompt: list[int]) -> tuple[list[int], bool]:
         """Greedy tokens as long as they are sure, and whether they came to the model's end."""
-        low.llama_memory_clear(low.llama_get_memory(self._context), False)
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
         answer: list[int] = []
         logits = self._logits(prompt)
         while len(answer) < _MOST:
             second, first = np.argpartition(logits, -2)[-2:]
             if logits[first] - logits[second] < LEAD:
                 return answer, False
-            if self._vocab.is_end(int(first)):
+            if self._vocab.is_eog(int(first)):
                 return answer, True
             answer.append(int(first))
             logits = self._logits(answer[-1:])
@@ -127,10 +127,10 @@ class Oracle:
 
     def _logits(self, tokens: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         """Of the token after `tokens`: [vocabulary]."""
-        ids = (low.llama_token * len(tokens))(*tokens)
-        if low.llama_decode(self._context, low.llama_batch_get_one(ids, len(tokens))) != 0:
+        ids = (llama.llama_token * len(tokens))(*tokens)
+        if llama.llama_decode(self._context, llama.llama_batch_get_one(ids, len(tokens))) != 0:
             raise PipelineError(f"llama_decode failed on {len(tokens)} tokens")
-        found = low.llama_get_logits_ith(self._context, -1)
+        found = llama.llama_get_logits_ith(self._context, -1)
         size = ctypes.sizeof(ctypes.c_float) * self._vocab.size
         return np.frombuffer(ctypes.string_at(found, size), np.float32)
 
@@ -140,4 +140,4 @@ class Oracle:
 
     def close(self) -> None:
         """Free the context."""
-        low.llama_free(self._context)
+        llama.llama_free(self._context)

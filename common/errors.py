@@ -11,7 +11,7 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "", more: Sequence[str] = ()) -> None:
-        """`more` holds further lines about mistakes of the same kind."""
+        """`more` has further lines about mistakes of the same kind."""
         super().__init__(message)
         self.more = tuple(more)
 

@@ -1,19 +1,22 @@
-"""A finished file or folder gets its final name, and only when all of it is on the disk."""
+"""Atomic files and folders, hashes and cached JSON: a final name appears only when its content is on disk."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**22):
@@ -22,48 +25,62 @@ def sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a crash or a full disk leaves the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a temporary file and rename it: a crash or a full disk leaves the old file or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         beside.write_text(text, encoding="utf-8")
         publish_file(beside, path)
     finally:
-        beside.unlink(missing_ok=True)  # no longer there, if all went well
+        beside.unlink(missing_ok=True)  # exists only after a failure
+
+
+def load_json(path: Path) -> Any:
+    """Return the JSON in a cache file; None when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def store_json(path: Path, value: object) -> None:
+    """Write a cache file as JSON, atomically, and its folder if needed. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(value))
 
 
 def publish_file(partial: Path, target: Path) -> None:
-    """Flush `partial` (a file, or a folder with all in it) to the disk, and rename it to `target`.
+    """Flush `partial` (a file, or a folder with its content) to the disk, and rename it to `target`.
 
-    Without the flush a power cut soon after the rename may leave the name with nothing behind it, since file
-    systems write contents later than names (ext4: "delayed allocation"). A folder must not stand at `target`.
+    Without the flush, a power cut soon after the rename may leave an empty file, since file systems write
+    contents later than names (ext4: "delayed allocation"). `target` must not be an existing folder.
     """
     fsync_path(partial)
     fsync_rename(partial, target)
 
 
 def fsync_path(partial: Path) -> None:
-    """Wait until the disk has a file, or a folder with all in it; of a large one that takes its time."""
+    """Flush a file, or a folder with its content, to the disk; a large one takes a while."""
     inside = sorted(partial.rglob("*")) if partial.is_dir() else []
     for path in [*inside, partial]:
         _flush(path)
 
 
 def fsync_rename(partial: Path, target: Path) -> None:
-    """Give what was flushed its final name, so that the name lasts as well."""
+    """Rename a flushed file or folder to its final name, and flush the name too."""
     partial.replace(target)
     _flush(target.parent)
 
 
 def publish_files(partials: Sequence[Path], targets: Sequence[Path]) -> None:
-    """The same for files that are one: the first gets its name last, as without it the others are nothing."""
+    """Publish the files of one model; the first gets its name last, as the others are useless without it."""
     if len(targets) > 1:
-        targets[0].unlink(missing_ok=True)  # or an older one would go with the new others
+        targets[0].unlink(missing_ok=True)  # or an older one would be combined with the new others
     for partial, target in reversed(list(zip(partials, targets, strict=True))):
         publish_file(partial, target)
 
 
 def _flush(path: Path) -> None:
-    """fsync(2); of a folder, it makes the names in it last."""
+    """fsync(2); for a folder, it flushes the names in it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -73,11 +90,11 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; when the block ends well, it takes `out`'s place.
+    """Yield an empty folder beside `out`, which replaces `out` when the block succeeds.
 
-    Whatever stood at `out` is replaced: the caller has asked first. When the block raises (Ctrl-C too),
-    `out` is as it was. A kill leaves a `.NAME.partial`, which the next run clears. Raises InputError
-    where nothing can be written.
+    An existing `out` is replaced; the caller has asked for permission. When the block raises (also on
+    Ctrl-C), `out` is unchanged. A kill leaves a `.NAME.partial`, which the next run removes. Raises
+    InputError where nothing can be written.
     """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -93,8 +110,8 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 
 def _swap(partial: Path, out: Path) -> None:
-    # A folder cannot be renamed onto one that has files in it, so the old one steps aside first, for the
-    # instant between two renames.
+    # A folder cannot be renamed onto a non-empty one, so the old one is renamed away first, for the instant
+    # between two renames.
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     fsync_path(partial)

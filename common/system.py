@@ -1,4 +1,4 @@
-"""How many physical cores this process may really use: /proc, the affinity mask and the cgroup quota."""
+"""Physical cores and free memory within the container's limits, and a time limit for this process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 def physical_cores() -> int:
-    """The physical cores that the affinity mask and the container's CPU quota grant, at least 1.
+    """Return the physical cores within the affinity mask and the container's CPU quota, at least 1.
 
-    Two hyper-threads of one core share its vector units, so a second thread there costs more than it gives.
+    Two hyper-threads of one core share its vector units, so a second thread there costs more than it gains.
     """
     if sys.platform == "darwin":
         return _darwin_cores()
@@ -26,16 +26,16 @@ def physical_cores() -> int:
 
 
 def granted_cores(cores: int, quota: float | None) -> int:
-    """`cores` cut down to a quota in CPUs, rounded down: a thread that is throttled stalls all others."""
+    """Limit `cores` to a quota in CPUs, rounded down: a throttled thread stalls all others."""
     if quota is None:
         return max(1, cores)
     return max(1, min(cores, math.floor(quota + 1e-9)))
 
 
 def count_cores(cpuinfo: str, allowed: Iterable[int]) -> int:
-    """Distinct (physical id, core id) pairs among the `allowed` processors of a /proc/cpuinfo text.
+    """Count the distinct (physical id, core id) pairs of the `allowed` processors in a /proc/cpuinfo text.
 
-    ARM's cpuinfo names no cores: there each processor counts as one.
+    ARM's cpuinfo has no core ids: each processor counts as one core.
     """
     wanted = set(allowed)
     seen: set[tuple[str, str]] = set()
@@ -52,7 +52,7 @@ def count_cores(cpuinfo: str, allowed: Iterable[int]) -> int:
 
 
 def cgroup_quota(root: Path, self_cgroup: str) -> float | None:
-    """The tightest CPU quota, in CPUs, of this process's cgroup and its parents; None without one.
+    """Return the tightest CPU quota, in CPUs, of this process's cgroup and its parents; None without one.
 
     `root` is /sys/fs/cgroup and `self_cgroup` the text of /proc/self/cgroup. Reads v2 (`cpu.max`) and v1
     (`cpu.cfs_quota_us`); see the kernel's admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
@@ -73,7 +73,7 @@ def cgroup_quota(root: Path, self_cgroup: str) -> float | None:
 
 
 def parse_cpu_max(text: str) -> float | None:
-    """CPUs granted by a v2 `cpu.max` text such as `150000 100000` (1.5) or `max 100000` (None)."""
+    """Return the CPUs of a v2 `cpu.max` text: 1.5 for `150000 100000`, None for `max 100000`."""
     quota, _, period = text.strip().partition(" ")
     return _ratio(quota, period)
 
@@ -90,7 +90,7 @@ def _ratio(quota: str, period: str) -> float | None:
 
 
 def _upwards(base: Path, path: str) -> list[Path]:
-    # In a container the path may be the host's; then only the mount's own root is there to read.
+    # In a container the path may be the host's; then only the root of the mount exists.
     here = base / path.lstrip("/")
     inside = [here, *here.parents]
     return [folder for folder in inside if folder == base or base in folder.parents]
@@ -104,7 +104,7 @@ def _read(path: Path) -> str:
 
 
 def _darwin_cores() -> int:
-    # Apple's efficiency cores slow a decode down: count the performance level's cores where they are named.
+    # Apple's efficiency cores slow a decode down: count only performance cores where possible.
     for name in ("hw.perflevel0.physicalcpu", "hw.physicalcpu"):
         try:
             done = subprocess.run(
@@ -122,7 +122,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
-    """Bytes that are free or that the system can free at once; None where that cannot be known."""
+    """Return the free and immediately reclaimable memory in bytes; None when unknown."""
     left = [_available(proc), _below_limit(group)]
     return min((value for value in left if value is not None), default=None)
 
@@ -136,7 +136,7 @@ def _available(proc: Path) -> int | None:
 
 
 def _below_limit(group: Path) -> int | None:
-    """What a container of the cgroup v2 kind may still take; files' pages that it holds can be dropped."""
+    """Return the memory left below the cgroup v2 limit; its inactive file pages count as free."""
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
@@ -149,14 +149,14 @@ def _below_limit(group: Path) -> int | None:
 
 
 RENDER_SECONDS = 10.0
-"""For one chat, or a few."""
+"""The time limit for rendering one chat, or a few."""
 
 
 @contextmanager
 def kill_after(seconds: float) -> Iterator[None]:
-    """End this process when what is inside takes longer; for child processes, whose end is a message.
+    """Kill this process when the block takes longer; for child processes, whose exit code is a message.
 
-    SIGALRM keeps its default action: it kills even inside a C loop, where no Python handler runs.
+    SIGALRM keeps its default action, which also works inside a C loop, where no Python handler runs.
     """
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield

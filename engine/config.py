@@ -1,4 +1,4 @@
-"""What can be set: how the engine runs, and how one answer is sampled."""
+"""EngineConfig and SamplingParams: the settings of the engine and of one answer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _require(ok: bool, name: str, value: object, fix: str) -> None:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one answer is sampled. A temperature of 0 is greedy; a seed of None draws a fresh one.
+    """The sampling settings of one answer. A temperature of 0 is greedy; a seed of None draws a random one.
 
-    `grammar` (GBNF text) or `json_schema` (its text, or the object) is what the answer must follow.
-    `overflow` says what becomes of a conversation that no longer fits: its oldest turns go, or it is refused.
-    `ignore_end` goes on to `max_tokens`, as benchmarks need it: the model's end tokens are never drawn.
-    `frequency_penalty` lowers a word's logit for each time that it was said lately, `presence_penalty` once.
+    The answer follows `grammar` (GBNF text) or `json_schema` (its text, or the object).
+    `overflow` drops the oldest turns of a conversation that no longer fits, or refuses it.
+    `ignore_end` never samples end tokens, so that the answer has `max_tokens`, for benchmarks.
+    `frequency_penalty` lowers a token's logit per recent occurrence, `presence_penalty` once.
     """
 
     temperature: float = 0.7
@@ -64,13 +64,13 @@ class SamplingParams:
 
     @property
     def penalizes(self) -> bool:
-        """Whether what was said changes the chances of what comes."""
+        """Return whether earlier tokens of the answer change the logits."""
         return self.repeat_penalty != 1.0 or bool(self.frequency_penalty or self.presence_penalty)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one answer may cost: `new_tokens`, and `seconds` from its admission; None is no limit."""
+    """Limits of one answer: `new_tokens`, and `seconds` from its admission; None is no limit."""
 
     new_tokens: int | None = None
     seconds: float | None = None
@@ -78,13 +78,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How the engine runs: sizes in tokens, times in seconds, memory in bytes.
+    """The settings of the engine: sizes in tokens, times in seconds, memory in bytes.
 
-    `context` is what one conversation may hold; `slots` conversations are decoded at once.
-    `threads` of None means the physical cores that the container's CPU quota grants.
-    `kv_type` is how the KV cache stores its numbers: q8_0 halves it, q4_0 quarters it.
-    `cache_ram` bytes may hold the caches of conversations that others pushed out of their slots; 0 is off.
-    `speculation` guesses tokens from the conversation and checks them in one batch, where that is faster.
+    `context` is the maximum of one conversation; `slots` conversations are decoded at once.
+    `threads` of None uses the physical cores within the container's CPU quota.
+    `kv_type` is the type of the KV cache: q8_0 halves its size, q4_0 quarters it.
+    `cache_ram` is the prefix cache for conversations that lost their slots, in bytes; 0 disables it.
+    `speculation` enables prompt-lookup decoding where it is faster.
     The `max_...` are limits of each request, None for none: a longer prompt loses its oldest turns or is
     refused, a longer answer ends with the reason "length" or "time".
     """
@@ -116,7 +116,7 @@ class EngineConfig:
 
     @property
     def limits(self) -> Limits:
-        """What one answer may cost."""
+        """Return the limits of one answer."""
         return Limits(self.max_new_tokens, self.max_seconds)
 
 
@@ -130,18 +130,18 @@ _KEYS = {
 
 
 def recommended(metadata: Callable[[str], str]) -> dict[str, float]:
-    """What the file recommends, by the names of SamplingParams; what makes no sense is left out.
+    """Return the file's recommended values for SamplingParams, without invalid ones.
 
-    `metadata` gives a key's value as text, or "" when the file does not have it.
+    `metadata` returns a key's value as text, or "" when it is missing.
     """
     found = ((name, _number(name, metadata(key))) for name, key in _KEYS.items())
     return {name: value for name, value in found if value is not None}
 
 
 def sampling_over(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:
-    """What a caller has given, over what the model's file recommends, over the defaults of everybody.
+    """Return the given values, over the model's recommended ones, over the defaults.
 
-    Both by the names of SamplingParams. Raises SettingsError.
+    Keys are fields of SamplingParams. Raises SettingsError.
     """
     return SamplingParams(**{**recommended, **given})
 

@@ -1,4 +1,4 @@
-"""What can go wrong in the engine, each said in one line that names the value and the fix."""
+"""Errors of the engine: one line each that names the value and the fix."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from common.errors import UserError
 
 
 class TooSlow(Exception):
-    """The calls took longer in all than they may."""
+    """The calls exceeded their time budget."""
 
 
 class EngineError(UserError):
-    """Any failure of the engine that is reported to a person."""
+    """The base of every engine error that is reported to the user."""
 
 
 class SettingsError(EngineError, ValueError):
@@ -26,7 +26,7 @@ class BackendError(EngineError):
 
 
 class RequestError(EngineError, ValueError):
-    """A request cannot be served as it stands: too long, empty, or badly formed."""
+    """A request cannot be served: too long, empty, or badly formed."""
 
 
 class QueueFull(EngineError):

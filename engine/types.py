@@ -9,10 +9,10 @@ from typing import Literal, TypedDict
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a person wants to know about the model that answers. `size` is in bytes, `context` in tokens.
+    """A description of the model for users. `size` is in bytes, `context` in tokens.
 
-    `recommended` has values of SamplingParams that the model's makers wrote into the file, if any.
-    `adapter` is the path of the LoRA adapter that is on it, or "".
+    `recommended` has values for SamplingParams from the file's metadata. `adapter` is the path of the LoRA
+    adapter in use, or "".
     """
 
     name: str
@@ -41,9 +41,9 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class MessagesDropped:
-    """The first event, when the conversation outgrew its context: its oldest turns were left out.
+    """The first event when the conversation outgrew its context and lost its oldest turns.
 
-    `messages` is how many, `tokens` how much shorter the prompt became.
+    `messages` is how many were dropped, `tokens` by how many the prompt became shorter.
     """
 
     messages: int
@@ -52,14 +52,14 @@ class MessagesDropped:
 
 @dataclass(frozen=True)
 class Queued:
-    """The request waits for a slot; `position` 1 is the next to be served."""
+    """The request waits for a slot; `position` 1 is next."""
 
     position: int
 
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """The prompt is being read: `done` of `total` tokens, of which `cached` came from an earlier turn."""
+    """Prefill progress: `done` of `total` prompt tokens, `cached` of which came from a cache."""
 
     done: int
     total: int
@@ -75,7 +75,7 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class RequestStats:
-    """How one request went: times in seconds, counts in tokens."""
+    """Statistics of one request: times in seconds, counts in tokens."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -86,13 +86,13 @@ class RequestStats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding rate, without the queue and the prompt."""
+        """Return the decoding rate, without queue and prefill."""
         return self.generated_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event: why the answer ended (by itself, at a limit, or by a cancel) and how it went."""
+    """The last event: why the answer ended (by itself, at a limit, or by a cancel), and its statistics."""
 
     reason: FinishReason
     stats: RequestStats
@@ -100,14 +100,14 @@ class Finished:
 
 Event = MessagesDropped | Queued | PrefillProgress | TextDelta | Finished
 ProgressCallback = Callable[[float], bool]
-"""Is told how far a step is, from 0 to 1, and says whether to go on with it."""
+"""Called with the progress of a step, 0 to 1; returns False to stop it."""
 
 
 def no_progress(_: float) -> bool:
-    """For a step that nobody watches: go on."""
+    """Ignore the progress and continue."""
     return True
 
 
-def scaled(reach: ProgressCallback, begin: float, end: float) -> ProgressCallback:
-    """The `reach` of a step that leads from `begin` to `end` of a longer one."""
-    return lambda share: reach(begin + (end - begin) * share)
+def scaled(progress: ProgressCallback, begin: float, end: float) -> ProgressCallback:
+    """Return the callback for a step that covers `begin` to `end` of a longer one."""
+    return lambda share: progress(begin + (end - begin) * share)

@@ -14,29 +14,29 @@ from common.lazy import lazy_exports
 if TYPE_CHECKING:
     from ggufio.errors import GgufError as GgufError
     from ggufio.errors import MissingShard as MissingShard
-    from ggufio.file import GgufTensors as GgufTensors
-    from ggufio.file import TensorLocation as TensorLocation
-    from ggufio.file import read_tensors as read_tensors
     from ggufio.ggml import GGMLType as GGMLType
     from ggufio.ggml import ggml_type as ggml_type
     from ggufio.ggml import ggml_type_named as ggml_type_named
-    from ggufio.reader import GgufHeader as GgufHeader
-    from ggufio.reader import TensorInfo as TensorInfo
-    from ggufio.reader import read_header as read_header
+    from ggufio.ggml_reader import GgufTensors as GgufTensors
+    from ggufio.ggml_reader import TensorLocation as TensorLocation
+    from ggufio.ggml_reader import read_tensors as read_tensors
     from ggufio.shards import shard_paths as shard_paths
+    from ggufio.untrusted_reader import GgufHeader as GgufHeader
+    from ggufio.untrusted_reader import TensorInfo as TensorInfo
+    from ggufio.untrusted_reader import read_header as read_header
 
 _MODULES = {
     "GGMLType": "ggufio.ggml",
     "GgufError": "ggufio.errors",
-    "GgufHeader": "ggufio.reader",
-    "GgufTensors": "ggufio.file",
+    "GgufHeader": "ggufio.untrusted_reader",
+    "GgufTensors": "ggufio.ggml_reader",
     "MissingShard": "ggufio.errors",
-    "TensorInfo": "ggufio.reader",
-    "TensorLocation": "ggufio.file",
+    "TensorInfo": "ggufio.untrusted_reader",
+    "TensorLocation": "ggufio.ggml_reader",
     "ggml_type": "ggufio.ggml",
     "ggml_type_named": "ggufio.ggml",
-    "read_header": "ggufio.reader",
-    "read_tensors": "ggufio.file",
+    "read_header": "ggufio.untrusted_reader",
+    "read_tensors": "ggufio.ggml_reader",
     "shard_paths": "ggufio.shards",
 }
 __all__ = [

@@ -1,9 +1,8 @@
-"""The scale and the minimum of each block of a quantized tensor, unpacked as ggml-common.h lays them out.
+"""Scales and minima of quantized blocks (ggml-common.h), samples of tensors, and rounding errors.
 
-A block's numbers are `step * code + minimum`. A symmetric type has no minimum of its own: zero always is the
-same code, in the middle. An asymmetric one shifts its codes to where the block's numbers are. K-quants keep
-their blocks' scales in whole numbers themselves, times one or two f16 factors for 256 numbers, and their
-minimum is never above zero.
+A block's values are `step * code + minimum`. A symmetric type has no minimum: zero is always the middle code.
+An asymmetric one shifts its codes to the range of the block's values. K-quants store the scales of their
+blocks as integers, times one or two f16 factors for 256 values, and their minimum is never above zero.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ import numpy.typing as npt
 
 from ggufio.errors import GgufError
 from ggufio.ggml import Floats, GGMLType, dequantize, ggml_type_named, quantize
-from ggufio.reader import TensorInfo, read_rows
+from ggufio.untrusted_reader import TensorInfo, read_rows
 
 _Bytes = npt.NDArray[np.uint8]  # (blocks, bytes of a block)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What the blocks of a tensor share: `length` numbers each, kept as one of `codes` codes.
+    """The blocks of a tensor: `length` values each, stored as one of `codes` codes.
 
-    `step` and `minimum` have an entry for each block, in the file's order; `minimum` is what code 0 means. A
-    step may be negative: Q4_0 turns the sign so that the largest number of a block is met exactly.
+    `step` and `minimum` have an entry for each block, in the file's order; `minimum` is the value of code 0.
+    A step may be negative: Q4_0 chooses the sign so that the largest value of a block is exact.
     """
 
     length: int
@@ -37,26 +36,26 @@ class Blocks:
 
     @property
     def zero_point(self) -> Floats:
-        """The code that would mean 0, which need not be a whole one; NaN where all numbers are the same."""
+        """Return the code of 0, which may be fractional; NaN where all values are equal."""
         step = np.where(self.step == 0, np.float32("nan"), self.step)
         code: Floats = np.divide(-self.minimum, step, dtype=np.float32)
         return code
 
 
-def blocks_of(kind: GGMLType, data: bytes) -> Blocks | None:
-    """The blocks of some rows; None for a type without an even grid of its own, such as F16 or IQ4_NL."""
-    if kind.name not in _LAYOUTS:
+def blocks_of(dtype: GGMLType, data: bytes) -> Blocks | None:
+    """Return the blocks of some rows; None for a type without a uniform grid, like F16 or IQ4_NL."""
+    if dtype.name not in _LAYOUTS:
         return None
-    layout = _LAYOUTS[kind.name]
-    step, minimum = layout.unpack(np.frombuffer(data, np.uint8).reshape(-1, kind.size))
+    layout = _LAYOUTS[dtype.name]
+    step, minimum = layout.unpack(np.frombuffer(data, np.uint8).reshape(-1, dtype.size))
     if minimum is None:
         return Blocks(layout.length, layout.codes, True, step.ravel(), (-layout.codes / 2 * step).ravel())
     return Blocks(layout.length, layout.codes, False, step.ravel(), minimum.ravel())
 
 
-def is_symmetric(kind: GGMLType) -> bool | None:
-    """Whether zero is the same code in all blocks; None for a type without an even grid."""
-    return _LAYOUTS[kind.name].symmetric if kind.name in _LAYOUTS else None
+def is_symmetric(dtype: GGMLType) -> bool | None:
+    """Return whether zero is the same code in all blocks; None for a type without a uniform grid."""
+    return _LAYOUTS[dtype.name].symmetric if dtype.name in _LAYOUTS else None
 
 
 _Unpacked = tuple[Floats, Floats | None]  # steps and minima, (blocks of ggml, blocks in these)
@@ -122,16 +121,16 @@ _LAYOUTS = {
 
 
 def _f16(raw: _Bytes, at: int) -> Floats:
-    """The f16 at a byte of each block, as a column."""
+    """Return the f16 at a byte of each block, as a column."""
     return np.ascontiguousarray(raw[:, at : at + 2]).view(np.float16).astype(np.float32)
 
 
-MAX_NUMBERS = 1 << 19  # half a million tell the same as all, in a tenth of a second for each type
+MAX_NUMBERS = 1 << 19  # half a million are representative, and take a tenth of a second per type
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows of a tensor as plain numbers, (rows, width), and their blocks where its type has any."""
+    """Some rows of a tensor as float32, (rows, width), and their blocks if its type has any."""
 
     values: Floats
     blocks: Blocks | None
@@ -139,13 +138,13 @@ class Sample:
 
     @property
     def whole(self) -> bool:
-        """Whether these are all rows."""
+        """Return whether these are all rows."""
         return len(self.values) == self.of_rows
 
 
 @dataclass(frozen=True)
 class Error:
-    """How far numbers moved: root mean square, that over the numbers' own, and the worst."""
+    """A rounding error: its RMS, its RMS relative to the values' RMS, and its maximum."""
 
     rms: float
     relative: float
@@ -156,41 +155,41 @@ class Error:
 class RoundTrip:
     """A sample rounded to a type and back."""
 
-    kind: GGMLType
+    dtype: GGMLType
     values: Floats
     blocks: Blocks | None
     error: Error
 
 
-def sample(tensor: TensorInfo, most: int = MAX_NUMBERS) -> Sample:
-    """Rows of a tensor, evenly spaced, so that about `most` numbers are read. Raises GgufError.
+def sample(tensor: TensorInfo, max_numbers: int = MAX_NUMBERS) -> Sample:
+    """Read evenly spaced rows of a tensor, about `max_numbers` values. Raises GgufError.
 
-    Tensors of one shape give the same rows, whatever their types.
+    Tensors of the same shape give the same rows, whatever their types.
     """
-    if not tensor.kind.readable or not tensor.width or not tensor.rows:
-        raise GgufError(f"tensor {tensor.name!r} has no numbers to show (its type is {tensor.kind.name})")
-    if tensor.width > 4 * most:
+    if not tensor.dtype.readable or not tensor.width or not tensor.rows:
+        raise GgufError(f"tensor {tensor.name!r} has no numbers to show (its type is {tensor.dtype.name})")
+    if tensor.width > 4 * max_numbers:
         raise GgufError(f"tensor {tensor.name!r} has rows of {tensor.width} numbers: too long to show")
-    count = min(tensor.rows, max(1, most // tensor.width))
+    count = min(tensor.rows, max(1, max_numbers // tensor.width))
     data = read_rows(tensor, (index * tensor.rows // count for index in range(count)))
-    values = dequantize(tensor.kind, data).reshape(count, tensor.width)
+    values = dequantize(tensor.dtype, data).reshape(count, tensor.width)
     if not np.isfinite(values).all():
         raise GgufError(f"tensor {tensor.name!r} holds numbers that are not finite: export it again")
-    return Sample(values, blocks_of(tensor.kind, data), tensor.rows)
+    return Sample(values, blocks_of(tensor.dtype, data), tensor.rows)
 
 
 def round_trip(values: Floats, name: str) -> RoundTrip | None:
-    """Rows rounded to the type of a name; None when its blocks do not fill a row."""
-    kind = ggml_type_named(name)
-    if values.shape[1] % kind.block:
+    """Round rows to the named type and back; None when its blocks do not fill a row."""
+    dtype = ggml_type_named(name)
+    if values.shape[1] % dtype.block:
         return None
-    data = quantize(kind, values)
-    after = dequantize(kind, data).reshape(values.shape)
-    return RoundTrip(kind, after, blocks_of(kind, data), error_of(values, after))
+    data = quantize(dtype, values)
+    after = dequantize(dtype, data).reshape(values.shape)
+    return RoundTrip(dtype, after, blocks_of(dtype, data), error_of(values, after))
 
 
 def error_of(before: Floats, after: Floats) -> Error:
-    """The error of numbers of the same shape. `relative` is NaN when all numbers are 0."""
+    """Return the error between arrays of the same shape; `relative` is NaN when all values are 0."""
     moved = after.astype(np.float64) - before
     size = _rms(before.astype(np.float64))
     return Error(_rms(moved), _rms(moved) / size if size else float("nan"), float(np.abs(moved).max()))

@@ -124,7 +124,7 @@ def ggml_type(number: int) -> GGMLType | None:
 def ggml_type_named(name: str) -> GGMLType:
     """Return the type of that name. Raises KeyError."""
     types = (ggml_type(number) for number in range(_llama_cpp().GGML_TYPE_COUNT))
-    return {kind.name: kind for kind in types if kind is not None}[name]
+    return {dtype.name: dtype for dtype in types if dtype is not None}[name]
 
 
 @cache
@@ -143,25 +143,25 @@ def block_size(name: str) -> int:
     return ggml_type_named(name).block
 
 
-def dequantize(kind: GGMLType, data: bytes) -> Floats:
-    """Whole blocks of a readable type as plain numbers, in one row."""
-    assert kind.readable and len(data) % kind.size == 0
+def dequantize(dtype: GGMLType, data: bytes) -> Floats:
+    """Return whole blocks of a readable type as float32, in one dimension."""
+    assert dtype.readable and len(data) % dtype.size == 0
     raw = np.frombuffer(data, np.uint8)
-    numbers: Floats = np.empty(raw.size // kind.size * kind.block, np.float32)
-    if kind.number == F32:
+    numbers: Floats = np.empty(raw.size // dtype.size * dtype.block, np.float32)
+    if dtype.number == F32:
         numbers.view(np.uint8)[:] = raw
     else:
-        _ToFloat(_traits(kind.number).to_float)(raw.ctypes.data, numbers.ctypes.data, numbers.size)
+        _ToFloat(_traits(dtype.number).to_float)(raw.ctypes.data, numbers.ctypes.data, numbers.size)
     return numbers
 
 
-def quantize(kind: GGMLType, rows: Floats) -> bytes:
-    """Rows (n, width) in a type whose blocks fill a row, rounded by ggml's own quantizer."""
+def quantize(dtype: GGMLType, rows: Floats) -> bytes:
+    """Quantize rows (n, width) by ggml's reference quantizer; whole blocks must fill a row."""
     count, width = rows.shape
-    assert width % kind.block == 0
+    assert width % dtype.block == 0
     rows = np.ascontiguousarray(rows)
-    out = ctypes.create_string_buffer(rows.size // kind.block * kind.size)
-    library().ggml_quantize_chunk(kind.number, rows.ctypes.data, out, 0, count, width, None)
+    out = ctypes.create_string_buffer(rows.size // dtype.block * dtype.size)
+    library().ggml_quantize_chunk(dtype.number, rows.ctypes.data, out, 0, count, width, None)
     return out.raw
 
 

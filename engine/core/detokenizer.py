@@ -1,4 +1,4 @@
-"""Token bytes -> text for the reader: whole characters only, and nothing of a stop string."""
+"""Incremental detokenizer: token bytes -> text, in whole characters and without stop strings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 
 class IncrementalDetokenizer:
-    """The text of one answer, as far as it may be shown.
+    """Decodes the tokens of one answer.
 
-    A character may be spread over several tokens, and a stop string too: both are held back until it is
-    certain what they are.
+    Characters and stop strings may span several tokens, so text is held back while it may be part of one.
     """
 
     def __init__(self, stop: Sequence[str] = (), *, skip_space: bool = False) -> None:
-        """`skip_space` drops one leading space, which SentencePiece puts before a first word."""
+        """`skip_space` drops one leading space, which SentencePiece adds before the first word."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
         self._held = ""
@@ -22,7 +21,7 @@ class IncrementalDetokenizer:
         self.stopped = False
 
     def push(self, piece: bytes) -> str:
-        """Add a token's bytes; returns the text that is now certain. Sets `stopped` at a stop string."""
+        """Add a token's bytes and return the text that is now certain. Sets `stopped` at a stop string."""
         text = self._decoder.decode(piece)
         if text and self._skip_space:
             self._skip_space = False
@@ -31,11 +30,11 @@ class IncrementalDetokenizer:
         return self._release(self._certain())
 
     def finish(self) -> str:
-        """What was held back after all; half a character is dropped."""
+        """Return the text that is still held back, without an incomplete character."""
         return "" if self.stopped else self._release(len(self._held))
 
     def _certain(self) -> int:
-        """How many held characters may go out: up to a stop string, or to where one may begin."""
+        """Return how many held characters precede a stop string, or a possible beginning of one."""
         found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -48,7 +47,7 @@ class IncrementalDetokenizer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that begins `stop`, but is not all of it."""
+    """Return the length of the longest proper prefix of `stop` that `text` ends with."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

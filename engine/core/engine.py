@@ -1,4 +1,4 @@
-"""The engine: add, step, cancel. Joins the scheduler to a runner; every call from one thread."""
+"""The engine: add, step, cancel. Connects the scheduler to a runner; call it from one thread only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.core.types import BatchRow, DecodeAborted, ModelRunner
 from engine.errors import TooSlow
 from engine.types import Event, Finished, FinishReason, PrefillProgress, Queued, TextDelta
 
-_SMOOTH_SECONDS = 0.3  # what a step may take for others' prompts while someone is being answered
+_SMOOTH_SECONDS = 0.3  # of prefill in a step while other requests decode
 _LEAST_PREFILL = 16  # tokens; smaller chunks of a prompt waste the pass over the weights
 Tagged = tuple[int, Event]
 
@@ -38,16 +38,16 @@ class Engine:
         counters: Counters | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`context` is the most tokens that one conversation may hold; the rest is the scheduler's.
+        """`context` is the maximum number of tokens of one conversation; see Scheduler for the rest.
 
-        With `costs`, tokens are guessed ahead where that is faster; without, never.
+        With `costs`, tokens are drafted where that is faster; without, never.
         """
         self._limits, self._counters = limits or Limits(), counters or Counters()
         self._drafter = Drafter(costs, context, self._counters) if costs is not None else None
         self.runner = runner
-        self.reading: frozenset[int] = frozenset()  # requests whose prompts the current step reads
+        self.reading: frozenset[int] = frozenset()  # requests with prefill in the current step
         self._scheduler = Scheduler(
-            slots=slots, queue=queue, batch=batch, cache_ram=cache_ram, cuts=runner.can_cut
+            slots=slots, queue=queue, batch=batch, cache_ram=cache_ram, can_truncate=runner.can_truncate
         )
         self._context, self._batch, self._clock = context, batch, clock
         self._requests: dict[int, ActiveRequest] = {}
@@ -55,11 +55,11 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether any request is waiting or running."""
         return bool(self._requests)
 
     def stats(self) -> EngineStats:
-        """What was done so far; from any thread."""
+        """Return a snapshot of the counters. Safe from any thread."""
         return self._counters.snapshot(
             slots=len(self._scheduler.slots),
             running=len(self._scheduler.running),
@@ -70,23 +70,23 @@ class Engine:
     def add(
         self, request: int, tokens: list[int], sampling: SamplingParams, *, continues: bool = False
     ) -> list[Tagged]:
-        """Queue a request of at most `context - 1` tokens; `continues` an answer begun. Raises QueueFull."""
+        """Queue a request of at most `context - 1` tokens; `continues` an answer. Raises QueueFull."""
         assert 0 < len(tokens) < self._context and request not in self._requests
         sequence = TokenSequence(request, list(tokens))
         self._scheduler.add(sequence)
         first_word = self.runner.vocab.is_sentencepiece and not continues
         text = IncrementalDetokenizer(sampling.stop, skip_space=first_word)
-        most = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
-        self._requests[request] = ActiveRequest(sequence, sampling, text, most, self._clock())
+        max_tokens = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
+        self._requests[request] = ActiveRequest(sequence, sampling, text, max_tokens, self._clock())
         return self._positions()
 
     def cancel(self, request: int) -> list[Tagged]:
-        """End a request at once, wherever it is; an unknown or finished one is no error."""
+        """End a request at once, waiting or running; unknown and finished ones are ignored."""
         state = self._requests.get(request)
         return self._tagged(state, self._end(state, "cancelled")) if state else []
 
     def step(self) -> list[Tagged]:
-        """End what is overdue, admit, decode one batch, sample. Returns what happened, in order."""
+        """End overdue requests, admit, decode one batch, sample. Return the events in order."""
         began = self._clock()
         out = self._end_overdue(began) + self._admit()
         rows = self._scheduler.plan(self._prefill_budget())
@@ -103,7 +103,7 @@ class Engine:
         return out
 
     def _end_overdue(self, now: float) -> list[Tagged]:
-        """The time of a request runs from its admission: a queue is not its fault."""
+        """End requests over their time limit, which counts from admission, without the queue."""
         if (limit := self._limits.seconds) is None:
             return []
         states = [self._requests[sequence.id] for sequence in self._scheduler.running]
@@ -123,11 +123,13 @@ class Engine:
             self.runner.start(admission.slot, state.sampling)
             state.admitted, state.cached = self._clock(), kept
             self._counters.cached_tokens += kept
-            out.append((admission.sequence.id, PrefillProgress(kept, admission.sequence.prompt, kept)))
+            out.append(
+                (admission.sequence.id, PrefillProgress(kept, admission.sequence.num_prompt_tokens, kept))
+            )
         return out + self._positions() if out else out
 
     def _fill_slot(self, admission: Admission) -> int:
-        """Save what a slot loses, and give it what its new sequence may keep; returns how many tokens."""
+        """Save the evicted cache and fill the slot for its new sequence; return how many tokens it holds."""
         slot, keep = admission.slot, admission.keep
         self._counters.evictions += admission.evicts
         if admission.evicts:
@@ -142,8 +144,8 @@ class Engine:
         store, tokens = self._scheduler.store, self._scheduler.slots[slot].tokens
         if not store.budget or not self._scheduler.saveable(slot):
             return
-        if store.wants(tokens, self.runner.state_size(slot)):
-            store.put(SavedState(list(tokens), self.runner.save(slot)))
+        if store.accepts(tokens, self.runner.state_size(slot)):
+            store.insert(SavedState(list(tokens), self.runner.save(slot)))
             self._counters.saves += 1
 
     def _positions(self) -> list[Tagged]:
@@ -160,7 +162,7 @@ class Engine:
 
     def _measure(self, rows: Sequence[BatchRow], seconds: float) -> None:
         count = sum(len(row.tokens) for row in rows)
-        reads = any(row.reads for row in rows)
+        reads = any(row.is_prefill for row in rows)
         if self._drafter is not None and not reads:
             self._drafter.costs.observe(count, seconds)
         if reads and count >= _LEAST_PREFILL and seconds > 0:
@@ -172,9 +174,9 @@ class Engine:
         self._counters.model_seconds += seconds
 
     def _decode(self, rows: Sequence[BatchRow]) -> bool:
-        """Compute the rows; after an abort, put every slot back to where the step began."""
+        """Compute the rows and return True; after an abort, rewind every slot and return False."""
         owners = {s.slot: s for s in self._scheduler.running}
-        self.reading = frozenset(owners[row.slot].id for row in rows if row.reads)
+        self.reading = frozenset(owners[row.slot].id for row in rows if row.is_prefill)
         began = self._clock()
         try:
             self.runner.decode(rows)
@@ -189,18 +191,25 @@ class Engine:
 
     def _progress(self, rows: Sequence[BatchRow]) -> list[Tagged]:
         owners = {s.slot: s for s in self._scheduler.running}
-        reading = [owners[row.slot] for row in rows if row.reads]
+        reading = [owners[row.slot] for row in rows if row.is_prefill]
         for row in rows:
-            prompt_left = owners[row.slot].prompt - row.start
+            prompt_left = owners[row.slot].num_prompt_tokens - row.start
             self._counters.prefilled_tokens += max(0, min(len(row.tokens), prompt_left))
         return [
-            (s.id, PrefillProgress(min(s.fed, s.prompt), s.prompt, self._requests[s.id].cached))
+            (
+                s.id,
+                PrefillProgress(
+                    min(s.num_computed_tokens, s.num_prompt_tokens),
+                    s.num_prompt_tokens,
+                    self._requests[s.id].cached,
+                ),
+            )
             for s in reading
-            if s.answered == 0
+            if s.num_output_tokens == 0
         ]
 
     def _next_tokens(self, state: ActiveRequest, row: BatchRow) -> list[Event]:
-        """Sample the next token, and after each one that was guessed right, one more."""
+        """Sample the next token, and one more after each accepted draft token."""
         sequence, before = state.sequence, len(state.sequence.tokens)
         draft = row.tokens[1:] if row.outputs > 1 else ()
         events: list[Event] = []
@@ -210,10 +219,10 @@ class Engine:
             if done or sequence.tokens[-1] != draft[output]:
                 break
         if self._drafter is not None:
-            self._drafter.learn(state, len(draft), before)
+            self._drafter.update(state, len(draft), before)
         kept = row.start + len(row.tokens) - len(draft) + output
         if kept < row.start + len(row.tokens):
-            self._scheduler.cut(row.slot, self.runner.prepare(row.slot, kept))
+            self._scheduler.truncate(row.slot, self.runner.prepare(row.slot, kept))
         return events
 
     def _next_token(self, state: ActiveRequest, output: int) -> list[Event]:
@@ -227,16 +236,16 @@ class Engine:
         now = self._clock()
         self._counters.model_seconds += now - began
         state.first = state.first or now
-        if self.runner.vocab.is_end(token):
+        if self.runner.vocab.is_eog(token):
             return self._end(state, "stop")
         sequence.tokens.append(token)
-        state.said += 1
+        state.num_generated += 1
         self._counters.generated_tokens += 1
         delta = state.text.push(self.runner.vocab.piece(token))
         events: list[Event] = [TextDelta(delta)] if delta else []
         if state.text.stopped:
             return events + self._end(state, "stop")
-        if state.said >= state.most or len(sequence.tokens) >= self._context:
+        if state.num_generated >= state.max_tokens or len(sequence.tokens) >= self._context:
             return events + self._end(state, "length")
         return events
 

@@ -1,4 +1,4 @@
-"""A request that waits or is answered: what the engine keeps of it."""
+"""The engine's state of one request, waiting or running."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from engine.types import RequestStats
 
 @dataclass
 class ActiveRequest:
-    """One request's state; times are of the engine's clock, 0 for not yet."""
+    """A request's state. Times are of the engine's clock; 0 means not yet."""
 
     sequence: TokenSequence
     sampling: SamplingParams
     text: IncrementalDetokenizer
-    most: int  # tokens that the answer may have
+    max_tokens: int  # of the answer
     added: float
     admitted: float = 0.0
     first: float = 0.0
     cached: int = 0
-    said: int = 0  # tokens of the answer, without the one that ends it
+    num_generated: int = 0  # tokens of the answer, without the end token
     position: int = 0
-    lookup: NgramProposer | None = None
-    guess: Proposal = NO_PROPOSAL
+    proposer: NgramProposer | None = None
+    proposal: Proposal = NO_PROPOSAL
 
     def stats(self, now: float) -> RequestStats:
-        """Its numbers, if it ends now."""
+        """Return the request's statistics, as if it ended now."""
         admitted, first = self.admitted or now, self.first or now
         return RequestStats(
-            prompt_tokens=self.sequence.prompt,
+            prompt_tokens=self.sequence.num_prompt_tokens,
             cached_tokens=self.cached,
-            generated_tokens=self.said,
+            generated_tokens=self.num_generated,
             queue_seconds=admitted - self.added,
             prefill_seconds=first - admitted,
             decode_seconds=now - first,

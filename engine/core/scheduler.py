@@ -1,8 +1,8 @@
-"""Who computes what in the next step: admission, slots, prefix reuse, prefill chunks. Plain Python.
+"""Scheduler: admission, slots, prefix reuse and chunked prefill, in plain Python.
 
-After nano-vllm's scheduler (GeeeekExplorer/nano-vllm, engine/scheduler.py), with slots for its block manager:
-llama.cpp keeps one KV sequence a slot. A sequence that has tokens left to read is in prefill; one that has
-exactly one is being decoded. Both are fed by the same few lines.
+After nano-vllm's scheduler (GeeeeekExplorer/nano-vllm, engine/scheduler.py), with slots instead of a block
+manager: llama.cpp keeps one KV sequence per slot. A sequence with more than one remaining token is in
+prefill; one with exactly one is in decode.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from engine.core.prefix_cache import PrefixCache, SavedState, common_prefix
 from engine.core.types import BatchRow
 from engine.errors import QueueFull
 
-_WORTH_COPYING = 16  # tokens; below that, computing them again is as fast as copying a whole cache
+_WORTH_COPYING = 16  # tokens; computing fewer again is as fast as copying a whole cache
 
 
 @dataclass
 class TokenSequence:
-    """One request on its way: `tokens` are prompt and answer so far, `fed` of them are in the cache."""
+    """A request's `tokens`, prompt and answer so far; the first `num_computed_tokens` are in the cache."""
 
     id: int
     tokens: list[int]
-    prompt: int = 0
-    fed: int = 0
+    num_prompt_tokens: int = 0
+    num_computed_tokens: int = 0
     slot: int | None = None
 
     def __post_init__(self) -> None:
-        self.prompt = len(self.tokens)
+        self.num_prompt_tokens = len(self.tokens)
 
     @property
-    def left(self) -> int:
-        """Tokens that must be computed before the next one can be sampled."""
-        return len(self.tokens) - self.fed
+    def num_remaining(self) -> int:
+        """Return how many tokens must be computed before the next one can be sampled."""
+        return len(self.tokens) - self.num_computed_tokens
 
     @property
-    def answered(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.tokens) - self.prompt
+    def num_output_tokens(self) -> int:
+        """Return how many tokens the answer has so far."""
+        return len(self.tokens) - self.num_prompt_tokens
 
 
 @dataclass
 class Slot:
-    """A place in the KV cache: `tokens` are what it holds, `used` is when it was last given up."""
+    """A KV sequence: the `tokens` in its cache, and when it was last released (`used`)."""
 
     index: int
     tokens: list[int] = field(default_factory=list)
@@ -54,9 +54,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Admission:
-    """A sequence got a slot; its first `keep` tokens are there, in the slot to copy from, or in `saved`.
+    """A slot for a sequence, whose first `keep` tokens are in that slot, in `copy_from`, or in `saved`.
 
-    `evicts` says that another conversation loses its slot for it.
+    `evicts` is True when another conversation loses its slot.
     """
 
     sequence: TokenSequence
@@ -68,20 +68,22 @@ class Admission:
 
 
 class Scheduler:
-    """Gives slots to sequences and plans steps; knows nothing of models."""
+    """Assigns slots to sequences and plans steps; independent of any model."""
 
-    def __init__(self, *, slots: int, queue: int, batch: int, cache_ram: int = 0, cuts: bool = True) -> None:
+    def __init__(
+        self, *, slots: int, queue: int, batch: int, cache_ram: int = 0, can_truncate: bool = True
+    ) -> None:
         """`queue` is how many may wait beyond the free slots; `batch` is the token budget of a step.
 
-        `cache_ram` is how many bytes of caches may be kept of conversations that lost their slots. Without
-        `cuts`, a cache cannot be shortened: it serves those sequences alone that begin with all of it.
+        `cache_ram` is the prefix cache's budget in bytes. Without `can_truncate`, a cache cannot be shortened
+        and serves only sequences that begin with all of it.
         """
         self.store = PrefixCache(cache_ram)
         self.slots = [Slot(index) for index in range(slots)]
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
         self._queue, self._batch, self._clock = queue, batch, 0
-        self._cuts = cuts
+        self._can_truncate = can_truncate
 
     def add(self, sequence: TokenSequence) -> None:
         """Queue a sequence. Raises QueueFull."""
@@ -91,7 +93,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def admit(self) -> Admission | None:
-        """Give the next waiting sequence a slot, if one is free. Call `admitted` before anything else."""
+        """Assign a free slot to the next waiting sequence, or return None. Call `admitted` next."""
         idle = [slot for slot in self.slots if slot.owner is None]
         if not idle or not self.waiting:
             return None
@@ -100,24 +102,24 @@ class Scheduler:
         saved, length = self._recall(sequence)
         if saved is not None and length > keep + _WORTH_COPYING:
             slot, keep, source = _oldest(idle), length, None
-            self.store.take(saved, keep=keep * 2 < len(saved.tokens))
+            self.store.pop(saved, keep=keep * 2 < len(saved.tokens))
         else:
             saved = None
         slot.owner, sequence.slot = sequence, slot.index
         self.running.append(sequence)
-        # Half of the cache used again is the same conversation, going on or told anew.
+        # A cache of which half is reused belongs to the same conversation, continued or regenerated.
         same = common_prefix(slot.tokens, sequence.tokens) * 2 >= len(slot.tokens)
         return Admission(sequence, slot.index, keep, source, not same, saved)
 
     def _recall(self, sequence: TokenSequence) -> tuple[SavedState | None, int]:
-        """What was saved of the sequence's beginning; its last token is always computed."""
-        return self.store.find(sequence.tokens[:-1], whole=not self._cuts)
+        """Find a saved prefix of the sequence, without its last token, which is always computed."""
+        return self.store.find(sequence.tokens[:-1], whole=not self._can_truncate)
 
     def _place(self, sequence: TokenSequence, idle: list[Slot]) -> tuple[Slot, int, int | None]:
-        """The slot for a sequence, the tokens that it may keep, and the slot to copy them from.
+        """Return the slot for a sequence, how many cached tokens it can reuse, and the slot to copy from.
 
-        A conversation goes back to its own slot. A sequence that only shares a beginning (a system prompt)
-        with a longer conversation takes the least recently used slot and a copy, and leaves that one whole.
+        A conversation returns to its slot. A sequence that shares only a prefix (a system prompt) with a
+        longer conversation gets the least recently used slot and a copy, so that both stay intact.
         """
         tokens = sequence.tokens[:-1]  # the last token is always computed: its logits start the answer
         shared = {slot.index: self._shared(slot.tokens, tokens) for slot in self.slots}
@@ -131,82 +133,84 @@ class Scheduler:
         return oldest, shared[source.index], source.index
 
     def _shared(self, cache: Sequence[int], tokens: Sequence[int]) -> int:
-        """How many tokens a cache saves a sequence."""
+        """Return how many tokens of a cache a sequence can reuse."""
         length = common_prefix(cache, tokens)
-        return length if self._cuts or length == len(cache) else 0
+        return length if self._can_truncate or length == len(cache) else 0
 
     def admitted(self, admission: Admission, kept: int) -> None:
-        """Record how many cached tokens the sequence really starts with."""
+        """Record how many cached tokens the sequence actually starts with."""
         self.rewind(admission.sequence, kept)
 
-    def rewind(self, sequence: TokenSequence, fed: int) -> None:
-        """Record that the cache holds just the first `fed` tokens of a running sequence."""
-        sequence.fed = fed
-        self._slot(sequence).tokens = sequence.tokens[:fed]
+    def rewind(self, sequence: TokenSequence, num_computed_tokens: int) -> None:
+        """Record that the cache holds only the first `num_computed_tokens` tokens of a running sequence."""
+        sequence.num_computed_tokens = num_computed_tokens
+        self._slot(sequence).tokens = sequence.tokens[:num_computed_tokens]
 
-    def cut(self, slot: int, kept: int) -> None:
-        """Record that a slot's cache holds just its first `kept` tokens, whether it is in use or not."""
+    def truncate(self, slot: int, kept: int) -> None:
+        """Record that a slot's cache holds only its first `kept` tokens, whether it is in use or not."""
         cache = self.slots[slot]
         del cache.tokens[kept:]
         if cache.owner is not None:
-            cache.owner.fed = kept
+            cache.owner.num_computed_tokens = kept
 
     def plan(self, prefill: int) -> list[BatchRow]:
-        """The rows of the next step, by slot: one token of each sequence in decode, and prompts' chunks.
+        """Return the rows of the next step, by slot: one token per decoding sequence, and chunks of prompts.
 
-        `prefill` bounds the prompt tokens in a step, to keep those smooth who are decoding. While none is, a
-        step may take longer, but only until the first answer can begin. Half of the bound goes to the prompt
-        that waited longest, the rest to the shortest: none starves, short ones pass.
+        `prefill` bounds the prompt tokens of a step, so that decoding stays smooth. While nothing decodes, a
+        step may be longer, but only up to the first answer. Half of the bound goes to the oldest prompt and
+        the rest to the shortest ones: no prompt starves, and short ones overtake.
         """
-        decoding = [s for s in self.running if s.left == 1]
-        reading = [s for s in self.running if s.left > 1]
-        most = prefill if decoding or not reading else max(prefill, self._to_first_answer(reading))
-        shares = self._shares(reading, min(self._batch - len(decoding), most))
+        decoding = [s for s in self.running if s.num_remaining == 1]
+        reading = [s for s in self.running if s.num_remaining > 1]
+        bound = prefill if decoding or not reading else max(prefill, self._to_first_answer(reading))
+        shares = self._shares(reading, min(self._batch - len(decoding), bound))
         rows = [self._row(s, 1) for s in decoding] + [self._row(s, n) for s, n in shares if n]
         return sorted(rows, key=lambda row: row.slot)
 
     @staticmethod
     def _to_first_answer(reading: list[TokenSequence]) -> int:
-        """The bound with which `_shares` reads the shortest prompt to its end."""
-        shortest = min(s.left for s in reading)
-        return shortest if reading[0].left == shortest else 2 * shortest
+        """Return the bound with which `_shares` completes the shortest prompt."""
+        shortest = min(s.num_remaining for s in reading)
+        return shortest if reading[0].num_remaining == shortest else 2 * shortest
 
     @staticmethod
     def _shares(reading: list[TokenSequence], budget: int) -> list[tuple[TokenSequence, int]]:
         if not reading:
             return []
         oldest = reading[0]
-        given = {oldest.id: min(oldest.left, (budget + 1) // 2)}
+        given = {oldest.id: min(oldest.num_remaining, (budget + 1) // 2)}
         budget -= given[oldest.id]
-        for sequence in sorted(reading, key=lambda s: s.left):
-            more = min(sequence.left - given.get(sequence.id, 0), budget)
+        for sequence in sorted(reading, key=lambda s: s.num_remaining):
+            more = min(sequence.num_remaining - given.get(sequence.id, 0), budget)
             given[sequence.id] = given.get(sequence.id, 0) + more
             budget -= more
-        ends = [s for s in reading if given[s.id] == s.left]
-        # llama.cpp computes rows of unlike lengths one after the other. Where a prompt comes to its end, the
-        # beginning of another would delay that answer, and take a pass over the weights of its own.
+        ends = [s for s in reading if given[s.id] == s.num_remaining]
+        # llama.cpp computes rows of different lengths one after the other. When a prompt completes in this
+        # step, a chunk of another would delay its answer, and cost one more pass over the weights.
         return [(s, given[s.id]) for s in reading if s is oldest or s in ends or not ends]
 
     @staticmethod
     def _row(sequence: TokenSequence, count: int) -> BatchRow:
         assert sequence.slot is not None
-        tokens = sequence.tokens[sequence.fed : sequence.fed + count]
-        return BatchRow(sequence.slot, sequence.fed, tokens, outputs=int(count == sequence.left))
+        tokens = sequence.tokens[sequence.num_computed_tokens : sequence.num_computed_tokens + count]
+        return BatchRow(
+            sequence.slot, sequence.num_computed_tokens, tokens, outputs=int(count == sequence.num_remaining)
+        )
 
     def computed(self, rows: Sequence[BatchRow]) -> list[tuple[TokenSequence, BatchRow]]:
-        """Record that rows are in the cache; returns the sequences whose next token can be sampled now."""
+        """Record computed rows; return those whose next token can be sampled now, with their sequences."""
         ready: list[tuple[TokenSequence, BatchRow]] = []
         for row in rows:
             slot = self.slots[row.slot]
-            assert slot.owner is not None and slot.owner.fed == row.start
-            slot.owner.fed += len(row.tokens)
+            assert slot.owner is not None and slot.owner.num_computed_tokens == row.start
+            slot.owner.num_computed_tokens += len(row.tokens)
             slot.tokens += row.tokens
             if row.outputs:
                 ready.append((slot.owner, row))
         return ready
 
     def saveable(self, slot: int) -> bool:
-        """Whether a slot's cache is worth saving before it is lost: long enough, and in no other slot."""
+        """Return whether a slot's cache is worth saving: long enough, and not contained in another slot."""
         tokens = self.slots[slot].tokens
         others = (other for other in self.slots if other.index != slot)
         return len(tokens) >= _WORTH_COPYING and all(
@@ -214,7 +218,7 @@ class Scheduler:
         )
 
     def finish(self, sequence: TokenSequence) -> None:
-        """Take a sequence out, running or waiting. Its slot keeps the cache for the next turn."""
+        """Remove a sequence, running or waiting. Its slot keeps the cache for the next turn."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
             return
@@ -229,5 +233,5 @@ class Scheduler:
 
 
 def _oldest(idle: Sequence[Slot]) -> Slot:
-    """An empty slot, or else the one that was used the longest time ago."""
+    """Return an empty slot, or else the least recently used one."""
     return min(idle, key=lambda slot: (bool(slot.tokens), slot.used, slot.index))

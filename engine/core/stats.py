@@ -1,4 +1,4 @@
-"""What the engine has done so far, all requests together."""
+"""Counters of the engine, summed over all requests, and snapshots of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from engine.types import FinishReason, RequestStats
 
 @dataclass
 class Counters:
-    """Totals since the start, as the engine's thread counts them: tokens, requests, sums of seconds.
+    """Totals since the start: tokens, requests, sums of seconds. Written by the engine's thread.
 
-    They outlive an engine that had to be built again. `occupied` sums, over the `steps`, how many sequences
-    each one computed, `offered` how many it had slots for. `busy_seconds` is the time in steps, and
-    `model_seconds` the part of it that llama.cpp spent computing and sampling.
+    They survive a restart of the engine. `occupied` sums the sequences computed in each of the `steps`, and
+    `offered` the slots. `busy_seconds` is the time spent in steps, and `model_seconds` the part of it that
+    llama.cpp spent computing and sampling.
     """
 
     requests: int = 0
@@ -38,7 +38,7 @@ class Counters:
     decode_seconds: float = 0.0
 
     def finished(self, reason: FinishReason, stats: RequestStats) -> None:
-        """Count a request that ended."""
+        """Count a finished request."""
         self.requests += 1
         self.cancelled += reason == "cancelled"
         self.overdue += reason == "time"
@@ -47,7 +47,7 @@ class Counters:
         self.decode_seconds += stats.decode_seconds
 
     def snapshot(self, *, slots: int, running: int, waiting: int, saved_bytes: int) -> EngineStats:
-        """The totals together with what is going on now; from any thread."""
+        """Return the totals with the current load. Safe from any thread."""
         return EngineStats(
             slots=slots, running=running, waiting=waiting, saved_bytes=saved_bytes, **asdict(self)
         )
@@ -55,7 +55,7 @@ class Counters:
 
 @dataclass
 class EngineStats(Counters):
-    """A snapshot: the totals, and what is going on now."""
+    """A snapshot of the totals and the current load."""
 
     slots: int = 0
     running: int = 0
@@ -64,26 +64,21 @@ class EngineStats(Counters):
 
     @property
     def occupancy(self) -> float:
-        """The mean share of the slots that a step computed, 0 to 1."""
+        """Return the mean share of the slots that a step computed, 0 to 1."""
         return self.occupied / self.offered if self.offered else 0.0
 
     @property
     def python_share(self) -> float:
-        """The share of a step's time that is not the model's, 0 to 1."""
+        """Return the share of a step's time that is not the model's, 0 to 1."""
         return 1 - self.model_seconds / self.busy_seconds if self.busy_seconds > 0 else 0.0
-
-    @property
-    def acceptance(self) -> float:
-        """The share of the drafted tokens that were right, 0 to 1."""
-        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
 
 
 def total(parts: Sequence[EngineStats]) -> EngineStats:
-    """Several engines' numbers as one's."""
+    """Return the sums over several engines."""
     names = [item.name for item in fields(EngineStats)]
     return EngineStats(**{name: sum(getattr(part, name) for part in parts) for name in names})
 
 
 def at_rest(stats: EngineStats) -> EngineStats:
-    """The totals of an engine that is gone: nothing is going on in it any more."""
+    """Return the totals of a closed engine, without any current load."""
     return replace(stats, slots=0, running=0, waiting=0, saved_bytes=0)

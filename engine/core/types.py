@@ -1,4 +1,4 @@
-"""Interfaces that the engine needs of a model, implemented by engine.llama.runner.Runner."""
+"""The model interface of the engine; engine.llama.runner.Runner implements it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.config import SamplingParams
 
 
 class DecodeAborted(Exception):
-    """A decode ended early because it was asked to; the engine finds out how far the caches got."""
+    """A decode ended early on request; the engine then checks how far the caches got."""
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,29 @@ class BatchRow:
     outputs: int
 
     @property
-    def reads(self) -> bool:
-        """Whether it is a piece of a prompt, and no answer's next token with its guesses."""
+    def is_prefill(self) -> bool:
+        """Return whether the row is part of a prompt, rather than an answer's next token with its draft."""
         return self.outputs < len(self.tokens)
 
 
 class TokenizerProtocol(Protocol):
-    """What the engine needs of a vocabulary."""
+    """The tokenizer methods that the engine uses."""
 
     is_sentencepiece: bool
 
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends a generation."""
+    def is_eog(self, token: int) -> bool:
+        """Return whether the token ends the generation."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to an answer."""
+        """Return the bytes that a token adds to the answer."""
         ...
 
 
 class ModelRunner(Protocol):
-    """What the engine needs of a model."""
+    """A model with one KV cache per slot."""
 
-    can_cut: bool  # whether the end of a cache can be taken off; a recurrent state has no such end
+    can_truncate: bool  # False for recurrent states, whose last tokens cannot be removed
 
     @property
     def vocab(self) -> TokenizerProtocol:
@@ -53,49 +53,49 @@ class ModelRunner(Protocol):
         ...
 
     def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
-        """Cut a slot's cache to `keep` tokens; returns how many are kept."""
+        """Truncate a slot's cache to `keep` tokens; return how many it holds afterwards."""
         ...
 
     def state_size(self, slot: int) -> int:
-        """Bytes that `save` would give."""
+        """Return the number of bytes that `save` would return."""
         ...
 
     def save(self, slot: int) -> bytearray:
-        """The slot's whole cache."""
+        """Return the slot's whole cache."""
         ...
 
     def restore(self, slot: int, state: bytearray) -> bool:
-        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty."""
+        """Replace the slot's cache with a saved one; return False, with the slot empty, on failure."""
         ...
 
     def decode(self, rows: Sequence[BatchRow]) -> None:
-        """Compute rows in one batch. Raises DecodeAborted."""
+        """Compute the rows in one batch. Raises DecodeAborted."""
         ...
 
     def exact_rows(self, sizes: Sequence[int]) -> int:
-        """The largest of `sizes` up to which a batch gives bit for bit what single tokens give.
+        """Return the largest of `sizes` up to which batches give the logits of single tokens, bit for bit.
 
-        Computes in slot 0, which is empty afterwards.
+        Uses slot 0, which is empty afterwards.
         """
         ...
 
     def start(self, slot: int, sampling: SamplingParams) -> None:
-        """Give the slot a fresh sampler."""
+        """Create a sampler for the slot."""
         ...
 
     def stop(self, slot: int) -> None:
-        """Drop the slot's sampler."""
+        """Free the slot's sampler."""
         ...
 
     def sample(self, slot: int, output: int = 0) -> int:
-        """The slot's next token, from one of its outputs in the last batch; each in order, and once.
+        """Sample the slot's next token from one of its outputs in the last batch.
 
-        Raises TooSlow when its grammar takes too long.
+        Call it once per output, in order. Raises TooSlow when the grammar takes too long.
         """
         ...
 
     def abort(self) -> None:
-        """End the decode in progress early; from any thread."""
+        """End the decode in progress early. Safe from any thread."""
         ...
 
     def close(self) -> None:

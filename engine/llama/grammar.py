@@ -1,4 +1,4 @@
-"""A grammar or a JSON schema that the answer must follow, checked before the request is queued."""
+"""Constrained decoding: GBNF grammars and JSON schemas, compiled before the request is queued."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 from llama_cpp.llama_grammar import INVALID_RULE_CHARS_RE, SchemaConverter
 from numpy.typing import NDArray
 
@@ -29,62 +29,62 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 
 
 def whole_vocabulary(logits: NDArray[np.float32]) -> NDArray[np.void]:
-    """Every token with its logit; `logits` are [vocabulary]."""
+    """Return candidates for every token; `logits` are [vocabulary]."""
     data = np.zeros(len(logits), _CANDIDATE)
     data["id"], data["logit"] = np.arange(len(logits)), logits
     return data
 
 
 def one_token(token: int) -> NDArray[np.void]:
-    """A token alone, with a logit that is finite."""
+    """Return one candidate, with a finite logit."""
     return np.array([(token, 1.0, 0.0)], _CANDIDATE)
 
 
-def as_array(data: NDArray[np.void]) -> low.llama_token_data_array:
-    """llama.cpp's view of candidates, which must outlive it."""
-    return low.llama_token_data_array(
-        data=data.ctypes.data_as(low.llama_token_data_p), size=len(data), selected=-1, sorted=False
+def as_array(data: NDArray[np.void]) -> llama.llama_token_data_array:
+    """Return llama.cpp's view of candidates, which must outlive it."""
+    return llama.llama_token_data_array(
+        data=data.ctypes.data_as(llama.llama_token_data_p), size=len(data), selected=-1, sorted=False
     )
 
 
 _T = TypeVar("_T")
-_QUICK = 0.25  # seconds; what takes no longer is not counted
+_QUICK = 0.25  # seconds; shorter calls do not use up the budget
 
 
 class TimeBudgetThread:
-    """One caller's calls. C cannot be interrupted: what takes too long is left alone, to end or not."""
+    """Runs one caller's calls within a time budget. C code that exceeds it is abandoned in its thread."""
 
-    _left_alone: ClassVar[list[threading.Thread]] = []
+    _runaways: ClassVar[list[threading.Thread]] = []
 
     def __init__(self, seconds: float) -> None:
-        """`seconds` are what all slow calls may take together."""
+        """`seconds` is the budget of all slow calls together."""
         self._left = seconds
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="clocked", daemon=True)
         self._thread.start()
 
     @classmethod
-    def busy(cls) -> bool:
-        """Whether a call that was given up still runs."""
-        cls._left_alone[:] = [thread for thread in cls._left_alone if thread.is_alive()]
-        return bool(cls._left_alone)
+    def has_runaway(cls) -> bool:
+        """Return whether an abandoned call is still running."""
+        cls._runaways[:] = [thread for thread in cls._runaways if thread.is_alive()]
+        return bool(cls._runaways)
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """What `function` returns or raises. Raises TooSlow, and then nothing but `close` may follow."""
+        """Return or raise what `function` does. After TooSlow, only `close` may be called."""
         future: Future[_T] = Future()
-        self._calls.put(lambda: _settle(future, function))
+        self._calls.put(lambda: _resolve(future, function))
         began = time.monotonic()
         try:
             return future.result(max(0.0, self._left))
         except NotInTime as error:
-            self._left_alone.append(self._thread)
+            self._runaways.append(self._thread)
             raise TooSlow from error
         finally:
             took = time.monotonic() - began
             self._left -= took if took > _QUICK else 0
 
     def close(self, last: Callable[[], None]) -> None:
-        """Have `last` done after all other calls, and the thread ended. Returns at once."""
+        """Run `last` after all other calls and end the thread. Returns at once."""
         self._calls.put(last)
         self._calls.put(None)
 
@@ -93,49 +93,49 @@ class TimeBudgetThread:
             call()
 
 
-def _settle(future: Future[_T], function: Callable[[], _T]) -> None:
+def _resolve(future: Future[_T], function: Callable[[], _T]) -> None:
     try:
         future.set_result(function())
-    except Exception as error:  # noqa: BLE001 - a boundary: the caller is told
+    except Exception as error:  # noqa: BLE001 - a boundary: the caller gets the error
         future.set_exception(error)
 
 
-_MOST = 1 << 21  # characters that it may write, generously reckoned; far less is too long for a grammar
-_SCHEMA_SECONDS = 1.0  # of the thread's computing; usual are milliseconds
-_FRAME = 16  # characters that are written around a name each time
+_MAX_GRAMMAR = 1 << 21  # estimated characters of the grammar; far less is already too long
+_SCHEMA_SECONDS = 1.0  # of CPU time; milliseconds are normal
+_FRAME = 16  # characters around each name
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError)
 
 
 def grammar_of(schema: str) -> str:
-    """GBNF for what a schema's text describes. Safe in any thread.
+    """Return the GBNF of a JSON schema's text. Safe from any thread.
 
-    Raises ValueError, whose words follow "the JSON schema".
+    Raises ValueError with a message that continues "the JSON schema".
     """
     converter = _Bounded()
     try:
         converter.visit(converter.resolve_refs(json.loads(schema), "stdin"), "")
     except _TooMuch as error:
         raise ValueError(str(error)) from error
-    except _BROKEN as error:  # the converter checks little, and names no exception of its own
+    except _BROKEN as error:  # the converter checks little, and has no exceptions of its own
         raise ValueError(f"cannot be used ({type(error).__name__}: {str(error)[:200]})") from error
     return str(converter.format_grammar())
 
 
 class _TooMuch(Exception):
-    """A schema that asks for more than a grammar can hold."""
+    """The schema exceeds the size or time limit."""
 
 
 class _Bounded(SchemaConverter):  # type: ignore[misc] # it has no types
-    """The converter, which passes each schema within the schema through `visit`."""
+    """The converter of llama-cpp-python, which is unbounded on untrusted schemas, with limits."""
 
     def __init__(self) -> None:
         super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-        self._left, self._until = _MOST, time.thread_time() + _SCHEMA_SECONDS
+        self._left, self._until = _MAX_GRAMMAR, time.thread_time() + _SCHEMA_SECONDS
 
     def visit(self, schema: dict[str, Any], name: str) -> str:
-        """Write the rules of one schema; returns the name of its own."""
+        """Write the rules of one (sub)schema and return the name of its rule."""
         pattern = str(schema.get("pattern", ""))
         counts = [*(schema.get(key) for key in _COUNTS), *_quantifiers(pattern)]
         repeats = sum(abs(count) for count in counts if isinstance(count, int))  # from -9 to 0 are nine
@@ -150,29 +150,29 @@ class _Bounded(SchemaConverter):  # type: ignore[misc] # it has no types
         return str(super()._format_literal(literal.replace("\\", r"\\")))
 
     def _resolve_ref(self, ref: str) -> str:
-        """A rule's name, spelled as rules are: that of a recursive one comes as the stranger wrote it."""
+        """Return a valid rule name; the converter leaves that of a recursive reference unescaped."""
         return str(INVALID_RULE_CHARS_RE.sub("-", super()._resolve_ref(ref)))
 
 
 def _quantifiers(pattern: str) -> Iterator[int]:
-    """The numbers of a pattern's {m,n}, read as the converter reads them."""
+    """Yield the numbers of a pattern's {m,n}, parsed as the converter does."""
     for inside in _BRACES.findall(pattern):
         for number in inside.split(","):
             try:
                 yield int(number)
             except ValueError:
-                continue  # no quantifier, or one that the converter refuses
+                continue  # not a quantifier, or one that the converter refuses
 
 
-_LONGEST = 1 << 16  # characters; llama.cpp's parser is no place for a stranger's megabytes
-_MOST_BRACKETS = 1 << 13  # it calls itself for each one inside another, and 30,000 end the process
-_SECONDS = 2.0  # what a grammar may cost one answer, and so all others; usual are milliseconds
+_MAX_CHARACTERS = 1 << 16  # llama.cpp's parser must not get megabytes of untrusted text
+_MAX_BRACKETS = 1 << 13  # the parser recurses for nested ones, and 30,000 crash the process
+_SECONDS = 2.0  # budget per answer, which delays all others; milliseconds are normal
 
 
 def compile_grammar(sampling: SamplingParams, vocab: LlamaTokenizer) -> SamplingParams:
-    """The settings with their JSON schema, if any, as a grammar that llama.cpp has read.
+    """Return the settings with a grammar that llama.cpp can parse, in place of a JSON schema.
 
-    Raises RequestError, and QueueFull while another one, which took too long, still runs. Safe in any thread.
+    Raises RequestError, and QueueFull while an abandoned grammar is still running. Safe from any thread.
     GBNF is described in llama.cpp's grammars/README.md.
     """
     text, name = sampling.grammar, f"the grammar {_begin(sampling.grammar)!r}"
@@ -181,15 +181,15 @@ def compile_grammar(sampling: SamplingParams, vocab: LlamaTokenizer) -> Sampling
         text, name = _from_schema(schema), f"the JSON schema {_begin(schema)!r}"
     if not text:
         return sampling
-    if TimeBudgetThread.busy():
+    if TimeBudgetThread.has_runaway():
         raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
-    with silent_stderr():  # where llama.cpp prints all of what it refuses
-        low.llama_sampler_free(_read(text, vocab, name))
+    with silent_stderr():  # llama.cpp prints all of an invalid grammar there
+        llama.llama_sampler_free(_read(text, vocab, name))
     return replace(sampling, grammar=text, json_schema=None)
 
 
 def new_grammar(text: str, vocab: LlamaTokenizer) -> int:
-    """A sampler that leaves only what the grammar allows, to be freed by its owner. Raises RequestError."""
+    """Return llama.cpp's sampler for a grammar, which the caller frees. Raises RequestError."""
     return _read(text, vocab, f"the grammar {_begin(text)!r}")
 
 
@@ -197,11 +197,11 @@ def _read(text: str, vocab: LlamaTokenizer, name: str) -> int:
     _check_length(f"{name} as a grammar", text)
     if "\0" in text:
         raise RequestError(f"{name} contains a NUL character: remove it")
-    if (brackets := text.count("(")) > _MOST_BRACKETS:
+    if (brackets := text.count("(")) > _MAX_BRACKETS:
         raise RequestError(
-            f"{name} has {brackets} opening brackets as a grammar: {_MOST_BRACKETS} are the most"
+            f"{name} has {brackets} opening brackets as a grammar: {_MAX_BRACKETS} are the most"
         )
-    made: int = low.llama_sampler_init_grammar(vocab.handle, text.encode("utf-8", "replace"), b"root")
+    made: int = llama.llama_sampler_init_grammar(vocab.handle, text.encode("utf-8", "replace"), b"root")
     if not made:
         raise RequestError(
             f"{name} is not valid GBNF with a rule named root: see llama.cpp's grammars/README.md"
@@ -210,40 +210,40 @@ def _read(text: str, vocab: LlamaTokenizer, name: str) -> int:
 
 
 class Grammar:
-    """Where one answer stands in its grammar.
+    """The state of one answer in its grammar.
 
-    llama.cpp follows all ways to read an answer at once. The pattern ((a?){0,30}){0,30} has so many that one
-    token takes minutes, in C, where no cancel reaches it. Nothing that is easy to count foretells
-    that, so there is a clock. Each call may raise TooSlow, after which only `close` may follow.
+    llama.cpp follows all parses of an answer at once. The pattern ((a?){0,30}){0,30} has so many that one
+    token takes minutes in C, where it cannot be cancelled. No simple count predicts this, so calls have a
+    time budget. Each may raise TooSlow, after which only `close` may be called.
     """
 
     def __init__(self, text: str, vocab: LlamaTokenizer) -> None:
         self._sampler = new_grammar(text, vocab)
         self._thread = TimeBudgetThread(_SECONDS)
 
-    def take(self, token: int) -> bool:
-        """Go on to where the token leads; False, and nothing is changed, if the grammar does not allow it."""
+    def accept(self, token: int) -> bool:
+        """Advance by the token; return False, without a change, if the grammar does not allow it."""
         return self._thread.call(partial(_take, self._sampler, token))
 
-    def mask(self, data: NDArray[np.void]) -> None:
-        """Leave only what the grammar allows among the candidates (see engine.llama.grammar)."""
+    def apply_mask(self, data: NDArray[np.void]) -> None:
+        """Set the logits of candidates that the grammar does not allow to -inf, in place."""
         self._thread.call(partial(_apply, self._sampler, data))
 
     def close(self) -> None:
-        """Free it, at once or when its last call has ended."""
-        self._thread.close(partial(low.llama_sampler_free, self._sampler))
+        """Free the grammar, at once or when an abandoned call ends."""
+        self._thread.close(partial(llama.llama_sampler_free, self._sampler))
 
 
 def _take(sampler: int, token: int) -> bool:
     _apply(sampler, data := one_token(token))
     allowed = bool(data["logit"][0] != -np.inf)
     if allowed:
-        low.llama_sampler_accept(sampler, token)
+        llama.llama_sampler_accept(sampler, token)
     return allowed
 
 
 def _apply(sampler: int, data: NDArray[np.void]) -> None:
-    low.llama_sampler_apply(sampler, ctypes.byref(as_array(data)))
+    llama.llama_sampler_apply(sampler, ctypes.byref(as_array(data)))
 
 
 def _from_schema(schema: str) -> str:
@@ -255,8 +255,8 @@ def _from_schema(schema: str) -> str:
 
 
 def _check_length(name: str, text: str) -> None:
-    if len(text) > _LONGEST:
-        raise RequestError(f"{name} has {len(text)} characters: {_LONGEST} are the most")
+    if len(text) > _MAX_CHARACTERS:
+        raise RequestError(f"{name} has {len(text)} characters: {_MAX_CHARACTERS} are the most")
 
 
 def _begin(text: str) -> str:

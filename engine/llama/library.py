@@ -1,4 +1,4 @@
-"""llama.cpp's shared libraries: where they are, which CPU variants they bring, and how one is loaded."""
+"""llama.cpp's shared libraries: their folders, CPU variants, log and identity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from engine.errors import BackendError
 
@@ -26,22 +26,22 @@ _stderr_lock = threading.Lock()
 
 
 def package_folder() -> Path:
-    """The folder of the llama_cpp package in use."""
-    return Path(low.__file__).resolve().parent
+    """Return the folder of the llama_cpp package in use."""
+    return Path(llama.__file__).resolve().parent
 
 
 def library_folders() -> list[Path]:
-    """Where a build of llama-cpp-python may put its libraries, best known first."""
+    """Return the existing folders where llama-cpp-python puts its libraries, the most common first."""
     package = package_folder()
     site = package.parent
     return [d for d in (site / "bin", package / "lib", package / "bin", site / "lib") if d.is_dir()]
 
 
 def find_variants() -> list[Path]:
-    """The CPU backends that can be loaded at run time; empty when the build has one compiled in.
+    """Return the CPU backends that can be loaded at run time; none when the build has one compiled in.
 
-    Variants are called `libggml-cpu-<name>.so`; a dynamic build without variants has `libggml-cpu.so` alone,
-    in the same folder, and then libllama itself does not link to it.
+    Variants are named `libggml-cpu-<name>.so`; a dynamic build without variants has only `libggml-cpu.so`,
+    in the same folder, and libllama does not link to it.
     """
     found: dict[str, Path] = {}
     for folder in library_folders():
@@ -52,15 +52,15 @@ def find_variants() -> list[Path]:
 
 
 def variant_name(path: Path) -> str:
-    """`zen4` for `.../libggml-cpu-zen4.so`."""
+    """Return `zen4` for `.../libggml-cpu-zen4.so`."""
     return path.stem.removeprefix("libggml-cpu-").removeprefix("libggml-cpu") or "cpu"
 
 
 def rank_variants(paths: list[Path]) -> list[Path]:
-    """The variants that this CPU supports, best first, by the score that each gives itself.
+    """Return the variants that this CPU supports, best first, by their own scores.
 
-    Runs code of every variant (only the CPUID check, which is compiled for the plainest CPU), so it belongs
-    in the probing child process.
+    Runs code of every variant (only the CPUID check, compiled for the baseline CPU), so call it only in
+    the probe's child process.
     """
     scored = [(score, path) for path in paths if (score := _score(path)) > 0]
     return [path for _, path in sorted(scored, key=lambda pair: (-pair[0], str(pair[1])))]
@@ -74,25 +74,24 @@ def _score(path: Path) -> int:
 
 
 def load_variant(path: Path) -> None:
-    """Load a CPU backend into libllama's registry; loading the same one again does nothing."""
+    """Load a CPU backend into libllama's registry; idempotent. Raises BackendError."""
     silence_log()
     # Through libllama's own handle: dlsym then searches the libraries that libllama is linked to. Opening
     # `libggml.so` by its path would load a second copy of it, with a registry that libllama never reads.
-    load = low._lib.ggml_backend_load
+    load = llama._lib.ggml_backend_load
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
     if not load(str(path).encode()):
         raise BackendError(f"{path.name} does not load on this CPU: {last_log() or 'no reason given'}")
 
 
 def silence_log() -> None:
-    """Send llama.cpp's log to a short memory instead of stderr; `last_log` reads it."""
-
-    low.llama_log_set(_callback(), None)
+    """Redirect llama.cpp's log from stderr to a short buffer; `last_log` reads it."""
+    llama.llama_log_set(_callback(), None)
 
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Drop what this process writes to stderr: for a moment, and C that prints past its own log."""
+    """Discard this process's stderr inside the block, for C code that bypasses its log."""
     with _stderr_lock, Path(os.devnull).open("wb") as nowhere:
         kept = os.dup(_STDERR)
         os.dup2(nowhere.fileno(), _STDERR)
@@ -113,12 +112,12 @@ def _callback() -> object:
             if level in (3, 4):  # GGML_LOG_LEVEL_WARN and _ERROR of ggml.h
                 _log_lines.append(text.decode("utf-8", "replace").strip())
 
-        _kept.append(low.llama_log_callback(keep_errors))
+        _kept.append(llama.llama_log_callback(keep_errors))
     return _kept[0]
 
 
 def last_log() -> str:
-    """The last errors and warnings of llama.cpp, in one line; reading them clears them."""
+    """Return and clear the last errors and warnings of llama.cpp, in one line."""
     lines = _log_lines.copy()  # one call in C: another thread's llama.cpp may add to it meanwhile
     _log_lines.clear()
     text = "; ".join(line for line in lines if line)
@@ -126,7 +125,7 @@ def last_log() -> str:
 
 
 def build_identity() -> str:
-    """A hash over the names, sizes and times of every llama.cpp library, and the package's version."""
+    """Return a hash of the package's version and the names, sizes and times of llama.cpp's libraries."""
     digest = hashlib.sha256(package_version().encode())
     for folder in library_folders():
         for path in sorted(folder.glob("lib*")):
@@ -137,7 +136,7 @@ def build_identity() -> str:
 
 
 def package_version() -> str:
-    """The version of llama-cpp-python that is installed."""
+    """Return the installed version of llama-cpp-python."""
     try:
         return version("llama_cpp_python")
     except PackageNotFoundError:
@@ -145,7 +144,7 @@ def package_version() -> str:
 
 
 def cpu_identity() -> str:
-    """The CPU's model and features, as one string: what decides which instructions it can run."""
+    """Return the CPU's model and features, which determine its instructions, as one string."""
     if sys.platform == "darwin":
         names = ["machdep.cpu.brand_string", "hw.optional"]
         done = subprocess.run(

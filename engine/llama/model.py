@@ -1,4 +1,4 @@
-"""Weights in memory: a model that several contexts may share, and the LoRA adapters on it."""
+"""Model weights, which several contexts may share, their LoRA adapters, contexts and metadata."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from engine.config import KvType, recommended
 from engine.errors import EngineError, ModelError
 from engine.llama.library import last_log, silence_log
 from engine.llama.tokenizer import LlamaTokenizer
+from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import ProgressCallback, no_progress
 from ggufio import shards
 
@@ -28,60 +29,60 @@ class Model:
         *,
         extra_buffers: bool = True,
         vocab_only: bool = False,
-        reach: ProgressCallback = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
-        """Raises ModelError with llama.cpp's own words when the file does not load, or `reach` ends it."""
+        """Raises ModelError with llama.cpp's message when the load fails or `progress` returns False."""
         silence_log()
-        low.llama_backend_init()
-        params = low.llama_model_default_params()
+        llama.llama_backend_init()
+        params = llama.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = extra_buffers
         params.vocab_only = vocab_only
-        params.progress_callback = heard = low.llama_progress_callback(lambda share, _: reach(share))
+        params.progress_callback = heard = llama.llama_progress_callback(lambda share, _: progress(share))
         last_log()
-        self.handle = low.llama_model_load_from_file(str(path).encode(), params)
-        del heard  # C calls it no more
+        self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
+        del heard  # C no longer calls it
         if not self.handle:
             raise ModelError(f"{path} does not load: {last_log() or 'llama.cpp gives no reason'}")
         self.vocab = LlamaTokenizer(self.handle)
         self._path, self._owners, self._lock = path, 1, threading.Lock()
 
     def share(self) -> Model:
-        """The same weights for one more owner, who closes them too. The model must not be closed yet."""
+        """Add an owner, which must call `close` too, and return the model. It must not be closed yet."""
         with self._lock:
             assert self._owners > 0, f"{self._path} is closed"
             self._owners += 1
         return self
 
     def metadata(self, key: str) -> str:
-        """A metadata value as text, or "" when the file does not have it."""
-        size = low.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        """Return a metadata value as text, or "" when it is missing."""
+        size = llama.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
         if size < 0:
             return ""
         buffer = ctypes.create_string_buffer(size + 1)
-        low.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
         return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Give up one owner's share; the last one frees the weights. Its Runner must be closed before."""
+        """Remove one owner; the last one frees the weights. Close its Runner first."""
         with self._lock:
             self._owners -= 1
             last = self._owners == 0
         if last:
-            low.llama_model_free(self.handle)
+            llama.llama_model_free(self.handle)
             self.handle = None
 
 
 class Adapter:
     """A LoRA adapter for a loaded model, from a GGUF of llama.cpp's convert_lora_to_gguf.py.
 
-    It takes memory of its own. One that is never closed is freed with the model.
+    It needs its own memory. An adapter that is never closed is freed with the model.
     """
 
     def __init__(self, model: Model, path: Path, scale: float = 1.0) -> None:
-        """`scale` multiplies what was trained. Raises ModelError when it is not this model's."""
+        """`scale` multiplies the update. Raises ModelError when it does not fit this model."""
         last_log()
-        self.handle = low.llama_adapter_lora_init(model.handle, str(path).encode())
+        self.handle = llama.llama_adapter_lora_init(model.handle, str(path).encode())
         self.scale = scale
         if not self.handle:
             raise ModelError(
@@ -89,21 +90,21 @@ class Adapter:
             )
 
     def close(self) -> None:
-        """Free it. Every Runner that has it must be closed before, and the model must not be."""
-        low.llama_adapter_lora_free(self.handle)
+        """Free the adapter. Close every Runner that uses it first, and the model after."""
+        llama.llama_adapter_lora_free(self.handle)
 
 
-_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
+_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
 
 
 def new_context(
     model: Model, *, slots: int, context: int, batch: int, threads: int, unified: bool, kv_type: KvType
 ) -> Any:
-    """A llama_context, to be freed by its owner; `context` is in tokens per slot.
+    """Return a new llama_context, which the caller frees; `context` is in tokens per slot.
 
     Raises EngineError when the memory does not suffice.
     """
-    params = low.llama_context_default_params()
+    params = llama.llama_context_default_params()
     params.n_ctx = slots * context
     params.n_batch = params.n_ubatch = batch
     params.n_seq_max = slots
@@ -111,9 +112,9 @@ def new_context(
     params.kv_unified = unified
     params.no_perf = True
     params.type_k = params.type_v = _KV_TYPES[kv_type]
-    if kv_type != "f16":  # llama.cpp reads a quantized V cache through flash attention alone
-        params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
-    made = low.llama_init_from_model(model.handle, params)
+    if kv_type != "f16":  # llama.cpp reads a quantized V cache only with flash attention
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    made = llama.llama_init_from_model(model.handle, params)
     if not made:
         raise EngineError(
             f"no room for {slots} conversations of {context} tokens ({last_log() or 'no reason given'}): "
@@ -125,9 +126,9 @@ def new_context(
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a GGUF says about itself. `control` and `ends` are spellings of tokens, `size` is in bytes.
+    """Metadata of a GGUF. `control` and `ends` are spellings of tokens, `size` is in bytes.
 
-    `adds_bos` tells whether a plain text gets a BOS, `recommended` how to sample (engine.config).
+    `adds_bos` is True when plain text gets a BOS; `recommended` has sampling values (engine.config).
     """
 
     name: str
@@ -144,17 +145,25 @@ class ModelMetadata:
     ends: tuple[str, ...]
     recommended: Mapping[str, float]
 
+    def chat_template(self) -> ChatTemplate:
+        """Compile the file's chat template. Raises ModelError when there is none, or it does not render."""
+        return ChatTemplate(self.template, self.bos, self.eos)
+
+    def prompt_builder(self, tokenizer: LlamaTokenizer) -> PromptBuilder:
+        """Return the prompt builder for the file, whose `tokenizer` this is. Raises ModelError."""
+        return PromptBuilder(self.chat_template(), tokenizer, self.control)
+
 
 def model_metadata(model: Model, path: Path) -> ModelMetadata:
-    """Those of an open model, perhaps of its vocabulary alone; `path` is its file, or its first shard."""
+    """Read the metadata of an open model, which may be vocab_only; `path` is its file or first shard."""
     vocab, handle = model.vocab, model.handle
     architecture = model.metadata("general.architecture")
-    template = low.llama_model_chat_template(handle, None) or b""
+    template = llama.llama_model_chat_template(handle, None) or b""
     return ModelMetadata(
         name=model.metadata("general.name") or path.stem,
         architecture=architecture,
         quantization=_label(model.metadata("general.file_type")),
-        parameters=int(low.llama_model_n_params(handle)),
+        parameters=int(llama.llama_model_n_params(handle)),
         size=shards.size(path),
         trained_context=int(model.metadata(f"{architecture}.context_length") or 0),
         template=template.decode("utf-8", "replace"),
@@ -162,16 +171,16 @@ def model_metadata(model: Model, path: Path) -> ModelMetadata:
         adds_bos=vocab.add_bos,
         eos=vocab.text(vocab.eos),
         control=tuple(vocab.control_spellings),
-        ends=tuple(vocab.text(t) for t in range(vocab.size) if vocab.is_end(t)),
+        ends=tuple(vocab.text(t) for t in range(vocab.size) if vocab.is_eog(t)),
         recommended=recommended(model.metadata),
     )
 
 
 def _label(file_type: str) -> str:
-    """`Q4_K_M` for the metadata's file type 15, which llama.cpp itself calls "Q4_K - Medium"."""
+    """Return the name of a file type: `Q4_K_M` for 15, which llama.cpp calls "Q4_K - Medium"."""
     if not file_type.isdigit():
         return "unknown"
-    name = (low.llama_ftype_name(int(file_type)) or b"unknown").decode()
+    name = (llama.llama_ftype_name(int(file_type)) or b"unknown").decode()
     for size in ("Small", "Medium", "Large"):
         name = name.replace(f" - {size}", f"_{size[0]}")
     return name

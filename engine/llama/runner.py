@@ -1,4 +1,4 @@
-"""A context over the model, its KV cache: what is computed through llama_cpp.
+"""Runner: a llama_context with its KV cache, which decodes batches and samples tokens.
 
 One `Runner` belongs to one thread; only `abort` and the vocabulary's `tokenize` may be called from others.
 A slot is one llama.cpp sequence. llama.h is the reference for every call.
@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from engine.config import KvType, SamplingParams
@@ -23,17 +23,17 @@ from engine.llama.tokenizer import LlamaTokenizer
 
 
 class Batch:
-    """A llama_batch for up to `size` tokens; `outputs` has of each slot its first row with logits."""
+    """A llama_batch for up to `size` tokens; `outputs` maps a slot to its first row with logits."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.outputs: dict[int, int] = {}
-        self.handle = low.llama_batch_init(size, 0, 1)
+        self.handle = llama.llama_batch_init(size, 0, 1)
         for index in range(size):
             self.handle.n_seq_id[index] = 1
 
     def fill(self, rows: Sequence[BatchRow]) -> None:
-        """Lay the rows out, in the place of what was there."""
+        """Replace the batch's content by the rows."""
         batch, index = self.handle, 0
         self.outputs.clear()
         for row in rows:
@@ -50,8 +50,8 @@ class Batch:
         batch.n_tokens = index
 
     def close(self) -> None:
-        """Free it."""
-        low.llama_batch_free(self.handle)
+        """Free the batch."""
+        llama.llama_batch_free(self.handle)
 
 
 class Runner:
@@ -82,98 +82,98 @@ class Runner:
         )
         if adapter is not None:
             self._attach(adapter)
-        self._memory = low.llama_get_memory(self._context)
-        self._slot_size: int = low.llama_n_ctx_seq(self._context)
-        recurrent = low.llama_model_is_recurrent(model.handle) or low.llama_model_is_hybrid(model.handle)
-        self.can_cut = not recurrent
-        self._sliding: int = low.llama_model_n_swa(model.handle)
+        self._memory = llama.llama_get_memory(self._context)
+        self._slot_size: int = llama.llama_n_ctx_seq(self._context)
+        recurrent = llama.llama_model_is_recurrent(model.handle) or llama.llama_model_is_hybrid(model.handle)
+        self.can_truncate = not recurrent
+        self._sliding: int = llama.llama_model_n_swa(model.handle)
         self._bridgeable = not unified and not recurrent
         self._batch = Batch(batch)
         self._samplers: dict[int, Sampler] = {}
-        self._plain: set[int] = set()  # slots whose next token is simply the likeliest
+        self._plain: set[int] = set()  # slots with plain greedy sampling
         self._logits_type = ctypes.c_float * self.vocab.size
-        self._to_copy: set[int] = set()  # slots that llama.cpp copies from when the next decode begins
+        self._to_copy: set[int] = set()  # slots that the next decode copies from
         self._install_abort()
 
     def _attach(self, adapter: Adapter) -> None:
-        handles = (low.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
-        if low.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
-            low.llama_free(self._context)
+        handles = (llama.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
+        if llama.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
+            llama.llama_free(self._context)
             raise EngineError("llama.cpp does not take the adapter")
 
     def _install_abort(self) -> None:
-        # The callback runs before each of a graph's ~1,000 nodes. A Python function would have to take the
-        # GIL each time, and wait up to 5 ms for it under load. C's strlen needs no GIL: on an empty string it
+        # The callback runs before each of a graph's ~1,000 nodes. A Python function would take the GIL each
+        # time, and wait up to 5 ms for it under load. C's strlen needs no GIL: on an empty string it
         # returns 0, which is `false`; on one of length 1 it returns 1, which is `true`.
         self._flag = ctypes.create_string_buffer(b"", 2)
-        self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, low.ggml_abort_callback)
-        low.llama_set_abort_callback(self._context, self._strlen, ctypes.cast(self._flag, ctypes.c_void_p))
+        self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        llama.llama_set_abort_callback(self._context, self._strlen, ctypes.cast(self._flag, ctypes.c_void_p))
 
     def abort(self) -> None:
-        """End the decode in progress, or else the next one, early with DecodeAborted. From any thread."""
+        """Abort the decode in progress, or else the next one, with DecodeAborted. Safe from any thread."""
         self._flag[0] = b"\x01"
 
     def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
-        """Cut the slot's cache to its first `keep` tokens, taken from another slot if named.
+        """Truncate the slot's cache to its first `keep` tokens, copied from another slot if given.
 
-        Returns how many tokens are kept: all or none, since a recurrent state cannot be cut.
+        Return how many tokens are kept: `keep`, or 0 for a cache that cannot be truncated.
         """
         if copy_from is not None:
-            low.llama_memory_seq_rm(self._memory, slot, -1, -1)
-            low.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
+            llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            llama.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
             self._to_copy.add(copy_from)
-        cut = low.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
+        cut = llama.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
         if cut and self._window_is_whole(slot, keep):
             return keep
-        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
 
     def _window_is_whole(self, slot: int, keep: int) -> bool:
-        """Whether a sliding-window model finds all that the token after `keep` looks back on.
+        """Return whether a sliding-window model still has the whole window before the token after `keep`.
 
-        A cache that was saved holds only the last window of those layers, so it cannot be cut far back.
+        A saved cache holds only the last window of those layers, so it cannot be truncated far back.
         """
         if not self._sliding or keep == 0:
             return True
-        return bool(low.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._sliding))
+        return bool(llama.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._sliding))
 
     def state_size(self, slot: int) -> int:
-        """Bytes that `save` would give."""
-        return int(low.llama_state_seq_get_size(self._context, slot))
+        """Return the number of bytes that `save` would return."""
+        return int(llama.llama_state_seq_get_size(self._context, slot))
 
     def save(self, slot: int) -> bytearray:
-        """The slot's whole cache. Raises EngineError."""
+        """Return the slot's whole cache. Raises EngineError."""
         state = bytearray(self.state_size(slot))
-        if low.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
+        if llama.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
             raise EngineError("llama_state_seq_get_data wrote less than it announced")
         return state
 
     def restore(self, slot: int, state: bytearray) -> bool:
-        """Put a saved cache in the place of the slot's; False if it did not work, and the slot is empty.
+        """Replace the slot's cache with a saved one; return False, with the slot empty, on failure.
 
-        Restoring writes at once, and copying waits for the next decode: a slot that is yet to be copied from
-        must keep what it holds, or the copy would be of another conversation.
+        Restoring writes at once, but copies happen at the next decode. A slot that is still to be copied from
+        must keep its cache, or the copy would be another conversation's.
         """
-        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
         if slot in self._to_copy:
             return False
-        if low.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
+        if llama.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
             return True
-        low.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
 
     def length(self, slot: int) -> int:
-        """Tokens in the slot's cache."""
-        return int(low.llama_memory_seq_pos_max(self._memory, slot)) + 1
+        """Return the number of tokens in the slot's cache."""
+        return int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def decode(self, rows: Sequence[BatchRow]) -> None:
         """Compute all rows in one batch. Raises DecodeAborted after `abort`, EngineError on a failure."""
         bridges = self._bridges(rows)
         self._batch.fill(sorted([*rows, *bridges], key=lambda row: row.slot) if bridges else rows)
-        code = low.llama_decode(self._context, self._batch.handle)
+        code = llama.llama_decode(self._context, self._batch.handle)
         self._to_copy.clear()
         for bridge in bridges:
-            low.llama_memory_seq_rm(self._memory, bridge.slot, bridge.start, -1)
+            llama.llama_memory_seq_rm(self._memory, bridge.slot, bridge.start, -1)
         if code == 2:
             self._flag[0] = b"\x00"
             raise DecodeAborted
@@ -181,11 +181,11 @@ class Runner:
             raise EngineError(f"llama_decode failed with {code}: {last_log() or 'no reason given'}")
 
     def _bridges(self, rows: Sequence[BatchRow]) -> list[BatchRow]:
-        """Throw-away tokens for each idle slot between the first and the last that compute.
+        """Return rows of throw-away tokens for the idle slots between the first and the last active slot.
 
-        With a cache for each sequence, llama.cpp computes side by side only slots whose numbers have no gap
+        With one KV stream per sequence, llama.cpp computes only contiguous slots together
         (llama_batch_allocr::split_equal, `sequential`): slots 0 and 2 cost two passes over the weights, and
-        0, 1, 2 little more than one. Removed again after the decode; a recurrent state could not be.
+        0, 1, 2 little more than one. `decode` removes the tokens again; a recurrent state does not allow it.
         """
         slots = {row.slot for row in rows}
         if not self._bridgeable or len(slots) == max(slots) - min(slots) + 1:
@@ -201,22 +201,22 @@ class Runner:
         ]
 
     def exact_rows(self, sizes: Sequence[int]) -> int:
-        """The largest of `sizes` (ascending, from 1) up to which a batch gives just what single tokens give.
+        """Return the largest of `sizes` up to which batches give the logits of single tokens, bit for bit.
 
-        To the bit, and in slot 0, which is empty afterwards.
+        `sizes` ascend from 1. Uses slot 0, which is empty afterwards.
         """
         tokens = [(100 + 37 * n) % self.vocab.size for n in range(min(16, 2 * max(sizes)))]
-        alone, exact = self._logits_in_batches(tokens, 1), 1
+        single, exact = self._logits_in_batches(tokens, 1), 1
         for size in sizes:
-            # One batch is not enough: other kernels often round alike.
-            if not np.array_equal(self._logits_in_batches(tokens, size), alone):
+            # One batch is not enough: different kernels often round equally.
+            if not np.array_equal(self._logits_in_batches(tokens, size), single):
                 break
             exact = size
         self.prepare(0, 0)
         return exact
 
     def _logits_in_batches(self, tokens: Sequence[int], size: int) -> NDArray[np.float32]:
-        """Logits of all tokens, computed in slot 0 in batches of `size`: [tokens, vocabulary]."""
+        """Return the logits of all tokens, computed in slot 0 in batches of `size`: [tokens, vocabulary]."""
         self.prepare(0, 0)
         found: list[NDArray[np.float32]] = []
         for start in range(0, len(tokens), size):
@@ -226,15 +226,15 @@ class Runner:
         return np.concatenate(found)
 
     def logits(self, slot: int, count: int) -> NDArray[np.float32]:
-        """The slot's first `count` outputs of the last batch, copied: [count, vocabulary]."""
+        """Return a copy of the logits of the slot's first `count` outputs: [count, vocabulary]."""
         return np.array([self._logits(self._batch.outputs[slot] + n) for n in range(count)])
 
     def logits_are_finite(self, slot: int) -> bool:
-        """Whether the slot's row of the last batch holds numbers, not NaN or infinity."""
+        """Return whether the logits of the slot's first output contain no NaN or infinity."""
         return bool(np.isfinite(self._logits(self._batch.outputs[slot])).all())
 
     def start(self, slot: int, sampling: SamplingParams) -> None:
-        """Give the slot a fresh sampler."""
+        """Create a sampler for the slot."""
         self.stop(slot)
         if is_plain(sampling):
             self._plain.add(slot)
@@ -242,13 +242,13 @@ class Runner:
             self._samplers[slot] = Sampler(sampling, self.vocab)
 
     def stop(self, slot: int) -> None:
-        """Drop the slot's sampler, if it has one; the cache stays for the next turn."""
+        """Free the slot's sampler, if any; the cache stays for the next turn."""
         self._plain.discard(slot)
         if sampler := self._samplers.pop(slot, None):
             sampler.close()
 
     def sample(self, slot: int, output: int = 0) -> int:
-        """The slot's next token, from one of its outputs in the last batch."""
+        """Sample the slot's next token from one of its outputs in the last batch."""
         row = self._batch.outputs[slot] + output
         logits = self._logits(row)
         if slot in self._plain:
@@ -256,8 +256,8 @@ class Runner:
         return self._samplers[slot].sample(self._context, row, logits)
 
     def _logits(self, row: int) -> NDArray[np.float32]:
-        """One row of the last batch's logits, in llama.cpp's memory: [vocabulary]."""
-        start = ctypes.cast(low.llama_get_logits_ith(self._context, row), ctypes.c_void_p).value
+        """Return a row of the last batch's logits, a view of llama.cpp's memory: [vocabulary]."""
+        start = ctypes.cast(llama.llama_get_logits_ith(self._context, row), ctypes.c_void_p).value
         assert start is not None, f"row {row} has no logits"
         return np.frombuffer(memoryview(self._logits_type.from_address(start)), np.float32)
 
@@ -267,7 +267,7 @@ class Runner:
             self.stop(slot)
         if self._context:
             self._batch.close()
-            low.llama_free(self._context)
+            llama.llama_free(self._context)
             self._context = None
 
 

@@ -1,4 +1,4 @@
-"""SamplingParams -> llama.cpp's sampler chain, which draws in C, and a grammar that checks what it drew."""
+"""Sampler: SamplingParams -> llama.cpp's sampler chain, and a grammar that checks its tokens."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import secrets
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from engine.config import SamplingParams
 from engine.llama.grammar import Grammar, as_array, whole_vocabulary
 from engine.llama.tokenizer import LlamaTokenizer
 
-_PENALTY_WINDOW = 64  # tokens of the answer that the repeat penalty looks back on, as in llama.cpp
+_PENALTY_WINDOW = 64  # last tokens of the answer that are penalized, as in llama.cpp
 _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 
 def is_plain(sampling: SamplingParams) -> bool:
-    """Whether the next token is simply the likeliest, for which no list of candidates need be made."""
+    """Return whether sampling is a plain argmax, which needs no list of candidates."""
     constrained = sampling.grammar or sampling.ignore_end
     return sampling.temperature == 0 and not sampling.penalizes and not constrained
 
@@ -27,9 +27,9 @@ def is_plain(sampling: SamplingParams) -> bool:
 class Sampler:
     """Draws the tokens of one answer. Belongs to the model's thread; `close` frees it.
 
-    The grammar comes last, as in llama.cpp's common_sampler_sample: a token is drawn without it, and again
-    from what it allows only if it refuses that one. It is asked about one token in microseconds, about a
-    vocabulary in milliseconds, and most tokens are allowed: a model that was asked for JSON writes JSON.
+    The grammar comes last, as in llama.cpp's common_sampler_sample: a token is drawn without it, and redrawn
+    from the allowed ones only if the grammar rejects it. Checking one token takes microseconds and masking
+    the vocabulary milliseconds, and most tokens are allowed: a model that was asked for JSON writes JSON.
     """
 
     def __init__(self, sampling: SamplingParams, vocab: LlamaTokenizer) -> None:
@@ -37,74 +37,76 @@ class Sampler:
         self._grammar = Grammar(sampling.grammar, vocab) if sampling.grammar else None
 
     def sample(self, context: int, row: int, logits: NDArray[np.float32]) -> int:
-        """The next token after one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
+        """Sample from one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
         if self._grammar is None:
-            return int(low.llama_sampler_sample(self._chain, context, row))
+            return int(llama.llama_sampler_sample(self._chain, context, row))
         token = self._draw(logits)
-        if not self._grammar.take(token):
+        if not self._grammar.accept(token):
             token = self._draw(logits, self._grammar)
-            if not self._grammar.take(token):  # nothing is left: it is at its end, and ends are ignored
-                return self._vocab.ends[0]
-        low.llama_sampler_accept(self._chain, token)
+            if not self._grammar.accept(token):  # only an ignored end token is allowed
+                return self._vocab.eog_tokens[0]
+        llama.llama_sampler_accept(self._chain, token)
         return token
 
     def _draw(self, logits: NDArray[np.float32], grammar: Grammar | None = None) -> int:
-        """A token by the chain, of all or of those that the grammar allows."""
+        """Draw a token by the chain, from all or from those that the grammar allows."""
         data = whole_vocabulary(logits)
         if grammar is not None:
-            grammar.mask(data)
+            grammar.apply_mask(data)
         candidates = as_array(data)
-        low.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        llama.llama_sampler_apply(self._chain, ctypes.byref(candidates))
         return int(candidates.data[candidates.selected].id)
 
     def close(self) -> None:
         """Free chain and grammar."""
-        low.llama_sampler_free(self._chain)
+        llama.llama_sampler_free(self._chain)
         if self._grammar is not None:
             self._grammar.close()
 
 
 def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:
-    """llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
+    """Return a chain in llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
 
-    The penalty sees the answer alone: the prompt's last tokens are the template's and the user's own words.
+    Penalties consider only the answer: the prompt's last tokens are the template's and the user's.
     """
-    params = low.llama_sampler_chain_default_params()
+    params = llama.llama_sampler_chain_default_params()
     params.no_perf = True
-    chain: int = low.llama_sampler_chain_init(params)
-    add = low.llama_sampler_chain_add
+    chain: int = llama.llama_sampler_chain_init(params)
+    add = llama.llama_sampler_chain_add
     if sampling.ignore_end:
-        biases = (low.llama_logit_bias * len(vocab.ends))(*((token, -math.inf) for token in vocab.ends))
-        add(chain, low.llama_sampler_init_logit_bias(vocab.size, len(vocab.ends), biases))
+        biases = (llama.llama_logit_bias * len(vocab.eog_tokens))(
+            *((token, -math.inf) for token in vocab.eog_tokens)
+        )
+        add(chain, llama.llama_sampler_init_logit_bias(vocab.size, len(vocab.eog_tokens), biases))
     if sampling.penalizes:
         _add_penalty(chain, sampling, vocab.size)
     if sampling.temperature == 0:
-        add(chain, low.llama_sampler_init_greedy())
+        add(chain, llama.llama_sampler_init_greedy())
         return chain
     if sampling.top_k:
-        add(chain, low.llama_sampler_init_top_k(sampling.top_k))
+        add(chain, llama.llama_sampler_init_top_k(sampling.top_k))
     if sampling.top_p < 1:
-        add(chain, low.llama_sampler_init_top_p(sampling.top_p, 1))
+        add(chain, llama.llama_sampler_init_top_p(sampling.top_p, 1))
     if sampling.min_p > 0:
-        add(chain, low.llama_sampler_init_min_p(sampling.min_p, 1))
-    add(chain, low.llama_sampler_init_temp(sampling.temperature))
+        add(chain, llama.llama_sampler_init_min_p(sampling.min_p, 1))
+    add(chain, llama.llama_sampler_init_temp(sampling.temperature))
     seed = secrets.randbelow(_RANDOM_SEED) if sampling.seed is None else sampling.seed
-    add(chain, low.llama_sampler_init_dist(min(seed, _RANDOM_SEED - 1)))
+    add(chain, llama.llama_sampler_init_dist(min(seed, _RANDOM_SEED - 1)))
     return chain
 
 
 def _add_penalty(chain: int, sampling: SamplingParams, vocabulary: int) -> None:
-    """Add the penalties, after a cut to the tokens that can still be among the best after them.
+    """Add the penalties, after a top-k that cannot change the result but saves time.
 
     llama.cpp looks up each candidate in a hash map, which for a whole vocabulary takes about a millisecond.
-    A penalty only lowers (or, below its neutral value, only raises), and at most a window's worth of tokens:
-    who is among the best k after lowering was among the best k + window before. So the cut changes nothing.
+    Penalties lower the logits of at most a window of tokens, so the best k afterwards are among the best
+    k + window before. Below their neutral values they raise logits; then no token is cut.
     """
     frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
     best = 1 if sampling.temperature == 0 else sampling.top_k
     if best and sampling.repeat_penalty >= 1 and min(frequency, presence) >= 0:
-        low.llama_sampler_chain_add(chain, low.llama_sampler_init_top_k(best + _PENALTY_WINDOW))
-    penalty = low.llama_sampler_init_penalties(
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_k(best + _PENALTY_WINDOW))
+    penalty = llama.llama_sampler_init_penalties(
         vocabulary, _PENALTY_WINDOW, sampling.repeat_penalty, frequency, presence
     )
-    low.llama_sampler_chain_add(chain, penalty)
+    llama.llama_sampler_chain_add(chain, penalty)

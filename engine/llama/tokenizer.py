@@ -1,4 +1,4 @@
-"""The model's vocabulary, through llama.cpp: text to tokens and back."""
+"""LlamaTokenizer: text to token ids and back, by llama.cpp."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 from collections.abc import Collection, Iterator
 from functools import cached_property
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
-MAX_BYTES = 8192  # characters; a third of what the hungriest pattern survives
+MAX_CHARACTERS = 8192  # characters; a third of what the hungriest pattern survives
 
 
-# Up to the last place that no token spans: before a line, else before a word. With more space than that it
-# matters to many patterns whether something follows; and some take "/" for a part of a line's end.
+# Match up to the last place that no token spans: before a line, else before a word. With more whitespace,
+# many pre-tokenizer patterns depend on what follows; and some treat "/" as part of a line's end.
 _LINES, _WORDS = re.compile(r".*\S\n(?=[^\s/])", re.DOTALL), re.compile(r".*\S(?= \S)", re.DOTALL)
 
 
 def split_for_tokenizer(text: str, spellings: Collection[str]) -> Iterator[str]:
-    """The text in pieces of at most LONGEST characters, cut where that changes no token, if possible.
+    """Yield the text in pieces of at most MAX_CHARACTERS, cut where that changes no token, if possible.
 
-    `spellings` are those of tokens that are read as a whole; none of them is cut in two.
+    `spellings` are the special tokens', which are never cut.
     """
     start = 0
-    while len(text) - start > MAX_BYTES:
+    while len(text) - start > MAX_CHARACTERS:
         end = _end(text, start, spellings)
         yield text[start:end]
         start = end
@@ -31,7 +31,7 @@ def split_for_tokenizer(text: str, spellings: Collection[str]) -> Iterator[str]:
 
 
 def _end(text: str, start: int, spellings: Collection[str]) -> int:
-    most = start + MAX_BYTES
+    most = start + MAX_CHARACTERS
     found = _LINES.match(text, start, most) or _WORDS.match(text, start, most)
     end = found.end() if found else most
     for spelling in spellings:
@@ -49,50 +49,50 @@ _SPM, _BPE = 1, 2
 
 
 class LlamaTokenizer:
-    """Tokens of one loaded model, which must outlive this. Tokenizing is thread-safe, as llama.h says."""
+    """The vocabulary of a loaded model, which must outlive it. Tokenizing is thread-safe (llama.h)."""
 
     def __init__(self, model: int) -> None:
-        self._vocab = low.llama_model_get_vocab(model)
-        self.size: int = low.llama_vocab_n_tokens(self._vocab)
-        self.bos: int = low.llama_vocab_bos(self._vocab)
-        self.eos: int = low.llama_vocab_eos(self._vocab)
-        self.add_bos: bool = low.llama_vocab_get_add_bos(self._vocab)
-        self.is_sentencepiece: bool = low.llama_vocab_type(self._vocab) == _SPM
-        self._splits_words = low.llama_vocab_type(self._vocab) == _BPE
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.size: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = llama.llama_vocab_bos(self._vocab)
+        self.eos: int = llama.llama_vocab_eos(self._vocab)
+        self.add_bos: bool = llama.llama_vocab_get_add_bos(self._vocab)
+        self.is_sentencepiece: bool = llama.llama_vocab_type(self._vocab) == _SPM
+        self._splits_words = llama.llama_vocab_type(self._vocab) == _BPE
         self._buffer = ctypes.create_string_buffer(512)
 
     @property
     def handle(self) -> int:
-        """llama.cpp's own pointer to it."""
+        """Return llama.cpp's pointer to the vocabulary."""
         return self._vocab  # type: ignore[no-any-return]
 
     def text(self, token: int) -> str:
-        """A token's spelling in the vocabulary, or nothing for -1 (llama.cpp's "there is none")."""
+        """Return a token's spelling in the vocabulary; "" for -1, llama.cpp's null token."""
         if token < 0:
             return ""
-        raw: bytes = low.llama_vocab_get_text(self._vocab, token) or b""
+        raw: bytes = llama.llama_vocab_get_text(self._vocab, token) or b""
         return raw.decode("utf-8", "replace")
 
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends a generation: EOS, EOT and every other one that the model knows."""
-        return bool(low.llama_vocab_is_eog(self._vocab, token))
+    def is_eog(self, token: int) -> bool:
+        """Return whether the token ends the generation: EOS, EOT or another end-of-generation token."""
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def is_read_whole(self, token: int) -> bool:
-        """Whether its spelling is read as this one token: a control token's, or one that was added."""
-        attributes = low.llama_vocab_get_attr(self._vocab, token)
+        """Return whether its spelling is always read as this token: a control or added token."""
+        attributes = llama.llama_vocab_get_attr(self._vocab, token)
         return bool(attributes & (_UNKNOWN | _CONTROL | _USER_DEFINED))
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to an answer; control tokens add none. Only for the model's thread."""
-        size = low.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        """Return the bytes of a token; none for control tokens. Only for the model's thread."""
+        size = llama.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
         if size < 0:
             self._buffer = ctypes.create_string_buffer(-size)
-            size = low.llama_token_to_piece(self._vocab, token, self._buffer, -size, 0, False)
+            size = llama.llama_token_to_piece(self._vocab, token, self._buffer, -size, 0, False)
         return self._buffer.raw[:size]
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text, without a BOS; `special` reads spellings such as <|im_end|> as that token."""
-        if not self._splits_words or len(text) <= MAX_BYTES:
+        """Return the token ids of a text, without BOS; `special` parses special tokens like <|im_end|>."""
+        if not self._splits_words or len(text) <= MAX_CHARACTERS:
             return self._tokenize(text, special)
         ids: list[int] = []
         for piece in split_for_tokenizer(text, self._whole_spellings):
@@ -103,29 +103,29 @@ class LlamaTokenizer:
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         ids = (ctypes.c_int32 * room)()
-        count = low.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         if count < 0:
             room = -count
             ids = (ctypes.c_int32 * room)()
-            count = low.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         return list(ids[:count])
 
     @cached_property
-    def ends(self) -> tuple[int, ...]:
-        """Every token that ends a generation."""
-        return tuple(token for token in range(self.size) if self.is_end(token))
+    def eog_tokens(self) -> tuple[int, ...]:
+        """Return every end-of-generation token."""
+        return tuple(token for token in range(self.size) if self.is_eog(token))
 
     @cached_property
     def _whole_spellings(self) -> tuple[str, ...]:
-        """Every spelling that is read as one token, wherever it stands."""
+        """Return every spelling that is always read as one token."""
         spelled = (self.text(token) for token in range(self.size) if self.is_read_whole(token))
         return tuple(spelling for spelling in spelled if len(spelling) > 1)
 
     @cached_property
     def control_spellings(self) -> tuple[str, ...]:
-        """Every spelling that `tokenize(special=True)` and only it would read as one control token."""
+        """Return every spelling that only `tokenize(special=True)` reads as one control token."""
         return tuple(
             self.text(token)
             for token in range(self.size)
-            if low.llama_vocab_get_attr(self._vocab, token) & (_UNKNOWN | _CONTROL)
+            if llama.llama_vocab_get_attr(self._vocab, token) & (_UNKNOWN | _CONTROL)
         )

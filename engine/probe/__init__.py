@@ -1,1 +1,1 @@
-"""Trials in child processes: is this file safe to load, and which CPU backend runs it?"""
+"""Probes in child processes: is this file safe to load, and which CPU backend runs it?"""

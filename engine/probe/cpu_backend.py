@@ -1,20 +1,20 @@
-"""Picks the CPU backend that survives a model on this machine, and vouches for the file: in child processes.
+"""Selects the CPU backend that runs a model on this machine, and checks the file, in child processes.
 
 llama.cpp's fastest variant can crash (AMX on some virtual machines, and only with some tensor types), and a
-broken GGUF can abort inside C. So a file that was never seen here is opened and computed with in a child
-first. What came out is remembered per file, CPU and build: the next start asks nobody.
+broken GGUF can abort inside C. So a new file is first opened and computed with in a child process. The result
+is cached per file, CPU and build.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import signal
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.files import load_json, store_json
 from common.paths import cache_folder
 from common.system import physical_cores
 from engine.errors import BackendError, ModelError
@@ -27,15 +27,15 @@ from engine.llama.library import (
     variant_name,
 )
 from engine.llama.model import ModelMetadata
-from engine.probe.client import Ended, compute, run_probe
+from engine.probe.client import ProbeResult, compute, run_probe
 from engine.types import ProgressCallback, no_progress, scaled
 from ggufio import shards
 
-_FORMAT = 4  # raise it when what is remembered changes its meaning
+_FORMAT = 4  # raise it when cached values change their meaning
 
 
 def cache_path(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
-    """Where it is kept; `more` is all that changes it, beside these very files, the CPU and the libraries."""
+    """Return the cache file for a result; `more` are its inputs besides the model, the CPU and the build."""
     parts: list[object] = [_FORMAT]
     for file in shards.files(model):
         parts += [file.resolve(), (stat := file.stat()).st_size, stat.st_mtime_ns]
@@ -45,26 +45,18 @@ def cache_path(kind: str, model: Path, *more: object, cache: Path | None = None)
 
 
 def load_cached(memo: Path) -> Any:
-    """The JSON that was kept, or None."""
-    try:
-        return json.loads(memo.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    """Return the cached JSON, or None."""
+    return load_json(memo)
 
 
 def store_cached(memo: Path, found: object) -> None:
-    """Keep something as JSON, if the folder can be written to."""
-    beside = memo.with_name(f"{memo.name}.{os.getpid()}")
-    try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(found), encoding="utf-8")
-        beside.replace(memo)
-    except OSError:
-        return  # a read-only home only costs the next start a probe
+    """Cache a value as JSON, if the folder is writable."""
+    with suppress(OSError):  # a read-only home only costs the next start a probe
+        store_json(memo, found)
 
 
 _INSPECT_SECONDS = 60.0
-_LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's words, before the reason
+_LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's message, before the reason
 _FIX = "download or export it again"
 _REBUILD = (
     "reinstall with `pip install --force-reinstall --no-cache-dir llama-cpp-python --config-settings="
@@ -74,7 +66,10 @@ _REBUILD = (
 
 @dataclass(frozen=True)
 class CpuChoice:
-    """The CPU backend to use; a `path` of None is the one compiled in. See `use_extra_bufts` in llama.h."""
+    """A CPU backend; a `path` of None is the compiled-in one. See `use_extra_bufts` in llama.h.
+
+    The fields, and those of ModelMetadata, are also the cache's format.
+    """
 
     variant: str
     path: str | None
@@ -83,14 +78,14 @@ class CpuChoice:
 
 @dataclass(frozen=True)
 class Probe:
-    """A model file that was opened and computed with, and the backend that did it."""
+    """The metadata of a model file, and the backend that computes with it."""
 
     facts: ModelMetadata
     choice: CpuChoice
 
 
 def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: bool = True) -> CpuChoice:
-    """Load into this process the best CPU backend for the model. Raises ModelError or BackendError.
+    """Load the best CPU backend for the model into this process. Raises ModelError or BackendError.
 
     Pass the choice's `extra_buffers` on to llama_model_params.use_extra_bufts.
     """
@@ -106,57 +101,56 @@ def probe_model(
     threads: int | None = None,
     extra_buffers: bool = True,
     cache: Path | None = None,
-    reach: ProgressCallback = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> Probe:
-    """Open the model in a child process and find the backend that runs it, or recall both.
+    """Return the model's metadata and the backend that runs it, from the cache or from child processes.
 
-    `cache` is a folder (default: `cache_folder()`); `reach` hears of what is not recalled. Raises ModelError
-    when the file is at fault, BackendError when no backend survives, EngineStopped when `reach` says so.
+    `cache` is a folder (default: `cache_folder()`). Raises ModelError when the file is at fault, BackendError
+    when no backend survives, and EngineStopped when `progress` returns False.
     """
     _check_files(model)
     memo = cache_path("probe", model, extra_buffers, cache=cache)
-    if (known := _recalled(memo)) is not None:
+    if (known := _load_probe(memo)) is not None:
         return known
     found = _inspect(model)
     facts = ModelMetadata(**_tuples(found["facts"]))
     ranked = [Path(p) for p in found["variants"]]
-    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, scaled(reach, 0.2, 1.0))
+    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, scaled(progress, 0.2, 1.0))
     probe = Probe(facts, choice)
     store_cached(memo, asdict(probe))
     return probe
 
 
 def is_known(model: Path, extra_buffers: bool) -> bool:
-    """Whether `probe_model` would recall this very file, rather than open it in a child process."""
+    """Return whether `probe_model` has a cached result for this file."""
     _check_files(model)
     return cache_path("probe", model, extra_buffers).exists()
 
 
 def first_candidate() -> CpuChoice:
-    """The backend that `probe_model` would try first, untried: for a process that may crash."""
+    """Return the backend that `probe_model` would try first, for a process that may crash."""
     path, extra = candidates(rank_variants(find_variants()), extra_buffers=True)[0]
     return _choice(path, extra)
 
 
 def record_probe(model: Path, probe: Probe) -> None:
-    """Have `probe_model` recall this: the caller has opened the file and computed with it."""
+    """Cache a result for `probe_model`, from a caller that has computed with the file."""
     store_cached(cache_path("probe", model, True), asdict(probe))
 
 
 def check_adapter(
-    model: Path, adapter: Path, choice: CpuChoice, threads: int, reach: ProgressCallback = no_progress
+    model: Path, adapter: Path, choice: CpuChoice, threads: int, progress: ProgressCallback = no_progress
 ) -> None:
-    """Open a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
+    """Load a LoRA adapter on its model and compute with it, in a child process. Raises ModelError."""
     _check_file(adapter)
-    more = ("--adapter", str(adapter))
     done = compute(
         "run",
         model,
-        *more,
+        adapter=adapter,
         variant=choice.path,
         extra_buffers=choice.extra_buffers,
         threads=threads,
-        reach=reach,
+        progress=progress,
     )
     if done.answer == {"finite": True}:
         return
@@ -183,7 +177,7 @@ def _check_file(model: Path) -> None:
 
 
 def _inspect(model: Path) -> dict[str, Any]:
-    done = run_probe(["inspect", str(model)], _INSPECT_SECONDS)
+    done = run_probe({"job": "inspect", "model": str(model)}, _INSPECT_SECONDS)
     if done.answer is not None and "facts" in done.answer:
         return done.answer
     if not done.ready:
@@ -193,7 +187,7 @@ def _inspect(model: Path) -> dict[str, Any]:
     raise ModelError(_reason(model, done))
 
 
-def _reason(model: Path, done: Ended) -> str:
+def _reason(model: Path, done: ProbeResult) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
     if "template" in reason or "LoRA adapter" in reason:
         return f"{model}: {reason}"
@@ -201,16 +195,18 @@ def _reason(model: Path, done: Ended) -> str:
 
 
 def _choose(
-    model: Path, ranked: list[Path], threads: int, extra_buffers: bool, reach: ProgressCallback
+    model: Path, ranked: list[Path], threads: int, extra_buffers: bool, progress: ProgressCallback
 ) -> CpuChoice:
     failures: list[str] = []
     for path, extra in candidates(ranked, extra_buffers):
         choice = _choice(path, extra)
-        done = compute("run", model, variant=choice.path, extra_buffers=extra, threads=threads, reach=reach)
+        done = compute(
+            "run", model, variant=choice.path, extra_buffers=extra, threads=threads, progress=progress
+        )
         if done.answer == {"finite": True}:
             return choice
         if done.answer is not None and "error" in done.answer:
-            # llama.cpp said no in good order: another backend would too
+            # llama.cpp refused it cleanly, as every backend would
             raise ModelError(_reason(model, done))
         why = "numbers that are not finite" if done.answer else done.ending
         failures.append(f"{choice.variant}{'' if extra else ' without extra buffers'}: {why}")
@@ -225,14 +221,14 @@ def _choice(path: Path | None, extra_buffers: bool) -> CpuChoice:
 
 
 def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | None, bool]]:
-    """What to try, in this order: (variant, use extra buffers). Seven at most, for each may take seconds."""
+    """Return the (variant, use extra buffers) pairs to try, in order; at most 7, as each takes seconds."""
     paths: list[Path | None] = [*ranked] or [None]
     first: list[tuple[Path | None, bool]] = [(p, True) for p in paths[:4]] if extra_buffers else []
     plain = list(dict.fromkeys([*paths[:2], paths[-1]]))
     return first + [(p, False) for p in plain]
 
 
-def _recalled(memo: Path) -> Probe | None:
+def _load_probe(memo: Path) -> Probe | None:
     try:
         data = load_cached(memo)
         return Probe(ModelMetadata(**_tuples(data["facts"])), CpuChoice(**data["choice"]))

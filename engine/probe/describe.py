@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are loaded, found out in child processes once for each file."""
+"""Describes a model before its weights are loaded, by child processes that run once per file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.types import ModelInfo, ProgressCallback, no_progress
 
 
 def batch_costs(model: Path, choice: CpuChoice, threads: int) -> BatchCostModel | None:
-    """What guessing ahead costs with a cache of f16; None where it cannot be taken back, or timing failed."""
+    """Return the cost of batches with an f16 KV cache; None without truncation, or when timing failed."""
     memo = cache_path("batches", model, choice, threads)
     found = load_cached(memo)
     if found is None:
@@ -30,9 +30,9 @@ def batch_costs(model: Path, choice: CpuChoice, threads: int) -> BatchCostModel 
 
 @dataclass(frozen=True)
 class Description:
-    """A file that was opened and computed with; `costs` are those of the file alone, with a KV cache of f16.
+    """A probed file; `costs` are for the model without adapters, with an f16 KV cache.
 
-    They are None where they are not known, or not wanted. `timed` tells whether a child was asked for them.
+    They are None when unknown or not wanted. `timed` is True when a child process measured them.
     """
 
     probe: Probe
@@ -41,10 +41,10 @@ class Description:
     timed: bool
 
 
-def describe(path: Path, settings: EngineConfig, reach: ProgressCallback = no_progress) -> Description:
-    """Vouch for a file. Raises as engine.probe.cpu_backend.probe_model, which tells `reach` how far it is."""
+def describe(path: Path, settings: EngineConfig, progress: ProgressCallback = no_progress) -> Description:
+    """Probe a file. Raises as engine.probe.cpu_backend.probe_model, which calls `progress`."""
     threads = settings.threads or physical_cores()
-    probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, reach=reach)
+    probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, progress=progress)
     timed = settings.speculation and settings.kv_type == "f16"
     costs = batch_costs(path, probe.choice, threads) if timed else None
     return Description(probe, _info(path, probe, settings, threads), costs, timed)

@@ -1,7 +1,7 @@
-"""Messages -> prompt tokens: the model's own chat template, in jinja2's sandbox.
+"""Messages -> prompt tokens: the model's chat template, in jinja2's sandbox.
 
-The environment is the one of transformers (utils/chat_template_utils.py), so that a template does here what
-it did in training. Control tokens spelled out in a message ("<|im_end|>") stay plain text: they are cut out
+The environment equals that of transformers (utils/chat_template_utils.py), so that templates render as in
+training. Control tokens spelled out in a message ("<|im_end|>") stay plain text: they are cut out
 before the template runs, so a message can neither end its turn nor open another.
 """
 
@@ -27,21 +27,21 @@ _MARK = "system-prompt-probe"
 
 
 class TemplateTokenizer(Protocol):
-    """What a template needs of a vocabulary."""
+    """The tokenizer methods that prompts need."""
 
     bos: int
     add_bos: bool
     is_sentencepiece: bool
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text, without a BOS."""
+        """Return the token ids of a text, without BOS."""
         ...
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's words for training; to render, it is nothing."""
+    """`{% generation %}` marks the assistant's text for training; rendering ignores it."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2's own way
+    tags = {"generation"}  # noqa: RUF012 - jinja2's interface
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         """Keep the body, drop the tag."""
@@ -77,7 +77,7 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """A chat template that is compiled and known to render a plain conversation."""
+    """A compiled chat template that renders at least a plain conversation."""
 
     def __init__(self, source: str, bos: str, eos: str) -> None:
         """`bos` and `eos` are spellings of the vocabulary, or "". Raises ModelError."""
@@ -90,12 +90,12 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
             self._render([{"role": "user", "content": "Hello"}])
-        except Exception as error:  # a template is a stranger's program: it may raise anything
+        except Exception as error:  # an untrusted template may raise anything
             raise ModelError(f"the model's chat template does not render: {_brief(error)}") from error
         self.takes_system = self._takes_system()
 
     def _takes_system(self) -> bool:
-        # Some templates raise on a system message (Gemma), others leave it out in silence.
+        # Some templates raise on a system message (Gemma), others drop it silently.
         probe: list[Message] = [{"role": "system", "content": _MARK}, {"role": "user", "content": "Hello"}]
         try:
             return _MARK in self._render(probe)
@@ -112,9 +112,9 @@ class ChatTemplate:
         )
 
     def render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
-        """The prompt's text, up to where the assistant begins. Raises RequestError.
+        """Render the prompt up to the beginning of the answer. Raises RequestError.
 
-        What is `answered` ends with the last message: no further answer is begun.
+        With `answered`, it ends after the last message, without a generation prompt.
         """
         shaped = list(messages) if self.takes_system else merge_system(messages)
         try:
@@ -144,7 +144,7 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:
-    """Put system messages in front of the first user message, for templates that know no system role."""
+    """Put system messages in front of the first user message, for templates without a system role."""
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
     rest: list[Message] = [m for m in messages if m["role"] != "system"]
     if not system:
@@ -168,10 +168,10 @@ class PromptBuilder:
         self._control = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
     def tokens(self, messages: Sequence[Message], *, answered: bool = False) -> list[int]:
-        """Token ids of the whole prompt, with exactly one BOS if the model wants one. Raises RequestError.
+        """Return the prompt's token ids, with exactly one BOS if the model uses one. Raises RequestError.
 
-        An answer that comes last is continued: it stands where the model would begin to write, and its turn
-        stays open. Whatever it spells is text. If the conversation is `answered`, its turn is closed instead.
+        A final assistant message is continued: it follows the generation prompt, its turn stays open, and its
+        special tokens are plain text. With `answered`, its turn is closed.
         """
         check_messages(messages)
         if messages[-1]["role"] == "assistant" and not answered:
@@ -182,7 +182,7 @@ class PromptBuilder:
         return self._one_bos(self._tokenize(text, hidden.spellings))
 
     def measure(self, text: str) -> int:
-        """Tokens of a text alone, without the template's."""
+        """Return the number of tokens of a text, without the template's."""
         return len(self._tokenizer.tokenize(text, special=False))
 
     def _hide(self, messages: Sequence[Message]) -> _Hidden:
@@ -213,7 +213,7 @@ class PromptBuilder:
         return ids
 
     def _part(self, text: str, *, special: bool, first: bool) -> list[int]:
-        """Tokens of a part of the prompt that begins in mid-text.
+        """Tokenize a part of the prompt that does not begin the text.
 
         SentencePiece puts a space before a text. A private-use character in front takes that space, falls
         back to byte tokens, which merge with nothing, and is cut off again.
@@ -235,14 +235,14 @@ class PromptBuilder:
 
 
 def _next(free: Iterator[str]) -> str:
-    """The next character that no message contains. Raises RequestError."""
+    """Return the next character that no message contains. Raises RequestError."""
     if (mark := next(free, None)) is None:
         raise RequestError("the messages contain every private-use character: leave some of them out")
     return mark
 
 
 class _Hidden:
-    """Messages with stand-ins, and what each stand-in stands for."""
+    """Messages with placeholders, and the spelling of each placeholder."""
 
     def __init__(self, messages: list[Message], spellings: dict[str, str]) -> None:
         self.messages = messages

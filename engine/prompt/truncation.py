@@ -1,8 +1,8 @@
-"""A conversation that outgrew its context loses its oldest turns, whole, and always the same ones.
+"""Truncates conversations that outgrew their context, by whole turns and always in the same way.
 
-A drop changes the beginning of the prompt, so that nothing of the cache can be used again. So a drop makes
-room for several turns at once, and what was dropped is worked out by going through the conversation turn by
-turn, as it grew: the next turn comes to the same result without anyone having remembered it.
+A drop changes the beginning of the prompt and so invalidates the prefix cache. Therefore a drop makes room
+for several turns at once, and is recomputed by replaying the conversation turn by turn: the next turn gives
+the same result without any stored state.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import accumulate
 from engine.errors import RequestError
 from engine.types import Message, MessagesDropped
 
-_LOW_WATER = 2 / 3  # of the room is what a drop leaves full
-_FRAME = 8  # tokens that a template puts around a message; too many are better than too few
+_LOW_WATER = 2 / 3  # share of the room that is still used after a drop
+_FRAME = 8  # estimated tokens of the template per message, rather too many than too few
 
 
 @dataclass(frozen=True)
 class Window:
-    """The messages that stay, their prompt's tokens, and what was dropped, if anything was."""
+    """The remaining messages, their prompt's tokens, and what was dropped, if anything."""
 
     messages: list[Message]
     tokens: list[int]
@@ -35,8 +35,8 @@ def truncate(
 ) -> Window:
     """Drop the oldest turns until the prompt has at most `room` tokens, or only the last turn is left.
 
-    System messages and the last turn always stay, so the result may still be too long. `tokenize` gives the
-    whole prompt of messages, `measure` the number of tokens of a text alone.
+    System messages and the last turn always stay, so the result may still be too long. `tokenize` returns the
+    prompt of messages, `measure` the number of tokens of a text without the template.
     """
     tokens = tokenize(messages)
     turns = split_turns(messages)
@@ -52,7 +52,7 @@ def truncate(
 
 
 def keep_all(messages: Sequence[Message], tokens: list[int], room: int) -> Window:
-    """All messages, where none may be dropped. Raises RequestError when they have more tokens than `room`."""
+    """Return all messages. Raises RequestError when they have more tokens than `room`."""
     if len(tokens) > room:
         raise RequestError(
             f"the conversation has {len(tokens)} tokens, and {room} are the most that leave an answer its "
@@ -62,9 +62,9 @@ def keep_all(messages: Sequence[Message], tokens: list[int], room: int) -> Windo
 
 
 def split_turns(messages: Sequence[Message]) -> list[list[int]]:
-    """Indices of each turn's messages, without the system's: a user's message and all up to the next one.
+    """Return the message indices of each turn: a user message and all up to the next, without system ones.
 
-    What an assistant says before the first question belongs to the first turn.
+    Assistant messages before the first question belong to the first turn.
     """
     turns: list[list[int]] = [[]]
     asked = False
@@ -80,10 +80,10 @@ def split_turns(messages: Sequence[Message]) -> list[list[int]]:
 
 
 def first_kept(turns: Sequence[tuple[int, int]], room: int) -> int:
-    """The first turn that stays, where each turn is (tokens until it is answered, tokens with its answer).
+    """Return the index of the first turn to keep; turns are (tokens of the question, with its answer).
 
-    Goes through the conversation as it grew: when a question no longer fitted, turns went until what was
-    left filled no more than two thirds of the room.
+    Replays the conversation: whenever a question did not fit, turns were dropped until the rest filled at
+    most two thirds of the room.
     """
     first = 0
     past = [0, *accumulate(whole for _, whole in turns)]

@@ -1,4 +1,4 @@
-"""LlamaBackend: a ChatBackend with a GGUF in this process."""
+"""LlamaBackend: a ChatBackend that runs a GGUF in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_cpu_backend
 from engine.probe.describe import describe
-from engine.prompt.chat_template import ChatTemplate, PromptBuilder
+from engine.prompt.chat_template import PromptBuilder
 from engine.prompt.truncation import Window, keep_all, truncate
 from engine.serving.stream import LlamaStream
 from engine.serving.worker import Worker
@@ -32,7 +32,7 @@ from ggufio import shards
 
 
 def check_room(path: Path, free: int | None) -> None:
-    """Raise QueueFull if a model's weights alone are more than the `free` bytes; None lets all pass."""
+    """Raise QueueFull if a model's weights exceed the `free` bytes; None skips the check."""
     size = shards.size(path)
     if free is not None and size > free:
         raise QueueFull(
@@ -41,7 +41,7 @@ def check_room(path: Path, free: int | None) -> None:
         )
 
 
-_PROBED = 0.5  # of the way to an answer, where the file was never seen
+_PROBED = 0.5  # share of the progress, for a file without a cached probe
 
 
 class LlamaBackend:
@@ -66,38 +66,35 @@ class LlamaBackend:
 
     @classmethod
     def open(
-        cls, model_path: Path, settings: EngineConfig | None = None, reach: ProgressCallback = no_progress
+        cls, model_path: Path, settings: EngineConfig | None = None, progress: ProgressCallback = no_progress
     ) -> LlamaBackend:
-        """Vouch for the file in a child process (once), load it, start the engine.
+        """Probe the file in a child process (once), load it, and start the engine.
 
-        `reach` is told how far that is. Raises ModelError, BackendError, or EngineError when the memory does
-        not suffice or `reach` says to stop.
+        Raises ModelError, BackendError, and EngineError when memory is short or `progress` returns False.
         """
         settings = settings or EngineConfig()
         begun = 0.0 if is_known(model_path, settings.use_extra_buffers) else _PROBED
-        known = describe(model_path, settings, scaled(reach, 0.0, _PROBED))
+        known = describe(model_path, settings, scaled(progress, 0.0, _PROBED))
         info, facts, choice = known.info, known.probe.facts, known.probe.choice
         load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
-        model = Model(model_path, extra_buffers=choice.extra_buffers, reach=scaled(reach, begun, 1.0))
+        model = Model(model_path, extra_buffers=choice.extra_buffers, progress=scaled(progress, begun, 1.0))
         try:
-            prompts = PromptBuilder(
-                ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control
-            )
+            prompts = facts.prompt_builder(model.vocab)
             worker = _worker(model, info, settings, known.costs, measures=not known.timed)
         except Exception:
             model.close()
             raise
-        reach(1.0)
+        progress(1.0)
         return cls(model, prompts, worker, info, settings=settings, choice=choice)
 
     def with_adapter(
-        self, path: Path, scale: float = 1.0, reach: ProgressCallback = no_progress
+        self, path: Path, scale: float = 1.0, progress: ProgressCallback = no_progress
     ) -> LlamaBackend:
-        """A second backend: the same weights in memory, with one LoRA adapter's GGUF on them at `scale`.
+        """Return a second backend on the same weights, with one LoRA adapter's GGUF at `scale`.
 
-        Each is closed on its own, in any order. Raises ModelError, or EngineError as `open` does.
+        The two are closed independently, in any order. Raises ModelError, or EngineError as `open` does.
         """
-        checking = scaled(reach, 0.0, 0.7)
+        checking = scaled(progress, 0.0, 0.7)
         check_adapter(Path(self._info.path), path, self._choice, self._info.threads, checking)
         info, settings, choice = replace(self._info, adapter=str(path)), self._settings, self._choice
         with ExitStack() as undo:
@@ -107,37 +104,37 @@ class LlamaBackend:
             undo.callback(adapter.close)
             worker = _worker(model, info, settings, adapter=adapter)
             undo.pop_all()
-        reach(1.0)
+        progress(1.0)
         return LlamaBackend(
             model, self._prompts, worker, info, settings=settings, choice=choice, adapter=adapter
         )
 
     @property
     def info(self) -> ModelInfo:
-        """The model that answers."""
+        """Return the description of the model."""
         return self._info
 
     @property
-    def down(self) -> bool:
-        """Whether the engine is closed or failed for good, so that only a new backend helps."""
-        return self._worker.down
+    def failed(self) -> bool:
+        """Return whether the engine is closed or failed permanently, so that a new backend is needed."""
+        return self._worker.failed
 
     def stats(self) -> EngineStats:
-        """What the engine has done so far; after a restart the counts go on."""
+        """Return the engine's counters, which survive its restarts."""
         return self._worker.stats()
 
     def stream(self, messages: Sequence[Message], sampling: SamplingParams | None = None) -> LlamaStream:
         """Start an answer. Raises RequestError, QueueFull or EngineStopped at once.
 
-        A conversation that outgrew its context loses its oldest turns (a `Dropped` then comes first) or is
-        refused, as `sampling.overflow` says.
+        A conversation that outgrew its context loses its oldest turns (the first event is then
+        MessagesDropped) or is refused, depending on `sampling.overflow`.
         """
         sampling = sampling or SamplingParams()
         window = self._window(messages, sampling)
         self._check(window.tokens)
         begun = messages[-1]["role"] == "assistant"
-        settled = self._settle(sampling)
-        return LlamaStream(self._worker, window.tokens, settled, window.dropped, continues=begun)
+        compiled = self._compile(sampling)
+        return LlamaStream(self._worker, window.tokens, compiled, window.dropped, continues=begun)
 
     def ask(self, question: str, system_prompt: str = "", **sampling: Any) -> str:
         """Return the whole answer to one question; `sampling` sets fields of SamplingParams by name.
@@ -150,18 +147,18 @@ class LlamaBackend:
         return "".join(event.delta for event in stream if isinstance(event, TextDelta))
 
     def _window(self, messages: Sequence[Message], sampling: SamplingParams) -> Window:
-        """The turns that leave the answer its room: what it may need, but no more than a quarter."""
+        """Truncate the conversation to leave room for the answer: up to a quarter of the context."""
         context = self._info.context
         answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
-        room = min(context - answer, self._longest_prompt)
-        with self._reading() as prompts:
+        room = min(context - answer, self._max_prompt)
+        with self._open_prompts() as prompts:
             if sampling.overflow == "refuse":
                 return keep_all(messages, prompts.tokens(messages), room)
             return truncate(messages, room, prompts.tokens, prompts.measure)
 
     @contextmanager
-    def _reading(self) -> Iterator[PromptBuilder]:
-        """The vocabulary outlives what is read with it: for that long it has one more owner."""
+    def _open_prompts(self) -> Iterator[PromptBuilder]:
+        """Hold a share of the model, so that its vocabulary stays valid inside the block."""
         model = self._shared()
         try:
             yield self._prompts
@@ -175,31 +172,31 @@ class LlamaBackend:
             return self._model.share()
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt of a conversation as token ids. Raises RequestError."""
-        with self._reading() as prompts:
+        """Return the token ids of a conversation's prompt. Raises RequestError."""
+        with self._open_prompts() as prompts:
             return prompts.tokens(messages)
 
-    def _settle(self, sampling: SamplingParams) -> SamplingParams:
-        with self._reading():
+    def _compile(self, sampling: SamplingParams) -> SamplingParams:
+        with self._open_prompts():
             return compile_grammar(sampling, self._model.vocab)
 
     @property
-    def _longest_prompt(self) -> int:
-        most = self._info.context - 1
-        return min(most, self._settings.max_prompt_tokens or most)
+    def _max_prompt(self) -> int:
+        longest = self._info.context - 1
+        return min(longest, self._settings.max_prompt_tokens or longest)
 
     def _check(self, tokens: list[int]) -> None:
-        most = self._longest_prompt
+        longest = self._max_prompt
         if not tokens:
             raise RequestError("the prompt is empty: send a message")
-        if len(tokens) > most:
+        if len(tokens) > longest:
             raise RequestError(
-                f"the message is {len(tokens) - most} tokens too long: the prompt has {len(tokens)}, and "
-                f"{most} are the most that it may have here; shorten it or raise the context"
+                f"the message is {len(tokens) - longest} tokens too long: the prompt has {len(tokens)}, and "
+                f"{longest} are the most that it may have here; shorten it or raise the context"
             )
 
     def close(self) -> None:
-        """Stop all answers (their streams raise EngineStopped) and free the model. Twice is no error."""
+        """Stop all answers (their streams raise EngineStopped) and free the model. Idempotent."""
         with self._lock:
             if self._closed:
                 return
@@ -225,7 +222,7 @@ def _worker(
     adapter: Adapter | None = None,
     measures: bool = True,
 ) -> Worker:
-    """With an engine, built anew when it fails; without `costs`, it measures them or does without."""
+    """Return a worker that rebuilds its engine on failure; `measures` times batches if `costs` is None."""
     counters = Counters()
 
     def build() -> Engine:
@@ -259,8 +256,8 @@ def _worker(
 
 
 def _measured(runner: Runner, settings: EngineConfig) -> BatchCostModel | None:
-    """What guessing ahead costs, or None where it is not wanted or cannot be taken back."""
-    if not settings.speculation or not runner.can_cut:
+    """Measure the cost of batches; None when speculation is off or caches cannot be truncated."""
+    if not settings.speculation or not runner.can_truncate:
         return None
     return measure(runner, time.perf_counter)
 
@@ -273,28 +270,28 @@ class ModelLoader:
         self._opened: dict[Path, weakref.WeakSet[LlamaBackend]] = defaultdict(weakref.WeakSet)
 
     def __call__(
-        self, path: Path, adapter: Path | None = None, reach: ProgressCallback = no_progress
+        self, path: Path, adapter: Path | None = None, progress: ProgressCallback = no_progress
     ) -> LlamaBackend:
-        """The model of a file, with an adapter's GGUF on it if one is given. Raises as LlamaBackend does."""
-        opened = self._adapted(path, adapter, reach) if adapter is not None else self._open(path, reach)
+        """Open a model, with an adapter's GGUF if one is given. Raises as LlamaBackend.open."""
+        opened = self._adapted(path, adapter, progress) if adapter is not None else self._open(path, progress)
         self._opened[path].add(opened)
         return opened
 
     def describe(self, path: Path) -> ModelInfo:
-        """What is known of a model before it is opened. Raises ModelError or BackendError."""
+        """Describe a model without opening it. Raises ModelError or BackendError."""
         return describe(path, self._settings).info
 
-    def _open(self, path: Path, reach: ProgressCallback) -> LlamaBackend:
-        """Load weights, if there is room beside those in memory; the only model always has its try."""
+    def _open(self, path: Path, progress: ProgressCallback) -> LlamaBackend:
+        """Load weights. The memory check is skipped when no other model is loaded."""
         if any(self._opened.values()):
             check_room(path, free_memory())
-        return LlamaBackend.open(path, self._settings, reach)
+        return LlamaBackend.open(path, self._settings, progress)
 
-    def _adapted(self, path: Path, adapter: Path, reach: ProgressCallback) -> LlamaBackend:
+    def _adapted(self, path: Path, adapter: Path, progress: ProgressCallback) -> LlamaBackend:
         for there in list(self._opened[path]):
             try:
-                return there.with_adapter(adapter, reach=reach)
-            except EngineStopped:  # it was closed, and only lingers until it is collected
+                return there.with_adapter(adapter, progress=progress)
+            except EngineStopped:  # closed, but not collected yet
                 continue
-        with self._open(path, scaled(reach, 0.0, 0.6)) as plain:
-            return plain.with_adapter(adapter, reach=scaled(reach, 0.6, 1.0))
+        with self._open(path, scaled(progress, 0.0, 0.6)) as plain:
+            return plain.with_adapter(adapter, progress=scaled(progress, 0.6, 1.0))

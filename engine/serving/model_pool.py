@@ -1,9 +1,8 @@
-"""ModelPool: several models in one process, each loaded when it is asked for.
+"""ModelPool: several models in one process, loaded on demand and closed least recently used first.
 
-Models load one after another, in a thread of the pool's own. Whoever asks for one borrows it, and what is
-borrowed is never closed under an answer. Beyond `most_loaded` models, the idle one that was asked for longest
-ago is closed. A model that fails to load changes nothing for the others; one that nobody waits for any more
-stops loading. While a new one loads, the old ones stay, so that for a moment there is one more in memory.
+Models load one after another in the pool's thread. A leased model is never closed. Beyond `max_loaded`
+models, the least recently requested idle one is closed, but only after the new one has loaded, so that one
+more is in memory for a moment. A failed load does not affect other models; a load without waiters stops.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from engine.types import ProgressCallback
 
 @dataclass(eq=False)
 class _ModelEntry:
-    """One model: loading, loaded or failed; `users` count from the moment they ask.
+    """One model: loading, loaded or failed. `users` counts its leases, waiting ones too.
 
-    `share` of its load is done, from 0 to 1.
+    `share` is the progress of its load, 0 to 1.
     """
 
     backend: Future[ChatBackend] = field(default_factory=Future)
@@ -35,87 +34,84 @@ class _ModelEntry:
     def loaded(self) -> bool:
         return self.backend.done() and self.backend.exception() is None
 
-    def reach(self, share: float) -> bool:
-        """The load is so far: whether anybody waits for it."""
+    def on_progress(self, share: float) -> bool:
+        """Record the progress of the load; return whether it still has waiters."""
         self.share = max(self.share, share)
         return self.users > 0
 
     @property
-    def down(self) -> bool:
-        """Whether its engine failed for good."""
+    def failed(self) -> bool:
+        """Return whether its engine failed permanently."""
         backend = self.backend.result() if self.loaded else None
-        return isinstance(backend, SupportsHealth) and backend.down
+        return isinstance(backend, SupportsHealth) and backend.failed
 
 
 class ModelLease:
-    """One user's hold on a model: `backend` is there once it has loaded, and stays until `give_back`."""
+    """Keeps a model in memory until `release`; its future `backend` is done when the model has loaded."""
 
-    def __init__(self, place: _ModelEntry, give_back: Callable[[_ModelEntry], None]) -> None:
-        self.backend = place.backend
-        self._place: _ModelEntry | None = place
-        self._give_back = give_back
+    def __init__(self, entry: _ModelEntry, release: Callable[[_ModelEntry], None]) -> None:
+        self.backend = entry.backend
+        self._entry: _ModelEntry | None = entry
+        self._release = release
 
-    def give_back(self) -> None:
-        """The model may be closed from now on. Returns at once; twice is no error."""
-        place, self._place = self._place, None
-        if place is not None:
-            self._give_back(place)
+    def release(self) -> None:
+        """Let the pool close the model. Returns at once; idempotent."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._release(entry)
 
 
 class ModelPool:
-    """Models by their keys. Safe to use from any thread; `ui.models.registry` is for event loops."""
+    """Models by key. Safe from any thread; in event loops use `ui.models.registry`."""
 
     def __init__(
         self,
         open_model: Callable[[str, ProgressCallback], ChatBackend],
         keys: Iterable[str],
         first: str,
-        most_loaded: int = 2,
+        max_loaded: int = 2,
     ) -> None:
-        """`open_model` loads the model of a key, which nobody else may ask for, and tells how far it is.
-
-        `first` is the default.
-        """
-        assert most_loaded >= 1, most_loaded
-        self._open, self._first, self._most = open_model, first, most_loaded
+        """`open_model(key, progress)` loads a model in the pool's thread; `first` is the default key."""
+        assert max_loaded >= 1, max_loaded
+        self._open, self._first, self._max_loaded = open_model, first, max_loaded
         self._keys = dict.fromkeys([first, *keys])
-        self._places: dict[str, _ModelEntry] = {}  # in the order in which they were last asked for
-        self._past = EngineStats()  # what closed models have done
+        self._entries: dict[str, _ModelEntry] = {}  # the most recently requested last
+        self._past = EngineStats()  # counters of closed models
         self._closed = False
-        self._lock = threading.RLock()  # a future that is done calls `give_back` within it
+        self._lock = threading.RLock()  # reentrant: a completed future calls `release` within it
         self._thread = ThreadPoolExecutor(1, "models")  # loads and closes, one after another
 
     @property
     def default(self) -> str:
-        """The key of the model that answers who names none."""
+        """Return the key of the default model."""
         return self._first
 
     def keys(self) -> list[str]:
-        """The keys that may be asked for, the default first."""
+        """Return the registered keys, the default first."""
         with self._lock:
             return list(self._keys)
 
-    def offer(self, key: str) -> None:
-        """Let `key` be asked for from now on; the caller vouches for it."""
+    def register(self, key: str) -> None:
+        """Allow a key in `acquire`; the caller has checked it."""
         with self._lock:
             self._keys.setdefault(key)
 
     def loaded(self) -> list[str]:
-        """The keys of the models in memory, the one asked for last at the end."""
+        """Return the keys of the models in memory, the most recently requested last."""
         with self._lock:
-            return [key for key, place in self._places.items() if place.loaded]
+            return [key for key, entry in self._entries.items() if entry.loaded]
 
     def loading(self, key: str) -> float:
-        """How much of a model's load is done, from 0 to 1; 0 also for one that nobody has asked for."""
+        """Return the progress of a model's load, 0 to 1; 0 for a model that was not requested."""
         with self._lock:
-            place = self._places.get(key)
-            return place.share if place is not None else 0.0
+            entry = self._entries.get(key)
+            return entry.share if entry is not None else 0.0
 
-    def lend(self, key: str | None = None) -> ModelLease:
-        """Borrow a model, the default for None; it starts to load if it is not there. Returns at once.
+    def acquire(self, key: str | None = None) -> ModelLease:
+        """Lease a model, the default for None, and start loading it if needed. Returns at once.
 
-        Raises ModelError for a key that is not offered, and EngineStopped after `close`. The loan's `backend`
-        is what says that a model does not load.
+        Raises ModelError for an unregistered key, and EngineStopped after `close`. A failed load raises from
+        the lease's `backend`.
         """
         key = self._first if key is None else key
         with self._lock:
@@ -123,105 +119,105 @@ class ModelPool:
                 raise EngineStopped("the models were shut down")
             if key not in self._keys:
                 raise ModelError(f"model {key!r} is not offered here: choose one of the list")
-            place = self._places.pop(key, None)
-            if place is not None and place.down:  # who borrowed it was told; it is loaded anew
-                self._retire(place)
-                place = None
-            if place is None:
-                place = _ModelEntry()
-                place.users = 1
-                self._thread.submit(self._load, key, place)
+            entry = self._entries.pop(key, None)
+            if entry is not None and entry.failed:  # its users got the error; load it again
+                self._retire(entry)
+                entry = None
+            if entry is None:
+                entry = _ModelEntry()
+                entry.users = 1
+                self._thread.submit(self._load, key, entry)
             else:
-                place.users += 1
-            self._places[key] = place
-        return ModelLease(place, self._take_back)
+                entry.users += 1
+            self._entries[key] = entry
+        return ModelLease(entry, self._release)
 
     @contextmanager
     def use(self, key: str | None = None) -> Iterator[ChatBackend]:
-        """The model for the time of a `with` block, loaded if need be. Raises as `lend` and the opener."""
-        loan = self.lend(key)
+        """Yield a model, loaded if needed. Raises as `acquire` and `open_model`."""
+        lease = self.acquire(key)
         try:
-            yield loan.backend.result()
+            yield lease.backend.result()
         finally:
-            loan.give_back()
+            lease.release()
 
     def preload(self, key: str | None = None) -> Future[ChatBackend]:
-        """Have a model in memory for who asks next. Returns at once; raises as `lend` does."""
-        loan = self.lend(key)
-        loan.backend.add_done_callback(lambda _: loan.give_back())
-        return loan.backend
+        """Start loading a model without leasing it. Returns at once; raises as `acquire`."""
+        lease = self.acquire(key)
+        lease.backend.add_done_callback(lambda _: lease.release())
+        return lease.backend
 
     def load(self, key: str | None = None) -> None:
-        """As `preload`, but waits for it. Raises as `use` does."""
+        """Load a model and wait for it. Raises as `use`."""
         self.preload(key).result()
 
-    def down(self) -> bool:
-        """Whether the default model failed for good; who asks for it next has it loaded anew."""
+    def failed(self) -> bool:
+        """Return whether the default model failed permanently; the next `acquire` loads it again."""
         with self._lock:
-            place = self._places.get(self._first)
-            return place is not None and place.down
+            entry = self._entries.get(self._first)
+            return entry is not None and entry.failed
 
     def stats(self) -> EngineStats:
-        """What all models have done so far, those too that were closed since."""
+        """Return the counters of all models, closed ones included."""
         with self._lock:
-            here = [place.backend.result() for place in self._places.values() if place.loaded]
+            here = [entry.backend.result() for entry in self._entries.values() if entry.loaded]
             past = self._past
         return total([past, *(backend.stats() for backend in here if isinstance(backend, SupportsStats))])
 
     def close(self) -> None:
-        """Close all models, borrowed ones too: their answers raise EngineStopped. A load stops."""
+        """Close all models, leased ones too (their answers raise EngineStopped), and stop loads."""
         with self._lock:
             self._closed = True
-        self._thread.shutdown(wait=True)  # loads that wait find the pool closed, and fail
+        self._thread.shutdown(wait=True)  # queued loads find the pool closed, and fail
         with self._lock:
-            left, self._places = self._places, {}
-        for place in left.values():
-            place.backend.result().close()
+            left, self._entries = self._entries, {}
+        for entry in left.values():
+            entry.backend.result().close()
 
-    def _load(self, key: str, place: _ModelEntry) -> None:
-        """In the pool's thread: open the model, or tell all who wait why it does not open."""
+    def _load(self, key: str, entry: _ModelEntry) -> None:
+        """Open the model, in the pool's thread; an error goes to all waiters."""
         try:
             if self._closed:
                 raise EngineStopped
-            if not place.users:
+            if not entry.users:
                 raise EngineStopped(f"nobody waits for model {key!r} any more")
-            backend = self._open(key, lambda share: place.reach(share) and not self._closed)
-        except Exception as failure:  # noqa: BLE001 - a boundary: whatever happened, every waiter is told
+            backend = self._open(key, lambda share: entry.on_progress(share) and not self._closed)
+        except Exception as failure:  # noqa: BLE001 - a boundary: every waiter gets the error
             error = EngineStopped("the models were shut down") if self._closed else failure
             with self._lock:
-                if self._places.get(key) is place:
-                    del self._places[key]
-            place.backend.set_exception(error)
+                if self._entries.get(key) is entry:
+                    del self._entries[key]
+            entry.backend.set_exception(error)
             return
         with self._lock:
-            wanted = self._places.get(key) is place
+            wanted = self._entries.get(key) is entry
             if wanted:
-                place.backend.set_result(backend)
-        if not wanted:  # the last one left in the very last moment
+                entry.backend.set_result(backend)
+        if not wanted:  # the last waiter left just now
             backend.close()
         self._make_room()
 
-    def _take_back(self, place: _ModelEntry) -> None:
+    def _release(self, entry: _ModelEntry) -> None:
         with self._lock:
-            place.users -= 1
-            if not place.users and not place.backend.done():  # who asks from now on starts another load
-                self._places = {key: other for key, other in self._places.items() if other is not place}
+            entry.users -= 1
+            if not entry.users and not entry.backend.done():  # the next `acquire` starts another load
+                self._entries = {key: other for key, other in self._entries.items() if other is not entry}
         self._make_room()
 
     def _make_room(self) -> None:
-        """Have the oldest idle models closed, while there are too many; the one asked for last stays."""
+        """Close the least recently requested idle models beyond `max_loaded`; the latest one stays."""
         with self._lock:
             if self._closed:
                 return
-            loaded = [key for key, place in self._places.items() if place.loaded]
-            idle = [key for key in loaded[:-1] if not self._places[key].users]
-            for key in idle[: max(0, len(loaded) - self._most)]:
-                self._retire(self._places.pop(key))
+            loaded = [key for key, entry in self._entries.items() if entry.loaded]
+            idle = [key for key in loaded[:-1] if not self._entries[key].users]
+            for key in idle[: max(0, len(loaded) - self._max_loaded)]:
+                self._retire(self._entries.pop(key))
 
-    def _retire(self, place: _ModelEntry) -> None:
-        """Close a model that is no longer lent, and keep its counts."""
-        backend = place.backend.result()
+    def _retire(self, entry: _ModelEntry) -> None:
+        """Close a model without leases, and keep its counters."""
+        backend = entry.backend.result()
         if isinstance(backend, SupportsStats):
             self._past = total([self._past, at_rest(backend.stats())])
-        # in the pool's thread: no event loop waits for it, and the next load finds the room
+        # in the pool's thread: no event loop waits for it, and it precedes the next load
         self._thread.submit(backend.close)

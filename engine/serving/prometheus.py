@@ -44,14 +44,14 @@ _COUNTERS = {
 
 
 def registry(stats: Callable[[], EngineStats]) -> CollectorRegistry:
-    """A registry of its own, which asks for a snapshot at each scrape."""
+    """Return a registry that takes a snapshot at each scrape."""
     made = CollectorRegistry()
     made.register(_Snapshot(stats))
     return made
 
 
 def exposition(metrics: CollectorRegistry) -> bytes:
-    """The text of a scrape, of the type CONTENT_TYPE."""
+    """Return the text of a scrape, of type CONTENT_TYPE."""
     return generate_latest(metrics)
 
 

@@ -1,4 +1,4 @@
-"""ChatBackend: the interface that pages and terminal use; implemented in engine.serving.backend."""
+"""ChatBackend: the interface between user interfaces and the engine; see engine.serving.backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.types import Event, Message, ModelInfo
 
 
 class ChatStream(Protocol):
-    """One answer under way: iterate it (from a thread or an event loop) for its events.
+    """One answer in progress: iterate it for its events, in a thread or an event loop.
 
     The last event is always `Finished`, or the iteration raises an EngineError. `cancel` stops an
     answer: it returns at once, and the engine frees the slot within one step.
@@ -22,9 +22,9 @@ class ChatStream(Protocol):
     def __aiter__(self) -> AsyncIterator[Event]: ...
 
     async def batch(self, seconds: float) -> list[Event]:
-        """The events of so many seconds, or of as many as it takes until there is one; the end comes at once.
+        """Return the events of the next seconds, at least one; returns early when the answer ends.
 
-        Instead of iterating, for who shows an answer now and then: the event loop sleeps meanwhile.
+        Alternative to iterating, for callers that refresh at intervals; does not block the event loop.
         """
         ...
 
@@ -34,15 +34,15 @@ class ChatStream(Protocol):
 
 
 class ChatBackend(Protocol):
-    """Something that answers chats with one model."""
+    """Answers chats with one model."""
 
     @property
     def info(self) -> ModelInfo:
-        """The model that answers."""
+        """Return the description of the model."""
         ...
 
     def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:
-        """Start an answer to `messages`; raises RequestError or QueueFull at once if it cannot be served."""
+        """Start an answer to `messages`. Raises RequestError or QueueFull at once."""
         ...
 
     def close(self) -> None:
@@ -52,18 +52,18 @@ class ChatBackend(Protocol):
 
 @runtime_checkable
 class SupportsHealth(Protocol):
-    """A backend that may fail for good."""
+    """A backend that may fail permanently."""
 
     @property
-    def down(self) -> bool:
-        """Whether it answers nobody any more."""
+    def failed(self) -> bool:
+        """Return whether the backend no longer answers."""
         ...
 
 
 @runtime_checkable
 class SupportsStats(Protocol):
-    """A backend that counts what it does."""
+    """A backend with counters."""
 
     def stats(self) -> EngineStats:
-        """What was done so far; from any thread."""
+        """Return the counters. Safe from any thread."""
         ...

@@ -1,4 +1,4 @@
-"""One answer under way, from the engine's thread to its one reader."""
+"""Streams one answer from the engine's thread to its single reader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.types import Event, Finished
 
 
 class LlamaStream:
-    """One answer under way (engine.serving.protocols.ChatStream). Iterate it once, from one thread or task.
+    """One answer in progress (engine.serving.protocols.ChatStream). Iterate it once, from one thread or task.
 
     Leaving the loop, cancelling the task, or dropping the stream cancels the answer.
     """
@@ -31,12 +31,12 @@ class LlamaStream:
         *,
         continues: bool = False,
     ) -> None:
-        """Queue the request as `Worker.submit` does; `first` is an event that comes before all others."""
+        """Queue the request as `Worker.submit` does; `first` is an event to put before all others."""
         self._mail = _Mailbox()
         if first is not None:
             self._mail.put(first)
         request = worker.submit(tokens, sampling, self._mail.put, continues=continues)
-        # The engine knows the mailbox alone, so a stream that nobody holds is collected, and cancels.
+        # The engine references only the mailbox, so an abandoned stream is collected, and cancels.
         self._cancel = weakref.finalize(self, worker.cancel, request)
         self._cancel.atexit = False
         self._worker, self._request = worker, request
@@ -53,7 +53,7 @@ class LlamaStream:
                 if isinstance(event, Finished):
                     return
         finally:
-            self.cancel()  # nothing happens when the answer is complete
+            self.cancel()  # no effect when the answer is complete
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         try:
@@ -66,7 +66,7 @@ class LlamaStream:
             self.cancel()
 
     async def batch(self, seconds: float) -> list[Event]:
-        """See engine.serving.protocols.ChatStream. Whoever stops before the end calls `cancel`."""
+        """See engine.serving.protocols.ChatStream. Call `cancel` when stopping before the end."""
         await self._mail.wait_for_end(seconds)
         events = [_unwrap(await self._mail.aget())]
         return [*events, *self._mail.get_events()]
@@ -86,7 +86,7 @@ class _Waiter:
 
 
 class _Mailbox:
-    """Events from the engine's thread to one reader, who may wait in a thread or in an event loop."""
+    """Events from the engine's thread to one reader, which waits in a thread or in an event loop."""
 
     def __init__(self) -> None:
         self._ready = threading.Condition()
@@ -95,7 +95,7 @@ class _Mailbox:
         self._waiter: _Waiter | None = None
 
     def put(self, item: Event | EngineError) -> None:
-        """Add an item, and wake the reader if that is what they wait for; never blocks."""
+        """Add an item, and wake the reader if it waits for it. Never blocks."""
         with self._ready:
             self._items.append(item)
             self._ended = isinstance(item, Finished | EngineError)
@@ -106,18 +106,18 @@ class _Mailbox:
             self._waiter = None
         try:
             waiter.loop.call_soon_threadsafe(_wake, waiter.future)
-        except RuntimeError:  # the reader's event loop is closed: there is no one to wake
+        except RuntimeError:  # the reader's event loop is closed: there is no reader to wake
             return
 
     def get(self) -> Event | EngineError:
-        """The next item; blocks the thread."""
+        """Return the next item; blocks the thread."""
         with self._ready:
             while not self._items:
                 self._ready.wait()
             return self._items.popleft()
 
     def get_events(self) -> list[Event]:
-        """All that is there, up to an error."""
+        """Return all available events, up to an error."""
         events: list[Event] = []
         with self._ready:
             while self._items and not isinstance(item := self._items[0], EngineError):
@@ -126,17 +126,17 @@ class _Mailbox:
         return events
 
     async def aget(self) -> Event | EngineError:
-        """The next item; waits in the event loop, and takes no thread for it."""
+        """Return the next item; waits in the event loop, without a thread."""
         await self._wait(lambda: bool(self._items))
         return self._items.popleft()
 
     async def wait_for_end(self, seconds: float) -> None:
-        """Wait until the last item is there, for so many seconds at most."""
+        """Wait for the last item, for at most that many seconds."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wait(lambda: self._ended), seconds)
 
     async def _wait(self, enough: Callable[[], bool]) -> None:
-        """Wait in the event loop until it is enough, which is asked again after each item."""
+        """Wait in the event loop until `enough()` is true; it is checked after each item."""
         with self._ready:
             if enough():
                 return

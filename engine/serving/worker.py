@@ -1,4 +1,4 @@
-"""The one thread that owns the engine. Requests, cancels and events cross queues; nothing else is shared."""
+"""The thread that owns the engine. Only requests, cancels and events cross threads, through queues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.types import Event, Finished
 
 _log = logging.getLogger("engine")
-_FAILURES, _WINDOW = 3, 60.0  # so many failures within so many seconds, then it stays down
+_FAILURES, _WINDOW = 3, 60.0  # failures within seconds, after which the worker stops for good
 Sink = Callable[[Event | EngineError], None]
 
 
@@ -41,20 +41,20 @@ class _Close:
 
 
 class Worker:
-    """Runs an engine in a thread of its own, and builds a new one when it fails."""
+    """Runs an engine in its own thread, and rebuilds it when it fails."""
 
     def __init__(self, build: Callable[[], Engine], *, capacity: int) -> None:
         """Start the thread and wait until the engine is built; raises what `build` raises.
 
-        `capacity` is how many requests may be alive at once, running and waiting.
+        `capacity` is the maximum number of requests, running and waiting.
         """
         self._build, self._capacity = build, capacity
         self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
-        # Guards _sinks and _down. Reentrant: the garbage collector may run anywhere, in here too, and find a
-        # stream that nobody holds any more, which cancels (see LlamaStream).
+        # Guards _sinks and _failure. Reentrant, because the garbage collector may run anywhere and collect an
+        # abandoned stream, which cancels its request (see LlamaStream).
         self._lock = threading.RLock()
         self._sinks: dict[int, Sink] = {}
-        self._down: EngineError | None = None
+        self._failure: EngineError | None = None
         self._ids = itertools.count(1)
         self._failures: deque[float] = deque(maxlen=_FAILURES)
         self._engine = build()
@@ -66,13 +66,12 @@ class Worker:
     ) -> int:
         """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
 
-        `continues` says that the prompt ends with the begin of the answer.
-
-        The last thing that a sink gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
+        `continues` is True when the prompt ends with the beginning of the answer. The last item that a sink
+        gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
         """
         with self._lock:
-            if self._down is not None:
-                raise self._down
+            if self._failure is not None:
+                raise self._failure
             if len(self._sinks) >= self._capacity:
                 raise QueueFull(
                     f"{len(self._sinks)} requests are being served or waiting: try again in a moment"
@@ -83,7 +82,7 @@ class Worker:
         return request
 
     def cancel(self, request: int) -> None:
-        """Stop a request, within one step; while its prompt is read, in the middle of the step."""
+        """Stop a request within one step; during its prefill, in the middle of the step."""
         with self._lock:
             if request not in self._sinks:
                 return
@@ -93,12 +92,12 @@ class Worker:
             engine.runner.abort()
 
     @property
-    def down(self) -> bool:
-        """Whether it was closed, or failed for good; then `submit` raises."""
-        return self._down is not None
+    def failed(self) -> bool:
+        """Return whether the worker is closed or failed permanently, so that `submit` raises."""
+        return self._failure is not None
 
     def stats(self) -> EngineStats:
-        """What the engines of this worker have done so far; from any thread."""
+        """Return the counters of this worker's engines. Safe from any thread."""
         return self._engine.stats()
 
     def close(self) -> None:
@@ -116,19 +115,19 @@ class Worker:
                 self._serve()
                 reason: EngineError = EngineStopped("the engine was shut down")
                 break
-            except Exception as error:  # noqa: BLE001 - the boundary: whatever happened, every caller is told
+            except Exception as error:  # noqa: BLE001 - the boundary: every caller gets the error
                 _log.error("the engine failed: %s", error, exc_info=error)
                 self._fail(EngineStopped(f"the engine failed ({error}); it starts again: repeat the request"))
                 if (gone := self._rebuild()) is not None:
                     reason = gone
                     break
         with self._lock:
-            self._down = reason
+            self._failure = reason
         self._fail(reason)
         self._close_engine()
 
     def _serve(self) -> None:
-        """Step until asked to close."""
+        """Step until a close command."""
         while True:
             command = self._next_command()
             if isinstance(command, _Close):
@@ -143,7 +142,7 @@ class Worker:
                 self._deliver(engine.step())
 
     def _next_command(self) -> _Add | _Cancel | _Close | None:
-        """The next command; None when there is none and the engine is busy. Waits while it is idle."""
+        """Return the next command, or None while the engine is busy. Blocks while it is idle."""
         try:
             return self._inbox.get(block=not self._engine.busy)
         except queue.Empty:
@@ -167,7 +166,7 @@ class Worker:
             sink(error)
 
     def _rebuild(self) -> EngineError | None:
-        """A new engine after a failure; an error when that fails too, or happened too often."""
+        """Build a new engine after a failure; return an error when that fails or happens too often."""
         self._failures.append(time.monotonic())
         if len(self._failures) == _FAILURES and self._failures[-1] - self._failures[0] < _WINDOW:
             return EngineStopped(
@@ -188,7 +187,7 @@ class Worker:
 
 
 def _drain(inbox: queue.SimpleQueue[_Add | _Cancel | _Close]) -> None:
-    """Forget requests and cancels, but not the wish to close."""
+    """Discard requests and cancels, but keep a close command."""
     closing = False
     while not inbox.empty():
         closing = isinstance(inbox.get(), _Close) or closing

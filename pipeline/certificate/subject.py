@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.files import sha256
+from common.worker_process import Message
 from ggufio.shards import whole_name
 from pipeline.certificate.finding import Finding
 from pipeline.sources.adapter import Adapter, read_adapter
 from pipeline.sources.model_source import Source, read_json
-from pipeline.worker_process import Message
 
 Depth = Literal["fast", "full"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.worker_process import Message, run_worker
 from pipeline.progress import StepProgress
 from pipeline.quantize.types import MIXTURE, TensorTypes
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
-from pipeline.worker_process import Message, run_worker
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.worker_process import Message, run_worker, serve
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, is_lora, read_adapter
 from pipeline.sources.model_source import Source
-from pipeline.worker_process import Message, run_worker, serve
 
 _INEXPRESSIBLE = {
     "use_dora": "DoRA rescales every row of the merged weight",

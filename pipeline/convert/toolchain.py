@@ -7,7 +7,6 @@ against a known hash, and unpacked once into a cache folder. None of it enters t
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from common.errors import MissingPackage
+from common.files import sha256
 from common.paths import cache_folder
 from pipeline.errors import InputError, PipelineError
 
@@ -104,7 +104,7 @@ def _download(version: str, scratch: Path) -> Path:
 
 
 def _check(archive: Path, expected: str) -> None:
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    digest = sha256(archive)
     if digest != expected:
         raise PipelineError(
             f"{archive.name} has the SHA-256 {digest}, not {expected}: the package index served another file"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import MissingPackage
+from common.worker_process import Message, send, serve
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
@@ -24,7 +25,6 @@ from pipeline.sources.adapter import Adapter, read_adapter
 from pipeline.sources.model_source import Source
 from pipeline.tokenizers.reference import ask_tokenizer
 from pipeline.tokenizers.select import stage_checkpoint
-from pipeline.worker_process import Message, send, serve
 
 if TYPE_CHECKING:
     from pipeline.merge.merger import Merger

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.files import publish_file, sha256
-from ggufio.file import read_tensors
+from ggufio.ggml_reader import read_tensors
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.tensors.expected import is_plain
 from pipeline.convert.job import ConvertJob, convert

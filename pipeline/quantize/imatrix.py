@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.worker_process import run_worker
 from pipeline.data.dataset import Chat, render
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.model_source import Source, read_json
-from pipeline.worker_process import run_worker
 
 CHUNK = 512
 """Tokens that are read together, as llama-imatrix does by default."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.file import TensorLocation
 from ggufio.ggml import type_name
+from ggufio.ggml_reader import TensorLocation
 from pipeline.errors import InputError
 from pipeline.quantize.types import NEEDS_IMATRIX
 

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
+from common.worker_process import Message as Request
+from common.worker_process import send, serve
 from engine.errors import EngineError
 from engine.llama.model import Model
 from engine.probe.cpu_backend import load_cpu_backend
@@ -22,8 +24,6 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.quantize.imatrix import CHUNK, has_too_few_chats
 from pipeline.quantize.imatrix_collector import Collector
 from pipeline.quantize.imatrix_file import Imatrix, write_imatrix
-from pipeline.worker_process import Message as Request
-from pipeline.worker_process import send, serve
 
 
 def gather(request: Request) -> Request:
@@ -52,7 +52,7 @@ def _trained_context(model: Model) -> int:
 
 def _tokens(model: Model, chats: Sequence[Chat]) -> list[int]:
     """All chats one after the other, as the model reads them, each with its special tokens."""
-    source = (low.llama_model_chat_template(model.handle, None) or b"").decode("utf-8", "replace")
+    source = (llama.llama_model_chat_template(model.handle, None) or b"").decode("utf-8", "replace")
     vocab = model.vocab
     template = ChatTemplate(source, vocab.text(vocab.bos), vocab.text(vocab.eos))
     builder = PromptBuilder(template, vocab, vocab.control_spellings)
@@ -67,39 +67,39 @@ def _read(model: Model, collector: Collector, tokens: Sequence[int], chunk: int,
     """Decode chunk after chunk, each as a text of its own, as llama-imatrix does."""
     vocab = model.vocab
     with _context(model, collector, chunk, threads) as context:
-        batch = low.llama_batch_init(chunk, 0, 1)
+        batch = llama.llama_batch_init(chunk, 0, 1)
         batch.n_tokens = chunk
         for start in range(0, len(tokens), chunk):
-            low.llama_memory_clear(low.llama_get_memory(context), True)
+            llama.llama_memory_clear(llama.llama_get_memory(context), True)
             for place, token in enumerate(tokens[start : start + chunk]):
                 batch.token[place] = vocab.bos if place == 0 and vocab.add_bos else token
                 batch.pos[place], batch.n_seq_id[place], batch.seq_id[place][0] = place, 1, 0
                 batch.logits[place] = True  # or the last layer would be computed for the last token alone
-            code = low.llama_decode(context, batch)
+            code = llama.llama_decode(context, batch)
             if collector.error:
                 raise collector.error
             if code != 0:
                 raise PipelineError(f"llama.cpp cannot read the chats (llama_decode returned {code})")
             send({"done": start + chunk})
-        low.llama_batch_free(batch)
+        llama.llama_batch_free(batch)
 
 
 @contextmanager
 def _context(model: Model, collector: Collector, chunk: int, threads: int) -> Iterator[Any]:
-    params = low.llama_context_default_params()
+    params = llama.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = chunk
     params.n_seq_max = 1
     params.n_threads = params.n_threads_batch = threads
     params.offload_kqv = params.op_offload = False  # what is computed stays where the callback can read it
-    callback = low.ggml_backend_sched_eval_callback(collector.on_tensor)  # it must outlive the context
+    callback = llama.ggml_backend_sched_eval_callback(collector.on_tensor)  # it must outlive the context
     params.cb_eval = callback
-    context = low.llama_init_from_model(model.handle, params)
+    context = llama.llama_init_from_model(model.handle, params)
     if not context:
         raise PipelineError(f"no memory to read {chunk} tokens at once")
     try:
         yield context
     finally:
-        low.llama_free(context)
+        llama.llama_free(context)
         del callback
 
 

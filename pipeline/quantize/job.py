@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.worker_process import Message, WorkerProcess
 from pipeline.progress import StepProgress
 from pipeline.quantize.types import MIXTURE, QuantType, TensorTypes
-from pipeline.worker_process import Message, WorkerProcess
 
 
 @dataclass(frozen=True)

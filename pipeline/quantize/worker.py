@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import MissingPackage
+from common.errors import InputError, MissingPackage
+from common.worker_process import Message, send, serve
+from ggufio.errors import GgufError
 from ggufio.ggml import type_number
 from pipeline.errors import PipelineError
 from pipeline.quantize.imatrix_file import (
@@ -23,7 +25,6 @@ from pipeline.quantize.imatrix_file import (
     read_weights,
 )
 from pipeline.quantize.types import MIXTURE, TensorTypes, regex
-from pipeline.worker_process import Message, send, serve
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
 _TENSOR = re.compile(
@@ -59,7 +60,7 @@ def quantize(request: Message) -> Message:
 
 
 def _types_of(path: Path) -> dict[str, int]:
-    from ggufio.file import read_tensors
+    from ggufio.ggml_reader import read_tensors
 
     return {name: tensor.type for name, tensor in read_tensors(path).items()}
 
@@ -151,4 +152,4 @@ def imatrix_data(importance: Importance) -> Any:
 
 
 if __name__ == "__main__":
-    serve(quantize, ahead=("llama_cpp", "pipeline.quantize.writer"))
+    serve(quantize, preload=("llama_cpp", "pipeline.quantize.writer"), refusals=(InputError, GgufError))

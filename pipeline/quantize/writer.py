@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufio.file import GgufFile, Shard, TensorLocation, read_tensors
 from ggufio.ggml import BF16, F16, F32, library
+from ggufio.ggml_reader import GgufFile, Shard, TensorLocation, read_tensors
 from ggufio.shards import split_names
 from pipeline.errors import InputError, PipelineError
 from pipeline.quantize.imatrix_file import UNWEIGHED, ImportanceWeights

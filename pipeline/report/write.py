@@ -12,7 +12,6 @@ import jinja2
 from common.files import write_atomically
 from engine.errors import EngineError
 from engine.probe.cpu_backend import probe_model
-from engine.prompt.chat_template import ChatTemplate
 from pipeline.certificate.finding import Certificate
 from pipeline.manifest import Record
 from pipeline.report import context as words
@@ -123,7 +122,7 @@ def _front_matter(facts: ReportContext) -> str:
 def _modelfile(gguf: Path, name: str) -> str:
     """For Ollama, which calls the file by that name."""
     facts = probe_model(gguf).facts
-    template = ChatTemplate(facts.template, facts.bos, facts.eos)
+    template = facts.chat_template()
     bos = facts.bos if facts.adds_bos else ""  # then Ollama adds it too
     turns = find_turns(lambda talk: template.render(talk).removeprefix(bos))
     ends = dict.fromkeys(end for end in (facts.eos, *_end_of_turn(turns, facts.control)) if end)

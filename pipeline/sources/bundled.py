@@ -6,7 +6,6 @@ The Hub's were never rounded to 4 bits and differ a little; an adapter of one fi
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from common import paths as places
 from common.errors import MissingPackage
-from common.files import atomic_directory
+from common.files import atomic_directory, sha256
 from pipeline.errors import InputError
 
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,7 +48,7 @@ def make_base(out: Path) -> Path:
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package)
     source = embedded_gguf()
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = sha256(source)
     if is_complete(out, digest):
         return out
     if out.exists() and not (out / RECORD).is_file():

@@ -5,7 +5,6 @@ The loss is taken on the assistant's words only, tokenized by the model's own ch
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import MissingPackage
-from common.files import atomic_directory
+from common.files import atomic_directory, sha256
 from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
 from pipeline.progress import NoProgress, StepProgress
@@ -173,7 +172,7 @@ def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:
         "base_revision": source.revision,
         "data": config.data.name,
     }
-    options["data_sha256"] = hashlib.sha256(config.data.read_bytes()).hexdigest()
+    options["data_sha256"] = sha256(config.data)
     return options
 
 

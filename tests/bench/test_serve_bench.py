@@ -15,8 +15,8 @@ from bench.llama_server import LlamaServer
 from bench.peers import Setup
 from bench.serve import ServeConfig
 from bench.workload import WORKLOADS, find_workload
+from common.worker_process import run_worker
 from pipeline.errors import InputError, PipelineError
-from pipeline.worker_process import run_worker
 from tests.bench import fake_llama_server
 
 

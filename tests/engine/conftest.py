@@ -40,9 +40,9 @@ def backend(smollm2: Path, cache: Path, reached: list[float]) -> Iterator[LlamaB
     """The model, with four slots; what loses its slot is forgotten."""
     settings = EngineConfig(context=1024, slots=4, queue=4, cache_ram=0)
 
-    def reach(share: float) -> bool:
+    def progress(share: float) -> bool:
         reached.append(share)
         return True
 
-    with LlamaBackend.open(smollm2, settings, reach) as opened:
+    with LlamaBackend.open(smollm2, settings, progress) as opened:
         yield opened

@@ -16,7 +16,7 @@ class FakeModel:
     def __init__(self, key: str, log: list[str]) -> None:
         self.key, self._log = key, log
         self.closed = 0
-        self.down = False
+        self.failed = False
 
     def stats(self) -> EngineStats:
         return EngineStats(requests=1, slots=4)
@@ -35,11 +35,11 @@ class Opener:
         self.started, self.gate = threading.Event(), threading.Event()
         self.gate.set()
 
-    def __call__(self, key: str, reach: ProgressCallback) -> FakeModel:
+    def __call__(self, key: str, progress: ProgressCallback) -> FakeModel:
         self.log.append(f"open {key}")
         self.started.set()
         assert self.gate.wait(10)
-        if not reach(0.5):
+        if not progress(0.5):
             self.log.append(f"leave {key}")
             raise EngineStopped(f"nobody waits for {key}")
         if key in self.broken:
@@ -49,5 +49,5 @@ class Opener:
 
 def settle(pool: ModelPool) -> None:
     """Wait until the pool's thread has done all that it was told so far."""
-    pool.offer("nothing")
-    pool.lend("nothing").backend.exception(10)
+    pool.register("nothing")
+    pool.acquire("nothing").backend.exception(10)

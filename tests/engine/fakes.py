@@ -16,7 +16,7 @@ class FakeWords:
 
     is_sentencepiece = False
 
-    def is_end(self, token: int) -> bool:
+    def is_eog(self, token: int) -> bool:
         return token == END
 
     def piece(self, token: int) -> bytes:
@@ -30,8 +30,8 @@ class FakeRunner:
     place or missing changes the answer.
     """
 
-    def __init__(self, *, cuts: bool = True) -> None:
-        """`cuts` of False makes caches that cannot be cut, as a recurrent model's."""
+    def __init__(self, *, can_truncate: bool = True) -> None:
+        """`can_truncate` of False makes caches that cannot be cut, as a recurrent model's."""
         self.vocab = FakeWords()
         self.caches: dict[int, list[int]] = {}
         self.started: dict[int, SamplingParams] = {}
@@ -40,14 +40,14 @@ class FakeRunner:
         self.before_decode: Callable[[], None] = lambda: None
         self.exact = 16
         self.closed = self.refuses_states = False
-        self.can_cut, self._aborted = cuts, False
+        self.can_truncate, self._aborted = can_truncate, False
 
     def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
         if copy_from is not None:
             self.caches[slot] = list(self.caches[copy_from])
         cache = self.caches.get(slot, [])
         assert keep <= len(cache), "asked to keep more than there is"
-        if not self.can_cut and keep != len(cache):
+        if not self.can_truncate and keep != len(cache):
             keep = 0
         self.caches[slot] = cache[:keep]
         return keep

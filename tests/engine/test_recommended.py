@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from engine.config import recommended
+from engine.probe.client import run_probe
 
 _STRING, _FLOAT32, _INT32, _HEAD, _ALIGNMENT = 8, 6, 5, 24, 32
 
@@ -38,9 +36,9 @@ def test_a_real_files_recommendations_are_facts_of_it(smollm2: Path, tmp_path: P
         _entry("general.sampling.top_p", _FLOAT32, struct.pack("<f", 95.0)),  # no share: left out
     ]
     _with_entries(smollm2, file, entries)
-    command = [sys.executable, "-m", "engine.probe.child", "inspect", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    facts = json.loads(done.stdout.splitlines()[-1])["facts"]
+    answer = run_probe({"job": "inspect", "model": str(file)}, seconds=60).answer
+    assert answer is not None
+    facts = answer["facts"]
     assert facts["recommended"] == {"temperature": 0.6, "top_k": 20}
 
 

@@ -12,7 +12,7 @@ from common.paths import embedded_gguf
 from ggufio.blocks import blocks_of, round_trip, sample
 from ggufio.errors import GgufError
 from ggufio.ggml import Floats, dequantize, ggml_type, ggml_type_named, quantize
-from ggufio.reader import ArraySummary, read_header
+from ggufio.untrusted_reader import ArraySummary, read_header
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_a_real_file_says_what_it_is(embedded: Path) -> None:
     tokens = found.metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, ArraySummary) and tokens.count == 49152 and tokens.first[1] == "<|im_start|>"
     tensor = found.tensors["blk.3.attn_q.weight"]
-    assert (tensor.kind.name, tensor.shape, tensor.rows) == ("Q4_1", (576, 576), 576)
+    assert (tensor.dtype.name, tensor.shape, tensor.rows) == ("Q4_1", (576, 576), 576)
     last = max(found.tensors.values(), key=lambda one: one.offset)
     assert last.offset + last.size == embedded.stat().st_size
 
@@ -107,5 +107,5 @@ def test_a_sample_is_evenly_spaced_and_comes_back_the_same_from_its_own_type(emb
     tensor = read_header(embedded).tensors["token_embd.weight"]
     some = sample(tensor, most=100_000)
     assert some.values.shape == (100_000 // 576, 576) and not some.whole and some.of_rows == 49152
-    again = round_trip(some.values, tensor.kind.name)
+    again = round_trip(some.values, tensor.dtype.name)
     assert again is not None and again.error.relative < 0.02 and some.blocks is not None

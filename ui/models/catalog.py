@@ -62,17 +62,17 @@ class Catalog:
         """Whether this visitor may use the model of `key`."""
         return isinstance(key, str) and (key in self._owners or (own_machine and key in self._typed))
 
-    def admit(self, wanted: object, own_machine: bool, reach: ProgressCallback = no_progress) -> str:
+    def admit(self, wanted: object, own_machine: bool, progress: ProgressCallback = no_progress) -> str:
         """The key for what was chosen, or typed in at the own machine, where it may be downloaded: slow.
 
-        `reach` hears of a download. Raises ModelError when there is no such thing, or it is not this
+        `progress` hears of a download. Raises ModelError when there is no such thing, or it is not this
         visitor's to choose.
         """
         if self.allows(wanted, own_machine):
             return str(wanted)
         if not own_machine or not isinstance(wanted, str) or not wanted.strip():
             raise ModelError(f"model {str(wanted)[:80]!r} is not offered here: choose one of the list")
-        entry = resolved(wanted.strip(), reach=reach)
+        entry = resolved(wanted.strip(), progress=progress)
         known = next((key for key, own in {**self._owners, **self._typed}.items() if _same(own, entry)), None)
         if known is None:
             own = _numbered(entry, {**self._owners, **self._typed})
@@ -89,7 +89,7 @@ class Catalog:
         entry = self._find(key)
         return Path(entry.source) if entry and Path(entry.source).is_file() else None
 
-    def open(self, key: str, open_gguf: OpenGguf, reach: ProgressCallback) -> ChatBackend:
+    def open(self, key: str, open_gguf: OpenGguf, progress: ProgressCallback) -> ChatBackend:
         """Load the model of a key. Raises ModelError and what `open_gguf` raises.
 
         Visitors read the error, and are not to learn where things are on this machine.
@@ -100,8 +100,8 @@ class Catalog:
         source = file = Path(entry.source)
         begun = 0.0 if source.exists() else _FETCHED
         try:
-            file = choose_gguf(source, scaled(reach, 0.0, begun))
-            return open_gguf(file, entry.adapter, scaled(reach, begun, 1.0))
+            file = choose_gguf(source, scaled(progress, 0.0, begun))
+            return open_gguf(file, entry.adapter, scaled(progress, begun, 1.0))
         except ModelError as error:
             raise ModelError(_names_alone(str(error), file, entry.adapter)) from error
 
@@ -126,12 +126,12 @@ def make_catalog(first: CatalogEntry, named: Sequence[str]) -> Catalog:
     return Catalog(entries)
 
 
-def resolved(text: str, name: str | None = None, reach: ProgressCallback = no_progress) -> CatalogEntry:
+def resolved(text: str, name: str | None = None, progress: ProgressCallback = no_progress) -> CatalogEntry:
     """The entry of a path or Hub name, with `::ADAPTER.gguf` or without. Raises ModelError."""
     model, _, adapter = text.partition(_JOINT)
     if adapter and not Path(adapter).is_file():
         raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
-    return catalog_entry(choose_gguf(Path(model), reach), Path(adapter) if adapter else None, name)
+    return catalog_entry(choose_gguf(Path(model), progress), Path(adapter) if adapter else None, name)
 
 
 def _named(text: str) -> CatalogEntry:

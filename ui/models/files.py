@@ -37,15 +37,15 @@ _ADAPTER = re.compile(r"-lora\b", re.IGNORECASE)
 _NOT_A_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
 
-def choose_gguf(model: Path | None, reach: ProgressCallback = no_progress) -> Path:
+def choose_gguf(model: Path | None, progress: ProgressCallback = no_progress) -> Path:
     """The GGUF for what the user named; a ModelError says what is wrong with it and what to do.
 
-    `reach` hears of a download.
+    `progress` hears of a download.
     """
     if model is None:
         return embedded_gguf()
     if on_hub(model):
-        return fetch_gguf(str(model), _best_name, reach)
+        return fetch_gguf(str(model), _best_name, progress)
     if not model.exists():
         raise ModelError(
             f"model {str(model)!r} does not exist: give the path of a .gguf file or of its folder, "

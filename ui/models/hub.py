@@ -21,10 +21,10 @@ def looks_like_hub(spec: str) -> bool:
     return _SPEC.fullmatch(spec) is not None
 
 
-def fetch_gguf(spec: str, choose: Choose, reach: ProgressCallback = no_progress) -> Path:
+def fetch_gguf(spec: str, choose: Choose, progress: ProgressCallback = no_progress) -> Path:
     """Download the file (all of its shards) into the Hub's cache, or find it there.
 
-    Raises ModelError, and EngineStopped when `reach` says to stop; what was fetched by then is kept.
+    Raises ModelError, and EngineStopped when `progress` says to stop; what was fetched by then is kept.
     """
     found = _SPEC.fullmatch(spec)
     assert found is not None, spec
@@ -41,7 +41,7 @@ def fetch_gguf(spec: str, choose: Choose, reach: ProgressCallback = no_progress)
             if file is None:
                 raise ModelError(f"the repository {repository!r} holds no GGUF model: name one that does")
         folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=shards.names(file), tqdm_class=_bar(reach)
+            repository, allow_patterns=shards.names(file), tqdm_class=_bar(progress)
         )
     except errors.GatedRepoError:
         reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
@@ -57,8 +57,8 @@ def fetch_gguf(spec: str, choose: Choose, reach: ProgressCallback = no_progress)
     raise ModelError(f"model {spec!r}: {reason}")
 
 
-def _bar(reach: ProgressCallback) -> type[Any]:
-    """The class of the Hub's progress bars, those that count bytes telling `reach` besides."""
+def _bar(progress: ProgressCallback) -> type[Any]:
+    """The class of the Hub's progress bars, those that count bytes telling `progress` besides."""
     from huggingface_hub.utils.tqdm import tqdm as hub_bar
 
     class Bar(hub_bar):
@@ -70,7 +70,7 @@ def _bar(reach: ProgressCallback) -> type[Any]:
 
         def update(self, n: float | None = 1) -> bool | None:
             self._got += n or 0
-            if self._bytes and self.total and not reach(min(1.0, self._got / self.total)):
+            if self._bytes and self.total and not progress(min(1.0, self._got / self.total)):
                 raise EngineStopped("nobody waits for this download any more")
             shown: bool | None = super().update(n)
             return shown

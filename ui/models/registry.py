@@ -31,10 +31,10 @@ class Models:
         with self.pool.use() as backend:
             return backend.info
 
-    def admit(self, wanted: object, own_machine: bool, reach: ProgressCallback = no_progress) -> str:
+    def admit(self, wanted: object, own_machine: bool, progress: ProgressCallback = no_progress) -> str:
         """The key of what a visitor chose or typed, which may be borrowed then. As Catalog.admit."""
-        key = self.catalog.admit(wanted, own_machine, reach)
-        self.pool.offer(key)
+        key = self.catalog.admit(wanted, own_machine, progress)
+        self.pool.register(key)
         return key
 
     def file(self, key: str) -> Path | None:
@@ -47,14 +47,14 @@ class Models:
 
 
 def models_of(
-    catalog: Catalog, open_gguf: OpenGguf, most_loaded: int = 2, first: ModelInfo | None = None
+    catalog: Catalog, open_gguf: OpenGguf, max_loaded: int = 2, first: ModelInfo | None = None
 ) -> Models:
     """The models of a catalog, none of them loaded yet; `first` is as in Models."""
     pool = ModelPool(
-        lambda key, reach: catalog.open(key, open_gguf, reach),
+        lambda key, progress: catalog.open(key, open_gguf, progress),
         catalog.keys(),
         catalog.first,
-        most_loaded=most_loaded,
+        max_loaded=max_loaded,
     )
     return Models(catalog, pool, first)
 
@@ -74,15 +74,15 @@ async def serving(pool: ModelPool, key: str | None = None) -> AsyncIterator[Chat
 
     Raises as `ModelPool.use`. Who is cancelled while it loads leaves the load to the others.
     """
-    loan = pool.lend(key)
-    loading = asyncio.wrap_future(loan.backend)
+    lease = pool.acquire(key)
+    loading = asyncio.wrap_future(lease.backend)
     try:
         yield await asyncio.shield(loading)
     except asyncio.CancelledError:
         loading.add_done_callback(_forget)
         raise
     finally:
-        loan.give_back()
+        lease.release()
 
 
 async def started(backend: ChatBackend, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:

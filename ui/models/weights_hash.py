@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+from common.files import write_atomically
 from common.paths import cache_folder
 from engine.serving.protocols import ChatBackend
 from ggufio import shards
@@ -83,9 +84,7 @@ def _recall(files: list[Path]) -> str:
     found = hash_of(files)
     with suppress(OSError):  # a cache that cannot be written costs the next start a hash
         note.parent.mkdir(parents=True, exist_ok=True)
-        half = note.with_suffix(f".{threading.get_ident()}")
-        half.write_text(found, encoding="utf-8")
-        half.replace(note)
+        write_atomically(note, found)
     return found
 
 

@@ -79,7 +79,7 @@ def create_app(
     def health(response: Response) -> dict[str, str]:
         """200 while a model can answer: the page is there before, and when the model has failed for good."""
         pool = models.pool
-        status = "down" if pool.down() else "ok" if pool.loaded() else "loading"
+        status = "down" if pool.failed() else "ok" if pool.loaded() else "loading"
         response.status_code = 200 if status == "ok" else 503
         return {"status": status, "model": models.catalog.label(pool.default)}
 

@@ -10,7 +10,6 @@ from common.text import pluralize
 from engine.core.detokenizer import IncrementalDetokenizer
 from engine.llama.model import Model
 from engine.probe.cpu_backend import probe_model
-from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.samples import PROMPTS, greedy_answers
@@ -41,10 +40,8 @@ def check_behaviour(subject: Subject, progress: StepProgress) -> Iterator[Findin
 
 def _judge(name: str, path: Path, threads: int) -> Finding:
     probe = probe_model(path, threads=threads)
-    facts = probe.facts
     with open_model(path, probe.choice) as model:
-        template = ChatTemplate(facts.template, facts.bos, facts.eos)
-        prompts = PromptBuilder(template, model.vocab, facts.control)
+        prompts = probe.facts.prompt_builder(model.vocab)
         asked = [prompts.tokens([{"role": "user", "content": text}]) for text in PROMPTS[:_PROMPTS]]
         answers = [answer.tokens for answer in greedy_answers(model, asked, _TOKENS, threads)]
         return judge_answers(name, model, answers)
@@ -53,7 +50,7 @@ def _judge(name: str, path: Path, threads: int) -> Finding:
 def judge_answers(name: str, model: Model, answers: Sequence[Sequence[int]]) -> Finding:
     """The finding on a file's answers, as token ids."""
     texts = [_text(model, answer) for answer in answers]
-    ended = sum(bool(answer) and model.vocab.is_end(answer[-1]) for answer in answers)
+    ended = sum(bool(answer) and model.vocab.is_eog(answer[-1]) for answer in answers)
     leaks = [found[0] for text in texts if (found := _SPELLING.search(text))]
     circles = [text for text in texts if runs_in_circles(text)]
     figures = {"answers": len(answers), "ended": ended, "leaks": leaks, "circles": len(circles)}

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.system import free_memory
 from engine.probe.cpu_backend import probe_model
-from ggufio.file import UNQUANTIZED, GgufTensors
+from ggufio.ggml_reader import UNQUANTIZED, GgufTensors
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.metrics import TokenScores, log_softmax, token_scores

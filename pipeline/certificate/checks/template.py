@@ -126,7 +126,7 @@ def _end(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     if token is None:
         words = "The template puts no special token after an answer, so nothing tells where one ends."
         return Finding("template.end", "warn", words, figures, _END, find_cause("no_turn_end"))
-    if vocab.is_end(token):
+    if vocab.is_eog(token):
         words = f"The answer's last token {vocab.text(token)!r} ends the generation."
         return Finding("template.end", "pass", words, figures, _END)
     words = f"The answer's last token {token} ({vocab.text(token)!r}) does not end the generation."

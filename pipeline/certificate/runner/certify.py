@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from common.files import sha256
+from common.worker_process import Message, WorkerDied, WorkerProcess
 from ggufio.shards import shard_paths
 from pipeline.certificate.finding import Certificate, Finding
 from pipeline.certificate.subject import Subject, without_folders
 from pipeline.manifest import versions
 from pipeline.progress import Advance, StepProgress
-from pipeline.worker_process import Message, WorkerDied, WorkerProcess
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
 """The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
@@ -115,7 +115,7 @@ class _Run:
 
 def _died(check: str, error: WorkerDied) -> Finding:
     """The finding, with the end of the child's log, which goes with the scratch folder."""
-    log = error.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    log = error.log.read_text(encoding="utf-8", errors="replace").splitlines() if error.log else []
     return Finding(
         check,
         "fail",

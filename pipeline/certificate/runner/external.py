@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from ggufio.reader import is_adapter
 from ggufio.shards import shard_paths
+from ggufio.untrusted_reader import is_adapter
 from pipeline.certificate.finding import Certificate
 from pipeline.certificate.runner.certify import certify
 from pipeline.certificate.subject import Depth, Subject

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from common.text import nan_to_none
+from common.worker_process import Message, send, serve
 from engine.errors import EngineError
 from ggufio.errors import GgufError
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject, published
 from pipeline.errors import InputError
 from pipeline.progress import Advance
-from pipeline.worker_process import Message, send, serve
 
 
 class RemoteProgress:
@@ -55,4 +55,4 @@ def send_finding(finding: Finding, subject: Subject) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the subject's folders
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the weights are compared in threads of our own
-    serve(check, ahead=("pipeline.certificate.runner.registry", "gguf"))
+    serve(check, preload=("pipeline.certificate.runner.registry", "gguf"), refusals=(InputError, GgufError))

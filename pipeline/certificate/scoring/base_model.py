@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.llama.model import Adapter, Model
-from ggufio.file import Array, GgufTensors
+from ggufio.ggml_reader import Array, GgufTensors
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.certificate.tensors.expected import Update, all_updates
 from pipeline.certificate.tensors.layout import TensorMap

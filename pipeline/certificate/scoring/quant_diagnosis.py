@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.file import GgufTensors, TensorLocation
 from ggufio.ggml import BF16, F16, F32, type_name
+from ggufio.ggml_reader import GgufTensors, TensorLocation
 from pipeline.certificate.scoring.samples import sample_evenly
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tensors.expected import SafetensorsReader

@@ -14,7 +14,7 @@ from engine.core.types import BatchRow
 from engine.errors import RequestError
 from engine.llama.model import Model, model_metadata
 from engine.llama.runner import Runner
-from engine.prompt.chat_template import ChatTemplate, PromptBuilder
+from engine.prompt.chat_template import PromptBuilder
 from engine.types import Message
 from pipeline.certificate.scoring.metrics import log_softmax
 from pipeline.certificate.scoring.teacher_forcing import (
@@ -133,9 +133,8 @@ def make_prompts(subject: Subject, model: Model, size: Size) -> Prompts:
 
     Raises InputError for what is wrong with the user's data.
     """
-    facts = model_metadata(model, subject.full)
     chats = _chats(subject, size.prompts)
-    builder = PromptBuilder(ChatTemplate(facts.template, facts.bos, facts.eos), model.vocab, facts.control)
+    builder = model_metadata(model, subject.full).prompt_builder(model.vocab)
     theirs, refused = _answers_of(subject, chats, size.tokens)
     with kill_after(RENDER_SECONDS):
         prompts = {
@@ -240,7 +239,7 @@ def _answer_group(
     ):
         answer.add(logits, keep=keep)
     for written in range(1, most):
-        going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_end(answer.tokens[-1])]
+        going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_eog(answer.tokens[-1])]
         if not going:
             break
         runner.decode(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import write_atomically
+from common.files import load_json, store_json
 from engine.core.types import BatchRow
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
@@ -149,17 +148,14 @@ def has_template(path: Path) -> bool:
 
 
 def save_scores(path: Path, key: str, content: dict[str, Any]) -> None:
-    """Write it down for `recall` with the same key."""
-    write_atomically(path, json.dumps({"key": key, **content}))
+    """Cache the content at `path` for `load_scores` with the same key. Raises OSError."""
+    store_json(path, {"key": key, **content})
 
 
 def load_scores(path: Path, key: str) -> dict[str, Any] | None:
-    """What was kept at `path`, if it was for the same key."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return content if content["key"] == key else None
+    """Return the content cached at `path`; None when it is missing, damaged, or has another key."""
+    content: dict[str, Any] | None = load_json(path)
+    return content if content is not None and content["key"] == key else None
 
 
 def cache_key(*parts: object) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from engine.llama.model import Model
-from ggufio.file import UNQUANTIZED, Array, GgufTensors, rounded_to
 from ggufio.ggml import BF16, F16, F32, ggml_type
+from ggufio.ggml_reader import UNQUANTIZED, Array, GgufTensors, rounded_to
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.certificate.tensors.expected import expected_tensors
 from pipeline.certificate.tensors.layout import GgufLocation, TensorMap

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ggufio.file import Array, to_float32
+from ggufio.ggml_reader import Array, to_float32
 from pipeline.certificate.subject import Subject
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from common.errors import MissingPackage
-from ggufio.file import Array
+from ggufio.ggml_reader import Array
 
 Rule = Literal["same", "permuted", "shifted", "transposed"]
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")

@@ -34,33 +34,33 @@ def _ids(text: str) -> list[int]:
 
 def test_the_longest_and_last_match_is_followed() -> None:
     lookup = NgramProposer(_ids("xabcd1 yabcd2 zabcd"))
-    guess = lookup.guess(3)
+    guess = lookup.propose(3)
     assert (guess.tokens, guess.size) == (_ids("2 z"), 4)
-    assert NgramProposer(_ids("cd1 xxcd")).guess(2).size == 2
-    assert NgramProposer(_ids("abcdefg")).guess(5).tokens == () and NgramProposer([1]).guess(5).tokens == ()
+    assert NgramProposer(_ids("cd1 xxcd")).propose(2).size == 2
+    assert NgramProposer(_ids("abcdefg")).propose(5).tokens == () and not NgramProposer([1]).propose(5).tokens
 
 
 def test_a_repetition_goes_on_past_its_end() -> None:
-    assert NgramProposer(_ids("ababab")).guess(5).tokens == _ids("ababa")
+    assert NgramProposer(_ids("ababab")).propose(5).tokens == _ids("ababa")
 
 
 def test_what_is_said_later_is_found_too() -> None:
     tokens = _ids("one two")
     lookup = NgramProposer(tokens)
-    assert lookup.guess(4).tokens == ()
+    assert lookup.propose(4).tokens == ()
     tokens += _ids(" three, one t")
-    assert lookup.guess(4).tokens == _ids("wo t")
+    assert lookup.propose(4).tokens == _ids("wo t")
 
 
 def test_trust_follows_what_came() -> None:
     lookup = NgramProposer(_ids("abab"))
-    first = lookup.guess(4)
+    first = lookup.propose(4)
     for _ in range(20):
-        lookup.learn(first, 4, 4)
-    assert lookup.guess(1).rate > 0.95
+        lookup.update(first, 4, 4)
+    assert lookup.propose(1).rate > 0.95
     for _ in range(20):
-        lookup.learn(first, 1, 0)
-    assert lookup.guess(1).rate < 0.1
+        lookup.update(first, 1, 0)
+    assert lookup.propose(1).rate < 0.1
 
 
 def test_a_draft_is_as_long_as_it_pays() -> None:
@@ -86,7 +86,7 @@ def test_costs_between_and_beyond_what_was_measured() -> None:
 def test_measuring_leaves_the_slot_empty_and_stops_in_time() -> None:
     runner, ticks = FakeRunner(), itertools.count(0, 0.2)
     costs = measure(runner, lambda: next(ticks))
-    assert runner.caches[0] == [] and costs.most < 16
+    assert runner.caches[0] == [] and costs.max_rows < 16
 
 
 def test_text_is_the_same_and_takes_fewer_steps() -> None:
@@ -191,7 +191,7 @@ def test_real_greedy_text_is_the_same_for_1_2_4_users(pair: tuple[LlamaBackend, 
     for users in (1, 2, 4):
         assert _together(ahead, TASKS[:users], sampling) == expected[:users]
     stats = ahead.stats()
-    assert stats.accepted_tokens > 40 and stats.acceptance > 0.2
+    assert stats.accepted_tokens > 40 and stats.accepted_tokens / stats.drafted_tokens > 0.2
     assert plain.stats().drafted_tokens == 0
 
 
@@ -204,9 +204,9 @@ def test_a_seeded_draw_is_the_same_too(pair: tuple[LlamaBackend, LlamaBackend]) 
 def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
     with LlamaBackend.open(smollm2, EngineConfig(context=256, slots=1)) as backend:
         costs = backend._worker._engine._drafter.costs
-        assert costs is not None and costs.most >= 2
-        assert 0 < costs.of(1) < costs.of(costs.most)
-        assert 2 <= costs.exact <= costs.most
+        assert costs is not None and costs.max_rows >= 2
+        assert 0 < costs.of(1) < costs.of(costs.max_rows)
+        assert 2 <= costs.exact <= costs.max_rows
         assert backend._worker._engine.runner.length(0) == 0  # type: ignore[attr-defined]
         assert ask(backend, user("Hi"), SamplingParams(max_tokens=3))[0]
 

@@ -90,8 +90,8 @@ def test_cancel_while_waiting_reading_and_answering() -> None:
 
 
 def test_an_aborted_step_is_repeated_and_changes_nothing() -> None:
-    for cuts in (True, False):
-        runner = FakeRunner(cuts=cuts)
+    for can_truncate in (True, False):
+        runner = FakeRunner(can_truncate=can_truncate)
         engine = _engine(runner)
         events = engine.add(1, prompt("abcdef"), GREEDY)
         for _ in range(3):
@@ -101,7 +101,7 @@ def test_an_aborted_step_is_repeated_and_changes_nothing() -> None:
 
 
 def test_a_cache_that_cannot_be_cut_is_computed_again() -> None:
-    engine = _engine(FakeRunner(cuts=False), slots=1)
+    engine = _engine(FakeRunner(can_truncate=False), slots=1)
     run(engine, engine.add(1, prompt("hello"), GREEDY))
     assert text_of(run(engine, engine.add(2, prompt("help"), GREEDY))[2]) == "pleh"
 
@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_cut_is_computed_again() -> None:
     ),
     slots=st.integers(1, 4),
     batch=st.integers(32, 48),
-    cuts=st.booleans(),
+    can_truncate=st.booleans(),
     ram=st.sampled_from([0, 300, 100_000]),
     ahead=st.booleans(),
     aborts=st.sets(st.integers(0, 60)),
@@ -123,14 +123,14 @@ def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told
     arrivals: list[tuple[str, int, int, int]],
     slots: int,
     batch: int,
-    cuts: bool,
+    can_truncate: bool,
     ram: int,
     ahead: bool,
     aborts: set[int],
 ) -> None:
     """Random prompts, limits, pauses between arrivals, cancels (of 0: never) and aborted steps."""
-    runner = FakeRunner(cuts=cuts)
-    costs = BatchCostModel({1: 1.0, 16: 1.5}) if ahead and cuts else None
+    runner = FakeRunner(can_truncate=can_truncate)
+    costs = BatchCostModel({1: 1.0, 16: 1.5}) if ahead and can_truncate else None
     engine = Engine(runner, slots=slots, context=200, queue=3, batch=batch, cache_ram=ram, costs=costs)
     out: dict[int, list[Event]] = defaultdict(list)
     cancels: dict[int, int] = {}

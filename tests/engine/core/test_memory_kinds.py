@@ -138,7 +138,7 @@ def test_a_cut_prefix_says_the_same(tiny: Model, keep: int) -> None:
     with _engine(tiny) as engine:
         _ask(engine, 1, FIRST)
         said, cached = _ask(engine, 2, edited)
-        assert cached == (keep if engine.runner.can_cut else 0)
+        assert cached == (keep if engine.runner.can_truncate else 0)
     assert _off(tiny, edited, said) < NEAR
 
 
@@ -147,7 +147,7 @@ def test_a_shared_beginning_is_copied_or_read_again(tiny: Model) -> None:
     with _engine(tiny, slots=3) as engine:
         _ask(engine, 1, long)
         said, cached = _ask(engine, 2, other)
-        assert cached == (40 if engine.runner.can_cut else 0)
+        assert cached == (40 if engine.runner.can_truncate else 0)
         again, _ = _ask(engine, 3, [*long, 88])
     assert _off(tiny, other, said) < NEAR and _off(tiny, [*long, 88], again) < NEAR
 
@@ -161,7 +161,7 @@ def test_a_restored_cache_says_the_same(tiny: Model, back: int) -> None:
         _ask(engine, 2, SECOND)
         turn = [*so_far[: len(so_far) - back], *range(1600, 1612)]
         said, cached = _ask(engine, 3, turn)
-        assert engine.stats().restores == (1 if engine.runner.can_cut or not back else 0)
+        assert engine.stats().restores == (1 if engine.runner.can_truncate or not back else 0)
         assert cached == (0 if back else len(so_far))
         later = [*_cached(engine, 0), 1700]
         said_later, cached_later = _ask(engine, 4, later)

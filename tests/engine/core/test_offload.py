@@ -53,7 +53,7 @@ def test_without_room_it_is_read_again(cache_ram: int) -> None:
 
 @pytest.mark.parametrize("refuses", [True, False])
 def test_a_state_that_cannot_be_used_is_read_again(refuses: bool) -> None:
-    runner = FakeRunner(cuts=refuses)
+    runner = FakeRunner(can_truncate=refuses)
     runner.refuses_states = refuses
     engine = _engine(runner)
     assert _turns(engine, FIRST, SECOND, FIRST) == [FIRST[::-1], SECOND[::-1], FIRST[::-1]]
@@ -74,20 +74,20 @@ def test_the_same_conversation_going_on_evicts_nothing() -> None:
 def test_the_least_recently_used_goes_first_and_the_budget_holds() -> None:
     store = PrefixCache(100)
     one, two, three = (_saved([n] * 5, 40) for n in (1, 2, 3))
-    store.put(one)
-    store.put(two)
-    store.take(one, keep=True)
-    store.put(three)
+    store.insert(one)
+    store.insert(two)
+    store.pop(one, keep=True)
+    store.insert(three)
     assert store.find([2] * 5) == (None, 0) and store.find([1] * 9) == (one, 5)
     assert store.find([1] * 3) == (one, 3) and store.find([1] * 3, whole=True) == (None, 0)
     assert store.used == 80 and len(store) == 2
-    assert not store.wants([9], 101) and not store.wants([1] * 3, 10) and store.wants([1] * 6, 10)
+    assert not store.accepts([9], 101) and not store.accepts([1] * 3, 10) and store.accepts([1] * 6, 10)
 
 
 def test_a_longer_state_replaces_its_own_beginning() -> None:
     store = PrefixCache(100)
-    store.put(_saved([1, 2], 40))
-    store.put(_saved([1, 2, 3], 50))
+    store.insert(_saved([1, 2], 40))
+    store.insert(_saved([1, 2, 3], 50))
     assert len(store) == 1 and store.used == 50
 
 

@@ -30,7 +30,7 @@ class EngineLife(RuleBasedStateMachine):
         batch=st.integers(32, 48),
         ram=st.sampled_from([0, 400, 2000, 1_000_000]),
         ahead=st.sampled_from([None, {1: 1.0, 16: 1.0}, {1: 1.0, 2: 1.1, 4: 2.0, 8: 2.5}]),
-        cuts=st.booleans(),
+        can_truncate=st.booleans(),
         seconds=st.sampled_from([None, None, 40.0]),
     )
     def build(
@@ -40,10 +40,10 @@ class EngineLife(RuleBasedStateMachine):
         batch: int,
         ram: int,
         ahead: dict[int, float] | None,
-        cuts: bool,
+        can_truncate: bool,
         seconds: float | None,
     ) -> None:
-        self.runner, self.time = FakeRunner(cuts=cuts), 0.0
+        self.runner, self.time = FakeRunner(can_truncate=can_truncate), 0.0
         self.batch, self.ram = batch, ram
         self.engine = Engine(
             self.runner,
@@ -52,7 +52,7 @@ class EngineLife(RuleBasedStateMachine):
             queue=queue,
             batch=batch,
             cache_ram=ram,
-            costs=BatchCostModel(dict(ahead)) if ahead and cuts else None,
+            costs=BatchCostModel(dict(ahead)) if ahead and can_truncate else None,
             limits=Limits(seconds=seconds),
             clock=self.tick,
         )
@@ -129,7 +129,7 @@ class EngineLife(RuleBasedStateMachine):
             assert self.runner.caches.get(slot.index, []) == slot.tokens
             assert len(slot.tokens) <= CONTEXT
             if slot.owner is not None:
-                assert slot.tokens == slot.owner.tokens[: slot.owner.fed]
+                assert slot.tokens == slot.owner.tokens[: slot.owner.num_computed_tokens]
 
     @invariant()
     def budgets_hold(self) -> None:

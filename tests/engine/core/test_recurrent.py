@@ -71,7 +71,7 @@ def _talks(path: Path, *, cache_ram: int) -> tuple[list[str], int, int]:
     """Three conversations take turns in one slot, two rounds; the second goes on where the first ended."""
     model = Model(path)
     runner = Runner(model, slots=1, context=256, batch=64, threads=1)
-    assert not runner.can_cut
+    assert not runner.can_truncate
     engine = Engine(runner, slots=1, context=256, queue=4, batch=64, cache_ram=cache_ram)
     said, number, chats = [], 0, [[259 + n] * 3 + list(range(262, 283)) * 3 for n in range(3)]
     for _ in range(2):

@@ -16,7 +16,7 @@ def _admit_all(scheduler: Scheduler) -> list[Admission]:
 
 
 def _drain(scheduler: Scheduler, sequence: TokenSequence) -> None:
-    while sequence.left:
+    while sequence.num_remaining:
         scheduler.computed(scheduler.plan(512))
     scheduler.finish(sequence)
 
@@ -95,7 +95,7 @@ def test_a_shared_system_prompt_is_copied_and_the_long_conversation_left_whole()
 
 
 def test_a_cache_that_cannot_be_cut_serves_only_what_begins_with_all_of_it() -> None:
-    scheduler = Scheduler(slots=2, queue=0, batch=512, cuts=False)
+    scheduler = Scheduler(slots=2, queue=0, batch=512, can_truncate=False)
     system = list(range(60))
     long = TokenSequence(1, [*system, *range(1000, 1020)])
     scheduler.add(long)

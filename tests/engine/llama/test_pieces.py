@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gguf import GGUFWriter
 
-from engine.llama.tokenizer import MAX_BYTES, split_for_tokenizer
+from engine.llama.tokenizer import MAX_CHARACTERS, split_for_tokenizer
 from engine.serving.backend import LlamaBackend
 
 END = "<|end|>"
@@ -30,13 +30,16 @@ thread.join()
 )
 def test_no_piece_is_long_and_nothing_is_lost(text: str) -> None:
     cut = list(split_for_tokenizer(text, [END]))
-    assert "".join(cut) == text and all(len(piece) <= MAX_BYTES for piece in cut)
+    assert "".join(cut) == text and all(len(piece) <= MAX_CHARACTERS for piece in cut)
 
 
-@pytest.mark.parametrize("before", range(MAX_BYTES - len(END) - 1, MAX_BYTES + 2))
+@pytest.mark.parametrize("before", range(MAX_CHARACTERS - len(END) - 1, MAX_CHARACTERS + 2))
 def test_no_spelling_is_cut_in_two(before: int) -> None:
     assert (
-        sum(piece.count(END) for piece in split_for_tokenizer("a" * before + END + "b" * MAX_BYTES, [END]))
+        sum(
+            piece.count(END)
+            for piece in split_for_tokenizer("a" * before + END + "b" * MAX_CHARACTERS, [END])
+        )
         == 1
     )
 
@@ -44,7 +47,9 @@ def test_no_spelling_is_cut_in_two(before: int) -> None:
 def test_ordinary_text_has_the_tokens_that_it_has_uncut(backend: LlamaBackend) -> None:
     text = 5 * Path(__file__).parents[1].joinpath("core", "test_scheduler.py").read_text(encoding="utf-8")
     vocab = backend._model.vocab
-    assert len(text) > 3 * MAX_BYTES and vocab.tokenize(text, special=True) == vocab._tokenize(text, True)
+    assert len(text) > 3 * MAX_CHARACTERS and vocab.tokenize(text, special=True) == vocab._tokenize(
+        text, True
+    )
 
 
 def test_one_long_word_does_not_end_the_process(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from engine.errors import BackendError, EngineStopped, ModelError
 from engine.llama import library as native
 from engine.llama.library import find_variants, variant_name
 from engine.probe import cpu_backend as cpu
-from engine.probe.client import Ended
+from engine.probe.client import ProbeResult
 from engine.probe.cpu_backend import cache_path, candidates, load_cpu_backend, probe_model
 
 
@@ -70,9 +70,9 @@ def test_first_with_extra_buffers_then_without() -> None:
 
 def test_the_real_model_is_probed_once_and_then_recalled(smollm2: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineStopped, match="nobody waits"):
-        probe_model(smollm2, cache=tmp_path, reach=lambda _: False)
+        probe_model(smollm2, cache=tmp_path, progress=lambda _: False)
     reached: list[float] = []
-    first = probe_model(smollm2, cache=tmp_path, reach=lambda share: not reached.append(share))  # type: ignore[func-returns-value]
+    first = probe_model(smollm2, cache=tmp_path, progress=lambda share: not reached.append(share))  # type: ignore[func-returns-value]
     assert reached == sorted(reached) and len(reached) > 20 and reached[-1] == 1
     assert first.facts.architecture == "llama" and first.facts.quantization == "Q4_1"
     assert first.facts.parameters == 134_515_008 and first.facts.trained_context == 8192
@@ -145,9 +145,13 @@ def _fake_children(monkeypatch: pytest.MonkeyPatch, survives: Callable[[bool], b
     """Children that compute with extra buffers or without, and survive it or not."""
     calls: list[bool] = []
 
-    def compute(job: str, model: Path, *, extra_buffers: bool, **more: object) -> Ended:
+    def compute(job: str, model: Path, *, extra_buffers: bool, **more: object) -> ProbeResult:
         calls.append(extra_buffers)
-        return Ended(0, False, {"finite": True}) if survives(extra_buffers) else Ended(-4, False, None)
+        return (
+            ProbeResult(0, False, {"finite": True})
+            if survives(extra_buffers)
+            else ProbeResult(-4, False, None)
+        )
 
     monkeypatch.setattr(cpu, "compute", compute)
     return calls

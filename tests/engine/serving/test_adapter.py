@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from engine.config import EngineConfig, SamplingParams
 from engine.errors import EngineError, EngineStopped, ModelError
@@ -94,9 +94,9 @@ def test_an_adapter_without_room_is_freed(
         monkeypatch.setattr(place, name, call)
 
     counted(Adapter, "close")
-    counted(low, "llama_init_from_model")
-    counted(low, "llama_free")
-    monkeypatch.setattr(low, "llama_set_adapters_lora", lambda *_: 1)
+    counted(llama, "llama_init_from_model")
+    counted(llama, "llama_free")
+    monkeypatch.setattr(llama, "llama_set_adapters_lora", lambda *_: 1)
     monkeypatch.setattr("engine.serving.backend.check_adapter", lambda *_: None)  # needs a child process
     with pytest.raises(EngineError, match="does not take"):
         backend.with_adapter(adapter)

@@ -200,7 +200,7 @@ def test_a_load_that_nobody_waits_for_is_given_up(backend: LlamaBackend, smollm2
         return share < 0.5
 
     with pytest.raises(ModelError, match="does not load"):
-        Model(smollm2, reach=until_half)
+        Model(smollm2, progress=until_half)
     assert 0.5 <= shares[-1] < 0.9 and backend.info.path
 
 

@@ -23,7 +23,7 @@ def opener() -> Opener:
 
 @pytest.fixture
 def pool(opener: Opener) -> Iterator[ModelPool]:
-    made = ModelPool(opener, KEYS, "a", most_loaded=2)  # type: ignore[arg-type]  # no chat is asked for
+    made = ModelPool(opener, KEYS, "a", max_loaded=2)  # type: ignore[arg-type]  # no chat is asked for
     yield made
     opener.gate.set()
     made.close()
@@ -54,14 +54,14 @@ def test_the_idle_one_that_was_asked_for_longest_ago_goes(pool: ModelPool, opene
 
 
 def test_what_is_in_use_stays_and_goes_afterwards(pool: ModelPool, opener: Opener) -> None:
-    loans = [pool.lend(key) for key in ("a", "b", "c")]
-    borrowed = [loan.backend.result(10) for loan in loans]
+    leases = [pool.acquire(key) for key in ("a", "b", "c")]
+    borrowed = [lease.backend.result(10) for lease in leases]
     pool.load("d")
     assert pool.loaded() == ["a", "b", "c", "d"]
     assert not any(backend.closed for backend in borrowed)  # type: ignore[attr-defined]
-    for loan in loans:
-        loan.give_back()
-        loan.give_back()
+    for lease in leases:
+        lease.release()
+        lease.release()
     assert pool.loaded() == ["c", "d"]
     settle(pool)
     assert opener.log[4:6] == ["close a", "close b"]
@@ -81,12 +81,12 @@ def test_a_load_that_fails_leaves_the_others_and_may_be_tried_again(pool: ModelP
 def test_all_who_wait_are_told_of_a_failure(pool: ModelPool, opener: Opener) -> None:
     opener.gate.clear()
     opener.broken.add("c")
-    loans = [pool.lend("c") for _ in range(3)]
+    leases = [pool.acquire("c") for _ in range(3)]
     opener.gate.set()
-    for loan in loans:
+    for lease in leases:
         with pytest.raises(ModelError, match="c is broken"):
-            loan.backend.result(10)
-        loan.give_back()
+            lease.backend.result(10)
+        lease.release()
     assert pool.loaded() == []
 
 
@@ -94,10 +94,10 @@ def test_a_load_that_nobody_waits_for_stops_and_another_one_begins_anew(
     pool: ModelPool, opener: Opener
 ) -> None:
     opener.gate.clear()
-    first = pool.lend("b")
+    first = pool.acquire("b")
     assert opener.started.wait(10)
-    first.give_back()
-    again = pool.lend("b")
+    first.release()
+    again = pool.acquire("b")
     assert pool.loading("b") == 0
     opener.gate.set()
     assert again.backend.result(10) is not None and pool.loading("b") == 0.5
@@ -109,7 +109,7 @@ def test_a_load_that_nobody_waits_for_stops_and_another_one_begins_anew(
 def test_only_what_is_offered_is_opened(pool: ModelPool, opener: Opener) -> None:
     with pytest.raises(ModelError, match=r"'/etc/secret\.gguf' is not offered"):
         pool.load("/etc/secret.gguf")
-    pool.offer("new")
+    pool.register("new")
     pool.load("new")
     assert pool.keys() == [*KEYS, "new"] and opener.log == ["open new"]
     pool.load()
@@ -118,10 +118,10 @@ def test_only_what_is_offered_is_opened(pool: ModelPool, opener: Opener) -> None
 
 def test_a_model_that_failed_for_good_is_loaded_anew(pool: ModelPool, opener: Opener) -> None:
     with pool.use() as first:
-        first.down = True  # type: ignore[attr-defined]
-        assert pool.down()
+        first.failed = True  # type: ignore[attr-defined]
+        assert pool.failed()
         with pool.use() as second:
-            assert second is not first and not pool.down()
+            assert second is not first and not pool.failed()
     settle(pool)
     assert opener.log[:3] == ["open a", "close a", "open a"] and pool.stats().requests == 2
 
@@ -133,11 +133,11 @@ def test_the_counts_of_closed_models_are_kept(pool: ModelPool) -> None:
 
 
 def test_closing_ends_all_once_even_what_is_in_use_or_about_to_load(pool: ModelPool, opener: Opener) -> None:
-    used = pool.lend("a")
+    used = pool.acquire("a")
     backend = used.backend.result(10)
     opener.started.clear()
     opener.gate.clear()
-    loading, waiting = pool.lend("b"), pool.lend("c")
+    loading, waiting = pool.acquire("b"), pool.acquire("c")
     opener.started.wait(10)
     closing = threading.Thread(target=pool.close)
     closing.start()
@@ -146,11 +146,11 @@ def test_closing_ends_all_once_even_what_is_in_use_or_about_to_load(pool: ModelP
     opener.gate.set()
     closing.join(10)
     assert backend.closed == 1  # type: ignore[attr-defined]
-    for loan in (loading, waiting):
+    for lease in (loading, waiting):
         with pytest.raises(EngineStopped, match="shut down"):
-            loan.backend.result()
-    for loan in (used, loading, waiting):
-        loan.give_back()
+            lease.backend.result()
+    for lease in (used, loading, waiting):
+        lease.release()
     pool.close()
     assert sorted(opener.log) == ["close a", "leave b", "open a", "open b"]
     with pytest.raises(EngineStopped):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.file import GgufFile, read_tensors
 from ggufio.ggml import library
+from ggufio.ggml_reader import GgufFile, read_tensors
 
 Value = str | int | float | bool | list[str] | NDArray[np.int32]
 

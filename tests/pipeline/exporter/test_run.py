@@ -179,7 +179,7 @@ def test_an_interrupted_export_goes_on_from_its_last_finished_step(
 
 def leave_half_a_candidate(whole: Path, work: Path) -> None:
     """As `--quant auto` does when it is interrupted: a header, and zeros where the tensors will be."""
-    from ggufio.file import read_tensors
+    from ggufio.ggml_reader import read_tensors
 
     begin = min(tensor.offset for tensor in read_tensors(whole).values())
     content = whole.read_bytes()

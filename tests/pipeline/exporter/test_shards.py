@@ -12,7 +12,7 @@ from common.files import publish_files, sha256
 from common.paths import embedded_gguf
 from engine.config import EngineConfig, SamplingParams
 from engine.serving.backend import LlamaBackend
-from ggufio.file import GgufTensors
+from ggufio.ggml_reader import GgufTensors
 from ggufio.shards import split_names, whole_name
 from pipeline.certificate.runner.external import ExternalCheck
 from pipeline.errors import InputError

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.llama.model import Model
-from ggufio.file import read_tensors
+from ggufio.ggml_reader import read_tensors
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from pipeline.errors import InputError, PipelineError
+from common.worker_process import WorkerDied
+from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.run import export
 from pipeline.progress import Advance
@@ -200,7 +201,7 @@ def test_in_a_child_it_tells_what_it_knows(sources: dict[str, Path], tmp_path: P
 def test_a_file_that_was_cut_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(sources["llama, f16"].read_bytes()[:-1000])
-    with Quantizer(tmp_path / "log") as quantizer, pytest.raises(PipelineError, match="quantize"):
+    with Quantizer(tmp_path / "log") as quantizer, pytest.raises(WorkerDied, match="quantize"):
         quantizer.plan(Quantization(cut, quant_type("Q8_0")))
 
 

@@ -22,7 +22,7 @@ def pool_of(backends: dict[str, FakeBackend]) -> ModelPool:
             raise ModelError("broken.gguf does not load")
         return backends[key]
 
-    return ModelPool(open_model, ["broken", *backends], "broken", most_loaded=1)
+    return ModelPool(open_model, ["broken", *backends], "broken", max_loaded=1)
 
 
 def race(pool: ModelPool, *keys: str) -> SideBySide:

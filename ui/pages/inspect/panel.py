@@ -182,7 +182,7 @@ class InspectPanel:
         if one is None:
             return self._values.hidden() | self._errors.hidden()
         middles, before, after = histogram(seen.before.values, one.values)
-        series = {say("inspect.before"): before.tolist(), one.kind.name: after.tolist()}
+        series = {say("inspect.before"): before.tolist(), one.dtype.name: after.tolist()}
         errors = {kind: 100 * one.error.relative for kind, one in seen.after.items() if one is not None}
         relative = f"{say('inspect.head.relative')}, %"
         return {

@@ -14,7 +14,7 @@ from ggufio import shards
 from ggufio.blocks import RoundTrip, Sample, error_of, is_symmetric, round_trip, sample
 from ggufio.errors import GgufError
 from ggufio.ggml import Floats, GGMLType
-from ggufio.reader import GgufHeader, TensorInfo, read_header
+from ggufio.untrusted_reader import GgufHeader, TensorInfo, read_header
 from ui.models.files import name_and_type
 
 TYPES = ("Q4_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K")  # symmetric ones first, K-quants last
@@ -69,9 +69,9 @@ def type_sums(found: GgufHeader) -> list[TypeSum]:
     """The tensors by type, what takes most bytes first."""
     counts, numbers, sizes = Counter[GGMLType](), Counter[GGMLType](), Counter[GGMLType]()
     for tensor in found.tensors.values():
-        counts[tensor.kind] += 1
-        numbers[tensor.kind] += tensor.rows * tensor.width
-        sizes[tensor.kind] += tensor.size
+        counts[tensor.dtype] += 1
+        numbers[tensor.dtype] += tensor.rows * tensor.width
+        sizes[tensor.dtype] += tensor.size
     return [
         TypeSum(kind, counts[kind], numbers[kind], size, is_symmetric(kind))
         for kind, size in sizes.most_common()
@@ -88,8 +88,8 @@ def look(path: Path, name: str) -> Look:
     after: dict[str, RoundTrip | None] = {}
     if best is not None:
         now = sample(own)
-        after[own.kind.name] = RoundTrip(
-            own.kind, now.values, now.blocks, error_of(before.values, now.values)
+        after[own.dtype.name] = RoundTrip(
+            own.dtype, now.values, now.blocks, error_of(before.values, now.values)
         )
     after |= {kind: round_trip(before.values, kind) for kind in TYPES if kind not in after}
     return Look(own, best.path.name if best else "", before, after)
@@ -107,13 +107,13 @@ def unrounded_beside(path: Path) -> Path | None:
 def _unrounded(path: Path, own: TensorInfo) -> TensorInfo | None:
     """The tensor in full precision; None when no file has it, or this one is as good."""
     beside = unrounded_beside(path)
-    if beside is None or own.kind.name in UNROUNDED:
+    if beside is None or own.dtype.name in UNROUNDED:
         return None
     try:
         best = contents(beside).tensors.get(own.name)
     except GgufError:  # it is half a download, or broken: this file is what there is
         return None
-    fits = best is not None and best.shape == own.shape and best.kind.name in UNROUNDED
+    fits = best is not None and best.shape == own.shape and best.dtype.name in UNROUNDED
     return best if fits else None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from common.text import parameters_text, size_text
 from ggufio.blocks import Blocks, RoundTrip, is_symmetric
 from ggufio.ggml import Floats, ggml_type_named
-from ggufio.reader import ArraySummary, GgufHeader, Scalar, TensorInfo
+from ggufio.untrusted_reader import ArraySummary, GgufHeader, Scalar, TensorInfo
 from ui.i18n.words import Translator
 from ui.pages.inspect.tensor_sample import Look, TypeSum
 from ui.render.tables import NOTHING, paragraph, percent, short_number, table
@@ -55,7 +55,7 @@ def grid(symmetric: bool | None, say: Translator) -> str:
 def tensor_label(tensor: TensorInfo) -> str:
     """A tensor as the picker lists it."""
     shape = " × ".join(str(side) for side in tensor.shape)
-    return f"{_cut(tensor.name)} · {tensor.kind.name} · {shape}"
+    return f"{_cut(tensor.name)} · {tensor.dtype.name} · {shape}"
 
 
 def tensor_facts(seen: Look, say: Translator) -> str:
@@ -75,7 +75,7 @@ def tensor_facts(seen: Look, say: Translator) -> str:
 
 def type_label(seen: Look, kind: str, say: Translator) -> str:
     """A type's name; it is said of the one that the file itself has."""
-    stored = seen.reference and kind == seen.tensor.kind.name
+    stored = seen.reference and kind == seen.tensor.dtype.name
     return say("inspect.as_stored", type=kind) if stored else kind
 
 
@@ -91,8 +91,8 @@ def tensor_tables(seen: Look, one: RoundTrip | None, say: Translator) -> str:
         why = say("inspect.left_out", types=", ".join(left_out), width=say.number(seen.tensor.width))
         parts.append(paragraph(why, "teach"))
     if one is not None:
-        parts.append(f"<h2>{escape(say('inspect.blocks'))} · {escape(one.kind.name)}</h2>")
-        parts.append(blocks_table(one.blocks, one.kind.name, say))
+        parts.append(f"<h2>{escape(say('inspect.blocks'))} · {escape(one.dtype.name)}</h2>")
+        parts.append(blocks_table(one.blocks, one.dtype.name, say))
     return "".join(parts)
 
 

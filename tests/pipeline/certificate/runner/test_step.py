@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from common.worker_process import WorkerDied, run_worker
 from pipeline.certificate.finding import Certificate, Finding, load_certificate
 from pipeline.certificate.runner.certify import NAMES, _died, certify
 from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject, without_folders
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import InputError
 from pipeline.exporter.certify_step import EARLY, PREPARE
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.run import export
 from pipeline.progress import NoProgress
-from pipeline.worker_process import WorkerDied, run_worker
 from tests.pipeline.certificate.rewrite import rewrite
 from tests.pipeline.chatml import CHATML
 from tests.pipeline.tiny import make_base
@@ -128,7 +128,7 @@ def test_a_template_that_loops_is_named_when_it_ends_a_child(
     looping = "from common.system import kill_after\nwith kill_after(0.01):\n    while True: pass\n"
     (tmp_path / "looping.py").write_text(looping)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(PipelineError, match="chat template seems to loop"):
+    with pytest.raises(WorkerDied, match="chat template seems to loop"):
         run_worker("looping", {}, tmp_path / "looping.log")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ggufio.file import Array, rounded_to
 from ggufio.ggml import BF16, F16
+from ggufio.ggml_reader import Array, rounded_to
 from pipeline.certificate.tensors.compare import TensorError, tensor_error
 
 ROWS, WIDTH = 64, 256

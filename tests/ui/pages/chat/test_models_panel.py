@@ -38,8 +38,8 @@ def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models_panel, "TICK", 0.01)
     reached, seen = threading.Event(), threading.Event()
 
-    def open_model(_: str, reach: ProgressCallback) -> FakeBackend:
-        assert reach(0.4)
+    def open_model(_: str, progress: ProgressCallback) -> FakeBackend:
+        assert progress(0.4)
         reached.set()
         assert seen.wait(10)
         return FakeBackend()
@@ -62,8 +62,8 @@ def test_a_choice_by_hand_ends_the_load_of_the_last_visits_model(monkeypatch: py
     monkeypatch.setattr(models_panel, "TICK", 0.01)
     given_up = threading.Event()
 
-    def open_model(key: str, reach: ProgressCallback) -> FakeBackend:
-        while key == "b" and reach(0.4):
+    def open_model(key: str, progress: ProgressCallback) -> FakeBackend:
+        while key == "b" and progress(0.4):
             time.sleep(0.01)
         given_up.set()
         raise EngineError("nobody waits")

@@ -1,4 +1,4 @@
-"""llama.cpp's quantizers and GGUF headers, as the installed llama-cpp-python holds them (ggml.h, gguf.h)."""
+"""Reader and header writer for trusted GGUF files, by the installed llama.cpp (ggml.h, gguf.h)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Array = NDArray[np.float32]
 
 
 def to_float32(raw: NDArray[Any]) -> Array:
-    """Numbers of any plain type in float32; bfloat16 as numpy's uint16."""
+    """Convert values of an unquantized type to float32; bfloat16 is given as uint16."""
     if raw.dtype == np.float16:
         return _from_f16(np.ascontiguousarray(raw))
     return bf16_to_float32(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
 
 
 def _from_f16(raw: NDArray[np.float16]) -> Array:
-    """By ggml, which takes half of numpy's time."""
+    """Convert by ggml, in half of numpy's time."""
     wide = np.empty(raw.shape, np.float32)
     library().ggml_fp16_to_fp32_row(raw.ctypes.data, wide.ctypes.data, raw.size)
     return wide
 
 
 def bf16_to_float32(bits: NDArray[np.uint16]) -> Array:
-    """bfloat16 is the upper half of float32."""
+    """Convert bfloat16 bits, the upper half of float32's."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -43,9 +43,9 @@ _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """A tensor in a GGUF file: `rows` of `width` numbers each, from byte `offset` of the file on.
+    """A tensor in a GGUF file: `rows` rows of `width` values, from byte `offset` of the file.
 
-    Experts have one matrix each of `height` rows, one after the other.
+    Each expert has a matrix of `height` rows, one after the other.
     """
 
     name: str
@@ -57,18 +57,18 @@ class TensorLocation:
 
     @property
     def row_bytes(self) -> int:
-        """The size of one row."""
+        """Return the size of one row in bytes."""
         return int(library().ggml_row_size(self.type, self.width))
 
     @property
     def size(self) -> int:
-        """The size of all rows in bytes."""
+        """Return the size of all rows in bytes."""
         return self.rows * self.row_bytes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which of how many files it is, counted from 0, and how many tensors they hold together."""
+    """A shard's number, from 0, the count of shards, and the count of tensors in all of them."""
 
     number: int = 0
     count: int = 1
@@ -79,7 +79,7 @@ WHOLE = Shard()
 
 
 class GgufFile:
-    """The header of a GGUF file; its tensors' data is left on the disk."""
+    """The header of a GGUF file; the tensors' data stays on the disk."""
 
     def __init__(self, path: Path) -> None:
         """Read the header. Raises GgufError when it is not a GGUF file."""
@@ -91,7 +91,7 @@ class GgufFile:
             raise GgufError(f"{path} is not a whole GGUF file")
 
     def tensors(self) -> dict[str, TensorLocation]:
-        """Its tensors by name, in their order."""
+        """Return the tensors by name, in the file's order."""
         return _tensors_of(self._header, self._lib.gguf_get_data_offset(self._header))
 
     def quantized(
@@ -101,11 +101,10 @@ class GgufFile:
         shard: Shard = WHOLE,
         notes: Mapping[str, str | int] | None = None,
     ) -> tuple[bytes, dict[str, TensorLocation]]:
-        """The header of a file with the same metadata, and tensors in the order and the types of `types`.
+        """Return a header with the same metadata, and the tensors in the order and types of `types`.
 
-        By the very calls of llama.cpp's quantizer (src/llama-quant.cpp), so that it is the same to the byte.
-        Without a `file_type` it stays what it is. The metadata is in the first of several shards alone, and
-        `notes` are added to it.
+        Makes the calls of llama.cpp's quantizer (src/llama-quant.cpp), so that the bytes are identical.
+        Without a `file_type` the file's own stays. Only the first shard has the metadata, with `notes` added.
         """
         lib, header = self._lib, self._lib.gguf_init_empty()
         try:
@@ -142,7 +141,7 @@ class GgufFile:
 
 
 def read_tensors(path: Path) -> dict[str, TensorLocation]:
-    """The tensors of a GGUF file by name. Raises GgufError when it is not one."""
+    """Return the tensors of a GGUF file by name. Raises GgufError when it is not one."""
     opened = GgufFile(path)
     try:
         return opened.tensors()
@@ -162,24 +161,24 @@ def _tensors_of(header: int, data: int) -> dict[str, TensorLocation]:
 
 
 UNQUANTIZED = {F32: np.float32, F16: np.float16, BF16: np.uint16}
-"""The ggml types that are not quantized, and numpy's for them."""
+"""The unquantized ggml types and their numpy types."""
 
 
-def rounded_to(values: Array, kind: int) -> Array:
-    """What a tensor of that ggml type holds of the numbers: plain types round them; of others they stay."""
-    if kind not in (F16, BF16):
+def rounded_to(values: Array, dtype: int) -> Array:
+    """Round values to an unquantized ggml type and back; other types leave them unchanged."""
+    if dtype not in (F16, BF16):
         return values
-    values, narrow = np.ascontiguousarray(values), np.empty(values.shape, UNQUANTIZED[kind])
-    round_row = library().ggml_fp32_to_fp16_row if kind == F16 else library().ggml_fp32_to_bf16_row
+    values, narrow = np.ascontiguousarray(values), np.empty(values.shape, UNQUANTIZED[dtype])
+    round_row = library().ggml_fp32_to_fp16_row if dtype == F16 else library().ggml_fp32_to_bf16_row
     round_row(values.ctypes.data, narrow.ctypes.data, values.size)
     return to_float32(narrow)
 
 
 class GgufTensors:
-    """The tensors of a GGUF by name, those of all its files."""
+    """The tensors of a GGUF by name, over all its shards."""
 
     def __init__(self, path: Path) -> None:
-        """`path` is the file, or a shard. Raises GgufError when it is no whole GGUF."""
+        """`path` is the file, or any shard. Raises GgufError when the GGUF is incomplete."""
         self.tensors: dict[str, TensorLocation] = {}
         self._bytes: dict[str, NDArray[np.uint8]] = {}
         for file in shard_paths(path):
@@ -188,18 +187,18 @@ class GgufTensors:
             self._bytes |= dict.fromkeys(tensors, np.memmap(file, np.uint8, "r"))
 
     def read(self, name: str, first: int, count: int) -> Array:
-        """`count` rows of a tensor from `first` on, in float32: [count, width]."""
+        """Return `count` rows of a tensor from row `first`, as float32: [count, width]."""
         tensor = self.tensors[name]
         start = tensor.offset + first * tensor.row_bytes
         raw = self._bytes[name][start : start + count * tensor.row_bytes].reshape(count, tensor.row_bytes)
-        kind = UNQUANTIZED.get(tensor.type)
-        if kind is None:
+        plain = UNQUANTIZED.get(tensor.type)
+        if plain is None:
             return _dequantized(raw, tensor.type)
-        return to_float32(raw.view(kind))
+        return to_float32(raw.view(plain))
 
 
-def _dequantized(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], kind: int) -> Array:
+def _dequantized(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], dtype: int) -> Array:
     from gguf import GGMLQuantizationType, quants
 
-    values: Array = quants.dequantize(raw, GGMLQuantizationType(kind))
+    values: Array = quants.dequantize(raw, GGMLQuantizationType(dtype))
     return values

@@ -1,7 +1,7 @@
-"""What is in a GGUF file, read by the format's specification (docs/gguf.md of ggml) and nothing loaded.
+"""Reader for untrusted GGUF files: header and rows, in Python, by the specification (ggml's docs/gguf.md).
 
-The file may be a stranger's: each length that it claims is held against the bytes that are left, and data is
-read rather than mapped, so that a file that shrinks meanwhile is an error and no signal.
+Every length is checked against the remaining bytes. Data is read rather than mapped, so that a file that
+shrinks meanwhile causes an error instead of a signal.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ggufio.ggml import GGMLType, ggml_type
 
 _STRING, _ARRAY = 8, 9  # of enum gguf_metadata_value_type
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_KEPT_TEXT = 1 << 16  # bytes of a string; a chat template may be long
-_KEPT_VALUES = 6  # of an array; a vocabulary is longer than anyone reads
-_MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
-_MOST_ENTRIES = 1 << 13  # of metadata, and of tensors; the largest models have some thousand
-_MOST_VALUES = 1 << 23  # of an array of texts, which have to be walked through; vocabularies have 256 k
+_MAX_TEXT = 1 << 16  # bytes of a string that are returned; chat templates may be long
+_MAX_FIRST_VALUES = 6  # of an array that are returned
+_MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_MAX_ENTRIES = 1 << 13  # of metadata, and of tensors; the largest models have some thousand
+_MAX_STRINGS = 1 << 23  # of an array, which are skipped one by one; vocabularies have 256 k
 Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True)
 class ArraySummary:
-    """An array of the metadata: how many values, and the first of them."""
+    """An array of the metadata: its length and its first values."""
 
     count: int
     first: tuple[Scalar, ...]
@@ -36,38 +36,38 @@ class ArraySummary:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor: `shape` with the width of a row first, as in the file, and where its data begins."""
+    """A tensor: its `shape` with the width of a row first, as in the file, and its data's offset."""
 
     name: str
-    kind: GGMLType
+    dtype: GGMLType
     shape: tuple[int, ...]
     path: Path
     offset: int
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
+        """Return the number of values in a row."""
         return self.shape[0]
 
     @property
     def rows(self) -> int:
-        """How many rows, over all other dimensions."""
+        """Return the number of rows, over all other dimensions."""
         return math.prod(self.shape[1:])
 
     @property
     def row_bytes(self) -> int:
-        """The size of a row."""
-        return self.width // self.kind.block * self.kind.size
+        """Return the size of a row in bytes."""
+        return self.width // self.dtype.block * self.dtype.size
 
     @property
     def size(self) -> int:
-        """The size of all rows in bytes."""
+        """Return the size of all rows in bytes."""
         return self.rows * self.row_bytes
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The head of a GGUF file. `metadata` and `tensors` are in the file's order."""
+    """The header of a GGUF file. `metadata` and `tensors` are in the file's order."""
 
     path: Path
     metadata: dict[str, Scalar | ArraySummary]
@@ -75,7 +75,7 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read the head of a file. Raises GgufError, which names what is wrong with it."""
+    """Read the header of a file. Raises GgufError, which names the defect."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -85,7 +85,7 @@ def read_header(path: Path) -> GgufHeader:
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether it is the GGUF of a LoRA adapter; of what cannot be read others tell more."""
+    """Return whether the file is a LoRA adapter; False for unreadable files, which other readers report."""
     try:
         return read_header(path).metadata.get("general.type") == "adapter"
     except GgufError:
@@ -93,7 +93,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_rows(tensor: TensorInfo, rows: Iterable[int]) -> bytes:
-    """The data of some rows. Raises GgufError when the file does not hold them any more."""
+    """Return the bytes of some rows. Raises GgufError when the file has become shorter."""
     data = bytearray()
     try:
         with tensor.path.open("rb") as file:
@@ -112,13 +112,13 @@ def _all_of(data: bytes, count: int, name: str) -> bytes:
 
 
 class _Source:
-    """A file read from its beginning to its end, never beyond it."""
+    """A file that is read once, front to back, with bounds checks."""
 
     def __init__(self, file: BinaryIO, size: int, name: str) -> None:
         self._file, self.size, self.place, self._name = file, size, 0, name
 
-    def wrong(self, what: str) -> GgufError:
-        """The error to raise."""
+    def damaged(self, what: str) -> GgufError:
+        """Return the error to raise."""
         return GgufError(f"{self._name} is damaged: {what}; download or export it again")
 
     def take(self, count: int) -> bytes:
@@ -129,26 +129,26 @@ class _Source:
         self._check(count)
         self._file.seek(count, 1)
 
-    def count(self, smallest: int, most: int | None = None) -> int:
-        """A number of things of which each takes at least `smallest` bytes."""
+    def count(self, smallest: int, limit: int | None = None) -> int:
+        """Read a count of items that take at least `smallest` bytes each."""
         found = int(self.number("Q"))
-        if found * smallest > self.size - self.place or (most is not None and found > most):
-            raise self.wrong(f"it claims {found} entries at byte {self.place}, more than there can be")
+        if found * smallest > self.size - self.place or (limit is not None and found > limit):
+            raise self.damaged(f"it claims {found} entries at byte {self.place}, more than there can be")
         return found
 
     def number(self, form: str) -> int | float | bool:
         found: int | float | bool = struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
         return found
 
-    def text(self, kept: int = _KEPT_TEXT) -> str:
+    def text(self, max_bytes: int = _MAX_TEXT) -> str:
         length = self.count(1)
-        text = self.take(min(length, kept)).decode("utf-8", "replace")
-        self.skip(length - min(length, kept))
+        text = self.take(min(length, max_bytes)).decode("utf-8", "replace")
+        self.skip(length - min(length, max_bytes))
         return text
 
     def _check(self, count: int) -> None:
         if count > self.size - self.place:
-            raise self.wrong(f"it ends at byte {self.size}, within its head")
+            raise self.damaged(f"it ends at byte {self.size}, within its head")
         self.place += count
 
 
@@ -157,8 +157,8 @@ def _read(path: Path, source: _Source) -> GgufHeader:
         raise GgufError(f"{path.name} is not a GGUF file")
     version = source.number("I")
     if version not in (2, 3):
-        raise source.wrong(f"its version is {version}, and 2 and 3 are known")
-    tensors, entries = source.count(32, _MOST_ENTRIES), source.count(13, _MOST_ENTRIES)
+        raise source.damaged(f"its version is {version}, and 2 and 3 are known")
+    tensors, entries = source.count(32, _MAX_ENTRIES), source.count(13, _MAX_ENTRIES)
     metadata = {}
     for _ in range(entries):
         key = source.text()
@@ -178,19 +178,19 @@ def _value(source: _Source, kind: int) -> Scalar | ArraySummary:
     return _scalar(source, kind)
 
 
-def _scalar(source: _Source, kind: int, kept: int = _KEPT_TEXT) -> Scalar:
+def _scalar(source: _Source, kind: int, max_bytes: int = _MAX_TEXT) -> Scalar:
     if kind == _STRING:
-        return source.text(kept)
+        return source.text(max_bytes)
     if kind not in _FORMATS:
-        raise source.wrong(f"its metadata has a value of the unknown type {kind}")
+        raise source.damaged(f"its metadata has a value of the unknown type {kind}")
     return source.number(_FORMATS[kind])
 
 
 def _array(source: _Source) -> ArraySummary:
     kind = int(source.number("I"))
-    smallest = struct.calcsize(f"<{_FORMATS.get(kind, 'Q')}")  # a string has its length at least
-    count = source.count(smallest, _MOST_VALUES if kind == _STRING else None)
-    first = tuple(_scalar(source, kind) for _ in range(min(count, _KEPT_VALUES)))
+    smallest = struct.calcsize(f"<{_FORMATS.get(kind, 'Q')}")  # a string has at least its length
+    count = source.count(smallest, _MAX_STRINGS if kind == _STRING else None)
+    first = tuple(_scalar(source, kind) for _ in range(min(count, _MAX_FIRST_VALUES)))
     if kind == _STRING:
         for _ in range(count - len(first)):
             source.skip(source.count(1))
@@ -202,8 +202,8 @@ def _array(source: _Source) -> ArraySummary:
 def _listed(source: _Source) -> tuple[str, GGMLType, tuple[int, ...], int]:
     name = source.text()
     dimensions = int(source.number("I"))
-    if not 1 <= dimensions <= _MOST_DIMENSIONS:
-        raise source.wrong(f"tensor {name[:80]!r} has {dimensions} dimensions, not 1 to {_MOST_DIMENSIONS}")
+    if not 1 <= dimensions <= _MAX_DIMENSIONS:
+        raise source.damaged(f"tensor {name[:80]!r} has {dimensions} dimensions, not 1 to {_MAX_DIMENSIONS}")
     shape = tuple(int(source.number("Q")) for _ in range(dimensions))
     number = int(source.number("I"))
     if (kind := ggml_type(number)) is None:
@@ -214,12 +214,12 @@ def _listed(source: _Source) -> tuple[str, GGMLType, tuple[int, ...], int]:
 def _alignment(metadata: dict[str, Scalar | ArraySummary], source: _Source) -> int:
     step = metadata.get("general.alignment", 32)
     if not isinstance(step, int) or step <= 0 or step & (step - 1):
-        raise source.wrong(f"general.alignment is {step!r}, not a power of two")
+        raise source.damaged(f"general.alignment is {step!r}, not a power of two")
     return step
 
 
 def _check_place(tensor: TensorInfo, source: _Source) -> None:
-    if tensor.width % tensor.kind.block:
-        raise source.wrong(f"tensor {tensor.name[:80]!r} has rows of {tensor.width}, no whole blocks")
+    if tensor.width % tensor.dtype.block:
+        raise source.damaged(f"tensor {tensor.name[:80]!r} has rows of {tensor.width}, no whole blocks")
     if tensor.offset + tensor.size > source.size:
-        raise source.wrong(f"tensor {tensor.name[:80]!r} reaches beyond the end of the file")
+        raise source.damaged(f"tensor {tensor.name[:80]!r} reaches beyond the end of the file")
