@@ -1,1 +1,1 @@
-"""Chooses the tokenizer that ships, and records what transformers does with it as a reference."""
+"""The tokenizer of an export: which one is written, and transformers' results with it as a reference."""

@@ -1,7 +1,7 @@
-"""What transformers says of a tokenizer and its chat template: the side that a GGUF is held against.
+"""transformers' results for a tokenizer and its chat template: the reference that a GGUF is compared with.
 
-The converter's child process has transformers in memory anyway, so it writes this down on its way
-(Subject.tokenizer_reference); elsewhere importing transformers costs three seconds.
+The converter's worker process has imported transformers anyway, so it saves the reference while it runs
+(ConvertJob.tokenizer_reference); importing transformers elsewhere costs three seconds.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Any
 from common.errors import MissingPackage
 from common.files import write_atomically
 from common.system import RENDER_SECONDS, kill_after
-from pipeline.certificate.subject import Subject
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.tokenizers.stress_corpus import stress_corpus, token_texts
 
-_MARK = "A reply."
-_USER_CHATS = 64
-_ASK = {"role": "user", "content": "Who are you?"}
+_REPLY = "A reply."
+_MAX_USER_CHATS = 64
+_QUESTION = {"role": "user", "content": "Who are you?"}
 _SYSTEM = {"role": "system", "content": "You answer in one sentence."}
 _TURNS = [
     {"role": "assistant", "content": "A program that answers."},
@@ -31,20 +30,20 @@ _TURNS = [
     {"role": "user", "content": "Danke! 🦜"},
 ]
 Conversations = dict[str, list[dict[str, str]]]
-"""Messages by a name."""
+"""Messages by the conversation's name."""
 
 
 CHATS: Conversations = {
-    "one turn": [_ASK],
-    "one turn with a system prompt": [_SYSTEM, _ASK],
-    "several turns": [_ASK, *_TURNS],
-    "several turns with a system prompt": [_SYSTEM, _ASK, *_TURNS],
+    "one turn": [_QUESTION],
+    "one turn with a system prompt": [_SYSTEM, _QUESTION],
+    "several turns": [_QUESTION, *_TURNS],
+    "several turns with a system prompt": [_SYSTEM, _QUESTION, *_TURNS],
 }
 
 
 @dataclass(frozen=True)
 class EncodedText:
-    """A text of some kind of the corpus, and its ids without a BOS."""
+    """A text of the corpus, its kind there, and its token ids without a BOS."""
 
     kind: str
     text: str
@@ -53,7 +52,7 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class Token:
-    """An added token; a `special` one is read from no text that a person typed."""
+    """An added token; a `special` one is never parsed from text that a user typed."""
 
     id: int
     spelling: str
@@ -62,7 +61,10 @@ class Token:
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A conversation and its prompt's ids, up to where the assistant begins; None where it is refused."""
+    """A conversation and its prompt's token ids, with the generation prompt.
+
+    `ids` is None when the template rejects the conversation.
+    """
 
     name: str
     messages: list[dict[str, str]]
@@ -71,10 +73,10 @@ class RenderedChat:
 
 @dataclass(frozen=True)
 class TokenizerReference:
-    """All that transformers says. `vocabulary` are the spellings by id, `roles` maps "bos" and "eos" to ids.
+    """Everything recorded from transformers. The field names are the keys of the JSON file.
 
-    `adds_bos` tells whether a plain text gets a BOS, `turn_end` is the special token that the template puts
-    after an answer.
+    `vocabulary` holds the tokens by id, and `roles` maps "bos" and "eos" to ids. `adds_bos` is true when
+    plain text gets a BOS. `turn_end` is the added token that the template writes after an answer.
     """
 
     vocabulary: list[str]
@@ -87,16 +89,18 @@ class TokenizerReference:
     turn_end: int | None
 
     def save(self, path: Path) -> None:
-        """Write it down as JSON, in a folder that is there or is made."""
+        """Write the reference to `path` as JSON; creates the folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(asdict(self)))
 
 
-def load_tokenizer_reference(subject: Subject) -> TokenizerReference:
-    """What was written down for the subject; where nothing was, transformers is asked first."""
-    path = subject.tokenizer_reference
+def load_tokenizer_reference(path: Path, folder: Path, evaluation: Path | None) -> TokenizerReference:
+    """Read the reference saved at `path`; when it is missing, record it from the tokenizer in `folder` first.
+
+    Raises InputError when the tokenizer does not load.
+    """
     if not path.is_file():
-        ask_tokenizer(subject.reference, subject.evaluation).save(path)
+        ask_tokenizer(folder, evaluation).save(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     lists: dict[str, Any] = {
         "tokens": tuple(Token(**item) for item in content.pop("tokens")),
@@ -107,57 +111,58 @@ def load_tokenizer_reference(subject: Subject) -> TokenizerReference:
 
 
 def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
-    """Load the tokenizer of `folder` and have it say all. Raises InputError when it does not load."""
+    """Record the reference of the tokenizer in `folder`, with the chats of the JSONL file `evaluation`.
+
+    Raises InputError when the tokenizer does not load.
+    """
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingPackage(error.name or "transformers") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # noqa: BLE001 - a stranger's file, and tokenizers raises plain Exceptions
+    except Exception as error:  # noqa: BLE001 - an untrusted file, and tokenizers raises plain Exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None
     tokens = tuple(
         Token(number, str(token.content), bool(token.special))
         for number, token in sorted(tokenizer.added_tokens_decoder.items())
     )
-    asked = _user_chats(evaluation)
+    user_chats = _user_chats(evaluation)
     return TokenizerReference(
         vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
         roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
         adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
         tokens=tokens,
-        texts=tuple(_texts(tokenizer, tokens, asked)),
+        texts=tuple(_texts(tokenizer, tokens, user_chats)),
         has_template=bool(tokenizer.chat_template),
-        chats=tuple(_chats(tokenizer, asked)) if tokenizer.chat_template else (),
+        chats=tuple(_chats(tokenizer, user_chats)) if tokenizer.chat_template else (),
         turn_end=_turn_end(tokenizer, tokens) if tokenizer.chat_template else None,
     )
 
 
 def _user_chats(evaluation: Path | None) -> Conversations:
-    """The user's own conversations, each up to its last question."""
-    found = {}
-    for chat in read_chats(evaluation, answered=False)[:_USER_CHATS] if evaluation else []:
+    """Return the user's conversations, each cut after its last question."""
+    chats = {}
+    for chat in read_chats(evaluation, answered=False)[:_MAX_USER_CHATS] if evaluation else []:
         messages = chat.messages()
         while messages and messages[-1]["role"] != "user":
             messages.pop()
-        found[f"line {chat.line} of {evaluation.name if evaluation else ''}"] = messages
-    return found
+        chats[f"line {chat.line} of {evaluation.name if evaluation else ''}"] = messages
+    return chats
 
 
-def _texts(
-    tokenizer: Any, tokens: Sequence[Token], asked: dict[str, list[dict[str, str]]]
-) -> Iterator[EncodedText]:
-    own = tuple(message["content"] for messages in asked.values() for message in messages)
+def _texts(tokenizer: Any, tokens: Sequence[Token], user_chats: Conversations) -> Iterator[EncodedText]:
+    typed = tuple(message["content"] for messages in user_chats.values() for message in messages)
     added = token_texts([token.spelling for token in tokens])
     special = {"special tokens": added[: len(tokens)], "tokens between words": added[len(tokens) :]}
-    for kind, texts in {**stress_corpus(), **special, "user": own}.items():
+    for kind, texts in {**stress_corpus(), **special, "user": typed}.items():
         for text in texts:
             yield EncodedText(kind, text, list(tokenizer.encode(text, add_special_tokens=False)))
 
 
-def _chats(tokenizer: Any, asked: Conversations) -> Iterator[RenderedChat]:
-    for name, messages in {**CHATS, **asked}.items():
+def _chats(tokenizer: Any, user_chats: Conversations) -> Iterator[RenderedChat]:
+    for name, messages in {**CHATS, **user_chats}.items():
         yield RenderedChat(name, messages, _ids(tokenizer, messages, add_generation_prompt=True))
 
 
@@ -173,9 +178,9 @@ def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list
 
 
 def _turn_end(tokenizer: Any, tokens: Sequence[Token]) -> int | None:
-    """The first added token after an assistant's words."""
-    prompt = _ids(tokenizer, [_ASK], add_generation_prompt=True)
-    whole = _ids(tokenizer, [_ASK, {"role": "assistant", "content": _MARK}])
+    """Return the first added token after an assistant's message."""
+    prompt = _ids(tokenizer, [_QUESTION], add_generation_prompt=True)
+    whole = _ids(tokenizer, [_QUESTION, {"role": "assistant", "content": _REPLY}])
     if prompt is None or whole is None or whole[: len(prompt)] != prompt:
         return None
     known = {token.id for token in tokens}

@@ -1,6 +1,6 @@
-"""Whose tokenizer and chat template a GGUF gets: the adapter's where it brings its own, else the base's.
+"""Choose the tokenizer and chat template of a GGUF: the adapter's if it has its own, else the base's.
 
-Where the two differ, a line says so; it is shown, and kept in manifest.json.
+Differences between the two are reported as notes, which are shown and stored in manifest.json.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from common.text import and_more, pluralize
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
 
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _FILES = (
-    *_VOCABULARIES,
+    *_VOCABULARY_FILES,
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
@@ -32,7 +32,10 @@ Tokens = dict[str, int]
 
 @dataclass(frozen=True)
 class TokenizerChoice:
-    """The files of a tokenizer, its chat template (None: as the files have it), and lines for people."""
+    """The files of a tokenizer, its chat template, and notes for the user.
+
+    `template` is None when neither the adapters nor the base have one.
+    """
 
     files: dict[str, Path]
     template: str | None
@@ -40,29 +43,32 @@ class TokenizerChoice:
 
 
 def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None) -> TokenizerChoice:
-    """The tokenizer of the last adapter that brings one, else the base's; `rows` are the embeddings'."""
+    """Return the tokenizer of the last adapter that has one, else the base's.
+
+    `rows` is the height of the embedding matrix: a tokenizer with ids beyond it is not used. None skips that.
+    """
     files = {path.name: path for path in base.files() if path.name in _FILES}
     template: str | None = None
     notes: list[str] = []
     for adapter in adapters:
         own = {name: adapter.folder / name for name in _FILES if (adapter.folder / name).is_file()}
-        if set(own) & set(_VOCABULARIES):
-            files, lines = _replaced(files, own, adapter, rows)
+        if set(own) & set(_VOCABULARY_FILES):
+            files, lines = _with_adapter_files(files, own, adapter, rows)
             notes += lines
-        theirs = _template(adapter.folder)
-        if theirs is not None:
-            if theirs != (_template(base.folder) if template is None else template):
+        adapter_template = _template(adapter.folder)
+        if adapter_template is not None:
+            if adapter_template != (_template(base.folder) if template is None else template):
                 notes.append(
                     f"the chat template is the adapter's ({adapter.spec!r}), which differs from the base's"
                 )
-            template = theirs
+            template = adapter_template
     return TokenizerChoice(files, template if template is not None else _template(base.folder), tuple(notes))
 
 
-def _replaced(
+def _with_adapter_files(
     files: dict[str, Path], own: dict[str, Path], adapter: Adapter, rows: int | None
 ) -> tuple[dict[str, Path], list[str]]:
-    """The adapter's files in place of `files`, unless the embeddings have no rows for its tokens."""
+    """Replace `files` by the adapter's `own`, unless the embeddings have no rows for its tokens."""
     before, after = _tokens(files), _tokens(own)
     beyond = [token for token, number in after.items() if rows is not None and number >= rows]
     if beyond:
@@ -75,10 +81,9 @@ def _replaced(
     if before == after and not notes:
         return files, []
     moved = any(after.get(token, number) != number for token, number in before.items())
-    # A base's tokenizer.model beside the adapter's tokenizer.json is the same vocabulary, in the form that
-    # llama.cpp's converter likes best; where tokens moved it is another one.
-    kept = {} if moved else files
-    return {**kept, **own}, notes
+    # The base's tokenizer.model next to the adapter's tokenizer.json holds the same vocabulary, in the form
+    # that llama.cpp's converter prefers; when tokens moved it is a different vocabulary.
+    return ({} if moved else files) | own, notes
 
 
 def _token_notes(before: Tokens, after: Tokens, adapter: Adapter) -> list[str]:
@@ -118,7 +123,7 @@ def _config(files: dict[str, Path]) -> dict[str, Any]:
 
 
 def _template(folder: Path) -> str | None:
-    """A folder's chat template, as transformers finds it; None where it has none."""
+    """Read a folder's chat template as transformers does; None when it has none."""
     if (folder / TEMPLATE).is_file():
         return (folder / TEMPLATE).read_text(encoding="utf-8")
     if (folder / CONFIG).is_file():
@@ -128,7 +133,7 @@ def _template(folder: Path) -> str | None:
 
 
 def _tokens(files: dict[str, Path]) -> Tokens:
-    """Token -> number, of whichever vocabulary there is; empty where none can be read."""
+    """Return token -> id from the first vocabulary file there is; empty when there is none."""
     if "tokenizer.json" in files:
         content = read_json(files["tokenizer.json"], "the tokenizer")
         vocabulary = content.get("model", {}).get("vocab", {})
@@ -157,7 +162,7 @@ def _pieces(path: Path) -> Tokens:
 
 
 def write_tokenizer(tokenizer: TokenizerChoice, folder: Path) -> None:
-    """Put the tokenizer's files into `folder`, in place of the base's."""
+    """Link the tokenizer's files into `folder`, replacing the base's."""
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
     for name, path in tokenizer.files.items():
@@ -170,14 +175,14 @@ def write_tokenizer(tokenizer: TokenizerChoice, folder: Path) -> None:
 
 
 def replace_file(path: Path, content: str) -> None:
-    """Write a file where there may be a link, without following it."""
+    """Write a file; a symbolic link at `path` is replaced, not followed."""
     path.unlink(missing_ok=True)
     path.write_text(content, encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class StagedCheckpoint:
-    """What the converter reads, and lines about it for people."""
+    """The folder that the converter reads, and notes about it for the user."""
 
     folder: Path
     notes: tuple[str, ...]
@@ -186,13 +191,16 @@ class StagedCheckpoint:
 def stage_checkpoint(
     base: Source, adapters: Sequence[Adapter], settings: Mapping[str, object], scratch: Path
 ) -> StagedCheckpoint:
-    """The base's own folder where nothing differs, else one inside `scratch`."""
+    """Return the base's folder if nothing differs from it, else a folder of links inside `scratch`.
+
+    `settings` replace those of config.json.
+    """
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
     changed = _changed(config, settings)
     tokenizer = choose_tokenizer(base, adapters, changed.get("text_config", changed).get("vocab_size"))
     if not settings and tokenizer == choose_tokenizer(base, (), None):
         return StagedCheckpoint(base.folder, tokenizer.notes)
-    folder = scratch / base.folder.name  # the converter takes words for the GGUF from its name
+    folder = scratch / base.folder.name  # the converter derives the GGUF's general.name from it
     folder.mkdir()
     for path in base.files():
         (folder / path.name).symlink_to(path)

@@ -1,11 +1,11 @@
-"""The stress corpus: short texts on which tokenizers are known to part ways."""
+"""The stress corpus: short texts on which tokenizer implementations are known to disagree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 COMMON = ("scripts", "emoji", "digits", "white space", "code", "user")
-"""The kinds that people type. A difference in any other kind is a warning: few texts have it."""
+"""The kinds that users type. A difference in any other kind is only a warning: few texts contain it."""
 
 
 _SCRIPTS = (
@@ -70,7 +70,7 @@ _CONTROL = (
 
 
 def stress_corpus() -> dict[str, tuple[str, ...]]:
-    """Texts by kind, without the tokens of any one tokenizer."""
+    """Return texts by kind; none depends on a tokenizer's own tokens."""
     return {
         "scripts": _SCRIPTS,
         "emoji": _EMOJI,
@@ -83,5 +83,5 @@ def stress_corpus() -> dict[str, tuple[str, ...]]:
 
 
 def token_texts(tokens: Sequence[str], embedded: int = 24) -> tuple[str, ...]:
-    """Texts with each special or added token alone, and with the first few between words."""
+    """Return each special or added token as a text, then the first `embedded` of them between words."""
     return (*tokens, *(f"before{token}after" for token in tokens[:embedded]))

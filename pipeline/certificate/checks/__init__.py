@@ -1,1 +1,1 @@
-"""One module per check of a certificate."""
+"""The checks of a certificate, one module each."""

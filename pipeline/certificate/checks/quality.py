@@ -1,4 +1,4 @@
-"""What quantization did to the model, what is left of the tuning, and how fast each file is."""
+"""Checks 4 and 5: divergence of each quantized file, survival of the tuning, and speed."""
 
 from __future__ import annotations
 
@@ -34,48 +34,51 @@ from pipeline.certificate.scoring.scorer import Speed, choose_backend, has_templ
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 
-_WORSE = 1.3  # a larger file's divergence over a smaller one's: more than chance on the 96 tokens of `fast`
-_WORST_PROMPTS = 3
-_SHOWN = 200  # characters of a prompt
+_CLEARLY_WORSE = 1.3  # ratio of two files' divergences that is no chance on the 96 tokens of `fast`
+_MAX_WORST_PROMPTS = 3
+_MAX_SHOWN = 200  # characters of a prompt
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What one file is worth. `gain` is None without held-out answers, both shares are without a base."""
+    """The measurements of one file of `size` bytes.
+
+    `survival` and `gain` are None without a base; `gain` also without held-out answers.
+    """
 
     size: int
     divergence: Divergence
-    kept: Share | None
+    survival: Share | None
     gain: Share | None
     scores: Sequence[TokenScores]
     speed: Speed
 
 
 def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
-    """Findings `quantization` and `survival` for each quantized file, and `speed` for the full one too."""
+    """Yield `quantization`, `survival` and `speed` for each quantized file, and `speed` for the full one."""
     if not has_template(subject.full):
         yield Finding(
             "quantization", "skipped", "The model has no chat template, so there is no chat to measure."
         )
         return
     choice = choose_backend(subject)
-    if not subject.files:  # one file alone, with nothing to compare it with
-        with open_scorer(subject.full, choice) as alone:
-            yield _speed(subject.full_name, alone.speed(subject))
+    if not subject.files:  # nothing to compare the file with
+        with open_scorer(subject.full, choice) as full:
+            yield _speed(subject.full_name, full.speed(subject))
         return
     with progress.step("Compare the files' answers", len(subject.files) + 1) as advance:
         reference = make_reference(subject, choice)
         advance(1)
-        found: dict[str, Quality] = {}
+        measured: dict[str, Quality] = {}
         for done, (name, path) in enumerate(subject.files.items(), 2):
             try:
                 scores, speed = measure_file(path, reference, subject, choice)
-                found[name] = _quality(path, reference, scores, speed)
+                measured[name] = _quality(path, reference, scores, speed)
             except EngineError as error:
                 yield Finding("quantization", "fail", f"{name} does not run: {error}.", file=name)
             advance(done)
-    for name, quality in found.items():
-        yield _quantization(name, found, subject, reference)
+    for name, quality in measured.items():
+        yield _quantization(name, measured, subject, reference)
         yield _survival(name, quality, reference)
         yield _speed(name, quality.speed)
     if reference.speed is not None:
@@ -83,23 +86,26 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
 
 
 def _quality(path: Path, reference: Reference, scores: Sequence[TokenScores], speed: Speed) -> Quality:
+    """Compute the measurements from the scores, which are in the order of the reference's samples."""
     samples, tuned, base = reference.samples, reference.tuned, reference.base
-    own = [place for place, sample in enumerate(samples) if sample.own]
-    theirs = [place for place, sample in enumerate(samples) if not sample.own]
-    lost = np.concatenate([tuned[place].log_p - scores[place].log_p for place in theirs or own])
-    kept = gain = None
+    own = [index for index, sample in enumerate(samples) if sample.own]
+    held_out = [index for index, sample in enumerate(samples) if not sample.own]
+    lost = np.concatenate([tuned[index].log_p - scores[index].log_p for index in held_out or own])
+    survived = gain = None
     if base is not None:
-        kept = survival([scores[place].kl for place in own], [base[place].kl for place in own])
-    if base is not None and theirs:
-        q, t, b = ([one[n].log_p for n in theirs] for one in (scores, tuned, base))
+        survived = survival([scores[index].kl for index in own], [base[index].kl for index in own])
+    if base is not None and held_out:
+        q, t, b = ([one[index].log_p for index in held_out] for one in (scores, tuned, base))
         gain = gain_kept(q, t, b)
-    divergence = summarize([scores[place] for place in own], lost)
-    return Quality(size(path), divergence, kept, gain, scores, speed)
+    divergence = summarize([scores[index] for index in own], lost)
+    return Quality(size(path), divergence, survived, gain, scores, speed)
 
 
-def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, reference: Reference) -> Finding:
-    quality = found[name]
-    divergence, better = quality.divergence, _smaller_and_better(name, found)
+def _quantization(
+    name: str, measured: Mapping[str, Quality], subject: Subject, reference: Reference
+) -> Finding:
+    quality = measured[name]
+    divergence, better = quality.divergence, _smaller_and_better(name, measured)
     status = _grade(divergence.mean_kl, GOOD_KL, BAD_KL)
     cause = ""
     if status != "pass" or better:
@@ -110,41 +116,43 @@ def _quantization(name: str, found: Mapping[str, Quality], subject: Subject, ref
         f"{name} differs from the unquantized model by {divergence.mean_kl:.3f} nats a token and finds the "
         f"same next token in {divergence.agreement:.0%} of places."
     )
-    figures = {**_figures(divergence), **_texts(reference), "worst": _worst(quality.scores, reference)}
+    worst = _worst_prompts(quality.scores, reference)
+    figures = {**_figures(divergence), **_describe_samples(reference), "worst": worst}
     return Finding("quantization", status, summary, figures, KL_REASON, cause, name)
 
 
-def _texts(reference: Reference) -> dict[str, Any]:
-    """What the figures are of: KL and agreement of the model's own answers, the perplexities of the user's.
+def _describe_samples(reference: Reference) -> dict[str, Any]:
+    """Return which answers the figures are measured on.
 
-    Without those, of its own too. Of answers of the user's that were left out, the first reason is told.
+    KL and agreement are of the model's own answers, perplexities of the user's, or of the model's without
+    any. Of the user's answers that were left out, only the first reason is given.
     """
     own = [sample for sample in reference.samples if sample.own]
-    theirs = [sample for sample in reference.samples if not sample.own]
+    held_out = [sample for sample in reference.samples if not sample.own]
     refused = [sample.refused for sample in own if sample.refused]
     return {
         "answers": len(own),
-        "perplexity_of": "the answers in --eval" if theirs else "the model's own answers",
-        "perplexity_tokens": sum(len(sample.answer) for sample in theirs or own),
+        "perplexity_of": "the answers in --eval" if held_out else "the model's own answers",
+        "perplexity_tokens": sum(len(sample.answer) for sample in held_out or own),
         "left_out": len(refused),
         "left_out_because": refused[0] if refused else "",
     }
 
 
 def _grade(value: float, good: float, bad: float) -> Status:
-    """Pass up to `good`, fail above `bad`; NaN fails."""
+    """Return "pass" up to `good`, "warn" up to `bad`, else "fail", as for NaN."""
     if value <= good:
         return "pass"
     return "warn" if value <= bad else "fail"
 
 
-def _smaller_and_better(name: str, found: Mapping[str, Quality]) -> str:
-    """The best file that is smaller and clearly nearer to the model; empty when there is none."""
-    mine = found[name]
+def _smaller_and_better(name: str, measured: Mapping[str, Quality]) -> str:
+    """Return the best file that is smaller and clearly nearer to the model; empty when there is none."""
+    this = measured[name]
     better = [
         (other.divergence.mean_kl, file)
-        for file, other in found.items()
-        if other.size < mine.size and other.divergence.mean_kl * _WORSE < mine.divergence.mean_kl
+        for file, other in measured.items()
+        if other.size < this.size and other.divergence.mean_kl * _CLEARLY_WORSE < this.divergence.mean_kl
     ]
     return min(better)[1] if better else ""
 
@@ -156,25 +164,28 @@ def _cause(path: Path, full: Path, levels: int, better: str) -> str:
     return f"{rounding}So few bits lose much: use a larger type, or --calibrate with your own chats."
 
 
-def _worst(scores: Sequence[TokenScores], reference: Reference) -> list[dict[str, Any]]:
-    """The prompts whose answers suffer most."""
+def _worst_prompts(scores: Sequence[TokenScores], reference: Reference) -> list[dict[str, Any]]:
+    """Return the prompts whose answers diverge most."""
     pairs = zip(reference.samples, scores, strict=True)
-    found = [(float(score.kl.mean()), sample.text[:_SHOWN]) for sample, score in pairs if sample.own]
-    return [{"prompt": text, "mean_kl": kl} for kl, text in sorted(found, reverse=True)[:_WORST_PROMPTS]]
+    ranked = sorted(
+        ((float(score.kl.mean()), sample.text[:_MAX_SHOWN]) for sample, score in pairs if sample.own),
+        reverse=True,
+    )
+    return [{"prompt": text, "mean_kl": kl} for kl, text in ranked[:_MAX_WORST_PROMPTS]]
 
 
 def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
-    kept, gain = quality.kept, quality.gain
-    if kept is None:
+    survived, gain = quality.survival, quality.gain
+    if survived is None:
         return Finding("survival", "skipped", f"No tuning to compare with: {reference.no_base}.", file=name)
-    figures = {"kept": _figures(kept), "gain": _figures(gain) if gain else None}
-    if not kept.reliable:
-        summary = f"How much of the tuning survives in {name} cannot be told: {kept.doubt}."
+    figures = {"kept": _figures(survived), "gain": _figures(gain) if gain else None}
+    if not survived.reliable:
+        summary = f"How much of the tuning survives in {name} cannot be told: {survived.doubt}."
         return Finding("survival", "skipped", summary, figures, SURVIVAL_REASON, file=name)
-    summary = f"{name} keeps {_range(kept)} of what the adapter changed"
+    summary = f"{name} keeps {_range(survived)} of what the adapter changed"
     if gain and gain.reliable:
         summary += f", and {_range(gain)} of what it gained on the held-out answers"
-    status = _grade(-kept.value, -GOOD_SURVIVAL, -BAD_SURVIVAL)
+    status = _grade(-survived.value, -GOOD_SURVIVAL, -BAD_SURVIVAL)
     cause = (
         "" if status == "pass" else "Quantization moved the model where the adapter had: see `quantization`."
     )
@@ -182,7 +193,7 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
 
 
 def _figures(measured: Divergence | Share | Speed) -> dict[str, Any]:
-    """A measurement as JSON has it: None stands for what has no value."""
+    """Return a measurement for JSON, with None in place of NaN."""
     figures: dict[str, Any] = nan_to_none(asdict(measured))
     return figures
 

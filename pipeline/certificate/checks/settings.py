@@ -1,4 +1,4 @@
-"""The numbers of the architecture: what config.json says, and what the GGUF's metadata says."""
+"""The hyperparameters in config.json compared with the GGUF's metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RULE = "Equal to six digits: the weights were trained with these numbers."
 _ROPE = "Equal to six digits: positions turn as in training, at any length."
 
 
-# Key of the metadata after the architecture's name -> the names that config.json may use.
+# Metadata key, after the architecture's prefix -> the names that config.json may use.
 _SHAPE = {
     "block_count": ("num_hidden_layers", "n_layer"),
     "embedding_length": ("hidden_size", "n_embd"),
@@ -39,24 +39,24 @@ _ROPE_KEYS = {
 
 
 def check_settings(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
-    """Compare shape and rope settings wherever both sides name them; without a base there is no config."""
+    """Compare the shape and RoPE settings that both files have; skipped without a base."""
     if subject.base is None:
         yield Finding(
             "settings.shape", "skipped", "The base was not given (--base), so there is no config.json."
         )
         return
-    yield from warned_of_base(subject.base, subject.adapters)
+    yield from warn_other_base(subject.base, subject.adapters)
     config = text_config(subject.base.folder)
     with progress.step("Check the settings", None), closing(Model(subject.full, vocab_only=True)) as model:
         architecture = model.metadata("general.architecture")
-        yield _compare("settings.shape", config, _found(model, architecture, _SHAPE), _SHAPE)
+        yield _compare("settings.shape", config, _metadata(model, architecture, _SHAPE), _SHAPE)
         yield _compare(
-            "settings.rope", rope_config(config), _found(model, architecture, _ROPE_KEYS), _ROPE_KEYS
+            "settings.rope", rope_config(config), _metadata(model, architecture, _ROPE_KEYS), _ROPE_KEYS
         )
 
 
-def warned_of_base(base: Source, adapters: Sequence[Adapter]) -> Iterator[Finding]:
-    """One warning where an adapter says that it was trained on another base; else nothing."""
+def warn_other_base(base: Source, adapters: Sequence[Adapter]) -> Iterator[Finding]:
+    """Yield a warning if an adapter names another base than this one."""
     if others := base_mismatch_notes(base, adapters):
         yield Finding(
             "settings.base",
@@ -68,31 +68,31 @@ def warned_of_base(base: Source, adapters: Sequence[Adapter]) -> Iterator[Findin
 
 
 def rope_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rope's numbers, wherever this version of transformers keeps them; none that depend on the layer."""
+    """Return the RoPE settings, which versions of transformers store in different places."""
     nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    # Gemma 3 has one set for each kind of layer; the one for full attention is the GGUF's plain one.
+    # Gemma 3 has one set for each type of layer; the GGUF's plain keys are those of full attention.
     nested = nested.get("full_attention", nested)
     top = {key: config[key] for key in ("rope_theta", "original_max_position_embeddings") if key in config}
     return {**top, **nested}
 
 
-def _found(model: Model, architecture: str, keys: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+def _metadata(model: Model, architecture: str, keys: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     return {key: model.metadata(f"{architecture}.{key}") for key in keys}
 
 
 def _compare(
-    name: str, config: Mapping[str, Any], found: Mapping[str, str], keys: Mapping[str, tuple[str, ...]]
+    name: str, config: Mapping[str, Any], metadata: Mapping[str, str], keys: Mapping[str, tuple[str, ...]]
 ) -> Finding:
     is_rope = name == "settings.rope"
     rule, figures, wrong = (_ROPE if is_rope else _RULE), {}, []
     for key, names in keys.items():
-        wanted = next((config[each] for each in names if isinstance(config.get(each), int | float)), None)
-        stands = _number(found[key])
-        if wanted is None or stands is None:
+        expected = next((config[each] for each in names if isinstance(config.get(each), int | float)), None)
+        actual = _number(metadata[key])
+        if expected is None or actual is None:
             continue
-        figures[key] = [float(wanted), stands]
-        if abs(stands - wanted) > 1e-6 * abs(wanted):
-            wrong.append(f"{key} is {stands:g} in the GGUF and {wanted:g} in config.json")
+        figures[key] = [float(expected), actual]
+        if abs(actual - expected) > 1e-6 * abs(expected):
+            wrong.append(f"{key} is {actual:g} in the GGUF and {expected:g} in config.json")
     if wrong:
         more = f", and {pluralize(len(wrong) - 1, 'more differs', 'more differ')}" if len(wrong) > 1 else ""
         words = f"{wrong[0]}{more}."
@@ -103,7 +103,7 @@ def _compare(
 
 
 def _number(text: str) -> float | None:
-    """A metadata value as a number; None for a list, or nothing."""
+    """Return a metadata value as a number; None for a list or an empty text."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Check 1: the GGUF's vocabulary reads texts into the token ids that the tuned model was trained on."""
+"""Check 1: the GGUF tokenizes texts into the same ids as the tuned model's tokenizer."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ _ROLES = "The beginning and the end of a text are the same tokens as in training
 
 
 def check_tokenizer(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
-    """Compare ids on the stress corpus and the user's data, then size, added tokens and roles."""
+    """Compare vocabularies, special tokens, BOS, EOS, and ids of the stress corpus and the user's data."""
     with progress.step("Check the tokenizer", None):
-        reference = load_tokenizer_reference(subject)
+        reference = load_tokenizer_reference(
+            subject.tokenizer_reference, subject.reference, subject.evaluation
+        )
         with closing(Model(subject.full, vocab_only=True)) as model:
             yield from compare_vocabularies(reference, model.vocab)
 
 
 def compare_vocabularies(reference: TokenizerReference, vocab: LlamaTokenizer) -> Iterator[Finding]:
-    """The findings on a vocabulary."""
-    yield _size(reference, vocab)
-    yield _spellings(reference, vocab)
-    yield _added(reference, vocab)
-    yield _roles(reference, vocab)
-    yield _texts(reference.texts, vocab)
+    """Yield the findings on a GGUF's vocabulary."""
+    yield _compare_size(reference, vocab)
+    yield _compare_tokens(reference, vocab)
+    yield _compare_special_tokens(reference, vocab)
+    yield _compare_roles(reference, vocab)
+    yield _compare_texts(reference.texts, vocab)
 
 
-def _size(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
+def _compare_size(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     size = len(reference.vocabulary)
     figures = {"tokenizer": size, "gguf": vocab.size}
     if vocab.size >= size:
@@ -50,7 +52,7 @@ def _size(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     return Finding("tokenizer.size", "fail", words, figures, _SIZE, find_cause("tokens_missing"))
 
 
-def _spellings(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
+def _compare_tokens(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     known = reference.vocabulary[: vocab.size]
     moved = [number for number, spelling in enumerate(known) if vocab.text(number) != spelling]
     figures = {"tokens": len(known), "differ": len(moved)}
@@ -67,7 +69,7 @@ def _spellings(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     return Finding("tokenizer.vocabulary", "pass", words, figures, _VOCABULARY)
 
 
-def _added(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
+def _compare_special_tokens(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     special = [token for token in reference.tokens if token.special and token.id < vocab.size]
     plain = [token for token in special if not vocab.is_read_whole(token.id)]
     figures = {"added": len(reference.tokens), "special": len(special), "not_special": len(plain)}
@@ -82,16 +84,16 @@ def _and_more(found: Sequence[object]) -> str:
     return f", and {len(found) - 1} more like it" if len(found) > 1 else ""
 
 
-def _roles(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
-    theirs, ours = reference.roles, {"bos": vocab.bos, "eos": vocab.eos}
-    # A GGUF without a role has -1; what a tokenizer does not name, a program never asks for.
-    wrong = [role for role, number in theirs.items() if number is not None and number != ours[role]]
-    figures = {"tokenizer": theirs, "gguf": ours, "adds_bos": [reference.adds_bos, vocab.add_bos]}
+def _compare_roles(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
+    expected, actual = reference.roles, {"bos": vocab.bos, "eos": vocab.eos}
+    # A GGUF without the role has -1. Nothing uses a role that the tokenizer does not define.
+    wrong = [role for role, number in expected.items() if number is not None and number != actual[role]]
+    figures = {"tokenizer": expected, "gguf": actual, "adds_bos": [reference.adds_bos, vocab.add_bos]}
     if "eos" in wrong or "bos" in wrong:
         role = wrong[0]
         words = (
-            f"The {role.upper()} token is {theirs[role]} in the tokenizer and {ours[role]} "
-            f"({vocab.text(ours[role])!r}) in the GGUF."
+            f"The {role.upper()} token is {expected[role]} in the tokenizer and {actual[role]} "
+            f"({vocab.text(actual[role])!r}) in the GGUF."
         )
         return Finding("tokenizer.roles", "fail", words, figures, _ROLES, find_cause(f"{role}_differs"))
     if reference.adds_bos != vocab.add_bos:
@@ -103,15 +105,16 @@ def _roles(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     return Finding("tokenizer.roles", "pass", "BOS and EOS are the same tokens.", figures, _ROLES)
 
 
-def _texts(texts: Sequence[EncodedText], vocab: LlamaTokenizer) -> Finding:
-    read = {text.text: vocab.tokenize(text.text, special=True) for text in texts}
-    parted = [text for text in texts if read[text.text] != text.ids]
-    different = [text for text in parted if not same_but_for_spaces(text.ids, read[text.text], vocab)]
+def _compare_texts(texts: Sequence[EncodedText], vocab: LlamaTokenizer) -> Finding:
+    ids = {text.text: vocab.tokenize(text.text, special=True) for text in texts}
+    unequal = [text for text in texts if ids[text.text] != text.ids]
+    different = [text for text in unequal if not differ_only_in_spaces(text.ids, ids[text.text], vocab)]
     counts = Counter(text.kind for text in different)
-    spaced = len(parted) - len(different)
+    spaced = len(unequal) - len(different)
     figures = {"texts": len(texts), "differ": len(different), "by_kind": dict(counts), "spaces": spaced}
     if not different:
-        words = f"{all_of_them(len(texts), 'text gives', 'texts give')} the same ids{_but_for(spaced)}."
+        spaces = f", {spaced} of them but for SentencePiece's space before a text" if spaced else ""
+        words = f"{all_of_them(len(texts), 'text gives', 'texts give')} the same ids{spaces}."
         return Finding("tokenizer.text", "pass", words, figures, _TEXT)
     common = [text for text in different if text.kind in COMMON or text.kind == "special tokens"]
     first = (common or different)[0]
@@ -119,23 +122,19 @@ def _texts(texts: Sequence[EncodedText], vocab: LlamaTokenizer) -> Finding:
     words = (
         f"{pluralize(len(different), f'{of_all} gives', f'{of_all} give')} other ids "
         f"({', '.join(counts)}): "
-        f"{describe_difference(first.text, first.ids, read[first.text], vocab)}."
+        f"{describe_difference(first.text, first.ids, ids[first.text], vocab)}."
     )
     signature = "text_differs" if common else "rare_text_differs"
     status: Status = "fail" if common else "warn"
     return Finding("tokenizer.text", status, words, figures, _TEXT, find_cause(signature))
 
 
-def _but_for(spaced: int) -> str:
-    return f", {spaced} of them but for SentencePiece's space before a text" if spaced else ""
+def differ_only_in_spaces(expected: Sequence[int], actual: Sequence[int], vocab: LlamaTokenizer) -> bool:
+    """Return whether two tokenizations differ only in the space that SentencePiece puts before a text.
 
-
-def same_but_for_spaces(theirs: Sequence[int], ours: Sequence[int], vocab: LlamaTokenizer) -> bool:
-    """Whether two readings differ in nothing but the space that SentencePiece puts before a text.
-
-    transformers leaves it out after a special token, and where the text begins with white space.
+    transformers omits it after a special token, and when the text begins with white space.
     """
-    one, other = _segments(theirs, vocab), _segments(ours, vocab)
+    one, other = _segments(expected, vocab), _segments(actual, vocab)
     if not vocab.is_sentencepiece or len(one) != len(other):
         return False
     return all(
@@ -144,31 +143,29 @@ def same_but_for_spaces(theirs: Sequence[int], ours: Sequence[int], vocab: Llama
 
 
 def _segments(ids: Sequence[int], vocab: LlamaTokenizer) -> list[str]:
-    """The special tokens, and the texts between them."""
-    found, text = [], ""
+    """Split into the special tokens and the texts between them."""
+    segments, text = [], ""
     for number in ids:
         if vocab.is_read_whole(number):
-            found += [text, vocab.text(number)]
+            segments += [text, vocab.text(number)]
             text = ""
         else:
             text += vocab.text(number)
-    return [*found, text]
+    return [*segments, text]
 
 
-def describe_difference(text: str, theirs: list[int], ours: list[int], vocab: LlamaTokenizer) -> str:
-    """The first place at which two readings of a text part, in words."""
-    place = next((n for n, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), None)
-    if place is None:
-        place = min(len(theirs), len(ours))
+def describe_difference(text: str, expected: list[int], actual: list[int], vocab: LlamaTokenizer) -> str:
+    """Describe the first position at which two tokenizations of a text differ."""
+    position = next((n for n, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), None)
+    if position is None:
+        position = min(len(expected), len(actual))
     shown = text if len(text) <= 40 else f"{text[:37]}..."
-    return (
-        f"in {shown!r} token {place + 1} is {_named(theirs, place, vocab)} for transformers and "
-        f"{_named(ours, place, vocab)} for the GGUF"
-    )
+    theirs, ours = (_describe_token(ids, position, vocab) for ids in (expected, actual))
+    return f"in {shown!r} token {position + 1} is {theirs} for transformers and {ours} for the GGUF"
 
 
-def _named(ids: list[int], place: int, vocab: LlamaTokenizer) -> str:
-    if place >= len(ids):
+def _describe_token(ids: list[int], position: int, vocab: LlamaTokenizer) -> str:
+    if position >= len(ids):
         return "missing"
-    number = ids[place]
+    number = ids[position]
     return f"{number} ({vocab.text(number)!r})" if number < vocab.size else str(number)

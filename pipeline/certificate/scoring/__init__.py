@@ -1,1 +1,1 @@
-"""Logits of models on the same texts, and what they say: divergence, survival, speed."""
+"""Scores models on the same texts: divergence, survival and speed."""

@@ -1,7 +1,7 @@
-"""The base out of the tuned model: an adapter that takes off what was merged in, as llama.cpp applies it.
+"""The base model for scoring: the tuned GGUF with a negated LoRA applied by llama.cpp, or a GGUF of the base.
 
-One model less to convert, to write and to load. It is for LoRA in its plain forms on the linear layers of
-architectures whose layout is known; for all else the base is converted (base_gguf.py).
+The negated adapter saves converting, writing and loading another model. It works for plain LoRA on the linear
+layers of architectures whose layout is known; in all other cases the base is converted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.progress import NoProgress
 
 
 def negated_adapter(subject: Subject, model: Model) -> Adapter | None:
-    """A LoRA for the loaded tuned model that undoes the subject's adapters; None where none can.
+    """Return a LoRA for the loaded tuned model that undoes the subject's adapters; None when none can.
 
     Close it before the model.
     """
@@ -32,7 +32,7 @@ def negated_adapter(subject: Subject, model: Model) -> Adapter | None:
         return None
     architecture = model.metadata("general.architecture")
     layout = TensorMap(architecture, text_config(subject.base.folder))
-    factors = _factors(updates, layout, GgufTensors(subject.full)) if layout.is_known else None
+    factors = _negated_factors(updates, layout, GgufTensors(subject.full)) if layout.is_known else None
     if factors is None:
         return None
     path = subject.scratch / "subtracting.gguf"
@@ -43,27 +43,30 @@ def negated_adapter(subject: Subject, model: Model) -> Adapter | None:
         path.unlink()
 
 
-def _factors(
+def _negated_factors(
     updates: list[Update], layout: TensorMap, tensors: GgufTensors
 ) -> dict[str, tuple[Array, Array]] | None:
-    """Of each tensor, what all updates together take off it: down is [rank, in], up is [out, rank]."""
-    found: dict[str, tuple[Array, Array]] = {}
+    """Return, per tensor, the low-rank factors of the negated sum of all updates: [rank, in] and [out, rank].
+
+    None when an update has no matching tensor in the GGUF.
+    """
+    factors: dict[str, tuple[Array, Array]] = {}
     for update in updates:
-        place = layout.place(update.name)
-        there = tensors.tensors.get(place.tensor) if place and place.expert is None else None
-        if place is None or there is None:
+        location = layout.location(update.name)
+        tensor = tensors.tensors.get(location.tensor) if location and location.expert is None else None
+        if location is None or tensor is None:
             return None
-        if (there.rows, there.width) != (len(update.up), update.down.shape[1]):
+        if (tensor.rows, tensor.width) != (len(update.up), update.down.shape[1]):
             return None
-        down, up = update.down, layout.reordered(place, np.float32(-update.scale) * update.up)
-        if earlier := found.get(place.tensor):
+        down, up = update.down, layout.reordered(location, np.float32(-update.scale) * update.up)
+        if earlier := factors.get(location.tensor):
             down, up = np.concatenate([earlier[0], down]), np.concatenate([earlier[1], up], axis=1)
-        found[place.tensor] = down, up
-    return found
+        factors[location.tensor] = down, up
+    return factors
 
 
 def _write(target: Path, architecture: str, factors: dict[str, tuple[Array, Array]]) -> None:
-    """The form of llama.cpp's convert_lora_to_gguf.py; an alpha of 0 leaves the numbers unscaled."""
+    """Write a LoRA GGUF like llama.cpp's convert_lora_to_gguf.py; an alpha of 0 means unscaled."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(target, architecture)
@@ -80,7 +83,7 @@ def _write(target: Path, architecture: str, factors: dict[str, tuple[Array, Arra
 
 
 def why_no_base(subject: Subject) -> str:
-    """Why there is no tuning to measure; empty when there is one."""
+    """Return why there is no tuning to measure; empty when there is one."""
     if subject.base is None:
         return "the base is not known"
     return "" if subject.adapters else "there is no adapter"
@@ -88,9 +91,9 @@ def why_no_base(subject: Subject) -> str:
 
 @contextmanager
 def base_gguf(subject: Subject) -> Iterator[Path]:
-    """The base's GGUF, removed when the context ends.
+    """Convert the base to a GGUF, removed when the context ends.
 
-    Raises InputError for what llama.cpp does not convert.
+    Raises InputError for a base that llama.cpp cannot convert.
     """
     assert subject.base is not None
     target = subject.scratch / "base.gguf"

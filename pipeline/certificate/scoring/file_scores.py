@@ -1,8 +1,8 @@
-"""Ahead of `quality`, while files are being made: asks the models with the likeliest backend, untried.
+"""Score files, either for `quality` or ahead of it while later files are quantized (`prepare_quality`).
 
-llama.cpp's fastest backend crashes on some machines, so elsewhere another process tries it first
-(engine.probe.cpu_backend). Here this process is the trial. Where it fails it ends, and `quality` does what is
-left with a tried backend; where it lives, it vouches for the files.
+llama.cpp's fastest backend crashes on some machines, so normally another process tries it first
+(engine.probe.cpu_backend). `prepare_quality` uses the first-choice backend untried: a crash only ends this
+process, and `quality` does the rest with a tried backend; a success is recorded as the files' probe.
 """
 
 from __future__ import annotations
@@ -34,52 +34,56 @@ Scores = tuple[TokenScores, ...]
 
 
 def score_file(path: Path, reference: Reference, subject: Subject, choice: CpuChoice) -> Scores:
-    """Its scores of every sample, in their order. Raises EngineError when it does not run."""
-    with open_scorer(path, choice) as file:
-        return score_opened(file, path, reference, subject)
+    """Load the file and score every sample, in their order. Raises EngineError when the file does not run."""
+    with open_scorer(path, choice) as scorer:
+        return score_opened(scorer, path, reference, subject)
 
 
 def measure_file(
     path: Path, reference: Reference, subject: Subject, choice: CpuChoice
 ) -> tuple[Scores, Speed]:
-    """Its scores and its speed, which is never kept: loaded once, when nothing else runs."""
-    with open_scorer(path, choice) as file:
-        return score_opened(file, path, reference, subject), file.speed(subject)
+    """Load the file once, and return its scores and its speed.
+
+    The speed is never cached; measure it only when nothing else runs.
+    """
+    with open_scorer(path, choice) as scorer:
+        return score_opened(scorer, path, reference, subject), scorer.speed(subject)
 
 
-def score_opened(file: ModelScorer, path: Path, reference: Reference, subject: Subject) -> Scores:
-    """The scores of the file at `path`, which is open; kept, where they are numbers."""
-    kept, key = subject.scratch / f"scores-{path.stem}.json", cache_key(path, reference_key(subject))
-    if (content := load_scores(kept, key)) is not None:
+def score_opened(scorer: ModelScorer, path: Path, reference: Reference, subject: Subject) -> Scores:
+    """Return the scores of the file at `path`, loaded in `scorer`; cached in the scratch folder if finite."""
+    cached, key = subject.scratch / f"scores-{path.stem}.json", cache_key(path, reference_key(subject))
+    if (content := load_scores(cached, key)) is not None:
         return scores_from_json(content["scores"])
-    scores = file.score(reference.samples, reference.stored, subject)
-    if all(score.finite for score in scores):
-        save_scores(kept, key, {"scores": scores_to_json(scores)})
+    scores = scorer.score(reference.samples, reference.log_probs, subject)
+    if all(score.is_finite for score in scores):
+        save_scores(cached, key, {"scores": scores_to_json(scores)})
     return scores
 
 
 def prepare_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
-    """Ask the tuned model and score the files that there are, for `check_quality`; yields no finding.
+    """Make the reference and score the existing files for `check_quality`; yields no finding.
 
-    Raises SystemExit where a model does not run: no other backend may join this one in its process.
+    Raises SystemExit when a model does not run: a process cannot load a second backend.
     """
     try:
         if has_template(subject.full):
-            _try(subject, first_candidate())
+            _score_untried(subject, first_candidate())
     except EngineError as error:
         raise SystemExit(str(error)) from error
     yield from ()
 
 
-def _try(subject: Subject, choice: CpuChoice) -> None:
+def _score_untried(subject: Subject, choice: CpuChoice) -> None:
+    """Score all files with a backend that was not tried before, and record that it works."""
     reference = make_reference(subject, choice)
     _check_finite(subject.full, reference.tuned)
     for path in subject.files.values():
-        with open_scorer(path, choice) as file:
-            _check_finite(path, score_opened(file, path, reference, subject))
-            record_probe(path, Probe(model_metadata(file.model, path), choice))
+        with open_scorer(path, choice) as scorer:
+            _check_finite(path, score_opened(scorer, path, reference, subject))
+            record_probe(path, Probe(model_metadata(scorer.model, path), choice))
 
 
 def _check_finite(path: Path, scores: Sequence[TokenScores]) -> None:
-    if not all(score.finite for score in scores):
+    if not all(score.is_finite for score in scores):
         raise EngineError(f"the numbers of {path.name} are not finite")

@@ -1,6 +1,6 @@
-"""Survival of a tuning: how much of what an adapter changed is still there after quantization.
+"""KL divergence from the tuned model, and survival: the share of an adapter's change left after quantization.
 
-Our own measure; docs/survival.md defines it and shows what it can and cannot tell.
+Survival is our own measure; docs/survival.md defines it and shows what it can and cannot measure.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Of one answer, token by token: [tokens] each.
+    """Scores of a model on one answer: [tokens] each.
 
-    `kl` is KL(tuned || other) in nats, `agree` whether both find the same token likeliest, `log_p` the
-    other's log-probability of the token that stands in the answer.
+    `kl` is KL(tuned || other) in nats, `agree` is true where both have the same most likely token, and
+    `log_p` is the other model's log-probability of the answer's token.
     """
 
     kl: Floats
@@ -32,13 +32,13 @@ class TokenScores:
     log_p: Floats
 
     @property
-    def finite(self) -> bool:
-        """Whether all are numbers."""
+    def is_finite(self) -> bool:
+        """True when no value is NaN or infinite."""
         return bool(np.isfinite(self.kl).all() and np.isfinite(self.log_p).all())
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities of each row: [tokens, vocabulary]."""
+    """Return the log-probabilities of each row: [tokens, vocabulary]."""
     shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)
@@ -46,31 +46,34 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def token_scores(tuned: NDArray[Any], other: NDArray[np.float32], tokens: Sequence[int]) -> TokenScores:
-    """Log-probabilities of two models on one answer, [tokens, vocabulary] each.
+    """Score one answer, given two models' log-probabilities on it: [tokens, vocabulary] each.
 
-    `tuned` may be float16: its rows are normalised again, since the error that rounding leaves in their sum
-    would enter the divergence at first order (1e-4); of what is left then, it takes the square (1e-7).
+    `tuned` may be float16: its rows are normalised again, since the rounding error of their sum would enter
+    the divergence at first order (1e-4); the error that remains enters at second order (1e-7).
     """
     t = log_softmax(tuned.astype(np.float32))
     p = np.exp(t)
     with np.errstate(invalid="ignore"):
-        terms = np.where(p > 0, p * (t - other), 0)  # a token that cannot come adds nothing, not NaN
+        terms = np.where(p > 0, p * (t - other), 0)  # an impossible token adds nothing, not NaN
     kl = terms.sum(axis=-1, dtype=np.float64)
     return TokenScores(
-        np.where(kl < 0, 0, kl),  # rounding alone; NaN stays
+        np.where(kl < 0, 0, kl),  # negative only by rounding; NaN stays
         tuned.argmax(axis=-1) == other.argmax(axis=-1),
         log_p_of(other, tokens),
     )
 
 
 def log_p_of(log_probabilities: NDArray[np.float32], tokens: Sequence[int]) -> Floats:
-    """The log-probability of each token of the answer: [tokens]."""
+    """Return the log-probability of each token: [tokens], out of [tokens, vocabulary]."""
     return log_probabilities[np.arange(len(tokens)), list(tokens)].astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Means over all tokens: KL in nats and its 99th percentile, top-1 agreement, perplexity q : t."""
+    """Means over all tokens: KL in nats, its 99th percentile, top-1 agreement, ratio of perplexities q / t.
+
+    The field names are keys of certificate.json.
+    """
 
     tokens: int
     mean_kl: float
@@ -79,8 +82,8 @@ class Divergence:
     perplexity_ratio: float
 
 
-def summarize(scores: Sequence[TokenScores], gained: Floats) -> Divergence:
-    """Over all answers; `gained` is log p_t - log p_q of the tokens that the perplexities are of."""
+def summarize(scores: Sequence[TokenScores], log_ratios: Floats) -> Divergence:
+    """Summarize all answers; `log_ratios` [tokens] are log p_t - log p_q, for the ratio of perplexities."""
     kl = np.concatenate([score.kl for score in scores])
     agree = np.concatenate([score.agree for score in scores])
     return Divergence(
@@ -88,20 +91,20 @@ def summarize(scores: Sequence[TokenScores], gained: Floats) -> Divergence:
         float(kl.mean()),
         float(np.quantile(kl, 0.99)),
         float(agree.mean()),
-        float(np.exp(gained.mean())),
+        float(np.exp(log_ratios.mean())),
     )
 
 
-LEAST_CHANGE = 0.02
-"""Nats a token. What changes less is a matter of rounding: Q8_0, the mildest type, moves a model by 0.004."""
+MIN_CHANGE = 0.02
+"""Nats a token. Smaller changes drown in rounding: Q8_0, the mildest type, moves a model by 0.004."""
 
 
-LEAST_ANSWERS = 5
-"""Of fewer, the interval holds the true share far more seldom than it says."""
+MIN_ANSWERS = 5
+"""With fewer answers the interval contains the true share much less often than 95 % of the time."""
 
 
-WIDEST = 0.3
-"""A wider interval tells "good" from "lost" no more."""
+MAX_INTERVAL = 0.3
+"""A wider interval cannot separate "good" from "lost"."""
 
 
 _NORMAL = NormalDist()
@@ -111,10 +114,11 @@ _SEED = 20240
 
 @dataclass(frozen=True)
 class Share:
-    """A share that was kept, with its 95 % interval; NaN where there is nothing to have a share of.
+    """A share of a change with its 95 % interval; NaN when the change is too small.
 
-    Of few answers the interval holds the true share less often (docs/survival.md). `change` is what it is a
-    share of, in nats a token. `doubt` says why the figure is not to be relied on; empty when it is.
+    With few answers the interval contains the true share less often (docs/survival.md). `change` is the
+    whole, in nats a token. `doubt` says why the figure is unreliable; empty when it is reliable. The field
+    names are keys of certificate.json.
     """
 
     value: float
@@ -125,12 +129,12 @@ class Share:
 
     @property
     def reliable(self) -> bool:
-        """Whether the figure says something about the tuning."""
+        """True when the figure is meaningful."""
         return not self.doubt
 
 
 def survival(kl_quantized: Sequence[Floats], kl_base: Sequence[Floats]) -> Share:
-    """1 - KL(t||q) / KL(t||b), of sums over all tokens; each sequence holds one array [tokens] an answer.
+    """Return 1 - KL(t||q) / KL(t||b), of sums over all tokens, given one array [tokens] per answer.
 
     Below 0 when the quantized model is further from the tuned one than the base is.
     """
@@ -141,59 +145,60 @@ def survival(kl_quantized: Sequence[Floats], kl_base: Sequence[Floats]) -> Share
 def survival_gain(
     kl_before: Sequence[Floats], kl_after: Sequence[Floats], kl_base: Sequence[Floats]
 ) -> Share:
-    """By how much survival is higher after than before, on the same answers.
+    """Return the increase of survival from before to after, on the same answers: one array [tokens] each.
 
-    The interval is that of the difference: answers are drawn for both at once, so that what makes one answer
-    hard for both does not count. Where it holds 0, nothing is shown to be won.
+    The interval is that of the difference: answers are drawn for both at once, so that an answer that is hard
+    for both does not count. If it contains 0, no gain is shown.
     """
     won, changed = _sums(kl_before) - _sums(kl_after), _sums(kl_base)
     return _share(won, changed, sum(map(len, kl_base)), "the adapter changes almost nothing")
 
 
 def gain_kept(quantized: Sequence[Floats], tuned: Sequence[Floats], base: Sequence[Floats]) -> Share:
-    """(L_q - L_b) / (L_t - L_b), where L are log-likelihoods of held-out answers that the tuning aimed at."""
-    gained, kept = _sums(tuned) - _sums(base), _sums(quantized) - _sums(base)
-    return _share(kept, gained, sum(map(len, tuned)), "the tuning gains almost nothing on this data")
+    """Return (L_q - L_b) / (L_t - L_b), with L the log-likelihood of held-out answers, [tokens] each."""
+    gained, left = _sums(tuned) - _sums(base), _sums(quantized) - _sums(base)
+    return _share(left, gained, sum(map(len, tuned)), "the tuning gains almost nothing on this data")
 
 
 def _sums(answers: Sequence[Floats]) -> Floats:
     return np.array([answer.sum(dtype=np.float64) for answer in answers])
 
 
-def _share(kept: Floats, whole: Floats, tokens: int, too_little: str) -> Share:
-    """`kept` and `whole` hold one sum an answer."""
+def _share(part: Floats, whole: Floats, tokens: int, too_little: str) -> Share:
+    """Return the share of `part` in `whole`, which hold one sum per answer: [answers]."""
     change = float(whole.sum()) / tokens
-    if change < LEAST_CHANGE:
-        nan = float("nan")  # a ratio of two rounding errors is no figure to show
+    if change < MIN_CHANGE:
+        nan = float("nan")  # a ratio of two rounding errors is meaningless
         return Share(nan, nan, nan, change, f"{too_little} ({change:.2g} nats a token)")
-    value = float(kept.sum() / whole.sum())
-    if len(kept) < LEAST_ANSWERS:
-        too_few = pluralize(len(kept), "answer is", "answers are")
-        doubt = f"{too_few} too few to tell: give {LEAST_ANSWERS} chats or more with --eval"
+    value = float(part.sum() / whole.sum())
+    if len(part) < MIN_ANSWERS:
+        too_few = pluralize(len(part), "answer is", "answers are")
+        doubt = f"{too_few} too few to tell: give {MIN_ANSWERS} chats or more with --eval"
         return Share(value, float("nan"), float("nan"), change, doubt)
-    low, high = _interval(kept, whole)
-    # NaN, from a draw without any change, is no narrow interval either
-    doubt = "" if high - low <= WIDEST else "the interval is wide: give more chats with --eval"
+    low, high = _bootstrap_interval(part, whole)
+    # NaN, from a draw without any change, counts as wide
+    doubt = "" if high - low <= MAX_INTERVAL else "the interval is wide: give more chats with --eval"
     return Share(value, low, high, change, doubt)
 
 
-def _interval(kept: Floats, whole: Floats) -> tuple[float, float]:
-    """The middle of the ratios of sums when as many answers are drawn with replacement.
+def _bootstrap_interval(part: Floats, whole: Floats) -> tuple[float, float]:
+    """Return the percentile interval of the ratio of sums over answers drawn with replacement.
 
-    Answers are drawn, not tokens: those of one answer hang together. The middle is wider than 95 %, as draws
-    from few answers vary less than answers do ("expanded percentile", Hesterberg, arXiv:1411.5279).
+    Answers are drawn, not tokens: those of one answer are correlated. The interval spans more than the middle
+    95 %, as draws from few answers vary less than answers do ("expanded percentile", Hesterberg,
+    arXiv:1411.5279).
     """
-    count = len(kept)
+    count = len(part)
     tail = _tail(count)
     draws = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), _DRAWS)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (draws @ kept) / (draws @ whole)
+        ratios = (draws @ part) / (draws @ whole)
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def _tail(count: int) -> float:
-    """The part of the draws to leave out at each end; 0.025 for many answers.
+    """Return the fraction of the draws to cut off at each end; 0.025 for many answers.
 
     Student's t for count - 1 degrees of freedom by its expansion about the normal quantile (Abramowitz and
     Stegun, 26.7.5), which is right to the third digit from 4 on.
@@ -215,7 +220,7 @@ KL_REASON = (
     f"model; above {BAD_KL} it is another model's text."
 )
 GOOD_SURVIVAL, BAD_SURVIVAL = 0.95, 0.5
-"""Shares of what the adapter changed."""
+"""Shares of the adapter's change."""
 
 
 SURVIVAL_REASON = (

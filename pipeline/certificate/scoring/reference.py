@@ -1,7 +1,7 @@
-"""The tuned model's answers and what it and its base make of them: computed once, kept in the scratch folder.
+"""The tuned model's answers with its and its base's scores: computed once, and cached in the scratch folder.
 
-Log-probabilities are kept in float16, memory-mapped: 2 bytes a token and vocabulary entry, at most 512 MB.
-divergence.token_scores says why that suffices.
+Log-probabilities are stored in float16, memory-mapped: 2 bytes a token and vocabulary entry, at most 512 MB.
+metrics.token_scores explains why that is precise enough.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.certificate.scoring.metrics import TokenScores
 from pipeline.certificate.scoring.quant_diagnosis import distinct_levels
 from pipeline.certificate.scoring.samples import SIZES, Prompts, ScoredAnswer, greedy_answers, make_prompts
 from pipeline.certificate.scoring.scorer import (
+    LogProbs,
     ModelScorer,
     Speed,
-    Stored,
     cache_key,
     load_scores,
     open_scorer,
@@ -37,11 +37,11 @@ _LOGITS, _SCORES = "tuned-logits.f16", "tuned-scores.json"
 
 @dataclass(frozen=True)
 class Reference:
-    """The samples, what the tuned model and its base make of them, and the tuned model's log-probabilities.
+    """The samples, the tuned model's and its base's scores, and the tuned model's log-probabilities.
 
-    `stored` is [tokens of its own answers, vocabulary]. Where there is no `base`, `no_base` says why.
-    `levels` is how many values a block of the weights has that the tuning began with (quant_cause.levels_of).
-    `speed` is the tuned model's; None where it was asked fast, while others used the cores.
+    `log_probs` is [tokens of the own answers, vocabulary]. Without a `base`, `no_base` says why. `levels` is
+    from quant_diagnosis.distinct_levels. `speed` is the tuned model's; None with `--verify fast`, where other
+    steps use the cores meanwhile.
     """
 
     samples: tuple[Sample, ...]
@@ -50,90 +50,94 @@ class Reference:
     base: tuple[TokenScores, ...] | None
     no_base: str
     levels: int
-    stored: Stored
+    log_probs: LogProbs
 
 
 def make_reference(subject: Subject, choice: CpuChoice) -> Reference:
-    """Ask the tuned model, score its answers with it and its base; or find all that in the scratch folder.
+    """Return the reference from the scratch folder; compute and save it when it is missing there.
 
-    Raises InputError for what is wrong with the user's chats.
+    Raises InputError for unusable chats of the user.
     """
     key = reference_key(subject)
-    return _recall(subject, key) or _make(subject, choice, key)
+    return _load(subject, key) or _compute(subject, choice, key)
 
 
 def reference_key(subject: Subject) -> str:
-    """What the reference depends on."""
+    """Return the cache key of the reference: everything that it depends on."""
     files = [subject.full, *([subject.evaluation] if subject.evaluation else [])]
     return cache_key(subject.depth, *files, why_no_base(subject))
 
 
-def _make(subject: Subject, choice: CpuChoice, key: str) -> Reference:
+def _compute(subject: Subject, choice: CpuChoice, key: str) -> Reference:
     with open_scorer(subject.full, choice) as full:
         size = SIZES[subject.depth].within(full.model.vocab.size)
         prompts = make_prompts(subject, full.model, size)
-        answers = list(_ask(full, prompts, size.tokens, subject))
+        answers = list(_generate(full, prompts, size.tokens, subject))
         samples = tuple(prompts.samples(answers))
-        stored = _stored(subject, sum(len(answer.tokens) for answer in answers), full.model.vocab.size)
-        tuned = tuple(_of_the_tuned(full, samples, answers, stored, subject))
+        log_probs = _map_log_probs(
+            subject, sum(len(answer.tokens) for answer in answers), full.model.vocab.size
+        )
+        tuned = tuple(_score_tuned(full, samples, answers, log_probs, subject))
         speed = full.speed(subject) if subject.depth == "full" else None
-        why, base = why_no_base(subject), None
-        if not why and (adapter := negated_adapter(subject, full.model)):
+        no_base, base = why_no_base(subject), None
+        if not no_base and (adapter := negated_adapter(subject, full.model)):
             with closing(adapter):
-                base = full.score(samples, stored, subject, adapter)
-    if not why and base is None:
-        why, base = _of_the_base(subject, choice, samples, stored)
-    reference = Reference(samples, tuned, speed, base, why, distinct_levels(subject), stored)
-    if all(score.finite for score in tuned):
-        _keep(subject.scratch / _SCORES, reference, key)
+                base = full.score(samples, log_probs, subject, adapter)
+    if not no_base and base is None:
+        no_base, base = _score_base(subject, choice, samples, log_probs)
+    reference = Reference(samples, tuned, speed, base, no_base, distinct_levels(subject), log_probs)
+    if all(score.is_finite for score in tuned):
+        _save(subject.scratch / _SCORES, reference, key)
     return reference
 
 
-def _ask(full: ModelScorer, prompts: Prompts, most: int, subject: Subject) -> Iterator[ScoredAnswer]:
-    """The answers; what the model thought goes into the scratch folder, one answer after another."""
-    asked = list(prompts.asked.values())
+def _generate(
+    full: ModelScorer, prompts: Prompts, max_tokens: int, subject: Subject
+) -> Iterator[ScoredAnswer]:
+    """Yield the tuned model's answers, and write each one's log-probabilities to the scratch folder."""
+    token_ids = list(prompts.token_ids.values())
     with (subject.scratch / _LOGITS).open("wb") as file:
-        for answer in greedy_answers(full.model, asked, most, subject.threads, keep=True):
-            for row in answer.stored:
+        for answer in greedy_answers(full.model, token_ids, max_tokens, subject.threads, with_log_probs=True):
+            for row in answer.log_probs:
                 file.write(row.tobytes())
-            answer.stored.clear()
+            answer.log_probs.clear()
             yield answer
 
 
-def _stored(subject: Subject, tokens: int, vocabulary: int) -> Stored:
+def _map_log_probs(subject: Subject, tokens: int, vocabulary: int) -> LogProbs:
     return np.memmap(subject.scratch / _LOGITS, np.float16, "r", shape=(tokens, vocabulary))
 
 
-def _of_the_tuned(
+def _score_tuned(
     full: ModelScorer,
     samples: Iterable[Sample],
     answers: Iterable[ScoredAnswer],
-    stored: Stored,
+    log_probs: LogProbs,
     subject: Subject,
 ) -> Iterator[TokenScores]:
-    """Its own answers were scored as they were written; it differs from itself in nothing."""
+    """Yield the tuned model's scores; its own answers were scored during generation and diverge by 0."""
     own = (
         TokenScores(np.zeros(len(one.tokens)), np.ones(len(one.tokens), np.bool_), np.array(one.log_p))
         for one in answers
     )
-    theirs = iter(full.score([sample for sample in samples if not sample.own], stored, subject))
+    held_out = iter(full.score([sample for sample in samples if not sample.own], log_probs, subject))
     for sample in samples:
-        yield next(own) if sample.own else next(theirs)
+        yield next(own) if sample.own else next(held_out)
 
 
-def _of_the_base(
-    subject: Subject, choice: CpuChoice, samples: tuple[Sample, ...], stored: Stored
+def _score_base(
+    subject: Subject, choice: CpuChoice, samples: tuple[Sample, ...], log_probs: LogProbs
 ) -> tuple[str, tuple[TokenScores, ...] | None]:
-    """Why the base was not asked, if it was not, and what a GGUF of it makes of the samples."""
+    """Convert and score the base; returns the reason when it cannot be scored, and the scores."""
     with base_gguf(subject) as path, open_scorer(path, choice) as base:
-        if base.model.vocab.size != stored.shape[1]:
+        if base.model.vocab.size != log_probs.shape[1]:
             return "the tuning resized the vocabulary, so the base speaks of other tokens", None
-        return "", base.score(samples, stored, subject)
+        return "", base.score(samples, log_probs, subject)
 
 
-def _keep(path: Path, reference: Reference, key: str) -> None:
+def _save(path: Path, reference: Reference, key: str) -> None:
     content = {
-        "shape": reference.stored.shape,
+        "shape": reference.log_probs.shape,
         "samples": [asdict(sample) for sample in reference.samples],
         "tuned": scores_to_json(reference.tuned),
         "speed": None if reference.speed is None else asdict(reference.speed),
@@ -144,7 +148,7 @@ def _keep(path: Path, reference: Reference, key: str) -> None:
     save_scores(path, key, content)
 
 
-def _recall(subject: Subject, key: str) -> Reference | None:
+def _load(subject: Subject, key: str) -> Reference | None:
     content = load_scores(subject.scratch / _SCORES, key)
     if content is None:
         return None
@@ -159,5 +163,5 @@ def _recall(subject: Subject, key: str) -> Reference | None:
         None if content["base"] is None else scores_from_json(content["base"]),
         content["no_base"],
         content["levels"],
-        _stored(subject, *content["shape"]),
+        _map_log_probs(subject, *content["shape"]),
     )

@@ -1,4 +1,4 @@
-"""What the models are compared on: prompts, the tuned model's own answers, and those of the user's data."""
+"""The samples that models are scored on: prompts with the tuned model's own answers, and the user's data."""
 
 from __future__ import annotations
 
@@ -62,119 +62,122 @@ PROMPTS = (
     "How do I say sorry to someone?",
     "Thank you, goodbye!",
 )
-_LONGEST = 1024  # tokens of a prompt; a longer conversation is left out
+_MAX_PROMPT_TOKENS = 1024  # longer conversations are left out
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many prompts are asked, how many tokens an answer has, how much memory the logits may take."""
+    """The number of prompts, the tokens of an answer, and the limit of the log-probabilities in bytes."""
 
     prompts: int
     tokens: int
-    stored_bytes: int = 512 << 20
+    max_bytes: int = 512 << 20
 
     def within(self, vocabulary: int) -> Size:
-        """Fewer prompts, where so many answers in float16 over the vocabulary take too much."""
-        most = self.stored_bytes // (2 * vocabulary * self.tokens)
-        return Size(max(1, min(self.prompts, most)), self.tokens, self.stored_bytes)
+        """Reduce the prompts until the log-probabilities over the vocabulary, in float16, fit `max_bytes`."""
+        max_prompts = self.max_bytes // (2 * vocabulary * self.tokens)
+        return Size(max(1, min(self.prompts, max_prompts)), self.tokens, self.max_bytes)
 
 
 SIZES = {"fast": Size(8, 12), "full": Size(64, 64)}
-"""Fast: some 96 tokens. docs/survival.md has the intervals that they give."""
+"""Fast: some 96 tokens. docs/survival.md has the confidence intervals of both."""
 
 
 @dataclass
 class ScoredAnswer:
-    """An answer under way: its tokens, and what the model thought at each place, if that is kept.
+    """A greedy answer, during and after generation.
 
-    `log_p` are the tokens' log-probabilities; `stored` are those of the whole vocabulary, in float16.
+    `log_p` are the tokens' log-probabilities, and `log_probs` those of the whole vocabulary, [vocabulary] per
+    token; both are empty if they are not requested.
     """
 
     tokens: list[int] = field(default_factory=list)
     log_p: list[float] = field(default_factory=list)
-    stored: list[NDArray[np.float16]] = field(default_factory=list)
+    log_probs: list[NDArray[np.float16]] = field(default_factory=list)
 
-    def add(self, logits: Logits, *, keep: bool) -> None:
-        """Go on with the likeliest token; `logits` are [1, vocabulary]."""
+    def append(self, logits: Logits, *, with_log_probs: bool) -> None:
+        """Append the most likely token; `logits` are [1, vocabulary]."""
         token = int(logits.argmax())
         self.tokens.append(token)
-        if keep:
-            found = log_softmax(logits)[0]
-            self.log_p.append(float(found[token]))
-            self.stored.append(found.astype(np.float16))
+        if with_log_probs:
+            log_probs = log_softmax(logits)[0]
+            self.log_p.append(float(log_probs[token]))
+            self.log_probs.append(log_probs.astype(np.float16))
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the tuned model is asked, and the user's answers to some of it, all by the chat's number.
+    """The prompts for the tuned model, and the user's answers to some of them, all by the chat's number.
 
-    `refused` tells why a chat's answer could not be used.
+    `questions` are the last user messages, `token_ids` the prompts. `held_out` are the user's answers, and
+    `refused` has the reasons why answers could not be used.
     """
 
     questions: dict[int, str]
-    asked: dict[int, tuple[int, ...]]
-    theirs: dict[int, Sample]
+    token_ids: dict[int, tuple[int, ...]]
+    held_out: dict[int, Sample]
     refused: dict[int, str]
 
     def samples(self, answers: Iterable[ScoredAnswer]) -> list[Sample]:
-        """The model's own answers, which are in the order of `asked`, each with the user's beside it."""
+        """Return the model's own answers, given in the order of `token_ids`, each followed by the user's."""
         samples: list[Sample] = []
-        for (number, prompt), answer in zip(self.asked.items(), answers, strict=True):
-            own, why = tuple(answer.tokens), self.refused.get(number, "")
-            samples.append(Sample(number, self.questions[number], prompt, own, own=True, refused=why))
-            if number in self.theirs:
-                samples.append(self.theirs[number])
+        for (number, prompt), answer in zip(self.token_ids.items(), answers, strict=True):
+            own, reason = tuple(answer.tokens), self.refused.get(number, "")
+            samples.append(Sample(number, self.questions[number], prompt, own, own=True, refused=reason))
+            if number in self.held_out:
+                samples.append(self.held_out[number])
         return samples
 
 
 def make_prompts(subject: Subject, model: Model, size: Size) -> Prompts:
-    """The user's prompts, or ours, for the subject's full model.
+    """Tokenize the user's chats, or PROMPTS without any, for the subject's full-precision model.
 
-    Raises InputError for what is wrong with the user's data.
+    Raises InputError for invalid data of the user.
     """
     chats = _chats(subject, size.prompts)
     builder = model_metadata(model, subject.full).prompt_builder(model.vocab)
-    theirs, refused = _answers_of(subject, chats, size.tokens)
+    held_out, refused = _held_out_answers(subject, chats, size.tokens)
     with kill_after(RENDER_SECONDS):
         prompts = {
-            number: theirs[number].prompt if number in theirs else _prompt(builder, chat)
+            number: held_out[number].prompt if number in held_out else _prompt(builder, chat)
             for number, chat in enumerate(chats)
         }
-    asked = {number: prompt for number, prompt in prompts.items() if 0 < len(prompt) <= _LONGEST}
-    if not asked:
-        raise InputError(f"no chat can be asked: the template refuses all that have up to {_LONGEST} tokens")
-    return Prompts({number: _question(chat) for number, chat in enumerate(chats)}, asked, theirs, refused)
+    usable = {number: prompt for number, prompt in prompts.items() if 0 < len(prompt) <= _MAX_PROMPT_TOKENS}
+    if not usable:
+        raise InputError(
+            f"no chat can be asked: the template refuses all that have up to {_MAX_PROMPT_TOKENS} tokens"
+        )
+    return Prompts({number: _question(chat) for number, chat in enumerate(chats)}, usable, held_out, refused)
 
 
-def _chats(subject: Subject, most: int) -> list[Chat]:
+def _chats(subject: Subject, max_chats: int) -> list[Chat]:
     if subject.evaluation is None:
-        return [
-            Chat((ChatTurn("user", text),), line) for line, text in enumerate(sample_evenly(PROMPTS, most), 1)
-        ]
-    return sample_evenly(read_chats(subject.evaluation, answered=False), most)
+        prompts = sample_evenly(PROMPTS, max_chats)
+        return [Chat((ChatTurn("user", text),), line) for line, text in enumerate(prompts, 1)]
+    return sample_evenly(read_chats(subject.evaluation, answered=False), max_chats)
 
 
-def sample_evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, evenly from all."""
-    count = min(most, len(items))
+def sample_evenly(items: Sequence[T], max_items: int) -> list[T]:
+    """Return at most `max_items` of the items, evenly spaced."""
+    count = min(max_items, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def _prompt(builder: PromptBuilder, chat: Chat) -> tuple[int, ...]:
-    """The prompt's ids; none where the template refuses the chat."""
+    """Return the prompt's ids; empty when the template rejects the chat."""
     try:
         return tuple(builder.tokens(_messages(chat)))
     except RequestError:
         return ()
 
 
-def _answers_of(
-    subject: Subject, chats: Sequence[Chat], most: int
+def _held_out_answers(
+    subject: Subject, chats: Sequence[Chat], max_tokens: int
 ) -> tuple[dict[int, Sample], dict[int, str]]:
-    """The last answer of each chat that has one, tokenized as for training, by the chat's number.
+    """Return the last answer of each chat that has one, tokenized as for training, by the chat's number.
 
-    Of those that cannot be told from their prompts, the second says why.
+    The second dict has the reasons for answers that cannot be separated from their prompts.
     """
     answered = {n: chat for n, chat in enumerate(chats) if chat.turns[-1].role == "assistant"}
     if not answered:
@@ -182,7 +185,7 @@ def _answers_of(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(subject.reference)
-    found: dict[int, Sample] = {}
+    held_out: dict[int, Sample] = {}
     refused: dict[int, str] = {}
     for number, chat in answered.items():
         try:
@@ -190,22 +193,22 @@ def _answers_of(
         except InputError as error:
             refused[number] = str(error)
         else:
-            found[number] = _reference(number, chat, example, most)
-    return found, refused
+            held_out[number] = _last_answer(number, chat, example, max_tokens)
+    return held_out, refused
 
 
-def _reference(number: int, chat: Chat, example: Example, most: int) -> Sample:
-    """The last answer of the chat, its first `most` tokens."""
-    end = max(place for place, label in enumerate(example.labels) if label != IGNORED) + 1
+def _last_answer(number: int, chat: Chat, example: Example, max_tokens: int) -> Sample:
+    """Return the first `max_tokens` tokens of the chat's last answer."""
+    end = max(position for position, label in enumerate(example.labels) if label != IGNORED) + 1
     start = end
     while example.labels[start - 1] != IGNORED:
         start -= 1
     ids = tuple(example.input_ids)
-    return Sample(number, _question(chat), ids[:start], ids[start:end][:most], own=False)
+    return Sample(number, _question(chat), ids[:start], ids[start:end][:max_tokens], own=False)
 
 
 def _messages(chat: Chat) -> list[Message]:
-    """The conversation up to the question that is to be answered."""
+    """Return the conversation up to its last question."""
     turns = chat.turns[:-1] if chat.turns[-1].role == "assistant" else chat.turns
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
@@ -215,36 +218,44 @@ def _question(chat: Chat) -> str:
 
 
 def greedy_answers(
-    model: Model, prompts: Sequence[Sequence[int]], most: int, threads: int, *, keep: bool = False
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    threads: int,
+    *,
+    with_log_probs: bool = False,
 ) -> Iterator[ScoredAnswer]:
-    """The likeliest answer to each prompt, of at most `most` tokens, with its end token if it came so far.
+    """Generate a greedy answer to each prompt, with its end token if it ends within `max_tokens`.
 
-    With `keep` they hold what the model thought, too. Raises EngineError.
+    Raises EngineError.
     """
-    for group in batches_within([len(prompt) + most for prompt in prompts], [1] * len(prompts)):
-        asked = [prompts[place] for place in group]
-        runner = open_runner(model, len(group), max(map(len, asked)) + most, threads)
+    for batch in batches_within([len(prompt) + max_tokens for prompt in prompts], [1] * len(prompts)):
+        batch_prompts = [prompts[index] for index in batch]
+        runner = open_runner(model, len(batch), max(map(len, batch_prompts)) + max_tokens, threads)
         try:
-            yield from _answer_group(runner, asked, most, keep)
+            yield from _answer_batch(runner, batch_prompts, max_tokens, with_log_probs)
         finally:
             runner.close()
 
 
-def _answer_group(
-    runner: Runner, prompts: Sequence[Sequence[int]], most: int, keep: bool
+def _answer_batch(
+    runner: Runner, prompts: Sequence[Sequence[int]], max_tokens: int, with_log_probs: bool
 ) -> list[ScoredAnswer]:
     answers = [ScoredAnswer() for _ in prompts]
-    for answer, logits in zip(
-        answers, batched_logits(runner, prompts, [len(p) - 1 for p in prompts]), strict=True
-    ):
-        answer.add(logits, keep=keep)
-    for written in range(1, most):
-        going = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_eog(answer.tokens[-1])]
-        if not going:
+    prompt_logits = batched_logits(runner, prompts, [len(prompt) - 1 for prompt in prompts])
+    for answer, logits in zip(answers, prompt_logits, strict=True):
+        answer.append(logits, with_log_probs=with_log_probs)
+    for num_tokens in range(1, max_tokens):
+        running = [slot for slot, answer in enumerate(answers) if not runner.vocab.is_eog(answer.tokens[-1])]
+        if not running:
             break
+        starts = [len(prompts[slot]) + num_tokens - 1 for slot in running]
         runner.decode(
-            [BatchRow(slot, len(prompts[slot]) + written - 1, answers[slot].tokens[-1:], 1) for slot in going]
+            [
+                BatchRow(slot, start, answers[slot].tokens[-1:], 1)
+                for slot, start in zip(running, starts, strict=True)
+            ]
         )
-        for slot in going:
-            answers[slot].add(runner.logits(slot, 1), keep=keep)
+        for slot in running:
+            answers[slot].append(runner.logits(slot, 1), with_log_probs=with_log_probs)
     return answers

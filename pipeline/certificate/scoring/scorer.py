@@ -1,4 +1,4 @@
-"""A loaded GGUF that is asked: what it makes of samples, and how fast it is."""
+"""Score samples with a loaded GGUF, measure its speed, and cache the scores."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from pipeline.certificate.scoring.metrics import TokenScores, log_p_of, log_soft
 from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of, open_model
 from pipeline.certificate.subject import Subject
 
-_PROMPT = 64  # tokens
+_PROMPT_TOKENS = 64
 _CONTEXT = 128
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second for one conversation; `memory` is the process's growth in bytes, 0 where unknown."""
+    """Tokens a second for one conversation; `memory` is the process's growth in bytes, 0 when unknown.
+
+    The field names are keys of certificate.json.
+    """
 
     prefill: float
     decode: float
@@ -36,33 +39,36 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How often a prompt is read, and how many tokens are written, to measure the speed."""
+class SpeedTest:
+    """The number of prompt evaluations and of single-token decodes in a measurement."""
 
-    readings: int
-    steps: int
-
-
-EFFORTS = {"fast": Effort(1, 8), "full": Effort(3, 32)}
+    prefills: int
+    decodes: int
 
 
-def measure_speed(model: Model, threads: int, effort: Effort) -> Speed:
-    """Read a prompt of 64 tokens, then write tokens one by one, with a model that has been made warm.
+SPEED_TESTS = {"fast": SpeedTest(1, 8), "full": SpeedTest(3, 32)}
 
-    The best reading and the best step count: other programs only ever slow us down.
+
+def measure_speed(model: Model, threads: int, test: SpeedTest) -> Speed:
+    """Evaluate a prompt of 64 tokens, then decode tokens one by one, after a warm-up.
+
+    The fastest run of each counts: other programs can only slow it down.
     """
-    runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT, threads=threads)
-    tokens = [(100 + 37 * place) % model.vocab.size for place in range(_PROMPT)]
+    runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT_TOKENS, threads=threads)
+    tokens = [(100 + 37 * n) % model.vocab.size for n in range(_PROMPT_TOKENS)]
     try:
-        _seconds(runner, BatchRow(0, 0, tokens[:1], 1))  # the weights come into memory
-        reading = [_seconds(runner, BatchRow(0, 0, tokens, 1)) for _ in range(effort.readings)]
-        writing = [_seconds(runner, BatchRow(0, _PROMPT + n, tokens[:1], 1)) for n in range(effort.steps)]
+        _time_decode(runner, BatchRow(0, 0, tokens[:1], 1))  # reads the weights into memory
+        prefills = [_time_decode(runner, BatchRow(0, 0, tokens, 1)) for _ in range(test.prefills)]
+        decodes = [
+            _time_decode(runner, BatchRow(0, _PROMPT_TOKENS + n, tokens[:1], 1)) for n in range(test.decodes)
+        ]
     finally:
         runner.close()
-    return Speed(_PROMPT / min(reading), 1 / min(writing))
+    return Speed(_PROMPT_TOKENS / min(prefills), 1 / min(decodes))
 
 
-def _seconds(runner: Runner, row: BatchRow) -> float:
+def _time_decode(runner: Runner, row: BatchRow) -> float:
+    """Return the seconds that decoding the row takes."""
     runner.prepare(0, row.start)
     began = time.perf_counter()
     runner.decode([row])
@@ -70,7 +76,7 @@ def _seconds(runner: Runner, row: BatchRow) -> float:
 
 
 def resident_bytes() -> int:
-    """This process's memory, mapped files included; 0 where /proc does not tell."""
+    """Return this process's resident memory, mapped files included; 0 without /proc."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
@@ -79,59 +85,59 @@ def resident_bytes() -> int:
     return int(sizes[0]) * 1024 if sizes else 0
 
 
-Stored = NDArray[np.float16]
+LogProbs = NDArray[np.float16]
 """The tuned model's log-probabilities on its own answers: [tokens, vocabulary]."""
 
 
 @dataclass(frozen=True)
 class ModelScorer:
-    """A loaded model; `before` is what memory the process had without it, in bytes."""
+    """A loaded model; `memory_before` is the process's memory before loading it, in bytes."""
 
     model: Model
-    before: int
+    memory_before: int
 
     def score(
         self,
         samples: Sequence[Sample],
-        stored: Stored,
+        log_probs: LogProbs,
         subject: Subject,
         adapter: Adapter | None = None,
     ) -> tuple[TokenScores, ...]:
-        """What it makes of every sample; `stored` has the rows of the own ones, in their order."""
-        found = logits_of(self.model, samples, subject.threads, adapter)
-        return tuple(_scores(samples, found, stored))
+        """Score every sample; `log_probs` has the rows of the tuned model's own answers, in their order."""
+        logits = logits_of(self.model, samples, subject.threads, adapter)
+        return tuple(_scores(samples, logits, log_probs))
 
     def speed(self, subject: Subject) -> Speed:
-        """The speed, and by how much the process has grown."""
-        speed = measure_speed(self.model, subject.threads, EFFORTS[subject.depth])
-        return replace(speed, memory=max(0, resident_bytes() - self.before))
+        """Measure the speed, and the memory by which the process has grown."""
+        speed = measure_speed(self.model, subject.threads, SPEED_TESTS[subject.depth])
+        return replace(speed, memory=max(0, resident_bytes() - self.memory_before))
 
 
 def _scores(
-    samples: Sequence[Sample], logits: Iterator[NDArray[np.float32]], stored: Stored
+    samples: Sequence[Sample], logits: Iterator[NDArray[np.float32]], log_probs: LogProbs
 ) -> Iterator[TokenScores]:
-    place = 0
+    start = 0
     for sample, rows in zip(samples, logits, strict=True):
-        found = log_softmax(rows)
+        actual = log_softmax(rows)
         if sample.own:
-            yield token_scores(stored[place : place + len(found)], found, sample.answer)
-            place += len(found)
+            yield token_scores(log_probs[start : start + len(actual)], actual, sample.answer)
+            start += len(actual)
         else:
-            yield TokenScores(np.zeros(0), np.zeros(0, np.bool_), log_p_of(found, sample.answer))
+            yield TokenScores(np.zeros(0), np.zeros(0, np.bool_), log_p_of(actual, sample.answer))
 
 
 @contextmanager
 def open_scorer(path: Path, choice: CpuChoice) -> Iterator[ModelScorer]:
-    """The file, loaded for as long as the context lasts. Raises EngineError when it does not run."""
+    """Load the file until the context ends. Raises EngineError when it does not run."""
     before = resident_bytes()
     with open_model(path, choice) as model:
         yield ModelScorer(model, before)
 
 
 def choose_backend(subject: Subject) -> CpuChoice:
-    """The CPU backend for all files of the subject.
+    """Return the CPU backend for all files of the subject.
 
-    The smallest file is tried in a child process: what crashes does so with quantized types, not with f16.
+    The smallest file is tried in a child process: backends crash with quantized types, not with f16.
     """
     smallest = min((*subject.files.values(), subject.full), key=lambda path: path.stat().st_size)
     return probe_model(smallest, threads=subject.threads).choice
@@ -139,10 +145,7 @@ def choose_backend(subject: Subject) -> CpuChoice:
 
 @cache
 def has_template(path: Path) -> bool:
-    """Whether the file says how its chats are written; asked once, for that reads the vocabulary.
-
-    Raises ModelError.
-    """
+    """Return whether the GGUF has a chat template; cached, as it loads the vocabulary. Raises ModelError."""
     with closing(Model(path, vocab_only=True)) as model:
         return bool(model.metadata("tokenizer.chat_template"))
 
@@ -159,22 +162,25 @@ def load_scores(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def cache_key(*parts: object) -> str:
-    """A key of anything with a `repr`; files count by size and time, for a scratch folder is one export's."""
-    return repr([_state(part) if isinstance(part, Path) else part for part in parts])
+    """Return a key of values with a `repr`, and of files by name, size and time.
+
+    Hashes are not needed, as a scratch folder belongs to one export.
+    """
+    return repr([_file_state(part) if isinstance(part, Path) else part for part in parts])
 
 
-def _state(path: Path) -> tuple[str, int, int]:
+def _file_state(path: Path) -> tuple[str, int, int]:
     status = path.stat()
     return path.name, status.st_size, status.st_mtime_ns
 
 
 def scores_to_json(scores: Sequence[TokenScores]) -> list[list[list[float]]]:
-    """Scores as JSON has them."""
+    """Return the scores as lists for JSON."""
     return [[score.kl.tolist(), score.agree.tolist(), score.log_p.tolist()] for score in scores]
 
 
 def scores_from_json(content: list[list[list[float]]]) -> tuple[TokenScores, ...]:
-    """Scores out of `plain`."""
+    """Read the lists of `scores_to_json`."""
     return tuple(
         TokenScores(np.array(kl, np.float64), np.array(agree, np.bool_), np.array(log_p, np.float64))
         for kl, agree, log_p in content

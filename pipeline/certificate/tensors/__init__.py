@@ -1,1 +1,1 @@
-"""Every tensor of a GGUF against the tensor that the checkpoint and its adapters give."""
+"""Compares each tensor of a GGUF with the one expected from the checkpoint and its adapters."""

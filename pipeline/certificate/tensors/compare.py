@@ -1,11 +1,11 @@
-"""Every tensor of the tuned model beside the one in its place in a GGUF, one in memory at a time."""
+"""Compare each tensor of the tuned model with the GGUF's, holding one in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, sqrt
 from typing import Any
 
@@ -19,85 +19,92 @@ from pipeline.certificate.tensors.expected import expected_tensors
 from pipeline.certificate.tensors.layout import GgufLocation, TensorMap
 from pipeline.progress import Advance
 
-_SLAB = 2**18  # numbers, which stay in a core's cache from one sum to the next
-Read = Callable[[int, int], Array]
-"""Rows of the GGUF's tensor: (first, count) -> [count, width]."""
+_SLAB = 2**18  # elements that stay in a core's cache from one sum to the next
+ReadRows = Callable[[int, int], Array]
+"""Reads rows of the GGUF's tensor: (first, count) -> [count, width]."""
 
 
-Hold = Callable[[Array], Array]
-"""What the GGUF's tensor can hold of numbers: they are rounded as its type does it."""
+RoundTrip = Callable[[Array], Array]
+"""Rounds values as the GGUF tensor's type does."""
 
 
 @dataclass(frozen=True)
 class TensorError:
-    """`error` is the energy of the difference as a part of the tensor's own (NMSE; infinite for NaN).
+    """The difference between a GGUF's tensor and the expected one.
 
-    `share` is how much of the adapter's change is there: 1 all, 0 none; None where nothing was changed. What
-    the type rounds away of it counts as there, since no file can hold it; `kept` is without that.
-    `doubt` is the error of `share` that other roundings on the way bring about, as one standard deviation,
-    `change` the energy of the change as a part of the tensor's, and `unexplained` that of the difference from
-    what the type can hold.
+    `nmse` is the energy of the difference relative to that of the expected tensor (infinite for NaN).
+    `delta_ratio` is the fraction of the adapter's change that is present: 1 all, 0 none; None for a tensor
+    without a change. What the type rounds away counts as present, since no file can hold it;
+    `delta_ratio_raw` counts it as absent. `delta_ratio_std` is the standard deviation of `delta_ratio` that
+    other roundings on the way cause. `delta_energy` is the energy of the change relative to the tensor's, and
+    `unexplained` that of the difference from the correctly rounded tensor.
     """
 
     name: str
-    error: float
+    nmse: float
     energy: float
-    found_energy: float
-    share: float | None = None
-    kept: float | None = None
-    doubt: float = 0.0
-    change: float = 0.0
+    actual_energy: float
+    delta_ratio: float | None = None
+    delta_ratio_raw: float | None = None
+    delta_ratio_std: float = 0.0
+    delta_energy: float = 0.0
     unexplained: float = 0.0
 
     @property
     def is_scaled(self) -> bool:
-        """Whether all of the error is the adapter's change, too much of it or too little."""
-        if self.share is None:
+        """True when the whole error is the adapter's change at another scale."""
+        if self.delta_ratio is None:
             return False
-        return abs(self.unexplained - (self.share - 1) ** 2 * self.change) < 0.2 * self.unexplained
+        scaled = (self.delta_ratio - 1) ** 2 * self.delta_energy
+        return abs(self.unexplained - scaled) < 0.2 * self.unexplained
 
 
 def tensor_error(
-    name: str, wanted: Array, change: Array | None, read: Read, hold: Hold = lambda values: values
+    name: str,
+    expected: Array,
+    delta: Array | None,
+    read: ReadRows,
+    round_trip: RoundTrip = lambda values: values,
 ) -> TensorError:
-    """Compare `wanted` with what `read` gives; `change` is the adapter's part of it.
+    """Compare the `expected` tensor [..., width] with the one that `read` returns.
 
-    A change that is smaller than the type's steps is rounded away in one direction, back to the base: without
-    `hold` that would look like a change that was left out.
+    `delta` is the adapter's part of it, in the same shape. A change that is smaller than the type's steps is
+    rounded away in one direction, back to the base: without `round_trip` it would look like a change that was
+    left out.
     """
-    width = wanted.shape[-1] if wanted.ndim else 1
-    rows = wanted.reshape(-1, width)
-    moved = None if change is None else change.reshape(-1, width)
-    error = energy = found_energy = 0.0
-    size = along = beyond = unexplained = 0.0  # of the change, and of differences along it
+    width = expected.shape[-1] if expected.ndim else 1
+    rows = expected.reshape(-1, width)
+    delta_rows = None if delta is None else delta.reshape(-1, width)
+    error = energy = actual_energy = 0.0
+    delta_energy = raw_along = along = unexplained = 0.0  # `along`: projections on the change
     step = max(1, _SLAB // width)
     for first in range(0, len(rows), step):
         part = rows[first : first + step]
-        found = read(first, len(part))
-        difference = found - part
+        actual = read(first, len(part))
+        difference = actual - part
         error += _energy(difference)
         energy += _energy(part)
-        found_energy += _energy(found)
-        if moved is not None:
-            own, strange = moved[first : first + step], found - hold(part)
-            size += _energy(own)
-            along += _product(difference, own)
-            beyond += _product(strange, own)
-            unexplained += _energy(strange)
+        actual_energy += _energy(actual)
+        if delta_rows is not None:
+            change, residual = delta_rows[first : first + step], actual - round_trip(part)
+            delta_energy += _energy(change)
+            raw_along += _product(difference, change)
+            along += _product(residual, change)
+            unexplained += _energy(residual)
     nmse = error / energy if energy else float(error > 0)
     if not isfinite(nmse):
-        return TensorError(name, inf, energy, found_energy)
-    if not size:
-        return TensorError(name, nmse, energy, found_energy)
+        return TensorError(name, inf, energy, actual_energy)
+    if not delta_energy:
+        return TensorError(name, nmse, energy, actual_energy)
     return TensorError(
         name,
         nmse,
         energy,
-        found_energy,
-        share=1 + beyond / size,
-        kept=1 + along / size,
-        doubt=sqrt(unexplained / size / wanted.size),
-        change=size / energy,
+        actual_energy,
+        delta_ratio=1 + along / delta_energy,
+        delta_ratio_raw=1 + raw_along / delta_energy,
+        delta_ratio_std=sqrt(unexplained / delta_energy / expected.size),
+        delta_energy=delta_energy / energy,
         unexplained=unexplained / energy,
     )
 
@@ -110,43 +117,45 @@ def _product(one: Array, other: Array) -> float:
     return float(np.vdot(np.ascontiguousarray(one), np.ascontiguousarray(other)))
 
 
-_BETTER = 1e-3  # of the error may be left by the mistake that explains it
-_NEAR = 0.05
+_MAX_LEFT = 1e-3  # of the error, when a known mistake explains it
+_NEAR_ZERO = 0.05
 
 
-def diagnose(layout: TensorMap, place: GgufLocation, value: Array, found: TensorError, read: Read) -> str:
-    """The signature of the cause (see causes.py). `value` is the tensor as the checkpoint has it."""
-    if not isfinite(found.error):
+def diagnose(
+    layout: TensorMap, location: GgufLocation, value: Array, error: TensorError, read: ReadRows
+) -> str:
+    """Return the signature of the cause (see known_causes.py). `value` is the checkpoint's tensor."""
+    if not isfinite(error.nmse):
         return "not_finite"
-    if found.found_energy == 0.0:
+    if error.actual_energy == 0.0:
         return "zeroed"
-    for signature, wrong in layout.mistaken(place, value):
-        if tensor_error(place.tensor, wrong, None, read).error < max(_BETTER * found.error, 1e-9):
+    for signature, mistaken in layout.known_mistakes(location, value):
+        if tensor_error(location.tensor, mistaken, None, read).nmse < max(_MAX_LEFT * error.nmse, 1e-9):
             return signature
-    if found.share is not None and found.is_scaled:
-        return "delta_missing" if abs(found.share) < _NEAR else "delta_scaled"
+    if error.delta_ratio is not None and error.is_scaled:
+        return "delta_missing" if abs(error.delta_ratio) < _NEAR_ZERO else "delta_scaled"
     return "damaged"
 
 
-_PLAIN = {F32: 1e-10, F16: 1e-6, BF16: 1e-5}
+_UNQUANTIZED_LIMITS = {F32: 1e-10, F16: 1e-6, BF16: 1e-5}
 
 
-# Bits per weight from which on -> the limit. Measured errors of real weights are a fifth to a half of it
-# (docs/certificate.md); what is lost or mixed up has an error near 1.
-_QUANTIZED = ((7.5, 2e-4), (6.0, 1.5e-3), (5.0, 6e-3), (4.0, 3e-2), (3.0, 1e-1), (0.0, 6e-1))
+# Minimum bits per weight -> limit. Measured errors of real weights are a fifth to a half of it
+# (docs/certificate.md); a lost or mixed-up tensor has an error near 1.
+_QUANTIZED_LIMITS = ((7.5, 2e-4), (6.0, 1.5e-3), (5.0, 6e-3), (4.0, 3e-2), (3.0, 1e-1), (0.0, 6e-1))
 
 
-def limit_of(kind: int) -> float:
-    """The largest NMSE that rounding to the ggml type `kind` explains.
+def max_nmse(dtype: int) -> float:
+    """Return the largest NMSE that rounding to the ggml type number `dtype` explains.
 
-    f16 keeps 11 bits, so a number is off by 2**-12 of itself in the mean, and the energy by 3e-8; the limit
-    leaves room for numbers below 6e-5, which f16 keeps with fewer bits.
+    f16 has 11 bits of precision, so a number is off by 2**-12 of itself in the mean, and the energy by 3e-8;
+    the limit leaves room for numbers below 6e-5, which f16 stores with fewer bits.
     """
-    if kind in _PLAIN:
-        return _PLAIN[kind]
-    known = ggml_type(kind)
+    if dtype in _UNQUANTIZED_LIMITS:
+        return _UNQUANTIZED_LIMITS[dtype]
+    known = ggml_type(dtype)
     assert known is not None  # llama.cpp has read the file
-    return next(limit for bits, limit in _QUANTIZED if known.bits >= bits)
+    return next(limit for bits, limit in _QUANTIZED_LIMITS if known.bits >= bits)
 
 
 _HEAD, _EMBEDDINGS = "output.weight", "token_embd.weight"
@@ -154,122 +163,128 @@ _WRONG_SHAPE = TensorError("", float("inf"), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A tensor of the GGUF, how far it is from what it must be, how far it may be, and why it does not fit.
+class ComparedTensor:
+    """A tensor of the GGUF, its error, the limit of its NMSE, and the signature of the cause if it misfits.
 
-    It `is_exact` when its type is a plain one (f32, f16, bf16). Of a quantized one nothing is asked but its
-    error: how much of a small change so few bits keep is another check's matter.
+    `is_unquantized` is true for f32, f16 and bf16. For quantized types only the NMSE is checked: how much of
+    a small change so few bits keep is measured by the quality check.
     """
 
     tensor: str
-    found: TensorError
+    error: TensorError
     limit: float
-    is_exact: bool
+    is_unquantized: bool
     signature: str = ""
 
     @property
     def excess(self) -> float:
-        """How many times the limit the error is."""
-        return self.found.error / self.limit
+        """The NMSE as a multiple of its limit."""
+        return self.error.nmse / self.limit
 
     @property
     def fits(self) -> bool:
-        """Whether the error, and the share of the adapter's change, are within their limits."""
-        share = self.found.share if self.is_exact else None
-        allowed = max(0.05, 6 * self.found.doubt)
-        return self.found.error <= self.limit and (share is None or abs(share - 1) <= allowed)
+        """True when the NMSE and the ratio of the adapter's change are within their limits."""
+        ratio = self.error.delta_ratio if self.is_unquantized else None
+        allowed = max(0.05, 6 * self.error.delta_ratio_std)
+        return self.error.nmse <= self.limit and (ratio is None or abs(ratio - 1) <= allowed)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of it: tensors that were compared, and those of the model that the GGUF `lacks`.
+    """The compared tensors, and those of the model that are `missing` in the GGUF.
 
-    `tied` tells whether the model uses its embeddings as its output matrix, `own_head` whether the GGUF has
-    an output matrix that is another than its embeddings. Of an architecture that is not `known` in all its
-    parts, a difference proves nothing.
+    `tensors` is the number of tensors in the GGUF. `tied` is true when the model uses its embeddings as its
+    output matrix, `own_head` when the GGUF has an output matrix that differs from its embeddings. If the
+    architecture is not fully known (`is_known`), a difference proves nothing.
     """
 
-    compared: tuple[Compared, ...]
-    lacks: tuple[str, ...]
+    compared: tuple[ComparedTensor, ...]
+    missing: tuple[str, ...]
     tensors: int
     tied: bool
     own_head: bool
-    known: bool
+    is_known: bool
 
 
 def compare_tensors(subject: Subject, advance: Advance) -> Comparison:
-    """Compare all; the subject must have a base. Raises InputError, and PipelineError for a broken GGUF."""
+    """Compare all tensors of the subject, which must have a base.
+
+    Raises InputError, and PipelineError for a broken GGUF.
+    """
     assert subject.base is not None
     tensors = GgufTensors(subject.full)
     config = text_config(subject.base.folder)
     with closing(Model(subject.full, vocab_only=True)) as model:
         layout = TensorMap(model.metadata("general.architecture"), config)
-    tuned = expected_tensors(subject)
-    # What has no place is a buffer, or has a name that gguf's table does not know.
-    places = {name: place for name in tuned.names if (place := layout.place(name))}
-    lacks = [place.tensor for place in places.values() if place.tensor not in tensors.tensors]
-    there = [(name, place) for name, place in places.items() if place.tensor in tensors.tensors]
-    compared: list[Compared] = []
-    with ThreadPoolExecutor(min(subject.threads, tuned.threads)) as pool:
-        for one in pool.map(lambda pair: _compare(layout, pair[1], tuned.read(pair[0]), tensors), there):
+    expected = expected_tensors(subject)
+    # A tensor without a location is a buffer, or is missing in gguf's table of names.
+    locations = {name: location for name in expected.names if (location := layout.location(name))}
+    missing = [one.tensor for one in locations.values() if one.tensor not in tensors.tensors]
+    present = [(name, one) for name, one in locations.items() if one.tensor in tensors.tensors]
+    compared: list[ComparedTensor] = []
+    with ThreadPoolExecutor(min(subject.threads, expected.max_threads)) as pool:
+        for one in pool.map(lambda pair: _compare(layout, pair[1], expected.read(pair[0]), tensors), present):
             compared.append(one)
             advance(len(compared))
-    tied = is_tied(config, tuned.names)
+    tied = is_tied(config, expected.names)
     return Comparison(
-        tuple(compared), tuple(lacks), len(tensors.tensors), tied, _own_head(tensors), layout.is_known
+        tuple(compared), tuple(missing), len(tensors.tensors), tied, _has_own_head(tensors), layout.is_known
     )
 
 
 def is_tied(config: Mapping[str, Any], names: Collection[str]) -> bool:
-    """Whether a model with these tensors uses its embeddings as its output matrix.
+    """Return whether a model with these tensors uses its embeddings as its output matrix.
 
-    config.json leaves out what is the default of the model's class, which is one thing for Gemma and another
-    for Llama; then the tensors tell.
+    config.json omits the default of the model's class, which differs between Gemma and Llama; then the
+    tensors decide.
     """
     return bool(config.get("tie_word_embeddings", True)) and "lm_head.weight" not in names
 
 
 def _compare(
-    layout: TensorMap, place: GgufLocation, values: tuple[Array, Array | None], tensors: GgufTensors
-) -> Compared:
-    """`values` are the tensor and the tuning's change of it, as the checkpoint has them."""
-    value, change = values
-    tensor = tensors.tensors[place.tensor]
-    limit, is_exact = limit_of(tensor.type), tensor.type in UNQUANTIZED
-    wanted = layout.converted(place, value)
-    if wanted.shape[-1:] != (tensor.width,) or wanted.size > tensor.rows * tensor.width:
-        return Compared(place.tensor, _WRONG_SHAPE, limit, is_exact, "shape")
-    start = (place.expert or 0) * (wanted.size // tensor.width)
+    layout: TensorMap, location: GgufLocation, values: tuple[Array, Array | None], tensors: GgufTensors
+) -> ComparedTensor:
+    """Compare one tensor. `values` are the tensor and the tuning's change, in the checkpoint's layout."""
+    value, delta = values
+    tensor = tensors.tensors[location.tensor]
+    limit, is_unquantized = max_nmse(tensor.type), tensor.type in UNQUANTIZED
+    expected = layout.converted(location, value)
+    if expected.shape[-1:] != (tensor.width,) or expected.size > tensor.rows * tensor.width:
+        return ComparedTensor(location.tensor, _WRONG_SHAPE, limit, is_unquantized, "shape")
+    start = (location.expert or 0) * (expected.size // tensor.width)
 
     def read(first: int, count: int) -> Array:
-        return tensors.read(place.tensor, start + first, count)
+        return tensors.read(location.tensor, start + first, count)
 
-    moved = None if change is None else layout.reordered(place, change)
-    found = tensor_error(place.tensor, wanted, moved, read, lambda values: rounded_to(values, tensor.type))
-    fitting = Compared(place.tensor, found, limit, is_exact)
-    if fitting.fits:
-        return fitting
-    return Compared(place.tensor, found, limit, is_exact, diagnose(layout, place, value, found, read))
+    if delta is not None:
+        delta = layout.reordered(location, delta)
+    error = tensor_error(
+        location.tensor, expected, delta, read, lambda values: rounded_to(values, tensor.type)
+    )
+    compared = ComparedTensor(location.tensor, error, limit, is_unquantized)
+    if compared.fits:
+        return compared
+    return replace(compared, signature=diagnose(layout, location, value, error, read))
 
 
-def _own_head(tensors: GgufTensors) -> bool:
-    """Whether there is an output matrix that does not hold the embeddings' numbers once more."""
+def _has_own_head(tensors: GgufTensors) -> bool:
+    """Return whether there is an output matrix that is not a copy of the embeddings."""
     head, embeddings = tensors.tensors.get(_HEAD), tensors.tensors[_EMBEDDINGS]
     if head is None:
         return False
     if (head.rows, head.width) != (embeddings.rows, embeddings.width):
         return True
-    wanted = tensors.read(_EMBEDDINGS, 0, embeddings.rows)
-    found = tensor_error(_HEAD, wanted, None, lambda first, count: tensors.read(_HEAD, first, count))
-    return found.error > max(limit_of(head.type), limit_of(embeddings.type))
+    expected = tensors.read(_EMBEDDINGS, 0, embeddings.rows)
+    error = tensor_error(_HEAD, expected, None, lambda first, count: tensors.read(_HEAD, first, count))
+    return error.nmse > max(max_nmse(head.type), max_nmse(embeddings.type))
 
 
-def share_of_change(compared: Sequence[Compared]) -> float | None:
-    """How much of the adapter's change is there in all, by its energy; None where nothing was changed."""
-    shares = [
-        (one.found.change * one.found.energy, one.found.kept)
+def total_delta_ratio(compared: Sequence[ComparedTensor]) -> float | None:
+    """Return the fraction of the adapter's change in all tensors, by energy; None without any change."""
+    ratios = [
+        (one.error.delta_energy * one.error.energy, one.error.delta_ratio_raw)
         for one in compared
-        if one.found.kept is not None
+        if one.error.delta_ratio_raw is not None
     ]
-    whole = sum(energy for energy, _ in shares)
-    return sum(energy * share for energy, share in shares) / whole if whole else None
+    total = sum(energy for energy, _ in ratios)
+    return sum(energy * ratio for energy, ratio in ratios) / total if total else None

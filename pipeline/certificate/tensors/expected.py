@@ -1,8 +1,8 @@
-"""The tensors that a tuned model must have: the base's, with its adapters' changes.
+"""The expected tensors of a tuned model: the base's with its adapters' changes.
 
-LoRA in its plain forms is added here by its own formula, W + scale * B A, in numpy: another way than the
-export's, which asks PEFT. Every other kind is merged by PEFT's layers (pipeline.merge.merger, held equal
-to merge_and_unload by tests); what is looked for then is an error in names, order, types or the file.
+Plain LoRA and rsLoRA are computed in numpy from the formula W + scale * B A, independently of the export,
+which uses PEFT. All other adapters are merged by PEFT's layers (pipeline.merge.merger, which tests hold equal
+to merge_and_unload); then only errors in names, order, types or the file can be found.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ggufio.ggml_reader import Array, to_float32
 from pipeline.certificate.subject import Subject
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
 
-_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
+_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A tensor in a file: its type, its shape, and the byte where it begins."""
+class StoredTensor:
+    """A tensor in a safetensors file; `start` is the offset of its first byte."""
 
     path: Path
     dtype: str
@@ -35,28 +35,28 @@ class Entry:
 
 
 class SafetensorsReader:
-    """Tensors of safetensors files by name; those of types other than floating point are left out."""
+    """Reads the floating-point tensors of safetensors files by name."""
 
     def __init__(self, files: Iterable[Path]) -> None:
-        """The files were checked before (pipeline.sources.model_source)."""
-        self.entries: dict[str, Entry] = {}
+        """Read the headers. The files must be valid, which pipeline.sources.model_source checks."""
+        self.tensors: dict[str, StoredTensor] = {}
         for path in files:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(length))
             for name, item in header.items():
-                if name != "__metadata__" and item["dtype"] in _TYPES:
+                if name != "__metadata__" and item["dtype"] in _DTYPES:
                     start = 8 + length + item["data_offsets"][0]
-                    self.entries[name] = Entry(path, item["dtype"], tuple(item["shape"]), start)
+                    self.tensors[name] = StoredTensor(path, item["dtype"], tuple(item["shape"]), start)
 
     def read(self, name: str) -> Array:
-        """The tensor in float32, in memory of its own."""
-        entry = self.entries[name]
-        raw = np.memmap(entry.path, _TYPES[entry.dtype], "r", entry.start, entry.shape or (1,))
-        return to_float32(raw).reshape(entry.shape)
+        """Return a float32 copy of the tensor."""
+        tensor = self.tensors[name]
+        raw = np.memmap(tensor.path, _DTYPES[tensor.dtype], "r", tensor.start, tensor.shape or (1,))
+        return to_float32(raw).reshape(tensor.shape)
 
 
-_PLAIN = {"lora_A.weight", "lora_B.weight"}
+_PLAIN_PARAMETERS = {"lora_A.weight", "lora_B.weight"}
 _NOT_PLAIN = ("use_dora", "modules_to_save", "target_parameters", "trainable_token_indices", "lora_bias")
 
 
@@ -68,30 +68,30 @@ class ExpectedTensors(Protocol):
         """All of them, in order."""
 
     @property
-    def threads(self) -> int:
-        """How many threads may read at a time."""
+    def max_threads(self) -> int:
+        """The number of threads that may call `read` at the same time."""
 
     def read(self, name: str) -> tuple[Array, Array | None]:
-        """A tensor of the tuned model, and what the tuning changed of it.
+        """Return a tensor of the tuned model and its change by the tuning, in the same shape.
 
-        None stands for no change, and for a tensor that was not there before or had another shape.
+        The change is None for a tensor that is unchanged, is new, or had another shape in the base.
         """
 
 
 def expected_tensors(subject: Subject) -> ExpectedTensors:
-    """Those of the subject, which must have a base. Raises InputError for what cannot be merged."""
+    """Return those of the subject, which must have a base. Raises InputError for unmergeable adapters."""
     assert subject.base is not None
     stored = SafetensorsReader(subject.base.weights())
     updates = all_updates(subject)
-    # An update may be of no tensor that is stored: a tied output, or one that transformers names otherwise.
-    if updates is not None and all(update.name in stored.entries for update in updates):
+    # The updated tensor may be missing in the file: a tied output, or one that transformers renames.
+    if updates is not None and all(update.name in stored.tensors for update in updates):
         return UpdatedTensors(stored, updates)
     return _MergedTensors(subject, stored)
 
 
 @dataclass(frozen=True)
 class Update:
-    """scale * up @ down, added to the weight `name`: down is [rank, in], up is [out, rank]."""
+    """A low-rank update of the weight `name`: scale * up @ down, with down [rank, in] and up [out, rank]."""
 
     name: str
     down: Array
@@ -100,47 +100,48 @@ class Update:
 
 
 def is_plain(adapter: Adapter) -> bool:
-    """Whether it is LoRA or rsLoRA on linear layers, and nothing besides."""
+    """Return whether the adapter is LoRA or rsLoRA on linear layers, without any other feature."""
     config = adapter.config
     if str(config.get("peft_type")).upper() != "LORA" or any(config.get(option) for option in _NOT_PLAIN):
         return False
-    kinds = {".".join(name.split(".")[-2:]) for name in adapter.tensors}
-    return kinds == _PLAIN and not config.get("fan_in_fan_out")
+    parameters = {".".join(name.split(".")[-2:]) for name in adapter.tensors}
+    return parameters == _PLAIN_PARAMETERS and not config.get("fan_in_fan_out")
 
 
 def all_updates(subject: Subject) -> list[Update] | None:
-    """The updates of all adapters; None unless all are plain, and on the base as it is."""
+    """Return the updates of all adapters; None unless all are plain and the base is not loaded in 4 bits."""
     if subject.qlora_base or not all(map(is_plain, subject.adapters)):
         return None
     return [update for adapter in subject.adapters for update in plain_updates(adapter)]
 
 
 def plain_updates(adapter: Adapter) -> list[Update]:
-    """The updates of a plain adapter."""
-    tensors, updates = SafetensorsReader([adapter.weights]), []
-    for name in tensors.entries:
+    """Return the updates of a plain adapter."""
+    file, updates = SafetensorsReader([adapter.weights]), []
+    for name in file.tensors:
         if name.endswith(".lora_A.weight"):
             module = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
-            down, up = tensors.read(name), tensors.read(name.replace(".lora_A.", ".lora_B."))
+            down, up = file.read(name), file.read(name.replace(".lora_A.", ".lora_B."))
             scale = adapter.weight * scaling(adapter.config, module, len(down))
             updates.append(Update(f"{module}.weight", down, up, scale))
     return updates
 
 
 def scaling(config: dict[str, Any], module: str, rank: int) -> float:
-    """What a LoRA update is multiplied by: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
+    """Return the scale of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
     alpha = config["lora_alpha"]
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             alpha = value
-            break  # the first one counts, as in PEFT
+            break  # the first match wins, as in PEFT
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 class UpdatedTensors:
-    """A checkpoint's tensors with updates added."""
+    """A checkpoint's tensors with low-rank updates added."""
 
     def __init__(self, stored: SafetensorsReader, updates: Sequence[Update]) -> None:
+        """Take the checkpoint's files, and all updates of its tensors."""
         self._stored = stored
         self._updates: dict[str, list[Update]] = {}
         for update in updates:
@@ -149,25 +150,25 @@ class UpdatedTensors:
     @property
     def names(self) -> Sequence[str]:
         """All tensors of the checkpoint."""
-        return list(self._stored.entries)
+        return list(self._stored.tensors)
 
     @property
-    def threads(self) -> int:
-        """Any number; more than a few would hold too many tensors in memory."""
+    def max_threads(self) -> int:
+        """Any number is safe; more than a few would hold too many tensors in memory."""
         return 4
 
     def read(self, name: str) -> tuple[Array, Array | None]:
-        """The tensor with all its updates, and their sum."""
+        """Return the tensor with all its updates, and their sum."""
         value = self._stored.read(name)
-        change: Array | None = None
+        delta: Array | None = None
         for update in self._updates.get(name, ()):
             one: Array = (np.float32(update.scale) * update.up) @ update.down
-            change = one if change is None else change + one
-        return (value, None) if change is None else (np.add(value, change, out=value), change)
+            delta = one if delta is None else delta + one
+        return (value, None) if delta is None else (np.add(value, delta, out=value), delta)
 
 
 class _MergedTensors:
-    """Merged by PEFT's own layers, one after another."""
+    """A checkpoint's tensors with adapters merged by PEFT's layers, one after another."""
 
     def __init__(self, subject: Subject, stored: SafetensorsReader) -> None:
         import torch
@@ -182,20 +183,20 @@ class _MergedTensors:
 
     @property
     def names(self) -> Sequence[str]:
-        """The checkpoint's, and an output matrix that was tied."""
-        return [*self._stored.entries, *sorted(self._merger.added)]
+        """The checkpoint's tensors, and an output matrix that was tied."""
+        return [*self._stored.tensors, *sorted(self._merger.added)]
 
     @property
-    def threads(self) -> int:
-        """A merger merges one tensor at a time."""
+    def max_threads(self) -> int:
+        """The merger is not thread-safe."""
         return 1
 
     def read(self, name: str) -> tuple[Array, Array | None]:
-        """The merged tensor, and its difference from the stored one."""
+        """Return the merged tensor, and its difference from the stored one."""
         if name not in self._merger.changed:
             return self._stored.read(name), None
         with self._torch.inference_mode():
             value: Array = self._merger.merge(name).numpy()
-        entry = self._stored.entries.get(name)
-        same = entry is not None and entry.shape == value.shape
+        stored = self._stored.tensors.get(name)
+        same = stored is not None and stored.shape == value.shape
         return value, value - self._stored.read(name) if same else None

@@ -1,7 +1,7 @@
-"""Where a checkpoint's tensors stand in a GGUF, and what llama.cpp's converter makes of their numbers.
+"""Map a checkpoint's tensors to those of a GGUF, with the changes that llama.cpp's converter makes to them.
 
-A description of its own, not the converter's code: a check by the same code would find its own errors right.
-The names are those of gguf's table.
+Written independently of the converter: a check by the same code would not find the converter's errors. The
+names are those of gguf's table.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ Rule = Literal["same", "permuted", "shifted", "transposed"]
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
-# llama.cpp turns pairs of neighbours where transformers turns halves, in these architectures (NORM rope).
+# In these architectures llama.cpp's RoPE rotates neighbouring pairs (NORM), transformers' rotates halves.
 _PERMUTED = {"llama", "granite", "granitemoe", "minicpm", "olmo", "smollm3", "deci"}
 _SHIFTED = {"gemma", "gemma2", "gemma3"}  # norms multiply by 1 + w in transformers
-_TRANSPOSED = {"gpt2"}  # Conv1D keeps [in, out]
+_TRANSPOSED = {"gpt2"}  # Conv1D stores [in, out]
 _PLAIN = {"phi3", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmo2", "stablelm", "starcoder2"}
 KNOWN = _PERMUTED | _SHIFTED | _TRANSPOSED | _PLAIN
-"""The architectures whose every tensor is told here; of others, what does not fit proves nothing."""
+"""The architectures that are fully described here; for others a difference proves nothing."""
 
 
 @dataclass(frozen=True)
 class GgufLocation:
-    """A tensor of a GGUF, or of one of its experts."""
+    """A tensor of a GGUF, or one expert's part of it."""
 
     tensor: str
     expert: int | None = None
 
 
 class TensorMap:
-    """The tensors of one architecture: places, and the converter's changes."""
+    """The tensors of one architecture: their locations, and the converter's changes."""
 
     def __init__(self, architecture: str, config: Mapping[str, Any]) -> None:
-        """`architecture` is general.architecture of the GGUF, `config` the text model's config.json."""
+        """Take general.architecture of the GGUF, and the text model's part of config.json."""
         try:
             import gguf
         except ImportError as error:
@@ -53,39 +53,41 @@ class TensorMap:
         self._heads = {"attn_q": heads, "attn_k": int(config.get("num_key_value_heads") or heads)}
         self.is_known = architecture in KNOWN
 
-    def place(self, name: str) -> GgufLocation | None:
-        """Where the checkpoint's tensor `name` stands, None when the table does not say."""
+    def location(self, name: str) -> GgufLocation | None:
+        """Return the location of the checkpoint's tensor `name`; None when gguf's table lacks it."""
         if self._names is None:
             return None
         expert = _EXPERT.search(name)
         plain = _EXPERT.sub(".experts.", name)
-        found = self._names.get_name(plain, try_suffixes=(".weight", ".bias"))
-        return GgufLocation(found, int(expert[1]) if expert else None) if found else None
+        tensor = self._names.get_name(plain, try_suffixes=(".weight", ".bias"))
+        return GgufLocation(tensor, int(expert[1]) if expert else None) if tensor else None
 
-    def converted(self, place: GgufLocation, value: Array) -> Array:
-        """The numbers as they must stand in the GGUF."""
-        return value + 1 if self._rule(place, value.ndim) == "shifted" else self.reordered(place, value)
+    def converted(self, location: GgufLocation, value: Array) -> Array:
+        """Return the checkpoint's tensor with the converter's changes, as the GGUF must hold it."""
+        if self._rule(location, value.ndim) == "shifted":
+            return value + 1
+        return self.reordered(location, value)
 
-    def reordered(self, place: GgufLocation, value: Array) -> Array:
-        """The numbers in the GGUF's order, and else as they are: a difference of two tensors, for one."""
-        rule = self._rule(place, value.ndim)
+    def reordered(self, location: GgufLocation, value: Array) -> Array:
+        """Return the elements in the GGUF's order, unchanged otherwise: for the difference of two tensors."""
+        rule = self._rule(location, value.ndim)
         if rule == "permuted":
-            return permuted(value, self._heads[_part(place)])
+            return permuted(value, self._heads[_part(location)])
         return value.T if rule == "transposed" else value
 
-    def mistaken(self, place: GgufLocation, value: Array) -> Iterator[tuple[str, Array]]:
-        """What would stand there after a known mistake, with the signature of its cause."""
-        rule, heads = self._rule(place, value.ndim), self._heads.get(_part(place))
+    def known_mistakes(self, location: GgufLocation, value: Array) -> Iterator[tuple[str, Array]]:
+        """Yield the tensor as known mistakes would write it, each with the signature of its cause."""
+        rule, heads = self._rule(location, value.ndim), self._heads.get(_part(location))
         if heads:
             yield "permutation", value if rule == "permuted" else permuted(value, heads)
-            yield "permutation", permuted(self.converted(place, value), heads)
+            yield "permutation", permuted(self.converted(location, value), heads)
         if rule == "shifted":
             yield "norm_shift", value
         if value.ndim == 2 and value.shape[0] == value.shape[1]:
-            yield "transposed", self.converted(place, value).T
+            yield "transposed", self.converted(location, value).T
 
-    def _rule(self, place: GgufLocation, dimensions: int) -> Rule:
-        part = _part(place)
+    def _rule(self, location: GgufLocation, dimensions: int) -> Rule:
+        part = _part(location)
         if self._architecture in _PERMUTED and part in self._heads:
             return "permuted"
         if self._architecture in _SHIFTED and "norm" in part:
@@ -95,13 +97,13 @@ class TensorMap:
         return "same"
 
 
-def _part(place: GgufLocation) -> str:
-    """attn_q of blk.0.attn_q.weight."""
-    return place.tensor.split(".")[-2]
+def _part(location: GgufLocation) -> str:
+    """Return "attn_q" for blk.0.attn_q.weight."""
+    return location.tensor.split(".")[-2]
 
 
 def permuted(value: Array, heads: int) -> Array:
-    """Rows of halves -> rows of neighbours, head by head: [heads * dim, ...] in the same shape."""
+    """Reorder each head's rows from halves to interleaved pairs: [heads * dim, ...] in the same shape."""
     shape = value.shape
     halves = value.reshape(heads, 2, shape[0] // heads // 2, *shape[1:])
     return halves.swapaxes(1, 2).reshape(shape)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.certificate.checks.settings import warned_of_base
+from pipeline.certificate.checks.settings import warn_other_base
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.adapter_base import base_mismatch_notes, base_model
 from pipeline.sources.model_source import Source
@@ -65,7 +65,7 @@ def test_another_base_is_named(tmp_path: Path, named: str, base: tuple[str, ...]
     said = f"the adapter bob was trained on {last}, and the base is {known}"
     source = folder(tmp_path, *base)
     assert base_mismatch_notes(source, [adapter(named)]) == [said]
-    found = list(warned_of_base(source, (adapter(named),)))
+    found = list(warn_other_base(source, (adapter(named),)))
     assert [(one.name, one.status, one.summary) for one in found] == [
         ("settings.base", "warn", f"T{said[1:]}.")
     ]

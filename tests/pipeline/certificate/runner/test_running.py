@@ -1,4 +1,4 @@
-"""Checks that run the models: transformers' logits beside the GGUF's, and the look of answers."""
+"""Checks that run the models: transformers' logits against the GGUF's, and the form of answers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from engine.llama.model import Model
 from pipeline.certificate.checks import logits as logits_check
-from pipeline.certificate.checks.behaviour import judge_answers, runs_in_circles
-from pipeline.certificate.checks.logits import Asked, ask_transformers, compare_logits, least_same
+from pipeline.certificate.checks.behaviour import has_loop, judge_answers
+from pipeline.certificate.checks.logits import Generation, compare_logits, min_same_answers, run_transformers
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
 from pipeline.progress import NoProgress
@@ -20,23 +20,25 @@ from tests.pipeline.certificate.rewrite import rewrite
 
 
 @pytest.fixture(scope="module")
-def asked(real: Subject) -> list[Asked]:
-    reference = load_tokenizer_reference(real)
-    return list(ask_transformers(real, [chat.ids for chat in reference.chats if chat.ids]))
+def generations(real: Subject) -> list[Generation]:
+    reference = load_tokenizer_reference(real.tokenizer_reference, real.reference, real.evaluation)
+    return list(run_transformers(real, [chat.ids for chat in reference.chats if chat.ids]))
 
 
-def test_a_sound_file_gives_transformers_logits_and_first_words(real: Subject, asked: list[Asked]) -> None:
-    logits, words = compare_logits(real, asked)
+def test_a_sound_file_gives_transformers_logits_and_first_words(
+    real: Subject, generations: list[Generation]
+) -> None:
+    logits, words = compare_logits(real, generations)
     assert (logits.name, logits.status) == ("logits", "pass")
     assert logits.figures["mean_kl"] < 1e-4
     assert (words.name, words.status) == ("behaviour.first_words", "pass")
 
 
 def test_a_wrong_rope_shows_in_the_logits_and_first_words(
-    real: Subject, asked: list[Asked], tmp_path: Path
+    real: Subject, generations: list[Generation], tmp_path: Path
 ) -> None:
     broken = rewrite(real.full, tmp_path / "broken.gguf", {"llama.rope.freq_base": 10.0})
-    logits, words = compare_logits(replace(real, full=broken), asked)
+    logits, words = compare_logits(replace(real, full=broken), generations)
     assert (logits.status, logits.cause) == ("fail", find_cause("logits"))
     assert (words.status, words.cause) == ("fail", find_cause("first_words"))
 
@@ -50,7 +52,7 @@ def test_a_model_that_free_memory_does_not_hold_is_not_run(
 
 
 def test_nine_in_ten_answers_must_begin_the_same_and_of_few_all_but_one() -> None:
-    assert [least_same(count) for count in (1, 2, 4, 10, 12)] == [1, 1, 3, 9, 10]
+    assert [min_same_answers(count) for count in (1, 2, 4, 10, 12)] == [1, 1, 3, 9, 10]
 
 
 def test_answers_are_judged(real: Subject) -> None:
@@ -69,8 +71,8 @@ def test_answers_are_judged(real: Subject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "circles"),
+    ("text", "loops"),
     [("- one\n- two\n- three\n- four\n- five\n", False), ("the cat and the dog " * 4, True), ("", False)],
 )
-def test_circles(text: str, circles: bool) -> None:
-    assert runs_in_circles(text) == circles
+def test_circles(text: str, loops: bool) -> None:
+    assert has_loop(text) == loops

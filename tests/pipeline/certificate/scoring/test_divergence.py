@@ -1,4 +1,4 @@
-"""Divergence against a brute force in plain Python, float16 storage included."""
+"""KL divergence against a brute-force computation in plain Python, including float16 storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base as the tuned model with its adapter taken off, beside the base as it was converted."""
+"""The tuned model with the negated adapter gives the logits of the converted base."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_what_is_left_is_the_base(sound: dict[str, Subject], name: str) -> None:
     with closing(Model(subject.full)) as model, closing(Model(base_alone(subject))) as base:
         adapter = negated_adapter(subject, model)
         if "use_dora" in TINY.get(name, {}):
-            assert adapter is None  # that is more than a product of two matrices
+            assert adapter is None  # DoRA's change is no product of two low-rank matrices
             return
         assert adapter is not None
         with closing(adapter):

@@ -1,11 +1,11 @@
-"""Survival's definition, its interval, and when it says that it cannot tell."""
+"""Survival: its definition, its interval, and the cases where it is reported as unreliable."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from pipeline.certificate.scoring.metrics import LEAST_ANSWERS, Share, gain_kept, survival, survival_gain
+from pipeline.certificate.scoring.metrics import MIN_ANSWERS, Share, gain_kept, survival, survival_gain
 
 Answers = list[np.ndarray]
 
@@ -61,11 +61,11 @@ def test_answers_that_disagree_widely_are_too_few() -> None:
 
 
 def test_few_answers_tell_nothing_however_alike_they_are() -> None:
-    for count in (1, LEAST_ANSWERS - 1):
+    for count in (1, MIN_ANSWERS - 1):
         found = survival([np.full(5, 0.02)] * count, [np.ones(5)] * count)
         assert found.value == pytest.approx(0.98) and not found.reliable
         assert "too few" in found.doubt and "--eval" in found.doubt and np.isnan(found.low)
-    assert survival([np.full(5, 0.02)] * LEAST_ANSWERS, [np.ones(5)] * LEAST_ANSWERS).reliable
+    assert survival([np.full(5, 0.02)] * MIN_ANSWERS, [np.ones(5)] * MIN_ANSWERS).reliable
 
 
 def test_of_eight_answers_the_interval_holds_the_true_share_nine_times_in_ten() -> None:

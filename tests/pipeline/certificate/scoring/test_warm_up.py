@@ -1,4 +1,4 @@
-"""What is asked ahead of `quality`, with a backend that nobody has tried: the process is the trial."""
+"""Scoring ahead of `quality` with an untried backend: success is recorded, a crash only ends the process."""
 
 from __future__ import annotations
 

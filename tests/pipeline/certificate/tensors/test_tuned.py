@@ -1,4 +1,4 @@
-"""What a tuned model must hold, as the certificate reckons it, beside what PEFT trained."""
+"""The expected tensors of a tuned model: tied outputs, LoRA scales, and tied embeddings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_of_several_alphas_for_a_module_the_first_counts() -> None:
 
 
 def test_what_config_json_leaves_out_is_told_by_the_tensors() -> None:
-    assert is_tied({}, ["model.embed_tokens.weight"])  # Gemma's, where the class says so
+    assert is_tied({}, ["model.embed_tokens.weight"])  # Gemma, whose class sets the default
     assert not is_tied({}, ["model.embed_tokens.weight", "lm_head.weight"])
     assert not is_tied({"tie_word_embeddings": False}, ["model.embed_tokens.weight"])
     assert not is_tied({"tie_word_embeddings": True}, ["lm_head.weight"])  # untied by the merge
