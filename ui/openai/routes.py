@@ -31,7 +31,7 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the la
 
 
 def add_openai_api(app: FastAPI, models: Models) -> None:
-    """Add the routes, whose errors have OpenAI's form. Needs `Guard` and `Visitors` around the app."""
+    """Add the routes, whose errors have OpenAI's form. Needs auth and visitor middleware around it."""
     started = int(time.time())
 
     def described(key: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
 from tests.ui.conftest import until
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.auth.access import Access
-from ui.auth.identity import Visitors
+from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware
 from ui.models.registry import one_model
 from ui.openai.routes import LARGEST_BODY, _Events, add_openai_api
@@ -36,7 +36,7 @@ def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
     add_openai_api(app, one_model(backend))
     app.add_middleware(AuthMiddleware, access=access or Access(), sessions=lambda cookies: None)
-    app.add_middleware(Visitors)
+    app.add_middleware(VisitorMiddleware)
     return app
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_was_typed_in_is_for_who_sits_at_the_machine(tmp_path: Path)
     models.admit(str(tmp_path / "secret.gguf"), own_machine=True)
     app = FastAPI()
     add_openai_api(app, models)
-    api = TestClient(Visitors(app, local=True))
+    api = TestClient(VisitorMiddleware(app, local=True))
     for headers, seen, status in (({}, ["fake", "secret"], 200), ({"X-Real-IP": "1.2.3.4"}, ["fake"], 404)):
         assert [model["id"] for model in api.get("/v1/models", headers=headers).json()["data"]] == seen
         assert api.get("/v1/models/secret", headers=headers).status_code == status
