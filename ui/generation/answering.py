@@ -223,7 +223,7 @@ class _AnswerWriter:
         self._written = time.monotonic()
         try:
             if self._ended and not node.text.strip():
-                self._store.cut(owner, key, node.id)
+                self._store.delete_subtree(owner, key, node.id)
             else:
                 self._store.write(owner, key, node.id, node.text, made)
             self.lost = None

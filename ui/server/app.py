@@ -26,7 +26,7 @@ from engine.serving.protocols import ChatBackend
 from ui.auth.access import Access
 from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
-from ui.conversations.json_transfer import LARGEST, LARGEST_OF_OTHERS
+from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
 from ui.i18n.gradio import I18N
 from ui.models.registry import Models
@@ -86,7 +86,7 @@ def create_app(
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
     page = build(models, concurrency, own_machine=own_machine, store=store)
-    sessions = _mount_page(app, page, access, LARGEST if own_machine else LARGEST_OF_OTHERS)
+    sessions = _mount_page(app, page, access, MAX_BYTES if own_machine else MAX_BYTES_REMOTE)
     # Gradio packs its scripts, but not the page itself, which is the largest thing that a phone has to fetch
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
