@@ -102,7 +102,7 @@ class NotFound(LookupError):
 
 @dataclass(frozen=True)
 class Summary:
-    """An entry of the history list. `title` is "" before the first question; `updated` is in seconds (epoch)."""
+    """An entry of the history list; `title` is "" before the first question, `updated` is in Unix seconds."""
 
     id: str
     title: str

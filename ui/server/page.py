@@ -107,7 +107,7 @@ def _chat(
         open_settings = _head_button("page.settings", "open-settings")
     picker.show_below(info)
     answerer = Answerer(partial(serving, models.pool), store, live, info.context)
-    panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.writes)
+    panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
     read = ContextReader(answerer.context_of)
     deeds = EditHandlers(panel, live, read)
     events = ChatEvents(panel, answerer, live, deeds, read)
@@ -164,6 +164,6 @@ def _wire_the_rest(page: gr.Blocks, open_settings: gr.Button, leave: Callable[..
 
 def _leaving(live: ActiveStreams) -> Callable[[gr.Request], None]:
     def leave(request: gr.Request) -> None:
-        live.leave(str(request.session_hash))
+        live.detach(str(request.session_hash))
 
     return leave

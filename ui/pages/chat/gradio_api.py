@@ -51,7 +51,7 @@ def add_chat_endpoint(pool: ModelPool, live: ActiveStreams, concurrency: int) ->
                 async with serving(pool) as backend:
                     sampling = sampling_from({**backend.info.recommended, **given})
                     stream = await started(backend, conversation(asked, system_prompt), sampling)
-                    with live.following(str(request.session_hash), stream):
+                    with live.track(str(request.session_hash), stream):
                         async with aclosing(snapshots(stream)) as updates:
                             async for progress in updates:
                                 if progress.error is not None:

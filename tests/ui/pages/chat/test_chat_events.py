@@ -46,7 +46,7 @@ class Tab:
         answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
-            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
+            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.is_writing)
         read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
         self.deeds = EditHandlers(self.panel, self.live, read)
         self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
@@ -173,7 +173,7 @@ def test_a_question_without_an_answer_comes_back(error: Any) -> None:
 
 
 def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latest, "MOST", 1)
+    monkeypatch.setattr(latest, "MAX_ENTRIES", 1)
     monkeypatch.setattr(chat_events, "READY_SECONDS", 0)
     tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
     for session in "abc":  # a program that asks, and waits for no answer
@@ -193,7 +193,7 @@ def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
 
 
 def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
     tab = Tab(FakeBackend("word " * 50, pause=0.01))
 
     async def killed() -> None:
@@ -262,7 +262,7 @@ def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
 
 
 def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
     tab = Tab(FakeBackend("word " * 500, pause=0.01))
 
     async def deleted() -> None:
