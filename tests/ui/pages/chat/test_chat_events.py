@@ -181,7 +181,7 @@ def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch
         asked = asyncio.run(tab.events.send(tab.request, "Why?", TabView(), "", None, *tab.values))
     assert len(tab.store.list(ME)) == 2
     assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
-    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._turns) == 1
+    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._requests) == 1
 
 
 def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
