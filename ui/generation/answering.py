@@ -15,7 +15,7 @@ from ui.conversations.store import NotFound, Store, StoreError
 from ui.generation.sessions import ActiveStreams, TabRequest
 from ui.generation.streaming import Progress, snapshots
 from ui.models.files import short_name
-from ui.models.registry import started
+from ui.models.registry import start_stream
 from ui.models.weights_hash import WeightsHashes
 
 SAVE_SECONDS = 1.0  # between saves of a growing answer: the text that a kill -9 may lose
@@ -131,7 +131,7 @@ class Answerer:
         """
         async with self._serving(task.model) as backend:
             self._contexts[task.model] = backend.info.context
-            stream = await started(backend, task.messages(), task.sampling)
+            stream = await start_stream(backend, task.messages(), task.sampling)
             with self._live.track(session, stream):
                 if request.stopped:
                     stream.cancel()

@@ -13,7 +13,7 @@ from engine.serving.model_pool import ModelPool
 from engine.serving.protocols import ChatBackend, ChatStream
 from engine.types import Message
 from ui.generation.streaming import INTERVAL, Progress, snapshots
-from ui.models.registry import serving, started
+from ui.models.registry import acquire_model, start_stream
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SideBySide:
         if self._stopped:
             return None
         try:
-            return await stack.enter_async_context(serving(self._pool, self._columns[index].key))
+            return await stack.enter_async_context(acquire_model(self._pool, self._columns[index].key))
         except EngineError as error:
             self._show(index, Progress(error=error))
             return None
@@ -106,7 +106,7 @@ class SideBySide:
             if backend is None or self._columns[index].done:
                 return
             try:
-                stream = await started(backend, self._messages, self._sampling)
+                stream = await start_stream(backend, self._messages, self._sampling)
             except EngineError as error:
                 self._show(index, Progress(error=error))
                 return

@@ -21,7 +21,7 @@ from engine.serving.protocols import ChatStream
 from ui.auth import access
 from ui.auth.identity import on_own_machine
 from ui.auth.limits import RateLimitExceeded
-from ui.models.registry import Models, serving, started
+from ui.models.registry import Models, acquire_model, start_stream
 from ui.openai.errors import ApiError, field_error, from_engine, from_limit, not_found, response
 from ui.openai.schemas import ChatRequest, ChatResponse
 
@@ -75,9 +75,9 @@ async def _answer(request: Request, models: Models) -> Response:
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(access.admit(request))
-            backend = await stack.enter_async_context(serving(models.pool, key))
+            backend = await stack.enter_async_context(acquire_model(models.pool, key))
             sampling = asked.sampling(backend.info)
-            stream = await started(backend, asked.conversation(), sampling)
+            stream = await start_stream(backend, asked.conversation(), sampling)
         except RateLimitExceeded as error:
             raise from_limit(error) from error
         except EngineError as error:

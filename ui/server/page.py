@@ -14,7 +14,7 @@ from ui.conversations.store import Store
 from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
 from ui.i18n.gradio import text
-from ui.models.registry import Models, serving
+from ui.models.registry import Models, acquire_model
 from ui.pages.assets import MEND
 from ui.pages.chat.bindings import ChatBindings
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
@@ -106,7 +106,7 @@ def _chat(
         _head_button("page.quality", "open-quality", link="quality")
         open_settings = _head_button("page.settings", "open-settings")
     picker.show_below(info)
-    answerer = Answerer(partial(serving, models.pool), store, live, info.context)
+    answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context)
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
     read = ContextReader(answerer.context_of)
     deeds = EditHandlers(panel, live, read)

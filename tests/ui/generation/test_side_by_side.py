@@ -75,9 +75,8 @@ def test_one_that_fails_says_so_and_the_others_go_on() -> None:
     backends["full"].refuse = QueueFull("it is full")
     pool = pool_of(backends)
     columns = asyncio.run(all_of(side_by_side(pool, "broken", "full", "half", "a")))[-1]
-    assert [
-        str(column.progress.error) if column.progress and column.progress.error else "" for column in columns
-    ] == [
+    errors = [column.progress and column.progress.error for column in columns]
+    assert [str(error or "") for error in errors] == [
         "broken.gguf does not load",
         "it is full",
         "it died",

@@ -23,7 +23,7 @@ from ui.generation import answering
 from ui.generation import sessions as latest
 from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
-from ui.models.registry import one_model, serving
+from ui.models.registry import acquire_model, one_model
 from ui.models.weights_hash import WeightsHashes
 from ui.pages.chat import generation_events as chat_events
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
@@ -43,7 +43,7 @@ class Tab:
     ) -> None:
         self.backend, self.store, self.live = backend, store or Store(), ActiveStreams()
         access = access or Access()
-        answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
+        answerer = Answerer(partial(acquire_model, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.is_writing)
@@ -279,8 +279,8 @@ def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> Non
     tab = Tab(FakeBackend("word " * 5000))
     tab.values[2] = 5000  # tokens at most
     tab.send("Why?")
-    (pages,) = tab.store._database.execute("PRAGMA page_count").fetchone()
-    tab.store._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+    (pages,) = tab.store._connection.execute("PRAGMA page_count").fetchone()
+    tab.store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     tab.send("And?")
     assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
     assert not tab.events._answerer._writing
