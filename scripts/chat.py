@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.config import EngineConfig, SamplingParams, sampling_over
 from engine.errors import EngineError, SettingsError
-from ui.models.catalog import started_with
+from ui.models.catalog import default_entry
 from ui.terminal.chat import DEFAULTS as ENGINE
 from ui.terminal.chat import (
     ContextSize,
@@ -107,7 +107,7 @@ def run(
     """
     from engine.serving.backend import ModelLoader
 
-    named = started_with(model)
+    named = default_entry(model)
     backend = ModelLoader(settings)(Path(named.source), named.adapter)
     try:
         chat = TerminalChat(backend, sampling_over(backend.info.recommended, given), system)

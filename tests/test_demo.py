@@ -73,7 +73,7 @@ def test_adapters_chosen_over_one_base_speak_as_the_merged_model_does(
     with models.pool.use("Bob") as bob, models.pool.use("Twin") as other:
         assert isinstance(bob, LlamaBackend) and isinstance(other, LlamaBackend)
         assert bob._model is other._model, "the weights are in memory once"
-    bobs, plain = answers("Bob"), answers(catalog.first)
+    bobs, plain = answers("Bob"), answers(catalog.default)
     assert bobs == answers("captain-bob-F16") and "Bob" in bobs[0]
     assert not set(bobs) & set(plain)
     for wrong, why in ((merged, "no working adapter for smollm2-F16"), (lora, "BASE.gguf::ADAPTER.gguf")):

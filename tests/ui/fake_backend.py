@@ -1,4 +1,4 @@
-"""A backend without a model: it says a script, at a speed, so that tests of the page need no weights."""
+"""A ChatBackend that streams a scripted answer, so that tests of the page need no weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000
 
 
 class FakeStream:
-    """Emits its events with a pause before each; an EngineError in the list is raised."""
+    """Emits its events with a pause of seconds before each; an EngineError in the list is raised."""
 
     def __init__(self, events: Sequence[Event | EngineError], pause: float) -> None:
         self._events, self._pause = events, pause
@@ -76,7 +76,7 @@ class FakeStream:
 
 
 class FakeBackend:
-    """Answers every question with `answer`, word by word, and remembers what it was asked."""
+    """Answers every question with `answer`, word by word; `asked` records the requests."""
 
     def __init__(
         self,
@@ -94,7 +94,9 @@ class FakeBackend:
         self.closed = False
 
     def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> FakeStream:
-        assert not _in_event_loop(), "a long prompt would hold up everyone: see ui.serving.started"
+        assert not _in_event_loop(), (
+            "a long prompt would block the event loop: see ui.models.registry.start_stream"
+        )
         if self.refuse is not None:
             raise self.refuse
         self.asked.append((list(messages), sampling))

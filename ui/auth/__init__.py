@@ -1,1 +1,1 @@
-"""Who may enter: logins, API keys, owners, rate limits, origins."""
+"""Authentication and limits: logins, the API key, visitor cookies, rate limits, allowed origins."""

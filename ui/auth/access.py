@@ -1,6 +1,6 @@
-"""Who may use this server, and how much: logins, an API key, and limits for each user.
+"""Access rules of a server: logins, an API key, and limits per user.
 
-The page asks one thing: `with access.admit(request):` around an answer. It raises RateLimitExceeded.
+An answer runs inside `with admit(request):`, which raises RateLimitExceeded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ui.conversations.model import LOCAL, VISITOR
 
 OwnerOf = Callable[[gr.Request], str]
 Admit = Callable[[gr.Request], AbstractContextManager[None]]
-KEY_HOLDER = "api-key"  # the name of whoever shows the API key
-_PER_ADDRESS = 4  # as many visitors as one address may stand for: a household, an office
-_WRONG_PER_MINUTE = 10  # attempts to log in, by address
+API_KEY_USER = "api-key"  # the user name of requests with the API key
+_VISITORS_PER_ADDRESS = 4  # visitors' limits that one address may use up: a household, an office
+_LOGIN_ATTEMPTS_PER_MINUTE = 10  # by address; a success does not count
 
 
 class Access:
-    """The rules of one server. Without logins and a key everyone is let in; a limit of 0 is none."""
+    """The rules of one server. Without logins and a key it is open to all; a limit of 0 means no limit."""
 
     def __init__(
         self,
@@ -40,89 +40,89 @@ class Access:
     ) -> None:
         self._logins, self._api_key = dict(logins or {}), api_key
         self._rate = RequestRate(requests_per_minute)
-        self._rate_by_address = RequestRate(requests_per_minute * _PER_ADDRESS)
+        self._rate_by_address = RequestRate(requests_per_minute * _VISITORS_PER_ADDRESS)
         self._answers = ConcurrencyLimit(answers_at_once)
-        self._answers_by_address = ConcurrencyLimit(answers_at_once * _PER_ADDRESS)
-        self.attempts = RequestRate(_WRONG_PER_MINUTE)
+        self._answers_by_address = ConcurrencyLimit(answers_at_once * _VISITORS_PER_ADDRESS)
+        self.login_attempts = RequestRate(_LOGIN_ATTEMPTS_PER_MINUTE)
 
     @property
-    def closes_page(self) -> bool:
-        """Whether one must log in to see the page."""
+    def page_needs_login(self) -> bool:
+        """True when the page is shown only after a login."""
         return bool(self._logins)
 
     @property
-    def closes_api(self) -> bool:
-        """Whether /v1 and /metrics want a login or the key."""
+    def api_needs_key(self) -> bool:
+        """True when /v1 and /metrics need a login or the API key."""
         return bool(self._logins or self._api_key)
 
     def is_login(self, name: str, password: str) -> bool:
-        """Whether the password is that user's; takes the same time for any wrong one."""
-        known = self._logins.get(name)
-        return _same(password, known or "") and known is not None
+        """Return whether the password is that user's; takes the same time for any wrong one."""
+        expected = self._logins.get(name)
+        return _same(password, expected or "") and expected is not None
 
-    def user_by(self, authorization: str) -> str | None:
-        """Who an Authorization header is from: a login by Basic, or the API key by Bearer."""
+    def authenticate(self, authorization: str) -> str | None:
+        """Return the user of an Authorization header (Basic login or Bearer API key), None if it is wrong."""
         scheme, _, credentials = authorization.partition(" ")
         if scheme.lower() == "bearer":
-            right = bool(self._api_key) and _same(credentials.strip(), self._api_key)
-            return KEY_HOLDER if right else None
+            valid = bool(self._api_key) and _same(credentials.strip(), self._api_key)
+            return API_KEY_USER if valid else None
         if scheme.lower() == "basic":
-            name, _, password = _decoded(credentials).partition(":")
+            name, _, password = _decode_base64(credentials).partition(":")
             return name if self.is_login(name, password) else None
         return None
 
     def admit(self, owner: str, address: str) -> AbstractContextManager[None]:
-        """Count a request, and an answer for the time of the `with` block. Raises RateLimitExceeded."""
+        """Count a request, and an answer for the duration of the `with` block. Raises RateLimitExceeded."""
         self._rate.take(owner)
-        if owner.startswith(VISITOR):  # anyone can have many cookies
+        if owner.startswith(VISITOR):  # a client can make up any number of cookies
             self._rate_by_address.take(address)
         return self._answering(owner, address)
 
     @contextmanager
     def _answering(self, owner: str, address: str) -> Iterator[None]:
-        with self._answers.one_more(owner):
+        with self._answers.acquire(owner):
             if not owner.startswith(VISITOR):
                 yield
                 return
-            with self._answers_by_address.one_more(address):
+            with self._answers_by_address.acquire(address):
                 yield
 
 
 def admit(request: gr.Request | HTTPConnection) -> AbstractContextManager[None]:
-    """Let a user's request for an answer in: `with admit(request): ...` lasts as long as the answer.
+    """Count a request for an answer against its user's limits: `with admit(request): ...` around the answer.
 
     Raises RateLimitExceeded. Needs `ui.auth.middleware.AuthMiddleware` around the app.
     """
     access: Access = request.state.access
     owner, address = owner_of(request), address_of(request)
     if owner.startswith(VISITOR) and not request.state.is_known:
-        # All who keep no cookie are one visitor, by their address.
+        # All clients of one address that keep no cookie count as one visitor.
         owner = f"{VISITOR}{address}"
     return access.admit(owner, address)
 
 
 def address_of(request: gr.Request | HTTPConnection) -> str:
-    """Where a request comes from. Of IPv6 the network, within which anyone has addresses without end."""
+    """Return a request's IP address; for IPv6 its /64 network, as one client can use any address in it."""
     host = request.client.host if request.client else LOCAL
     try:
         address = ipaddress.ip_address(host)
-    except ValueError:  # a name that a proxy or a test's client gives
+    except ValueError:  # a name, from a proxy or a test client
         return str(host)
     if address.version == 6 and not address.ipv4_mapped:
         return str(ipaddress.ip_network((int(address), 64), strict=False))
     return str(address)
 
 
-def _same(given: str, known: str) -> bool:
-    """Compare secrets by their hashes, which gives away neither letters nor lengths."""
-    return hmac.compare_digest(_hash(given), _hash(known))
+def _same(given: str, expected: str) -> bool:
+    """Compare secrets by their hashes: the time depends neither on their letters nor on their lengths."""
+    return hmac.compare_digest(_hash(given), _hash(expected))
 
 
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _decoded(credentials: str) -> str:
+def _decode_base64(credentials: str) -> str:
     try:
         return base64.b64decode(credentials, validate=True).decode("utf-8")
     except (binascii.Error, UnicodeDecodeError):

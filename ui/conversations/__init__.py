@@ -1,1 +1,1 @@
-"""Conversations as trees in SQLite; import and export."""
+"""Conversations as trees of messages, stored in SQLite; export and import."""

@@ -1,4 +1,4 @@
-"""Between the history's rows and a conversation; each function runs inside the caller's transaction."""
+"""SQLite schema and queries of the conversation history. Each query runs in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ui.conversations.model import Author, GenerationInfo, Node, Tree, title_of
 
-SCHEMA = 1
-OURS = 0x47474348  # "GGCH", in the file's header: another program's database is left alone
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x47474348  # "GGCH", in the file's header, to recognize our own databases
 
 
 # A message's parent is no foreign key: SQLite gives up on cascades deeper than 1,000 rows.
@@ -43,67 +43,66 @@ CREATE INDEX node_conversation ON node (conversation);
 
 
 class StoreError(Exception):
-    """The history cannot be opened, read or written: the message says what to do, in one line."""
+    """The history cannot be opened, read or written. The message is one line, with the fix."""
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:
-    """A connection for all threads, in autocommit; None is a database in memory. Raises StoreError."""
+    """Open the history, a new one if the file is missing; None opens one in memory.
+
+    The connection may be used from any thread and is in autocommit mode. Raises StoreError.
+    """
     name = ":memory:" if path is None else str(path)
     try:
         if path is not None:
             _make_private(path)
-        database = sqlite3.connect(name, timeout=10, isolation_level=None, check_same_thread=False)
-        _prepare(database, name)
+        connection = sqlite3.connect(name, timeout=10, isolation_level=None, check_same_thread=False)
+        _prepare(connection, name)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"the history {name!r} cannot be opened ({error}): name another file") from error
-    return database
+    return connection
 
 
 def _make_private(path: Path) -> None:
-    """What people write is for their own eyes; SQLite gives its other files the same mode."""
+    """Create the file readable only by its owner; SQLite gives its WAL files the same mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _prepare(database: sqlite3.Connection, name: str) -> None:
-    """Settings of the connection, and the tables unless they are there."""
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, what is committed survives any kill
-    database.execute("PRAGMA foreign_keys = ON")
-    database.execute("PRAGMA secure_delete = ON")  # what a person deletes is gone from the file too
-    with database:
-        database.execute("BEGIN IMMEDIATE")  # of two processes that open a new file, one makes the tables
-        if _is_empty(database):
+def _prepare(connection: sqlite3.Connection, name: str) -> None:
+    """Configure the connection, and create the tables in an empty database."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, commits survive a kill of the process
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")  # overwrite deleted messages in the file
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # of two processes that open a new file, one makes the tables
+        if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
             for statement in filter(str.strip, TABLES.split(";")):
-                database.execute(statement)
-            database.execute(f"PRAGMA application_id = {OURS}")
-            database.execute(f"PRAGMA user_version = {SCHEMA}")
-        _check(database, name)
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        _check_version(connection, name)
 
 
-def _is_empty(database: sqlite3.Connection) -> bool:
-    return not database.execute("SELECT 1 FROM sqlite_master").fetchone()
-
-
-def _check(database: sqlite3.Connection, name: str) -> None:
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if application != OURS:
+def _check_version(connection: sqlite3.Connection, name: str) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
         raise StoreError(f"{name!r} is another program's database: name another file for the history")
-    if version > SCHEMA:
+    if version > SCHEMA_VERSION:
         raise StoreError(
             f"the history {name!r} was written by a newer GGUF Chat (version {version}, this one knows"
-            f" {SCHEMA}): update GGUF Chat, or name another file"
+            f" {SCHEMA_VERSION}): update GGUF Chat, or name another file"
         )
 
 
 class NotFound(LookupError):
-    """There is no such conversation or message, or it is somebody else's."""
+    """The conversation or message does not exist, or belongs to another owner."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A line of the list. `title` is "" before the first question; `updated` is in seconds since 1970."""
+    """An entry of the history list; `title` is "" before the first question, `updated` is in Unix seconds."""
 
     id: str
     title: str
@@ -113,7 +112,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation with all of its branches. Times are in seconds since 1970."""
+    """A conversation with all its branches. Times are in seconds since 1970."""
 
     id: str
     title: str
@@ -123,92 +122,91 @@ class Conversation:
     tree: Tree
 
 
-SUMMARIES = "SELECT id, title, pinned, updated FROM conversation"
-"""A query whose rows `as_summary` takes."""
+SELECT_SUMMARIES = "SELECT id, title, pinned, updated FROM conversation"
 
 
-def as_summary(key: str, title: str, pinned: int, updated: float) -> Summary:
-    """A row of `SUMMARIES`."""
+def to_summary(key: str, title: str, pinned: int, updated: float) -> Summary:
+    """Return a row of `SELECT_SUMMARIES` as a Summary."""
     return Summary(key, title, bool(pinned), updated)
 
 
-def summary(database: sqlite3.Connection, owner: str, key: str) -> Summary:
-    """A line of the list; raises Unknown."""
-    require(database, owner, key)
-    return as_summary(*database.execute(f"{SUMMARIES} WHERE id = ?", [key]).fetchone())
+def summary(connection: sqlite3.Connection, owner: str, key: str) -> Summary:
+    """Read a conversation's entry of the list. Raises NotFound."""
+    require(connection, owner, key)
+    return to_summary(*connection.execute(f"{SELECT_SUMMARIES} WHERE id = ?", [key]).fetchone())
 
 
 def require(
-    database: sqlite3.Connection, owner: str, key: str, node: int | None = None, role: Author | None = None
+    connection: sqlite3.Connection, owner: str, key: str, node: int | None = None, role: Author | None = None
 ) -> None:
-    """Raise Unknown unless the owner has the conversation, and it has the message, by that author."""
-    mine = database.execute("SELECT 1 FROM conversation WHERE id = ? AND owner = ?", [key, owner])
-    if not mine.fetchone():
+    """Raise NotFound unless the owner has the conversation and it has the message `node` by `role`."""
+    owned = connection.execute("SELECT 1 FROM conversation WHERE id = ? AND owner = ?", [key, owner])
+    if not owned.fetchone():
         raise NotFound("this chat is not there (any more)")
     if node is not None:
-        known = "SELECT 1 FROM node WHERE id = ? AND conversation = ? AND role = coalesce(?, role)"
-        if not database.execute(known, [node, key, role]).fetchone():
+        query = "SELECT 1 FROM node WHERE id = ? AND conversation = ? AND role = coalesce(?, role)"
+        if not connection.execute(query, [node, key, role]).fetchone():
             raise NotFound("this message is not there (any more)")
 
 
-def load(database: sqlite3.Connection, owner: str, key: str) -> Conversation:
-    """All of a conversation; raises Unknown."""
-    require(database, owner, key)
+def load(connection: sqlite3.Connection, owner: str, key: str) -> Conversation:
+    """Read a conversation. Raises NotFound."""
+    require(connection, owner, key)
     head = "SELECT title, pinned, created, updated, leaf FROM conversation WHERE id = ?"
-    title, pinned, created, updated, leaf = database.execute(head, [key]).fetchone()
+    title, pinned, created, updated, leaf = connection.execute(head, [key]).fetchone()
     body = "SELECT id, parent, role, text, created, made, opinion, note FROM node WHERE conversation = ?"
-    nodes = {row[0]: _node(*row) for row in database.execute(body, [key])}
+    nodes = {row[0]: _node(*row) for row in connection.execute(body, [key])}
     return Conversation(key, title, bool(pinned), created, updated, Tree(nodes, leaf))
 
 
-def add(database: sqlite3.Connection, key: str, parent: int | None, node: Node) -> int:
-    """Write a message below `parent` under a new id, which is returned."""
+def add(connection: sqlite3.Connection, key: str, parent: int | None, node: Node) -> int:
+    """Insert a message below `parent`; return its new id."""
     insert = """INSERT INTO node (conversation, parent, role, text, created, made, opinion, note)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
-    made = node.made and made_json(node.made)
-    text, note = whole(node.text), whole(node.note)
+    made = node.made and generation_json(node.made)
+    text, note = replace_surrogates(node.text), replace_surrogates(node.note)
     values = [key, parent, node.role, text, node.created, made, node.opinion, note]
-    return int(database.execute(insert, values).lastrowid or 0)
+    return int(connection.execute(insert, values).lastrowid or 0)
 
 
-def copy(database: sqlite3.Connection, owner: str, conversation: Conversation) -> str:
-    """Write a conversation once more, for `owner`; the ids are new, and the conversation's is returned."""
+def copy(connection: sqlite3.Connection, owner: str, conversation: Conversation) -> str:
+    """Insert a copy of a conversation, with new ids, for `owner`; return the copy's id."""
     key, ids = secrets.token_urlsafe(16), dict[int, int]()
     tree, times = conversation.tree, [conversation.created, conversation.updated]
     head = [key, owner, title_of(conversation.title), conversation.pinned, *times]
     columns = "id, owner, title, pinned, created, updated"
-    database.execute(f"INSERT INTO conversation ({columns}) VALUES (?, ?, ?, ?, ?, ?)", head)
+    connection.execute(f"INSERT INTO conversation ({columns}) VALUES (?, ?, ?, ?, ?, ?)", head)
     for node in (tree.nodes[number] for number in sorted(tree.nodes)):  # parents before children
         parent = None if node.parent is None else ids[node.parent]
-        ids[node.id] = add(database, key, parent, node)
-    show(database, key, None if tree.leaf is None else ids[tree.leaf])
+        ids[node.id] = add(connection, key, parent, node)
+    show(connection, key, None if tree.leaf is None else ids[tree.leaf])
     return key
 
 
-def make_room(database: sqlite3.Connection, owner: str, most: int) -> None:
-    """Leave an owner's latest `most` conversations, and all that are pinned."""
+def prune(connection: sqlite3.Connection, owner: str, keep: int) -> None:
+    """Delete all conversations of an owner but the latest `keep` and the pinned ones."""
     surplus = """DELETE FROM conversation WHERE id IN (SELECT id FROM conversation
         WHERE owner = ? AND NOT pinned ORDER BY updated DESC, rowid DESC LIMIT -1 OFFSET ?)"""
-    database.execute(surplus, [owner, most])
+    connection.execute(surplus, [owner, keep])
 
 
-def show(database: sqlite3.Connection, key: str, leaf: int | None) -> None:
+def show(connection: sqlite3.Connection, key: str, leaf: int | None) -> None:
     """Make a message the last one shown."""
-    database.execute("UPDATE conversation SET leaf = ? WHERE id = ?", [leaf, key])
+    connection.execute("UPDATE conversation SET leaf = ? WHERE id = ?", [leaf, key])
 
 
-def touch(database: sqlite3.Connection, key: str, now: float) -> None:
-    """The conversation was used at that time: it moves up in the list."""
-    database.execute("UPDATE conversation SET updated = ? WHERE id = ?", [now, key])
+def touch(connection: sqlite3.Connection, key: str, now: float) -> None:
+    """Set the time of a conversation's last change, by which the list is sorted."""
+    connection.execute("UPDATE conversation SET updated = ? WHERE id = ?", [now, key])
 
 
-def whole(text: str) -> str:
-    """The text as UTF-8 can hold it: halves of surrogate pairs, which a browser may send, become `?`."""
+def replace_surrogates(text: str) -> str:
+    """Replace halves of surrogate pairs, which a browser may send and UTF-8 cannot encode, by `?`."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def made_json(made: GenerationInfo) -> str:
-    """For the column `made`."""
+def generation_json(made: GenerationInfo) -> str:
+    """Return the JSON text for the column `made`."""
     return json.dumps(asdict(made), allow_nan=False)
 
 
@@ -216,5 +214,5 @@ def _node(
     number: int, parent: int | None, role: Author, text: str, created: float, *rest: str | None
 ) -> Node:
     made, opinion, note = rest
-    how = None if made is None else GenerationInfo(**json.loads(made))
-    return Node(number, parent, role, text, created, how, opinion, note or "")  # type: ignore[arg-type]  # CHECKed
+    info = None if made is None else GenerationInfo(**json.loads(made))
+    return Node(number, parent, role, text, created, info, opinion, note or "")  # type: ignore[arg-type]  # CHECKed

@@ -1,10 +1,10 @@
-"""Conversations as a JSON file and back: all branches, and how each answer was made.
+"""Export conversations to a JSON file and import them: all branches, with the answers' settings and timings.
 
     {"format": "gguf-chat", "version": 1, "conversations": [{"title", "pinned", "created", "updated", "leaf",
         "messages": [{"id", "parent", "role", "text", "created", "made", "opinion", "note"}]}]}
 
-Times are in seconds since 1970, durations in seconds. A message comes after its parent and has the
-larger id; ids mean nothing outside of their conversation. A file from elsewhere is held to all of this.
+Times are in seconds since 1970, durations in seconds. A message comes after its parent and has a larger id;
+ids are unique only within their conversation. An imported file is untrusted and is checked for all of this.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ui.conversations.model import (
 )
 
 FORMAT, VERSION = "gguf-chat", 1
-LARGEST = 64_000_000  # bytes that are read on one's own machine; they take some 25 times as many in memory
-LARGEST_OF_OTHERS = 8_000_000
+MAX_BYTES = 64_000_000  # of a file on the user's own machine; parsing takes some 25 times as much memory
+MAX_BYTES_REMOTE = 8_000_000  # of other users' files
 _Text = Annotated[str, Field(max_length=1_000_000)]
 _Word = Annotated[str, Field(max_length=1_000)]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -41,26 +41,26 @@ _Seconds = Annotated[float, Field(ge=0, lt=2**40)]
 
 
 class TransferError(Exception):
-    """A file cannot be imported; the message says what is wrong with it, in one line."""
+    """A file cannot be imported. The message gives the reason, in one line."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def _setting(value: Any) -> Any:
-    """A sampling setting as our own files have it."""
-    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    number = isinstance(value, float) and isfinite(value)
-    if not (texts or number or value is None or isinstance(value, (str, bool, int))):
+def _check_setting(value: Any) -> Any:
+    """Return a sampling setting, if its type is one that we export."""
+    is_texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    is_number = isinstance(value, float) and isfinite(value)
+    if not (is_texts or is_number or value is None or isinstance(value, (str, bool, int))):
         _refuse("a setting is a finite number, a text, a list of texts, true, false or null")
     return value
 
 
-_Setting = Annotated[Any, AfterValidator(_setting)]
+_Setting = Annotated[Any, AfterValidator(_check_setting)]
 
 
-class _Made(_Strict):
+class _GenerationInfo(_Strict):
     model: _Word
     model_hash: _Word
     quantization: _Word
@@ -81,14 +81,15 @@ class _Message(_Strict):
     role: Author
     text: _Text
     created: _Seconds
-    made: _Made | None = None
+    made: _GenerationInfo | None = None
     opinion: Opinion | None = None
     note: _Text = ""
 
     def node(self) -> Node:
-        """As the tree has it; an answer that was exported half-written counts as cut."""
+        """Return the message as a Node; an answer without `made` was exported half-written: interrupted."""
         made = GenerationInfo(**self.made.model_dump()) if self.made else None
-        made = made or (INTERRUPTED if self.role == "assistant" else None)
+        if made is None and self.role == "assistant":
+            made = INTERRUPTED
         return Node(self.id, self.parent, self.role, self.text, self.created, made, self.opinion, self.note)
 
 
@@ -101,7 +102,7 @@ class _Conversation(_Strict):
     messages: Annotated[list[_Message], Field(max_length=20_000)]
 
     def model_post_init(self, _: Any) -> None:
-        """Messages hang together: each on an earlier one, and the first ones are questions."""
+        """Check that the messages form trees: each parent comes earlier, and the roots are questions."""
         seen = set[int]()
         for message in self.messages:
             if message.id in seen:
@@ -130,27 +131,28 @@ class _File(_Strict):
 
 
 def to_json(conversations: Iterable[Conversation]) -> str:
-    """All that is known of the conversations, for `from_json` and for other programs."""
-    content = [_plain(conversation) for conversation in conversations]
-    whole = {"format": FORMAT, "version": VERSION, "conversations": content}
-    return json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False)
+    """Return the conversations as JSON text."""
+    content = [_to_dict(conversation) for conversation in conversations]
+    file = {"format": FORMAT, "version": VERSION, "conversations": content}
+    return json.dumps(file, ensure_ascii=False, indent=1, allow_nan=False)
 
 
-def largest(owner: str) -> int:
-    """The bytes of a file that is read for an owner."""
-    return LARGEST if owner == LOCAL else LARGEST_OF_OTHERS
+def max_bytes(owner: str) -> int:
+    """Return the size limit, in bytes, of a file that an owner may import."""
+    return MAX_BYTES if owner == LOCAL else MAX_BYTES_REMOTE
 
 
 def from_json(data: str | bytes) -> list[Conversation]:
-    """The conversations of a file, for `Store.insert`, which gives them new ids; raises TransferError."""
+    """Return a file's conversations, for `Store.insert`, which assigns new ids. Raises TransferError."""
     try:
-        return [read.conversation() for read in _File.model_validate_json(data).conversations]
+        file = _File.model_validate_json(data)
     except ValidationError as error:
-        raise TransferError(_first(error)) from error
+        raise TransferError(_first_error(error)) from error
+    return [conversation.conversation() for conversation in file.conversations]
 
 
-def _plain(conversation: Conversation) -> dict[str, Any]:
-    """A conversation as JSON has it, its messages numbered from 1, parents first."""
+def _to_dict(conversation: Conversation) -> dict[str, Any]:
+    """Return the JSON fields of a conversation, its messages numbered from 1, parents first."""
     tree = conversation.tree
     numbers: dict[int | None, int | None] = {None: None}
     numbers |= {node_id: number for number, node_id in enumerate(sorted(tree.nodes), 1)}
@@ -166,15 +168,15 @@ def _refuse(why: str) -> NoReturn:
     raise PydanticCustomError("tree", "{why}", {"why": why})
 
 
-def _first(error: ValidationError) -> str:
-    """The first of a file's errors: where, and what."""
+def _first_error(error: ValidationError) -> str:
+    """Return the first error in one line, with its place in the file."""
     details = error.errors(include_url=False, include_input=False)[0]
     if details["loc"] == ("version",):
         return f"it is of another version of the format: this GGUF Chat reads version {VERSION}"
-    where = ".".join(map(str, _short(details["loc"])))
+    where = ".".join(_shortened(details["loc"]))
     return " ".join(f"{where + ': ' if where else ''}{details['msg']}".split())
 
 
-def _short(place: Sequence[int | str]) -> list[str]:
-    """A place in the file, whose names may be the file's own: long ones are cut."""
-    return [str(step)[:40] for step in place[:8]]
+def _shortened(location: Sequence[int | str]) -> list[str]:
+    """Return a location with its depth and names limited, since the names come from the file."""
+    return [str(step)[:40] for step in location[:8]]

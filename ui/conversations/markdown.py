@@ -1,4 +1,4 @@
-"""Conversations as Markdown, to read: the branch that is shown, and under each answer how it was made."""
+"""Export conversations to Markdown: the shown branch, with the model and settings under each answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDINGS = {
 
 
 def to_markdown(conversations: Iterable[Conversation]) -> str:
-    """The conversations one below the other, each under its title."""
+    """Return the conversations as Markdown text, each under its title."""
     return "\n\n---\n\n".join(map(_conversation, conversations)) + "\n"
 
 
@@ -33,17 +33,17 @@ def _conversation(conversation: Conversation) -> str:
 def _message(tree: Tree, node: Node) -> str:
     versions = tree.versions(node.id)
     who = YOU if node.role == "user" else (node.made and node.made.model) or MODEL
-    which = f" ({versions.index(node.id) + 1} of {len(versions)})" if len(versions) > 1 else ""
-    parts = [f"## {who}{which}", node.text.strip()]
+    version = f" ({versions.index(node.id) + 1} of {len(versions)})" if len(versions) > 1 else ""
+    parts = [f"## {who}{version}", node.text.strip()]
     if node.made is not None:
-        parts.append(f"_{_how(node.made)}_")
+        parts.append(f"_{_details(node.made)}_")
     if node.opinion or node.note:
         parts.append(f"> {' · '.join(filter(None, [node.opinion, ' '.join(node.note.split())]))}")
     return "\n\n".join(filter(None, parts))
 
 
-def _how(made: GenerationInfo) -> str:
-    """How an answer was made, in one line."""
+def _details(made: GenerationInfo) -> str:
+    """Return an answer's settings and timings in one line."""
     facts = [made.quantization, f"{made.generated_tokens} tokens"]
     if made.decode_seconds:
         facts.append(f"{made.generated_tokens / made.decode_seconds:.1f} tokens/s")

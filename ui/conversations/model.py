@@ -1,4 +1,4 @@
-"""A conversation as a tree: an edited question or a second answer is a branch, and none is lost."""
+"""Conversations as trees of messages: editing a question or regenerating an answer adds a branch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ Author = Literal["user", "assistant"]
 Opinion = Literal["like", "dislike"]
 Reason = Literal["stop", "length", "time", "cancelled", "error", "interrupted"]
 
+LOCAL = "local"  # the owner name of this machine's own user
+VISITOR = "visitor:"  # prefix of the owner names of anonymous visitors
+MAX_TITLE = 60  # characters
+
 
 @dataclass(frozen=True)
 class GenerationInfo:
-    """How an answer was made: by which model with which settings, why it ended, and how quickly it went.
+    """An answer's model, settings, finish reason and timings.
 
-    `model_hash` is the SHA-256 of the weights, or "" where it is not known. `sampling` holds JSON values
-    alone. `decode_seconds` and `first_text_seconds` are None when no text came.
+    `model_hash` is the SHA-256 of the weights, "" if unknown. `sampling` holds only JSON values.
+    `decode_seconds` and `first_text_seconds` are None when no text was generated. The field names are those
+    of the history's JSON.
     """
 
     model: str
@@ -37,7 +42,7 @@ class GenerationInfo:
     dropped_messages: int = 0
 
 
-# An answer that a crash cut, of which nothing but its text is known.
+# For an answer that a crash cut off, with only its text known.
 INTERRUPTED = GenerationInfo("", "", "", "", {}, "interrupted", 0, 0, 0, None, None)
 
 
@@ -45,7 +50,7 @@ INTERRUPTED = GenerationInfo("", "", "", "", {}, "interrupted", 0, 0, 0, None, N
 class Node:
     """One message. `created` is in seconds since 1970; an answer without `made` is still being written.
 
-    Of a message and its parent, the parent has the smaller id.
+    A parent's id is smaller than its children's. The field names are those of an exported history.
     """
 
     id: int
@@ -60,62 +65,55 @@ class Node:
 
 @dataclass(frozen=True)
 class Tree:
-    """All messages of a conversation. `leaf` is the last one shown, which may have others below it."""
+    """All messages of a conversation. `leaf` is the last one shown; it may have children."""
 
     nodes: Mapping[int, Node]
     leaf: int | None
 
     def path(self) -> list[Node]:
-        """From a root to the leaf: what the page shows and the model reads."""
+        """Return the messages from a root to the leaf: those that the page shows and the model reads."""
         path: list[Node] = []
-        at = self.leaf
-        while at is not None:
-            path.append(self.nodes[at])
-            at = self.nodes[at].parent
+        node_id = self.leaf
+        while node_id is not None:
+            path.append(self.nodes[node_id])
+            node_id = self.nodes[node_id].parent
         return path[::-1]
 
     def versions(self, node_id: int) -> list[int]:
-        """The ids of a node and its siblings, oldest first."""
+        """Return the ids of a node and its siblings, oldest first."""
         return self.children[self.nodes[node_id].parent]
 
-    def tip(self, node_id: int) -> int:
-        """The youngest leaf at or below a node: where switching to a version leads."""
-        return max(self.below(node_id))  # the youngest of all has nothing below it
+    def latest_leaf(self, node_id: int) -> int:
+        """Return the newest leaf in a node's subtree: the one to show when the user switches to that node."""
+        return max(self.subtree(node_id))  # the newest node of all has no children
 
-    def below(self, node_id: int) -> set[int]:
-        """The ids of a node and all that hangs on it."""
-        found, waiting = set[int](), [node_id]
-        while waiting:
-            found.add(at := waiting.pop())
-            waiting += self.children.get(at, [])
+    def subtree(self, node_id: int) -> set[int]:
+        """Return the ids of a node and all its descendants."""
+        found, pending = set[int](), [node_id]
+        while pending:
+            found.add(current := pending.pop())
+            pending += self.children.get(current, [])
         return found
 
     @cached_property
     def children(self) -> Mapping[int | None, list[int]]:
-        """The ids below each node, oldest first; those below None are the roots."""
+        """The children's ids of each node, oldest first; those of None are the roots."""
         children: dict[int | None, list[int]] = defaultdict(list)
         for node_id in sorted(self.nodes):
             children[self.nodes[node_id].parent].append(node_id)
         return dict(children)
 
 
-LONGEST = 60
-
-
 def title_of(text: str) -> str:
-    """The text in one line of at most 60 characters, cut at a word; "" when there is nothing to read."""
-    text = text[: 20 * LONGEST].replace("__i18n__", "i18n")  # to Gradio, the mark of a text to translate
+    """Return the text in one line of at most 60 characters, cut at a word; "" for blank text."""
+    text = text[: 20 * MAX_TITLE].replace("__i18n__", "i18n")  # Gradio's mark of a text to translate
     line = " ".join("".join(map(_printable, text)).split())
-    if len(line) <= LONGEST:
+    if len(line) <= MAX_TITLE:
         return line
-    words = re.match(rf"(.{{{LONGEST // 2},{LONGEST - 1}}})(?=\s)", line)
-    return (words.group(1) if words else line[: LONGEST - 1]).rstrip(" ,;:.") + "…"
+    words = re.match(rf"(.{{{MAX_TITLE // 2},{MAX_TITLE - 1}}})(?=\s)", line)
+    return (words.group(1) if words else line[: MAX_TITLE - 1]).rstrip(" ,;:.") + "…"
 
 
 def _printable(character: str) -> str:
-    """Control characters and halves of surrogate pairs become spaces."""
+    """Return the character, or a space for a control character or half of a surrogate pair."""
     return " " if unicodedata.category(character) in ("Cc", "Cs") else character
-
-
-LOCAL = "local"  # the one person of this machine
-VISITOR = "visitor:"  # what such an owner's name begins with

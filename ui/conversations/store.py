@@ -1,8 +1,8 @@
-"""The conversations of all people, in SQLite. Every call names an owner and sees that owner's rows alone.
+"""The conversation history of all users, in SQLite. Each call names an owner and sees only their rows.
 
-What a call has written is on disk when it returns and survives a kill -9. Any thread may call; a call takes
-well under a millisecond, apart from `list` with a search, which reads all that the owner has written. When
-the file can no longer be read or written, on a full disk for instance, a call raises StoreError.
+A call's changes are on disk when it returns and survive a kill -9. Calls are thread-safe and take well under
+a millisecond, except `list` with a search, which reads all of the owner's messages. A call raises StoreError
+when the file cannot be read or written, for instance on a full disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ui.conversations import database as rows
+from ui.conversations import database as queries
 from ui.conversations.database import Conversation, NotFound, StoreError, Summary, open_database
 from ui.conversations.model import (
     INTERRUPTED,
@@ -30,69 +30,75 @@ from ui.conversations.model import (
 )
 
 __all__ = ["Conversation", "NotFound", "Store", "StoreError", "Summary"]
-MOST = 1000  # conversations of one owner; a person on their own machine has no limit
-VISITORS_DAYS = 90  # after which a browser that was known by its cookie alone is not expected back
+MAX_CONVERSATIONS = 1000  # of one owner; LOCAL has no limit
+VISITOR_DAYS = 90  # after which the conversations of an anonymous visitor are deleted
 
 
 class Store:
-    """Keeps conversations; `path` None keeps them in memory, until the process ends.
+    """The history in the file `path`, or in memory for None.
 
-    Opening marks answers that nobody finished: a crash cut them; and it forgets visitors of long ago. Raises
-    StoreError when it cannot open.
+    Opening marks unfinished answers as interrupted, since a crash cut them off, and deletes the
+    conversations of visitors who have not been back for `VISITOR_DAYS`. Raises StoreError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._lock = threading.Lock()
-        self._database = open_database(path)
-        self._database.create_function("contains", 2, _contains, deterministic=True)
-        with self._transaction() as database:
+        self._connection = open_database(path)
+        self._connection.create_function("contains", 2, _contains, deterministic=True)
+        with self._transaction() as connection:
             unfinished = "UPDATE node SET made = ? WHERE role = 'assistant' AND made IS NULL"
-            database.execute(unfinished, [rows.made_json(INTERRUPTED)])
+            connection.execute(unfinished, [queries.generation_json(INTERRUPTED)])
             old = "DELETE FROM conversation WHERE owner LIKE ? AND updated < ?"
-            database.execute(old, [f"{VISITOR}%", time.time() - VISITORS_DAYS * 86_400])
+            connection.execute(old, [f"{VISITOR}%", time.time() - VISITOR_DAYS * 86_400])
 
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
-        """Pinned ones first, then the latest; a search finds all its words in a title or a message."""
-        query, values = f"{rows.SUMMARIES} WHERE owner = ?", [owner]
-        if wanted := " ".join(search.split()).casefold():
+        """Return the pinned conversations, then the others, latest first.
+
+        A search returns those with all its words in the title or in one message.
+        """
+        query, values = f"{queries.SELECT_SUMMARIES} WHERE owner = ?", [owner]
+        if words := " ".join(search.split()).casefold():
             query += """ AND (contains(title, ?) OR EXISTS
                 (SELECT 1 FROM node WHERE node.conversation = conversation.id AND contains(text, ?)))"""
-            values += [wanted, wanted]
-        with self._held() as database:
-            found = database.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
-            return tuple(rows.as_summary(*row) for row in found)
+            values += [words, words]
+        with self._locked() as connection:
+            rows = connection.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
+            return tuple(queries.to_summary(*row) for row in rows)
 
     def create(self, owner: str) -> str:
-        """A new empty conversation; its id cannot be guessed. It may push out the oldest one not pinned."""
+        """Add an empty conversation; return its unguessable id.
+
+        At `MAX_CONVERSATIONS` the oldest one that is not pinned is deleted.
+        """
         key, now = secrets.token_urlsafe(16), time.time()
-        with self._transaction() as database:
+        with self._transaction() as connection:
             if owner != LOCAL:
-                rows.make_room(database, owner, MOST - 1)
+                queries.prune(connection, owner, MAX_CONVERSATIONS - 1)
             insert = "INSERT INTO conversation (id, owner, title, created, updated) VALUES (?, ?, '', ?, ?)"
-            database.execute(insert, [key, owner, now, now])
+            connection.execute(insert, [key, owner, now, now])
         return key
 
     def load(self, owner: str, key: str) -> Conversation:
-        """All of a conversation; raises Unknown."""
-        with self._transaction("BEGIN") as database:  # all queries see the same moment; no writer is held up
-            return rows.load(database, owner, key)
+        """Return a conversation. Raises NotFound."""
+        with self._transaction("BEGIN") as connection:  # one snapshot for all queries; blocks no writer
+            return queries.load(connection, owner, key)
 
     def summary(self, owner: str, key: str) -> Summary:
-        """A conversation's line of the list; raises Unknown."""
-        with self._transaction("BEGIN") as database:
-            return rows.summary(database, owner, key)
+        """Return a conversation's entry of the list. Raises NotFound."""
+        with self._transaction("BEGIN") as connection:
+            return queries.summary(connection, owner, key)
 
-    def room(self, owner: str) -> float:
-        """How many more conversations an owner may have without losing one; infinite for `LOCAL`."""
-        return math.inf if owner == LOCAL else max(0, MOST - len(self.list(owner)))
+    def remaining_quota(self, owner: str) -> float:
+        """Return how many conversations an owner can add before old ones are deleted; inf for `LOCAL`."""
+        return math.inf if owner == LOCAL else max(0, MAX_CONVERSATIONS - len(self.list(owner)))
 
     def insert(self, owner: str, conversations: Iterable[Conversation]) -> tuple[str, ...]:
-        """Copies with ids of their own, for `owner`, all or none; returns the copies' ids.
+        """Add copies of conversations for `owner`, all or none; return the copies' new ids.
 
-        It pushes nothing out: ask for `room` before.
+        It deletes no old ones: check `remaining_quota` before.
         """
-        with self._transaction() as database:
-            return tuple(rows.copy(database, owner, conversation) for conversation in conversations)
+        with self._transaction() as connection:
+            return tuple(queries.copy(connection, owner, conversation) for conversation in conversations)
 
     def add(
         self,
@@ -104,110 +110,111 @@ class Store:
         *,
         made: GenerationInfo | None = None,
     ) -> int:
-        """Hang a message below `parent` (None: a new beginning) and show it; returns its id. Raises Unknown.
+        """Add a message below `parent` (None adds a new root) and show it; return its id. Raises NotFound.
 
-        The first question gives the conversation its title.
+        The first question becomes the conversation's title.
         """
         node = Node(0, parent, role, text, time.time(), made)
-        with self._transaction() as database:
-            rows.require(database, owner, key, parent)
-            added = rows.add(database, key, parent, node)
-            rows.show(database, key, added)
+        with self._transaction() as connection:
+            queries.require(connection, owner, key, parent)
+            node_id = queries.add(connection, key, parent, node)
+            queries.show(connection, key, node_id)
             if role == "user":
                 title = "UPDATE conversation SET title = ? WHERE id = ? AND title = ''"
-                database.execute(title, [title_of(text), key])
-            rows.touch(database, key, node.created)
-        return added
+                connection.execute(title, [title_of(text), key])
+            queries.touch(connection, key, node.created)
+        return node_id
 
     def write(self, owner: str, key: str, node: int, text: str, made: GenerationInfo | None = None) -> None:
-        """Replace an answer's text and how it was made; raises Unknown.
+        """Replace an answer's text and its `made`. Raises NotFound.
 
-        Without `made` it counts as unfinished: after a crash its reason is "interrupted". Who knows the model
-        and the settings may give a `made` with that reason from the start, which a crash then keeps.
+        Without `made` the answer counts as unfinished, and is marked "interrupted" after a crash. Passing a
+        `made` with that reason from the start preserves the model and the settings in a crash.
         """
-        with self._transaction() as database:
-            rows.require(database, owner, key, node, role="assistant")
-            values = [rows.whole(text), made and rows.made_json(made), node]
-            database.execute("UPDATE node SET text = ?, made = ? WHERE id = ?", values)
-            rows.touch(database, key, time.time())
+        with self._transaction() as connection:
+            queries.require(connection, owner, key, node, role="assistant")
+            values = [queries.replace_surrogates(text), made and queries.generation_json(made), node]
+            connection.execute("UPDATE node SET text = ?, made = ? WHERE id = ?", values)
+            queries.touch(connection, key, time.time())
 
     def select(self, owner: str, key: str, leaf: int | None) -> None:
-        """Show the conversation down to `leaf`; None shows none of it. Raises Unknown."""
-        with self._transaction() as database:
-            rows.require(database, owner, key, leaf)
-            rows.show(database, key, leaf)
+        """Show the conversation down to `leaf`, or none of it for None. Raises NotFound."""
+        with self._transaction() as connection:
+            queries.require(connection, owner, key, leaf)
+            queries.show(connection, key, leaf)
 
-    def judge(self, owner: str, key: str, node: int, opinion: Opinion | None, note: str = "") -> None:
-        """Keep what a person thinks of a message; raises Unknown."""
-        with self._transaction() as database:
-            rows.require(database, owner, key, node)
-            database.execute(
-                "UPDATE node SET opinion = ?, note = ? WHERE id = ?", [opinion, rows.whole(note), node]
+    def rate(self, owner: str, key: str, node: int, opinion: Opinion | None, note: str = "") -> None:
+        """Set the user's opinion and note on a message. Raises NotFound."""
+        with self._transaction() as connection:
+            queries.require(connection, owner, key, node)
+            connection.execute(
+                "UPDATE node SET opinion = ?, note = ? WHERE id = ?",
+                [opinion, queries.replace_surrogates(note), node],
             )
 
-    def cut(self, owner: str, key: str, node: int) -> None:
-        """Remove a message and all below it; raises Unknown.
+    def delete_subtree(self, owner: str, key: str, node: int) -> None:
+        """Delete a message and all its descendants. Raises NotFound.
 
-        If it was shown, its parent's youngest other branch is shown now, or the parent when there is none.
+        If it was shown, the newest leaf below its siblings is shown next, or else its parent.
         """
-        with self._transaction() as database:
-            rows.require(database, owner, key, node)
-            tree = rows.load(database, owner, key).tree
-            gone = tree.below(node)
-            database.executemany("DELETE FROM node WHERE id = ?", [(number,) for number in gone])
-            if tree.leaf in gone:
-                left = [tree.tip(version) for version in tree.versions(node) if version != node]
-                rows.show(database, key, max(left, default=tree.nodes[node].parent))
+        with self._transaction() as connection:
+            queries.require(connection, owner, key, node)
+            tree = queries.load(connection, owner, key).tree
+            deleted = tree.subtree(node)
+            connection.executemany("DELETE FROM node WHERE id = ?", [(number,) for number in deleted])
+            if tree.leaf in deleted:
+                others = [tree.latest_leaf(version) for version in tree.versions(node) if version != node]
+                queries.show(connection, key, max(others, default=tree.nodes[node].parent))
 
     def rename(self, owner: str, key: str, title: str) -> None:
-        """Give a title, cut to one short line; an empty one changes nothing. Raises Unknown."""
-        with self._transaction() as database:
-            rows.require(database, owner, key)
+        """Set the title, shortened to one line; a blank one changes nothing. Raises NotFound."""
+        with self._transaction() as connection:
+            queries.require(connection, owner, key)
             if line := title_of(title):
-                database.execute("UPDATE conversation SET title = ? WHERE id = ?", [line, key])
+                connection.execute("UPDATE conversation SET title = ? WHERE id = ?", [line, key])
 
     def pin(self, owner: str, key: str, pinned: bool) -> None:
-        """Keep at the top of the list, or no longer; raises Unknown."""
-        with self._transaction() as database:
-            rows.require(database, owner, key)
-            database.execute("UPDATE conversation SET pinned = ? WHERE id = ?", [pinned, key])
+        """Pin a conversation to the top of the list, or unpin it. Raises NotFound."""
+        with self._transaction() as connection:
+            queries.require(connection, owner, key)
+            connection.execute("UPDATE conversation SET pinned = ? WHERE id = ?", [pinned, key])
 
     def delete(self, owner: str, key: str) -> None:
-        """Remove a conversation for good; raises Unknown."""
-        with self._transaction() as database:
-            rows.require(database, owner, key)
-            database.execute("DELETE FROM conversation WHERE id = ?", [key])
+        """Delete a conversation. Raises NotFound."""
+        with self._transaction() as connection:
+            queries.require(connection, owner, key)
+            connection.execute("DELETE FROM conversation WHERE id = ?", [key])
 
     def delete_all(self, owner: str) -> None:
-        """Remove all that an owner has."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM conversation WHERE owner = ?", [owner])
+        """Delete all conversations of an owner."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM conversation WHERE owner = ?", [owner])
 
     def close(self) -> None:
-        """Let go of the file; calls after this fail."""
+        """Close the file; later calls fail."""
         with self._lock:
-            self._database.close()
+            self._connection.close()
 
     @contextmanager
     def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        """All or nothing, one thread at a time; only one process writes at once, others wait."""
-        with self._held() as database, database:
-            database.execute(begin)
-            yield database
+        """Run the block in a transaction, one thread at a time; other writing processes wait."""
+        with self._locked() as connection, connection:
+            connection.execute(begin)
+            yield connection
 
     @contextmanager
-    def _held(self) -> Iterator[sqlite3.Connection]:
-        """The connection for one thread. Raises StoreError for what SQLite cannot do."""
+    def _locked(self) -> Iterator[sqlite3.Connection]:
+        """Give one thread the connection. Raises StoreError for SQLite's errors."""
         try:
             with self._lock:
-                yield self._database
+                yield self._connection
         except sqlite3.Error as error:
-            busy = "locked" in str(error)  # for longer than open_database waits
-            mend = "end the other program that writes to it" if busy else "make room on its disk"
-            raise StoreError(f"the history cannot be read or written ({error}): {mend}") from error
+            busy = "locked" in str(error)  # for longer than the connection's timeout
+            fix = "end the other program that writes to it" if busy else "make room on its disk"
+            raise StoreError(f"the history cannot be read or written ({error}): {fix}") from error
 
 
-def _contains(text: str, wanted: str) -> bool:
-    """Whether a text holds all words, capitals aside; SQLite's own LIKE knows ASCII's capitals alone."""
+def _contains(text: str, words: str) -> bool:
+    """Return whether a text contains all words, ignoring case, which SQLite's LIKE does only for ASCII."""
     folded = text.casefold()
-    return all(word in folded for word in wanted.split())
+    return all(word in folded for word in words.split())

@@ -1,1 +1,1 @@
-"""Answers under way: streaming, tabs, side-by-side comparison."""
+"""Running answers: streaming into the history, by browser tab, and side by side."""

@@ -1,4 +1,4 @@
-"""One answer, from the question to its last word: what the engine says goes into the store as it grows."""
+"""Generate an answer: stream it from the engine and save it to the history as it grows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from dataclasses import asdict, dataclass, replace
 from engine.config import SamplingParams
 from engine.serving.protocols import ChatBackend
 from engine.types import Message, ModelInfo, RequestStats
-from ui.conversations.model import GenerationInfo, Node, Reason
+from ui.conversations.model import GenerationInfo, Node
 from ui.conversations.store import NotFound, Store, StoreError
 from ui.generation.sessions import ActiveStreams, TabRequest
 from ui.generation.streaming import Progress, snapshots
 from ui.models.files import short_name
-from ui.models.registry import started
+from ui.models.registry import start_stream
 from ui.models.weights_hash import WeightsHashes
 
-_SELDOM = ("stop", "grammar", "json_schema", "ignore_end")  # of no interest when they are not set
+SAVE_SECONDS = 1.0  # between saves of a growing answer: the text that a kill -9 may lose
+Serving = Callable[[str | None], AbstractAsyncContextManager[ChatBackend]]
+_RARELY_SET = ("stop", "grammar", "json_schema", "ignore_end")  # recorded only when they are set
 
 
 def start_generation(
     info: ModelInfo, system_prompt: str, sampling: SamplingParams, model_hash: str = ""
 ) -> GenerationInfo:
-    """What is known before the first word; should the process be killed, it stays so."""
-    settings = {name: value for name, value in asdict(sampling).items() if name not in _SELDOM or value}
+    """Return what is known before the first token, with the reason that it keeps if the process is killed."""
+    settings = {name: value for name, value in asdict(sampling).items() if name not in _RARELY_SET or value}
     name, quantization = short_name(info), info.quantization
     return GenerationInfo(
         name, model_hash, quantization, system_prompt, settings, "interrupted", 0, 0, 0, None, None
@@ -35,11 +37,11 @@ def start_generation(
 def finish_generation(
     made: GenerationInfo, progress: Progress, before: GenerationInfo | None = None
 ) -> GenerationInfo:
-    """What is known at the end; `before` is how the part was made that the answer was continued from."""
-    stats = progress.stats or _reckoned(progress)
-    whole = replace(
+    """Return the info with the result's numbers; `before` is that of an answer that was continued."""
+    stats = progress.stats or _estimated_stats(progress)
+    finished = replace(
         made,
-        reason=_reason(progress),
+        reason="error" if progress.error is not None else progress.reason or "cancelled",
         prompt_tokens=stats.prompt_tokens,
         cached_tokens=stats.cached_tokens,
         generated_tokens=stats.generated_tokens,
@@ -47,10 +49,10 @@ def finish_generation(
         decode_seconds=stats.decode_seconds if stats.generated_tokens else None,
         dropped_messages=progress.dropped.messages if progress.dropped else 0,
     )
-    return _joined(before, whole) if before is not None and before.generated_tokens else whole
+    return _add_continuation(before, finished) if before and before.generated_tokens else finished
 
 
-def _joined(before: GenerationInfo, after: GenerationInfo) -> GenerationInfo:
+def _add_continuation(before: GenerationInfo, after: GenerationInfo) -> GenerationInfo:
     return replace(
         after,
         prompt_tokens=before.prompt_tokens,
@@ -61,27 +63,17 @@ def _joined(before: GenerationInfo, after: GenerationInfo) -> GenerationInfo:
     )
 
 
-def _reckoned(progress: Progress) -> RequestStats:
-    """The numbers of an answer that broke off, as far as they were seen from here."""
+def _estimated_stats(progress: Progress) -> RequestStats:
+    """Return the numbers of an answer that ended early, as far as its events show them."""
     read = progress.prompt.done if progress.prompt else 0
     cached = progress.prompt.cached if progress.prompt else 0
     seconds = (progress.last_text or 0.0) - (progress.first_text or 0.0)
     return RequestStats(read, cached, progress.pieces, 0.0, 0.0, seconds)
 
 
-def _reason(progress: Progress) -> Reason:
-    if progress.error is not None:
-        return "error"
-    return progress.reason or "cancelled"  # the reader went away
-
-
-KEEP_SECONDS = 1.0  # what a kill -9 may cost
-Serving = Callable[[str | None], AbstractAsyncContextManager[ChatBackend]]
-
-
 @dataclass(frozen=True)
 class Task:
-    """What to answer: the messages of `path`, or to continue, when the last one of them is an answer."""
+    """An answer to generate: to the messages of `path`, or a continuation, if the last one is an answer."""
 
     owner: str
     key: str
@@ -91,93 +83,91 @@ class Task:
     model: str | None = None
 
     @property
-    def begun(self) -> Node | None:
-        """The answer that is to be continued."""
+    def partial(self) -> Node | None:
+        """The answer to continue."""
         return self.path[-1] if self.path[-1].role == "assistant" else None
 
     def messages(self) -> list[Message]:
-        """What the engine reads. A space at the end of a cut answer belongs to its next word's token."""
-        before = self.path[:-1] if self.begun else self.path
-        said: list[Message] = [
+        """Return the messages for the engine.
+
+        Spaces at the end of a partial answer are dropped: they belong to the next word's token.
+        """
+        before = self.path[:-1] if self.partial else self.path
+        messages: list[Message] = [
             {"role": node.role, "content": node.text} for node in before if node.text.strip()
         ]
-        if self.begun:
-            said.append({"role": "assistant", "content": self.begun.text.rstrip(" ")})
+        if self.partial:
+            messages.append({"role": "assistant", "content": self.partial.text.rstrip(" ")})
         system: list[Message] = [{"role": "system", "content": self.system_prompt.strip()}]
-        return system + said if self.system_prompt.strip() else said
+        return system + messages if self.system_prompt.strip() else messages
 
 
 class Answerer:
-    """Answers tasks: streams from the model, and writes to the store."""
+    """Runs tasks: streams answers from the model and writes them to the store."""
 
     def __init__(self, serving: Serving, store: Store, live: ActiveStreams, context: int) -> None:
-        """`context` is what a model that has not answered yet is taken to have, in tokens."""
+        """`context` is assumed, in tokens, for a model that has not answered yet."""
         self._serving, self._store, self._live = serving, store, live
-        self._fingerprints = WeightsHashes()
+        self._hashes = WeightsHashes()
         self._writing: set[int] = set()
         self._context, self._contexts = context, dict[str | None, int]()
 
     def context_of(self, model: str | None) -> int:
-        """A model's context, in tokens."""
+        """Return a model's context size, in tokens."""
         return self._contexts.get(model, self._context)
 
-    def writes(self, node: int) -> bool:
-        """Whether an answer is under way, in any tab."""
+    def is_writing(self, node: int) -> bool:
+        """Return whether an answer is being generated, in any tab."""
         return node in self._writing
 
     async def answer(
-        self, task: Task, session: str, turn: TabRequest
+        self, task: Task, session: str, request: TabRequest
     ) -> AsyncGenerator[tuple[Node, Progress], None]:
-        """The answer's node as it grows, and how far it is; the last one is done.
+        """Yield the answer's node as it grows, with its progress, until that is done.
 
-        Raises an EngineError when the question cannot be served, and Unknown when its chat is gone; an error
-        on the way is part of the last progress. A new answer without a word is not kept. What cannot be kept
-        is shown all the same; a StoreError says so at the end.
+        Raises EngineError when the model cannot start the answer, and NotFound when the conversation was
+        deleted; an error during generation is part of the last progress. A new answer that ends without text
+        is not saved. An answer that cannot be saved is still yielded; StoreError is raised at its end.
         """
         async with self._serving(task.model) as backend:
             self._contexts[task.model] = backend.info.context
-            stream = await started(backend, task.messages(), task.sampling)
-            with self._live.following(session, stream):
-                if turn.stopped:
+            stream = await start_stream(backend, task.messages(), task.sampling)
+            with self._live.track(session, stream):
+                if request.stopped:
                     stream.cancel()
-                keeper = self._keeper(task, backend)
-                self._writing.add(keeper.node.id)
+                writer = self._writer(task, backend)
+                self._writing.add(writer.node.id)
                 try:
                     async with aclosing(
-                        snapshots(stream, begun=keeper.node.text, readers=self._live.__len__)
+                        snapshots(stream, prefix=writer.node.text, readers=self._live.__len__)
                     ) as updates:
                         async for progress in updates:
-                            yield keeper.keep(progress), progress
+                            yield writer.update(progress), progress
                 finally:
-                    self._writing.discard(keeper.node.id)
-                    keeper.close()
-                if keeper.lost is not None:
-                    raise keeper.lost
+                    self._writing.discard(writer.node.id)
+                    writer.close()
+                if writer.error is not None:
+                    raise writer.error
 
-    def _keeper(self, task: Task, backend: ChatBackend) -> _AnswerWriter:
-        made = start_generation(
-            backend.info, task.system_prompt, task.sampling, self._fingerprints.of(backend)
-        )
-        node, before = task.begun, None
+    def _writer(self, task: Task, backend: ChatBackend) -> _AnswerWriter:
+        made = start_generation(backend.info, task.system_prompt, task.sampling, self._hashes.of(backend))
+        node, before = task.partial, None
         if node is None:
             parent = task.path[-1].id
-            number = self._store.add(task.owner, task.key, parent, "assistant", "", made=made)
-            node = Node(number, parent, "assistant", "", time.time(), made)
+            node_id = self._store.add(task.owner, task.key, parent, "assistant", "", made=made)
+            node = Node(node_id, parent, "assistant", "", time.time(), made)
         else:
             node, before = replace(node, text=node.text.rstrip(" ")), node.made
         return _AnswerWriter(
-            self._store,
-            task,
-            node,
-            before,
-            lambda: replace(made, model_hash=self._fingerprints.of(backend)),
+            self._store, task, node, before, lambda: replace(made, model_hash=self._hashes.of(backend))
         )
 
 
 class _AnswerWriter:
-    """Keeps one answer in the store: about once a second while it grows, and at its end with its numbers.
+    """Saves one answer to the store: every `SAVE_SECONDS` while it grows, and at its end with its numbers.
 
-    `lost` is why the store did not take it the last time.
+    `before` is the `made` of a continued answer; `made` returns the current one, whose hash may come late.
+    `error` is the error of the last save, None if it succeeded.
     """
 
     def __init__(
@@ -190,23 +180,23 @@ class _AnswerWriter:
     ) -> None:
         self.node = node
         self._store, self._task, self._before, self._made = store, task, before, made
-        self._written = time.monotonic()
+        self._saved_at = time.monotonic()
         self._last = Progress(node.text)
         self._ended = False
-        self.lost: StoreError | None = None
+        self.error: StoreError | None = None
 
-    def keep(self, progress: Progress) -> Node:
-        """Take the progress in; the node as it is now. Raises Unknown when it was deleted meanwhile."""
+    def update(self, progress: Progress) -> Node:
+        """Apply the progress and return the updated node. Raises NotFound when it was deleted meanwhile."""
         self._last = progress
         self.node = replace(self.node, text=progress.text)
         if progress.done:
             self._end()
-        elif time.monotonic() - self._written >= KEEP_SECONDS:
-            self._write(replace(self._made(), reason="interrupted"))
+        elif time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            self._save(replace(self._made(), reason="interrupted"))
         return self.node
 
     def close(self) -> None:
-        """The reader went away: keep what there is, unless it was deleted meanwhile."""
+        """Save an answer whose reader went away, unless it was deleted meanwhile."""
         if not self._ended:
             with suppress(NotFound):
                 self._end()
@@ -215,17 +205,17 @@ class _AnswerWriter:
         self._ended = True
         made = finish_generation(self._made(), self._last, self._before)
         self.node = replace(self.node, made=made)
-        self._write(made)
+        self._save(made)
 
-    def _write(self, made: GenerationInfo) -> None:
-        """Keep what there is, or nothing of an answer that ended without a word."""
+    def _save(self, made: GenerationInfo) -> None:
+        """Save the answer, or delete it if it ended without text."""
         owner, key, node = self._task.owner, self._task.key, self.node
-        self._written = time.monotonic()
+        self._saved_at = time.monotonic()
         try:
             if self._ended and not node.text.strip():
-                self._store.cut(owner, key, node.id)
+                self._store.delete_subtree(owner, key, node.id)
             else:
                 self._store.write(owner, key, node.id, node.text, made)
-            self.lost = None
+            self.error = None
         except StoreError as error:
-            self.lost = error
+            self.error = error

@@ -1,4 +1,4 @@
-"""The answers under way, by browser tab: how Stop, a closed tab and a shutdown find what they must end."""
+"""Running answers by browser tab, for Stop, closed tabs and shutdown to cancel."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Protocol, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
-MOST = 10_000
+MAX_ENTRIES = 10_000
 
 
 class BoundedDict(dict[K, V]):
-    """Keeps the entries that were set last, at most `MOST`. Only `latest[key] = value` sets one."""
+    """A dict of the `MAX_ENTRIES` entries set last. Only `d[key] = value` enforces the bound."""
 
     def __setitem__(self, key: K, value: V) -> None:
         self.pop(key, None)
         super().__setitem__(key, value)
-        if len(self) > MOST:
+        if len(self) > MAX_ENTRIES:
             del self[next(iter(self))]
 
 
@@ -36,9 +36,9 @@ S = TypeVar("S", bound=Stoppable)
 
 @dataclass
 class TabRequest:
-    """What a tab asked for last, from the click to the answer's end, and in which conversation.
+    """A tab's latest request, from the click to the end of the answer, in the conversation `key`.
 
-    `stopped`: it is to end, though it may have no stream yet. `shown`: the tab has not gone on to another.
+    `stopped`: it was cancelled, possibly before it had a stream. `shown`: the tab still shows it.
     """
 
     stopped: bool = False
@@ -47,32 +47,32 @@ class TabRequest:
 
 
 class ActiveStreams:
-    """Streams by session. Used from the event loop alone, so it needs no lock."""
+    """Running answers by session. Used only from the event loop, so it needs no lock."""
 
     def __init__(self) -> None:
         self._streams: defaultdict[str, set[Stoppable]] = defaultdict(set)
-        self._turns = BoundedDict[str, TabRequest]()
+        self._requests = BoundedDict[str, TabRequest]()
 
-    def begin(self, session: str) -> TabRequest:
-        """A tab asks for something new: what it asked for before ends, and is shown no longer."""
-        self.leave(session)
-        turn = self._turns[session] = TabRequest()
-        return turn
+    def new_request(self, session: str) -> TabRequest:
+        """Register a new request of a tab; cancel and detach its previous one."""
+        self.detach(session)
+        request = self._requests[session] = TabRequest()
+        return request
 
-    def shows(self, session: str, key: str) -> bool:
-        """Whether what a tab asked for last is in that conversation, and still to be seen there."""
-        turn = self._turns.get(session)
-        return turn is not None and key != "" and turn.key == key
+    def is_current(self, session: str, key: str) -> bool:
+        """Return whether the tab's request is in the conversation `key` and still shown."""
+        request = self._requests.get(session)
+        return request is not None and key != "" and request.key == key
 
-    def leave(self, session: str) -> None:
-        """A tab turns away from what it asked for (or is closed): that ends, and is shown no longer."""
+    def detach(self, session: str) -> None:
+        """Cancel and detach the tab's request: the tab shows something else, or was closed."""
         self.cancel(session)
-        if turn := self._turns.pop(session, None):
-            turn.shown = False
+        if request := self._requests.pop(session, None):
+            request.shown = False
 
     @contextmanager
-    def following(self, session: str, stream: S) -> Iterator[S]:
-        """Keep `stream` findable while it runs; it is cancelled on the way out, however that happens."""
+    def track(self, session: str, stream: S) -> Iterator[S]:
+        """Register `stream` for the duration of the `with` block, and cancel it on leaving."""
         self._streams[session].add(stream)
         try:
             yield stream
@@ -83,9 +83,9 @@ class ActiveStreams:
                 del self._streams[session]
 
     def cancel(self, session: str) -> None:
-        """Stop what one tab asked for."""
-        if turn := self._turns.get(session):
-            turn.stopped = True
+        """Stop the tab's request and its streams."""
+        if request := self._requests.get(session):
+            request.stopped = True
         for stream in list(self._streams.get(session, ())):
             stream.cancel()
 

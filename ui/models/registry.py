@@ -1,4 +1,4 @@
-"""The models of a page: the list that people choose from, and the pool that loads them."""
+"""The models of a server: the catalog to choose from and the pool of loaded ones; async access to both."""
 
 from __future__ import annotations
 
@@ -18,92 +18,98 @@ from ui.models.files import CatalogEntry
 
 @dataclass(frozen=True)
 class Models:
-    """What may be chosen, and what is loaded; `first` is the default as it is known before it has loaded."""
+    """The models on offer and those that are loaded.
+
+    `described` is the default model's info, if it was read before loading it.
+    """
 
     catalog: Catalog
     pool: ModelPool
-    first: ModelInfo | None = None
+    described: ModelInfo | None = None
 
     def default_info(self) -> ModelInfo:
-        """The default model. Where nothing is known of it yet, this loads it, and raises as the pool does."""
-        if self.first is not None:
-            return self.first
+        """Return the default model's info, loading the model if needed. Raises the pool's errors."""
+        if self.described is not None:
+            return self.described
         with self.pool.use() as backend:
             return backend.info
 
     def admit(self, wanted: object, own_machine: bool, progress: ProgressCallback = no_progress) -> str:
-        """The key of what a visitor chose or typed, which may be borrowed then. As Catalog.admit."""
+        """Return the key of a chosen or typed model, and make it available in the pool. As Catalog.admit."""
         key = self.catalog.admit(wanted, own_machine, progress)
         self.pool.register(key)
         return key
 
     def file(self, key: str) -> Path | None:
-        """The file of a model's weights; None as long as it was not fetched from the Hub and loaded."""
-        if (found := self.catalog.file(key)) is not None or key not in self.pool.loaded():
-            return found
+        """Return the file of a model's weights; None for a Hub model that is not loaded."""
+        if (local := self.catalog.file(key)) is not None or key not in self.pool.loaded():
+            return local
         with self.pool.use(key) as backend:
             path = Path(backend.info.path)
         return path if path.is_file() else None
 
 
 def models_of(
-    catalog: Catalog, open_gguf: OpenGguf, max_loaded: int = 2, first: ModelInfo | None = None
+    catalog: Catalog, open_gguf: OpenGguf, max_loaded: int = 2, described: ModelInfo | None = None
 ) -> Models:
-    """The models of a catalog, none of them loaded yet; `first` is as in Models."""
+    """Return the models of a catalog, none loaded yet; `described` as in Models."""
     pool = ModelPool(
         lambda key, progress: catalog.open(key, open_gguf, progress),
         catalog.keys(),
-        catalog.first,
+        catalog.default,
         max_loaded=max_loaded,
     )
-    return Models(catalog, pool, first)
+    return Models(catalog, pool, described)
 
 
 def one_model(backend: ChatBackend) -> Models:
-    """A backend that is there already, as the only choice."""
+    """Return an open backend as the only model."""
     name = Path(backend.info.path).stem
     catalog = Catalog([CatalogEntry(name, name, backend.info.path)])
-    pool = ModelPool(lambda *_: backend, catalog.keys(), catalog.first)
+    pool = ModelPool(lambda *_: backend, catalog.keys(), catalog.default)
     pool.load()
     return Models(catalog, pool)
 
 
 @asynccontextmanager
-async def serving(pool: ModelPool, key: str | None = None) -> AsyncIterator[ChatBackend]:
-    """Lend the model of `key` (None: the default), loaded if need be; many may wait, and none takes a thread.
+async def acquire_model(pool: ModelPool, key: str | None = None) -> AsyncIterator[ChatBackend]:
+    """Hold the model of `key` (None: the default) for the `with` block, loading it if needed.
 
-    Raises as `ModelPool.use`. Who is cancelled while it loads leaves the load to the others.
+    Waiting takes no thread. Cancelling one waiting task does not stop the load for others. Raises the errors
+    of `ModelPool.use`.
     """
     lease = pool.acquire(key)
     loading = asyncio.wrap_future(lease.backend)
     try:
         yield await asyncio.shield(loading)
     except asyncio.CancelledError:
-        loading.add_done_callback(_forget)
+        loading.add_done_callback(_ignore_error)
         raise
     finally:
         lease.release()
 
 
-async def started(backend: ChatBackend, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:
-    """As `ChatBackend.stream`, in a thread: a long prompt takes a while to tokenize.
+async def start_stream(
+    backend: ChatBackend, messages: Sequence[Message], sampling: SamplingParams
+) -> ChatStream:
+    """Call `ChatBackend.stream` in a thread, since a long prompt takes a while to tokenize.
 
-    Who is cancelled meanwhile leaves no answer behind.
+    If the task is cancelled meanwhile, so is the stream.
     """
     starting = asyncio.ensure_future(asyncio.to_thread(backend.stream, messages, sampling))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        starting.add_done_callback(_stop)
+        starting.add_done_callback(_cancel_stream)
         raise
 
 
-def _forget(loading: asyncio.Future[ChatBackend]) -> None:
-    """Look at why a model does not load that nobody waits for: asyncio logs what nobody has looked at."""
+def _ignore_error(loading: asyncio.Future[ChatBackend]) -> None:
+    """Retrieve the error of a load that no task waits for any more: asyncio would log it otherwise."""
     if not loading.cancelled():
         loading.exception()
 
 
-def _stop(starting: asyncio.Future[ChatStream]) -> None:
+def _cancel_stream(starting: asyncio.Future[ChatStream]) -> None:
     if not starting.cancelled() and starting.exception() is None:
         starting.result().cancel()

@@ -1,4 +1,4 @@
-"""SHA-256 of the weights that answer: kept with each answer, so that a reader can tell which file it was."""
+"""SHA-256 of a model's files, recorded with each answer; cached on disk by path, size and time."""
 
 from __future__ import annotations
 
@@ -10,93 +10,83 @@ from contextlib import suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from common.files import write_atomically
 from common.paths import cache_folder
 from engine.serving.protocols import ChatBackend
 from ggufio import shards
 
-_BLOCK = 1 << 22  # bytes read at once
+_BLOCK_BYTES = 1 << 22
 
 
 class WeightsHashes:
-    """Hashes by file, each worked out once, in a thread of its own, and remembered in the cache folder."""
+    """Hashes of loaded models, each computed once in a background thread."""
 
     def __init__(self) -> None:
-        self._files: WeakKeyDictionary[ChatBackend, str] = WeakKeyDictionary()  # what `identity` told of each
-        self._known: dict[str, str] = {}
+        self._identities: WeakKeyDictionary[ChatBackend, str] = WeakKeyDictionary()  # "" for unreadable files
+        self._hashes: dict[str, str] = {}  # by identity
         self._lock = threading.Lock()
 
     def of(self, backend: ChatBackend) -> str:
-        """The hash of a model's files as they were when it was first asked about; "" until it is known.
+        """Return the hash of a model's files, including its adapter's; "" until it is known. Never waits.
 
-        With its adapter's file, if it has one. Returns at once. A file that is written anew later is another
-        one, which this model has not read.
+        It is that of the files at the first call: a file that is replaced later is not the one that the model
+        was loaded from.
         """
         paths = [Path(name) for name in (backend.info.path, backend.info.adapter) if name]
         with self._lock:
-            if backend not in self._files:
-                self._files[backend] = _identity_or_none(*paths)
-            file = self._files[backend]
-            if file and file not in self._known:
-                self._known[file] = ""
-                threading.Thread(target=self._learn, args=(file, *paths), daemon=True).start()
-            return self._known.get(file, "")
+            if backend not in self._identities:
+                self._identities[backend] = ""
+                with suppress(OSError):
+                    self._identities[backend] = identity(all_shards(paths))
+            key = self._identities[backend]
+            if key and key not in self._hashes:
+                self._hashes[key] = ""
+                threading.Thread(target=self._compute, args=(key, paths), daemon=True).start()
+            return self._hashes.get(key, "")
 
-    def _learn(self, file: str, *paths: Path) -> None:
-        with suppress(OSError):  # the file is gone or cannot be read: its answers are kept without a hash
-            found = cached_hash(*paths)
-            if identity(*paths) == file:
+    def _compute(self, key: str, paths: list[Path]) -> None:
+        with suppress(OSError):  # a file that cannot be read any more: answers are saved without a hash
+            files = all_shards(paths)
+            value = cached_hash(files)
+            if identity(files) == key:
                 with self._lock:
-                    self._known[file] = found
+                    self._hashes[key] = value
 
 
-def _identity_or_none(*paths: Path) -> str:
-    try:
-        return identity(*paths)
-    except OSError:
-        return ""
-
-
-def identity(*paths: Path) -> str:
-    """Which files they are: others under the same names have other sizes or times. Raises OSError."""
-    return _identity(_files(paths))
-
-
-def _identity(files: list[Path]) -> str:
-    seen = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
-
-
-def cached_hash(*paths: Path) -> str:
-    """The hash, from the cache folder as long as all files have the same size and time. Raises OSError."""
-    return _recall(_files(paths))
-
-
-def cached_hashes(path: Path) -> dict[str, str]:
-    """The same for each file of a model by its name, the first first. Raises OSError."""
-    return {file.name: _recall([file]) for file in shards.files(path)}
-
-
-def _recall(files: list[Path]) -> str:
-    note = cache_folder() / f"sha256-{_identity(files)}"
-    if note.exists():
-        return note.read_text(encoding="utf-8")
-    found = hash_of(files)
-    with suppress(OSError):  # a cache that cannot be written costs the next start a hash
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, found)
-    return found
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
+def all_shards(paths: Sequence[Path]) -> list[Path]:
+    """Return the files of models, each with all its shards."""
     return [file for path in paths for file in shards.files(path)]
 
 
-def hash_of(files: list[Path]) -> str:
-    """SHA-256 of a file; of several, that of all their bytes in order. Raises OSError."""
-    whole = hashlib.sha256()
+def identity(files: Sequence[Path]) -> str:
+    """Return a key that changes with the files' paths, sizes and times. Raises OSError."""
+    stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:32]
+
+
+def cached_hashes(path: Path) -> dict[str, str]:
+    """Return the hash of each file of a model by its name, the first shard first. Raises OSError."""
+    return {file.name: cached_hash([file]) for file in shards.files(path)}
+
+
+def cached_hash(files: Sequence[Path]) -> str:
+    """Return `hash_of`, from the cache while the files' `identity` is the same. Raises OSError."""
+    entry = cache_folder() / f"sha256-{identity(files)}"
+    if entry.exists():
+        return entry.read_text(encoding="utf-8")
+    value = hash_of(files)
+    with suppress(OSError):  # without a writable cache the next start computes it again
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        partial = entry.with_suffix(f".{threading.get_ident()}")
+        partial.write_text(value, encoding="utf-8")
+        partial.replace(entry)
+    return value
+
+
+def hash_of(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file, or of the concatenation of several. Raises OSError."""
+    digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:
-            while block := handle.read(_BLOCK):
-                whole.update(block)
-    return whole.hexdigest()
+            while block := handle.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,1 +1,1 @@
-"""The OpenAI-compatible API at /v1."""
+"""The OpenAI-compatible API: /v1/models and /v1/chat/completions."""

@@ -1,7 +1,7 @@
-"""A request to /v1/chat/completions: OpenAI's fields, and top_k, min_p and repeat_penalty besides.
+"""Requests and responses of /v1/chat/completions: OpenAI's fields, plus top_k, min_p and repeat_penalty.
 
-https://platform.openai.com/docs/api-reference/chat/create. What this server cannot do is refused by name;
-fields that change nothing about an answer (user, store, ...) and unknown ones are ignored, as is usual.
+https://platform.openai.com/docs/api-reference/chat/create. Unsupported features are refused by name; fields
+that do not affect the answer (user, store, ...) and unknown ones are ignored, as other servers do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ROLES: Mapping[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
-_NOT_HERE = ("tools", "functions", "logprobs", "top_logprobs", "logit_bias", "audio")
+_UNSUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "logit_bias", "audio")
 _SAMPLED = (
     "temperature",
     "top_p",
@@ -47,7 +47,7 @@ _SAMPLED = (
 
 
 class ChatMessage(BaseModel):
-    """One message; its content is a text, or a list of parts that are texts."""
+    """One message; its content is a text or a list of text parts."""
 
     model_config = ConfigDict(extra="allow")
     role: str
@@ -55,21 +55,21 @@ class ChatMessage(BaseModel):
 
     @field_validator("role")
     @classmethod
-    def _known(cls, role: str) -> str:
+    def _check_role(cls, role: str) -> str:
         if role not in _ROLES:
             raise ValueError(f"the role {role!r} is not served here: use {', '.join(_ROLES)}")
         return role
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """The content as one text."""
         if isinstance(self.content, list):
             return "\n".join(str(part["text"]) for part in self.content)
         return self.content or ""
 
     @field_validator("content")
     @classmethod
-    def _texts(cls, content: Content) -> Content:
+    def _check_parts(cls, content: Content) -> Content:
         for part in content if isinstance(content, list) else ():
             if part.get("type") != "text" or not isinstance(part.get("text"), str):
                 raise ValueError(f"a part of type {part.get('type')!r} is not served here: send text parts")
@@ -77,40 +77,40 @@ class ChatMessage(BaseModel):
 
 
 class JsonSchema(BaseModel):
-    """What the answer has to look like."""
+    """OpenAI's wrapper of the schema that the answer must match."""
 
     model_config = ConfigDict(extra="allow")
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
 class ResponseFormat(BaseModel):
-    """Free text, any JSON object, or JSON by a schema."""
+    """The form of the answer: free text, any JSON object, or JSON that matches a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> ResponseFormat:
+    def _check_schema(self) -> ResponseFormat:
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError("the type json_schema needs json_schema.schema")
         return self
 
     @property
-    def schema_text(self) -> dict[str, Any] | None:
-        """The schema for the engine; None for free text."""
+    def engine_schema(self) -> dict[str, Any] | None:
+        """The schema for the engine, None for free text."""
         if self.type == "text":
             return None
         return self.json_schema.schema_ if self.json_schema is not None else {"type": "object"}
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries besides the text."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
 
 
 class ChatRequest(BaseModel):
-    """The body of the request. A value of None means the server's default, as a field that is missing."""
+    """The body of a request. None means the server's default, as does a missing field."""
 
     model_config = ConfigDict(extra="allow")
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -133,24 +133,24 @@ class ChatRequest(BaseModel):
 
     @field_validator("n")
     @classmethod
-    def _one(cls, n: int | None) -> int | None:
+    def _check_n(cls, n: int | None) -> int | None:
         if n not in (None, 1):
             raise ValueError("only one answer at a time is served here: send 1, or several requests")
         return n
 
     @model_validator(mode="after")
-    def _served(self) -> ChatRequest:
-        for name in _NOT_HERE:
+    def _check_supported(self) -> ChatRequest:
+        for name in _UNSUPPORTED:
             if (self.model_extra or {}).get(name):
                 raise ValueError(f"{name} is not served here: leave it out")
         return self
 
     def conversation(self) -> list[Message]:
-        """The messages as the engine reads them."""
+        """Return the messages for the engine."""
         return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
 
     def sampling(self, model: ModelInfo) -> SamplingParams:
-        """How to answer; without a limit, until the model's context is full. Raises SettingsError."""
+        """Return the sampling parameters; unlimited answers fill the context. Raises SettingsError."""
         given = {name: value for name in _SAMPLED if (value := getattr(self, name)) is not None}
         form = self.response_format
         settled = sampling_over(model.recommended, given)
@@ -159,11 +159,11 @@ class ChatRequest(BaseModel):
             max_tokens=self.max_completion_tokens or self.max_tokens or min(model.context, MAX_TOKENS),
             seed=None if self.seed is None else self.seed % 2**32,  # OpenAI's may be negative
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            json_schema=form.schema_text if form is not None else None,
+            json_schema=form.engine_schema if form is not None else None,
         )
 
 
-_REASONS: Mapping[FinishReason, str] = {
+_FINISH_REASONS: Mapping[FinishReason, str] = {
     "stop": "stop",
     "length": "length",
     "time": "length",
@@ -173,7 +173,7 @@ _REASONS: Mapping[FinishReason, str] = {
 
 @dataclass
 class ChatResponse:
-    """One answer as it grows; `model` is the name that the caller knows it by."""
+    """The response to one request, as its answer grows; `model` is the name to send back."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
@@ -182,8 +182,8 @@ class ChatResponse:
     dropped: int = 0
     end: Finished | None = None
 
-    def take(self, event: Event) -> str:
-        """Fold an event in; returns the text that it brought."""
+    def update(self, event: Event) -> str:
+        """Apply an event; return its text."""
         if isinstance(event, TextDelta):
             self.text += event.delta
             return event.delta
@@ -194,41 +194,41 @@ class ChatResponse:
         return ""
 
     def completion(self) -> dict[str, Any]:
-        """The whole answer, once it has ended."""
+        """Return the whole response, once the answer has ended."""
         message = {"role": "assistant", "content": self.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(), **self._notes()}
 
     def first_chunk(self) -> dict[str, Any]:
-        """The chunk that says who speaks."""
+        """Return the first chunk, with the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def text_chunk(self, delta: str) -> dict[str, Any]:
-        """A chunk with the next piece of text."""
+        """Return a chunk with the next piece of text."""
         return self._chunk({"content": delta})
 
     def last_chunk(self) -> dict[str, Any]:
-        """The chunk that says why the answer ended."""
+        """Return the chunk with the finish reason."""
         return self._chunk({}, self._reason) | self._notes()
 
     def usage_chunk(self) -> dict[str, Any]:
-        """The chunk after the last, for who asked for the counts."""
+        """Return the chunk with the token counts, sent last if `include_usage` is set."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()}
 
     def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+    def _head(self, object_type: str) -> dict[str, Any]:
+        return {"id": self.id, "object": object_type, "created": self.created, "model": self.model}
 
     def _notes(self) -> dict[str, Any]:
-        """Not OpenAI's: how many of the oldest messages did not fit, where some did not."""
+        """Return the number of dropped oldest messages, if any did not fit: not in OpenAI's API."""
         return {"dropped_messages": self.dropped} if self.dropped else {}
 
     @property
     def _reason(self) -> str:
-        return _REASONS[self._finished.reason]
+        return _FINISH_REASONS[self._finished.reason]
 
     @property
     def _finished(self) -> Finished:

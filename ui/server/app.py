@@ -24,9 +24,9 @@ from engine.serving.model_pool import ModelPool
 from engine.serving.prometheus import CONTENT_TYPE, exposition, registry
 from engine.serving.protocols import ChatBackend
 from ui.auth.access import Access
-from ui.auth.identity import Visitors
+from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
-from ui.conversations.json_transfer import LARGEST, LARGEST_OF_OTHERS
+from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
 from ui.i18n.gradio import I18N
 from ui.models.registry import Models
@@ -86,11 +86,11 @@ def create_app(
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
     page = build(models, concurrency, own_machine=own_machine, store=store)
-    sessions = _mount_page(app, page, access, LARGEST if own_machine else LARGEST_OF_OTHERS)
+    sessions = _mount_page(app, page, access, MAX_BYTES if own_machine else MAX_BYTES_REMOTE)
     # Gradio packs its scripts, but not the page itself, which is the largest thing that a phone has to fetch
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
-    app.add_middleware(Visitors, local=own_machine)
+    app.add_middleware(VisitorMiddleware, local=own_machine)
     app.add_middleware(OriginMiddleware, local=local, hosts=hosts)
     app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
     return app
@@ -113,7 +113,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, largest_file: int
         ssr_mode=False,
         max_file_size=largest_file,  # a history that is imported
         show_error=True,
-        auth=access.is_login if access.closes_page else None,
+        auth=access.is_login if access.page_needs_login else None,
     )
     mounted = next(route.app for route in app.routes if isinstance(route, Mount))
     assert isinstance(mounted, GradioApp)
@@ -121,7 +121,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, largest_file: int
     def logged_in(cookies: Mapping[str, str]) -> str | None:
         names = (f"access-token-{mounted.cookie_id}", f"access-token-unsecure-{mounted.cookie_id}")
         token = next((cookies[name] for name in names if name in cookies), None)
-        return mounted.tokens.get(token) if access.closes_page else None
+        return mounted.tokens.get(token) if access.page_needs_login else None
 
     return logged_in
 

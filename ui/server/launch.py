@@ -49,12 +49,12 @@ def run(settings: AppSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises EngineError, ServeError or StoreError when it cannot start."""
     from ui.cli import address_of, bind, is_local
     from ui.conversations.store import Store
-    from ui.models.catalog import make_catalog, started_with
+    from ui.models.catalog import default_entry, make_catalog
     from ui.models.registry import models_of
     from ui.settings import history_file, storage_note
 
     engine = settings.engine()
-    first = started_with(settings.model)
+    first = default_entry(settings.model)
     here = (str(MODELS),) if MODELS.is_dir() else ()  # a Space may have none
     catalog = make_catalog(first, settings.models or here)
     bound = bind(settings.host, settings.port)
@@ -65,7 +65,7 @@ def run(settings: AppSettings) -> None:
 
     opener = ModelLoader(engine)
     info = replace(opener.describe(Path(first.source)), adapter=str(first.adapter or ""))
-    models = models_of(catalog, opener, settings.max_loaded, first=info)
+    models = models_of(catalog, opener, settings.max_loaded, described=info)
     try:
         loading = models.pool.preload()  # meanwhile, the page is made
         gc.disable()  # what is imported and built stays: looking for garbage in it is a third of the time

@@ -14,7 +14,7 @@ from ui.conversations.store import Store
 from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
 from ui.i18n.gradio import text
-from ui.models.registry import Models, serving
+from ui.models.registry import Models, acquire_model
 from ui.pages.assets import MEND
 from ui.pages.chat.bindings import ChatBindings
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
@@ -106,8 +106,8 @@ def _chat(
         _head_button("page.quality", "open-quality", link="quality")
         open_settings = _head_button("page.settings", "open-settings")
     picker.show_below(info)
-    answerer = Answerer(partial(serving, models.pool), store, live, info.context)
-    panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.writes)
+    answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context)
+    panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
     read = ContextReader(answerer.context_of)
     deeds = EditHandlers(panel, live, read)
     events = ChatEvents(panel, answerer, live, deeds, read)
@@ -164,6 +164,6 @@ def _wire_the_rest(page: gr.Blocks, open_settings: gr.Button, leave: Callable[..
 
 def _leaving(live: ActiveStreams) -> Callable[[gr.Request], None]:
     def leave(request: gr.Request) -> None:
-        live.leave(str(request.session_hash))
+        live.detach(str(request.session_hash))
 
     return leave

@@ -63,7 +63,7 @@ class TerminalChat:
         while not progress.done:
             try:
                 before = len(progress.text)
-                progress.take(next(events))
+                progress.update(next(events))
                 self.write(progress.text[before:])
             except KeyboardInterrupt:
                 stream.cancel()

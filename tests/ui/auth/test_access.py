@@ -132,13 +132,13 @@ def test_the_rate_refills() -> None:
 def test_answers_at_once_are_counted_until_they_end() -> None:
     answers = ConcurrencyLimit(1)
     with (
-        answers.one_more("a"),
-        answers.one_more("b"),
+        answers.acquire("a"),
+        answers.acquire("b"),
         pytest.raises(RateLimitExceeded, match="1 answers at once"),
-        answers.one_more("a"),
+        answers.acquire("a"),
     ):
         pass
-    with answers.one_more("a"):
+    with answers.acquire("a"):
         pass
 
 

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ui.auth.identity import COOKIE, Visitors, owner_of
+from ui.auth.identity import COOKIE, VisitorMiddleware, owner_of
 
 PAGE = {"Accept": "text/html,*/*"}
 
@@ -22,7 +22,7 @@ def say_owner(request: Request) -> PlainTextResponse:
 
 
 def browser(url: str = "http://here", local: bool = False) -> TestClient:
-    app = Starlette(routes=[Route("/", say_owner)], middleware=[Middleware(Visitors, local=local)])
+    app = Starlette(routes=[Route("/", say_owner)], middleware=[Middleware(VisitorMiddleware, local=local)])
     return TestClient(app, base_url=url)
 
 

@@ -1,3 +1,5 @@
+"""The history in SQLite: branches, owners, search, crashes."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -30,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def chat(store: Store, owner: str = ME, question: str = "Why?", answer: str = "So.") -> tuple[str, int, int]:
-    """A conversation with one question and its answer: the ids of all three."""
+    """Add a conversation with a question and its answer; return the ids of all three."""
     key = store.create(owner)
     asked = store.add(owner, key, None, "user", question)
     return key, asked, store.add(owner, key, asked, "assistant", answer, made=MADE)
@@ -42,7 +44,7 @@ def shown(store: Store, key: str, owner: str = ME) -> list[str]:
 
 def test_a_conversation_is_kept_with_all_that_is_known_of_it(store: Store) -> None:
     key, asked, answered = chat(store)
-    store.judge(ME, key, answered, "dislike", "too short")
+    store.rate(ME, key, answered, "dislike", "too short")
     kept = store.load(ME, key)
     question, answer = kept.tree.path()
     assert (question.id, question.parent, question.role, question.made) == (asked, None, "user", None)
@@ -80,15 +82,15 @@ def test_a_cut_shows_the_youngest_branch_that_is_left_or_the_parent(store: Store
     key, asked, first = chat(store)
     below = store.add(ME, key, first, "user", "And?")
     second = store.add(ME, key, asked, "assistant", "Thus.")
-    store.cut(ME, key, second)
+    store.delete_subtree(ME, key, second)
     assert shown(store, key) == ["Why?", "So.", "And?"]
     other = store.add(ME, key, asked, "assistant", "Hence.")
     store.select(ME, key, below)
-    store.cut(ME, key, other)  # it was not shown: nothing moves
+    store.delete_subtree(ME, key, other)  # it was not shown: nothing moves
     assert shown(store, key) == ["Why?", "So.", "And?"]
-    store.cut(ME, key, first)
+    store.delete_subtree(ME, key, first)
     assert shown(store, key) == ["Why?"] and set(store.load(ME, key).tree.nodes) == {asked}
-    store.cut(ME, key, asked)
+    store.delete_subtree(ME, key, asked)
     assert shown(store, key) == [] and store.load(ME, key).tree.leaf is None
 
 
@@ -96,7 +98,7 @@ def test_long_conversations_are_cut_and_deleted(store: Store) -> None:
     key, asked, parent = chat(store)
     for number in range(1100):  # SQLite's own cascades end at 1,000
         parent = store.add(ME, key, parent, "user", str(number))
-    store.cut(ME, key, asked)
+    store.delete_subtree(ME, key, asked)
     assert store.load(ME, key).tree.nodes == {}
     store.delete(ME, key)
     assert store.list(ME) == ()
@@ -108,8 +110,8 @@ FOREIGN: dict[str, Callable[[Store, str, int], object]] = {
     "add": lambda store, key, node: store.add(YOU, key, node, "user", "x"),
     "write": lambda store, key, node: store.write(YOU, key, node, "x", MADE),
     "select": lambda store, key, node: store.select(YOU, key, node),
-    "judge": lambda store, key, node: store.judge(YOU, key, node, "like"),
-    "cut": lambda store, key, node: store.cut(YOU, key, node),
+    "rate": lambda store, key, node: store.rate(YOU, key, node, "like"),
+    "delete_subtree": lambda store, key, node: store.delete_subtree(YOU, key, node),
     "rename": lambda store, key, node: store.rename(YOU, key, "x"),
     "pin": lambda store, key, node: store.pin(YOU, key, True),
     "delete": lambda store, key, node: store.delete(YOU, key),
@@ -201,7 +203,7 @@ def test_who_reads_does_not_wait_for_another_process_that_writes(store: Store, t
     (name,) = {file for file in (tmp_path / "history").iterdir() if file.suffix == ".sqlite"}
     with closing(sqlite3.connect(name, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        store._database.execute("PRAGMA busy_timeout = 1")
+        store._connection.execute("PRAGMA busy_timeout = 1")
         assert shown(store, key) == ["Why?", "So."] and store.summary(ME, key) == store.list(ME)[0]
         with pytest.raises(StoreError, match=r"is locked\): end the other program"):
             store.pin(ME, key, True)
@@ -299,7 +301,7 @@ def test_files_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path) -> N
 
 
 def test_an_owner_keeps_the_latest_and_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.conversations.store.MOST", 3)
+    monkeypatch.setattr("ui.conversations.store.MAX_CONVERSATIONS", 3)
     store = Store()
     foreign, pinned, *others = store.create("b"), *(store.create("a") for _ in range(2))
     store.pin("a", pinned, True)

@@ -1,3 +1,5 @@
+"""Export to JSON and Markdown, and import of hostile files."""
+
 from __future__ import annotations
 
 import json
@@ -24,7 +26,7 @@ SECONDS = st.floats(0, 2**39)
 SETTING = (
     st.none() | st.booleans() | COUNT | st.floats(allow_nan=False, allow_infinity=False) | st.lists(TEXT)
 )
-MAKINGS = st.builds(
+GENERATIONS = st.builds(
     GenerationInfo,
     model=TEXT,
     model_hash=TEXT,
@@ -43,13 +45,13 @@ MAKINGS = st.builds(
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
-    """Trees of any shape; their ids grow, with gaps."""
+    """Conversations of any tree shape; their ids ascend, with gaps."""
     ids = sorted(draw(st.sets(st.integers(1, 99), max_size=8)))
     nodes: dict[int, Node] = {}
     for number, node_id in enumerate(ids):
         parent = draw(st.sampled_from([None, *ids[:number]]))
         role = "user" if parent is None else draw(st.sampled_from(["user", "assistant"]))
-        made = draw(MAKINGS) if role == "assistant" else None
+        made = draw(GENERATIONS) if role == "assistant" else None
         opinion = draw(st.sampled_from([None, "like", "dislike"]))
         nodes[node_id] = Node(node_id, parent, role, draw(TEXT), draw(SECONDS), made, opinion, draw(TEXT))
     tree = Tree(nodes, draw(st.sampled_from([None, *ids])))
@@ -57,7 +59,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 
 
 def numbered(conversation: Conversation) -> Conversation:
-    """The same with ids 1, 2, 3 ..., so that two copies can be compared."""
+    """Return the conversation with ids 1, 2, 3 ..., so that two copies can be compared."""
     tree = conversation.tree
     new: dict[int | None, Any] = {None: None}
     new |= {old: number for number, old in enumerate(sorted(tree.nodes), 1)}
@@ -91,7 +93,7 @@ def small() -> dict[str, Any]:
 
 
 def renumber(file: dict[str, Any]) -> None:
-    """The question gets an id above its answers', which still come after it."""
+    """Give the question a larger id than its answers, which still come after it."""
     question, *answers = first(file)["messages"]
     question["id"] = 7
     for answer in answers:

@@ -1,15 +1,17 @@
+"""Paths, versions and subtrees of a conversation."""
+
 from __future__ import annotations
 
 from ui.conversations.model import Node, Tree
 
 
 def tree(leaf: int | None, **parents: int | None) -> Tree:
-    """A tree out of `n2=1`: message 2 hangs below message 1."""
+    """Return a tree: `n2=1` makes message 2 a child of message 1."""
     items = {int(name[1:]): parent for name, parent in parents.items()}
     return Tree({key: Node(key, parent, "user", str(key), 0.0) for key, parent in items.items()}, leaf)
 
 
-# 1 ─ 2 ─ 3 ─ 6      a question (3) was edited (5), then 3's branch went on (6); 4 is a second answer to 1
+# 1 ─ 2 ─ 3 ─ 6      3 was edited to 5, then 3's branch was continued by 6; 4 is a second answer to 1
 #   │   └ 5
 #   └ 4
 BRANCHED = tree(6, n1=None, n2=1, n3=2, n4=1, n5=2, n6=3)
@@ -29,9 +31,9 @@ def test_versions_are_siblings_oldest_first() -> None:
 
 
 def test_a_tip_is_the_youngest_leaf_below() -> None:
-    assert [BRANCHED.tip(node) for node in (1, 2, 3, 4, 5, 6)] == [6, 6, 6, 4, 5, 6]
+    assert [BRANCHED.latest_leaf(node) for node in (1, 2, 3, 4, 5, 6)] == [6, 6, 6, 4, 5, 6]
 
 
 def test_a_conversation_may_be_deeper_than_python_recurses() -> None:
     deep = Tree({key: Node(key, key - 1 or None, "user", "", 0.0) for key in range(1, 5000)}, 4999)
-    assert deep.tip(1) == 4999 and len(deep.path()) == len(deep.below(1)) == 4999
+    assert deep.latest_leaf(1) == 4999 and len(deep.path()) == len(deep.subtree(1)) == 4999

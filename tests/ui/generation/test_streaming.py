@@ -1,3 +1,7 @@
+"""Snapshots of a stream, and streams by tab."""
+
+from __future__ import annotations
+
 import asyncio
 import itertools
 import time
@@ -75,7 +79,7 @@ def test_a_task_that_is_cancelled_while_it_waits_cancels_the_stream() -> None:
 
 def test_stop_reaches_the_streams_of_one_tab_alone() -> None:
     live, mine, other = ActiveStreams(), FakeStream([], 0), FakeStream([], 0)
-    with live.following("me", mine), live.following("you", other):
+    with live.track("me", mine), live.track("you", other):
         live.cancel("me")
         live.cancel("nobody")
         assert (mine.cancelled, other.cancelled, len(live)) == (True, False, 2)

@@ -89,8 +89,8 @@ def test_an_unknown_key_is_an_error_and_never_shown() -> None:
 
 def test_lines_speak_german_and_chinese_numbers_included() -> None:
     progress = Progress()
-    progress.take(TextDelta("a"))
-    progress.take(finished("length", 1234))
+    progress.update(TextDelta("a"))
+    progress.update(finished("length", 1234))
     assert "1.234 Token · 2.468,0 Token/s" in outcome_text(progress, Translator("de"))
     assert "已达长度上限" in outcome_text(progress, Translator("zh"))
     assert "2.048 Token Kontext" in facts_text(INFO, Translator("de"))

@@ -1,4 +1,4 @@
-"""Which models may be chosen, and by whom."""
+"""The catalog: names, and who may choose what."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.errors import ModelError
 from engine.serving.backend import ModelLoader
 from engine.types import ProgressCallback
 from tests.ui.fake_backend import FakeBackend
-from ui.models.catalog import Catalog, make_catalog, started_with
+from ui.models.catalog import Catalog, default_entry, make_catalog
 from ui.models.files import catalog_entry
 from ui.models.registry import models_of
 
@@ -67,15 +67,15 @@ def test_a_name_that_the_owner_chose_is_kept_and_so_is_a_second_one(folder: Path
     first = folder / "bob" / "bob-Q4_K_M.gguf"
     catalog = make_catalog(catalog_entry(first), [str(folder), f"Bob={first}", f"Rob={first}", str(first)])
     assert list(filter(lambda key: "ob" in key, catalog.keys())) == ["Bob", "bob-Q5_K_M", "Rob"]
-    assert catalog.first == "Bob" and catalog.file("Rob") == first
+    assert catalog.default == "Bob" and catalog.file("Rob") == first
 
 
 def test_a_command_names_a_model_with_an_adapter_on_it(folder: Path) -> None:
     base, adapter = folder / "bob" / "bob-Q4_K_M.gguf", folder / "big" / "matey-lora.gguf"
-    entry = started_with(Path(f"{base.parent}::{adapter}"))
+    entry = default_entry(Path(f"{base.parent}::{adapter}"))
     assert (entry.key, entry.source, entry.adapter) == ("bob-Q4_K_M+matey-lora", str(base), adapter)
     with pytest.raises(ModelError, match=r"adapter 'no\.gguf' does not exist"):
-        started_with(Path(f"{base}::no.gguf"))
+        default_entry(Path(f"{base}::no.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_model_that_does_not_load_is_named_without_its_folder(tmp_path: Path) 
     catalog = make_catalog(catalog_entry(broken), [])
     for reason in ("broken.gguf is not a GGUF file", "'broken.gguf' does not exist"):
         with pytest.raises(ModelError, match=reason) as refused:
-            catalog.open(catalog.first, ModelLoader(EngineConfig()), lambda _: True)
+            catalog.open(catalog.default, ModelLoader(EngineConfig()), lambda _: True)
         assert str(tmp_path) not in str(refused.value)
         broken.unlink(missing_ok=True)
 
@@ -129,14 +129,14 @@ def test_what_is_typed_again_is_the_same_model_with_its_adapter(folder: Path) ->
     adapter = folder / "big" / "matey-lora.gguf"
     keys = [models.admit(f"{base}::{adapter}", own_machine=True) for _ in range(2)]
     assert keys == ["big-Q8_0-00001-of-00002+matey-lora".replace("-00001-of-00002", "")] * 2
-    assert models.admit(str(base), own_machine=True) == models.catalog.first
+    assert models.admit(str(base), own_machine=True) == models.catalog.default
     models.pool.load(keys[0])
     models.pool.close()
     assert opened == [(base, adapter)]
 
 
 def test_the_embedded_model_is_lonely_until_another_one_comes(folder: Path) -> None:
-    catalog = make_catalog(started_with(None), [])
-    assert catalog.is_lonely()
+    catalog = make_catalog(default_entry(None), [])
+    assert catalog.has_only_embedded()
     catalog.admit(str(folder / "bob" / "bob-Q4_K_M.gguf"), own_machine=True)
-    assert not catalog.is_lonely()
+    assert not catalog.has_only_embedded()

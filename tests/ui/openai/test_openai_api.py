@@ -1,4 +1,4 @@
-"""/v1 over a backend without a model: what is asked of the engine, and what clients are told."""
+"""/v1 over a fake backend: requests to the engine, responses to clients."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from engine.errors import EngineError, EngineStopped, QueueFull, RequestError
 from tests.ui.conftest import until
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.auth.access import Access
-from ui.auth.identity import Visitors
+from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware
 from ui.models.registry import one_model
-from ui.openai.routes import LARGEST_BODY, _Events, add_openai_api
+from ui.openai.routes import MAX_BODY, _EventStream, add_openai_api
 
 HELLO = [{"role": "user", "content": "Hello"}]
 URL = "/v1/chat/completions"
@@ -36,7 +36,7 @@ def service(backend: FakeBackend, access: Access | None = None) -> FastAPI:
     app = FastAPI()
     add_openai_api(app, one_model(backend))
     app.add_middleware(AuthMiddleware, access=access or Access(), sessions=lambda cookies: None)
-    app.add_middleware(Visitors)
+    app.add_middleware(VisitorMiddleware)
     return app
 
 
@@ -144,7 +144,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes) -> None:
 
 
 def test_a_body_without_end_is_refused() -> None:
-    reply = TestClient(service(FakeBackend())).post(URL, content=b" " * (LARGEST_BODY + 1))
+    reply = TestClient(service(FakeBackend())).post(URL, content=b" " * (MAX_BODY + 1))
     assert reply.status_code == 413
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_was_typed_in_is_for_who_sits_at_the_machine(tmp_path: Path)
     models.admit(str(tmp_path / "secret.gguf"), own_machine=True)
     app = FastAPI()
     add_openai_api(app, models)
-    api = TestClient(Visitors(app, local=True))
+    api = TestClient(VisitorMiddleware(app, local=True))
     for headers, seen, status in (({}, ["fake", "secret"], 200), ({"X-Real-IP": "1.2.3.4"}, ["fake"], 404)):
         assert [model["id"] for model in api.get("/v1/models", headers=headers).json()["data"]] == seen
         assert api.get("/v1/models/secret", headers=headers).status_code == status
@@ -206,7 +206,7 @@ def test_a_caller_who_hangs_up_frees_the_engine(stream: bool) -> None:
     for number in range(2):  # the second is let in, so the first is no longer counted
         with socket.create_connection(bound.getsockname()) as caller:
             caller.sendall(head + body)
-            until(lambda: len(backend.streams) > number)  # noqa: B023 - called within this turn
+            until(lambda: len(backend.streams) > number)  # noqa: B023 - called within this iteration
         until(lambda: backend.streams[number].cancelled)  # noqa: B023
         time.sleep(0.05)
     server.should_exit = True
@@ -214,9 +214,9 @@ def test_a_caller_who_hangs_up_frees_the_engine(stream: bool) -> None:
 
 
 def test_a_caller_who_reads_no_more_does_not_keep_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.openai.routes._STALLED", 0.01)
-    held, given_back = AsyncExitStack(), threading.Event()
-    held.callback(given_back.set)
+    monkeypatch.setattr("ui.openai.routes._STALL_SECONDS", 0.01)
+    resources, released = AsyncExitStack(), threading.Event()
+    resources.callback(released.set)
 
     async def events() -> AsyncGenerator[str, None]:
         yield "data: 1"
@@ -225,7 +225,7 @@ def test_a_caller_who_reads_no_more_does_not_keep_the_model(monkeypatch: pytest.
         await asyncio.Event().wait()
 
     async def main() -> None:
-        await asyncio.wait_for(_Events(events(), held)({"type": "http"}, forever, forever), 5)
+        await asyncio.wait_for(_EventStream(events(), resources)({"type": "http"}, forever, forever), 5)
 
     asyncio.run(main())
-    assert given_back.is_set()
+    assert released.is_set()

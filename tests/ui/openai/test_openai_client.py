@@ -44,7 +44,7 @@ def metrics(app: AppProcess) -> str:
         return str(reply.read().decode())
 
 
-LEAVES = 1  # the number of the caller who hangs up
+LEAVES = 1  # the number of the client that disconnects
 
 
 def test_many_streams_at_once_and_one_that_is_left(app: AppProcess) -> None:

@@ -12,7 +12,7 @@ from ui.render.status import error_line, model_facts, model_name, status
 def progress(*events: object) -> Progress:
     result = Progress()
     for event in events:
-        result.take(event)  # type: ignore[arg-type]
+        result.update(event)  # type: ignore[arg-type]
     return result
 
 

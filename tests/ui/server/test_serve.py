@@ -44,7 +44,7 @@ class Failing(FakeBackend):
 def test_the_page_is_there_before_its_model() -> None:
     gate: Future[Failing] = Future()
     catalog = Catalog([CatalogEntry("fake", "Fake", "fake.gguf")])
-    models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.first), INFO)
+    models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.default), INFO)
     client = TestClient(create_app(models, 4))
     loading = models.pool.preload()
     page = client.get("/")

@@ -63,7 +63,7 @@ class EditHandlers:
     ) -> Updates:
         """Do something that is done at once; an answer under way in the tab ends."""
         asked = self._asked(request, tab)
-        self._live.leave(asked.session)
+        self._live.detach(asked.session)
         try:
             return self._panel.show(act(self._panel.place(asked.where)), asked.where)
         except (NotFound, StoreError) as error:
@@ -72,7 +72,7 @@ class EditHandlers:
     async def undo(self, request: gr.Request, *tab: Any) -> Updates:
         """Take the last question back into the box."""
         asked = self._asked(request, tab)
-        self._live.leave(asked.session)
+        self._live.detach(asked.session)
         try:
             place, question = self._panel.place(asked.where).undo()
         except (NotFound, StoreError) as error:
@@ -82,7 +82,7 @@ class EditHandlers:
     async def redo(self, request: gr.Request, typed: str, *tab: Any) -> Updates:
         """Bring all of it again; the question leaves the box, unless it was changed there."""
         asked = self._asked(request, tab)
-        self._live.leave(asked.session)
+        self._live.detach(asked.session)
         try:
             back = self._panel.place(asked.where)
             question = None if back.redoable is None else back.tree.nodes[back.redoable].text

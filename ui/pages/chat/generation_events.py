@@ -122,7 +122,7 @@ class ChatEvents:
             return
         work.shown = True
         path, where = work.task.path, work.asked.where
-        above = chatbot_rows(path[:-1] if work.task.begun else path, where.say)
+        above = chatbot_rows(path[:-1] if work.task.partial else path, where.say)
         try:
             while not work.writing.done():
                 await work.changed.wait()
@@ -159,13 +159,13 @@ class ChatEvents:
         """
         asked = self._asked(request, (TabView(), current, None))
         self._ready[asked.session] = None
-        if self._live.shows(asked.session, asked.where.current):
+        if self._live.is_current(asked.session, asked.where.current):
             return self._panel.translated(asked.where)
-        self._live.leave(asked.session)
+        self._live.detach(asked.session)
         try:
             place = self._panel.place(asked.where)
             for _ in range(round(SETTLE_SECONDS / 0.05)):
-                if place.last is None or not self._answerer.writes(place.last.id):
+                if place.last is None or not self._answerer.is_writing(place.last.id):
                     break
                 await asyncio.sleep(0.05)
                 place = self._panel.place(asked.where)
@@ -181,12 +181,12 @@ class ChatEvents:
         """The tab is gone."""
         self._ready.pop(str(request.session_hash), None)
         self._works.pop(str(request.session_hash), None)
-        self._live.leave(str(request.session_hash))
+        self._live.detach(str(request.session_hash))
 
     async def _begin(self, asked: EventContext, start: Act, question: str | None = None) -> Updates:
         """Have the answer written where `start` leads; `question` is given back when that cannot be."""
         await self._until_ready(asked)
-        turn = self._live.begin(asked.session)
+        turn = self._live.new_request(asked.session)
         self._works.pop(asked.session, None)
         try:
             system_prompt, sampling = SettingsPanel.read(asked.settings)

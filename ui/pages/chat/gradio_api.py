@@ -18,7 +18,7 @@ from ui.auth import access
 from ui.auth.limits import RateLimitExceeded
 from ui.generation.sessions import ActiveStreams
 from ui.generation.streaming import snapshots
-from ui.models.registry import serving, started
+from ui.models.registry import acquire_model, start_stream
 from ui.pages.chat.bindings import CHAT_QUEUE
 from ui.render.messages import conversation
 from ui.render.status import explain
@@ -48,10 +48,10 @@ def add_chat_endpoint(pool: ModelPool, live: ActiveStreams, concurrency: int) ->
         given = {name: value for name, value in values.items() if value is not None}
         try:
             with access.admit(request):
-                async with serving(pool) as backend:
+                async with acquire_model(pool) as backend:
                     sampling = sampling_from({**backend.info.recommended, **given})
-                    stream = await started(backend, conversation(asked, system_prompt), sampling)
-                    with live.following(str(request.session_hash), stream):
+                    stream = await start_stream(backend, conversation(asked, system_prompt), sampling)
+                    with live.track(str(request.session_hash), stream):
                         async with aclosing(snapshots(stream)) as updates:
                             async for progress in updates:
                                 if progress.error is not None:

@@ -55,7 +55,7 @@ class MessageToolbar:
         """Whether it is really meant: deleting is the one thing that nothing brings back."""
         if place.marked is None:
             return self.updates(place, say)
-        count = len(place.tree.below(place.marked.id))
+        count = len(place.tree.subtree(place.marked.id))
         words = say("bar.sure_one") if count == 1 else say("bar.sure_many", count=count)
         others = (self.earlier, self.later, self.redo, self.answer, self.go_on, self.delete)
         return {

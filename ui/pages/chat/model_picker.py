@@ -21,7 +21,7 @@ from engine.types import ModelInfo
 from ui.auth.identity import on_own_machine
 from ui.i18n.gradio import text
 from ui.i18n.words import Translator, translator
-from ui.models.registry import Models, serving
+from ui.models.registry import Models, acquire_model
 from ui.render.status import line, model_facts, model_name
 
 TICK = 0.5  # seconds between two updates of the line that says how long it has been loading
@@ -147,7 +147,7 @@ class ModelsPanel:
         """Have the model in memory. What was typed may have to be fetched, which takes a thread."""
         key = await asyncio.to_thread(self._models.admit, switch.wanted, own_machine, switch.fetch)
         switch.key = key
-        async with serving(self._models.pool, key) as backend:
+        async with acquire_model(self._models.pool, key) as backend:
             return key, backend.info
 
     def _loading(self, switch: _Switch, seconds: int, say: Translator) -> str:
@@ -162,6 +162,6 @@ class ModelsPanel:
         return self._models.catalog.label(str(key))
 
     def _facts_of(self, info: ModelInfo, own_machine: bool, say: Translator) -> str:
-        lonely = self._models.catalog.is_lonely()
+        lonely = self._models.catalog.has_only_embedded()
         type_one = f"<p>{escape(say('models.type_one'))}</p>" if lonely and own_machine else ""
         return model_facts(info, lonely, say) + type_one

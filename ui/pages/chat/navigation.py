@@ -101,7 +101,7 @@ class ConversationState:
 
     def redo(self) -> ConversationState:
         """What an undo took back."""
-        return self if self.redoable is None else self.at(self.tree.tip(self.redoable))
+        return self if self.redoable is None else self.at(self.tree.latest_leaf(self.redoable))
 
     def forget(self, asked: ConversationState) -> ConversationState:
         """Here again, without the question that `asked` has added: it could not be answered.
@@ -114,7 +114,7 @@ class ConversationState:
             return self
         now = self.store.load(self.owner, asked.view.key).tree
         if question.id in now.nodes and not now.children.get(question.id):
-            self.store.cut(self.owner, asked.view.key, question.id)
+            self.store.delete_subtree(self.owner, asked.view.key, question.id)
             if self.view.key and now.leaf == question.id:
                 self.store.select(self.owner, asked.view.key, self.view.leaf)
         if not self.view.key and now.nodes.keys() <= {question.id}:
@@ -125,7 +125,7 @@ class ConversationState:
         """Without the message that was clicked and all below it, in all branches."""
         if self.marked is None:
             return self
-        self.store.cut(self.owner, self.view.key, self.marked.id)
+        self.store.delete_subtree(self.owner, self.view.key, self.marked.id)
         return open_conversation(self.store, self.owner, TabView(self.view.key, self.view.leaf))
 
     @property
@@ -143,11 +143,11 @@ class ConversationState:
             return self
         node, ids = self.versions
         there = ids[max(0, min(len(ids) - 1, ids.index(node) + step))]
-        return self.at(self.tree.tip(there), there)
+        return self.at(self.tree.latest_leaf(there), there)
 
     def judge(self, node: int, opinion: Opinion | None, note: str) -> ConversationState:
         """Keep an opinion on an answer."""
-        self.store.judge(self.owner, self.view.key, node, opinion, note)
+        self.store.rate(self.owner, self.view.key, node, opinion, note)
         return open_conversation(self.store, self.owner, replace(self.view, marked=node))
 
 

@@ -92,7 +92,7 @@ class ComparePanel:
             random.shuffle(keys)
         race = SideBySide(self._models.pool, keys, asked, sampling)
         try:
-            with access.admit(request), self._live.following(str(request.session_hash), race):
+            with access.admit(request), self._live.track(str(request.session_hash), race):
                 async with aclosing(race.run(together=not turns)) as updates:
                     async for lanes in updates:
                         yield self._shown(lanes, blind, turns, say)

@@ -15,7 +15,7 @@ from ui.auth.access import Admit, admit
 from ui.auth.identity import owner_of
 from ui.auth.limits import RateLimitExceeded
 from ui.conversations.database import Conversation
-from ui.conversations.json_transfer import TransferError, from_json, largest, to_json
+from ui.conversations.json_transfer import TransferError, from_json, max_bytes, to_json
 from ui.conversations.markdown import to_markdown
 from ui.conversations.store import NotFound, Store, StoreError
 from ui.i18n.words import Translator, translator
@@ -110,13 +110,13 @@ class HistoryActions:
         """How many chats were in a file. Counts as a request, for which there is a limit."""
         self._admit(request)
         owner = self._owner_of(request)
-        if (size := path.stat().st_size) > largest(owner):
-            raise TransferError(f"it has {size:,} bytes: at most {largest(owner):,} are read")
+        if (size := path.stat().st_size) > max_bytes(owner):
+            raise TransferError(f"it has {size:,} bytes: at most {max_bytes(owner):,} are read")
         if not self._importing.acquire(blocking=False):  # who waits would keep a thread from others
             raise TransferError("another file is being imported: try again in a minute")
         try:
             conversations = from_json(path.read_bytes())
-            if len(conversations) > (room := self._store.room(owner)):
+            if len(conversations) > (room := self._store.remaining_quota(owner)):
                 raise TransferError(f"it has {len(conversations)} chats, and there is room for {room}")
             self._store.insert(owner, conversations)
         finally:

@@ -23,7 +23,7 @@ from ui.generation import answering
 from ui.generation import sessions as latest
 from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
-from ui.models.registry import one_model, serving
+from ui.models.registry import acquire_model, one_model
 from ui.models.weights_hash import WeightsHashes
 from ui.pages.chat import generation_events as chat_events
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
@@ -43,10 +43,10 @@ class Tab:
     ) -> None:
         self.backend, self.store, self.live = backend, store or Store(), ActiveStreams()
         access = access or Access()
-        answerer = Answerer(partial(serving, one_model(backend).pool), self.store, self.live, 2048)
+        answerer = Answerer(partial(acquire_model, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
-            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
+            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.is_writing)
         read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
         self.deeds = EditHandlers(self.panel, self.live, read)
         self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
@@ -173,7 +173,7 @@ def test_a_question_without_an_answer_comes_back(error: Any) -> None:
 
 
 def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latest, "MOST", 1)
+    monkeypatch.setattr(latest, "MAX_ENTRIES", 1)
     monkeypatch.setattr(chat_events, "READY_SECONDS", 0)
     tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
     for session in "abc":  # a program that asks, and waits for no answer
@@ -181,7 +181,7 @@ def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch
         asked = asyncio.run(tab.events.send(tab.request, "Why?", TabView(), "", None, *tab.values))
     assert len(tab.store.list(ME)) == 2
     assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
-    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._turns) == 1
+    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._requests) == 1
 
 
 def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
@@ -193,7 +193,7 @@ def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
 
 
 def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
     tab = Tab(FakeBackend("word " * 50, pause=0.01))
 
     async def killed() -> None:
@@ -262,7 +262,7 @@ def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
 
 
 def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
     tab = Tab(FakeBackend("word " * 500, pause=0.01))
 
     async def deleted() -> None:
@@ -279,8 +279,8 @@ def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> Non
     tab = Tab(FakeBackend("word " * 5000))
     tab.values[2] = 5000  # tokens at most
     tab.send("Why?")
-    (pages,) = tab.store._database.execute("PRAGMA page_count").fetchone()
-    tab.store._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+    (pages,) = tab.store._connection.execute("PRAGMA page_count").fetchone()
+    tab.store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     tab.send("And?")
     assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
     assert not tab.events._answerer._writing

@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_taken_in_whole_or_not_at_all(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.conversations.store.MOST", 5)
+    monkeypatch.setattr("ui.conversations.store.MAX_CONVERSATIONS", 5)
     store = Store()
     assert take_in(store, file) == "3 imported."
     assert "there is room for 2" in take_in(store, file)
@@ -55,7 +55,7 @@ def test_a_file_is_taken_in_whole_or_not_at_all(file: Path, monkeypatch: pytest.
 def test_one_file_at_a_time_and_no_large_ones_but_on_the_own_machine(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "LARGEST_OF_OTHERS", 10)
+    monkeypatch.setattr(transfer, "MAX_BYTES_REMOTE", 10)
     store = Store()
     assert "at most 10 are read" in take_in(store, file)
     assert take_in(store, file, "local") == "3 imported."

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.ui.conftest import serving
 from ui.auth.access import Access
-from ui.auth.identity import Visitors
+from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware
 from ui.conversations.store import Store
 from ui.i18n.gradio import I18N
@@ -65,7 +65,7 @@ def address(store: Store) -> Iterator[str]:
     app = FastAPI()
     app.add_middleware(ContentPolicy)
     app.add_middleware(AuthMiddleware, access=Access(), sessions=lambda cookies: None)
-    app.add_middleware(Visitors, local=True)
+    app.add_middleware(VisitorMiddleware, local=True)
     gr.mount_gradio_app(app, page, path="/", css_paths=CSS, ssr_mode=False, i18n=I18N)
     with serving(app) as url:
         yield url

@@ -1,4 +1,4 @@
-"""Several models asked at once, over backends without a model."""
+"""Side-by-side answers, with fake backends."""
 
 from __future__ import annotations
 
@@ -25,45 +25,47 @@ def pool_of(backends: dict[str, FakeBackend]) -> ModelPool:
     return ModelPool(open_model, ["broken", *backends], "broken", max_loaded=1)
 
 
-def race(pool: ModelPool, *keys: str) -> SideBySide:
+def side_by_side(pool: ModelPool, *keys: str) -> SideBySide:
     return SideBySide(pool, keys, ASK, SamplingParams())  # type: ignore[arg-type]  # a literal's type
 
 
 async def all_of(
-    running: SideBySide, together: bool = True, then: Callable[[SideBySide], None] | None = None
+    comparison: SideBySide, together: bool = True, then: Callable[[SideBySide], None] | None = None
 ) -> list[list[Column]]:
     seen = []
-    async with aclosing(running.run(together, interval=0.001)) as updates:
-        async for lanes in updates:
-            seen.append(lanes)
+    async with aclosing(comparison.run(together, interval=0.001)) as updates:
+        async for columns in updates:
+            seen.append(columns)
             if then is not None:
-                then(running)
+                then(comparison)
     return seen
 
 
-def texts(lanes: list[Column]) -> list[str]:
-    return [lane.progress.text if lane.progress else "" for lane in lanes]
+def texts(columns: list[Column]) -> list[str]:
+    return [column.progress.text if column.progress else "" for column in columns]
 
 
-def under_way(lanes: list[Column]) -> int:
-    return sum(lane.progress is not None and bool(lane.progress.text) and not lane.done for lane in lanes)
+def num_running(columns: list[Column]) -> int:
+    return sum(
+        column.progress is not None and bool(column.progress.text) and not column.done for column in columns
+    )
 
 
 def test_all_stream_at_once_and_room_is_made_afterwards() -> None:
     backends = {key: FakeBackend(f"{key} says one two three four five six", pause=0.01) for key in "abc"}
     pool = pool_of(backends)
-    seen = asyncio.run(all_of(race(pool, "c", "a", "b")))
+    seen = asyncio.run(all_of(side_by_side(pool, "c", "a", "b")))
     assert texts(seen[-1]) == [f"{key} says one two three four five six" for key in "cab"]
-    assert all(lane.done for lane in seen[-1]) and not any(lane.done for lane in seen[0])
-    assert max(map(under_way, seen)) > 1
+    assert all(column.done for column in seen[-1]) and not any(column.done for column in seen[0])
+    assert max(map(num_running, seen)) > 1
     assert len(pool.loaded()) == 1
     pool.close()
 
 
 def test_in_turns_only_one_streams_at_a_time() -> None:
     pool = pool_of({key: FakeBackend("one two three", pause=0.05) for key in "ab"})
-    seen = asyncio.run(all_of(race(pool, "a", "b"), together=False))
-    assert max(map(under_way, seen)) == 1 and texts(seen[-1]) == ["one two three"] * 2
+    seen = asyncio.run(all_of(side_by_side(pool, "a", "b"), together=False))
+    assert max(map(num_running, seen)) == 1 and texts(seen[-1]) == ["one two three"] * 2
     pool.close()
 
 
@@ -72,14 +74,15 @@ def test_one_that_fails_says_so_and_the_others_go_on() -> None:
     backends["full"] = FakeBackend()
     backends["full"].refuse = QueueFull("it is full")
     pool = pool_of(backends)
-    lanes = asyncio.run(all_of(race(pool, "broken", "full", "half", "a")))[-1]
-    assert [str(lane.progress.error) if lane.progress and lane.progress.error else "" for lane in lanes] == [
+    columns = asyncio.run(all_of(side_by_side(pool, "broken", "full", "half", "a")))[-1]
+    errors = [column.progress and column.progress.error for column in columns]
+    assert [str(error or "") for error in errors] == [
         "broken.gguf does not load",
         "it is full",
         "it died",
         "",
     ]
-    assert texts(lanes) == ["", "", "half", "fine"] and all(lane.done for lane in lanes)
+    assert texts(columns) == ["", "", "half", "fine"] and all(column.done for column in columns)
     pool.close()
 
 
@@ -87,11 +90,11 @@ def test_stop_keeps_what_was_said_and_skips_who_waits_for_a_turn() -> None:
     backends = {key: FakeBackend("word " * 500, pause=0.002) for key in "ab"}
     pool = pool_of(backends)
 
-    def stop_soon(running: SideBySide) -> None:
+    def stop_soon(comparison: SideBySide) -> None:
         if backends["a"].streams:
-            running.cancel()
+            comparison.cancel()
 
-    last = asyncio.run(all_of(race(pool, "a", "b"), together=False, then=stop_soon))[-1]
+    last = asyncio.run(all_of(side_by_side(pool, "a", "b"), together=False, then=stop_soon))[-1]
     assert last[0].progress is not None and last[0].progress.reason == "cancelled"
     assert last[1].stopped and not backends["b"].streams
     pool.close()
@@ -100,14 +103,14 @@ def test_stop_keeps_what_was_said_and_skips_who_waits_for_a_turn() -> None:
 def test_stop_does_not_wait_for_a_load_and_leaving_frees_the_engines() -> None:
     backends = {key: FakeBackend("word " * 500, pause=0.002) for key in "ab"}
     pool = pool_of(backends)
-    running = race(pool, "a", "b")
-    running.cancel()
-    assert all(lane.stopped for lane in asyncio.run(all_of(running))[-1])
+    comparison = side_by_side(pool, "a", "b")
+    comparison.cancel()
+    assert all(column.stopped for column in asyncio.run(all_of(comparison))[-1])
 
     async def leave() -> None:
-        updates = race(pool, "a", "b").run(interval=0.001)
-        async for lanes in updates:
-            if under_way(lanes) == 2:
+        updates = side_by_side(pool, "a", "b").run(interval=0.001)
+        async for columns in updates:
+            if num_running(columns) == 2:
                 break
         await updates.aclose()
         await asyncio.sleep(0.01)

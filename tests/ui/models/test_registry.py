@@ -1,3 +1,5 @@
+"""Loading and starting from an event loop, with cancelled tasks."""
+
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +11,7 @@ from engine.serving.model_pool import ModelPool
 from engine.types import Message
 from tests.engine.fake_models import FakeModel, Opener, settle
 from tests.ui.fake_backend import FakeBackend, FakeStream
-from ui.models.registry import serving, started
+from ui.models.registry import acquire_model, start_stream
 
 
 def test_an_event_loop_waits_for_many_and_a_cancelled_one_harms_nobody() -> None:
@@ -28,7 +30,9 @@ def test_the_event_loop_goes_on_while_a_prompt_is_read_and_who_leaves_stops_its_
     backend = SlowBackend()
 
     async def leave() -> None:
-        asked = asyncio.create_task(started(backend, [{"role": "user", "content": "long"}], SamplingParams()))
+        asked = asyncio.create_task(
+            start_stream(backend, [{"role": "user", "content": "long"}], SamplingParams())
+        )
         await asyncio.to_thread(backend.reads.wait)
         asked.cancel()
         await asyncio.wait({asked})
@@ -41,7 +45,7 @@ def test_the_event_loop_goes_on_while_a_prompt_is_read_and_who_leaves_stops_its_
 
 
 class SlowBackend(FakeBackend):
-    """Reads a prompt until the gate opens."""
+    """A backend whose `stream` waits for the gate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +59,7 @@ class SlowBackend(FakeBackend):
 
 async def _all_ask(pool: ModelPool, opener: Opener) -> list[object]:
     async def ask(key: str) -> object:
-        async with serving(pool, key) as backend:
+        async with acquire_model(pool, key) as backend:
             return backend
 
     opener.gate.clear()

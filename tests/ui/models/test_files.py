@@ -1,3 +1,7 @@
+"""Which GGUF file a path, folder or Hub name resolves to."""
+
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
