@@ -1,1 +1,1 @@
-"""From a LoRA adapter to GGUF files. One verb, one file."""
+"""Fine-tunes LoRA adapters and exports them to certified GGUF files."""

@@ -183,7 +183,7 @@ def merge_in_sequence(base: Source, adapters: Sequence[Adapter], qlora_base: str
 
     With `qlora_base` "nf4" the first is merged into the base as a model loaded in 4 bits has it.
     """
-    tensors: Tensors = Checkpoint(base.weights())
+    tensors: Tensors = Checkpoint(base.weight_files())
     if qlora_base == "nf4":
         from pipeline.merge.nf4 import Nf4Base
 

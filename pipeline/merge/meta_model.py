@@ -103,7 +103,7 @@ class AdapterWeights:
     """
 
     def __init__(self, wrapped: Any, adapter: Adapter, shapes: dict[str, tuple[int, ...]]) -> None:
-        self._file = Checkpoint([adapter.weights])
+        self._file = Checkpoint([adapter.weights_file])
         self._shapes = {name: shape for name, shape in self._file.shapes.items() if not self._is_copy(name)}
         saved = {
             f"{name}."

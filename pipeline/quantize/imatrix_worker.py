@@ -1,17 +1,17 @@
-"""Gathers an importance matrix in a process of its own, where the fastest CPU backend may be loaded.
+"""The worker process that collects an importance matrix, with the fastest CPU backend loaded.
 
-Run by imatrix.py as `python -m pipeline.quantize.job.imatrix_worker`.
+imatrix.py runs it as `python -m pipeline.quantize.imatrix_worker`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
+from common.dataclass_json import from_json
 from engine.errors import EngineError
 from engine.llama.model import Model
 from engine.probe.cpu_backend import load_cpu_backend
@@ -19,7 +19,7 @@ from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import Message
 from pipeline.data.dataset import Chat, read_chats
 from pipeline.errors import InputError, PipelineError
-from pipeline.quantize.imatrix import CHUNK, has_too_few_chats
+from pipeline.quantize.imatrix import CHUNK, ImatrixJob, has_too_few_chats
 from pipeline.quantize.imatrix_collector import Collector
 from pipeline.quantize.imatrix_file import Imatrix, write_imatrix
 from pipeline.worker_process import Message as Request
@@ -27,22 +27,22 @@ from pipeline.worker_process import send, serve
 
 
 def gather(request: Request) -> Request:
-    """Read the `data` through the `model`, and write the importance matrix to `target`."""
-    path, data = Path(request["model"]), Path(request["data"])
+    """Run an ImatrixJob; return the numbers of chunks, tokens and tensors."""
+    job = from_json(ImatrixJob, request)
     try:
-        choice = load_cpu_backend(path, threads=request["threads"])
-        model = Model(path, extra_buffers=choice.extra_buffers)
+        choice = load_cpu_backend(job.model, threads=job.threads)
+        model = Model(job.model, extra_buffers=choice.extra_buffers)
         chunk = min(CHUNK, _trained_context(model) or CHUNK)
-        tokens = _tokens(model, read_chats(data))
+        tokens = _tokens(model, read_chats(job.data))
         chunks = len(tokens) // chunk
         if chunks == 0:
-            raise has_too_few_chats(data.name, len(tokens), chunk)
+            raise has_too_few_chats(job.data.name, len(tokens), chunk)
         collector = Collector()
-        _read(model, collector, tokens[: chunks * chunk], chunk, request["threads"])
+        _read(model, collector, tokens[: chunks * chunk], chunk, job.threads)
     except EngineError as error:
         raise InputError(str(error)) from error
-    matrix = Imatrix(collector.sums, (data.name,), chunks, chunk)
-    write_imatrix(Path(request["target"]), matrix)
+    matrix = Imatrix(collector.sums, (job.data.name,), chunks, chunk)
+    write_imatrix(job.target, matrix)
     return {"chunks": chunks, "tokens": chunks * chunk, "tensors": len(collector.sums)}
 
 
@@ -51,8 +51,8 @@ def _trained_context(model: Model) -> int:
 
 
 def _tokens(model: Model, chats: Sequence[Chat]) -> list[int]:
-    """All chats one after the other, as the model reads them, each with its special tokens."""
-    source = (low.llama_model_chat_template(model.handle, None) or b"").decode("utf-8", "replace")
+    """Return the tokens of all chats, rendered by the model's template, one after the other."""
+    source = (llama.llama_model_chat_template(model.handle, None) or b"").decode("utf-8", "replace")
     vocab = model.vocab
     template = ChatTemplate(source, vocab.text(vocab.bos), vocab.text(vocab.eos))
     builder = PromptBuilder(template, vocab, vocab.control_spellings)
@@ -64,42 +64,42 @@ def _messages(chat: Chat) -> list[Message]:
 
 
 def _read(model: Model, collector: Collector, tokens: Sequence[int], chunk: int, threads: int) -> None:
-    """Decode chunk after chunk, each as a text of its own, as llama-imatrix does."""
+    """Decode each chunk as a separate sequence, as llama-imatrix does."""
     vocab = model.vocab
     with _context(model, collector, chunk, threads) as context:
-        batch = low.llama_batch_init(chunk, 0, 1)
+        batch = llama.llama_batch_init(chunk, 0, 1)
         batch.n_tokens = chunk
         for start in range(0, len(tokens), chunk):
-            low.llama_memory_clear(low.llama_get_memory(context), True)
+            llama.llama_memory_clear(llama.llama_get_memory(context), True)
             for place, token in enumerate(tokens[start : start + chunk]):
                 batch.token[place] = vocab.bos if place == 0 and vocab.add_bos else token
                 batch.pos[place], batch.n_seq_id[place], batch.seq_id[place][0] = place, 1, 0
-                batch.logits[place] = True  # or the last layer would be computed for the last token alone
-            code = low.llama_decode(context, batch)
+                batch.logits[place] = True  # else the last layer is computed for the last token only
+            code = llama.llama_decode(context, batch)
             if collector.error:
                 raise collector.error
             if code != 0:
                 raise PipelineError(f"llama.cpp cannot read the chats (llama_decode returned {code})")
             send({"done": start + chunk})
-        low.llama_batch_free(batch)
+        llama.llama_batch_free(batch)
 
 
 @contextmanager
 def _context(model: Model, collector: Collector, chunk: int, threads: int) -> Iterator[Any]:
-    params = low.llama_context_default_params()
+    params = llama.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = chunk
     params.n_seq_max = 1
     params.n_threads = params.n_threads_batch = threads
-    params.offload_kqv = params.op_offload = False  # what is computed stays where the callback can read it
-    callback = low.ggml_backend_sched_eval_callback(collector.on_tensor)  # it must outlive the context
+    params.offload_kqv = params.op_offload = False  # keeps tensors where the callback can read them
+    callback = llama.ggml_backend_sched_eval_callback(collector.on_tensor)  # it must outlive the context
     params.cb_eval = callback
-    context = low.llama_init_from_model(model.handle, params)
+    context = llama.llama_init_from_model(model.handle, params)
     if not context:
         raise PipelineError(f"no memory to read {chunk} tokens at once")
     try:
         yield context
     finally:
-        low.llama_free(context)
+        llama.llama_free(context)
         del callback
 
 

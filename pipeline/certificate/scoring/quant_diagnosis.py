@@ -95,7 +95,7 @@ def _of_gguf(full: Path) -> list[Rows]:
 
 
 def _of_checkpoint(base: Source) -> list[Rows]:
-    stored = SafetensorsReader(base.weights())
+    stored = SafetensorsReader(base.weight_files())
     layers = {name: entry.shape for name, entry in stored.entries.items() if re.search(r"\.\d+\.", name)}
     usable = [n for n, s in layers.items() if len(s) == 2 and s[0] >= _BLOCK and s[1] % _BLOCK == 0]
     return [stored.read(name)[:_ROWS].astype(np.float64) for name in sample_evenly(usable, _TENSORS)]

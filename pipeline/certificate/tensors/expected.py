@@ -81,7 +81,7 @@ class ExpectedTensors(Protocol):
 def expected_tensors(subject: Subject) -> ExpectedTensors:
     """Those of the subject, which must have a base. Raises InputError for what cannot be merged."""
     assert subject.base is not None
-    stored = SafetensorsReader(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weight_files())
     updates = all_updates(subject)
     # An update may be of no tensor that is stored: a tied output, or one that transformers names otherwise.
     if updates is not None and all(update.name in stored.entries for update in updates):
@@ -117,7 +117,7 @@ def all_updates(subject: Subject) -> list[Update] | None:
 
 def plain_updates(adapter: Adapter) -> list[Update]:
     """The updates of a plain adapter."""
-    tensors, updates = SafetensorsReader([adapter.weights]), []
+    tensors, updates = SafetensorsReader([adapter.weights_file]), []
     for name in tensors.entries:
         if name.endswith(".lora_A.weight"):
             module = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
