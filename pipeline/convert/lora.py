@@ -32,7 +32,7 @@ _INEXPRESSIBLE = {
 
 @dataclass(frozen=True)
 class AdapterJob:
-    """Write `adapter`, trained on `base`, to `target` in place, a GGUF of `outtype`; the caller renames it."""
+    """Write `adapter`, trained on `base`, to the GGUF `target` of `outtype`, which the caller renames."""
 
     base: Source
     adapter: Adapter

@@ -15,8 +15,9 @@ from pipeline.manifest import Record
 _REPORTS_SIZE = 8 * 2**20
 """Bytes for the small files: records, certificate, report, logs."""
 
+
 class Workspace:
-    """A folder for unfinished files, so that final names only exist for finished ones. One export at a time."""
+    """A folder for unfinished files, so that final names are only given to finished ones. Locked."""
 
     def __init__(self, out: Path) -> None:
         self._out = out

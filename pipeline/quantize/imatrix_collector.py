@@ -132,7 +132,7 @@ class Collector:
         self.error: Exception | None = None
 
     def on_tensor(self, address: int, ask: bool, _: Any) -> bool:
-        """Return, as llama.cpp's `cb_eval`, whether a tensor is wanted; once it is computed, add its inputs."""
+        """Return, as llama.cpp's `cb_eval`, whether a tensor is wanted; once computed, add its inputs."""
         tensor = GgmlTensor.from_address(address)
         try:
             return self._wants(tensor) if ask else self._add_inputs(tensor)
@@ -162,7 +162,7 @@ class Collector:
         return True
 
     def _add(self, weight: GgmlTensor, values: Squares) -> None:
-        """Add values [ne3, ne2, rows, width] of a plain product; each of several matrices has separate sums."""
+        """Add values [ne3, ne2, rows, width] of a plain product; sums are separate for each matrix."""
         deep, high = weight.ne[3], weight.ne[2]
         sums = self._sums(weight, deep * high, 1)
         for third in range(values.shape[0]):

@@ -134,7 +134,7 @@ def test_a_file_whose_divergence_is_no_number_is_never_the_nearest_and_the_manif
     told = [Finding(**json.loads(line)["finding"]) for line in capsys.readouterr().out.splitlines()]
     choice = choose(iter([trial_of("Q2_K", path, told), SMALL]), "size")
     assert choice.chosen == "Q3_K_M"
-    record = Record("f", options={"auto": choice.described()})
+    record = Record("f", options={"auto": choice.to_json()})
     record.save(path)
     assert '"mean_kl": null' in path.read_text()
     assert "KL unknown" in auto_step.auto_notes(record)[0]
