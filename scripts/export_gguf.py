@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from common.system import physical_cores
 from pipeline.certificate.runner.external import ExternalCheck, certify_file
 from pipeline.cli.console import (
-    GO_ON,
+    RESUME_HINT,
     certificate_path,
     given_path,
     report_errors,
@@ -143,7 +143,7 @@ def main(
 
     Exit codes: 0 done, 2 the input is wrong, 1 anything else, such as a certificate that failed.
     """
-    with report_errors(GO_ON):
+    with report_errors(RESUME_HINT):
         config = ExportConfig(
             base=base,
             out=given_path("--out", out),

@@ -156,7 +156,7 @@ class ExportConfig:
         if self.verify not in VERIFY:
             raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
         if self.evaluation is not None:
-            read_chats(self.evaluation, answered=False)
+            read_chats(self.evaluation, require_answer=False)
 
     def reject_unused_options(self) -> None:
         """Raise InputError for an option without effect.

@@ -1,1 +1,1 @@
-"""Chooses the tokenizer that ships, and records what transformers does with it as a reference."""
+"""Chooses the exported tokenizer, and records transformers' results with it as a reference."""

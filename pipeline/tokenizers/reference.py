@@ -1,28 +1,30 @@
-"""What transformers says of a tokenizer and its chat template: the side that a GGUF is held against.
+"""TokenizerReference: transformers' token ids and prompts, which a GGUF's tokenizer is compared with.
 
-The converter's child process has transformers in memory anyway, so it writes this down on its way
-(Subject.tokenizer_reference); elsewhere importing transformers costs three seconds.
+The converter's worker process has transformers loaded anyway, so it saves the reference
+(Subject.tokenizer_reference); elsewhere importing transformers takes three seconds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.dataclass_json import from_json, to_json
 from common.errors import MissingPackage
 from common.files import write_atomically
 from common.system import RENDER_SECONDS, kill_after
+from common.text import first_line
 from pipeline.certificate.subject import Subject
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.tokenizers.stress_corpus import stress_corpus, token_texts
 
-_MARK = "A reply."
-_USER_CHATS = 64
-_ASK = {"role": "user", "content": "Who are you?"}
+_REPLY = "A reply."
+_MAX_USER_CHATS = 64
+_QUESTION = {"role": "user", "content": "Who are you?"}
 _SYSTEM = {"role": "system", "content": "You answer in one sentence."}
 _TURNS = [
     {"role": "assistant", "content": "A program that answers."},
@@ -31,20 +33,19 @@ _TURNS = [
     {"role": "user", "content": "Danke! 🦜"},
 ]
 Conversations = dict[str, list[dict[str, str]]]
-"""Messages by a name."""
-
+"""Messages by the conversation's name."""
 
 CHATS: Conversations = {
-    "one turn": [_ASK],
-    "one turn with a system prompt": [_SYSTEM, _ASK],
-    "several turns": [_ASK, *_TURNS],
-    "several turns with a system prompt": [_SYSTEM, _ASK, *_TURNS],
+    "one turn": [_QUESTION],
+    "one turn with a system prompt": [_SYSTEM, _QUESTION],
+    "several turns": [_QUESTION, *_TURNS],
+    "several turns with a system prompt": [_SYSTEM, _QUESTION, *_TURNS],
 }
 
 
 @dataclass(frozen=True)
 class EncodedText:
-    """A text of some kind of the corpus, and its ids without a BOS."""
+    """A text of the corpus, its kind, and its ids without a BOS."""
 
     kind: str
     text: str
@@ -53,7 +54,7 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class Token:
-    """An added token; a `special` one is read from no text that a person typed."""
+    """An added token; a `special` one is never tokenized from user text."""
 
     id: int
     spelling: str
@@ -62,7 +63,7 @@ class Token:
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A conversation and its prompt's ids, up to where the assistant begins; None where it is refused."""
+    """A conversation and its prompt's ids, with the generation prompt; None where the template raises."""
 
     name: str
     messages: list[dict[str, str]]
@@ -71,9 +72,9 @@ class RenderedChat:
 
 @dataclass(frozen=True)
 class TokenizerReference:
-    """All that transformers says. `vocabulary` are the spellings by id, `roles` maps "bos" and "eos" to ids.
+    """transformers' results. `vocabulary` are the spellings by id, `roles` maps "bos" and "eos" to ids.
 
-    `adds_bos` tells whether a plain text gets a BOS, `turn_end` is the special token that the template puts
+    `adds_bos` is True when a plain text gets a BOS; `turn_end` is the special token that the template adds
     after an answer.
     """
 
@@ -87,57 +88,50 @@ class TokenizerReference:
     turn_end: int | None
 
     def save(self, path: Path) -> None:
-        """Write it down as JSON, in a folder that is there or is made."""
+        """Write it as JSON, creating the folder if needed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asdict(self)))
+        write_atomically(path, json.dumps(to_json(self)))
 
 
 def load_tokenizer_reference(subject: Subject) -> TokenizerReference:
-    """What was written down for the subject; where nothing was, transformers is asked first."""
+    """Load the subject's reference, computing and saving it first when there is none."""
     path = subject.tokenizer_reference
     if not path.is_file():
         ask_tokenizer(subject.reference, subject.evaluation).save(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    lists: dict[str, Any] = {
-        "tokens": tuple(Token(**item) for item in content.pop("tokens")),
-        "texts": tuple(EncodedText(**item) for item in content.pop("texts")),
-        "chats": tuple(RenderedChat(**item) for item in content.pop("chats")),
-    }
-    return TokenizerReference(**content, **lists)
+    return from_json(TokenizerReference, json.loads(path.read_text(encoding="utf-8")))
 
 
 def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
-    """Load the tokenizer of `folder` and have it say all. Raises InputError when it does not load."""
+    """Compute the reference of the tokenizer in `folder`. Raises InputError when it does not load."""
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingPackage(error.name or "transformers") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # noqa: BLE001 - a stranger's file, and tokenizers raises plain Exceptions
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None
+    except Exception as error:  # noqa: BLE001 - an untrusted file, and tokenizers raises plain Exceptions
+        raise InputError(f"transformers cannot load the tokenizer in {folder}: {first_line(error)}") from None
     tokens = tuple(
         Token(number, str(token.content), bool(token.special))
         for number, token in sorted(tokenizer.added_tokens_decoder.items())
     )
-    asked = _user_chats(evaluation)
+    user_chats = _user_chats(evaluation)
     return TokenizerReference(
         vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
         roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
         adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
         tokens=tokens,
-        texts=tuple(_texts(tokenizer, tokens, asked)),
+        texts=tuple(_texts(tokenizer, tokens, user_chats)),
         has_template=bool(tokenizer.chat_template),
-        chats=tuple(_chats(tokenizer, asked)) if tokenizer.chat_template else (),
+        chats=tuple(_chats(tokenizer, user_chats)) if tokenizer.chat_template else (),
         turn_end=_turn_end(tokenizer, tokens) if tokenizer.chat_template else None,
     )
 
 
 def _user_chats(evaluation: Path | None) -> Conversations:
-    """The user's own conversations, each up to its last question."""
+    """Return the user's conversations, each up to its last user message."""
     found = {}
-    for chat in read_chats(evaluation, answered=False)[:_USER_CHATS] if evaluation else []:
+    for chat in read_chats(evaluation, require_answer=False)[:_MAX_USER_CHATS] if evaluation else []:
         messages = chat.messages()
         while messages and messages[-1]["role"] != "user":
             messages.pop()
@@ -145,19 +139,17 @@ def _user_chats(evaluation: Path | None) -> Conversations:
     return found
 
 
-def _texts(
-    tokenizer: Any, tokens: Sequence[Token], asked: dict[str, list[dict[str, str]]]
-) -> Iterator[EncodedText]:
-    own = tuple(message["content"] for messages in asked.values() for message in messages)
+def _texts(tokenizer: Any, tokens: Sequence[Token], user_chats: Conversations) -> Iterator[EncodedText]:
+    user_texts = tuple(message["content"] for messages in user_chats.values() for message in messages)
     added = token_texts([token.spelling for token in tokens])
     special = {"special tokens": added[: len(tokens)], "tokens between words": added[len(tokens) :]}
-    for kind, texts in {**stress_corpus(), **special, "user": own}.items():
+    for kind, texts in {**stress_corpus(), **special, "user": user_texts}.items():
         for text in texts:
             yield EncodedText(kind, text, list(tokenizer.encode(text, add_special_tokens=False)))
 
 
-def _chats(tokenizer: Any, asked: Conversations) -> Iterator[RenderedChat]:
-    for name, messages in {**CHATS, **asked}.items():
+def _chats(tokenizer: Any, user_chats: Conversations) -> Iterator[RenderedChat]:
+    for name, messages in {**CHATS, **user_chats}.items():
         yield RenderedChat(name, messages, _ids(tokenizer, messages, add_generation_prompt=True))
 
 
@@ -173,9 +165,9 @@ def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list
 
 
 def _turn_end(tokenizer: Any, tokens: Sequence[Token]) -> int | None:
-    """The first added token after an assistant's words."""
-    prompt = _ids(tokenizer, [_ASK], add_generation_prompt=True)
-    whole = _ids(tokenizer, [_ASK, {"role": "assistant", "content": _MARK}])
+    """Return the first added token after an assistant's message."""
+    prompt = _ids(tokenizer, [_QUESTION], add_generation_prompt=True)
+    whole = _ids(tokenizer, [_QUESTION, {"role": "assistant", "content": _REPLY}])
     if prompt is None or whole is None or whole[: len(prompt)] != prompt:
         return None
     known = {token.id for token in tokens}

@@ -1,6 +1,6 @@
-"""Whose tokenizer and chat template a GGUF gets: the adapter's where it brings its own, else the base's.
+"""Choose a GGUF's tokenizer and chat template: the adapter's if it has its own, else the base's.
 
-Where the two differ, a line says so; it is shown, and kept in manifest.json.
+Differences between the two are noted for the user, and in manifest.json.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Tokens = dict[str, int]
 
 @dataclass(frozen=True)
 class TokenizerChoice:
-    """The files of a tokenizer, its chat template (None: as the files have it), and lines for people."""
+    """A tokenizer's files, its chat template (None: the one in the files), and notes for the user."""
 
     files: dict[str, Path]
     template: str | None
@@ -40,7 +40,7 @@ class TokenizerChoice:
 
 
 def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None) -> TokenizerChoice:
-    """The tokenizer of the last adapter that brings one, else the base's; `rows` are the embeddings'."""
+    """Choose the last adapter's tokenizer, else the base's; `rows` is the number of embedding rows."""
     files = {path.name: path for path in base.files() if path.name in _FILES}
     template: str | None = None
     notes: list[str] = []
@@ -62,7 +62,7 @@ def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None
 def _replaced(
     files: dict[str, Path], own: dict[str, Path], adapter: Adapter, rows: int | None
 ) -> tuple[dict[str, Path], list[str]]:
-    """The adapter's files in place of `files`, unless the embeddings have no rows for its tokens."""
+    """Return the adapter's files in place of `files`, unless the embeddings lack rows for its tokens."""
     before, after = _tokens(files), _tokens(own)
     beyond = [token for token, number in after.items() if rows is not None and number >= rows]
     if beyond:
@@ -75,10 +75,10 @@ def _replaced(
     if before == after and not notes:
         return files, []
     moved = any(after.get(token, number) != number for token, number in before.items())
-    # A base's tokenizer.model beside the adapter's tokenizer.json is the same vocabulary, in the form that
-    # llama.cpp's converter likes best; where tokens moved it is another one.
-    kept = {} if moved else files
-    return {**kept, **own}, notes
+    # The base's tokenizer.model and the adapter's tokenizer.json are the same vocabulary, unless ids changed;
+    # llama.cpp's converter prefers the former.
+    unchanged = {} if moved else files
+    return {**unchanged, **own}, notes
 
 
 def _token_notes(before: Tokens, after: Tokens, adapter: Adapter) -> list[str]:
@@ -118,7 +118,7 @@ def _config(files: dict[str, Path]) -> dict[str, Any]:
 
 
 def _template(folder: Path) -> str | None:
-    """A folder's chat template, as transformers finds it; None where it has none."""
+    """Return the folder's chat template, where transformers looks for it; None without one."""
     if (folder / TEMPLATE).is_file():
         return (folder / TEMPLATE).read_text(encoding="utf-8")
     if (folder / CONFIG).is_file():
@@ -128,7 +128,7 @@ def _template(folder: Path) -> str | None:
 
 
 def _tokens(files: dict[str, Path]) -> Tokens:
-    """Token -> number, of whichever vocabulary there is; empty where none can be read."""
+    """Return the token ids of the vocabulary in `files`; empty where none can be read."""
     if "tokenizer.json" in files:
         content = read_json(files["tokenizer.json"], "the tokenizer")
         vocabulary = content.get("model", {}).get("vocab", {})
@@ -157,7 +157,7 @@ def _pieces(path: Path) -> Tokens:
 
 
 def write_tokenizer(tokenizer: TokenizerChoice, folder: Path) -> None:
-    """Put the tokenizer's files into `folder`, in place of the base's."""
+    """Link the tokenizer's files into `folder`, replacing the base's."""
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
     for name, path in tokenizer.files.items():
@@ -170,14 +170,14 @@ def write_tokenizer(tokenizer: TokenizerChoice, folder: Path) -> None:
 
 
 def replace_file(path: Path, content: str) -> None:
-    """Write a file where there may be a link, without following it."""
+    """Write a file, replacing a link instead of following it."""
     path.unlink(missing_ok=True)
     path.write_text(content, encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class StagedCheckpoint:
-    """What the converter reads, and lines about it for people."""
+    """The folder that the converter reads, and notes for the user."""
 
     folder: Path
     notes: tuple[str, ...]
@@ -186,13 +186,13 @@ class StagedCheckpoint:
 def stage_checkpoint(
     base: Source, adapters: Sequence[Adapter], settings: Mapping[str, object], scratch: Path
 ) -> StagedCheckpoint:
-    """The base's own folder where nothing differs, else one inside `scratch`."""
+    """Return the base's folder if nothing differs, else one in `scratch` with the changed files."""
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
-    changed = _changed(config, settings)
+    changed = _with_settings(config, settings)
     tokenizer = choose_tokenizer(base, adapters, changed.get("text_config", changed).get("vocab_size"))
     if not settings and tokenizer == choose_tokenizer(base, (), None):
         return StagedCheckpoint(base.folder, tokenizer.notes)
-    folder = scratch / base.folder.name  # the converter takes words for the GGUF from its name
+    folder = scratch / base.folder.name  # the converter takes the GGUF's metadata from its name
     folder.mkdir()
     for path in base.files():
         (folder / path.name).symlink_to(path)
@@ -201,6 +201,6 @@ def stage_checkpoint(
     return StagedCheckpoint(folder, tokenizer.notes)
 
 
-def _changed(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
+def _with_settings(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
     text = {"text_config": {**config["text_config"], **settings}} if "text_config" in config else {}
     return {**config, **settings, **text}

@@ -1,12 +1,11 @@
-"""The stress corpus: short texts on which tokenizers are known to part ways."""
+"""The stress corpus: short texts on which tokenizers are known to differ."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 COMMON = ("scripts", "emoji", "digits", "white space", "code", "user")
-"""The kinds that people type. A difference in any other kind is a warning: few texts have it."""
-
+"""The kinds that people type. A difference in any other kind is only a warning, as it is rare."""
 
 _SCRIPTS = (
     "The quick brown fox jumps over the lazy dog, doesn't it? I'll say so; they've said so!",
@@ -70,7 +69,7 @@ _CONTROL = (
 
 
 def stress_corpus() -> dict[str, tuple[str, ...]]:
-    """Texts by kind, without the tokens of any one tokenizer."""
+    """Return the texts by kind, without any tokenizer's special tokens."""
     return {
         "scripts": _SCRIPTS,
         "emoji": _EMOJI,
@@ -83,5 +82,5 @@ def stress_corpus() -> dict[str, tuple[str, ...]]:
 
 
 def token_texts(tokens: Sequence[str], embedded: int = 24) -> tuple[str, ...]:
-    """Texts with each special or added token alone, and with the first few between words."""
+    """Return each special or added token as a text, and the first `embedded` ones between words."""
     return (*tokens, *(f"before{token}after" for token in tokens[:embedded]))

@@ -153,7 +153,7 @@ def _chats(subject: Subject, most: int) -> list[Chat]:
         return [
             Chat((ChatTurn("user", text),), line) for line, text in enumerate(sample_evenly(PROMPTS, most), 1)
         ]
-    return sample_evenly(read_chats(subject.evaluation, answered=False), most)
+    return sample_evenly(read_chats(subject.evaluation, require_answer=False), most)
 
 
 def sample_evenly(items: Sequence[T], most: int) -> list[T]:
