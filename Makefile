@@ -11,7 +11,7 @@ BENCH ?= export --shape smollm2
 # Without PORT, GGUF_CHAT_PORT counts.
 SERVE := $(if $(PORT),--port $(PORT))
 
-.PHONY: setup demo chat test check bench llama-server clean browser
+.PHONY: setup demo chat test test-fast check bench llama-server clean browser
 
 # One stamp per requirements file, so that a change in one reinstalls that one alone.
 setup: $(VENV)/.pipeline
@@ -47,10 +47,15 @@ chat: $(VENV)/.chat
 test: $(VENV)/.dev browser
 	$(PY) -m pytest -n 2 --dist loadfile
 
+# Under a minute: no model, no browser, nothing slow.
+test-fast: $(VENV)/.dev
+	$(PY) -m pytest -n 2 --dist loadfile -m "not model and not browser and not slow"
+
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 bench: $(VENV)/.dev
 	$(PY) scripts/bench.py $(BENCH)

@@ -27,8 +27,8 @@ from pipeline.certificate.scoring.scorer import choose_backend
 from pipeline.certificate.subject import Subject
 from pipeline.data.dataset import Chat, read_chats, split_chats
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source

@@ -20,7 +20,7 @@ from engine.serving.protocols import ChatStream
 from engine.types import Message, ModelInfo
 from ui.cli import address_of, bind
 from ui.models.registry import one_model
-from ui.server.app import web_app
+from ui.server.app import create_app
 
 
 class FullLength:
@@ -48,7 +48,7 @@ def main(model: Path, slots: int, context: int, threads: int) -> None:
     settings = EngineConfig(slots=slots, context=context, threads=threads)
     backend = FullLength(LlamaBackend.open(model, settings))
     bound = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(web_app(one_model(backend), 2 * slots), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(one_model(backend), 2 * slots), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started and thread.is_alive():

@@ -1,6 +1,42 @@
-"""Runs a GGUF: continuous batching over llama-cpp-python's low-level API."""
+"""Runs a GGUF: continuous batching over llama-cpp-python's low-level API.
+
+    from engine import LlamaBackend, Message, SamplingParams
+
+The names below are imported when they are first used, so `import engine` stays cheap.
+"""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+from common.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from engine.config import EngineConfig as EngineConfig
+    from engine.config import Limits as Limits
+    from engine.config import SamplingParams as SamplingParams
+    from engine.errors import BackendError as BackendError
+    from engine.errors import EngineError as EngineError
+    from engine.errors import EngineStopped as EngineStopped
+    from engine.errors import ModelError as ModelError
+    from engine.errors import QueueFull as QueueFull
+    from engine.errors import RequestError as RequestError
+    from engine.errors import SettingsError as SettingsError
+    from engine.serving.backend import LlamaBackend as LlamaBackend
+    from engine.serving.backend import ModelLoader as ModelLoader
+    from engine.serving.model_pool import ModelPool as ModelPool
+    from engine.serving.protocols import ChatBackend as ChatBackend
+    from engine.serving.protocols import ChatStream as ChatStream
+    from engine.types import Event as Event
+    from engine.types import Finished as Finished
+    from engine.types import Message as Message
+    from engine.types import MessagesDropped as MessagesDropped
+    from engine.types import ModelInfo as ModelInfo
+    from engine.types import PrefillProgress as PrefillProgress
+    from engine.types import Queued as Queued
+    from engine.types import RequestStats as RequestStats
+    from engine.types import TextDelta as TextDelta
 
 # libgomp reads this when the first llama.cpp library pulls it in, so it is set before any module here can.
 # Its threads spin 300,000 rounds by default at each of a graph's hundreds of barriers. Where another process
@@ -12,3 +48,57 @@ import os
 SPIN_BEFORE = os.environ.get("GOMP_SPINCOUNT")  # what whoever runs us has set
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+_MODULES = {
+    "BackendError": "engine.errors",
+    "ChatBackend": "engine.serving.protocols",
+    "ChatStream": "engine.serving.protocols",
+    "EngineConfig": "engine.config",
+    "EngineError": "engine.errors",
+    "EngineStopped": "engine.errors",
+    "Event": "engine.types",
+    "Finished": "engine.types",
+    "Limits": "engine.config",
+    "LlamaBackend": "engine.serving.backend",
+    "Message": "engine.types",
+    "MessagesDropped": "engine.types",
+    "ModelError": "engine.errors",
+    "ModelInfo": "engine.types",
+    "ModelLoader": "engine.serving.backend",
+    "ModelPool": "engine.serving.model_pool",
+    "PrefillProgress": "engine.types",
+    "QueueFull": "engine.errors",
+    "Queued": "engine.types",
+    "RequestError": "engine.errors",
+    "RequestStats": "engine.types",
+    "SamplingParams": "engine.config",
+    "SettingsError": "engine.errors",
+    "TextDelta": "engine.types",
+}
+__all__ = [
+    "BackendError",
+    "ChatBackend",
+    "ChatStream",
+    "EngineConfig",
+    "EngineError",
+    "EngineStopped",
+    "Event",
+    "Finished",
+    "Limits",
+    "LlamaBackend",
+    "Message",
+    "MessagesDropped",
+    "ModelError",
+    "ModelInfo",
+    "ModelLoader",
+    "ModelPool",
+    "PrefillProgress",
+    "QueueFull",
+    "Queued",
+    "RequestError",
+    "RequestStats",
+    "SamplingParams",
+    "SettingsError",
+    "TextDelta",
+]
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -1,1 +1,65 @@
-"""Fine-tunes LoRA adapters and exports them to certified GGUF files."""
+"""Fine-tunes LoRA adapters, and exports them to GGUF files that are checked against the tuned model.
+
+    from pipeline import ExportConfig, export
+
+The names below are imported when they are first used, so `import pipeline` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from pipeline.certificate.finding import Certificate as Certificate
+    from pipeline.certificate.finding import Finding as Finding
+    from pipeline.certificate.finding import load_certificate as load_certificate
+    from pipeline.certificate.runner.certify import certify as certify
+    from pipeline.certificate.runner.external import ExternalCheck as ExternalCheck
+    from pipeline.certificate.runner.external import certify_file as certify_file
+    from pipeline.errors import InputError as InputError
+    from pipeline.errors import PipelineError as PipelineError
+    from pipeline.exporter.config import ExportConfig as ExportConfig
+    from pipeline.exporter.run import ExportResult as ExportResult
+    from pipeline.exporter.run import export as export
+    from pipeline.sources.bundled import make_base as make_base
+    from pipeline.training.config import FinetuneConfig as FinetuneConfig
+    from pipeline.training.config import FinetuneReport as FinetuneReport
+    from pipeline.training.finetune import finetune as finetune
+
+_MODULES = {
+    "Certificate": "pipeline.certificate.finding",
+    "ExportConfig": "pipeline.exporter.config",
+    "ExportResult": "pipeline.exporter.run",
+    "ExternalCheck": "pipeline.certificate.runner.external",
+    "Finding": "pipeline.certificate.finding",
+    "FinetuneConfig": "pipeline.training.config",
+    "FinetuneReport": "pipeline.training.config",
+    "InputError": "pipeline.errors",
+    "PipelineError": "pipeline.errors",
+    "certify": "pipeline.certificate.runner.certify",
+    "certify_file": "pipeline.certificate.runner.external",
+    "export": "pipeline.exporter.run",
+    "finetune": "pipeline.training.finetune",
+    "load_certificate": "pipeline.certificate.finding",
+    "make_base": "pipeline.sources.bundled",
+}
+__all__ = [
+    "Certificate",
+    "ExportConfig",
+    "ExportResult",
+    "ExternalCheck",
+    "Finding",
+    "FinetuneConfig",
+    "FinetuneReport",
+    "InputError",
+    "PipelineError",
+    "certify",
+    "certify_file",
+    "export",
+    "finetune",
+    "load_certificate",
+    "make_base",
+]
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

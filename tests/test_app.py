@@ -18,6 +18,8 @@ import pytest
 from tests.ui.app_process import ROOT, running
 from ui.models.files import embedded_gguf
 
+pytestmark = pytest.mark.slow
+
 
 def refused(*arguments: str) -> str:
     """The one line on stderr of an app that does not start."""

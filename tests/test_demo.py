@@ -14,8 +14,8 @@ from engine.config import EngineConfig, SamplingParams
 from engine.errors import ModelError
 from engine.serving.backend import LlamaBackend, ModelLoader
 from engine.types import Finished, TextDelta
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import ExportResult, export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import ExportResult, export
 from ui.models.catalog import make_catalog
 from ui.models.files import catalog_entry
 from ui.models.registry import models_of

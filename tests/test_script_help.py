@@ -9,11 +9,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from scripts import bench, chat, export_gguf, finetune, make_base
+from pipeline.cli import export, finetune, make_base
+from scripts import bench, chat
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "export": export_gguf.main,
-    "certify": export_gguf.certify,
+    "export": export.main,
+    "certify": export.certify,
     "finetune": finetune.main,
     "chat": chat.main,
 }

@@ -1,5 +1,28 @@
-"""The Gradio panels. The only room that imports gradio; it is handed a pool of ChatBackends."""
+"""The web page, its APIs and the terminal chat. The only package that imports gradio.
 
+    from ui import AppSettings, create_app, serve
+
+The names below are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.lazy import lazy_exports
 from ui.gradio_import import leave_out_stubs
 
-leave_out_stubs()  # here, as it must come before the first import of gradio
+if TYPE_CHECKING:
+    from ui.server.app import create_app as create_app
+    from ui.server.app import serve as serve
+    from ui.settings import AppSettings as AppSettings
+
+leave_out_stubs()  # before the first import of gradio
+
+_MODULES = {
+    "AppSettings": "ui.settings",
+    "create_app": "ui.server.app",
+    "serve": "ui.server.app",
+}
+__all__ = ["AppSettings", "create_app", "serve"]
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -27,9 +27,9 @@ and MODEL is GGUF_CHAT_MODEL. A flag goes before its variable.
 """
 
 
-def read_settings(arguments: Sequence[str]) -> AppSettings:
+def read_settings(arguments: Sequence[str], prog_name: str | None = None) -> AppSettings:
     """The settings; exits after --help, and with code 2 where something cannot be used."""
-    given = vars(_parser().parse_args(arguments))
+    given = vars(_parser(prog_name).parse_args(arguments))
     _refuse_unknown(os.environ)
     try:
         return AppSettings(**(_aliased(os.environ) | given))
@@ -56,8 +56,9 @@ class _Parser(argparse.ArgumentParser):
         fail(message.removeprefix("argument "))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog_name: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
+        prog=prog_name,
         usage="%(prog)s [MODEL] [OPTIONS]",
         description=AppSettings.__doc__,
         epilog=_END,

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from common.system import free_memory
-from engine.config import EngineConfig, SamplingParams
+from engine.config import EngineConfig, SamplingParams, sampling_over
 from engine.core.engine import Engine
 from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
@@ -26,7 +27,7 @@ from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.prompt.truncation import Window, keep_all, truncate
 from engine.serving.stream import LlamaStream
 from engine.serving.worker import Worker
-from engine.types import Message, ModelInfo, ProgressCallback, no_progress, scaled
+from engine.types import Message, ModelInfo, ProgressCallback, TextDelta, no_progress, scaled
 from ggufio import shards
 
 
@@ -137,6 +138,16 @@ class LlamaBackend:
         begun = messages[-1]["role"] == "assistant"
         settled = self._settle(sampling)
         return LlamaStream(self._worker, window.tokens, settled, window.dropped, continues=begun)
+
+    def ask(self, question: str, system_prompt: str = "", **sampling: Any) -> str:
+        """Return the whole answer to one question; `sampling` sets fields of SamplingParams by name.
+
+        Fields that are not given have the model's recommended values. Raises as `stream` does.
+        """
+        messages: list[Message] = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        messages.append({"role": "user", "content": question})
+        stream = self.stream(messages, sampling_over(self._info.recommended, sampling))
+        return "".join(event.delta for event in stream if isinstance(event, TextDelta))
 
     def _window(self, messages: Sequence[Message], sampling: SamplingParams) -> Window:
         """The turns that leave the answer its room: what it may need, but no more than a quarter."""

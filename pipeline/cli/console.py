@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.paths import masked
 from pipeline.certificate.finding import Certificate, Finding
 from pipeline.errors import InputError
-from pipeline.export.run import ExportResult
+from pipeline.exporter.run import ExportResult
 from pipeline.progress import ProgressBars
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}

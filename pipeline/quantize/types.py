@@ -59,7 +59,7 @@ _TYPES = {
     )
 }
 AUTO = "AUTO"
-"""The name for the type that pipeline.export.auto_quant chooses among CANDIDATES."""
+"""The name for the type that pipeline.exporter.auto_quant chooses among CANDIDATES."""
 CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 PREFERENCES = ("size", "speed")
 

@@ -8,6 +8,8 @@ from bench import build_server
 from pipeline.convert.toolchain import ensure_sources
 from pipeline.errors import InputError, PipelineError
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_real_sources_hold_the_server(root: Path) -> None:
     folder = ensure_sources()

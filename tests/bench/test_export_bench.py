@@ -11,6 +11,8 @@ from bench.measure import measure
 from pipeline.errors import PipelineError
 from tests.pipeline.tiny import make_adapter, make_base
 
+pytestmark = pytest.mark.slow
+
 
 def test_measure_sees_memory_and_writes_of_a_grandchild(tmp_path: Path, root: Path) -> None:
     size = 200 * 2**20

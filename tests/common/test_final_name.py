@@ -10,7 +10,7 @@ import pytest
 from common.files import atomic_directory, publish_file, write_atomically
 from pipeline.cli.console import report_errors
 from pipeline.errors import InputError
-from pipeline.export.workspace import require_space
+from pipeline.exporter.workspace import require_space
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from common.errors import MissingPackage
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.resume import fingerprint
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.resume import fingerprint
 from pipeline.manifest import Record, load_record
 from pipeline.sources.model_source import Source
 

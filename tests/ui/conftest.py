@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
 from ui.cli import address_of, bind
 from ui.models.registry import Models, one_model
-from ui.server.app import web_app
+from ui.server.app import create_app
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 # Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
 QUIET = (
@@ -29,6 +32,8 @@ QUIET = (
 
 @pytest.fixture(scope="module")  # playwright keeps an event loop in this thread, which other modules want
 def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         hint = "no browser: apt-get install chromium, or set CHROMIUM to one"
@@ -97,7 +102,7 @@ def fake_site() -> Iterator[Callable[[FakeBackend | Models], FakeSite]]:
         def start(served: FakeBackend | Models) -> FakeSite:
             models = served if isinstance(served, Models) else one_model(served)
             models.pool.load()
-            address = open_sites.enter_context(serving(web_app(models, 8)))
+            address = open_sites.enter_context(serving(create_app(models, 8)))
             return FakeSite(served if isinstance(served, FakeBackend) else FakeBackend(), address)
 
         yield start

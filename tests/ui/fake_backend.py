@@ -131,9 +131,9 @@ if __name__ == "__main__":  # a page to look at, without a model: python -m test
 
     from ui.cli import address_of, bind
     from ui.models.registry import one_model
-    from ui.server.app import serve, web_app
+    from ui.server.app import create_app, serve
 
     text = "Here is **a list** and some `code`:\n\n```python\ndef f(x):\n    return x < 2\n```\n\n" * 4
     bound = bind("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 7999)
-    app = web_app(one_model(FakeBackend(text, 0.08)), 64)
+    app = create_app(one_model(FakeBackend(text, 0.08)), 64)
     serve(app, bound, lambda: print("Ready:", address_of(bound), flush=True))

@@ -57,7 +57,7 @@ CONTENT_POLICY = "; ".join(
 _INNER = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "::1")
 
 
-def web_app(
+def create_app(
     models: Models,
     concurrency: int,
     *,

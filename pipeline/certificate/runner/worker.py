@@ -41,10 +41,10 @@ def check(request: Message) -> Message:
         try:
             for finding in CHECKS[name](subject, RemoteProgress()):
                 send_finding(finding, subject)
-        except EngineError as error:  # llama.cpp refuses the file
-            send_finding(Finding(name, "fail", f"{error}."), subject)
-        except (InputError, GgufError) as error:
+        except InputError as error:
             send_finding(Finding(name, "warn", f"The check could not be made: {error}."), subject)
+        except (EngineError, GgufError) as error:  # llama.cpp refuses the file
+            send_finding(Finding(name, "fail", f"{error}."), subject)
     return {}
 
 

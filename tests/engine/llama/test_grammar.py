@@ -133,7 +133,7 @@ def test_a_schema_that_makes_a_huge_grammar_is_refused_before_it_is_made(schema:
 
 
 def test_a_schema_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.llama.grammar._SECONDS", -1.0)
+    monkeypatch.setattr("engine.llama.grammar._SCHEMA_SECONDS", -1.0)
     with pytest.raises(ValueError, match=r"takes too long to read"):
         grammar_of(json.dumps(SCHEMA))
 

@@ -17,13 +17,15 @@ from engine.llama.model import Model
 from engine.probe.cpu_backend import load_cpu_backend
 from pipeline.convert.lora import reject_inexpressible
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, TensorInfo
 from tests.pipeline.chatml import CHATML
 from tests.pipeline.merge.merging import adapted, distance, scale_by
 from tests.pipeline.tiny import make_adapter, make_base
+
+pytestmark = pytest.mark.slow
 
 TOKENS = list(range(3, 300, 7))
 Logits = Callable[[Path | None], torch.Tensor]

@@ -19,6 +19,8 @@ from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 from tests.pipeline.tiny import make_adapter, make_base, merged_by_peft, resized
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("general.name", "general.basename", "general.size_label", "general.file_type", "general.finetune")
 
 

@@ -20,8 +20,8 @@ from engine.llama.model import Model
 from ggufio.file import read_tensors
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import Advance
 from pipeline.quantize.imatrix_file import (
     Imatrix,
@@ -38,6 +38,8 @@ from pipeline.quantize.worker import imatrix_data
 from tests.pipeline.chatml import CHATML
 from tests.pipeline.quantize.test_quantize import by_llama_cpp
 from tests.pipeline.tiny import make_base
+
+pytestmark = pytest.mark.slow
 
 _SIZES = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
 _CHUNK = 256  # all that these models were "trained" on

@@ -14,8 +14,8 @@ import pytest
 from gguf import GGUFReader
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import Advance
 from pipeline.quantize import writer as quant_file
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
@@ -23,6 +23,8 @@ from pipeline.quantize.types import MIXTURE, TensorTypes, parse_tensor_types, qu
 from pipeline.quantize.worker import dry_run
 from pipeline.quantize.writer import WriteJob, write_quantized
 from tests.pipeline.tiny import make_base
+
+pytestmark = pytest.mark.slow
 
 _WIDE = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
 _MODELS = {

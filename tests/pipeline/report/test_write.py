@@ -14,6 +14,8 @@ from pipeline.certificate.finding import Certificate, Finding
 from pipeline.manifest import Output, Record
 from pipeline.report.write import remove_report, write_report
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '<img src=x onerror=alert(1)> | "Hi" & `this`\n# not a heading'
 
 

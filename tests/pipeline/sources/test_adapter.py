@@ -12,6 +12,8 @@ from pipeline.errors import InputError
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder: Path, tensors: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
     folder.mkdir()

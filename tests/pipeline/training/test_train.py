@@ -29,6 +29,8 @@ from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, f
 from pipeline.training.trainer import load_model, make_trainer, token_loss
 from tests.pipeline.chatml import byte_tokenizer, trained_text
 
+pytestmark = pytest.mark.slow
+
 CHATS = [
     {
         "messages": [
@@ -268,7 +270,7 @@ def test_missing_packages_are_told(config: FinetuneConfig, monkeypatch: pytest.M
 
 
 def test_the_script_trains_and_sums_up_in_json(config: FinetuneConfig, tmp_path: Path) -> None:
-    from scripts.finetune import main
+    from pipeline.cli.finetune import main
 
     late = [{"role": "user", "content": "Hm? " * 100}, {"role": "assistant", "content": "Aye."}]
     data = tmp_path / "late.jsonl"  # with an answer that begins after the cut
@@ -289,7 +291,7 @@ def test_the_script_trains_and_sums_up_in_json(config: FinetuneConfig, tmp_path:
 def test_chats_that_were_left_out_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, said: str
 ) -> None:
-    from scripts.finetune import _tell
+    from pipeline.cli.finetune import _tell
 
     names = [field.name for field in fields(FinetuneReport)]
     report = {**dict.fromkeys(names, 0), "held_out_loss": None, "dropped_chats": dropped}
@@ -317,7 +319,7 @@ def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_pa
 
 
 def test_the_script_hides_what_plain_lora_has_no_use_for() -> None:
-    from scripts.finetune import _quiet_libraries
+    from pipeline.cli.finetune import _quiet_libraries
 
     with patch.dict(sys.modules):
         sys.modules.pop("bitsandbytes", None)

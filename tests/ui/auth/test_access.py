@@ -18,7 +18,7 @@ from ui.auth.access import Access, address_of
 from ui.auth.identity import COOKIE
 from ui.auth.limits import ConcurrencyLimit, RateLimitExceeded, RequestRate
 from ui.models.registry import one_model
-from ui.server.app import trusted_proxies, web_app
+from ui.server.app import create_app, trusted_proxies
 
 ASK = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -28,7 +28,7 @@ def basic(name: str, password: str) -> dict[str, str]:
 
 
 def client(access: Access | None = None, **options: object) -> TestClient:
-    site = web_app(one_model(FakeBackend()), 4, access=access, **options)  # type: ignore[arg-type]
+    site = create_app(one_model(FakeBackend()), 4, access=access, **options)  # type: ignore[arg-type]
     return TestClient(site, follow_redirects=False)
 
 

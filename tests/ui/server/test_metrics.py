@@ -5,7 +5,7 @@ from starlette.testclient import TestClient
 from engine.core.stats import EngineStats
 from tests.ui.fake_backend import FakeBackend
 from ui.models.registry import one_model
-from ui.server.app import web_app
+from ui.server.app import create_app
 
 
 class CountingBackend(FakeBackend):
@@ -14,6 +14,6 @@ class CountingBackend(FakeBackend):
 
 
 def test_metrics_are_served_for_a_backend_that_counts() -> None:
-    answer = TestClient(web_app(one_model(CountingBackend()), 4)).get("/metrics")
+    answer = TestClient(create_app(one_model(CountingBackend()), 4)).get("/metrics")
     assert answer.status_code == 200 and "gguf_chat_running 3.0" in answer.text
     assert answer.headers["content-type"].startswith("text/plain")

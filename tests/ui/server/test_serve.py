@@ -18,7 +18,7 @@ from ui.cli import bind
 from ui.models.catalog import Catalog
 from ui.models.files import CatalogEntry
 from ui.models.registry import Models
-from ui.server.app import serve, web_app
+from ui.server.app import create_app, serve
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_page_is_there_before_its_model() -> None:
     gate: Future[Failing] = Future()
     catalog = Catalog([CatalogEntry("fake", "Fake", "fake.gguf")])
     models = Models(catalog, ModelPool(lambda *_: gate.result(10), catalog.keys(), catalog.first), INFO)
-    client = TestClient(web_app(models, 4))
+    client = TestClient(create_app(models, 4))
     loading = models.pool.preload()
     page = client.get("/")
     assert page.status_code == 200 and page.headers["Content-Encoding"] == "gzip"

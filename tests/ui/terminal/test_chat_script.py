@@ -23,6 +23,8 @@ from tests.ui.app_process import ROOT
 from tests.ui.fake_backend import INFO, FakeBackend, FakeStream
 from ui.terminal.chat import ContextSize, TerminalChat, run_loop, run_once
 
+pytestmark = pytest.mark.slow
+
 
 def chat_script(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(

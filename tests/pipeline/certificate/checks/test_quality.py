@@ -11,7 +11,7 @@ import pytest
 from pipeline.certificate.checks.quality import check_quality
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
-from pipeline.export.run import ExportResult
+from pipeline.exporter.run import ExportResult
 from pipeline.progress import NoProgress
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source

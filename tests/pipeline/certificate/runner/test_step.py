@@ -14,14 +14,16 @@ from pipeline.certificate.runner.certify import NAMES, _died, certify
 from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject, without_folders
 from pipeline.errors import InputError, PipelineError
-from pipeline.export.certify_step import EARLY, PREPARE
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.certify_step import EARLY, PREPARE
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import NoProgress
 from pipeline.worker_process import WorkerDied, run_worker
 from tests.pipeline.certificate.rewrite import rewrite
 from tests.pipeline.chatml import CHATML
 from tests.pipeline.tiny import make_base
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_check_has_its_name() -> None:
@@ -123,7 +125,7 @@ def test_a_check_that_died_is_told_with_the_end_of_its_log(tmp_path: Path) -> No
 def test_a_template_that_loops_is_named_when_it_ends_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looping = "from common.system import at_most\nwith at_most(0.01):\n    while True: pass\n"
+    looping = "from common.system import kill_after\nwith kill_after(0.01):\n    while True: pass\n"
     (tmp_path / "looping.py").write_text(looping)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(PipelineError, match="chat template seems to loop"):

@@ -11,7 +11,7 @@ import pytest
 from engine.probe.cpu_backend import cache_path, is_known, probe_model
 from pipeline.certificate.runner.certify import Checker
 from pipeline.certificate.subject import Subject
-from pipeline.export.certify_step import PREPARE
+from pipeline.exporter.certify_step import PREPARE
 from pipeline.progress import NoProgress
 
 

@@ -16,7 +16,7 @@ from pipeline.certificate.finding import NAME, Certificate, Finding, load_certif
 from pipeline.certificate.runner.certify import NAMES, Checker
 from pipeline.certificate.subject import Subject, tokenizer_reference_file
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
+from pipeline.exporter.config import ExportConfig
 from pipeline.manifest import Record, versions
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.adapter import Adapter

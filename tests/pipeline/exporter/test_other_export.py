@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.export.config import ExportConfig
-from pipeline.export.resume import config_diff
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.resume import config_diff
 from pipeline.manifest import Record, versions
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source

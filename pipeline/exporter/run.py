@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pipeline.certificate.finding import Certificate
 from pipeline.convert.lora import reject_inexpressible
-from pipeline.export.auto_quant import auto_notes, reject_without_template, resolve_auto
-from pipeline.export.base import AdapterExport
-from pipeline.export.certify_step import remove_stale_certificate
-from pipeline.export.config import ExportConfig
-from pipeline.export.model_export import ModelExport, check_importance
-from pipeline.export.resume import open_record, recorded_outputs, remove_stale_outputs
-from pipeline.export.workspace import Workspace
+from pipeline.exporter.auto_quant import auto_notes, reject_without_template, resolve_auto
+from pipeline.exporter.base import AdapterExport
+from pipeline.exporter.certify_step import remove_stale_certificate
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.model_export import ModelExport, check_importance
+from pipeline.exporter.resume import open_record, recorded_outputs, remove_stale_outputs
+from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record
 from pipeline.progress import NoProgress, StepProgress
@@ -36,6 +36,11 @@ class ExportResult:
     manifest: Path
     notes: tuple[str, ...] = ()
     certificate: Certificate | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The GGUF files, in the order of `outputs`."""
+        return tuple(self.folder / output.file for output in self.outputs)
 
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:

@@ -13,8 +13,8 @@ from common.files import sha256
 from ggufio.shards import whole_name
 from pipeline.convert.toolchain import runtime_version
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.workspace import Workspace
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import FORMAT, NAME, Record, load_record, versions
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source

@@ -15,15 +15,17 @@ from pipeline.certificate.finding import Finding
 from pipeline.certificate.runner.worker import send_finding
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError, PipelineError
-from pipeline.export import auto_quant as auto_step
-from pipeline.export.auto_quant import Trial, choose, trial_of
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter import auto_quant as auto_step
+from pipeline.exporter.auto_quant import Trial, choose, trial_of
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.manifest import Record
 from pipeline.progress import Advance, NoProgress
 from tests.pipeline.certificate.conftest import complete_tokenizer
 from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import make_adapter, make_base
+
+pytestmark = pytest.mark.slow
 
 SMALL = Trial("Q3_K_M", 90, 0.80, 0.78, 0.82, 0.40, 300, 90)
 LUCKY = Trial("Q4_0", 92, 0.96, 0.93, 0.98, 0.08, 300, 120)

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
-from pipeline.export import certify_step as background
-from pipeline.export.certify_step import BackgroundCertification, CertificateStep
-from pipeline.export.config import ExportConfig
+from pipeline.exporter import certify_step as background
+from pipeline.exporter.certify_step import BackgroundCertification, CertificateStep
+from pipeline.exporter.config import ExportConfig
 from pipeline.manifest import Output, Record
 from pipeline.progress import StepProgress
 from pipeline.sources.model_source import Source

@@ -15,13 +15,15 @@ import pytest
 
 from common.files import sha256
 from pipeline.errors import InputError
-from pipeline.export import model_export as model_run
-from pipeline.export import workspace
-from pipeline.export.auto_quant import CANDIDATES_DIR
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter import model_export as model_run
+from pipeline.exporter import workspace
+from pipeline.exporter.auto_quant import CANDIDATES_DIR
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import Advance
 from tests.pipeline.tiny import make_adapter, make_base
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from pipeline.certificate.runner.certify import certify
 from pipeline.certificate.scoring.metrics import GOOD_KL, GOOD_SURVIVAL
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError, PipelineError
-from pipeline.export.certify_step import CertificateStep
-from pipeline.export.config import ExportConfig
+from pipeline.exporter.certify_step import CertificateStep
+from pipeline.exporter.config import ExportConfig
 from pipeline.manifest import Record
 from pipeline.progress import StepProgress
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.export.resume import remove_stale_outputs
+from pipeline.exporter.resume import remove_stale_outputs
 from pipeline.manifest import Output, Record
 
 

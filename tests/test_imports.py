@@ -1,31 +1,18 @@
-"""Imports point one way, as docs/architecture.md draws them."""
+"""Imports point one way (import-linter), and heavy packages are imported only where they belong."""
 
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = {"common", "ggufio"}
-ROOMS = {
-    "common": {"common"},
-    "ggufio": GROUND,
-    "engine": {"engine", *GROUND},
-    "ui": {"engine", "ui", *GROUND},
-    "pipeline": {"pipeline", *GROUND},
-    "bench": {"bench", "engine", "pipeline", "ui", *GROUND},
-}
-# What measures an export runs it, so these alone of the pipeline may enter the engine.
-MORE = {
-    "pipeline/certificate": {"engine"},
-    "pipeline/quantize/imatrix": {"engine"},
-    "pipeline/report": {"engine"},  # the chat template, as the engine renders it
-}
-OURS = {*(room.removesuffix(".py") for room in ROOMS), "app", "scripts", "tests"}
-# Who may touch what is heavy or dangerous. A room stands for all of its files.
+PACKAGES = ("common", "ggufio", "engine", "ui", "pipeline", "bench")
+# Who may touch what is heavy or dangerous. A package stands for all of its files.
 ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
@@ -47,14 +34,9 @@ ONLY = {
 
 
 def python_files() -> Iterator[Path]:
-    for room in (*ROOMS, "scripts"):
-        yield from files_of(room)
-    yield ROOT / "app.py"
-
-
-def files_of(room: str) -> list[Path]:
-    place = ROOT / room
-    return [place] if place.is_file() else list(place.rglob("*.py"))
+    for folder in (*PACKAGES, "scripts"):
+        yield from (ROOT / folder).rglob("*.py")
+    yield from (ROOT / "app.py", ROOT / "gguf_chat.py")
 
 
 def imports(path: Path) -> set[str]:
@@ -64,20 +46,22 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import hides which room it enters"
+            assert node.level == 0, f"{path}: a relative import hides which package it enters"
             names.add((node.module or "").partition(".")[0])
     return names
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_from_the_rooms_behind_it(room: str) -> None:
-    files = files_of(room)
-    assert files
-    for path in files:
-        place = path.relative_to(ROOT).as_posix()
-        more = {name for start, names in MORE.items() if place.startswith(start) for name in names}
-        wrong = (imports(path) & OURS) - ROOMS[room] - more
-        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+def test_imports_point_one_way(python: str) -> None:
+    command = [str(Path(python).with_name("lint-imports")), "--no-logo", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_only_doors_import_scripts_and_nothing_imports_tests(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        assert not imports(path) & {"app", "gguf_chat", "scripts", "tests"}, path
 
 
 @pytest.mark.parametrize("package", ONLY)
@@ -88,8 +72,8 @@ def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
             continue
         seen = True
         place = str(path.relative_to(ROOT))
-        room = place.partition("/")[0]
-        assert {place, room} & ONLY[package], f"{place} imports {package}"
+        top = place.partition("/")[0]
+        assert {place, top} & ONLY[package], f"{place} imports {package}"
     assert seen
 
 
@@ -100,3 +84,13 @@ def test_nothing_opens_a_pickle_or_trusts_remote_code() -> None:
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
                 assert isinstance(node.value, ast.Constant) and node.value.value is False, path
         assert not imports(path) & {"pickle", "diskcache", "shelve"}, path
+
+
+def test_the_package_needs_what_requirements_txt_pins() -> None:
+    """pyproject.toml cannot hold llama.cpp's build flags, so the pins are written twice."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.partition(" ")[0] for line in lines if line and not line.startswith("#")}
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = (\[.*?^\])", project, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    assert set(ast.literal_eval(listed[1])) == pinned

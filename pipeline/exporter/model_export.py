@@ -14,17 +14,23 @@ from pipeline.certificate.tensors.expected import is_plain
 from pipeline.convert.job import ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.data.dataset import read_chats
-from pipeline.export.auto_quant import AUTO_OPTION, CANDIDATES_DIR, AutoStep, remove_candidates, resolve_auto
-from pipeline.export.base import ExportRun
-from pipeline.export.certify_step import (
+from pipeline.exporter.auto_quant import (
+    AUTO_OPTION,
+    CANDIDATES_DIR,
+    AutoStep,
+    remove_candidates,
+    resolve_auto,
+)
+from pipeline.exporter.base import ExportRun
+from pipeline.exporter.certify_step import (
     SCRATCH,
     BackgroundCertification,
     CertificateStep,
     Certification,
     NoCertification,
 )
-from pipeline.export.config import ExportConfig
-from pipeline.export.workspace import require_space
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.workspace import require_space
 from pipeline.manifest import Record, versions
 from pipeline.progress import StepProgress
 from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_few_chats

@@ -12,6 +12,8 @@ from pipeline.cli.console import RESUME_HINT, report_errors
 from pipeline.errors import PipelineError
 from tests.pipeline.tiny import make_adapter, make_base
 
+pytestmark = pytest.mark.slow
+
 
 def run(root: Path, python: str, *words: object, **extra: str) -> subprocess.CompletedProcess[str]:
     import os

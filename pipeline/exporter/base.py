@@ -14,9 +14,9 @@ from ggufio.shards import whole_name
 from pipeline.certificate.finding import Certificate
 from pipeline.convert.lora import AdapterJob, write_adapter
 from pipeline.convert.toolchain import ensure_toolchain
-from pipeline.export.config import ExportConfig
-from pipeline.export.resume import describe_adapter, describe_importance, describe_input, merged_into
-from pipeline.export.workspace import Workspace
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.resume import describe_adapter, describe_importance, describe_input, merged_into
+from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import Output, Record, versions
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import Adapter

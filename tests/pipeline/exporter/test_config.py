@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
+from pipeline.exporter.config import ExportConfig
 from pipeline.sources.adapter import parse_adapter
 
 

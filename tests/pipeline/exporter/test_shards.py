@@ -16,14 +16,16 @@ from ggufio.file import GgufTensors
 from ggufio.shards import split_names, whole_name
 from pipeline.certificate.runner.external import ExternalCheck
 from pipeline.errors import InputError
-from pipeline.export.config import ExportConfig
-from pipeline.export.run import export
+from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.run import export
 from pipeline.progress import NoProgress
 from pipeline.quantize.job import Quantizer
 from pipeline.quantize.types import group, parse_size
 from tests.engine.helpers import ask, user
 from tests.pipeline.tiny import make_base
 from ui.models.files import choose_gguf
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
