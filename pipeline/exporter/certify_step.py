@@ -29,7 +29,7 @@ SCRATCH = "certificate"
 
 @dataclass(frozen=True)
 class CertificateStep:
-    """What is certified in one export, and where the certificate is stored."""
+    """The certificate of one export: its subject, its inputs and its file."""
 
     config: ExportConfig
     base: Source

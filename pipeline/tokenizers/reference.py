@@ -17,7 +17,6 @@ from common.errors import MissingPackage
 from common.files import write_atomically
 from common.system import RENDER_SECONDS, kill_after
 from common.text import first_line
-from pipeline.certificate.subject import Subject
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.tokenizers.stress_corpus import stress_corpus, token_texts
@@ -93,11 +92,10 @@ class TokenizerReference:
         write_atomically(path, json.dumps(to_json(self)))
 
 
-def load_tokenizer_reference(subject: Subject) -> TokenizerReference:
-    """Load the subject's reference, computing and saving it first when there is none."""
-    path = subject.tokenizer_reference
+def load_tokenizer_reference(path: Path, folder: Path, evaluation: Path | None) -> TokenizerReference:
+    """Load the reference at `path`; without one, save that of the tokenizer in `folder` there first."""
     if not path.is_file():
-        ask_tokenizer(subject.reference, subject.evaluation).save(path)
+        ask_tokenizer(folder, evaluation).save(path)
     return from_json(TokenizerReference, json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -48,7 +48,7 @@ def check_logits(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     if (reason := _refusal(subject)) is not None:
         yield Finding("logits", "skipped", reason)
         return
-    reference = load_tokenizer_reference(subject)
+    reference = load_tokenizer_reference(subject.tokenizer_reference, subject.reference, subject.evaluation)
     prompts = [chat.ids for chat in reference.chats if chat.ids and len(chat.ids) <= _LONGEST][:_CHATS]
     if not prompts:
         yield Finding("logits", "skipped", "The model has no chat template, so there is no prompt to try.")

@@ -27,7 +27,9 @@ _END = "The token after an answer ends the generation, or the model talks on."
 def check_template(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Render conversations on both sides, count the BOS, and look at what ends a turn."""
     with progress.step("Check the chat template", None):
-        reference = load_tokenizer_reference(subject)
+        reference = load_tokenizer_reference(
+            subject.tokenizer_reference, subject.reference, subject.evaluation
+        )
         with closing(Model(subject.full, vocab_only=True)) as model:
             yield from compare_templates(reference, model.metadata("tokenizer.chat_template"), model.vocab)
 

@@ -26,7 +26,9 @@ _ROLES = "The beginning and the end of a text are the same tokens as in training
 def check_tokenizer(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Compare ids on the stress corpus and the user's data, then size, added tokens and roles."""
     with progress.step("Check the tokenizer", None):
-        reference = load_tokenizer_reference(subject)
+        reference = load_tokenizer_reference(
+            subject.tokenizer_reference, subject.reference, subject.evaluation
+        )
         with closing(Model(subject.full, vocab_only=True)) as model:
             yield from compare_vocabularies(reference, model.vocab)
 

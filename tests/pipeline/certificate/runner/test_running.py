@@ -21,7 +21,7 @@ from tests.pipeline.certificate.rewrite import rewrite
 
 @pytest.fixture(scope="module")
 def asked(real: Subject) -> list[Asked]:
-    reference = load_tokenizer_reference(real)
+    reference = load_tokenizer_reference(real.tokenizer_reference, real.reference, real.evaluation)
     return list(ask_transformers(real, [chat.ids for chat in reference.chats if chat.ids]))
 
 
