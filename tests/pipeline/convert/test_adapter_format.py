@@ -1,4 +1,4 @@
-"""The adapter alone as a GGUF LoRA file: its answers over the base are those of PEFT's model."""
+"""GGUF LoRA files: the base's logits with one loaded are those of PEFT's model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as low
+import llama_cpp as llama
 import numpy as np
 import pytest
 import torch
@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def over_the_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Logits:
-    """The logits of llama.cpp, in float32, of the base's GGUF with an adapter's GGUF on it."""
+    """Return llama.cpp's float32 logits of the base's GGUF with the adapter's GGUF loaded."""
     out = tmp_path_factory.mktemp("gguf") / "base"
     export(ExportConfig(str(base), out, quants=(), keep_f16=True, outtype="f32", threads=2))
     gguf = out / "base-F32.gguf"
@@ -48,26 +48,26 @@ def over_the_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Logit
     model = Model(gguf)
 
     def logits(adapter: Path | None) -> torch.Tensor:
-        params = low.llama_context_default_params()
+        params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = 256, 256, 256
-        params.type_k = params.type_v = low.GGML_TYPE_F32
-        params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to f16
-        context = low.llama_init_from_model(model.handle, params)
+        params.type_k = params.type_v = llama.GGML_TYPE_F32
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to f16
+        context = llama.llama_init_from_model(model.handle, params)
         if adapter is not None:
-            handles = (low.llama_adapter_lora_p_ctypes * 1)(LoadedAdapter(model, adapter).handle)
-            assert low.llama_set_adapters_lora(context, handles, 1, (low.ctypes.c_float * 1)(1.0)) == 0
-        batch = low.llama_batch_init(len(TOKENS), 0, 1)
+            handles = (llama.llama_adapter_lora_p_ctypes * 1)(LoadedAdapter(model, adapter).handle)
+            assert llama.llama_set_adapters_lora(context, handles, 1, (llama.ctypes.c_float * 1)(1.0)) == 0
+        batch = llama.llama_batch_init(len(TOKENS), 0, 1)
         batch.n_tokens = len(TOKENS)
         for place, token in enumerate(TOKENS):
             batch.token[place], batch.pos[place], batch.logits[place] = token, place, 1
             batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
-        assert low.llama_decode(context, batch) == 0
+        assert llama.llama_decode(context, batch) == 0
         rows = [
-            np.ctypeslib.as_array(low.llama_get_logits_ith(context, i), (32000,)).copy()
+            np.ctypeslib.as_array(llama.llama_get_logits_ith(context, i), (32000,)).copy()
             for i in range(len(TOKENS))
         ]
-        low.llama_batch_free(batch)
-        low.llama_free(context)
+        llama.llama_batch_free(batch)
+        llama.llama_free(context)
         return torch.from_numpy(np.stack(rows))
 
     return logits

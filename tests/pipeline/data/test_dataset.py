@@ -1,4 +1,4 @@
-"""Chat data sets: what is accepted, what each mistake is told, the split, and the labels."""
+"""Chat data sets: accepted formats, error messages, the split, and the labels."""
 
 from __future__ import annotations
 

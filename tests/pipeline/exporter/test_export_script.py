@@ -1,4 +1,4 @@
-"""scripts/export_gguf.py as a person runs it: exit codes, and one clear line for each mistake."""
+"""scripts/export_gguf.py as a user runs it: exit codes, and one clear line per mistake."""
 
 from __future__ import annotations
 
