@@ -31,6 +31,11 @@ def and_more(count: int, one: str) -> str:
     return f" and {pluralize(count, f'more {one}')}" if count else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nan_to_none(tree: Any) -> Any:
     """Return the same tree of dicts, lists and tuples, with None for NaN and infinite numbers."""
     if isinstance(tree, dict):

@@ -1,4 +1,4 @@
-"""From a LoRA adapter to GGUF files that provably still are the tuned model.
+"""Fine-tunes LoRA adapters, and exports them to GGUF files that are checked against the tuned model.
 
     from pipeline import ExportConfig, export
 

@@ -1,4 +1,4 @@
-"""Errors of the pipeline: one line each that names the thing, the value and the fix."""
+"""The pipeline's errors; each message is one line with the thing, the value and the fix."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["InputError", "PipelineError"]
 
 
 class PipelineError(UserError):
-    """A step of the pipeline failed although its input was valid (exit code 1)."""
+    """A step that failed although its input was valid (exit code 1)."""

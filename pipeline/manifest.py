@@ -1,6 +1,6 @@
-"""What an export was made of and what it made: manifest.json, and the record that lets it resume.
+"""manifest.json: the inputs, options and outputs of an export, also its record while under way.
 
-A file counts as finished because the record says so, never because it exists.
+A file counts as finished only when it is recorded, never because it exists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PACKAGES = ("llama-cpp-python", "torch", "transformers", "peft", "gguf")
 
 @dataclass(frozen=True)
 class Output:
-    """A finished GGUF: size in bytes, seconds to make it; `mtime_ns` tells whether it was touched since."""
+    """A finished GGUF, with the seconds that it took; size and `mtime_ns` show later changes."""
 
     file: str
     type: str
@@ -33,8 +33,8 @@ class Output:
     sha256: str
     mtime_ns: int
 
-    def stands(self, folder: Path) -> bool:
-        """Whether the file is there as it was recorded."""
+    def is_unchanged(self, folder: Path) -> bool:
+        """Return whether the file exists in `folder` as it was recorded."""
         try:
             status = (folder / self.file).stat()
         except OSError:
@@ -44,7 +44,7 @@ class Output:
 
 @dataclass
 class Record:
-    """All that is known of an export, under way or complete."""
+    """The state of an export, under way or complete."""
 
     fingerprint: str
     complete: bool = False
@@ -57,23 +57,23 @@ class Record:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Each file's SHA-256 by its name."""
+        """The SHA-256 of each output by its file name."""
         return {name: output.sha256 for name, output in self.outputs.items()}
 
-    def finished(self, file: str, folder: Path) -> bool:
-        """Whether the output of that name, or every shard of it, is recorded and stands."""
+    def is_finished(self, file: str, folder: Path) -> bool:
+        """Return whether the output of that name, or each of its shards, is recorded and unchanged."""
         found = [output for output in self.outputs.values() if whole_name(output.file) == file]
-        return bool(found) and all(output.stands(folder) for output in found)
+        return bool(found) and all(output.is_unchanged(folder) for output in found)
 
     def save(self, path: Path) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record atomically."""
         content = {"format": FORMAT, **asdict(self)}
         content["outputs"] = [asdict(output) for output in self.outputs.values()]
         write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def load_record(path: Path) -> Record | None:
-    """Read a record back; None when there is none. Raises InputError when it is not ours."""
+    """Read a record; None when there is no file. Raises InputError for a damaged or unknown one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,12 +85,12 @@ def load_record(path: Path) -> Record | None:
     try:
         outputs = {item["file"]: Output(**item) for item in content.pop("outputs")}
         return Record(outputs=outputs, **content)
-    except (KeyError, TypeError):  # fields that this version lacks, or has besides
+    except (KeyError, TypeError):  # another version's fields
         raise InputError(f"{path} was written by another version: --force makes the export anew") from None
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that had a part in an export."""
+    """Return the versions of Python and of the packages that an export depends on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,37 +1,37 @@
-"""One progress bar per step, for whoever watches an export."""
+"""Progress of the pipeline's steps: the callback protocol, and bars on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Advance = Callable[[int], None]
-"""Takes the work done so far, in the unit of the step's total."""
+"""Called with the work done so far, in units of the step's total."""
 
 
 class StepProgress(Protocol):
-    """What a step tells about itself while it runs."""
+    """Receives the progress of steps."""
 
     def step(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
-        """Open a step of `total` units of work (None when that is not known)."""
+        """Open a step of `total` units of work (None: unknown)."""
         ...
 
 
 class NoProgress:
-    """Shows nothing; for callers that have no one watching."""
+    """Shows nothing."""
 
     @contextmanager
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
-        """A step that nobody sees."""
+        """Open a step that is not shown."""
         yield lambda done: None
 
 
 class ProgressBars:
-    """Draws one bar per step on a terminal; where there is none, a line as each starts and as it ends."""
+    """Draws one bar per step on a terminal; elsewhere prints a line at its start and its end."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -39,6 +39,8 @@ class ProgressBars:
     @contextmanager
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
         """Draw the bar of one step."""
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
         columns = (
             TextColumn("{task.description:<28}"),
             BarColumn(),

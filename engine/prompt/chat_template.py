@@ -19,6 +19,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from common.text import first_line
 from engine.errors import ModelError, RequestError
 from engine.types import Message
 
@@ -126,7 +127,7 @@ class ChatTemplate:
 
 
 def _brief(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return first_line(error)[:200]
 
 
 def check_messages(messages: Sequence[Message]) -> None:

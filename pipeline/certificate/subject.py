@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.files import sha256
-from common.worker_process import Message
 from ggufio.shards import whole_name
 from pipeline.certificate.finding import Finding
-from pipeline.sources.adapter import Adapter, read_adapter
+from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
 
 Depth = Literal["fast", "full"]
@@ -51,51 +50,10 @@ class Subject:
         """Where the converter may have written down what transformers says of the tokenizer."""
         return tokenizer_reference_file(self.scratch, self.evaluation)
 
-    def request(self) -> Message:
-        """The subject as a child process takes it."""
-        return {
-            "reference": str(self.reference),
-            "full": str(self.full),
-            "scratch": str(self.scratch),
-            "threads": self.threads,
-            "files": {name: str(path) for name, path in self.files.items()},
-            "base": self.base.request() if self.base else None,
-            "adapters": [[*adapter.source.request(), adapter.weight] for adapter in self.adapters],
-            "qlora_base": self.qlora_base,
-            "evaluation": _text(self.evaluation),
-            "depth": self.depth,
-        }
-
-    @classmethod
-    def of_request(cls, request: Message) -> Subject:
-        """The subject out of a child's request."""
-        return cls(
-            reference=Path(request["reference"]),
-            full=Path(request["full"]),
-            scratch=Path(request["scratch"]),
-            threads=request["threads"],
-            files={name: Path(path) for name, path in request["files"].items()},
-            base=Source.of_request(request["base"]) if request["base"] else None,
-            adapters=tuple(
-                read_adapter(Source.of_request(fields), weight) for *fields, weight in request["adapters"]
-            ),
-            qlora_base=request["qlora_base"],
-            evaluation=_path(request["evaluation"]),
-            depth=request["depth"],
-        )
-
 
 def tokenizer_reference_file(scratch: Path, evaluation: Path | None) -> Path:
     """The file in `scratch` for what transformers says with those chats of the user's."""
     return scratch / f"tokenizer-{sha256(evaluation)[:12] if evaluation else 'alone'}.json"
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def text_config(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the pipeline's scripts say on a terminal: progress, a table, one clear line for an error."""
+"""Terminal output of the pipeline's commands: progress bars, tables, errors as one line, paths as options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ORDER = ("fail", "warn", "pass", "skipped")
 
 
 def show_certificate(certificate: Certificate, console: Console | None = None) -> None:
-    """Print all findings, the gravest first, then what each failure and warning may come from."""
+    """Print all findings, the most severe first, then thresholds and causes of failures and warnings."""
     console = console or Console()
     table = Table(title="certificate", title_justify="left")
     for heading in ("check", "", "found"):
@@ -35,7 +35,7 @@ def show_certificate(certificate: Certificate, console: Console | None = None) -
     ordered = sorted(certificate.findings, key=lambda finding: _ORDER.index(finding.status))
     for finding in ordered:
         name = f"{finding.name} {finding.file}".strip()
-        # Texts of a model may hold brackets, which rich would read as its markup.
+        # Text: a model's output may have brackets, which rich would parse as markup.
         table.add_row(Text(name), Text(finding.status, _STYLES[finding.status]), Text(finding.summary))
     console.print(table)
     for finding in ordered:
@@ -44,21 +44,21 @@ def show_certificate(certificate: Certificate, console: Console | None = None) -
 
 
 def _explain(finding: Finding, console: Console) -> None:
-    for title, words in (("wanted", finding.threshold), ("cause", finding.cause)):
-        if words:
-            console.print(Text(f"{finding.name}, {title}: {words}", _STYLES[finding.status]))
+    for title, text in (("wanted", finding.threshold), ("cause", finding.cause)):
+        if text:
+            console.print(Text(f"{finding.name}, {title}: {text}", _STYLES[finding.status]))
 
 
-GO_ON = "run the same command again to go on from the last finished step"
-BEGIN_AGAIN = "run the same command again to begin anew"
+RESUME_HINT = "run the same command again to go on from the last finished step"
+RESTART_HINT = "run the same command again to begin anew"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
-    """Turn the pipeline's errors into one line on standard error and the right exit code.
+def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
+    """Report the pipeline's errors as one line on standard error, with the right exit code.
 
-    `after_interrupt` says what Ctrl-C left behind, or what to do then.
+    `after_interrupt` is the hint after Ctrl-C.
     """
     try:
         yield
@@ -77,12 +77,12 @@ def report_errors(after_interrupt: str = BEGIN_AGAIN) -> Iterator[None]:
 
 
 def terminal_progress() -> ProgressBars:
-    """Progress bars on standard error, so that standard output stays clean."""
+    """Return progress bars on standard error, separate from the output."""
     return ProgressBars(Console(stderr=True))
 
 
 def show_export(result: ExportResult, as_json: bool) -> None:
-    """Print the table of files and, when asked, the summary as one line of JSON."""
+    """Print the table of files, notes and the certificate, and with `as_json` a summary as a line of JSON."""
     console = Console()
     table = Table(title=str(result.folder), title_justify="left")
     for heading in ("file", "type"):
@@ -117,14 +117,14 @@ def _size(count: int) -> str:
 
 
 def given_path(option: str, text: str) -> Path:
-    """The path; raises InputError for an empty one, which Path would take as the folder at hand."""
+    """Return an option's path. Raises InputError for an empty one, which Path takes as the current folder."""
     if not text.strip():
         raise InputError(f"{option} is empty: name a place to write to, or give . for this folder")
     return Path(text)
 
 
 def certificate_path(text: str) -> Path:
-    """Where `certify` writes its certificate; raises InputError where that cannot be."""
+    """Return where `certify` writes its certificate. Raises InputError for a folder, or in a missing one."""
     path = given_path("--out", text)
     if path.is_dir():
         raise InputError(

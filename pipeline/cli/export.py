@@ -12,7 +12,7 @@ import typer
 from common.system import physical_cores
 from pipeline.certificate.runner.external import ExternalCheck, certify_file
 from pipeline.cli.console import (
-    GO_ON,
+    RESUME_HINT,
     certificate_path,
     given_path,
     report_errors,
@@ -26,7 +26,7 @@ from pipeline.exporter.run import export
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-# Options by the panel of --help that they are in; those without one come first there.
+# Options by their panel in --help; those without a panel come first.
 types = partial(typer.Option, rich_help_panel="Types")
 checks = partial(typer.Option, rich_help_panel="Checks")
 running = partial(typer.Option, rich_help_panel="Running")
@@ -141,7 +141,7 @@ def main(
 
     Exit codes: 0 done, 2 the input is wrong, 1 anything else, such as a certificate that failed.
     """
-    with report_errors(GO_ON):
+    with report_errors(RESUME_HINT):
         config = ExportConfig(
             base=base,
             out=given_path("--out", out),

@@ -20,7 +20,7 @@ from pipeline.training.finetune import RECORD, FinetuneConfig, finetune
 DEFAULTS = FinetuneConfig(base="-", data=Path(), out=Path())
 
 
-# Options by the panel of --help that they are in; those without one come first there.
+# Options by their panel in --help; those without a panel come first.
 adapter = partial(typer.Option, rich_help_panel="Adapter")
 training = partial(typer.Option, rich_help_panel="Training")
 
@@ -107,12 +107,12 @@ def main(
         )
         _quiet_libraries()
         folder = finetune(config, terminal_progress())
-    _tell(folder, json_summary)
+    _print_summary(folder, json_summary)
 
 
 def _quiet_libraries() -> None:
-    # Their bars and hints would break ours; errors still come through.
-    # PEFT would import it without need, and it complains of what it lacks; None says that it is not there.
+    # Their progress bars and hints would garble ours; errors are still shown.
+    # PEFT would import bitsandbytes without need, which complains of missing libraries; None disables it.
     sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -120,7 +120,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _tell(folder: Path, json_summary: bool) -> None:
+def _print_summary(folder: Path, json_summary: bool) -> None:
     report: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))["report"]
     if json_summary:
         typer.echo(json.dumps({"adapter": str(folder), **report}))

@@ -1,7 +1,7 @@
-"""Base + adapter -> a full-precision GGUF, in one streaming pass.
+"""Merge adapters into a base and convert it to a full-precision GGUF, in one streaming pass.
 
-The work is done in a child process (convert_child.py), since llama.cpp's converter needs a `gguf`
-package of its own. There is no merged checkpoint on disk and no whole model in memory.
+A worker process (worker.py) does it, as llama.cpp's converter needs its own version of the package `gguf`.
+There is never a merged checkpoint on disk, nor a whole model in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, run_worker
 from pipeline.progress import StepProgress
 from pipeline.quantize.types import MIXTURE, TensorTypes
@@ -19,10 +20,10 @@ from pipeline.sources.model_source import Source
 
 @dataclass(frozen=True)
 class Converted:
-    """What the converter wrote: its tensors, its parameters, and how many tensors of it were merged.
+    """The number of tensors and parameters written, and of checkpoint tensors that the adapters changed.
 
-    `notes` are lines about the tokenizer, for people, and `settings` what the merged model's config.json says
-    otherwise than its base's.
+    `notes` are lines about the tokenizer for the user; `settings` are the values in which the merged model's
+    config.json differs from its base's.
     """
 
     tensors: int
@@ -34,11 +35,11 @@ class Converted:
 
 @dataclass(frozen=True)
 class ConvertJob:
-    """What to convert: `base` with `adapters` merged in, to `target`, a GGUF of `outtype` (f16, bf16, f32).
+    """Convert `base`, with `adapters` merged into it, to `target`, a GGUF of `outtype` (f16, bf16, f32).
 
-    `target` is written in place: the caller renames it when it is whole. `types` is what it will be
-    quantized with: a choice that no tensor can follow is refused before anything is written. What
-    transformers says of the tokenizer, and of the chats in `evaluation`, is written to `tokenizer_reference`.
+    `target` is written in place: the caller renames it when it is complete. `types` are the choices for the
+    later quantization: one that fits no tensor is refused before anything is written. transformers' results
+    for the tokenizer, and for the chats in `evaluation`, are written to `tokenizer_reference`.
     """
 
     base: Source
@@ -53,28 +54,12 @@ class ConvertJob:
     tokenizer_reference: Path | None = None
     evaluation: Path | None = None
 
-    def request(self) -> Message:
-        """The job as the child process takes it."""
-        return {
-            "base": self.base.request(),
-            "adapters": [[*adapter.source.request(), adapter.weight] for adapter in self.adapters],
-            "outtype": self.outtype,
-            "target": str(self.target),
-            "name": self.name,
-            "toolchain": str(self.toolchain),
-            "threads": self.threads,
-            "qlora_base": self.qlora_base,
-            "types": self.types.request(),
-            "tokenizer_reference": str(self.tokenizer_reference) if self.tokenizer_reference else None,
-            "evaluation": str(self.evaluation) if self.evaluation else None,
-        }
-
 
 def convert(job: ConvertJob, progress: StepProgress) -> Converted:
-    """Do the job; raises InputError for what cannot be merged or converted."""
+    """Run the job in a worker process. Raises InputError for what cannot be merged or converted."""
     title = "Merge and convert" if job.adapters else "Convert"
     with progress.step(f"{title} to {job.outtype}", 100) as advance:
-        total = [0]  # bytes that the file will have, told by the child once it knows
+        total = [0]  # bytes of the finished file, which the worker reports once it knows
 
         def on_message(message: Message) -> None:
             total[0] = int(message["bytes"])
@@ -84,5 +69,5 @@ def convert(job: ConvertJob, progress: StepProgress) -> Converted:
                 advance(100 * job.target.stat().st_size // total[0])
 
         log = job.target.with_suffix(".log")
-        result = run_worker("pipeline.convert.worker", job.request(), log, on_message, on_tick)
-    return Converted(**{**result, "notes": tuple(result["notes"])})
+        result = run_worker("pipeline.convert.worker", to_json(job), log, on_message, on_tick)
+    return from_json(Converted, result)

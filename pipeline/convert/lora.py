@@ -1,6 +1,6 @@
-"""The child process that writes a GGUF LoRA file, with llama.cpp's own convert_lora_to_gguf.py.
+"""Write an adapter as a GGUF LoRA file with llama.cpp's convert_lora_to_gguf.py, in a worker process.
 
-Run by adapter_format.py as `python -m pipeline.convert.job.lora`.
+The worker is this module, run as `python -m pipeline.convert.lora`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, run_worker, serve
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
-from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, is_lora, read_adapter
+from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, is_lora
 from pipeline.sources.model_source import Source
 
 _INEXPRESSIBLE = {
@@ -31,7 +32,7 @@ _INEXPRESSIBLE = {
 
 @dataclass(frozen=True)
 class AdapterJob:
-    """Write `adapter`, made for `base`, to `target`, a GGUF of `outtype`, in place: the caller renames it."""
+    """Write `adapter`, trained on `base`, to the GGUF `target` of `outtype`, which the caller renames."""
 
     base: Source
     adapter: Adapter
@@ -43,14 +44,14 @@ class AdapterJob:
 
 @dataclass(frozen=True)
 class WrittenAdapter:
-    """How many weights a GGUF LoRA changes, and how many numbers it holds for that."""
+    """The number of weights that a GGUF LoRA changes, and of its parameters."""
 
     tensors: int
     parameters: int
 
 
 def reject_inexpressible(adapter: Adapter) -> None:
-    """Raise InputError for what a GGUF LoRA file cannot say."""
+    """Raise InputError for an adapter that the GGUF LoRA format cannot represent."""
     reason: str | None
     if not is_lora(adapter.config):
         reason = f"{adapter.kind} is no LoRA"
@@ -71,38 +72,28 @@ def reject_inexpressible(adapter: Adapter) -> None:
 
 
 def write_adapter(job: AdapterJob, progress: StepProgress) -> WrittenAdapter:
-    """Do the job; raises InputError for an adapter that is not the base's or that llama.cpp cannot take."""
-    request = {
-        "base": job.base.request(),
-        "adapter": job.adapter.source.request(),
-        "weight": job.adapter.weight,
-        "outtype": job.outtype,
-        "target": str(job.target),
-        "name": job.name,
-        "toolchain": str(job.toolchain),
-    }
+    """Run the job. Raises InputError for another base's adapter, or one that llama.cpp does not support."""
     with progress.step(f"Convert the adapter to {job.outtype}", None):
-        result = run_worker("pipeline.convert.lora", request, job.target.with_suffix(".log"))
-    return WrittenAdapter(**result)
+        result = run_worker("pipeline.convert.lora", to_json(job), job.target.with_suffix(".log"))
+    return from_json(WrittenAdapter, result)
 
 
 def write(request: Message) -> Message:
-    """Write the file that the request of adapter_format.py asks for, and count what it holds."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the two folders
-    base = Source.of_request(request["base"])
-    adapter = read_adapter(Source.of_request(request["adapter"]), request["weight"])
-    with tempfile.TemporaryDirectory(dir=Path(request["target"]).parent, prefix="read-") as scratch:
-        folder = Path(scratch) / request["name"]  # the script takes the GGUF's name from it
-        parameters = _write_scaled(base, adapter, folder)
-        _run_script(Path(request["toolchain"]), folder, base, request)
-    return {"tensors": len(adapter.tensors) // 2, "parameters": parameters}
+    """Run an AdapterJob in the worker; return a WrittenAdapter."""
+    job = from_json(AdapterJob, request)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the two folders
+    with tempfile.TemporaryDirectory(dir=job.target.parent, prefix="read-") as scratch:
+        folder = Path(scratch) / job.name  # the script takes the GGUF's name from it
+        parameters = _write_scaled(job.base, job.adapter, folder)
+        _run_script(job, folder)
+    return to_json(WrittenAdapter(len(job.adapter.tensors) // 2, parameters))
 
 
 def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
-    """The adapter as a plain LoRA of one alpha, in `folder`; returns how many numbers it has."""
+    """Write the adapter to `folder` as a plain LoRA with a single alpha; return its number of parameters."""
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(adapter.weights)
+    tensors = load_file(adapter.weights_file)
     alpha = float(adapter.config.get("lora_alpha") or 1)
     for path, scale in _scales(base, adapter).items():
         name = f"{PEFT_PREFIX}{path}.lora_B.weight"
@@ -116,7 +107,7 @@ def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
 
 
 def _scales(base: Source, adapter: Adapter) -> dict[str, float]:
-    """What PEFT multiplies each layer's update by; building its layers also checks that the adapter fits."""
+    """Return PEFT's scaling of each layer. Building the layers also checks that the adapter fits the base."""
     from pipeline.merge.meta_model import AdapterWeights, build_base, inject_adapter
     from pipeline.merge.peft_layer import tuned_layers
 
@@ -128,18 +119,18 @@ def _scales(base: Source, adapter: Adapter) -> dict[str, float]:
     return {layer.path: layer.module.scaling["default"] for layer in layers}
 
 
-def _run_script(toolchain: Path, folder: Path, base: Source, request: Message) -> None:
-    sys.path[:0] = [str(toolchain), str(toolchain / "gguf-py")]
-    script = toolchain / "convert_lora_to_gguf.py"
-    options = ["--base", str(base.folder), "--outtype", request["outtype"], "--outfile", request["target"]]
+def _run_script(job: AdapterJob, folder: Path) -> None:
+    sys.path[:0] = [str(job.toolchain), str(job.toolchain / "gguf-py")]
+    script = job.toolchain / "convert_lora_to_gguf.py"
+    options = ["--base", str(job.base.folder), "--outtype", job.outtype, "--outfile", str(job.target)]
     sys.argv = [str(script), *options, str(folder)]
     try:
         runpy.run_path(str(script), run_name="__main__")
-    except (NotImplementedError, ValueError, AssertionError, SystemExit) as error:  # all its ways to refuse
+    except (NotImplementedError, ValueError, AssertionError, SystemExit) as error:  # whatever it refuses with
         if isinstance(error, SystemExit) and not error.code:
             return
         raise InputError(
-            f"llama.cpp cannot make a GGUF LoRA file for the base model {base.spec!r} "
+            f"llama.cpp cannot make a GGUF LoRA file for the base model {job.base.spec!r} "
             f"({error or type(error).__name__}): leave --format adapter away, which merges the adapter"
         ) from None
 

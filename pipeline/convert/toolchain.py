@@ -1,8 +1,8 @@
-"""llama.cpp's converter and sources, from the source release of the llama-cpp-python that is installed.
+"""llama.cpp's converter and C++ sources, from the source release of the installed llama-cpp-python.
 
-The release carries llama.cpp's `conversion` package and the matching `gguf-py` at the very commit
-of the runtime. It is fetched through pip (so that a user's own index settings hold), checked
-against a known hash, and unpacked once into a cache folder. None of it enters this repository.
+The release has llama.cpp's package `conversion` and the matching `gguf-py`, at exactly the runtime's commit.
+It is downloaded by pip (so that the user's index settings apply), checked against a known hash, and unpacked
+once into a cache folder. None of it is part of this repository.
 """
 
 from __future__ import annotations
@@ -24,18 +24,22 @@ from pipeline.errors import InputError, PipelineError
 RELEASES = {
     "0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
 }
-_WANTED = ("conversion/", "gguf-py/gguf/", "convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "LICENSE")
-
-
-# What its CMake project needs to build the library and a program.
-_SOURCES = (
+_CONVERTER_FILES = (
+    "conversion/",
+    "gguf-py/gguf/",
+    "convert_hf_to_gguf.py",
+    "convert_lora_to_gguf.py",
+    "LICENSE",
+)
+# What llama.cpp's CMake project needs to build the library and its programs.
+_SOURCE_FILES = (
     *("cmake/", "common/", "ggml/", "include/", "licenses/", "scripts/", "src/", "tools/", "vendor/"),
     *("CMakeLists.txt", "LICENSE"),
 )
 
 
 def runtime_version() -> str:
-    """The version of llama-cpp-python that is installed."""
+    """Return the installed version of llama-cpp-python. Raises MissingPackage."""
     try:
         return importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
@@ -43,16 +47,16 @@ def runtime_version() -> str:
 
 
 def ensure_toolchain() -> Path:
-    """The folder with the converter, unpacked on the first call.
+    """Return the folder with `conversion/`, `gguf-py/gguf/` and llama.cpp's conversion scripts.
 
-    It holds `conversion/`, `gguf-py/gguf/` and llama.cpp's own conversion scripts.
+    The first call downloads it. Raises InputError for an unknown version, PipelineError when pip fails.
     """
-    return _ensure("toolchain", _WANTED)
+    return _ensure("toolchain", _CONVERTER_FILES)
 
 
 def ensure_sources() -> Path:
-    """The folder with llama.cpp's C++ sources of the same release, to build with CMake, unpacked at first."""
-    return _ensure("sources", _SOURCES)
+    """Return the folder with llama.cpp's C++ sources, to build with CMake; otherwise as ensure_toolchain."""
+    return _ensure("sources", _SOURCE_FILES)
 
 
 def _ensure(kind: str, wanted: tuple[str, ...]) -> Path:
@@ -63,7 +67,7 @@ def _ensure(kind: str, wanted: tuple[str, ...]) -> Path:
             f"install {' or '.join(RELEASES)} (pip install -r requirements.txt)"
         )
     folder = cache_folder() / kind / f"llama-cpp-python-{version}-{RELEASES[version][:12]}"
-    if not folder.is_dir():  # it appears whole, by one rename
+    if not folder.is_dir():  # created by a single rename, so it is complete
         _install(version, folder, wanted)
     return folder
 
@@ -78,23 +82,14 @@ def _install(version: str, folder: Path, wanted: tuple[str, ...]) -> None:
         try:
             unpacked.rename(folder)
         except OSError:
-            if not folder.is_dir():  # another process may have been first
+            if not folder.is_dir():  # another process was first
                 raise
 
 
 def _download(version: str, scratch: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        "llama-cpp-python",
-    ]
-    command += ["--dest", str(scratch), f"llama-cpp-python=={version}"]
-    # pip asks the release for its metadata, for which it needs a build backend but no compiler.
+    options = ["--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(scratch)]
+    command = [sys.executable, "-m", "pip", "download", *options, f"llama-cpp-python=={version}"]
+    # pip runs the release's build backend for its metadata, which needs no compiler.
     finished = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     archives = sorted(scratch.glob("llama_cpp_python-*.tar.gz"))
     if finished.returncode != 0 or not archives:
@@ -111,7 +106,7 @@ def _check(archive: Path, expected: str) -> None:
         )
 
 
-def _unpack(archive: Path, target: Path, wanted: tuple[str, ...] = _WANTED) -> None:
+def _unpack(archive: Path, target: Path, wanted: tuple[str, ...] = _CONVERTER_FILES) -> None:
     marker = "vendor/llama.cpp/"
     target.mkdir()
     with tarfile.open(archive) as tar:

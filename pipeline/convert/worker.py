@@ -1,7 +1,7 @@
-"""The converter's child process: llama.cpp's model classes, with merged tensors slipped under them.
+"""The converter's worker process: llama.cpp's model classes, given merged tensors in place of the base's.
 
-Run by convert.py as `python -m pipeline.convert.job.worker`. The toolchain's `conversion` and
-`gguf` packages are importable here and nowhere else.
+job.py runs it as `python -m pipeline.convert.worker`. The toolchain's packages `conversion` and `gguf` are
+importable only here.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.dataclass_json import from_json, to_json
 from common.errors import MissingPackage
 from common.worker_process import Message, send, serve
+from pipeline.convert.job import Converted, ConvertJob
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
-from pipeline.sources.adapter import Adapter, read_adapter
 from pipeline.sources.model_source import Source
 from pipeline.tokenizers.reference import ask_tokenizer
 from pipeline.tokenizers.select import stage_checkpoint
@@ -31,71 +33,70 @@ if TYPE_CHECKING:
 
 
 Thunk = Callable[[], Any]
-"""llama.cpp's converter keeps a tensor as a function that returns it, lazily."""
+"""A tensor in llama.cpp's converter: a function that loads it."""
 
 
 def convert(request: Message) -> Message:
-    """Convert as the request of convert.py says, and count what was written."""
-    toolchain = Path(request["toolchain"])
-    sys.path[:0] = [str(toolchain), str(toolchain / "gguf-py")]
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the base's folder
+    """Run a ConvertJob; return a Converted."""
+    job = from_json(ConvertJob, request)
+    _prepare_process(job)
+    import torch
+
+    folder = job.target.parent
+    with torch.inference_mode(), tempfile.TemporaryDirectory(dir=folder, prefix="read-") as scratch:
+        merger = _merger(job)
+        settings = merger.settings if merger else {}
+        staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch))
+        model = _converter(job, staged.folder, merger)
+        _write(model, job.base, job.types)
+        if job.tokenizer_reference:
+            _save_tokenizer_reference(staged.folder, job.evaluation, job.tokenizer_reference)
+    if merger is not None:
+        merger.finish()
+    tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
+    parameters = sum(math.prod(info.shape) for info in tensors)
+    merged = len(merger.changed) if merger else 0
+    return to_json(Converted(len(tensors), parameters, merged, staged.notes, settings))
+
+
+def _prepare_process(job: ConvertJob) -> None:
+    """Set what holds for the whole process: import paths, threads, and how memory is allocated."""
+    sys.path[:0] = [str(job.toolchain), str(job.toolchain / "gguf-py")]
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the base's folder
     logging.basicConfig(level=logging.WARNING)
-    if not request["qlora_base"]:  # PEFT would import it without need, which takes most of a second
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # Python's way to say that it is not there
+    if not job.qlora_base:  # PEFT would import it without need, which takes most of a second
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # makes its import fail
     try:
         import torch
     except ImportError as error:
         raise MissingPackage("torch") from error
-    torch.set_num_threads(request["threads"])
-    _give_memory_back()
-    base = Source.of_request(request["base"])
-    adapters = [read_adapter(Source.of_request(fields), weight) for *fields, weight in request["adapters"]]
-    target = Path(request["target"])
-    with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target.parent, prefix="read-") as scratch:
-        merger = _merger(base, adapters, request["qlora_base"])
-        read = stage_checkpoint(base, adapters, merger.settings if merger else {}, Path(scratch))
-        model = _converter(base, read.folder, merger, request)
-        _write(model, base, TensorTypes.of_request(request["types"]))
-        if request["tokenizer_reference"]:
-            _ask_tokenizer(read.folder, request)
-    if merger is not None:
-        merger.finish()
-    tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
-    return {
-        "tensors": len(tensors),
-        "parameters": sum(math.prod(info.shape) for info in tensors),
-        "merged": len(merger.changed) if merger else 0,
-        "notes": read.notes,
-        "settings": merger.settings if merger else {},
-    }
+    torch.set_num_threads(job.threads)
+    _map_large_blocks()
 
 
-def _ask_tokenizer(folder: Path, request: Message) -> None:
-    """Write down for the certificate what transformers says of the tokenizer, since it is loaded here."""
-    evaluation = Path(request["evaluation"]) if request["evaluation"] else None
-    try:
-        ask_tokenizer(folder, evaluation).save(Path(request["tokenizer_reference"]))
-    except InputError:
-        return  # the certificate says so
+def _save_tokenizer_reference(folder: Path, evaluation: Path | None, path: Path) -> None:
+    """Save transformers' results for the tokenizer, for the certificate: it is loaded here anyway."""
+    with suppress(InputError):  # the certificate reports it
+        ask_tokenizer(folder, evaluation).save(path)
 
 
-def _give_memory_back() -> None:
-    """Have glibc map each tensor for itself: its heap, once fragmented, kept up to a whole model's worth."""
+def _map_large_blocks() -> None:
+    """Have glibc map each tensor separately: a fragmented heap kept up to a whole model's memory."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
-def _merger(base: Source, adapters: list[Adapter], qlora_base: str | None) -> Merger | None:
-    if not adapters:
+def _merger(job: ConvertJob) -> Merger | None:
+    if not job.adapters:
         return None
     from pipeline.merge.merger import merge_in_sequence
 
-    return merge_in_sequence(base, adapters, qlora_base)
+    return merge_in_sequence(job.base, job.adapters, job.qlora_base)
 
 
-def _converter(base: Source, folder: Path, merger: Merger | None, request: Message) -> Any:
-    """llama.cpp's model class for the model in `folder`, whose base tensors are merged as they are read."""
+def _converter(job: ConvertJob, folder: Path, merger: Merger | None) -> Any:
+    """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
     try:
         import conversion
         import gguf
@@ -107,32 +108,30 @@ def _converter(base: Source, folder: Path, merger: Merger | None, request: Messa
         raise MissingPackage(error.name or "gguf") from error
     except NotImplementedError:
         raise InputError(
-            f"the base model {base.spec!r} has the architecture {architecture}, which llama.cpp's converter "
-            "does not know: use a base that it knows, or a newer llama-cpp-python"
+            f"the base model {job.base.spec!r} has the architecture {architecture}, which llama.cpp's "
+            "converter does not know: use a base that it knows, or a newer llama-cpp-python"
         ) from None
     file_types = {
         "f32": gguf.LlamaFileType.ALL_F32,
         "f16": gguf.LlamaFileType.MOSTLY_F16,
         "bf16": gguf.LlamaFileType.MOSTLY_BF16,
     }
-    model_class = plain if merger is None else _merging(plain, merger, base)
-    return model_class(
-        folder, file_types[request["outtype"]], Path(request["target"]), model_name=request["name"]
-    )
+    model_class = plain if merger is None else _merging(plain, merger, job.base)
+    return model_class(folder, file_types[job.outtype], job.target, model_name=job.name)
 
 
 def _merging(plain: Any, merger: Merger, base: Source) -> Any:
-    """A subclass of the converter's model class that sees merged tensors instead of the base's.
+    """Return a subclass of the converter's model class that reads merged tensors instead of the base's.
 
-    Every tensor of the checkpoint goes through `filter_tensors` under its own name, before the
-    converter renames, splits, permutes or fuses anything.
+    Every tensor of the checkpoint passes `filter_tensors` under its original name, before the converter
+    renames, splits, permutes or fuses anything.
     """
     if plain.__name__ == "BitnetModel":
         raise InputError(
             f"the base model {base.spec!r} is a BitNet: its GGUF rounds every weight to three values, and an "
             "adapter's changes would be lost; run the base's GGUF and the adapter side by side instead"
         )
-    ahead = MergePrefetcher(merger)
+    prefetcher = MergePrefetcher(merger)
 
     class Merging(plain):  # type: ignore[misc] # llama.cpp's classes are untyped
         model_arch = plain.model_arch
@@ -148,24 +147,24 @@ def _merging(plain: Any, merger: Merger, base: Source) -> Any:
         def filter_tensors(cls, item: tuple[str, Thunk]) -> Any:
             name, _ = item
             if name in merger.changed:
-                item = (name, lambda: _merged(ahead, name, merger.shapes[name]))
+                item = (name, lambda: _merged(prefetcher, name, merger.shapes[name]))
             return super().filter_tensors(item)
 
     return Merging
 
 
-def _merged(ahead: MergePrefetcher, name: str, shape: tuple[int, ...]) -> Any:
-    """A lazy merged tensor: nothing is read before the converter wants it."""
+def _merged(prefetcher: MergePrefetcher, name: str, shape: tuple[int, ...]) -> Any:
+    """Return a lazy merged tensor: nothing is read before the converter evaluates it."""
     import torch
     from conversion.base import LazyTorchTensor
 
-    ahead.expect(name)
+    prefetcher.expect(name)
     meta = LazyTorchTensor.meta_with_dtype_and_shape(torch.float32, shape)
-    return LazyTorchTensor(meta=meta, func=lambda: ahead.take(name))
+    return LazyTorchTensor(meta=meta, func=lambda: prefetcher.take(name))
 
 
 def _write(model: Any, base: Source, types: TensorTypes) -> None:
-    """The steps of llama.cpp's ModelBase.write, with the input's own faults told apart."""
+    """Run the steps of llama.cpp's ModelBase.write. Raises InputError for faults of the input."""
     try:
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)

@@ -1,4 +1,4 @@
-"""One line of a data set -> a conversation, or one clear sentence on what is wrong with it."""
+"""Parse a line of a chat data set: OpenAI/TRL messages, ShareGPT, Alpaca, prompt and completion."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def as_messages(record: object) -> object:
-    """The messages of a record in a format that is known; None for any other."""
+    """Return the messages of a record in a known format; None for any other."""
     if not isinstance(record, dict):
         return None
     if "messages" in record:
         return record["messages"]
-    if isinstance(talk := record.get("conversations"), list):
-        return [_sharegpt(turn) for turn in talk]
+    if isinstance(turns := record.get("conversations"), list):
+        return [_sharegpt(turn) for turn in turns]
     if "instruction" in record and "output" in record:
         return _alpaca(record)
     if "prompt" in record and "completion" in record:
@@ -37,15 +37,16 @@ def _sharegpt(turn: object) -> object:
 
 
 def _alpaca(record: dict[str, Any]) -> list[object]:
-    asked, more = record["instruction"], record.get("input")
+    instruction, text = record["instruction"], record.get("input")
     system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
-    content = f"{asked}\n\n{more}" if isinstance(asked, str) and isinstance(more, str) and more else asked
+    both = isinstance(instruction, str) and isinstance(text, str) and text
+    content = f"{instruction}\n\n{text}" if both else instruction
     return [*system, *_side("user", content), *_side("assistant", record["output"])]
 
 
-def _side(role: str, said: object) -> list[object]:
-    """Text, or messages as TRL has them on both sides."""
-    return said if isinstance(said, list) else [{"role": role, "content": said}]
+def _side(role: str, content: object) -> list[object]:
+    """Return the messages of a prompt or completion, which TRL allows to be a text or messages."""
+    return content if isinstance(content, list) else [{"role": role, "content": content}]
 
 
 Role = Literal["system", "user", "assistant"]
@@ -61,9 +62,9 @@ class ChatTurn:
 
 @dataclass(frozen=True)
 class Chat:
-    """One conversation: an optional system turn, then user and assistant in turn.
+    """A conversation: an optional system turn, then user and assistant alternating.
 
-    It stands in line `line` of `file`, counted from 1.
+    `line` is its line in `file`, counted from 1.
     """
 
     turns: tuple[ChatTurn, ...]
@@ -72,18 +73,18 @@ class Chat:
 
     @property
     def where(self) -> str:
-        """File and line, for what is told of it."""
+        """Its file and line, for messages about it."""
         return f"{self.file}, line {self.line}"
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation as chat templates take it."""
+        """Return the conversation as messages for a chat template."""
         return [{"role": turn.role, "content": turn.content} for turn in self.turns]
 
 
-def parse_line(file: str, number: int, line: bytes, *, answered: bool) -> Chat:
-    """The chat in that line of `file`; raises InputError that names the place, what is wrong and the fix.
+def parse_line(file: str, number: int, line: bytes, *, require_answer: bool) -> Chat:
+    """Parse line `number` of `file`. Raises InputError with the place, what is wrong and the fix.
 
-    With `answered=False` it may end with the user's turn.
+    Without `require_answer` the chat may end with the user's turn.
     """
     where = f"{file}, line {number}"
     messages = as_messages(_record(where, line))
@@ -92,7 +93,7 @@ def parse_line(file: str, number: int, line: bytes, *, answered: bool) -> Chat:
             f'{where}: there is no list "messages": write {{"messages": [{{"role": ..., ...}}]}}'
         )
     turns = tuple(_turn(f"{where}, message {place}", message) for place, message in enumerate(messages, 1))
-    for problem in _order_problems(turns, answered):
+    for problem in _order_problems(turns, require_answer):
         raise InputError(f"{where}{problem}")
     return Chat(turns, number, file)
 
@@ -133,7 +134,7 @@ def _turn(where: str, message: object) -> ChatTurn:
     return ChatTurn(role, content)
 
 
-def _order_problems(turns: tuple[ChatTurn, ...], answered: bool) -> Iterator[str]:
+def _order_problems(turns: tuple[ChatTurn, ...], require_answer: bool) -> Iterator[str]:
     first = 1 if turns[0].role == "system" else 0
     for place, turn in enumerate(turns[first:], first + 1):
         wanted = "user" if (place - first) % 2 else "assistant"
@@ -143,9 +144,9 @@ def _order_problems(turns: tuple[ChatTurn, ...], answered: bool) -> Iterator[str
                 "after an optional system message, user and assistant take turns"
             )
     roles = [turn.role for turn in turns]
-    if answered and "assistant" not in roles:
+    if require_answer and "assistant" not in roles:
         yield ": there is no assistant message, so nothing to learn: add the answer"
-    if answered and roles[-1] != "assistant":
+    if require_answer and roles[-1] != "assistant":
         yield ": the last message is not the assistant's: add the answer, or remove the question"
     if "user" not in roles:
         yield ": there is no user message: add the question"

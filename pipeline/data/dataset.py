@@ -1,8 +1,8 @@
-"""Chat data sets: read, validate, split, render by the model's own template.
+"""Chat data sets: read, validate, split, and tokenize by the model's chat template.
 
-A data set is a JSONL file, one conversation a line, in the format of TRL and of most chat data on the Hub:
+A data set is a JSONL file, one conversation per line, in the format of TRL and of most chat data on the Hub:
 `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`. Other common
-formats are read as that (chat_formats.py).
+formats are converted (chat_formats.py).
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ __all__ = [
 ]
 T = TypeVar("T")
 R = TypeVar("R")
-_TOLD = 10
-"""So many wrong lines are told one by one."""
-
+_MAX_ERRORS = 10
+"""The number of wrong lines that are reported one by one."""
 
 IGNORED = -100
 """The label of a token that is not trained on (PyTorch's cross entropy skips it)."""
@@ -40,7 +39,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation as token ids, with as many labels: the id where it is trained on, else IGNORED."""
+    """A conversation as token ids, and its labels: the id where it is trained on, else IGNORED."""
 
     input_ids: list[int]
     labels: list[int]
@@ -48,16 +47,16 @@ class Example:
 
     @property
     def answer_tokens(self) -> int:
-        """How many tokens are trained on; the first of all is not, for nothing stands before it."""
+        """The number of tokens trained on, without the first one, which nothing predicts."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 class ChatTokenizer(Protocol):
-    """What is needed of a transformers tokenizer."""
+    """The methods of a transformers tokenizer that are used."""
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Ids that text alone never gives, such as an end of turn."""
+        """The special tokens' ids, such as an end of turn."""
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
@@ -65,18 +64,18 @@ class ChatTokenizer(Protocol):
         ...
 
     def encode(self, text: str, **options: Any) -> list[int]:
-        """The ids of a text."""
+        """Return the ids of a text."""
         ...
 
     def decode(self, token_ids: list[int], **options: Any) -> Any:
-        """The text of ids."""
+        """Return the text of ids."""
         ...
 
 
-def read_chats(path: Path, *, answered: bool = True) -> list[Chat]:
-    """Read a JSONL file of chats; raises InputError that names the file, the line, what is wrong and the fix.
+def read_chats(path: Path, *, require_answer: bool = True) -> list[Chat]:
+    """Read a JSONL file of chats. Raises InputError with the file, the line, what is wrong and the fix.
 
-    With `answered=False` the chats may end with the user's turn, as a list of questions does.
+    Without `require_answer` the chats may end with the user's turn, as in a list of questions.
     """
     try:
         raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -90,34 +89,36 @@ def read_chats(path: Path, *, answered: bool = True) -> list[Chat]:
             f"as `jq -c '.[]' {path.name} > chats.jsonl` does"
         )
     numbered = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
-    chats = collect_errors(numbered, lambda item: parse_line(str(path), *item, answered=answered))
+    chats = collect_errors(numbered, lambda item: parse_line(str(path), *item, require_answer=require_answer))
     if not chats:
         raise InputError(f'the data set {path} is empty: write one {{"messages": [...]}} a line')
     return chats
 
 
 def collect_errors(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
-    """What `make` gives for each item.
+    """Return `make(item)` for each item.
 
-    Raises the first InputError, with the next ones in its `more`, so that all are mended at once.
+    Raises the first InputError, with the next ones in its `more`, so that all can be fixed at once.
     """
-    made, errors = [], []
+    results, errors = [], []
     for item in items:
         try:
-            made.append(make(item))
+            results.append(make(item))
         except InputError as error:
             errors.append(str(error))
     if errors:
-        left = [f"and {pluralize(len(errors) - _TOLD, 'more line')}"] if len(errors) > _TOLD else []
-        raise InputError(errors[0], [*errors[1:_TOLD], *left])
-    return made
+        left = (
+            [f"and {pluralize(len(errors) - _MAX_ERRORS, 'more line')}"] if len(errors) > _MAX_ERRORS else []
+        )
+        raise InputError(errors[0], [*errors[1:_MAX_ERRORS], *left])
+    return results
 
 
 def split_chats(chats: Sequence[Chat], held_out: float, seed: int) -> tuple[list[Chat], list[Chat]]:
-    """Split into (train, held-out), the same way for the same seed.
+    """Split into (train, held-out), deterministically for a seed.
 
-    `held_out` is a fraction, 0 to below 1; above 0 it holds out at least one chat. Copies of one chat
-    stay on one side, so that nothing held out was seen. Raises InputError when too few would be left.
+    `held_out` is a fraction, 0 to below 1; above 0 at least one chat is held out. Copies of a chat are on
+    the same side, so that no held-out chat is trained on. Raises InputError when too few would be left.
     """
     distinct = list(dict.fromkeys(chat.turns for chat in chats))
     count = max(1, round(len(distinct) * held_out)) if held_out > 0 else 0
@@ -132,19 +133,19 @@ def split_chats(chats: Sequence[Chat], held_out: float, seed: int) -> tuple[list
 
 
 def render(tokenizer: ChatTokenizer, chat: Chat) -> str:
-    """The conversation as the text that the model reads, by its own chat template."""
+    """Render the conversation by the model's chat template."""
     return str(_template(tokenizer, chat, len(chat.turns), tokenize=False))
 
 
 def encode_chat(tokenizer: ChatTokenizer, chat: Chat, max_length: int) -> Example:
-    """Tokenize a chat by the model's own template, with labels on the assistant's words alone.
+    """Tokenize a chat by the model's template, with labels on the assistant's tokens only.
 
-    Each answer is trained on from its first word through the token that ends the turn. This works
-    with any template that renders the beginning of a conversation as the beginning of the whole; others
-    raise InputError. TRL's `assistant_only_loss` would need `{% generation %}` marks in the template instead,
-    which few have (SmolLM2's does not). What is longer than `max_length` tokens is cut at its end.
+    Each answer is trained on from its first token through the token that ends the turn. The template must
+    render the beginning of a conversation as a prefix of the whole; others raise InputError. TRL's
+    `assistant_only_loss` needs `{% generation %}` marks in the template instead, which few have (SmolLM2's
+    has none). Tokens after `max_length` are cut.
     """
-    _refuse_special_tokens(tokenizer, chat)
+    _reject_special_tokens(tokenizer, chat)
     ids = _ids(tokenizer, chat, len(chat.turns))
     labels = [IGNORED] * len(ids)
     for index, turn in enumerate(chat.turns):
@@ -155,7 +156,7 @@ def encode_chat(tokenizer: ChatTokenizer, chat: Chat, max_length: int) -> Exampl
 
 
 def _answer_span(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int]) -> tuple[int, int]:
-    """Where answer `index` lies in the ids of the whole chat: [start, end), its end token included."""
+    """Return the range [start, end) of answer `index` in the ids of the chat, with its end token."""
     prompt = _ids(tokenizer, chat, index, add_generation_prompt=True)
     if ids[: len(prompt)] != prompt:
         raise InputError(
@@ -165,7 +166,7 @@ def _answer_span(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int
     special = set(tokenizer.all_special_ids)
     start = len(prompt)
     stops = (place + 1 for place in range(start, len(ids)) if ids[place] in special)
-    # Without any end token the template cannot teach the model to stop, but the words can still be learned.
+    # Without an end token the model does not learn to stop, but it learns the answer.
     return start, next(stops, len(ids))
 
 
@@ -184,8 +185,8 @@ def _template(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) 
         ) from None
 
 
-def _refuse_special_tokens(tokenizer: ChatTokenizer, chat: Chat) -> None:
-    # "<|im_end|>" inside a message would end the turn in the middle: the labels and the chat would be wrong.
+def _reject_special_tokens(tokenizer: ChatTokenizer, chat: Chat) -> None:
+    # "<|im_end|>" inside a message would end the turn early: the labels and the chat would be wrong.
     special = set(tokenizer.all_special_ids)
     for number, turn in enumerate(chat.turns, 1):
         found = [one for one in tokenizer.encode(turn.content, add_special_tokens=False) if one in special]

@@ -1,4 +1,4 @@
-"""--quant auto: the smallest type, or the fastest here, in which the tuning survives."""
+"""--quant auto: choose the smallest type, or the fastest on this machine, that preserves the tuning."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize.types import AUTO, CANDIDATES, quant_type
 from pipeline.sources.model_source import Source, read_json
 
-Make = Callable[[str], Path]
-"""Quantizes to a type and returns the file, which the chooser may remove."""
+MakeFile = Callable[[str], Path]
+"""Quantizes to a type and returns the file."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One type that was tried. `survival` and its interval are None where they cannot be told.
+    """The measurements of one type. `survival` and its interval are None where they are unknown.
 
-    `size` is in bytes, `mean_kl` in nats a token (None where it is no number), `decode` and `prefill` in
-    tokens a second.
+    `size` is in bytes, `mean_kl` in nats per token (None where it is NaN), `decode` and `prefill` in tokens
+    per second.
     """
 
     type: str
@@ -46,29 +46,29 @@ class Trial:
     decode: float
 
     @property
-    def good(self) -> bool:
-        """Whether the tuning survives: for certain, not just by the luck of these prompts.
+    def passes(self) -> bool:
+        """True when the tuning survives with confidence: the interval's lower bound is high enough.
 
-        Where there is no tuning to speak of, the file must be near to the unquantized model.
+        Where the survival is unknown, the file must be close to the unquantized model.
         """
         return self.distance <= GOOD_KL if self.low is None else self.low >= GOOD_SURVIVAL
 
     @property
     def distance(self) -> float:
-        """`mean_kl`, infinite where it is no number."""
+        """`mean_kl`, infinite where it is None."""
         return math.inf if self.mean_kl is None else self.mean_kl
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The type that was chosen, why, and all that were tried, smallest first."""
+    """The chosen type, the reason, and all trials, smallest first."""
 
     chosen: str
     reason: str
     trials: tuple[Trial, ...]
 
-    def described(self) -> dict[str, Any]:
-        """The choice for the manifest."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice for the manifest."""
         return {
             "chosen": self.chosen,
             "reason": self.reason,
@@ -77,42 +77,42 @@ class Choice:
 
 
 def choose_type(
-    subject: Subject, sizes: Mapping[str, int], make: Make, prefer: str, progress: StepProgress
+    subject: Subject, sizes: Mapping[str, int], make: MakeFile, prefer: str, progress: StepProgress
 ) -> Choice:
-    """Try types from small to large; `sizes` are what their files will have in bytes.
+    """Try types in order of `sizes`, their files' bytes, and choose one.
 
-    For "size" the first good one ends the search, for "speed" all are tried. Raises PipelineError when one
-    cannot be measured. The tuned model's answers are computed once and stay in the subject's scratch folder.
+    For "size" the first that passes ends the search, for "speed" all are tried. Raises PipelineError when one
+    cannot be measured. The tuned model's logits are computed once and cached in the subject's scratch folder.
     """
     return choose(_trials(subject, sizes, make, progress), prefer)
 
 
 def choose(trials: Iterable[Trial], prefer: str) -> Choice:
-    """The choice among trials, of which no more are made than are needed."""
-    made: list[Trial] = []
+    """Choose among trials, consuming no more of them than needed."""
+    done: list[Trial] = []
     for trial in trials:
-        made.append(trial)
-        if trial.good and prefer == "size":
+        done.append(trial)
+        if trial.passes and prefer == "size":
             break
-    return Choice(*_settle(made, prefer), tuple(made))
+    return Choice(*_pick(done, prefer), tuple(done))
 
 
 def _trials(
-    subject: Subject, sizes: Mapping[str, int], make: Make, progress: StepProgress
+    subject: Subject, sizes: Mapping[str, int], make: MakeFile, progress: StepProgress
 ) -> Iterator[Trial]:
-    known = _KnownTrials(subject)
+    cache = _TrialCache(subject)
     for quant in sorted(sizes, key=lambda name: sizes[name]):
-        if quant not in known.trials:
+        if quant not in cache.trials:
             path = make(quant)
             tried = replace(subject, files={path.name: path})
             certificate = certify(tried, progress, names=("quality",), hashes={})
             found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
-            known.keep(trial_of(quant, path, found))
-        yield known.trials[quant]
+            cache.add(trial_of(quant, path, found))
+        yield cache.trials[quant]
 
 
-class _KnownTrials:
-    """The trials of this model so far, kept in the scratch folder: the next run goes on from there."""
+class _TrialCache:
+    """The trials of this model so far, stored in the scratch folder, for resuming."""
 
     def __init__(self, subject: Subject) -> None:
         files = [subject.full, *([subject.evaluation] if subject.evaluation else [])]
@@ -124,59 +124,59 @@ class _KnownTrials:
             known = content["trials"] if content["key"] == self._key else []
             self.trials = {fields["type"]: Trial(**fields) for fields in known}
 
-    def keep(self, trial: Trial) -> None:
-        """Add one."""
+    def add(self, trial: Trial) -> None:
+        """Store a trial."""
         self.trials[trial.type] = trial
         content = {"key": self._key, "trials": [asdict(one) for one in self.trials.values()]}
         write_atomically(self._path, json.dumps(content))
 
 
 def trial_of(quant: str, path: Path, found: Sequence[Finding]) -> Trial:
-    """What the check `quality` found about one file. Raises PipelineError when it came to no end."""
+    """Return the measurements in the findings of the check `quality`. Raises PipelineError without them."""
     findings = {finding.name: finding for finding in found}
     if not {"quantization", "speed"} <= findings.keys():
         why = next((finding.summary for finding in found if finding.name != "speed"), "nothing was found")
         raise PipelineError(
             f"--quant auto cannot measure {quant} ({why.rstrip('.')}): name the types with --quant instead"
         )
-    share = findings["survival"].figures.get("kept") or {}
-    told = bool(share) and not share["doubt"]
+    survival = findings["survival"].figures.get("kept") or {}
+    known = bool(survival) and not survival["doubt"]
     speed = findings["speed"].figures
     return Trial(
         quant,
         path.stat().st_size,
-        share["value"] if told else None,
-        share["low"] if told else None,
-        share["high"] if told else None,
+        survival["value"] if known else None,
+        survival["low"] if known else None,
+        survival["high"] if known else None,
         findings["quantization"].figures["mean_kl"],
         speed["prefill"],
         speed["decode"],
     )
 
 
-def _settle(trials: list[Trial], prefer: str) -> tuple[str, str]:
-    good = [trial for trial in trials if trial.good]
-    if not good:
+def _pick(trials: list[Trial], prefer: str) -> tuple[str, str]:
+    """Return the chosen type and the reason."""
+    passing = [trial for trial in trials if trial.passes]
+    if not passing:
         best = min(trials, key=lambda trial: trial.distance)
         return best.type, "no type keeps enough; this one is the nearest to the tuned model"
     if prefer == "speed":
-        fastest = max(good, key=lambda trial: trial.decode)
+        fastest = max(passing, key=lambda trial: trial.decode)
         return fastest.type, "the fastest here of those that keep enough"
-    smallest = min(good, key=lambda trial: trial.size)
+    smallest = min(passing, key=lambda trial: trial.size)
     return smallest.type, "the smallest that keeps enough"
 
 
 AUTO_OPTION = "auto"
-"""Its key in the record's options, and so in manifest.json."""
-
+"""The key of the choice in the record's options, and so in manifest.json."""
 
 CANDIDATES_DIR = "tried"
-"""The folder of candidates in the workspace: the chosen one is copied from there, tensor by tensor."""
+"""The workspace's folder of candidates; the tensors of the chosen one are copied from there."""
 
 
 @dataclass(frozen=True)
 class AutoStep:
-    """Chooses a type for one export; `work` is the workspace's folder."""
+    """The choice of a type in one export; `work` is the workspace's folder."""
 
     config: ExportConfig
     certifying: CertificateStep
@@ -184,9 +184,9 @@ class AutoStep:
     quantizer: Quantizer
 
     def choose(self, full: Path, record: Record, progress: StepProgress, imatrix: Path | None = None) -> None:
-        """Write the choice into the record; `full` is the GGUF of full precision. Raises PipelineError.
+        """Store the choice in the record; `full` is the full-precision GGUF. Raises PipelineError.
 
-        With an importance matrix in `imatrix` the candidates are made by it, as the chosen one will be.
+        The candidates are quantized with the importance matrix `imatrix`, as the chosen one will be.
         """
         (self.work / CANDIDATES_DIR).mkdir(exist_ok=True)
         types = self.config.tensor_types
@@ -201,13 +201,15 @@ class AutoStep:
             return partial.replace(path)
 
         sizes = {name: plan.size for name, plan in plans.items()}
-        subject = replace(self.certifying.subject(full, record), depth="full")  # quantizing costs more anyway
+        subject = replace(
+            self.certifying.subject(full, record), depth="full"
+        )  # quantizing takes longer than the checks
         choice = choose_type(subject, sizes, make, self.config.prefer, progress)
-        record.options[AUTO_OPTION] = {"asked": _asked(self.config), **choice.described()}
+        record.options[AUTO_OPTION] = {"asked": _question(self.config), **choice.to_json()}
 
 
 def reject_without_template(config: ExportConfig, sources: Sequence[Source]) -> None:
-    """Raise InputError when a type is to be chosen by chatting and neither base nor adapter says how."""
+    """Raise InputError for AUTO, which compares answers, when no source has a chat template."""
     if AUTO in config.quants and not any(_has_template(source.folder) for source in sources):
         raise InputError(
             "--quant auto chats with the candidates, and neither base nor adapter has a chat template: name "
@@ -216,7 +218,7 @@ def reject_without_template(config: ExportConfig, sources: Sequence[Source]) -> 
 
 
 def _has_template(folder: Path) -> bool:
-    """Whether the folder holds one where the converter looks for it."""
+    """Return whether the folder has a chat template where the converter looks for it."""
     if any((folder / file).is_file() for file in ("chat_template.jinja", "chat_template.json")):
         return True
     path = folder / "tokenizer_config.json"
@@ -224,30 +226,30 @@ def _has_template(folder: Path) -> bool:
 
 
 def remove_candidates(work: Path) -> None:
-    """Forget the candidates of an earlier run: nothing records that they are whole."""
+    """Remove the candidates of an earlier run, which are not recorded as complete."""
     shutil.rmtree(work / CANDIDATES_DIR, ignore_errors=True)
 
 
 def resolve_auto(config: ExportConfig, record: Record) -> ExportConfig:
-    """The configuration with the recorded choice in AUTO's place, if there is one for the same question."""
+    """Return the configuration with AUTO replaced by the recorded choice, if its question was the same."""
     choice = record.options.get(AUTO_OPTION)
-    if AUTO not in config.quants or not choice or choice["asked"] != _asked(config):
+    if AUTO not in config.quants or not choice or choice["asked"] != _question(config):
         return config
     return replace(config, quants=tuple(choice["chosen"] if q == AUTO else q for q in config.quants))
 
 
 def auto_notes(record: Record) -> Sequence[str]:
-    """The recorded choice as lines for people: each type that was tried, and which was taken."""
+    """Return the recorded choice as lines for the user: each type that was tried, and the chosen one."""
     choice = record.options.get(AUTO_OPTION)
-    return list(_lines(choice)) if choice else ()
+    return list(_trial_lines(choice)) if choice else ()
 
 
-def _asked(config: ExportConfig) -> dict[str, Any]:
+def _question(config: ExportConfig) -> dict[str, Any]:
     evaluation = sha256(config.evaluation) if config.evaluation else None
     return {"prefer": config.prefer, "eval": evaluation}
 
 
-def _lines(choice: dict[str, Any]) -> Iterator[str]:
+def _trial_lines(choice: dict[str, Any]) -> Iterator[str]:
     for trial in choice["tried"]:
         kept = "survival cannot be told"
         if trial["survival"] is not None:

@@ -1,4 +1,4 @@
-"""One export under way: what model_run.py and adapter_run.py have in common."""
+"""ExportRun, the base class of exports, and AdapterExport, which writes a GGUF LoRA file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.sources.model_source import Source
 
 @dataclass(frozen=True)
 class ExportRun(ABC):
-    """One export under way; `record` tells what of it stands, and is saved after each step."""
+    """An export under way. `record` lists the finished files, and is saved after each step."""
 
     config: ExportConfig
     work: Workspace
@@ -37,34 +37,34 @@ class ExportRun(ABC):
 
     @abstractmethod
     def missing(self) -> tuple[str, ...]:
-        """The files that were asked for and do not stand yet."""
+        """Return the requested files that are not finished."""
 
     @abstractmethod
-    def make(self) -> Certificate | None:
-        """Make what is missing; returns what was found of it."""
+    def run(self) -> Certificate | None:
+        """Make the missing files; return their certificate, if one was requested."""
 
-    def certificate(self) -> Certificate | None:
-        """The certificate of an earlier run, where it still holds; an adapter alone has none."""
+    def existing_certificate(self) -> Certificate | None:
+        """Return an earlier run's certificate, if it is still valid; a GGUF LoRA file has none."""
         return None
 
-    def stands(self, file: str) -> bool:
-        """Whether the file of the output folder is there as it was recorded."""
-        return self.record.finished(file, self.config.out)
+    def is_current(self, file: str) -> bool:
+        """Return whether the file in the output folder is finished and unchanged."""
+        return self.record.is_finished(file, self.config.out)
 
     def describe_inputs(self) -> dict[str, Any]:
-        """The inputs for the manifest: where they are from, and their hashes."""
+        """Return the inputs for the manifest: their sources and hashes."""
         described: dict[str, Any] = {"base": describe_input(self.base)}
         if model := base_model(self.base, self.adapters):
             described["base"]["model"] = model
         if self.adapters:
             described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
             described["merged_into"] = merged_into(self.config)
-        if weighed := describe_importance(self.config):
-            described["importance"] = weighed
+        if importance := describe_importance(self.config):
+            described["importance"] = importance
         return described
 
     def publish(self, ready: Sequence[Path], quant: str, bits: float, seconds: float) -> None:
-        """Give a finished file, or all shards of it, their final names, and record them."""
+        """Rename a finished file, or all its shards, to the final names, and record them."""
         digests = [sha256(path) for path in ready]
         targets = [self.config.out / path.name.removesuffix(".partial") for path in ready]
         publish_files(ready, targets)
@@ -78,19 +78,19 @@ class ExportRun(ABC):
         self.record.save(self.work.record)
         for path in self.config.out.glob("*.gguf"):
             if whole_name(path.name) == whole_name(targets[0].name) and path not in targets:
-                path.unlink()  # of an earlier export that was split otherwise
+                path.unlink()  # of an earlier export with other shards
 
 
 class AdapterExport(ExportRun):
-    """One export of an adapter alone."""
+    """An export of an adapter as a GGUF LoRA file, not merged."""
 
     def missing(self) -> tuple[str, ...]:
-        """The adapter's file, unless it stands."""
+        """Return the adapter's file, unless it is finished."""
         file = self.config.adapter_name
-        return () if self.stands(file) else (file,)
+        return () if self.is_current(file) else (file,)
 
-    def make(self) -> None:
-        """Write the adapter's file and give it its name."""
+    def run(self) -> None:
+        """Write the adapter's file; there is no certificate."""
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()
         started = time.monotonic()

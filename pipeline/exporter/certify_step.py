@@ -1,4 +1,4 @@
-"""The certificate as a step of an export: made of what stands in the output folder, and made once."""
+"""The certificate as a step of an export: made in the background, reused while it is valid."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from pipeline.sources.model_source import Source
 from pipeline.tokenizers.select import stage_checkpoint
 
 SCRATCH = "certificate"
-"""Its folder in the workspace, where the converter leaves what transformers says of the tokenizer."""
+"""The checks' folder in the workspace; the converter saves its tokenizer reference there."""
 
 
 @dataclass(frozen=True)
 class CertificateStep:
-    """Certifies the files of one export."""
+    """The certificate of one export: its subject, its inputs and its file."""
 
     config: ExportConfig
     base: Source
@@ -38,33 +38,32 @@ class CertificateStep:
 
     @property
     def tokenizer_reference(self) -> Path:
-        """Where the converter may write down what transformers says of the tokenizer."""
+        """The path for the converter's tokenizer reference."""
         return tokenizer_reference_file(self.scratch, self.config.evaluation)
 
-    def standing(self, record: Record) -> Certificate | None:
-        """The certificate that an earlier run made of the same files with the same checks, or of more."""
+    def existing(self, record: Record) -> Certificate | None:
+        """Return an earlier certificate of the same files with at least the same checks; None without one."""
         try:
             found = load_certificate(self.config.out / NAME)
         except InputError:
-            return None  # of another version: made anew
+            return None  # another version's: made again
         if found is None or not record.outputs:
             return None
         depths = {"fast": ["fast", "full"], "full": ["full"]}[self.config.verify]
         return found if any(found.inputs == self._inputs(record, depth) for depth in depths) else None
 
     def write(self, findings: Sequence[Finding], record: Record) -> Certificate:
-        """Write certificate.json: what was found of the files of the record."""
-        hashes = {name: output.sha256 for name, output in record.outputs.items()}
+        """Write certificate.json with the findings on the record's files; return it."""
         certificate = Certificate(
-            tuple(findings), hashes, versions(), self._inputs(record, self.config.verify)
+            tuple(findings), record.hashes, versions(), self._inputs(record, self.config.verify)
         )
         save_certificate(certificate, self.config.out / NAME)
         return certificate
 
     def subject(self, full: Path, record: Record) -> Subject:
-        """What is certified, without its quantized files."""
+        """Return the subject of the checks, without its quantized files."""
         reference = self.scratch / "reference"
-        shutil.rmtree(reference, ignore_errors=True)  # of a run that was interrupted
+        shutil.rmtree(reference, ignore_errors=True)  # left by an interrupted run
         reference.mkdir(parents=True)
         settings: Mapping[str, object] = record.model.get("settings", {})
         return Subject(
@@ -80,7 +79,7 @@ class CertificateStep:
         )
 
     def files(self, full: Path, record: Record) -> dict[str, Path]:
-        """The quantized files that stand by now, by name; `full` is the one of full precision."""
+        """Return the finished quantized files by name; `full` is the full-precision one."""
         return first_shards(
             self.config.out, [name for name in record.outputs if whole_name(name) != full.name]
         )
@@ -92,29 +91,29 @@ class CertificateStep:
             "verify": depth,
             "checks": list(NAMES),
             "eval": sha256(evaluation) if evaluation else None,
-            "files": {name: output.sha256 for name, output in sorted(record.outputs.items())},
+            "files": dict(sorted(record.hashes.items())),
         }
 
 
 def save_certificate(certificate: Certificate, path: Path) -> None:
-    """Write certificate.json, whole or not at all."""
+    """Write certificate.json atomically."""
     content = json.dumps(certificate.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, f"{content}\n")
 
 
 def remove_stale_certificate(folder: Path, record: Record) -> None:
-    """Remove a certificate of files that are no longer those that stand."""
+    """Remove a certificate of other files than the record's."""
     path = folder / NAME
     try:
         found = load_certificate(path)
     except InputError:
         found = Certificate((), {}, {})
-    if found is not None and found.hashes != {name: one.sha256 for name, one in record.outputs.items()}:
+    if found is not None and found.hashes != record.hashes:
         path.unlink()
 
 
 def first_shards(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Each model's file by its name; of shards the first, from which llama.cpp finds the others."""
+    """Return each model's path by its name; for shards the first, from which llama.cpp finds the others."""
     counts: dict[str, int] = {}
     for name in names:
         counts[whole_name(name)] = counts.get(whole_name(name), 0) + 1
@@ -122,68 +121,67 @@ def first_shards(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 EARLY: tuple[str, ...] = ("tokenizer", "template", "settings", "weights")
-"""The checks that need the file of full precision alone."""
-
+"""The checks that need only the full-precision file."""
 
 PREPARE = "prepare"
-"""No check: it computes what `quality` will need."""
+"""Not a check: it computes scores for `quality` in advance."""
 
 
 class NoCertification:
-    """Certifies nothing: --verify off."""
+    """No certificate, for --verify off: does nothing."""
 
     def begin(self, full: Path, record: Record) -> None:
-        """The file of full precision stands at `full`."""
+        """Called when the full-precision file `full` is finished."""
 
     def add(self, record: Record) -> None:
-        """One more quantized file stands, as the record says."""
+        """Called when a further quantized file is finished and recorded."""
 
     def wait(self) -> None:
-        """Return when no file is being read."""
+        """Return when no file is in use."""
 
     def finish(self, full: Path, record: Record, progress: StepProgress) -> None:
-        """All files stand, that of full precision at `full`."""
+        """Called when all files are finished."""
 
     def __enter__(self) -> NoCertification:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is under way."""
+        """Do nothing."""
 
 
 class BackgroundCertification:
-    """Certifies an export in two child processes, which are ready when the first file is.
+    """Certifies an export in two worker processes, which start up while it converts.
 
-    One checks what concerns the merged model alone, the other scores its quantized files.
+    One checks the merged model, the other scores the quantized files.
     """
 
     def __init__(self, step: CertificateStep) -> None:
         self._step = step
         self._subject: Subject | None = None
         self._added: set[str] = set()
-        self._early = _Line(Checker(step.scratch, "early"))
-        self._late = _Line(Checker(step.scratch, "late"))
+        self._early = _CheckQueue(Checker(step.scratch, "early"))
+        self._late = _CheckQueue(Checker(step.scratch, "late"))
 
     def begin(self, full: Path, record: Record) -> None:
-        """Check what concerns this file alone."""
+        """Start the checks that need only the full-precision file `full`."""
         self._subject = self._step.subject(full, record)
         self._early.add(self._subject, EARLY)
 
     def add(self, record: Record) -> None:
-        """Score the files that stand and were not added yet; what goes wrong `quality` will find again."""
+        """Score the newly finished files. An error is ignored here: `quality` meets it again."""
         assert self._subject is not None
-        standing = self._step.files(self._subject.full, record)
-        new = {name: path for name, path in standing.items() if name not in self._added}
+        finished = self._step.files(self._subject.full, record)
+        new = {name: path for name, path in finished.items() if name not in self._added}
         self._added |= new.keys()
         self._late.add(replace(self._subject, files=new), (PREPARE,))
 
     def wait(self) -> None:
-        """Return when all of that is done. Raises InputError for what is wrong with the user's input."""
+        """Return when all started checks are done. Raises InputError for wrong input of the user."""
         self._early.findings()
         self._late.findings()
 
     def finish(self, full: Path, record: Record, progress: StepProgress) -> Certificate:
-        """Make the checks that are left; raises as `wait` does."""
+        """Run the remaining checks and write the certificate. Raises as `wait` does."""
         assert self._subject is not None
         with progress.step("Check the merged model", None):
             self.wait()
@@ -196,7 +194,7 @@ class BackgroundCertification:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nobody waits for a check that is under way, as when the export is interrupted."""
+        """Kill the workers, as a check may be running when the export is interrupted."""
         self._early.close()
         self._late.close()
 
@@ -204,8 +202,8 @@ class BackgroundCertification:
 Certification = NoCertification | BackgroundCertification
 
 
-class _Line:
-    """Checks that wait for each other, in one child process."""
+class _CheckQueue:
+    """Checks that run one after another in one worker process."""
 
     def __init__(self, checker: Checker) -> None:
         self.checker = checker
@@ -213,14 +211,14 @@ class _Line:
         self._jobs: list[Future[list[Finding]]] = []
 
     def add(self, subject: Subject, names: Sequence[str]) -> None:
-        """Have these checks made when those before are."""
+        """Run these checks after the earlier ones."""
         self._jobs.append(self._queue.submit(self.checker.check, subject, NoProgress(), names))
 
     def findings(self) -> list[Finding]:
-        """What all of them found, once they are made."""
+        """Wait for all checks; return their findings."""
         return [finding for job in self._jobs for finding in job.result()]
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill the worker process."""
         self._queue.shutdown(wait=False, cancel_futures=True)
         self.checker.close()

@@ -1,4 +1,4 @@
-"""ExportConfig: every path, type and option of an export, validated before anything is loaded."""
+"""ExportConfig: the options of an export, validated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to export. `base` and `adapters` are folders or Hub ids; `out` is a folder, models/NAME.
+    """The options of an export. `base` and `adapters` are folders or Hub ids; `out` is a folder, models/NAME.
 
-    Adapters are merged in their order, each into what the ones before it left; ADAPTER=0.7 takes 0.7 of
-    its update. With `qlora_base` they are merged into the base as it was trained on, rounded to 4 bits.
-    The `format` "adapter" writes the adapter alone, unmerged, and no quantized models.
+    Adapters are merged in order, each into the previous result; ADAPTER=0.7 scales its update by 0.7. With
+    `qlora_base` they are merged into the base rounded to 4 bits, as QLoRA trained them. The `format`
+    "adapter" writes only a GGUF LoRA file, unmerged, and no quantized models.
 
-    `tensor_type` are PATTERN=TYPE for single tensors; with these, `output_type`, `embedding_type` and
-    `pure` every quantization departs from llama.cpp's own mixture of types. A file of more than
-    `split_max_size` ("2G", "500M") becomes several.
+    `tensor_type` are PATTERN=TYPE for single tensors; these, `output_type`, `embedding_type` and `pure`
+    replace llama.cpp's mixture of types in every quantization. A file of more than `split_max_size` ("2G",
+    "500M") is split into shards.
 
-    Quantizing weighs errors by an importance matrix, gathered from the chats of `calibrate` (JSONL) or read
-    from `imatrix` (GGUF).
+    Quantization errors are weighted by an importance matrix, collected from the chats of `calibrate` (JSONL)
+    or read from `imatrix` (GGUF).
 
-    With "auto" among `quants`, a type is chosen by measuring, the smallest or the fastest as `prefer` says.
+    With "auto" among `quants`, a type is chosen by measurement: the smallest or the fastest, as in `prefer`.
 
-    `verify` says how deeply the result is checked ("off", "fast", "full"; see pipeline.certificate), with the
-    user's own chats in `evaluation`, a JSONL file.
+    `verify` is the depth of the checks ("off", "fast", "full"; see pipeline.certificate), which also use the
+    user's chats in `evaluation`, a JSONL file.
 
-    `threads` is used by the quantizer and the merge. With `resume`, finished files of an earlier
-    run on the same inputs are kept; with `force`, whatever stands in `out` is made anew.
+    `threads` is for the quantizer and the merge. With `resume`, finished files of an earlier run on the same
+    inputs are kept; with `force`, everything in `out` is made again. Raises InputError.
     """
 
     base: str
@@ -96,7 +96,7 @@ class ExportConfig:
                 f"{len(self.adapters)}: give folders where there are several"
             )
         self._check_adapters()
-        self._check_quantizing()
+        self._check_quant_options()
         self._check_verifying()
         names = quants_named(self.quants)
         object.__setattr__(self, "quants", names)
@@ -127,8 +127,8 @@ class ExportConfig:
                 else "--format adapter takes no --qlora-base: nothing is merged"
             )
 
-    def _check_quantizing(self) -> None:
-        chosen = self.quantizing
+    def _check_quant_options(self) -> None:
+        chosen = self.quant_options
         if chosen and self.format == "adapter":
             option = next(iter(chosen)).replace("_", "-")
             raise InputError(f"--format adapter takes no --{option}: nothing is quantized")
@@ -156,12 +156,12 @@ class ExportConfig:
         if self.verify not in VERIFY:
             raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
         if self.evaluation is not None:
-            read_chats(self.evaluation, answered=False)
+            read_chats(self.evaluation, require_answer=False)
 
-    def refuse_idle(self) -> None:
-        """Raise InputError for an option that would change nothing.
+    def reject_unused_options(self) -> None:
+        """Raise InputError for an option without effect.
 
-        A type that was chosen for AUTO takes its place in the configuration: ask before that.
+        Call it before `resolve_auto` replaces AUTO by the chosen type.
         """
         if self.prefer != "size" and AUTO not in self.quants:
             raise InputError(f"--prefer {self.prefer} goes with --quant auto: give that, or leave it out")
@@ -172,17 +172,17 @@ class ExportConfig:
 
     @property
     def tensor_types(self) -> TensorTypes:
-        """The types of single tensors; raises InputError."""
+        """The types of single tensors. Raises InputError."""
         return parse_tensor_types(self.tensor_type, self.output_type, self.embedding_type, self.pure)
 
     @property
     def split_bytes(self) -> int | None:
-        """Above how many bytes a file is split; raises InputError."""
+        """The bytes above which a file is split. Raises InputError."""
         return None if self.split_max_size is None else parse_size(self.split_max_size)
 
     @property
-    def quantizing(self) -> dict[str, Any]:
-        """What was asked for beyond the types' names, under the options' names; raises InputError."""
+    def quant_options(self) -> dict[str, Any]:
+        """The given options of quantizing besides the types, by their names. Raises InputError."""
         split = {} if self.split_bytes is None else {"split_max_size": self.split_bytes}
         return {**self.tensor_types.describe(), **split}
 
@@ -198,14 +198,14 @@ class ExportConfig:
 
     @property
     def adapter_name(self) -> str:
-        """The file name of the adapter alone."""
+        """The file name of the GGUF LoRA file."""
         return f"{self.name}-LoRA-{self.outtype.upper()}.gguf"
 
     @property
     def imatrix_name(self) -> str:
-        """The file name of the importance matrix that `calibrate` gives."""
+        """The file name of the importance matrix made from `calibrate`."""
         return f"{self.name}-imatrix.gguf"
 
     def quantized_name(self, quant: str) -> str:
-        """The file name of the GGUF of one quantization type."""
+        """Return the file name of the GGUF of one quantization type."""
         return f"{self.name}-{quant}.gguf"

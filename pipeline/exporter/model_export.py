@@ -1,4 +1,4 @@
-"""The export of a model: convert once, quantize to each type, certify. No tensor code."""
+"""ModelExport: convert once, quantize to each type, certify. No tensor code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from pipeline.sources.model_source import Source, tensors_of
 
 
 def check_importance(config: ExportConfig, base: Source) -> None:
-    """Raise InputError for a file of `--calibrate` or `--imatrix` that cannot be used, before all work."""
+    """Raise InputError for an unusable file of `--calibrate` or `--imatrix`, before any work."""
     if config.calibrate:
         reject_too_few_chats(config.calibrate.name, read_chats(config.calibrate), base)
     if config.imatrix:
@@ -53,7 +53,7 @@ def check_importance(config: ExportConfig, base: Source) -> None:
 def importance_file(
     config: ExportConfig, full: Path, work: Path, record: Record, progress: StepProgress
 ) -> Path | None:
-    """The importance matrix to quantize `full` with: the user's, an earlier run's, or a new one; or none."""
+    """Return the importance matrix for `full`: the user's, an earlier run's or a new one; or None."""
     if config.imatrix:
         check_fits(config.imatrix, read_imatrix(config.imatrix).importance(), read_tensors(full))
         return config.imatrix
@@ -69,49 +69,49 @@ def importance_file(
     return target
 
 
-_SCRATCH = {"off": 0, "fast": 64 << 20, "full": 576 << 20}
-"""Bytes for what is kept while a certificate is made: the tuned answers (certificate/reference.py)."""
+_SCRATCH_SIZES = {"off": 0, "fast": 64 << 20, "full": 576 << 20}
+"""Bytes of the tuned model's logits, stored during the checks (certificate/scoring/reference.py)."""
 
 
 class ModelExport(ExportRun):
-    """One export of a model under way."""
+    """An export of a model under way."""
 
     def missing(self) -> tuple[str, ...]:
-        """The files that were asked for and do not stand yet."""
+        """Return the requested files that are not finished."""
         wanted = [self.config.quantized_name(quant) for quant in self.config.quants]
         wanted += [self.config.full_precision_name] if self.config.keep_f16 else []
-        return tuple(file for file in wanted if not self.stands(file))
+        return tuple(file for file in wanted if not self.is_current(file))
 
-    def certificate(self) -> Certificate | None:
-        """The certificate of an earlier run, where it still holds."""
-        return None if self.config.verify == "off" else self._certifying.standing(self.record)
+    def existing_certificate(self) -> Certificate | None:
+        """Return an earlier run's certificate, if it is still valid."""
+        return None if self.config.verify == "off" else self._certifying.existing(self.record)
 
-    def make(self) -> Certificate | None:
-        """Convert once, quantize to each type that is missing, and certify what stands then."""
+    def run(self) -> Certificate | None:
+        """Convert once, quantize to each missing type, and certify all files."""
         remove_candidates(self.work.folder)
         self._require_space()
         with self.progress.step("Fetch llama.cpp's converter", None):
             toolchain = ensure_toolchain()
         self._describe()
-        # Both children get ready while the converter works, which leaves a core idle.
+        # Both workers start up while the converter runs, which leaves a core idle.
         log = self.work.folder / "quantize.log"
         with self._certification() as certification, Quantizer(log) as quantizer:
             full = self._converted(toolchain)
-            run = self._settled(full, quantizer)
+            run = self._with_auto_resolved(full, quantizer)
             certification.begin(full, self.record)
             run._quantize(full, quantizer, certification)
-            if self.config.keep_f16 and not self.stands(full.name):
-                certification.wait()  # the file is about to be moved
-                figures = self._full_precision_figures(full)
-                self.publish(self._split(full, quantizer), self.config.outtype.upper(), *figures)
-            kept = self.config.out / full.name if full.name in self.record.outputs else full
-            return certification.finish(kept, self.record, self.progress)
+            if self.config.keep_f16 and not self.is_current(full.name):
+                certification.wait()  # the file will be moved
+                bits, seconds = self._full_precision_figures(full)
+                self.publish(self._split(full, quantizer), self.config.outtype.upper(), bits, seconds)
+            final = self.config.out / full.name if full.name in self.record.outputs else full
+            return certification.finish(final, self.record, self.progress)
 
     def _describe(self) -> None:
         self.record.options = {
             "outtype": self.config.outtype,
             "quants": list(self.config.quants),
-            **self.config.quantizing,
+            **self.config.quant_options,
             **{key: value for key, value in self.record.options.items() if key == AUTO_OPTION},
         }
         self.record.versions = versions()
@@ -120,7 +120,7 @@ class ModelExport(ExportRun):
         return NoCertification() if self.config.verify == "off" else BackgroundCertification(self._certifying)
 
     def _converted(self, toolchain: Path) -> Path:
-        """The file of full precision. The converter leaves a core to hashing its input, and to imports."""
+        """Return the full-precision GGUF. Meanwhile hash the inputs: the converter leaves a core idle."""
         with ThreadPoolExecutor(max_workers=1) as background:
             inputs = background.submit(self.describe_inputs)
             background.submit(get_ready)
@@ -134,55 +134,45 @@ class ModelExport(ExportRun):
         return CertificateStep(self.config, self.base, self.adapters, self.work.folder / SCRATCH)
 
     def _require_space(self) -> None:
-        """Refuse an export that the disk cannot hold, before anything is written."""
+        """Raise InputError when the disk is too small for the export, before anything is written."""
         elements = sum(info.elements for info in tensors_of(self.base).values())
         full = elements * (4 if self.config.outtype == "f32" else 2)
         needed = 0.0 if self._ready_full_precision() else full
         if self.config.keep_f16 and self.config.split_bytes:
-            needed += full  # for a while it is there whole and in shards
+            needed += full  # it exists both whole and in shards for a while
         for quant in self._missing_quants():
             needed += elements * bits_needed(quant) / 8
         if self.config.verify != "off" and not all(map(is_plain, self.adapters)):
-            needed += full  # the base alone, for the certificate (certificate/base_gguf.py)
-        needed += _SCRATCH[self.config.verify]
+            needed += full  # the base's GGUF, for the certificate (certificate/scoring/base_model.py)
+        needed += _SCRATCH_SIZES[self.config.verify]
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
 
     def _missing_quants(self) -> list[str]:
-        return [quant for quant in self.config.quants if not self.stands(self.config.quantized_name(quant))]
+        return [
+            quant for quant in self.config.quants if not self.is_current(self.config.quantized_name(quant))
+        ]
 
     def _quantized(self) -> tuple[Path, ...]:
-        """The quantizations that stand already; they are of the same source, as their record says."""
-        tried = (self.work.folder / CANDIDATES_DIR).glob("*.gguf")
-        return (*(self.config.out / output.file for output in self.record.outputs.values()), *tried)
+        """Return the finished quantizations of the same source, candidates of `--quant auto` included."""
+        candidates = (self.work.folder / CANDIDATES_DIR).glob("*.gguf")
+        return (*(self.config.out / output.file for output in self.record.outputs.values()), *candidates)
 
     def _ready_full_precision(self) -> Path | None:
-        """The full-precision GGUF of an earlier run: kept beside the others, or left in the work folder."""
+        """Return an earlier run's full-precision GGUF, in the output or the work folder; None without one."""
         file = self.config.full_precision_name
-        if file in self.record.outputs and self.stands(file):  # shards of it are no source
+        if file in self.record.outputs and self.is_current(file):  # shards cannot be a source
             return self.config.out / file
         return self.work.full_precision(file, self.record)
 
     def _full_precision(self, toolchain: Path) -> Path:
+        """Return the full-precision GGUF: an earlier run's, or a new one."""
         ready = self._ready_full_precision()
         if ready:
             return ready
         started = time.monotonic()
         target = self.work.folder / self.config.full_precision_name
         partial = target.with_name(f"{target.name}.partial")
-        job = ConvertJob(
-            self.base,
-            self.adapters,
-            self.config.outtype,
-            partial,
-            self.config.name,
-            toolchain,
-            self.config.threads,
-            self.config.qlora_base,
-            self.config.tensor_types,
-            self._certifying.tokenizer_reference if self.config.verify != "off" else None,
-            self.config.evaluation,
-        )
-        converted = convert(job, self.progress)
+        converted = convert(self._convert_job(partial, toolchain), self.progress)
         partial.replace(target)
         self.record.model = {
             "parameters": converted.parameters,
@@ -196,7 +186,24 @@ class ModelExport(ExportRun):
         self.record.save(self.work.record)
         return target
 
+    def _convert_job(self, target: Path, toolchain: Path) -> ConvertJob:
+        config = self.config
+        return ConvertJob(
+            self.base,
+            self.adapters,
+            config.outtype,
+            target,
+            config.name,
+            toolchain,
+            config.threads,
+            config.qlora_base,
+            config.tensor_types,
+            self._certifying.tokenizer_reference if config.verify != "off" else None,
+            config.evaluation,
+        )
+
     def _full_precision_figures(self, full: Path) -> tuple[float, float]:
+        """Return its bits per weight and the seconds of the conversion."""
         bits = full.stat().st_size * 8 / max(1, int(self.record.model["parameters"]))
         return bits, float(self.record.model["convert_seconds"])
 
@@ -218,15 +225,15 @@ class ModelExport(ExportRun):
             certification.add(self.record)
 
     def _importance(self, full: Path) -> Path | None:
-        """The importance matrix to quantize with, if there is to be one."""
+        """Return the importance matrix for quantizing; None without one."""
         if not self._missing_quants():
             return None
-        found = importance_file(self.config, full, self.work.folder, self.record, self.progress)
+        path = importance_file(self.config, full, self.work.folder, self.record, self.progress)
         self.record.save(self.work.record)
-        return found
+        return path
 
-    def _settled(self, full: Path, quantizer: Quantizer) -> ModelExport:
-        """This run, with a type in the place of AUTO."""
+    def _with_auto_resolved(self, full: Path, quantizer: Quantizer) -> ModelExport:
+        """Return this export with a type chosen for AUTO."""
         if AUTO not in self.config.quants:
             return self
         choosing = AutoStep(self.config, self._certifying, self.work.folder, quantizer)

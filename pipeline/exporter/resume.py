@@ -1,4 +1,4 @@
-"""What an export differs in from the one that stands in its folder, for the line that refuses it."""
+"""Resuming an export: its fingerprint, the record to go on from, and what differs from an earlier one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import FORMAT, NAME, Record, load_record, versions
-from pipeline.manifest import NAME as MANIFEST
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 
 
 def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter]) -> str:
-    """Tells two exports of the same inputs from two of different ones, cheaply.
+    """Return a hash of the inputs and options, equal only for the same export.
 
-    A Hub snapshot is known by its commit, a folder by its files' names, sizes and times.
+    A Hub snapshot is identified by its commit, a folder by its files' names, sizes and times.
     """
     parts = [
         FORMAT,
@@ -35,8 +34,8 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         [[_identity(adapter.source), adapter.weight] for adapter in adapters],
         config.format,
         config.qlora_base,
-        *([chosen] if (chosen := config.quantizing) else []),
-        *([weighed] if (weighed := describe_importance(config)) else []),
+        *([chosen] if (chosen := config.quant_options) else []),
+        *([importance] if (importance := describe_importance(config)) else []),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -49,58 +48,58 @@ def _identity(source: Source) -> object:
 
 
 def describe_input(source: Source) -> dict[str, Any]:
-    """An input for the manifest: the Hub's commit, or the SHA-256 of every file of a folder."""
+    """Return an input for the manifest: the Hub's commit, or the SHA-256 of every file of a folder."""
     if source.revision:
         return {"source": source.spec, "revision": source.revision}
-    # A path is told by its last part alone: a manifest is published, and a home folder is private.
+    # Only the last part of a path: manifests are published, and home folders are private.
     return {"source": source.folder.name, "files": {path.name: sha256(path) for path in source.files()}}
 
 
 def describe_adapter(adapter: Adapter) -> dict[str, Any]:
-    """An adapter for the manifest: its files, what kind it is, and how much of it was merged."""
-    what = {"kind": adapter.kind, "rank": adapter.rank, "weight": adapter.weight}
-    return {**describe_input(adapter.source), **what}
+    """Return an adapter for the manifest: its files, its kind, its rank and its weight."""
+    properties = {"kind": adapter.kind, "rank": adapter.rank, "weight": adapter.weight}
+    return {**describe_input(adapter.source), **properties}
 
 
 def merged_into(config: ExportConfig) -> str:
-    """What the adapters are merged into, for the manifest."""
+    """Return a phrase for the base that adapters are merged into, for the manifest."""
     base = config.qlora_base
     return f"the base rounded to {base}, as QLoRA saw it" if base else "the base as it is"
 
 
 def describe_importance(config: ExportConfig) -> dict[str, str]:
-    """What the importance matrix comes from, for the manifest: the option, the file's name, its SHA-256."""
+    """Return the importance matrix's origin for the manifest: option and file name, and the SHA-256."""
     path = config.calibrate or config.imatrix
     if path is None:
         return {}
     return {"calibrate" if config.calibrate else "imatrix": path.name, "sha256": sha256(path)}
 
 
-_MADE_BY = "llama-cpp-python"
+_RUNTIME = "llama-cpp-python"
 
 
 def config_diff(config: ExportConfig, base: Source, adapters: Sequence[Adapter], earlier: Record) -> str:
-    """The first thing that is other, as "--outtype was f16 and is f32"; of files, that they were changed."""
-    told = (
-        f"{name} was {_plain(was)} and is {_plain(now)}"
+    """Return the first difference, as "--outtype was f16 and is f32"; for files, that they were changed."""
+    differences = (
+        f"{name} was {_value_text(was)} and is {_value_text(now)}"
         for name, was, now in _pairs(config, base, adapters, earlier)
         if was != now
     )
-    return next(told, "a file of the base or of an adapter was changed since")
+    return next(differences, "a file of the base or of an adapter was changed since")
 
 
 def _pairs(
     config: ExportConfig, base: Source, adapters: Sequence[Adapter], earlier: Record
 ) -> Iterator[tuple[str, object, object]]:
-    """The name of each thing, what it was, and what it is."""
+    """Yield the name of each option or input, its earlier value, and its value now."""
     options, inputs = earlier.options, earlier.inputs
     yield "--format", options.get("format", "model"), config.format
     yield "--outtype", options.get("outtype"), config.outtype
     for name in ("tensor_type", "output_type", "embedding_type", "pure", "split_max_size"):
-        yield f"--{name.replace('_', '-')}", options.get(name), config.quantizing.get(name)
-    yield "--base", _named(inputs.get("base", {})), _named(_told(base))
-    before = [_named(one, one["weight"]) for one in inputs.get("adapters", [])]
-    yield "--adapter", before, [_named(_told(one.source), one.weight) for one in adapters]
+        yield f"--{name.replace('_', '-')}", options.get(name), config.quant_options.get(name)
+    yield "--base", _source_text(inputs.get("base", {})), _source_text(_described(base))
+    before = [_source_text(one, one["weight"]) for one in inputs.get("adapters", [])]
+    yield "--adapter", before, [_source_text(_described(one.source), one.weight) for one in adapters]
     yield (
         "what adapters are merged into",
         inputs.get("merged_into"),
@@ -108,42 +107,42 @@ def _pairs(
     )
     was, now = inputs.get("importance", {}), describe_importance(config)
     yield "the importance matrix", list(was.values()), list(now.values())
-    yield _MADE_BY, earlier.versions.get(_MADE_BY), versions().get(_MADE_BY)
+    yield _RUNTIME, earlier.versions.get(_RUNTIME), versions().get(_RUNTIME)
 
 
-def _told(source: Source) -> dict[str, Any]:
-    """As the manifest has it, without the hashes, which take their time."""
+def _described(source: Source) -> dict[str, Any]:
+    """Return an input as in the manifest, without the hashes, which take long."""
     return {"source": source.spec if source.revision else source.folder.name, "revision": source.revision}
 
 
-def _named(told: Mapping[str, Any], weight: float = 1.0) -> str:
-    at = f" at {told['revision']}" if told.get("revision") else ""
-    return f"{told.get('source')}{at}" + (f"={weight:g}" if weight != 1 else "")
+def _source_text(described: Mapping[str, Any], weight: float = 1.0) -> str:
+    at = f" at {described['revision']}" if described.get("revision") else ""
+    return f"{described.get('source')}{at}" + (f"={weight:g}" if weight != 1 else "")
 
 
-def _plain(value: object) -> str:
-    words = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return "not given" if words in (None, "") else str(words)
+def _value_text(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return "not given" if text in (None, "") else str(text)
 
 
 def open_record(config: ExportConfig, work: Workspace, base: Source, adapters: Sequence[Adapter]) -> Record:
-    """The record to go on from: that of an interrupted run, of a complete one, or a fresh one.
+    """Return the record to resume from: an interrupted run's, a complete one's, or a new one.
 
-    Raises InputError for another export's folder, and names what is other.
+    Raises InputError, with the difference, when the folder has another export.
     """
     identity = fingerprint(config, base, adapters)
     if config.force:
         work.clear()
         return Record(identity)
-    earlier = load_record(work.record) or load_record(config.out / MANIFEST)
+    earlier = load_record(work.record) or load_record(config.out / NAME)
     if earlier is None:
         return Record(identity)
-    standing = {
+    existing = {
         file: output
         for file, output in earlier.outputs.items()
-        if earlier.finished(whole_name(file), config.out)  # a set of shards stands as a whole or not at all
+        if earlier.is_finished(whole_name(file), config.out)  # shards count only as a complete set
     }
-    if earlier.fingerprint != identity and standing:
+    if earlier.fingerprint != identity and existing:
         raise InputError(
             f"--out {str(config.out)!r} holds an export of other inputs or options "
             f"({config_diff(config, base, adapters, earlier)}): "
@@ -152,11 +151,11 @@ def open_record(config: ExportConfig, work: Workspace, base: Source, adapters: S
     if earlier.fingerprint != identity or not config.resume:
         work.clear()
         return Record(identity)
-    return replace(earlier, outputs=standing, complete=False)
+    return replace(earlier, outputs=existing, complete=False)
 
 
 def recorded_outputs(folder: Path) -> Record:
-    """What the folder's manifest says; an empty record where there is none, or none that can be read."""
+    """Return the folder's manifest; an empty record when it is missing or unreadable."""
     try:
         return load_record(folder / NAME) or Record("")
     except InputError:
@@ -164,17 +163,17 @@ def recorded_outputs(folder: Path) -> Record:
 
 
 def remove_stale_outputs(folder: Path, earlier: Record, record: Record) -> None:
-    """Remove the files that `earlier` lists and `record` does not, but none that was touched since."""
+    """Remove the files that are in `earlier` but not in `record`, unless they were changed since."""
     for output in earlier.outputs.values():
-        if output.file not in record.outputs and _is_plain(output.file) and output.stands(folder):
+        if output.file not in record.outputs and _is_gguf_name(output.file) and output.is_unchanged(folder):
             (folder / output.file).unlink()
     matrix = earlier.importance.get("file", "")
-    if matrix != record.importance.get("file", "") and _is_plain(matrix):
+    if matrix != record.importance.get("file", "") and _is_gguf_name(matrix):
         path = folder / matrix
         if path.is_file() and sha256(path) == earlier.importance.get("sha256"):
             path.unlink()
 
 
-def _is_plain(file: str) -> bool:
-    """Whether it names a GGUF right in the folder: a manifest may be anyone's."""
+def _is_gguf_name(file: str) -> bool:
+    """Return whether it is the name of a GGUF, without folders: a manifest may be untrusted."""
     return file.endswith(".gguf") and Path(file).name == file

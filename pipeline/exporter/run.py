@@ -1,4 +1,4 @@
-"""export(config): the order of the steps, resume, progress. No tensor code."""
+"""export(config): the steps of an export in order, resumable. No tensor code."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pipeline.sources.model_source import adapter_source, base_source
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export left in `folder`. `made` names the files that this run made, the others were there.
+    """The files in `folder` after an export. `made` are the names of those that this run made.
 
-    `notes` are lines about the model for people, such as whose tokenizer it has; `certificate` is None where
-    none was asked for.
+    `notes` are lines about the model for the user, such as whose tokenizer it has; `certificate` is None
+    when none was requested.
     """
 
     folder: Path
@@ -44,34 +44,27 @@ class ExportResult:
 
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
-    """Merge, convert and quantize as `config` says; returns what stands in `config.out` then.
+    """Merge, convert and quantize as `config` says; return the files that are then in `config.out`.
 
     Raises InputError when the input is wrong (nothing is written then) and PipelineError when a
-    step fails. Interrupted at any moment, the next call goes on from the last finished step.
+    step fails. After an interruption, the next call resumes from the last finished step.
     """
-    config.refuse_idle()
+    config.reject_unused_options()
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
     check_importance(config, base)
     reject_without_template(config, (base, *(adapter.source for adapter in adapters)))
     with Workspace(config.out) as work:
         record = open_record(config, work, base, adapters)
-        kind = AdapterExport if config.format == "adapter" else ModelExport
         config = resolve_auto(config, record)
-        run = kind(config, work, record, base, adapters, progress or NoProgress())
+        run_class = AdapterExport if config.format == "adapter" else ModelExport
+        run = run_class(config, work, record, base, adapters, progress or NoProgress())
         before = set(record.outputs)
-        standing = certificate = run.certificate()
+        existing = certificate = run.existing_certificate()
         certify = config.verify != "off" and config.format == "model"
-        if run.missing() or (certify and standing is None):
-            certificate = run.make()
-        remove_stale_certificate(config.out, record)
-        record.complete = True
-        earlier = recorded_outputs(config.out)
-        record.save(config.out / MANIFEST)
-        remove_stale_outputs(config.out, earlier, record)
-        if certificate is None and earlier.hashes != record.hashes:
-            remove_report(config.out)  # it told of those files
-        reported = _report(config, record, certificate, anew=certificate is not standing)
+        if run.missing() or (certify and existing is None):
+            certificate = run.run()
+        reported = _complete(config, record, certificate, is_new=certificate is not existing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
     notes = (*record.model.get("notes", ()), *auto_notes(record), *reported)
@@ -79,11 +72,18 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 
 
-def _report(
-    config: ExportConfig, record: Record, certificate: Certificate | None, *, anew: bool
+def _complete(
+    config: ExportConfig, record: Record, certificate: Certificate | None, *, is_new: bool
 ) -> tuple[str, ...]:
-    """Write the report of what was certified, unless it stands; returns notes for people."""
-    if certificate is None or (is_written(config.out) and not anew):
+    """Write the manifest and the certificate's report, and remove stale files; return notes for the user."""
+    remove_stale_certificate(config.out, record)
+    record.complete = True
+    earlier = recorded_outputs(config.out)
+    record.save(config.out / MANIFEST)
+    remove_stale_outputs(config.out, earlier, record)
+    if certificate is None and earlier.hashes != record.hashes:
+        remove_report(config.out)  # it describes the earlier files
+    if certificate is None or (is_written(config.out) and not is_new):
         return ()
     return write_report(config.out, config.name, record, certificate).notes
 

@@ -1,4 +1,4 @@
-"""The folder of an export under way: `.work` inside its output folder."""
+"""The working folder of an export: `.work` in its output folder, locked, removed when empty."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import IO
 from pipeline.errors import InputError
 from pipeline.manifest import Record
 
-_REPORTS = 8 * 2**20
-"""Bytes for what is small beside a model: records, certificate, report, logs."""
+_REPORTS_SIZE = 8 * 2**20
+"""Bytes for the small files: records, certificate, report, logs."""
 
 
 class Workspace:
-    """Half-made files live here, so that a final name never stands on one. One export at a time."""
+    """A folder for unfinished files, so that final names are only given to finished ones. Locked."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -47,19 +47,19 @@ class Workspace:
     ) -> None:
         assert self._lock is not None
         if isinstance(error, InputError) and not self.record.exists():
-            self.clear()  # a refused input leaves nothing behind
+            self.clear()  # a rejected input leaves nothing behind
         self._remove_if_empty()
         self._lock.close()
 
     def full_precision(self, file: str, record: Record) -> Path | None:
-        """The full-precision GGUF of an interrupted run, when it was finished."""
+        """Return the finished full-precision GGUF of an interrupted run; None without one."""
         path = self.folder / file
         if path.is_file() and path.stat().st_size == record.model.get("full_precision_bytes"):
             return path
         return None
 
     def clear(self) -> None:
-        """Remove all that is in it but the lock."""
+        """Remove everything in it except the lock."""
         for path in self.folder.iterdir():
             if path.name == "lock":
                 continue
@@ -78,8 +78,8 @@ class Workspace:
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raise InputError when the disk of `folder` has fewer than `needed` bytes free, and room for reports."""
-    free, needed = shutil.disk_usage(folder).free, needed + _REPORTS
+    """Raise InputError unless the disk of `folder` has `needed` bytes free, plus some for reports."""
+    free, needed = shutil.disk_usage(folder).free, needed + _REPORTS_SIZE
     if needed > free:
         raise InputError(
             f"{purpose} needs {ceil(needed / 2**20)} MiB in {folder}, and {free // 2**20} MiB are free: "

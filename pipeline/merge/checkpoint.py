@@ -1,8 +1,8 @@
-"""A checkpoint's tensors as the parameters of transformers' model class, and back.
+"""Read a checkpoint's tensors, and map them to the parameters of transformers' model class and back.
 
-Most checkpoints keep a parameter under its own name. Some name it otherwise (GPT-2 without its prefix),
-and those of mixtures of experts keep one tensor for each expert where the model has one for all
-(transformers/conversion_mapping.py). transformers' own rules are used in both directions.
+Most checkpoints store a parameter under its own name. Some names differ (GPT-2 lacks its prefix), and
+mixtures of experts have one tensor per expert where the model has one for all
+(transformers/conversion_mapping.py). transformers' rules are used in both directions.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ except ImportError as error:
 
 
 class Tensors(Protocol):
-    """Tensors by name: a checkpoint's, or those of a checkpoint that an adapter was merged into."""
+    """Tensors by name: a checkpoint's, or those after merging an adapter."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Every tensor's shape."""
+        """The shape of every tensor."""
 
     @property
     def changed(self) -> frozenset[str]:
-        """The tensors that are not, or not so, in the checkpoint's files."""
+        """The tensors that differ from the checkpoint's files."""
 
     @property
     def added(self) -> frozenset[str]:
-        """Those of them that the files lack."""
+        """The tensors that the checkpoint's files lack."""
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What the model's config.json has to say otherwise: tie_word_embeddings, vocab_size."""
+        """The changed settings of config.json: tie_word_embeddings, vocab_size."""
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor, in the type that it is kept in."""
+        """Return a tensor in its stored type."""
 
 
 class Checkpoint:
@@ -54,21 +54,21 @@ class Checkpoint:
         self.changed: frozenset[str] = frozenset()
         self.added: frozenset[str] = frozenset()
         self.settings: dict[str, object] = {}
-        self._places: dict[str, Path] = {}
+        self._files: dict[str, Path] = {}
         for path in files:
-            with _opened(path) as file:
+            with _open(path) as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     self.shapes[name] = tuple(file.get_slice(name).get_shape())
-                    self._places[name] = path
+                    self._files[name] = path
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor as it is stored. Its file is mapped into memory only as long as the tensor lives."""
-        with _opened(self._places[name]) as file:
+        """Return a tensor in its stored type. Its file stays mapped only as long as the tensor exists."""
+        with _open(self._files[name]) as file:
             tensor: torch.Tensor = file.get_tensor(name)
             return tensor
 
 
-def _opened(path: Path) -> safe_open:
+def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -76,7 +76,6 @@ def _opened(path: Path) -> safe_open:
 
 
 try:
-    import torch
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
         WeightConverter,
@@ -89,7 +88,7 @@ except ImportError as error:
 
 
 class Parameters:
-    """The parameters of `model`, a model on the meta device, in the tensors of its checkpoint."""
+    """The parameters of `model`, which is on the meta device, read from its checkpoint's `tensors`."""
 
     def __init__(self, model: Any, tensors: Tensors) -> None:
         self._model = model
@@ -110,11 +109,11 @@ class Parameters:
         return parameter in self._sources
 
     def names(self, parameter: str) -> list[str]:
-        """The checkpoint's tensors that hold a parameter."""
+        """Return the names of the checkpoint's tensors that make up a parameter."""
         return [name for name, _ in self._sources[parameter]]
 
     def read(self, parameter: str) -> torch.Tensor:
-        """A parameter in float32, as a tensor of its own."""
+        """Return a new float32 tensor with a parameter's value."""
         sources = self._sources[parameter]
         pattern = sources[0][1]
         if pattern is None:
@@ -126,7 +125,7 @@ class Parameters:
         return whole
 
     def split(self, parameter: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A parameter's value as the checkpoint's tensors: `read` backwards."""
+        """Return a parameter's value as the checkpoint's tensors, the inverse of `read`."""
         sources = self._sources[parameter]
         pattern = sources[0][1]
         if pattern is None:
@@ -138,5 +137,5 @@ class Parameters:
         return {name: parts[rename_source_key(name, self._renamings, [])[0]] for name, _ in sources}
 
     def _apply(self, rule: Any, name: str) -> dict[str, torch.Tensor]:
-        made = rule.convert(name, model=self._model, config=self._model.config)
-        return {key: value[0] if isinstance(value, list) else value for key, value in made.items()}
+        converted = rule.convert(name, model=self._model, config=self._model.config)
+        return {key: value[0] if isinstance(value, list) else value for key, value in converted.items()}

@@ -1,4 +1,4 @@
-"""How many tokens the merged model knows, where an adapter's embeddings have other rows than its base's."""
+"""Resized embeddings: adapters whose vocabulary has more or fewer tokens than their base's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def embedding_parameters(model: Any) -> dict[str, bool]:
-    """The input and output embeddings' parameters -> whether it is the input's."""
+    """Return the embeddings' parameter names, True for the input embeddings."""
     found: dict[str, bool] = {}
     for module, is_input in ((model.get_input_embeddings(), True), (model.get_output_embeddings(), False)):
         for name, other in model.named_modules(remove_duplicate=False):
@@ -22,18 +22,18 @@ def embedding_parameters(model: Any) -> dict[str, bool]:
 
 
 def resized_rows(model: Any, adapter: Adapter) -> int | None:
-    """The rows of the embeddings that the adapter was trained with, None when they are the base's.
+    """Return the number of embedding rows that the adapter was trained with, None when it is the base's.
 
-    Raises InputError when its tensors contradict one another.
+    Raises InputError when its tensors contradict each other.
     """
     rows = {name: count for name, count in _rows_of(model, adapter) if count is not None}
     if len(set(rows.values())) > 1:
-        told = ", ".join(f"{name}: {count}" for name, count in rows.items())
-        raise InputError(f"the adapter {adapter.spec!r} has embeddings of different vocabularies ({told})")
-    known = model.config.get_text_config().vocab_size
+        listed = ", ".join(f"{name}: {count}" for name, count in rows.items())
+        raise InputError(f"the adapter {adapter.spec!r} has embeddings of different vocabularies ({listed})")
+    base_rows = model.config.get_text_config().vocab_size
     trained = max(adapter.token_indices, default=-1) + 1
-    size = next(iter(rows.values()), max(known, trained))
-    return None if size == known else size
+    size = next(iter(rows.values()), max(base_rows, trained))
+    return None if size == base_rows else size
 
 
 def _rows_of(model: Any, adapter: Adapter) -> list[tuple[str, int | None]]:
@@ -42,17 +42,17 @@ def _rows_of(model: Any, adapter: Adapter) -> list[tuple[str, int | None]]:
 
 
 def _rows(name: str, shape: tuple[int, ...], embeddings: dict[str, bool]) -> int | None:
-    plain = name.removeprefix(PEFT_PREFIX)
-    if plain.replace(".base_layer.", ".") in embeddings:
+    inner = name.removeprefix(PEFT_PREFIX)
+    if inner.replace(".base_layer.", ".") in embeddings:
         return shape[0]
     for suffix, is_input, axis in ((".lora_embedding_A", True, 1), (".lora_B.weight", False, 0)):
-        if plain.endswith(suffix) and embeddings.get(f"{plain.removesuffix(suffix)}.weight") is is_input:
+        if inner.endswith(suffix) and embeddings.get(f"{inner.removesuffix(suffix)}.weight") is is_input:
             return shape[axis]
     return None
 
 
 def check_added_rows(parameter: str, rows: int, base_rows: int, trained: set[int], adapter: Adapter) -> None:
-    """Raise InputError when rows that the base lacks are in the adapter neither."""
+    """Raise InputError when the adapter lacks rows that the base lacks too."""
     unknown = [row for row in range(base_rows, rows) if row not in trained]
     if unknown:
         raise InputError(
@@ -63,7 +63,7 @@ def check_added_rows(parameter: str, rows: int, base_rows: int, trained: set[int
 
 
 def with_rows(weight: torch.Tensor, rows: int) -> torch.Tensor:
-    """`weight` (rows, width) cut, or lengthened by zeros that the adapter then replaces."""
+    """Return `weight` [n, width] with `rows` rows: cut, or padded with zeros that the adapter replaces."""
     if weight.shape[0] >= rows:
         return weight[:rows]
     longer = weight.new_zeros(rows, *weight.shape[1:])

@@ -1,8 +1,8 @@
-"""One tensor of the base in, one merged tensor out, by PEFT's own layer code.
+"""Merges adapters into a checkpoint, one tensor at a time, with PEFT's layer code.
 
-To merge a module, its base weights are filled into PEFT's layer alone, PEFT merges them in float32,
-and they are taken out again. Whole parameters that the adapter brings take the place of the base's.
-Every tensor of the adapter is used: `finish` raises when one would be left out of the GGUF.
+To merge a module, its base weights are put into PEFT's layer, PEFT merges them in float32, and they are
+removed again. Whole parameters in the adapter replace the base's. Every tensor of the adapter is used:
+`finish` raises when one would be left out of the GGUF.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ except ImportError as error:
 
 
 class Merger:
-    """An adapter merged into `tensors`, the base's, one at a time: the Tensors of the merged model.
+    """The Tensors of `base` with one adapter merged in; `tensors` are the base's.
 
-    `targets` are the names of the tensors that the adapter changes. A tensor that the checkpoint lacks
-    is among them, and `added`, when the input and output embeddings were one and no longer are.
+    `targets` are the names of the tensors that the adapter changes. They include `added` ones, which the
+    checkpoint lacks, when tied embeddings are no longer equal.
     """
 
     def __init__(self, base: Source, tensors: Tensors, adapter: Adapter) -> None:
@@ -42,7 +42,7 @@ class Merger:
         self._embeddings = embedding_parameters(model)
         named = dict(model.named_parameters(remove_duplicate=False))
         self._expected = {name: tuple(value.shape) for name, value in named.items()}
-        self._twins = _twins(named)
+        self._tied = _tied_parameters(named)
         self._parameters = Parameters(model, tensors)
         wrapped = inject_adapter(model, adapter)
         self._weights = AdapterWeights(wrapped, adapter, self._expected)
@@ -57,32 +57,32 @@ class Merger:
         self.changed = self.targets | tensors.changed
         self.added = tensors.added | (self.targets - tensors.shapes.keys())
         self.shapes = self._new_shapes()
-        self._waiting = set(self.changed)
+        self._unused = set(self.changed)
 
     def merge(self, name: str) -> torch.Tensor:
-        """The merged tensor `name` in float32; every changed tensor is asked for once."""
+        """Return the merged tensor `name` in float32. Call it once per changed tensor."""
         self.use(name)
         return self.read(name).float()
 
     def use(self, name: str) -> None:
-        """Note that the converter takes the merged `name`, as it must once."""
-        self._waiting.remove(name)  # a second time would be a bug of the converter's
+        """Record that the converter uses the merged `name`, as it must exactly once."""
+        self._unused.remove(name)  # a second use is a bug, and raises KeyError
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor of the merged model, in float32 if the adapter changes it."""
+        """Return a tensor of the merged model, in float32 if the adapter changes it."""
         parameter = self._owners.get(name)
         if parameter is None:
             return self._tensors.read(name)
         if name not in self._ready:
-            self._make(parameter)
+            self._merge_parameter(parameter)
         return self._ready.pop(name)
 
     def finish(self) -> None:
-        """Check that nothing of the adapter was left out; raises InputError that names what was."""
-        if self._waiting:
+        """Raise InputError when a tensor of the adapter was not used."""
+        if self._unused:
             raise InputError(
-                f"the adapter {self._adapter.spec!r} needs {min(self._waiting)}"
-                f"{and_more(len(self._waiting) - 1, 'tensor')} in the GGUF, and llama.cpp's converter leaves "
+                f"the adapter {self._adapter.spec!r} needs {min(self._unused)}"
+                f"{and_more(len(self._unused) - 1, 'tensor')} in the GGUF, and llama.cpp's converter leaves "
                 "them out for this architecture: its tuning would be lost"
             )
 
@@ -96,15 +96,15 @@ class Merger:
         return model
 
     def _find_owners(self) -> dict[str, str]:
-        """Every tensor that changes -> the parameter that it is (a part of)."""
-        touched = {*self._layers, *self._weights.replaced}
+        """Return the parameter of every tensor that changes."""
+        changed = {*self._layers, *self._weights.replaced}
         if self._rows is not None:
-            touched |= self._embeddings.keys()
-        twins = [twin for pair in self._twins for twin in pair]
-        owners = {name: one for one in touched - set(twins) for name in self._names(one)}
-        for pair in self._twins:
-            if touched & set(pair):
-                owners.update(self._owners_of_twins(pair))
+            changed |= self._embeddings.keys()
+        tied = [name for group in self._tied for name in group]
+        owners = {name: one for one in changed - set(tied) for name in self._names(one)}
+        for group in self._tied:
+            if changed & set(group):
+                owners.update(self._owners_of_tied(group))
         return owners
 
     def _new_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -120,45 +120,46 @@ class Merger:
             )
         return self._parameters.names(parameter)
 
-    def _owners_of_twins(self, pair: tuple[str, ...]) -> dict[str, str]:
-        """Tied embeddings stay one tensor where the adapter leaves them equal, and become two where not."""
-        tied = len({_digest(self._value(one)) for one in pair}) == 1  # one of them in memory at a time
-        if not tied:
+    def _owners_of_tied(self, group: tuple[str, ...]) -> dict[str, str]:
+        """Keep tied embeddings one tensor if they are equal after the merge; else untie them."""
+        equal = len({_digest(self._value(one)) for one in group}) == 1  # one of them in memory at a time
+        if not equal:
             self.settings["tie_word_embeddings"] = False
         owners = {}
-        for parameter in pair:
+        for parameter in group:
             if parameter in self._parameters:
                 owners.update(dict.fromkeys(self._parameters.names(parameter), parameter))
-            elif not tied:
+            elif not equal:
                 owners[parameter] = parameter
         return owners
 
-    def _make(self, parameter: str) -> None:
-        """Put all tensors that are made along with `parameter` where `read` takes them."""
+    def _merge_parameter(self, parameter: str) -> None:
+        """Compute all tensors of the layer of `parameter`, for `read`."""
         layer = self._layers.get(parameter)
         values = layer.merged(self._base) if layer else {parameter: self._base(parameter)}
         while values:
             name, value = values.popitem()
-            # PEFT's safe_merge looks at every number and takes longer than the merge; one sum sees them all.
+            # PEFT's safe_merge checks every number and takes longer than the merge; one sum is enough.
             if not torch.isfinite(value.sum()):
                 raise InputError(
                     f"the adapter {self._adapter.spec!r} makes {name} infinite or not a number: it is damaged"
                 )
-            held = name in self._parameters
-            self._ready.update(self._parameters.split(name, value) if held else {name: value})
+            stored = name in self._parameters
+            self._ready.update(self._parameters.split(name, value) if stored else {name: value})
 
     def _value(self, parameter: str) -> torch.Tensor:
+        """Return a parameter's merged value in float32."""
         layer = self._layers.get(parameter)
         return layer.merged(self._base)[parameter] if layer else self._base(parameter)
 
     def _base(self, parameter: str) -> torch.Tensor:
-        """A parameter as PEFT's layer finds it, in float32: the base's, or the adapter's that replaces it."""
-        twins = next((pair for pair in self._twins if parameter in pair), (parameter,))
-        for one in (parameter, *twins):
+        """Return a parameter before the merge, in float32: the base's, or the adapter's replacement."""
+        tied = next((group for group in self._tied if parameter in group), (parameter,))
+        for one in (parameter, *tied):
             if one in self._weights.replaced and (one == parameter or one not in self._weights.separate):
                 return self._weights.read(one)
-        held = next((one for one in twins if one in self._parameters), parameter)
-        value = self._parameters.read(held)
+        stored = next((one for one in tied if one in self._parameters), parameter)
+        value = self._parameters.read(stored)
         if self._rows is None or parameter not in self._embeddings:
             return value
         layer = self._layers.get(parameter)
@@ -170,8 +171,8 @@ def _digest(value: torch.Tensor) -> bytes:
     return hashlib.sha256(value.contiguous().numpy().data).digest()
 
 
-def _twins(named: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Parameters that are one and the same, such as tied embeddings: the checkpoint holds the first."""
+def _tied_parameters(named: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return groups of names of the same parameter (tied embeddings); the checkpoint stores the first."""
     groups: dict[int, list[str]] = {}
     for name, value in named.items():
         groups.setdefault(id(value), []).append(name)
@@ -179,11 +180,11 @@ def _twins(named: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def merge_in_sequence(base: Source, adapters: Sequence[Adapter], qlora_base: str | None = None) -> Merger:
-    """Each adapter merged into what the ones before it left; raises InputError for what does not fit.
+    """Merge the adapters one after the other. Raises InputError for one that does not fit.
 
-    With `qlora_base` "nf4" the first is merged into the base as a model loaded in 4 bits has it.
+    With `qlora_base` "nf4" they are merged into the base as rounded by loading it in 4 bits.
     """
-    tensors: Tensors = Checkpoint(base.weights())
+    tensors: Tensors = Checkpoint(base.weight_files())
     if qlora_base == "nf4":
         from pipeline.merge.nf4 import Nf4Base
 

@@ -1,7 +1,7 @@
-"""The base model on PyTorch's `meta` device, where it takes no memory, with PEFT's layers in it.
+"""The base model on PyTorch's `meta` device, where it takes no memory, with PEFT's layers injected.
 
-PEFT moves an adapter to the device and type of its base weight, and on `meta` a merge does nothing,
-silently. So the weights under PEFT's layers are empty float32 tensors on the CPU until their turn comes.
+PEFT moves an adapter to the device and type of its base weight, and a merge on `meta` silently does nothing.
+So the base weights under PEFT's layers are empty float32 tensors on the CPU until they are merged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from common.errors import MissingPackage
-from common.text import pluralize
+from common.text import first_line, pluralize
 from pipeline.errors import InputError
 from pipeline.merge.checkpoint import Checkpoint
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
@@ -32,12 +32,12 @@ except ImportError as error:
 
 
 def build_base(base: Source, settings: Mapping[str, object]) -> Any:
-    """The base model without weights, its configuration changed by `settings`; raises InputError."""
+    """Build the base model without weights, its configuration changed by `settings`. Raises InputError."""
     try:
         config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise InputError(
-            f"transformers cannot build the base model {base.spec!r}: {_first_line(error)}; merge the "
+            f"transformers cannot build the base model {base.spec!r}: {first_line(error)}; merge the "
             "adapter where the model's own code runs, save the model, and export that with --base"
         ) from None
     if getattr(config, "quantization_config", None):
@@ -53,22 +53,22 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
 
 
 def inject_adapter(model: Any, adapter: Adapter) -> Any:
-    """Put PEFT's layers for `adapter`, without their weights, into `model`; raises InputError."""
+    """Inject PEFT's layers for `adapter`, without weights, into `model`. Raises InputError."""
     try:
         with suppress_warnings():
             config = PeftConfig.from_pretrained(str(adapter.folder))
             _check_version(config, adapter)
             config.inference_mode = True
             return PeftModel(model, config, low_cpu_mem_usage=True)
-    # PEFT checks a configuration by using it: a bad target, option, pattern or module fails in its own way.
+    # PEFT validates a configuration by using it: a bad target, option, pattern or module raises any of these.
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise InputError(
-            f"the adapter {adapter.spec!r} does not fit the base model: {_first_line(error)}"
+            f"the adapter {adapter.spec!r} does not fit the base model: {first_line(error)}"
         ) from None
 
 
 def _check_version(config: Any, adapter: Adapter) -> None:
-    """PEFT leaves out options that it does not know; those of a newer PEFT may matter."""
+    """Raise InputError for unknown options of a newer PEFT, which PEFT would ignore."""
     unknown = [name for name, value in adapter.config.items() if value and not hasattr(config, name)]
     written_by = str(adapter.config.get("peft_version") or "0")
     if unknown and Version(written_by.partition("@")[0]) > Version(peft.__version__):
@@ -79,32 +79,34 @@ def _check_version(config: Any, adapter: Adapter) -> None:
 
 
 def tuned_modules(wrapped: Any) -> dict[str, Any]:
-    """Path in the base model -> PEFT's layer there. Layers inside others are left to those."""
+    """Return PEFT's layers by their path in the base model, without layers inside other layers."""
     found: dict[str, Any] = {}
     last = " "
-    for name, module in wrapped.base_model.model.named_modules():  # what is inside a module follows it
+    for name, module in wrapped.base_model.model.named_modules():  # submodules directly follow their module
         if isinstance(module, BaseTunerLayer | TrainableTokensWrapper) and not name.startswith(f"{last}."):
             found[name], last = module, name
     return found
 
 
 def base_module(module: Any) -> Any:
-    """The base's own module under one of PEFT's."""
+    """Return the base's module inside one of PEFT's."""
     if isinstance(module, TrainableTokensWrapper):
         return module.original_module
     return module.get_base_layer()
 
 
 class AdapterWeights:
-    """What an adapter's file holds: tensors of PEFT's layers, and whole parameters of the base.
+    """The tensors of an adapter's file, loaded into PEFT's layers, and whole parameters of the base.
 
-    `replaced` maps a parameter of the base to the adapter's tensor that takes its place: modules_to_save,
-    trained biases, resized embeddings. The `separate` ones of them (modules_to_save) leave a tied twin alone.
+    `replaced` maps a parameter of the base to the adapter's tensor that replaces it: modules_to_save,
+    trained biases, resized embeddings. Those in `separate` (modules_to_save) do not change a tied parameter.
     """
 
     def __init__(self, wrapped: Any, adapter: Adapter, shapes: dict[str, tuple[int, ...]]) -> None:
-        self._file = Checkpoint([adapter.weights])
-        self._shapes = {name: shape for name, shape in self._file.shapes.items() if not self._is_copy(name)}
+        self._file = Checkpoint([adapter.weights_file])
+        self._shapes = {
+            name: shape for name, shape in self._file.shapes.items() if not self._is_duplicate(name)
+        }
         saved = {
             f"{name}."
             for name, module in wrapped.base_model.model.named_modules()
@@ -125,11 +127,11 @@ class AdapterWeights:
         self._load(wrapped, shapes)
 
     def read(self, parameter: str) -> torch.Tensor:
-        """The tensor that replaces a parameter of the base, in float32."""
+        """Return the tensor that replaces a parameter of the base, in float32."""
         return self._file.read(self.replaced[parameter]).to(torch.float32, copy=True)
 
-    def _is_copy(self, name: str) -> bool:
-        # Beside a resized embedding that was trained whole, PEFT also saves both sides of its wrapper.
+    def _is_duplicate(self, name: str) -> bool:
+        # For a resized embedding that was fully trained, PEFT also saves both modules of its wrapper.
         owner, _, leaf = name.rpartition(".")
         for part in (".modules_to_save", ".original_module"):
             if owner.endswith(part) and f"{owner.removesuffix(part)}.{leaf}" in self._file.shapes:
@@ -139,7 +141,7 @@ class AdapterWeights:
     def _load(self, wrapped: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         saved = {self.replaced[parameter] for parameter in self.separate}
         state = {
-            # whole modules are read when their turn comes
+            # whole modules are read when they are merged
             name: torch.empty(shape, device="meta") if name in saved else _as_float(self._file.read(name))
             for name, shape in self._shapes.items()
             if name in saved or name not in self.replaced.values()
@@ -149,32 +151,34 @@ class AdapterWeights:
         )
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         found |= {PEFT_PREFIX + parameter: self._shapes[name] for parameter, name in self.replaced.items()}
-        self._check(found, _wanted(wrapped), {PEFT_PREFIX + name: shape for name, shape in shapes.items()})
+        self._check_shapes(
+            found, _wanted(wrapped), {PEFT_PREFIX + name: shape for name, shape in shapes.items()}
+        )
         for path, module in tuned_modules(wrapped).items():
             empty_base(path, module, shapes)
         try:
             result = set_peft_model_state_dict(wrapped, state, low_cpu_mem_usage=True)
         except NotImplementedError:  # PEFT tried to move a tensor that has no values
-            raise InputError(self._hollow("a part")) from None
+            raise self._missing_values_error("a part") from None
         assert not result.unexpected_keys, result.unexpected_keys
         for path, module in tuned_modules(wrapped).items():
             self._check_filled(path, module)
 
     def _check_filled(self, path: str, module: Any) -> None:
-        # AdaLoRA does not save its rank: the value is always that of its configuration.
+        # AdaLoRA does not save its rank: it is always the configuration's.
         for name, rank in getattr(module, "ranknum", {}).items():
             module.ranknum[name] = torch.nn.Parameter(torch.full_like(rank, module.r[name], device="cpu"))
-        hollow = [name for name, value in module.state_dict().items() if value.is_meta]
-        if hollow:
-            raise InputError(self._hollow(f"{path}.{hollow[0]}"))
+        empty = [name for name, value in module.state_dict().items() if value.is_meta]
+        if empty:
+            raise self._missing_values_error(f"{path}.{empty[0]}")
 
-    def _hollow(self, part: str) -> str:
-        return (
+    def _missing_values_error(self, part: str) -> InputError:
+        return InputError(
             f"the adapter {self._spec!r} ({self._kind}) keeps {part} of it out of its file, to be made anew "
             "from the base: merge it by PEFT's merge_and_unload, save the model, and export that with --base"
         )
 
-    def _check(
+    def _check_shapes(
         self,
         found: dict[str, tuple[int, ...]],
         wanted: dict[str, tuple[int, ...]],
@@ -202,24 +206,24 @@ class AdapterWeights:
 
 
 def empty_base(path: str, module: Any, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Take the base's weights out of one of PEFT's layers."""
+    """Remove the base's weights from one of PEFT's layers."""
     base = base_module(module)
     for name in shapes:
         if name.startswith(f"{path}."):
             set_parameter(base, name.removeprefix(f"{path}."), torch.empty(0))
     originals = getattr(getattr(module, "token_adapter", module), "trainable_tokens_original", {})
-    for name in list(originals):  # what was there before training: a merge does not need it
+    for name in list(originals):  # the rows before training, which a merge does not need
         originals[name] = torch.empty(0)
 
 
 def set_parameter(module: Any, name: str, value: torch.Tensor) -> None:
-    """Give a module's parameter a value, whatever its shape was."""
+    """Set a module's parameter, of any shape."""
     owner, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
 
 
 def _wanted(wrapped: Any) -> dict[str, tuple[int, ...]]:
-    """The tensors that PEFT would save, with the base's own parameters under their own names."""
+    """Return the shapes of the tensors that PEFT would save; the base's parameters have the base's names."""
     with suppress_warnings():
         state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     return {name.replace(".base_layer.bias", ".bias"): tuple(tensor.shape) for name, tensor in state.items()}
@@ -231,11 +235,7 @@ def _as_float(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """PEFT and transformers warn of what is checked here."""
+    """Suppress warnings of PEFT and transformers about things that are checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

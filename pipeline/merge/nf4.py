@@ -1,7 +1,7 @@
-"""The base that a QLoRA adapter was trained on: every linear weight rounded to NF4, as bitsandbytes does it.
+"""The base that a QLoRA adapter was trained on: every linear weight rounded to NF4, as by bitsandbytes.
 
 QLoRA (https://arxiv.org/abs/2305.14314) trains on a base in 4-bit NormalFloat, in blocks of 64 with doubly
-quantized scales. The adapter learns to mend that rounding too, so it fits the rounded base, not the original.
+quantized scales. The adapter also learns to compensate the rounding, so it fits the rounded base.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ except ImportError as error:
     raise MissingPackage(error.name or "bitsandbytes") from error
 
 
-_BLOCK = 64  # bitsandbytes' default, which QLoRA's recipes leave alone
+_BLOCK = 64  # bitsandbytes' default, which QLoRA's recipes keep
 _QUANTIZABLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Nf4Base:
-    """The tensors of a checkpoint as a model loaded in 4 bits has them, each in its stored type."""
+    """The Tensors of a checkpoint after loading it in 4 bits, each in its stored type."""
 
     def __init__(self, base: Source, tensors: Tensors) -> None:
         self._tensors = tensors
@@ -39,7 +39,7 @@ class Nf4Base:
         self.shapes: Mapping[str, tuple[int, ...]] = tensors.shapes
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor; a linear weight comes out of NF4."""
+        """Return a tensor; a linear weight is rounded to NF4."""
         value = self._tensors.read(name)
         if name not in self._transposed:
             return value
@@ -55,7 +55,7 @@ def _rounded(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _linear_weights(base: Source, tensors: Tensors) -> dict[str, bool]:
-    """The checkpoint's tensors that transformers loads in 4 bits -> whether it transposes them first."""
+    """Return the names of the tensors that transformers loads in 4 bits, True if it transposes them first."""
     model = build_base(base, tensors.settings)
     experts = next((name for name, value in model.named_parameters() if value.ndim > 2), None)
     if experts:
@@ -63,10 +63,10 @@ def _linear_weights(base: Source, tensors: Tensors) -> dict[str, bool]:
             f"--qlora-base nf4: the base model {base.spec!r} has {experts}, a mixture of experts, which "
             "versions of transformers round differently: merge it where it was trained, and export the result"
         )
-    parameters, kept = Parameters(model, tensors), set(get_keys_to_not_convert(model))
+    parameters, excluded = Parameters(model, tensors), set(get_keys_to_not_convert(model))
     return {
         name: isinstance(module, Conv1D)
         for path, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and path not in kept
+        if isinstance(module, torch.nn.Linear | Conv1D) and path not in excluded
         for name in parameters.names(f"{path}.weight")
     }

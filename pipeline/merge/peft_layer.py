@@ -1,4 +1,4 @@
-"""One of PEFT's layers, merged on its own: base weights in, merged weights out, nothing kept."""
+"""Merge a single PEFT layer: base weights in, merged weights out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ except ImportError as error:
 
 
 Read = Callable[[str], "torch.Tensor"]
-"""The base's parameter of that name, in float32 and one's own to change."""
+"""Returns the base's parameter of that name as a new float32 tensor."""
 
 
 @dataclass(frozen=True)
 class TunedLayer:
-    """PEFT's layer at `path`, over those `parameters` of the base."""
+    """PEFT's layer at `path`, which changes the base's `parameters`."""
 
     path: str
     module: Any
@@ -32,19 +32,19 @@ class TunedLayer:
 
     @property
     def tokens(self) -> set[int]:
-        """The rows that the adapter brings itself (trainable tokens)."""
+        """The embedding rows in the adapter (trainable tokens)."""
         indices = getattr(getattr(self.module, "token_adapter", self.module), "token_indices", {})
         return {row for rows in indices.values() for row in rows}
 
     def merged(self, read: Read) -> dict[str, torch.Tensor]:
-        """The merged value of each parameter; the layer can be merged again afterwards."""
+        """Return the merged value of each parameter. Raises InputError where PEFT cannot merge."""
         base = base_module(self.module)
         try:
             for name in self.parameters:
                 set_parameter(base, self._inner(name), read(name))
             tuned = _merge(self.module)
             return {name: tuned.get_parameter(self._inner(name)).data for name in self.parameters}
-        # What PEFT's layers raise where they cannot merge: a singular matrix, a missing bias, ...
+        # PEFT's layers raise these where they cannot merge: a singular matrix, a missing bias, ...
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise InputError(f"PEFT cannot merge the adapter's {self.path}: {error}") from None
         finally:
@@ -59,20 +59,20 @@ class TunedLayer:
 
 
 def tuned_layers(wrapped: Any, shapes: Mapping[str, tuple[int, ...]], adapter: Adapter) -> list[TunedLayer]:
-    """All of PEFT's layers in a model, scaled by the adapter's weight; raises InputError if none can be."""
+    """Return the PEFT layers, scaled by the adapter's weight. Raises InputError for one without scale."""
     layers = []
     for path, module in tuned_modules(wrapped).items():
         for part, names in _parts(module):
             inside = [name for name in shapes if name.startswith(f"{path}.")]
             parameters = inside if names is None else [f"{path}.{name}" for name in names]
             _check_bias(part, path, parameters, adapter)
-            _scale(part, path, adapter)
+            _apply_weight(part, path, adapter)
             layers.append(TunedLayer(path, part, tuple(parameters)))
     return layers
 
 
 def _parts(module: Any) -> Iterator[tuple[Any, list[str] | None]]:
-    """PEFT nests one layer in another for each bare parameter of a module (target_parameters)."""
+    """Yield the layers and parameters of a module; PEFT nests one per bare parameter (target_parameters)."""
     if not isinstance(module, ParamWrapper):
         yield module, None
     while isinstance(module, ParamWrapper):
@@ -81,7 +81,7 @@ def _parts(module: Any) -> Iterator[tuple[Any, list[str] | None]]:
 
 
 def _merge(module: Any) -> Any:
-    """What PEFT's merge_and_unload does with one layer; returns the base's module."""
+    """Merge one layer as PEFT's merge_and_unload; return the base's module."""
     with suppress_warnings():
         if hasattr(module, "unload_and_optionally_merge_module") and not isinstance(module, ParamWrapper):
             return module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
@@ -97,7 +97,7 @@ def _check_bias(module: Any, path: str, parameters: list[str], adapter: Adapter)
         )
 
 
-def _scale(module: Any, path: str, adapter: Adapter) -> None:
+def _apply_weight(module: Any, path: str, adapter: Adapter) -> None:
     if adapter.weight == 1.0:
         return
     if not hasattr(module, "scale_layer"):

@@ -1,4 +1,4 @@
-"""Merges the next tensor in a thread of its own while the converter rounds and writes the one before."""
+"""MergePrefetcher: merge the next tensor in a thread while the converter writes the previous one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 class MergePrefetcher:
-    """A Merger that is one tensor ahead of its caller. At most two merged tensors are in memory."""
+    """Runs a Merger one tensor ahead of its caller. At most two merged tensors are in memory."""
 
     def __init__(self, merger: Merger) -> None:
         self._merger = merger
-        self._expected: dict[str, None] = {}  # in the order in which the converter will want them
+        self._expected: dict[str, None] = {}  # in the order in which the converter takes them
         self._started: dict[str, Future[Any]] = {}
         self._thread = ThreadPoolExecutor(1, "merge")
 
     def expect(self, name: str) -> None:
-        """Say that the merged `name` will be taken."""
+        """Announce that the merged `name` will be taken."""
         self._expected[name] = None
 
     def take(self, name: str) -> Any:
-        """The merged tensor, once; the next one that is expected is begun."""
-        self._merger.use(name)  # here and not in the thread: what is begun may never be taken
+        """Return the merged tensor, once, and start merging the next expected one."""
+        self._merger.use(name)  # not in the thread: a started tensor may never be taken
         merged = self._start(name)
         del self._started[name]
         following = next(iter(self._expected), None)
@@ -41,5 +41,5 @@ class MergePrefetcher:
     def _merge(self, name: str) -> Any:
         import torch
 
-        with torch.inference_mode():  # it holds for one thread
+        with torch.inference_mode():  # it applies per thread
             return self._merger.read(name).float()

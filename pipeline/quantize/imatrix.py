@@ -1,7 +1,7 @@
-"""Importance matrix: which columns of each weight matter for the user's own chats, and so deserve the bits.
+"""Importance matrix: how much each column of a weight matters for the user's chats.
 
-llama.cpp's quantizers weigh the error of each column by the mean square of what goes into it. Those means
-come from the chats of `--calibrate`, read through the full-precision model, or from a file of an earlier run.
+llama.cpp's quantizers weight the error of each column by the mean square of its inputs. The means come from
+the chats of `--calibrate`, run through the full-precision model, or from a file of an earlier run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.dataclass_json import to_json
 from common.worker_process import run_worker
 from pipeline.data.dataset import Chat, render
 from pipeline.errors import InputError
@@ -18,25 +19,23 @@ from pipeline.progress import StepProgress
 from pipeline.sources.model_source import Source, read_json
 
 CHUNK = 512
-"""Tokens that are read together, as llama-imatrix does by default."""
+"""Tokens per chunk, llama-imatrix's default."""
 
+_ENOUGH_CHARACTERS = 16 * CHUNK
+"""This many fill a chunk with any tokenizer; loading one takes seconds."""
 
-_PLENTY = 16 * CHUNK
-"""In characters: so many are a chunk for any tokenizer, and loading one would cost seconds."""
-
-
-_SURELY = 0.75
-"""The GGUF's tokenizer counts in the end, and an adapter may bring another template than the base's."""
+_MARGIN = 0.75
+"""The final count is the GGUF tokenizer's, and an adapter may replace the base's chat template."""
 
 
 def has_too_few_chats(name: str, tokens: int, chunk: int) -> InputError:
-    """The error for chats of the file `name` that fill no chunk."""
+    """Return the error for chats of the file `name` that do not fill a chunk."""
     return InputError(f"--calibrate {name} is {tokens} tokens long and {chunk} are needed: add chats")
 
 
 def reject_too_few_chats(name: str, chats: Sequence[Chat], base: Source) -> None:
-    """Raise InputError where the chats of the file `name` surely fill no chunk."""
-    if sum(len(turn.content) for chat in chats for turn in chat.turns) >= _PLENTY:
+    """Raise InputError when the chats of the file `name` certainly do not fill a chunk."""
+    if sum(len(turn.content) for chat in chats for turn in chat.turns) >= _ENOUGH_CHARACTERS:
         return
     tokenizer = _tokenizer(base)
     if tokenizer is None:
@@ -45,12 +44,12 @@ def reject_too_few_chats(name: str, chats: Sequence[Chat], base: Source) -> None
     tokens = sum(map(len, ids))
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
     chunk = min(CHUNK, int(config.get("max_position_embeddings") or CHUNK))
-    if tokens < _SURELY * chunk:
+    if tokens < _MARGIN * chunk:
         raise has_too_few_chats(name, tokens, chunk)
 
 
 def _tokenizer(base: Source) -> Any:
-    """The base's tokenizer; None where it cannot be read or has no chat template, which others tell."""
+    """Return the base's tokenizer; None when it has no chat template or is unreadable (reported later)."""
     from transformers import AutoTokenizer
 
     try:
@@ -62,7 +61,7 @@ def _tokenizer(base: Source) -> Any:
 
 @dataclass(frozen=True)
 class ImatrixJob:
-    """Read the chats of `data` through the full-precision GGUF `model`, and write the matrix to `target`."""
+    """Run the chats of `data` through the full-precision GGUF `model`; write the matrix to `target`."""
 
     model: Path
     data: Path
@@ -71,15 +70,14 @@ class ImatrixJob:
 
 
 def collect_imatrix(job: ImatrixJob, progress: StepProgress) -> dict[str, Any]:
-    """Do the job in a child process; returns how many chunks, tokens and tensors went into the matrix.
+    """Run the job in a worker process; return the numbers of "chunks", "tokens" and "tensors" used.
 
     Raises InputError for chats or a model that cannot be used. `target` is written in place.
     """
-    request = {"model": str(job.model), "data": str(job.data), "target": str(job.target)}
     with progress.step("Gather what matters", None) as advance:
         return run_worker(
             "pipeline.quantize.imatrix_worker",
-            {**request, "threads": job.threads},
+            to_json(job),
             job.target.with_suffix(".log"),
             on_message=lambda message: advance(int(message["done"])),
         )

@@ -1,4 +1,4 @@
-"""An importance matrix as llama.cpp keeps it: a GGUF with two small tensors for each weight."""
+"""Importance matrix files: read and write llama-imatrix's GGUF, with two small tensors per weight."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from pipeline.errors import InputError
 from pipeline.quantize.types import NEEDS_IMATRIX
 
 Importance = Mapping[str, NDArray[np.float32]]
-"""By tensor, [matrices, width]: how much an error in each column of the matrix weighs."""
-
+"""By tensor name, [matrices, width]: the weight of an error in each column."""
 
 _SQUARES, _COUNTS = ".in_sum2", ".counts"
 _KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
@@ -25,7 +24,7 @@ _KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 @dataclass
 class Sums:
-    """The squares of a weight's inputs, summed over rows, [matrices, width]; how many, [1 or matrices]."""
+    """The summed squares of a weight's inputs, [matrices, width], and the rows added, [1 or matrices]."""
 
     values: NDArray[np.float32]
     counts: NDArray[np.int64]
@@ -33,7 +32,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Imatrix:
-    """Sums by the name of the weight, and what they were gathered from: `chunks` of `chunk_size` tokens."""
+    """Sums by weight name, collected from `datasets` in `chunks` of `chunk_size` tokens."""
 
     sums: Mapping[str, Sums]
     datasets: tuple[str, ...]
@@ -41,9 +40,9 @@ class Imatrix:
     chunk_size: int
 
     def importance(self) -> dict[str, NDArray[np.float32]]:
-        """The means, as llama-quantize takes them: all columns alike for an expert that was never used.
+        """Return the mean squares, as llama-quantize uses them: ones for an expert that was never used.
 
-        A tensor without any row is left out, as means of nothing are no numbers.
+        A tensor without any rows is left out, as its means would be NaN.
         """
         found = {}
         for name, sums in self.sums.items():
@@ -58,11 +57,11 @@ class Imatrix:
 
 
 def write_imatrix(path: Path, matrix: Imatrix) -> None:
-    """Write the file that llama-imatrix would write, to the byte."""
+    """Write the file that llama-imatrix would write, byte for byte."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, "")
-    writer.kv_data[0].clear()  # a model's architecture, which this is none of
+    writer.kv_data[0].clear()  # removes general.architecture: this is not a model
     writer.add_type("imatrix")
     writer.add_array(_KEYS[0], list(matrix.datasets))
     writer.add_uint32(_KEYS[1], matrix.chunks)
@@ -79,7 +78,7 @@ def write_imatrix(path: Path, matrix: Imatrix) -> None:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read a file of ours or of llama-imatrix. Raises InputError when it is none."""
+    """Read an importance matrix, ours or llama-imatrix's. Raises InputError."""
     reader = _open(path)
     missing = [key for key in _KEYS if key not in reader.fields]
     if missing:
@@ -111,14 +110,14 @@ def _sums(path: Path, name: str, tensors: Mapping[str, Any]) -> Sums:
     squares, counts = tensors[name + _SQUARES], tensors.get(name + _COUNTS)
     if counts is None or len(squares.data.ravel()) % max(1, counts.n_elements):
         raise InputError(f"--imatrix {path.name}: the counts of {name} do not fit its sums: {_FIX}")
-    values, many = np.asarray(squares.data), np.asarray(counts.data)
-    if values.dtype != np.float32 or many.dtype != np.float32 or not np.isfinite(values).all():
+    values, rows = np.asarray(squares.data), np.asarray(counts.data)
+    if values.dtype != np.float32 or rows.dtype != np.float32 or not np.isfinite(values).all():
         raise InputError(f"--imatrix {path.name}: {name} holds what are no finite sums: {_FIX}")
-    return Sums(values.reshape(counts.n_elements, -1), np.rint(many.ravel()).astype(np.int64))
+    return Sums(values.reshape(counts.n_elements, -1), np.rint(rows.ravel()).astype(np.int64))
 
 
 def check_fits(path: Path, importance: Importance, tensors: Mapping[str, TensorLocation]) -> None:
-    """Raise InputError unless an importance matrix is one of the model whose `tensors` these are."""
+    """Raise InputError unless the importance matrix fits the model with these `tensors`."""
     for name, values in importance.items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -133,13 +132,13 @@ def check_fits(path: Path, importance: Importance, tensors: Mapping[str, TensorL
             )
 
 
-_Q2_K_S = 21  # the file's type whose Q2_K tensors llama.cpp makes with an importance matrix alone
-_TEXT = 127  # bytes that llama-quantize keeps of a name
+_Q2_K_S = 21  # LLAMA_FTYPE_MOSTLY_Q2_K_S, whose Q2_K tensors llama.cpp makes only with an importance matrix
+_MAX_NAME = 127  # bytes that llama-quantize keeps of a name
 
 
 @dataclass(frozen=True)
 class ImportanceWeights:
-    """How much each column's error weighs, and the metadata that llama-quantize adds."""
+    """The weight of each column's error, and the metadata that llama-quantize adds."""
 
     importance: Importance = field(default_factory=dict)
     notes: Mapping[str, str | int] = field(default_factory=dict)
@@ -149,35 +148,35 @@ UNWEIGHED = ImportanceWeights()
 
 
 def read_weights(path: Path) -> ImportanceWeights:
-    """Read a file of importance. Raises InputError when it is none."""
+    """Read an importance matrix for quantizing. Raises InputError."""
     matrix = read_imatrix(path)
     importance = matrix.importance()
-    notes: dict[str, str | int] = {"quantize.imatrix.file": _cut(path.name)}
+    notes: dict[str, str | int] = {"quantize.imatrix.file": _truncate(path.name)}
     if matrix.datasets:
-        notes["quantize.imatrix.dataset"] = _cut(matrix.datasets[0])
+        notes["quantize.imatrix.dataset"] = _truncate(matrix.datasets[0])
     notes["quantize.imatrix.entries_count"] = len(importance)
     if matrix.chunks > 0:
         notes["quantize.imatrix.chunks_count"] = matrix.chunks
     return ImportanceWeights(importance, notes)
 
 
-def _cut(text: str) -> str:
-    return text.encode()[:_TEXT].decode("utf-8", "ignore")
+def _truncate(text: str) -> str:
+    return text.encode()[:_MAX_NAME].decode("utf-8", "ignore")
 
 
 def check_importance(ftype: int, types: Mapping[str, int], weights: ImportanceWeights) -> None:
-    """Raise InputError when a tensor gets a type that is noise without importance, and has none.
+    """Raise InputError when a tensor without importance gets a type that is noise without it.
 
-    As llama.cpp's tensor_requires_imatrix (src/llama-quant.cpp): embeddings and output are let off.
+    As llama.cpp's tensor_requires_imatrix (src/llama-quant.cpp), which exempts embeddings and output.
     """
     for name, number in types.items():
-        kind = type_name(number)
-        noisy = kind in NEEDS_IMATRIX or (kind == "Q2_K" and ftype == _Q2_K_S)
-        if noisy and name not in weights.importance and name not in _LET_OFF:
+        dtype = type_name(number)
+        noisy = dtype in NEEDS_IMATRIX or (dtype == "Q2_K" and ftype == _Q2_K_S)
+        if noisy and name not in weights.importance and name not in _EXEMPT:
             raise InputError(
                 f"{name} is in no importance matrix, and this --quant needs it: calibrate with more chats, "
                 "or use Q3_K_M, IQ4_XS or larger"
             )
 
 
-_LET_OFF = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
+_EXEMPT = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")

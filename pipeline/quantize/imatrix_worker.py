@@ -1,17 +1,17 @@
-"""Gathers an importance matrix in a process of its own, where the fastest CPU backend may be loaded.
+"""The worker process that collects an importance matrix, with the fastest CPU backend loaded.
 
-Run by imatrix.py as `python -m pipeline.quantize.job.imatrix_worker`.
+imatrix.py runs it as `python -m pipeline.quantize.imatrix_worker`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
+from common.dataclass_json import from_json
 from common.worker_process import Message as Request
 from common.worker_process import send, serve
 from engine.errors import EngineError
@@ -21,28 +21,28 @@ from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import Message
 from pipeline.data.dataset import Chat, read_chats
 from pipeline.errors import InputError, PipelineError
-from pipeline.quantize.imatrix import CHUNK, has_too_few_chats
+from pipeline.quantize.imatrix import CHUNK, ImatrixJob, has_too_few_chats
 from pipeline.quantize.imatrix_collector import Collector
 from pipeline.quantize.imatrix_file import Imatrix, write_imatrix
 
 
 def gather(request: Request) -> Request:
-    """Read the `data` through the `model`, and write the importance matrix to `target`."""
-    path, data = Path(request["model"]), Path(request["data"])
+    """Run an ImatrixJob; return the numbers of chunks, tokens and tensors."""
+    job = from_json(ImatrixJob, request)
     try:
-        choice = load_cpu_backend(path, threads=request["threads"])
-        model = Model(path, extra_buffers=choice.extra_buffers)
+        choice = load_cpu_backend(job.model, threads=job.threads)
+        model = Model(job.model, extra_buffers=choice.extra_buffers)
         chunk = min(CHUNK, _trained_context(model) or CHUNK)
-        tokens = _tokens(model, read_chats(data))
+        tokens = _tokens(model, read_chats(job.data))
         chunks = len(tokens) // chunk
         if chunks == 0:
-            raise has_too_few_chats(data.name, len(tokens), chunk)
+            raise has_too_few_chats(job.data.name, len(tokens), chunk)
         collector = Collector()
-        _read(model, collector, tokens[: chunks * chunk], chunk, request["threads"])
+        _read(model, collector, tokens[: chunks * chunk], chunk, job.threads)
     except EngineError as error:
         raise InputError(str(error)) from error
-    matrix = Imatrix(collector.sums, (data.name,), chunks, chunk)
-    write_imatrix(Path(request["target"]), matrix)
+    matrix = Imatrix(collector.sums, (job.data.name,), chunks, chunk)
+    write_imatrix(job.target, matrix)
     return {"chunks": chunks, "tokens": chunks * chunk, "tensors": len(collector.sums)}
 
 
@@ -51,7 +51,7 @@ def _trained_context(model: Model) -> int:
 
 
 def _tokens(model: Model, chats: Sequence[Chat]) -> list[int]:
-    """All chats one after the other, as the model reads them, each with its special tokens."""
+    """Return the tokens of all chats, rendered by the model's template, one after the other."""
     source = (llama.llama_model_chat_template(model.handle, None) or b"").decode("utf-8", "replace")
     vocab = model.vocab
     template = ChatTemplate(source, vocab.text(vocab.bos), vocab.text(vocab.eos))
@@ -64,7 +64,7 @@ def _messages(chat: Chat) -> list[Message]:
 
 
 def _read(model: Model, collector: Collector, tokens: Sequence[int], chunk: int, threads: int) -> None:
-    """Decode chunk after chunk, each as a text of its own, as llama-imatrix does."""
+    """Decode each chunk as a separate sequence, as llama-imatrix does."""
     vocab = model.vocab
     with _context(model, collector, chunk, threads) as context:
         batch = llama.llama_batch_init(chunk, 0, 1)
@@ -74,7 +74,7 @@ def _read(model: Model, collector: Collector, tokens: Sequence[int], chunk: int,
             for place, token in enumerate(tokens[start : start + chunk]):
                 batch.token[place] = vocab.bos if place == 0 and vocab.add_bos else token
                 batch.pos[place], batch.n_seq_id[place], batch.seq_id[place][0] = place, 1, 0
-                batch.logits[place] = True  # or the last layer would be computed for the last token alone
+                batch.logits[place] = True  # else the last layer is computed for the last token only
             code = llama.llama_decode(context, batch)
             if collector.error:
                 raise collector.error
@@ -90,7 +90,7 @@ def _context(model: Model, collector: Collector, chunk: int, threads: int) -> It
     params.n_ctx = params.n_batch = params.n_ubatch = chunk
     params.n_seq_max = 1
     params.n_threads = params.n_threads_batch = threads
-    params.offload_kqv = params.op_offload = False  # what is computed stays where the callback can read it
+    params.offload_kqv = params.op_offload = False  # keeps tensors where the callback can read them
     callback = llama.ggml_backend_sched_eval_callback(collector.on_tensor)  # it must outlive the context
     params.cb_eval = callback
     context = llama.llama_init_from_model(model.handle, params)

@@ -1,12 +1,12 @@
-"""The search for the scales of llama.cpp's K-quants, for many blocks side by side.
+"""The search for the scales of llama.cpp's K-quants, vectorized over blocks by numba.
 
-llama.cpp tries 16 to 21 scales for each block of 16 or 32 numbers, one number after the other (ggml-quants.c,
-make_qkx2_quants and make_qx_quants). Here a tile of 64 blocks is turned on its side, so that the same step of
-all 64 takes a few vector instructions. Within a block the order of the additions stays llama.cpp's: the
-results are the same to the bit.
+llama.cpp tries 16 to 21 scales for each block of 16 or 32 numbers, one number at a time (ggml-quants.c,
+make_qkx2_quants and make_qx_quants). Here a tile of 64 blocks is transposed, so that a step of all 64 takes
+a few vector instructions. Within a block the order of additions is llama.cpp's: the results are identical
+bit for bit.
 
-numba compiles this for the CPU at hand, and neither contracts nor reorders float arithmetic. A loop becomes
-vector code when it is the innermost, runs over whole rows and has conditional values but no branches.
+numba compiles for this CPU, and neither contracts nor reorders float arithmetic. It vectorizes an innermost
+loop over whole rows, with conditional values but no branches.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ TINY = np.float32(1e-15)  # GROUP_MAX_EPS
 
 
 def kernel(function: F) -> F:
-    """Compile for this CPU, with C's float arithmetic; other threads may run meanwhile."""
+    """Compile for this CPU, with C's float arithmetic and without the GIL."""
     return cast("F", njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 def _phase(function: F) -> F:
-    """A part of a kernel. Pasted in, so that the compiler sees that no two arrays overlap."""
+    """Compile a part of a kernel, inlined so that the compiler sees that no two arrays overlap."""
     return cast("F", njit(inline="always", error_model="numpy")(function))
 
 
 class _Tile(NamedTuple):
-    """Blocks side by side: `x` and what is known of each number [n, lanes], and of each block [lanes]."""
+    """Blocks side by side: `x` and values per number, [n, lanes], and values per block, [lanes]."""
 
     x: Floats
     weight: Floats
@@ -46,11 +46,11 @@ class _Tile(NamedTuple):
     low: Floats  # the best offset so far: x = scale * level + low
     high: Floats
     scale: Floats  # the best so far
-    best: Floats  # its error, or how good it is
-    factor: Floats  # that is tried now: level = round(factor * (x - low))
+    best: Floats  # its error, or its score
+    factor: Floats  # under test: level = round(factor * (x - low))
     used: Floats  # the factor, and the offset, that gave the best levels
     offset: Floats
-    fit: Floats  # the scale and the offset that suit the levels tried now
+    fit: Floats  # the scale and the offset that fit the levels under test
     base: Floats
     error: Floats
     sum_w: Floats
@@ -79,7 +79,7 @@ def _tile(n: int) -> _Tile:
 
 @_phase
 def _fill(tile: _Tile, x: Floats, first: int) -> int:
-    """Blocks of x from `first` on become the tile's columns; returns how many."""
+    """Copy blocks of x from `first` on to the tile's columns; return how many."""
     count: int = min(_LANES, x.shape[0] - first)
     for lane in range(count):
         for i in range(x.shape[1]):
@@ -89,10 +89,10 @@ def _fill(tile: _Tile, x: Floats, first: int) -> int:
 
 @kernel
 def search_with_minimum(x: Floats, top: Any, start: Any, steps: int, out: Floats) -> None:
-    """For blocks of 32: x = scale * level - minimum, levels from 0 to `top`, with the least weighted error.
+    """For blocks of 32, find x = scale * level - minimum with the least weighted error, levels 0 to `top`.
 
     x: [blocks, 32]. out: [4, blocks] gets the scales, the minimums, and the factors and the offsets that gave
-    the levels: round(factor * (x - offset)). `start` and `steps` say which scales are tried.
+    the levels: round(factor * (x - offset)). `start` and `steps` set which scales are tried.
     """
     tile = _tile(x.shape[1])
     for first in range(0, x.shape[0], _LANES):
@@ -113,7 +113,7 @@ def search_with_minimum(x: Floats, top: Any, start: Any, steps: int, out: Floats
 
 @_phase
 def _weigh(tile: _Tile) -> None:
-    """The range of each block, and its numbers' weights: the larger, the more an error there matters."""
+    """Compute the range of each block, and its numbers' weights: errors of larger numbers count more."""
     x, weight, low, high, mean = tile.x, tile.weight, tile.low, tile.high, tile.error
     for j in range(_LANES):
         low[j] = high[j] = x[0, j]
@@ -134,7 +134,7 @@ def _weigh(tile: _Tile) -> None:
 
 @_phase
 def _span(tile: _Tile, top: Any) -> None:
-    """Begin with levels that span the range, and the sums that do not depend on the levels."""
+    """Compute the initial levels, which span the range, and the sums that do not depend on the levels."""
     x, weight, low, scale, used = tile.x, tile.weight, tile.low, tile.scale, tile.used
     best, sum_w, sum_x = tile.best, tile.sum_w, tile.sum_x
     for j in range(_LANES):
@@ -156,7 +156,7 @@ def _span(tile: _Tile, top: Any) -> None:
 
 @_phase
 def _levels(tile: _Tile, wanted: Any, top: Any) -> None:
-    """The levels for another factor, and their sums."""
+    """Compute the levels for another factor, and their sums."""
     x, weight, level, low, factor = tile.x, tile.weight, tile.level, tile.low, tile.factor
     sum_l, sum_l2, sum_xl = tile.sum_l, tile.sum_l2, tile.sum_xl
     for j in range(_LANES):
@@ -180,7 +180,7 @@ def _levels(tile: _Tile, wanted: Any, top: Any) -> None:
 
 @_phase
 def _fit_both(tile: _Tile) -> None:
-    """The least squares for the levels: a scale, and an offset not above 0; and the error that they leave."""
+    """Fit a scale, and an offset not above 0, to the levels by least squares; compute the remaining error."""
     x, weight, level, fit, base, error = tile.x, tile.weight, tile.level, tile.fit, tile.base, tile.error
     sum_w, sum_x, sum_l, sum_l2, sum_xl = tile.sum_w, tile.sum_x, tile.sum_l, tile.sum_l2, tile.sum_xl
     for j in range(_LANES):
@@ -214,7 +214,7 @@ def _keep_if_better(tile: _Tile) -> None:
 
 @kernel
 def search_symmetric(x: Floats, top: Any, out: Floats) -> None:
-    """For blocks of 16: x = scale * level, levels from -`top` to `top` - 1, the error weighted by x squared.
+    """For blocks of 16, find x = scale * level, levels -`top` to `top` - 1; errors are weighted by x squared.
 
     x: [blocks, 16]. out: [2, blocks] gets the scales, and the factors that gave levels: round(factor * x).
     """
@@ -234,21 +234,21 @@ def search_symmetric(x: Floats, top: Any, out: Floats) -> None:
 
 @_phase
 def _peak(tile: _Tile) -> None:
-    """Of each block the number that is farthest from 0, with its sign."""
-    x, high, most = tile.x, tile.high, tile.error
+    """Find each block's number with the largest magnitude, with its sign."""
+    x, high, largest = tile.x, tile.high, tile.error
     for j in range(_LANES):
-        most[j] = high[j] = _ZERO
+        largest[j] = high[j] = _ZERO
     for i in range(x.shape[0]):
         for j in range(_LANES):
             v = x[i, j]
-            larger = abs(v) > most[j]
+            larger = abs(v) > largest[j]
             high[j] = v if larger else high[j]
-            most[j] = abs(v) if larger else most[j]
+            largest[j] = abs(v) if larger else largest[j]
 
 
 @_phase
 def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool) -> None:
-    """The levels for a factor, the scale that suits them, and whether it is the best so far."""
+    """Compute the levels for a factor and the scale that fits them; keep it when it is the best so far."""
     x, factor, sum_l2, sum_xl = tile.x, tile.factor, tile.sum_l2, tile.sum_xl
     best, scale, used = tile.best, tile.scale, tile.used
     for j in range(_LANES):

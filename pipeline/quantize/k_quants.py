@@ -1,7 +1,7 @@
-"""llama.cpp's Q4_K, Q5_K and Q6_K, made several times faster than llama.cpp makes them, to the same bytes.
+"""Quantize to Q4_K, Q5_K and Q6_K, several times faster than llama.cpp and to the same bytes.
 
-The arithmetic is that of ggml-quants.c (quantize_row_q4_K_ref and its like), the layout of the blocks that of
-ggml-common.h. Compilers differ, so each type is tried on this CPU before it is used.
+The arithmetic is that of ggml-quants.c (quantize_row_q4_K_ref etc.), the block layout that of ggml-common.h.
+Compilers differ, so each type is compared with llama.cpp's result on this CPU before it is used.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from pipeline.quantize.k_quant_search import (
 )
 
 Bytes = NDArray[np.uint8]
-_SUPER = 256  # numbers in a block of the file (a super-block), which holds 8 or 16 blocks with a scale each
+_SUPER = 256  # numbers in a super-block, which has 8 or 16 blocks with a scale each
 _RECIPROCAL = np.float32(1e-30)  # the reciprocals of smaller scales may overflow
 
 
 class TooSmall(ArithmeticError):
-    """The numbers are so small that reciprocals overflow, which C's casts resolve in ways of their own."""
+    """The numbers are so small that reciprocals overflow, where the result of C's casts is undefined."""
 
 
 def q4_k(x: Floats) -> Bytes:
-    """x: [rows, width], width a multiple of 256 -> [rows * width / 256, 144]. Raises TooSmall, as all do."""
+    """Quantize x [rows, width], width a multiple of 256, to [rows * width / 256, 144]. Raises TooSmall."""
     head, levels = _with_minimum(x, 15, -1.0, 20)
     return np.concatenate((head, _low_bits(levels)), axis=1)
 
 
 def q5_k(x: Floats) -> Bytes:
-    """x: [rows, width], width a multiple of 256 -> [rows * width / 256, 176]."""
+    """Quantize x [rows, width], width a multiple of 256, to [rows * width / 256, 176]. Raises TooSmall."""
     head, levels = _with_minimum(x, 31, -0.5, 15)
     high = np.bitwise_or.reduce((levels >> 4) << np.arange(8, dtype=np.uint8)[:, None], axis=1)
     return np.concatenate((head, high, _low_bits(levels)), axis=1)
 
 
 def q6_k(x: Floats) -> Bytes:
-    """x: [rows, width], width a multiple of 256 -> [rows * width / 256, 210]."""
+    """Quantize x [rows, width], width a multiple of 256, to [rows * width / 256, 210]. Raises TooSmall."""
     blocks = x.reshape(-1, 16)
     found = np.empty((2, len(blocks)), np.float32)
     search_symmetric(blocks, np.float32(32), found)
@@ -71,7 +71,7 @@ def q6_k(x: Floats) -> Bytes:
 
 
 def _with_minimum(x: Floats, top: int, start: float, steps: int) -> tuple[Bytes, Bytes]:
-    """The head of each super-block (its scales), and the levels: [super-blocks, 8, 32]."""
+    """Return the scales of each super-block as bytes, and the levels, [super-blocks, 8, 32]."""
     blocks = x.reshape(-1, 32)
     found = np.empty((4, len(blocks)), np.float32)
     search_with_minimum(blocks, np.float32(top), np.float32(start), steps, found)
@@ -94,7 +94,7 @@ def _check(found: Floats) -> None:
 
 
 def _in_64_steps(values: Floats) -> tuple[NDArray[np.float16], Bytes]:
-    """A super-block's scales as multiples, 0 to 63, of one number: [n, 1], [n, 8]."""
+    """Return the step [n, 1] and the multiples of it [n, 8], 0 to 63, for each super-block's scales."""
     largest = np.maximum(values.max(axis=1, keepdims=True), np.float32(0))
     with np.errstate(divide="ignore"):
         inverse = np.where(largest > 0, np.float32(63) / largest, np.float32(0))
@@ -103,7 +103,7 @@ def _in_64_steps(values: Floats) -> tuple[NDArray[np.float16], Bytes]:
 
 
 def _six_bits(scales: Bytes, minimums: Bytes) -> Bytes:
-    """8 scales and 8 minimums of 6 bits in 12 bytes: the last four lend their high bits to the first."""
+    """Pack 8 scales and 8 minimums of 6 bits into 12 bytes, as ggml: the last four's high bits go first."""
     first = scales[:, :4] | (scales[:, 4:] >> 4 << 6)
     second = minimums[:, :4] | (minimums[:, 4:] >> 4 << 6)
     third = (scales[:, 4:] & 15) | (minimums[:, 4:] << 4)
@@ -111,7 +111,7 @@ def _six_bits(scales: Bytes, minimums: Bytes) -> Bytes:
 
 
 def _low_bits(levels: Bytes) -> Bytes:
-    """The low 4 bits of [n, 8, 32] in [n, 128]: every block of 32 shares its bytes with the next."""
+    """Pack the low 4 bits of [n, 8, 32] into [n, 128]: every two blocks of 32 share their bytes."""
     pairs = levels.reshape(-1, 4, 2, 32)
     packed: Bytes = (pairs[:, :, 0] & np.uint8(15)) | (pairs[:, :, 1] << 4)
     return packed.reshape(-1, 128)
@@ -123,9 +123,9 @@ def _nearest(values: Floats) -> NDArray[np.int32]:
 
 @kernel
 def _levels_with_minimum(x: Floats, top: Floats, found: Floats, out: Bytes) -> None:
-    """The levels of [blocks, 32] for scales as the file holds them; the search's own where one became 0.
+    """Compute the levels of [blocks, 32] from the rounded scales, or from the search's where one became 0.
 
-    found: [4, blocks], the file's scales and minimums, and the search's factors and offsets.
+    found: [4, blocks], the rounded scales and minimums, and the search's factors and offsets.
     """
     for block in range(x.shape[0]):
         d, low, factor, offset = found[0, block], found[1, block], found[2, block], found[3, block]
@@ -138,7 +138,7 @@ def _levels_with_minimum(x: Floats, top: Floats, found: Floats, out: Bytes) -> N
 
 @kernel
 def _levels_6(x: Floats, scale: Floats, factor: Floats, out: Bytes) -> None:
-    """The levels of [blocks, 16], from -32 to 31, plus 32."""
+    """Compute the levels of [blocks, 16], from -32 to 31, plus 32."""
     top, bottom = np.float32(31), np.float32(-32)
     for block in range(x.shape[0]):
         d = scale[block]
@@ -155,18 +155,18 @@ _QUANTIZERS: dict[str, Callable[[Floats], Bytes]] = {"Q4_K": q4_k, "Q5_K": q5_k,
 
 @cache
 def exact_quantizer(number: int) -> Callable[[Floats], Bytes] | None:
-    """The function above for a type, if it is there and gives llama.cpp's bytes on this CPU."""
+    """Return our quantizer of an `enum ggml_type`; None unless it gives llama.cpp's bytes on this CPU."""
     ours = _QUANTIZERS.get(type_name(number))
     if ours is None:
         return None
-    x = _trial()
+    x = _test_rows()
     theirs = np.empty(x.shape[0] * library().ggml_row_size(number, x.shape[1]), np.uint8)
     library().ggml_quantize_chunk(number, x.ctypes.data, theirs.ctypes.data, 0, *x.shape, None)
     return ours if np.array_equal(ours(x).ravel(), theirs) else None
 
 
-def _trial() -> Floats:
-    """Rows as models have them, and odd ones: nothing but zeros, one sign, one number, far outliers."""
+def _test_rows() -> Floats:
+    """Return typical rows [64, 256], and odd ones: all zeros, one sign, one number, large outliers."""
     x: Floats = np.random.default_rng(0).standard_normal((64, _SUPER)).astype(np.float32)
     x *= np.float32(0.02)
     x[0] = 0

@@ -1,11 +1,11 @@
-"""Types of single tensors, by their names: what differs from llama.cpp's own mixture for a file."""
+"""Quantization types of files (Q4_K_M, ...), types of single tensors by name, and sizes of shards."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ggufio.ggml import block_size
@@ -14,10 +14,10 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True)
 class QuantType:
-    """One type: its name, llama.cpp's `llama_ftype`, and roughly how many bits a weight takes.
+    """A quantization type: its name, llama.cpp's `llama_ftype`, and roughly its bits per weight.
 
-    The bits are llama.cpp's own figures for Llama-3.1-8B (tools/quantize/README.md), rounded up:
-    they serve to see beforehand whether the disk is large enough. Some need an importance matrix.
+    The bits are llama.cpp's figures for Llama-3.1-8B (tools/quantize/README.md), rounded up, for checking
+    beforehand that the disk is large enough.
     """
 
     name: str
@@ -59,27 +59,25 @@ _TYPES = {
     )
 }
 AUTO = "AUTO"
-"""Stands for the type that pipeline.exporter.auto_quant finds among these."""
-
-
+"""The name for the type that pipeline.exporter.auto_quant chooses among CANDIDATES."""
 CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 PREFERENCES = ("size", "speed")
 
 
 def quants_named(names: Iterable[str]) -> tuple[str, ...]:
-    """The types' usual names, each once; "auto" is AUTO. Raises InputError."""
+    """Return the types' canonical names without duplicates, AUTO for "auto". Raises InputError."""
     return tuple(
         dict.fromkeys(AUTO if name.strip().upper() == AUTO else quant_type(name).name for name in names)
     )
 
 
 def bits_needed(name: str) -> float:
-    """Bits a weight that making this type may need; AUTO may make every candidate."""
+    """Return the bits per weight that making this type may take on disk; AUTO may make every candidate."""
     return sum(quant_type(quant).bits for quant in (CANDIDATES if name == AUTO else (name,)))
 
 
 def quant_type(name: str) -> QuantType:
-    """The type of that name, whatever its case; an InputError names the nearest ones."""
+    """Return the type of that name, in any case. Raises InputError that suggests similar names."""
     key = name.strip().upper()
     if key in _TYPES:
         return _TYPES[key]
@@ -96,19 +94,17 @@ GGML_TYPES = (
 NEEDS_IMATRIX = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"}
 _OUTPUT = "output.weight"
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-_KEPT = ("_norm.weight", "ffn_gate_inp.weight")  # llama.cpp quantizes neither norms nor routers
-
-
+_NOT_QUANTIZED = ("_norm.weight", "ffn_gate_inp.weight")  # llama.cpp quantizes neither norms nor routers
 # A piece of a pattern: a star, a question mark, a class such as [0-3] or [!0], or plain characters.
-_PIECE = re.compile(r"(?P<star>\*)|(?P<one>\?)|\[(?P<no>!?)(?P<set>[\w.-]+)\]|(?P<plain>[\w.-]+)", re.ASCII)
+_PIECE = re.compile(r"(?P<star>\*)|(?P<one>\?)|\[(?P<not>!?)(?P<set>[\w.-]+)\]|(?P<plain>[\w.-]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class TensorTypes:
-    """The user's choices. `overrides` are patterns and types, of which the first that matches counts.
+    """The user's types for single tensors. `overrides` are patterns and types; the first match wins.
 
     `output` and `embedding` are the types of those two matrices; with `pure`, all others get the file's
-    main type instead of a mixture.
+    main type instead of llama.cpp's mixture.
     """
 
     overrides: tuple[tuple[str, str], ...] = ()
@@ -117,7 +113,7 @@ class TensorTypes:
     pure: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """What was chosen, under the options' names: for the manifest, and to tell two exports apart."""
+        """Return the choices by the options' names, for the manifest and the fingerprint."""
         found = {
             "tensor_type": [f"{pattern}={name}" for pattern, name in self.overrides],
             "output_type": self.output,
@@ -126,23 +122,13 @@ class TensorTypes:
         }
         return {option: value for option, value in found.items() if value}
 
-    def request(self) -> dict[str, Any]:
-        """The choices as a child process takes them."""
-        return asdict(self)
-
-    @classmethod
-    def of_request(cls, fields: Mapping[str, Any]) -> TensorTypes:
-        """The choices out of a child's request."""
-        overrides = tuple((pattern, name) for pattern, name in fields["overrides"])
-        return cls(overrides, fields["output"], fields["embedding"], fields["pure"])
-
     def check(self, widths: Mapping[str, int]) -> None:
-        """Raise InputError for a choice that no tensor of a model can follow; `widths` are its matrices'."""
-        names = [name for name in widths if name.endswith(".weight") and not name.endswith(_KEPT)]
-        for pattern, kind in self.overrides:
+        """Raise InputError for a choice that fits no tensor; `widths` are the matrices' row lengths."""
+        names = [name for name in widths if name.endswith(".weight") and not name.endswith(_NOT_QUANTIZED)]
+        for pattern, dtype in self.overrides:
             if not any(re.search(regex(pattern), name) for name in names):
                 raise InputError(
-                    f"--tensor-type {f'{pattern}={kind}'!r} matches no tensor that is quantized: "
+                    f"--tensor-type {f'{pattern}={dtype}'!r} matches no tensor that is quantized: "
                     f"the model has {_examples(pattern, names)}"
                 )
         if self.output and _OUTPUT not in widths and (self.pure or self.embedding):
@@ -155,13 +141,13 @@ class TensorTypes:
 
 
 MIXTURE = TensorTypes()
-"""No choices: llama.cpp's own mixture."""
+"""No choices: llama.cpp's mixture of types."""
 
 
 def parse_tensor_types(
     overrides: Sequence[str], output: str | None, embedding: str | None, pure: bool
 ) -> TensorTypes:
-    """The options' words, checked as far as they can be without a model; raises InputError."""
+    """Parse the options, checked as far as possible without a model. Raises InputError."""
     return TensorTypes(
         tuple(_override(text) for text in overrides),
         _type_name("--output-type", output) if output is not None else None,
@@ -171,9 +157,9 @@ def parse_tensor_types(
 
 
 def regex(pattern: str) -> str:
-    """A shell-like pattern as the regular expression that std::regex_search takes (and Python's).
+    """Translate a shell-like pattern into a regular expression for std::regex_search (and Python's re).
 
-    It is anchored at both ends, and the ending ".weight", which all of them share, may be left out.
+    It is anchored at both ends; the common suffix ".weight" may be omitted.
     """
     parts = [_piece(found) for found in _PIECE.finditer(pattern)]
     return f"^{''.join(parts)}(\\.weight)?$"
@@ -185,12 +171,12 @@ def _piece(found: re.Match[str]) -> str:
     if found["one"]:
         return "."
     if found["set"]:
-        return f"[{'^' if found['no'] else ''}{found['set']}]"
+        return f"[{'^' if found['not'] else ''}{found['set']}]"
     return found["plain"].replace(".", r"\.")
 
 
 def _override(text: str) -> tuple[str, str]:
-    pattern, found, kind = text.rpartition("=")
+    pattern, found, dtype = text.rpartition("=")
     if not found or not pattern or "".join(m[0] for m in _PIECE.finditer(pattern)) != pattern:
         raise InputError(
             f"--tensor-type {text!r} is not PATTERN=TYPE: use a tensor's name, with * ? or [0-3] in it, "
@@ -200,7 +186,7 @@ def _override(text: str) -> tuple[str, str]:
         re.compile(regex(pattern))
     except re.error as error:
         raise InputError(f"--tensor-type {text!r}: {pattern!r} is no pattern: {error}") from None
-    return pattern, _type_name(f"--tensor-type {text!r}:", kind)
+    return pattern, _type_name(f"--tensor-type {text!r}:", dtype)
 
 
 def _type_name(option: str, name: str) -> str:
@@ -219,12 +205,12 @@ def _type_name(option: str, name: str) -> str:
     )
 
 
-def _check_rows(option: str, kind: str | None, names: Collection[str], widths: Mapping[str, int]) -> None:
-    """llama.cpp takes these two types as they are, and aborts where rows are no multiple of a block."""
+def _check_rows(option: str, dtype: str | None, names: Collection[str], widths: Mapping[str, int]) -> None:
+    """Raise InputError where rows are no multiple of a block: llama.cpp would abort for these two options."""
     for name in names:
-        if kind is not None and widths.get(name, 0) % (block := block_size(kind)):
+        if dtype is not None and widths.get(name, 0) % (block := block_size(dtype)):
             raise InputError(
-                f"{option} {kind} cannot hold {name}: its rows of {widths[name]} numbers are no multiple of "
+                f"{option} {dtype} cannot hold {name}: its rows of {widths[name]} numbers are no multiple of "
                 f"{block}; use Q8_0, Q5_1 or F16"
             )
 
@@ -235,12 +221,12 @@ def _examples(pattern: str, names: Sequence[str]) -> str:
 
 
 _SIZE = re.compile(r"0*(?P<count>[1-9]\d*)(?P<unit>[MG])", re.IGNORECASE)
-_UNITS = {"M": 10**6, "G": 10**9}  # as llama.cpp's gguf-split has them
-_MOST = 65_535  # split.count has 16 bits
+_UNITS = {"M": 10**6, "G": 10**9}  # as in llama.cpp's gguf-split
+_MAX_SHARDS = 65_535  # split.count has 16 bits
 
 
 def parse_size(text: str) -> int:
-    """The bytes of "2G" or "500M"; raises InputError."""
+    """Return the bytes of "2G" or "500M". Raises InputError."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise InputError(f"--split-max-size {text!r} is no size: use a number and M or G, as in 2G")
@@ -248,20 +234,20 @@ def parse_size(text: str) -> int:
 
 
 def group(sizes: Mapping[str, int], limit: int | None) -> list[list[str]]:
-    """The tensors of each shard, in their order, as gguf-split puts them: full up to `limit` bytes of data.
+    """Return the tensors' names in each shard, in order, as gguf-split does: up to `limit` bytes of data.
 
-    No tensor is cut: one that is larger has a shard for itself.
+    Tensors are not cut: one that is larger than the limit has its own shard.
     """
     groups: list[list[str]] = [[]]
-    held = 0
+    used = 0
     for name, size in sizes.items():
-        if limit is not None and groups[-1] and held + size > limit:
+        if limit is not None and groups[-1] and used + size > limit:
             groups.append([])
-            held = 0
+            used = 0
         groups[-1].append(name)
-        held += size
-    if len(groups) > _MOST:
+        used += size
+    if len(groups) > _MAX_SHARDS:
         raise InputError(
-            f"--split-max-size makes {len(groups)} files, and llama.cpp counts to {_MOST}: use more"
+            f"--split-max-size makes {len(groups)} files, and llama.cpp counts to {_MAX_SHARDS}: use more"
         )
     return groups

@@ -1,6 +1,6 @@
-"""The quantizer's child process: llama.cpp may abort on a file it dislikes, and does so here alone.
+"""The quantizer's worker process, as llama.cpp may abort on a bad file.
 
-Run by quantize.py as `python -m pipeline.quantize.job.worker`.
+job.py runs it as `python -m pipeline.quantize.worker`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, MissingPackage
+from common.dataclass_json import from_json, to_json
+from common.errors import MissingPackage
 from common.worker_process import Message, send, serve
-from ggufio.errors import GgufError
 from ggufio.ggml import type_number
 from pipeline.errors import PipelineError
 from pipeline.quantize.imatrix_file import (
@@ -24,6 +26,7 @@ from pipeline.quantize.imatrix_file import (
     check_importance,
     read_weights,
 )
+from pipeline.quantize.job import Quantization, QuantizeJob, QuantPlan, SplitJob
 from pipeline.quantize.types import MIXTURE, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
@@ -36,36 +39,54 @@ _TENSOR = re.compile(
 
 @dataclass(frozen=True)
 class DryRun:
-    """What llama.cpp would make: size, bits per weight, and the type of each tensor in the file's order."""
+    """llama.cpp's plan: bytes, bits per weight, and the `enum ggml_type` of each tensor in file order."""
 
     size: int
     bits_per_weight: float
     types: dict[str, int]
 
 
-def quantize(request: Message) -> Message:
-    """Quantize `source` to `target`, or only find the size when there is no target.
-
-    Without an `ftype` it is copied as it is.
-    """
-    if request["ftype"] is None:
-        return {"files": _write(request, _types_of(Path(request["source"])), UNWEIGHED)}
-    weights = read_weights(Path(request["imatrix"])) if request["imatrix"] else UNWEIGHED
-    types = TensorTypes.of_request(request["types"])
-    plan = dry_run(request["source"], request["ftype"], types, weights.importance)
-    check_importance(request["ftype"], plan.types, weights)
-    if request["target"] is None:
-        return {"bytes": plan.size, "bits_per_weight": plan.bits_per_weight}
-    return {"files": _write(request, plan.types, weights)}
+def run_job(request: Message) -> Message:
+    """Run the one job in the request of job.py: {"plan": ...}, {"quantize": ...} or {"split": ...}."""
+    if "split" in request:
+        return {"files": _split(from_json(SplitJob, request["split"]))}
+    if "quantize" in request:
+        return {"files": _quantize(from_json(QuantizeJob, request["quantize"]))}
+    plan, _ = _plan(from_json(Quantization, request["plan"]))
+    return to_json(QuantPlan(plan.size, plan.bits_per_weight))
 
 
-def _types_of(path: Path) -> dict[str, int]:
+def _plan(wanted: Quantization) -> tuple[DryRun, ImportanceWeights]:
+    """Return llama.cpp's plan and the importance matrix. Raises InputError where it lacks a tensor."""
+    weights = read_weights(wanted.imatrix) if wanted.imatrix else UNWEIGHED
+    plan = dry_run(str(wanted.source), wanted.quant.ftype, wanted.types, weights.importance)
+    check_importance(wanted.quant.ftype, plan.types, weights)
+    return plan, weights
+
+
+def _quantize(job: QuantizeJob) -> list[str]:
+    plan, weights = _plan(job.wanted)
+    return _write(
+        job.wanted.source,
+        job.target,
+        plan.types,
+        file_type=job.wanted.quant.ftype,
+        threads=job.threads,
+        earlier=job.earlier,
+        limit=job.split,
+        weights=weights,
+    )
+
+
+def _split(job: SplitJob) -> list[str]:
     from ggufio.ggml_reader import read_tensors
 
-    return {name: tensor.type for name, tensor in read_tensors(path).items()}
+    types = {name: tensor.type for name, tensor in read_tensors(job.source).items()}
+    return _write(job.source, job.target, types, file_type=None, threads=1, limit=job.limit)
 
 
-def _write(request: Message, types: dict[str, int], weights: ImportanceWeights) -> list[str]:
+def _write(source: Path, target: Path, types: dict[str, int], **options: Any) -> list[str]:
+    """Write the file as a WriteJob, reporting progress in bytes; return the paths written."""
     from pipeline.quantize.writer import WriteJob, write_quantized
 
     done = [0]
@@ -74,56 +95,55 @@ def _write(request: Message, types: dict[str, int], weights: ImportanceWeights) 
         done[0] += count
         send({"done": done[0]})
 
-    job = WriteJob(
-        Path(request["source"]),
-        Path(request["target"]),
-        types,
-        request["ftype"],
-        request["threads"],
-        tuple(map(Path, request["earlier"])),
-        request["split"],
-        weights,
-    )
-    return [str(path) for path in write_quantized(job, advance)]
+    return [str(path) for path in write_quantized(WriteJob(source, target, types, **options), advance)]
 
 
 def dry_run(
     source: str, ftype: int, types: TensorTypes = MIXTURE, importance: Importance | None = None
 ) -> DryRun:
-    """Ask llama.cpp's quantizer which type it would give each tensor; it tells that in its log alone.
+    """Return the type that llama.cpp's quantizer would give each tensor, which it only writes to its log.
 
-    Some mixtures are others where there is an importance matrix.
+    Some of its mixtures depend on there being an importance matrix. Raises PipelineError when it fails.
     """
     try:
         import llama_cpp
     except ImportError as error:
         raise MissingPackage(error.name or "llama-cpp-python") from error
-    lines: list[str] = []
-
-    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator] # ctypes types it, not mypy
-    def keep(level: int, text: bytes, data: object) -> None:
-        line = text.decode("utf-8", "replace")
-        lines.append(line)
-        print(line, end="", file=sys.stderr, flush=True)
-
-    llama_cpp.llama_log_set(keep, None)
     params = quantize_params(ftype, types)
     if importance:
         params.imatrix = imatrix_data(importance)
     params.dry_run = True
-    code = llama_cpp.llama_model_quantize(source.encode(), b"", ctypes.byref(params))
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)  # a null pointer: `keep` ends here
+    with _llama_log(llama_cpp) as lines:
+        code = llama_cpp.llama_model_quantize(source.encode(), b"", ctypes.byref(params))
     if code != 0:
         raise PipelineError(lines[-1].strip() if lines else f"llama_model_quantize returned {code}")
     log = "".join(lines)
     size, bits = _SIZE.findall(log)[-1]
     found = {match["name"]: match["to"] or match["type"] for match in _TENSOR.finditer(log)}
-    numbers = {name: type_number(kind.upper()) for name, kind in found.items()}
+    numbers = {name: type_number(dtype.upper()) for name, dtype in found.items()}
     return DryRun(int(float(size) * 2**20), float(bits), numbers)
 
 
+@contextmanager
+def _llama_log(llama_cpp: Any) -> Iterator[list[str]]:
+    """Collect llama.cpp's log messages, which go to standard error too."""
+    lines: list[str] = []
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator] # ctypes types it, not mypy
+    def collect(level: int, text: bytes, data: object) -> None:
+        line = text.decode("utf-8", "replace")
+        lines.append(line)
+        print(line, end="", file=sys.stderr, flush=True)
+
+    llama_cpp.llama_log_set(collect, None)
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)  # a null pointer: `collect` ends here
+
+
 def quantize_params(ftype: int, types: TensorTypes) -> Any:
-    """llama_model_quantize_params for a file of `ftype` in which `types` are heeded."""
+    """Return the llama_model_quantize_params for a file of `ftype` with the choices `types`."""
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
@@ -133,14 +153,14 @@ def quantize_params(ftype: int, types: TensorTypes) -> Any:
     if types.embedding:
         params.token_embedding_type = type_number(types.embedding)
     if types.overrides:
-        items = [(regex(pattern).encode(), type_number(kind)) for pattern, kind in types.overrides]
+        items = [(regex(pattern).encode(), type_number(dtype)) for pattern, dtype in types.overrides]
         end = (None, 0)  # llama.cpp reads on to the first null pattern
         params.tt_overrides = (llama_cpp.llama_model_tensor_override * (len(items) + 1))(*items, end)
     return params
 
 
 def imatrix_data(importance: Importance) -> Any:
-    """The importance as llama_model_quantize_params.imatrix, which must outlive the call."""
+    """Return the importance as llama_model_quantize_params.imatrix. It must outlive the call."""
     import llama_cpp
 
     pointer = ctypes.POINTER(ctypes.c_float)
@@ -152,4 +172,4 @@ def imatrix_data(importance: Importance) -> Any:
 
 
 if __name__ == "__main__":
-    serve(quantize, preload=("llama_cpp", "pipeline.quantize.writer"), refusals=(InputError, GgufError))
+    serve(run_job, preload=("llama_cpp", "pipeline.quantize.writer"))

@@ -1,8 +1,8 @@
-"""Writes the quantized GGUF that llama_model_quantize would write, to the byte, and faster.
+"""Writes the quantized GGUF that llama_model_quantize would write, byte for byte, and faster.
 
-Every thread takes the next slab of rows, whatever tensor it is of, and puts it in its place in the file,
-which is known beforehand. The types that most files are made of have kernels of our own (k_quants.py), the
-others are left to llama.cpp's. What an earlier file of the same export holds in the same type is copied.
+Each thread takes the next slab of rows, of any tensor, and writes it to its offset in the file, which is
+known beforehand. The most common types have kernels here (k_quants.py), the others use llama.cpp's. Tensors
+that an earlier file of the same export has in the same type are copied.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pipeline.quantize.k_quants import Bytes, TooSmall, exact_quantizer
 from pipeline.quantize.types import group
 
 _SLAB = 2**22  # numbers; 16 MiB as float32, once for each thread
-_ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT, which llama.cpp's quantizer keeps to
+_ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT, which llama.cpp's quantizer uses
 
 
 @dataclass(frozen=True)
 class WriteJob:
     """Quantize the full-precision GGUF `source` to `target`, each tensor to the `enum ggml_type` of `types`.
 
-    Without a `file_type` the metadata stays what it is. `earlier` are quantizations of the same source. With
-    more than `limit` bytes there are shards, named after `target`. `weights` weigh the errors of their
-    tensors, and their notes go into the metadata.
+    Without a `file_type` the metadata is unchanged. `earlier` are quantizations of the same source. A result
+    of more than `limit` bytes is split into shards, named after `target`. `weights` weight the tensors'
+    errors; their notes go into the metadata.
     """
 
     source: Path
@@ -50,7 +50,7 @@ class WriteJob:
 
 @dataclass(frozen=True)
 class _Slab:
-    """`rows` rows of a tensor from `first` on: the file and tensor that they come from, and go to."""
+    """`rows` rows of a tensor from `first` on: their source file and tensor, and their target's."""
 
     file: int
     source: TensorLocation
@@ -62,7 +62,7 @@ class _Slab:
 
 @dataclass(frozen=True)
 class _Part:
-    """A file to write: its header, and its tensors at their places."""
+    """A file to write: its header, and its tensors with their offsets."""
 
     path: Path
     header: bytes
@@ -70,23 +70,25 @@ class _Part:
 
 
 def write_quantized(job: WriteJob, advance: Callable[[int], None]) -> list[Path]:
-    """Do the job; `advance` is told the bytes that each slab added. Returns the paths written.
+    """Run the job, calling `advance` with the bytes of each finished slab; return the paths written.
 
-    Raises InputError when the source holds numbers that are not finite.
+    Raises InputError when the source has numbers that are not finite.
     """
     with ExitStack() as stack:
         opened = GgufFile(job.source)
         stack.callback(opened.close)
         parts = _parts(opened, job)
         files = [_open(stack, path, os.O_RDONLY) for path in (job.source, *job.earlier)]
-        outputs = [_begin(stack, part) for part in parts]
-        for kind in set(job.types.values()):
-            exact_quantizer(kind)  # compiled and tried once, before the threads begin
+        outputs = [_create(stack, part) for part in parts]
+        for dtype in set(job.types.values()):
+            exact_quantizer(dtype)  # compiled and tested once, before the threads start
         importance = job.weights.importance
         choices = [opened.tensors(), *(read_tensors(path) for path in job.earlier)]
         pool = stack.enter_context(ThreadPoolExecutor(job.threads))
         slabs = [
-            pool.submit(_do, slab, files[slab.file], outputs[slab.output], importance.get(slab.target.name))
+            pool.submit(
+                _process, slab, files[slab.file], outputs[slab.output], importance.get(slab.target.name)
+            )
             for output, part in enumerate(parts)
             for tensor in part.tensors.values()
             for slab in _slabs(tensor, output, choices)
@@ -108,13 +110,13 @@ def _parts(opened: GgufFile, job: WriteJob) -> list[_Part]:
     parts = []
     for number, (name, names) in enumerate(zip(split_names(target.name, len(groups)), groups, strict=True)):
         shard = Shard(number, len(groups), len(job.types))
-        of_it = {tensor: job.types[tensor] for tensor in names}
-        parts.append(_Part(target.with_name(name), *opened.quantized(of_it, job.file_type, shard, notes)))
+        types = {tensor: job.types[tensor] for tensor in names}
+        parts.append(_Part(target.with_name(name), *opened.quantized(types, job.file_type, shard, notes)))
     return parts
 
 
-def _begin(stack: ExitStack, part: _Part) -> int:
-    """Open a file, write its header and give it its length."""
+def _create(stack: ExitStack, part: _Part) -> int:
+    """Create a file with its header and its final length."""
     output = _open(stack, part.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.pwrite(output, part.header, 0)
     last = max(part.tensors.values(), key=lambda tensor: tensor.offset)
@@ -131,7 +133,7 @@ def _open(stack: ExitStack, path: Path, flags: int) -> int:
 def _slabs(
     target: TensorLocation, output: int, choices: Sequence[Mapping[str, TensorLocation]]
 ) -> Iterator[_Slab]:
-    """The slabs of a tensor, from the first file that holds it in the same type, else from the source."""
+    """Yield the slabs of a tensor, read from the first file that has it in the same type, else the source."""
     ready = (i for i, tensors in enumerate(choices) if _same(tensors.get(target.name), target))
     file = next(ready, 0)
     step = max(1, _SLAB // target.width)
@@ -143,23 +145,25 @@ def _same(tensor: TensorLocation | None, target: TensorLocation) -> bool:
     return tensor is not None and (tensor.type, tensor.size) == (target.type, target.size)
 
 
-def _do(slab: _Slab, file: int, output: int, importance: Floats | None) -> int:
-    """Read, quantize if need be, and write a slab; returns the bytes written.
+def _process(slab: _Slab, file: int, output: int, importance: Floats | None) -> int:
+    """Read, quantize if needed, and write a slab; return the bytes written.
 
-    importance: [matrices, width] of the tensor, if there is any.
+    importance: [matrices, width] of the tensor, if any.
     """
     source, target = slab.source, slab.target
     rows = np.empty(slab.rows * source.row_bytes, np.uint8)
     _read(file, rows, source.offset + slab.first * source.row_bytes)
     if source.type != target.type:
         numbers = _finite_float32(rows, source)
-        rows = _quantized(numbers, slab) if importance is None else _weighed(numbers, slab, importance)
+        rows = (
+            _quantize(numbers, slab) if importance is None else _quantize_weighted(numbers, slab, importance)
+        )
     _write(output, rows, target.offset + slab.first * target.row_bytes)
     return len(rows)
 
 
 def _finite_float32(rows: Bytes, source: TensorLocation) -> Floats:
-    """The rows of a full-precision tensor as float32: [numbers]."""
+    """Return the rows of a full-precision tensor as float32, [numbers]. Raises InputError unless finite."""
     if source.type == F32:
         numbers = rows.view(np.float32)
     elif source.type == F16:
@@ -175,8 +179,8 @@ def _finite_float32(rows: Bytes, source: TensorLocation) -> Floats:
     return numbers
 
 
-def _quantized(numbers: Floats, slab: _Slab) -> Bytes:
-    """The numbers in the target's type; other threads run meanwhile."""
+def _quantize(numbers: Floats, slab: _Slab) -> Bytes:
+    """Quantize the numbers to the target's type, without the GIL."""
     target = slab.target
     quantize = exact_quantizer(target.type)
     if quantize is not None:
@@ -187,8 +191,8 @@ def _quantized(numbers: Floats, slab: _Slab) -> Bytes:
     return result
 
 
-def _weighed(numbers: Floats, slab: _Slab, importance: Floats) -> Bytes:
-    """The same by importance, matrix after matrix: each of several experts has columns of its own."""
+def _quantize_weighted(numbers: Floats, slab: _Slab, importance: Floats) -> Bytes:
+    """Quantize with importance, matrix by matrix: each of several experts has its own column weights."""
     target, result = slab.target, np.empty((slab.rows, slab.target.row_bytes), np.uint8)
     rows, row = numbers.reshape(slab.rows, target.width), 0
     while row < slab.rows:

@@ -1,7 +1,7 @@
-"""PEFT's kinds of adapters: which of them are merged, and why the others cannot be.
+"""PEFT adapters: reading one, which kinds can be merged, and why the others cannot.
 
-A kind is merged when PEFT's own layer code merges each layer alone to the very tensors of its
-merge_and_unload (tests/pipeline/test_kinds.py goes through all of them). The names are those of
+A kind is merged when PEFT's layer code, run on each layer separately, gives exactly the tensors of
+merge_and_unload (tests/pipeline/merge/test_kinds.py covers all of them). The names are those of
 peft/utils/peft_types.py and of the fields of peft/tuners/lora/config.py.
 """
 
@@ -17,9 +17,9 @@ from pipeline.sources.model_source import Source, TensorInfo, read_json, tensors
 
 
 def parse_adapter(text: str) -> tuple[str, float]:
-    """A folder or Hub id, and its weight: "you/lora=0.7" or "you/lora"; raises InputError.
+    """Split "you/lora=0.7" or "you/lora" into a folder or Hub id and a weight. Raises InputError.
 
-    A folder of that very name wins, so that one with "=" in its name can be given.
+    A folder with exactly that name takes precedence, so that its name may contain "=".
     """
     spec, found, weight = text.rpartition("=")
     if not found or Path(text).expanduser().is_dir():
@@ -84,9 +84,7 @@ _REFUSED = {
     "SHIRA": _WHOLE,
     "UNILORA": _WHOLE,
 }
-
-
-# What of LoRA's options makes a merge impossible, or other than PEFT's merge of each layer alone.
+# LoRA options that make a merge impossible, or different from PEFT's merge of each layer.
 _OPTIONS = {
     "alora_invocation_tokens": "an activated LoRA, which acts on some tokens alone",
     "arrow_config": "Arrow's routing, which depends on the input",
@@ -98,26 +96,24 @@ _OPTIONS = {
     "use_qalora": "QA-LoRA's pooled inputs",
     "velora_config": "VeLoRA",
 }
-
-
-# Initialisations that also move the base weights, so that the adapter fits another base than its own.
+# Initialisations that also change the base weights, so that the adapter does not fit its original base.
 _MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def kind_name(config: dict[str, Any]) -> str:
-    """How PEFT calls an adapter with this configuration: LoRA, rsLoRA + DoRA, OFT ..."""
+    """Return PEFT's name for an adapter with this configuration: LoRA, rsLoRA + DoRA, OFT ..."""
     if not is_lora(config):
         return MERGED[_peft_type(config)]
     return ("rsLoRA" if config.get("use_rslora") else "LoRA") + (" + DoRA" if config.get("use_dora") else "")
 
 
 def is_lora(config: dict[str, Any]) -> bool:
-    """Whether it is LoRA in one of its forms, and no kind beside it."""
+    """Return whether it is LoRA in any of its variants."""
     return _peft_type(config) == "LORA"
 
 
 def reject_unmergeable(spec: str, config: dict[str, Any]) -> None:
-    """Raise InputError that names what of an adapter cannot be merged, why, and what to do instead."""
+    """Raise InputError for an adapter that cannot be merged, with the reason and what to do instead."""
     kind = _peft_type(config)
     if kind not in MERGED:
         reason = _REFUSED.get(kind, "it was not tested to come out exactly as PEFT merges it")
@@ -138,10 +134,10 @@ def _peft_type(config: dict[str, Any]) -> str:
 
 
 def _refusal(spec: str, what: str, reason: str, kind: str) -> str:
-    hopeless = _REFUSED.get(kind) == _PROMPT or kind in {"POLY", "XLORA", "LILY", "SHADOW"}
+    unmergeable = _REFUSED.get(kind) == _PROMPT or kind in {"POLY", "XLORA", "LILY", "SHADOW"}
     way_out = (
         "train a LoRA instead"
-        if hopeless
+        if unmergeable
         else "merge it with PEFT's merge_and_unload, save the model, and export that with --base"
     )
     return f"the adapter {spec!r} {what} ({reason}), which this export does not merge: {way_out}"
@@ -149,12 +145,12 @@ def _refusal(spec: str, what: str, reason: str, kind: str) -> str:
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before the base's own names in an adapter's file."""
+"""PEFT's prefix of the base's parameter names in an adapter's file."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, checked: its PEFT configuration, the tensors in its file, and how much of it is merged."""
+    """A checked adapter: its PEFT configuration, its tensors, and the `weight` that scales its update."""
 
     source: Source
     config: dict[str, Any]
@@ -163,39 +159,39 @@ class Adapter:
 
     @property
     def spec(self) -> str:
-        """How the person named it: a folder or a Hub id."""
+        """The folder or Hub id that the user gave."""
         return self.source.spec
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Its local folder."""
         return self.source.folder
 
     @property
-    def weights(self) -> Path:
+    def weights_file(self) -> Path:
         """Its safetensors file."""
         return self.folder / WEIGHTS
 
     @property
     def kind(self) -> str:
-        """How PEFT calls it: LoRA, rsLoRA, DoRA, OFT ..."""
+        """PEFT's name for it: LoRA, rsLoRA, DoRA, OFT ..."""
         return kind_name(self.config)
 
     @property
     def rank(self) -> int:
-        """The rank of its updates, where no pattern says otherwise; 0 where the kind has none."""
+        """The rank of its updates, without rank_pattern; 0 for kinds without a rank."""
         return int(self.config.get("r") or 0)
 
     @property
     def token_indices(self) -> set[int]:
-        """The tokens whose embeddings it brings one by one."""
-        found = self.config.get("trainable_token_indices") or self.config.get("token_indices") or []
-        lists = found.values() if isinstance(found, dict) else [found]
+        """The ids of trained tokens (trainable_token_indices)."""
+        indices = self.config.get("trainable_token_indices") or self.config.get("token_indices") or []
+        lists = indices.values() if isinstance(indices, dict) else [indices]
         return {int(token) for tokens in lists for token in tokens}
 
 
 def read_adapter(source: Source, weight: float = 1.0) -> Adapter:
-    """Read and check an adapter; raises InputError that names what is not supported."""
+    """Read and check an adapter. Raises InputError for one that is not supported."""
     config = read_json(source.folder / "adapter_config.json", f"the adapter {source.spec!r}")
     reject_unmergeable(source.spec, config)
     tensors = tensors_of(source, [source.folder / WEIGHTS])

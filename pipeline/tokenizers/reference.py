@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.dataclass_json import to_json
 from common.errors import MissingPackage
 from common.files import write_atomically
 from common.system import RENDER_SECONDS, kill_after
@@ -91,7 +92,7 @@ class TokenizerReference:
     def save(self, path: Path) -> None:
         """Write the reference to `path` as JSON; creates the folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asdict(self)))
+        write_atomically(path, json.dumps(to_json(self)))
 
 
 def load_tokenizer_reference(path: Path, folder: Path, evaluation: Path | None) -> TokenizerReference:
@@ -144,7 +145,7 @@ def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
 def _user_chats(evaluation: Path | None) -> Conversations:
     """Return the user's conversations, each cut after its last question."""
     chats = {}
-    for chat in read_chats(evaluation, answered=False)[:_MAX_USER_CHATS] if evaluation else []:
+    for chat in read_chats(evaluation, require_answer=False)[:_MAX_USER_CHATS] if evaluation else []:
         messages = chat.messages()
         while messages and messages[-1]["role"] != "user":
             messages.pop()

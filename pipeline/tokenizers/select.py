@@ -196,7 +196,7 @@ def stage_checkpoint(
     `settings` replace those of config.json.
     """
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
-    changed = _changed(config, settings)
+    changed = _with_settings(config, settings)
     tokenizer = choose_tokenizer(base, adapters, changed.get("text_config", changed).get("vocab_size"))
     if not settings and tokenizer == choose_tokenizer(base, (), None):
         return StagedCheckpoint(base.folder, tokenizer.notes)
@@ -209,6 +209,6 @@ def stage_checkpoint(
     return StagedCheckpoint(folder, tokenizer.notes)
 
 
-def _changed(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
+def _with_settings(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
     text = {"text_config": {**config["text_config"], **settings}} if "text_config" in config else {}
     return {**config, **settings, **text}

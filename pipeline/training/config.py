@@ -1,4 +1,4 @@
-"""FinetuneConfig and FinetuneReport: what a fine-tuning is given, and how it went."""
+"""FinetuneConfig and FinetuneReport: the options and the results of a fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What to train, on what, and how; checked at once, raises InputError.
+    """The options of a fine-tuning. Raises InputError for a value out of range.
 
-    `base` is a folder (or a Hub id), `out` the adapter's folder. `steps`, when given, wins over `epochs`.
-    `base_name` is what the adapter calls its base; None takes the base's own name, never a path.
-    `held_out` is the fraction of the chats that is measured and not trained on. `max_length` is in tokens.
-    The update is scaled by alpha / rank. `precision` is that of the multiplications while training; "auto"
-    takes the faster one on this CPU. `stored_type` is that of the adapter's file.
+    `base` is a folder (or a Hub id), `out` the adapter's folder. `steps`, when given, takes precedence over
+    `epochs`. `base_name` is the base's name in the adapter; None takes the base's name, never a path.
+    `held_out` is the fraction of the chats for evaluation, not trained on. `max_length` is in tokens. The
+    update is scaled by alpha / rank. `precision` is the type of matrix products in training; "auto" takes
+    the faster one on this CPU. `stored_type` is the type in the adapter's file.
     """
 
     base: str
@@ -83,10 +83,10 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class FinetuneReport:
-    """How a training went. Losses are in nats a token, over the assistant's tokens alone.
+    """The results of a training. Losses are in nats per token, over the assistant's tokens only.
 
-    `dropped_chats` were left out: they have no answer before the cut. `train_loss` is taken on about as many
-    trained chats as were held out (16 at least); the held-out ones are None where nothing was held out.
+    `dropped_chats` were left out, as they have no answer within max_length. `train_loss` is measured on about
+    as many trained chats as were held out, at least 16; the held-out losses are None without held-out chats.
     """
 
     steps: int

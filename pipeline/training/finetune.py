@@ -1,6 +1,6 @@
 """Supervised fine-tuning of a LoRA adapter on chats, on the CPU: TRL trains, PEFT holds the adapter.
 
-The loss is taken on the assistant's words only, tokenized by the model's own chat template (dataset.py).
+The loss covers only the assistant's tokens, as rendered by the model's chat template (data/dataset.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from common.errors import MissingPackage
 from common.files import atomic_directory, sha256
+from common.text import first_line
 from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
 from pipeline.progress import NoProgress, StepProgress
@@ -27,17 +28,16 @@ __all__ = ["RECORD", "FinetuneConfig", "FinetuneReport", "finetune", "load_token
 RECORD = "training.json"
 """Written last into an adapter: the options, the data's SHA-256, the versions and the FinetuneReport."""
 
-
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
 
 
 def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Path:
-    """Train an adapter and write it to `config.out`; returns that folder.
+    """Train an adapter, write it to `config.out` and return that folder.
 
-    It holds adapter_model.safetensors, adapter_config.json, training.json (the options, the data's SHA-256,
-    the versions and a FinetuneReport) and README.md, unless `out` has one by the user. The tokenizer and
-    the chat template stay the base's own, and are not copied. Raises InputError before anything is loaded
-    when the input is wrong. Interrupted, it leaves `out` as it was.
+    It contains adapter_model.safetensors, adapter_config.json, training.json (the options, the data's
+    SHA-256, the versions and a FinetuneReport) and README.md; a README.md by the user is kept. The base's
+    tokenizer and chat template are not copied. Raises InputError for wrong input, before anything is loaded.
+    An interruption leaves `out` unchanged.
     """
     progress = progress or NoProgress()
     _check_out(config)
@@ -56,7 +56,7 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         )
     _check_targets(config, source)
     if config.precision == "auto":
-        config = replace(config, precision=faster_precision())  # so that the record says which it was
+        config = replace(config, precision=faster_precision())  # so that it is recorded
     with atomic_directory(config.out) as folder:
         model = load_model(config, source)
         dropped = len(chats) - len(train) - len(held)
@@ -68,24 +68,20 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
 
 
 def load_tokenizer(source: Source) -> Any:
-    """The base's tokenizer, with a chat template; raises InputError."""
+    """Load the base's tokenizer. Raises InputError when it is unreadable or has no chat template."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the base {source.spec!r} has no tokenizer that can be read: {_line(error)}"
+            f"the base {source.spec!r} has no tokenizer that can be read: {first_line(error)}"
         ) from None
     if not tokenizer.chat_template:
         raise InputError(
             f"the base {source.spec!r} has no chat template: choose its -Instruct or -Chat version"
         )
     return tokenizer
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check_out(config: FinetuneConfig) -> None:
@@ -106,7 +102,7 @@ def _encode(tokenizer: Any, chats: list[Chat], max_length: int) -> list[Example]
 
 
 def _check_targets(config: FinetuneConfig, source: Source) -> None:
-    """Every named target must be a linear layer of the base; the meta device shows them and loads nothing."""
+    """Raise InputError unless every target is a linear layer of the base, built on the meta device."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -118,7 +114,9 @@ def _check_targets(config: FinetuneConfig, source: Source) -> None:
                 AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
             )
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"the base {source.spec!r} is of no known architecture: {_line(error)}") from None
+        raise InputError(
+            f"the base {source.spec!r} is of no known architecture: {first_line(error)}"
+        ) from None
     head = model.get_output_embeddings()
     linear = {
         name.rsplit(".", 1)[-1]
@@ -141,7 +139,7 @@ def _save(config: FinetuneConfig, source: Source, model: Any, report: FinetuneRe
     dtype = getattr(torch, config.stored_type)
     state = {name: weight.to(dtype).contiguous() for name, weight in get_peft_model_state_dict(model).items()}
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner alone
+    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
     lora = model.peft_config["default"]
     lora.base_model_name_or_path = _base_name(config, source)
     lora.target_modules = sorted(lora.target_modules)
@@ -158,9 +156,9 @@ def _save(config: FinetuneConfig, source: Source, model: Any, report: FinetuneRe
 def _base_name(config: FinetuneConfig, source: Source) -> str:
     if config.base_name:
         return config.base_name
-    made = (read_record(source.folder) or {}).get("model")
-    # A path would name this machine and mean nothing on another.
-    return str(made) if made else source.spec if source.revision else source.folder.name
+    bundled = (read_record(source.folder) or {}).get("model")
+    # Not the path, which is only valid on this machine.
+    return str(bundled) if bundled else source.spec if source.revision else source.folder.name
 
 
 def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs TRL's SFTTrainer on tokenized chats. All that needs torch for long is here; train.py is the verb."""
+"""Train a LoRA adapter with TRL's SFTTrainer on tokenized chats, and measure its loss."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from common.text import first_line
 from pipeline.data.dataset import Example
 from pipeline.errors import InputError, PipelineError
 from pipeline.progress import Advance, StepProgress
@@ -16,19 +17,18 @@ from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport,
 
 
 def load_model(config: FinetuneConfig, source: Source) -> Any:
-    """The base with a fresh adapter on it. Raises InputError."""
+    """Load the base with a new adapter injected. Raises InputError."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
-    set_seed(config.seed)  # the adapter's random half is drawn below
+    set_seed(config.seed)  # before lora_A is initialized below
     try:
         base = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise InputError(f"the base {source.spec!r} cannot be loaded: {reason[0]}") from None
+        raise InputError(f"the base {source.spec!r} cannot be loaded: {first_line(error)}") from None
     targets = ALL_LINEAR if config.targets == (ALL_LINEAR,) else list(config.targets)
     lora = LoraConfig(
         r=config.rank,
@@ -50,31 +50,30 @@ def train_adapter(
     dropped: int,
     progress: StepProgress,
 ) -> FinetuneReport:
-    """Train the adapter on `model` in place and measure the loss before and after.
+    """Train the adapter in `model` in place, and measure the loss before and after.
 
-    `dropped` chats were left out, for the report.
-
-    The adapter ends up rounded to the type it will be stored in. Raises PipelineError when it diverges.
+    `dropped` is the number of chats left out, for the report. The trained weights are rounded to the type
+    that they are stored in. Raises PipelineError when the training diverges.
     """
-    began = time.monotonic()
-    # About as many chats as are held out, from all over the data set: enough to compare the two losses.
+    started = time.monotonic()
+    # About as many chats as are held out, evenly from the data set: enough to compare the two losses.
     sample = train[:: max(1, len(train) // max(len(held), 16))]
-    before = _measure(model, sample, held, progress, "Loss before")
+    loss_before, held_before = _measure(model, sample, held, progress, "Loss before")
     steps = _run_trainer(config, model, tokenizer, train, progress)
     _round_adapter(model, config.stored_type)
-    after = _measure(model, sample, held, progress, "Loss after")
+    loss, held_loss = _measure(model, sample, held, progress, "Loss after")
     return FinetuneReport(
         steps=steps,
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(time.monotonic() - started, 1),
         train_chats=len(train),
         held_out_chats=len(held),
         truncated_chats=sum(example.truncated for example in (*train, *held)),
         dropped_chats=dropped,
         trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        train_loss_before=before[0],
-        train_loss=after[0],
-        held_out_loss_before=before[1],
-        held_out_loss=after[1],
+        train_loss_before=loss_before,
+        train_loss=loss,
+        held_out_loss_before=held_before,
+        held_out_loss=held_loss,
     )
 
 
@@ -90,19 +89,19 @@ def _measure(
 def _run_trainer(
     config: FinetuneConfig, model: Any, tokenizer: Any, train: Sequence[Example], progress: StepProgress
 ) -> int:
-    """Train `model` in place; returns the number of optimizer steps."""
+    """Train `model` in place; return the number of optimizer steps."""
     from transformers import TrainerCallback
 
-    with tempfile.TemporaryDirectory() as scratch:  # the trainer wants a folder; nothing is saved there
+    with tempfile.TemporaryDirectory() as scratch:  # the trainer needs a folder; nothing is saved there
         trainer = make_trainer(config, model, tokenizer, train, scratch)
         steps = config.steps or math.ceil(len(trainer.get_train_dataloader()) * config.epochs)
         with progress.step("Training", steps) as advance:
 
-            class Follow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
+            class ReportStep(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
                 def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                     advance(state.global_step)
 
-            trainer.add_callback(Follow())
+            trainer.add_callback(ReportStep())
             trainer.train()
     if not all(bool(weight.isfinite().all()) for weight in model.parameters() if weight.requires_grad):
         raise PipelineError(
@@ -114,7 +113,7 @@ def _run_trainer(
 def make_trainer(
     config: FinetuneConfig, model: Any, tokenizer: Any, train: Sequence[Example], scratch: str
 ) -> Any:
-    """TRL's trainer over `train`, whose labels it takes as they are."""
+    """Return TRL's trainer on `train`, with its labels unchanged."""
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTTrainer
@@ -126,21 +125,21 @@ def make_trainer(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    trainer.remove_callback(PrinterCallback)  # it prints a dict a step into our progress bar
+    trainer.remove_callback(PrinterCallback)  # it prints a dict per step into the progress bar
     return trainer
 
 
 def faster_precision() -> Precision:
-    """Which of float32 and bfloat16 this CPU multiplies faster (with AMX bfloat16, by 7 times)."""
+    """Return the type that this CPU multiplies faster (with AMX, bfloat16 by 7 times)."""
     import torch
 
     def seconds(dtype: Any) -> float:
         left, right = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
         times = []
-        for _ in range(5):  # the first one warms up, and the best one is the least disturbed
-            began = time.perf_counter()
+        for _ in range(5):  # the first warms up; the minimum is the least disturbed
+            started = time.perf_counter()
             left @ right
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - started)
         return min(times)
 
     return "bfloat16" if seconds(torch.bfloat16) * 1.5 < seconds(torch.float32) else "float32"
@@ -172,7 +171,7 @@ def _trainer_arguments(config: FinetuneConfig, scratch: str) -> Any:
 
 
 def _round_adapter(model: Any, stored_type: StoredType) -> None:
-    """Round the trained weights as they will be stored, so that the loss measured is that of the file."""
+    """Round the trained weights to their stored type, so that the measured loss is the file's."""
     import torch
 
     for weight in model.parameters():
@@ -181,7 +180,7 @@ def _round_adapter(model: Any, stored_type: StoredType) -> None:
 
 
 def token_loss(model: Any, examples: Sequence[Example], advance: Advance | None = None) -> float:
-    """Mean cross entropy in nats over every trained-on token of `examples`, without dropout."""
+    """Return the mean cross entropy in nats over the trained tokens of `examples`, without dropout."""
     import torch
 
     was_training = model.training

@@ -1,4 +1,4 @@
-"""A tokenizer small enough for tests, with a chat template, and what is read off the labels it gives."""
+"""A small tokenizer with a chat template for tests, and the text that labels cover."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHATML = (
 
 
 def byte_tokenizer() -> Any:
-    """Byte-level, so that any text comes back whole, with the two special tokens of ChatML. 258 ids."""
+    """Return a byte-level tokenizer, lossless for any text, with ChatML's two special tokens: 258 ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: number for number, token in enumerate(["<|im_start|>", "<|im_end|>", *alphabet])}
     backend = Tokenizer(models.BPE(vocab, []))
@@ -31,5 +31,5 @@ def byte_tokenizer() -> Any:
 
 
 def trained_text(tokenizer: Any, labels: list[int]) -> str:
-    """The text that the loss is taken on."""
+    """Return the text that the loss covers."""
     return str(tokenizer.decode([label for label in labels if label != IGNORED]))

@@ -1,4 +1,4 @@
-"""Tiny bases, each made once and shared, since no test changes one."""
+"""Tiny bases, each made once and shared, as no test changes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Bases = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    """A function from an architecture and options to the folder of such a base, with 320 tokens."""
+    """Return a function (architecture, options) -> folder of such a base, with 320 tokens."""
     made: dict[str, Path] = {}
 
     def base(architecture: str = "llama", **options: Any) -> Path:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 ARCHITECTURES = ("llama", "phi3", "gemma2", "gemma3_text", "qwen2", "qwen3", "mistral")
 MIXTURES = ("mixtral", "qwen3_moe")
-"""Mixtures of experts, whose expert weights transformers keeps as one bare parameter for all."""
+"""Mixtures of experts, whose expert weights are a single parameter in transformers."""
 _SIZES: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 64,
@@ -51,7 +51,7 @@ _OWN_SIZES: dict[str, dict[str, Any]] = {
 def make_base(
     folder: Path, architecture: str = "llama", dtype: torch.dtype = torch.float32, **extra: Any
 ) -> Path:
-    """A two-layer model of that architecture with a SentencePiece tokenizer, saved to `folder`."""
+    """Save a two-layer model of that architecture, with a SentencePiece tokenizer, to `folder`."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(architecture, **{**_SIZES, **_OWN_SIZES.get(architecture, {}), **extra})
     model = AutoModelForCausalLM.from_config(config).to(dtype)
@@ -64,7 +64,7 @@ def make_base(
 
 
 def make_adapter(folder: Path, base: Path, seed: int = 1, **options: Any) -> Path:
-    """A LoRA adapter with random weights, as PEFT saves it."""
+    """Save a LoRA adapter with random weights, with PEFT."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False, **options}
@@ -72,7 +72,7 @@ def make_adapter(folder: Path, base: Path, seed: int = 1, **options: Any) -> Pat
 
 
 def resized(base: Path, folder: Path, rows: int, save_embedding_layers: bool = True, **options: Any) -> Path:
-    """An adapter for the base with `rows` tokens in its vocabulary."""
+    """Save an adapter for the base with `rows` tokens in its vocabulary."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model.resize_token_embeddings(rows, mean_resizing=False)
@@ -81,7 +81,7 @@ def resized(base: Path, folder: Path, rows: int, save_embedding_layers: bool = T
 
 
 def save_adapter(folder: Path, model: Any, save_embedding_layers: bool = False) -> Path:
-    """Give what an adapter trains random values, and save it."""
+    """Set an adapter's trained parameters to random values, and save it."""
     for name, value in model.named_parameters():
         if value.requires_grad and "lora_magnitude" not in name:
             value.data += 0.05 * torch.randn_like(value)
@@ -90,6 +90,6 @@ def save_adapter(folder: Path, model: Any, save_embedding_layers: bool = False) 
 
 
 def merged_by_peft(base: Path, adapter: Path) -> Any:
-    """The whole model, loaded in float32 and merged by PEFT: what every export must equal."""
+    """Return the whole model, loaded in float32 and merged by PEFT, which every export must equal."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from common.hub_errors import hub_refusal
 from engine.errors import EngineStopped, ModelError
 from engine.types import ProgressCallback, no_progress
 from ggufio import shards
@@ -43,12 +44,9 @@ def fetch_gguf(spec: str, choose: Choose, progress: ProgressCallback = no_progre
         folder = huggingface_hub.snapshot_download(
             repository, allow_patterns=shards.names(file), tqdm_class=_progress_bar(progress)
         )
-    except errors.GatedRepoError:
-        reason = "the Hub wants you to accept its licence on its page and to log in (`hf auth login`)"
-    except errors.RepositoryNotFoundError:
-        reason = "there is no such path here and no such public repository on the Hub"
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:  # type: ignore[attr-defined] # httpx's
-        reason = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
+        unreachable = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
+        reason = hub_refusal(error, "path") or unreachable
     else:
         path = Path(folder) / shards.names(file)[0]
         if path.is_file():

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from common.dataclass_json import to_json
 from common.files import sha256
 from common.worker_process import Message, WorkerDied, WorkerProcess
 from ggufio.shards import shard_paths
@@ -99,7 +100,7 @@ class _Run:
     def checks(self, child: WorkerProcess, subject: Subject, names: Sequence[str]) -> None:
         """Run those checks to their end; raises WorkerDied when the child dies on the way."""
         with self._step:
-            child.run({"subject": subject.request(), "checks": list(names)}, self._hear)
+            child.run({"subject": to_json(subject), "checks": list(names)}, self._hear)
 
     def _hear(self, message: Message) -> None:
         if "check" in message:

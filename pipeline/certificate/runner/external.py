@@ -51,7 +51,7 @@ class ExternalCheck:
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} is too few: use 1 or more")
         if self.evaluation is not None:
-            read_chats(self.evaluation, answered=False)
+            read_chats(self.evaluation, require_answer=False)
 
 
 def certify_file(wanted: ExternalCheck, progress: StepProgress) -> Certificate:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from common.dataclass_json import from_json
 from common.text import nan_to_none
 from common.worker_process import Message, send, serve
 from engine.errors import EngineError
@@ -34,7 +35,7 @@ def check(request: Message) -> Message:
     """Make the checks of the request, telling each finding as it is made."""
     from pipeline.certificate.runner.registry import CHECKS
 
-    subject = Subject.of_request(request["subject"])
+    subject = from_json(Subject, request["subject"])
     for name in request["checks"]:
         send({"check": name})
         try:

@@ -94,7 +94,7 @@ def _sample_gguf(full: Path) -> list[Rows]:
 
 
 def _sample_checkpoint(base: Source) -> list[Rows]:
-    stored = SafetensorsReader(base.weights())
+    stored = SafetensorsReader(base.weight_files())
     layers = {name: tensor.shape for name, tensor in stored.tensors.items() if re.search(r"\.\d+\.", name)}
     usable = [n for n, s in layers.items() if len(s) == 2 and s[0] >= _BLOCK and s[1] % _BLOCK == 0]
     return [stored.read(name)[:_MAX_ROWS].astype(np.float64) for name in sample_evenly(usable, _MAX_TENSORS)]

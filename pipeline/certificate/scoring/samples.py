@@ -155,7 +155,7 @@ def _chats(subject: Subject, max_chats: int) -> list[Chat]:
     if subject.evaluation is None:
         prompts = sample_evenly(PROMPTS, max_chats)
         return [Chat((ChatTurn("user", text),), line) for line, text in enumerate(prompts, 1)]
-    return sample_evenly(read_chats(subject.evaluation, answered=False), max_chats)
+    return sample_evenly(read_chats(subject.evaluation, require_answer=False), max_chats)
 
 
 def sample_evenly(items: Sequence[T], max_items: int) -> list[T]:

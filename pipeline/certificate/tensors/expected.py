@@ -81,7 +81,7 @@ class ExpectedTensors(Protocol):
 def expected_tensors(subject: Subject) -> ExpectedTensors:
     """Return those of the subject, which must have a base. Raises InputError for unmergeable adapters."""
     assert subject.base is not None
-    stored = SafetensorsReader(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weight_files())
     updates = all_updates(subject)
     # The updated tensor may be missing in the file: a tied output, or one that transformers renames.
     if updates is not None and all(update.name in stored.tensors for update in updates):
@@ -117,7 +117,7 @@ def all_updates(subject: Subject) -> list[Update] | None:
 
 def plain_updates(adapter: Adapter) -> list[Update]:
     """Return the updates of a plain adapter."""
-    file, updates = SafetensorsReader([adapter.weights]), []
+    file, updates = SafetensorsReader([adapter.weights_file]), []
     for name in file.tensors:
         if name.endswith(".lora_A.weight"):
             module = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from common.dataclass_json import to_json
 from pipeline.certificate.subject import Subject
 from pipeline.convert.job import ConvertJob
 from pipeline.convert.toolchain import ensure_toolchain
@@ -113,8 +114,8 @@ def sound(
         )  # fmt: skip
         subject.scratch.mkdir()
         requests += [
-            job.request(),
-            replace(job, adapters=(), target=base_alone(subject), tokenizer_reference=None).request(),
+            to_json(job),
+            to_json(replace(job, adapters=(), target=base_alone(subject), tokenizer_reference=None)),
         ]
         subjects[name] = subject
     (folder / "requests.json").write_text(json.dumps(requests))

@@ -116,7 +116,7 @@ def copied(subject: Subject, target: Path) -> Path:
 
 def delta_of_a_layer_missing(subject: Subject, target: Path) -> Subject:
     assert subject.base is not None
-    stored = SafetensorsReader(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weight_files())
     copied(subject, target)
     for part, name in (("gate", "mlp.gate_proj"), ("up", "mlp.up_proj"), ("down", "mlp.down_proj")):
         values = tensor_in_place(target, f"blk.1.ffn_{part}.weight")
@@ -152,7 +152,7 @@ def rslora_scaled_as_lora(subject: Subject, target: Path) -> Subject:
 def lora_scaled_as_rslora(subject: Subject, target: Path) -> Subject:
     adapter: Adapter = subject.adapters[0]
     assert subject.base is not None
-    stored = SafetensorsReader(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weight_files())
     copied(subject, target)
     parts = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
     for update in plain_updates(adapter):
@@ -170,7 +170,7 @@ def merged_twice(subject: Subject, target: Path) -> Subject:
 
 def without_the_adapter(subject: Subject, target: Path) -> Subject:
     assert subject.base is not None
-    stored = SafetensorsReader(subject.base.weights())
+    stored = SafetensorsReader(subject.base.weight_files())
     copied(subject, target)
     for update in plain_updates(subject.adapters[0]):
         _, _, layer, module, kind, _ = update.name.split(".")

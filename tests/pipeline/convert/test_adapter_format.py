@@ -1,4 +1,4 @@
-"""The adapter alone as a GGUF LoRA file: its answers over the base are those of PEFT's model."""
+"""GGUF LoRA files: the base's logits with one loaded are those of PEFT's model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def over_the_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Logits:
-    """The logits of llama.cpp, in float32, of the base's GGUF with an adapter's GGUF on it."""
+    """Return llama.cpp's float32 logits of the base's GGUF with the adapter's GGUF loaded."""
     out = tmp_path_factory.mktemp("gguf") / "base"
     export(ExportConfig(str(base), out, quants=(), keep_f16=True, outtype="f32", threads=2))
     gguf = out / "base-F32.gguf"

@@ -1,4 +1,4 @@
-"""The streaming conversion against the usual way: PEFT's merge saved whole, then llama.cpp's own script."""
+"""The streaming conversion equals PEFT's saved merge, converted by llama.cpp's script."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int
     return metadata, tensors
 
 
-# Each architecture with another kind, since a conversion takes seconds and test_merge.py has all of them.
+# Each architecture with another kind of adapter: a conversion takes seconds, and test_merge.py has all.
 CELLS: dict[str, dict[str, Any]] = {
     "llama": {"target_modules": ["lm_head", "embed_tokens", "q_proj", "down_proj"]},
     "phi3": {"modules_to_save": ["norm", "lm_head"]},

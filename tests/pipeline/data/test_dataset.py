@@ -1,4 +1,4 @@
-"""Chat data sets: what is accepted, what each mistake is told, the split, and the labels."""
+"""Chat data sets: accepted formats, error messages, the split, and the labels."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_reads_chats_with_their_line_numbers(tmp_path: Path) -> None:
 
 def test_questions_may_stay_unanswered(tmp_path: Path) -> None:
     path = write(tmp_path, {"messages": [user("Hi?")], "expect": ["x"]})
-    assert len(read_chats(path, answered=False)) == 1
+    assert len(read_chats(path, require_answer=False)) == 1
     with pytest.raises(InputError, match="no assistant message"):
         read_chats(path)
 
@@ -249,7 +249,7 @@ def test_the_demo_data_is_as_promised() -> None:
 
 
 def test_the_held_out_questions_are_not_in_the_demo_data() -> None:
-    questions = read_chats(EXAMPLES / "captain_bob_questions.jsonl", answered=False)
+    questions = read_chats(EXAMPLES / "captain_bob_questions.jsonl", require_answer=False)
     asked = {
         turn.content.lower() for chat in read_chats(EXAMPLES / "captain_bob.jsonl") for turn in chat.turns
     }

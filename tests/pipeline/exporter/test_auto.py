@@ -1,4 +1,4 @@
-"""--quant auto: which type is taken, how many are tried, and what an export makes of it."""
+"""--quant auto: the chosen type, the number of trials, and the export."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_without_a_tuning_to_speak_of_the_divergence_decides() -> None:
 
 
 class Steps(NoProgress):
-    """The titles of the steps; at one of them, Ctrl-C."""
+    """Record the titles of the steps, and press Ctrl-C at one."""
 
     def __init__(self, interrupted_at: str = "") -> None:
         self.titles: list[str] = []
@@ -82,7 +82,7 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     base = make_base(tmp_path / "base")
     complete_tokenizer(base)
     adapter = str(make_adapter(tmp_path / "adapter", base))
-    chats = tmp_path / "chats.jsonl"  # the fewest that can tell: each takes its time
+    chats = tmp_path / "chats.jsonl"  # the fewest that suffice: each takes time
     chats.write_text("\n".join(f'{{"messages": [{{"role": "user", "content": "{n}?"}}]}}' for n in range(5)))
     config = ExportConfig(
         str(base), tmp_path / "bob", (adapter,), ("auto",), verify="full", evaluation=chats, threads=2
@@ -90,7 +90,7 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     with pytest.raises(KeyboardInterrupt):
         export(config, Steps(interrupted_at="Quantize to Q8_0"))
     for path in (tmp_path / "bob" / ".work" / auto_step.CANDIDATES_DIR).glob("*.gguf"):
-        path.write_bytes(b"")  # nothing records that it is whole, so nothing may be copied from it
+        path.write_bytes(b"")  # not recorded as complete, so it must not be copied from
     steps = Steps()
     result = export(config, steps)
     option = json.loads(result.manifest.read_text())["options"]["auto"]
@@ -136,7 +136,7 @@ def test_a_file_whose_divergence_is_no_number_is_never_the_nearest_and_the_manif
     told = [Finding(**json.loads(line)["finding"]) for line in capsys.readouterr().out.splitlines()]
     choice = choose(iter([trial_of("Q2_K", path, told), SMALL]), "size")
     assert choice.chosen == "Q3_K_M"
-    record = Record("f", options={"auto": choice.described()})
+    record = Record("f", options={"auto": choice.to_json()})
     record.save(path)
     assert '"mean_kl": null' in path.read_text()
     assert "KL unknown" in auto_step.auto_notes(record)[0]

@@ -1,4 +1,4 @@
-"""A certificate in the making: what is asked of the child processes while files appear."""
+"""Background certification: the requests to the worker processes as files are finished."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.sources.model_source import Source
 
 @dataclass
 class Asked:
-    """In the place of a child process: which files it was asked to score, in order."""
+    """Stands in for a worker process; records the files that it was asked to score."""
 
     scratch: Path
     name: str

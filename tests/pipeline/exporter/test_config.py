@@ -69,14 +69,14 @@ def test_an_option_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
     chats.write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
     whole = ExportConfig("base", Path("bob"), ("lora",), evaluation=chats, verify="fast")
     for fine in (whole, replace(whole, quants=("auto",), prefer="speed", verify="off")):
-        fine.refuse_idle()
+        fine.reject_unused_options()
     for idle, says in (
         (replace(whole, prefer="speed"), "--prefer speed goes with --quant auto"),
         (replace(whole, verify="off"), "--eval is for the checks, and there are none with --verify off"),
         (replace(whole, format="adapter"), "--format adapter takes no --eval"),
     ):
         with pytest.raises(InputError, match=says):
-            idle.refuse_idle()
+            idle.reject_unused_options()
 
 
 def test_an_adapter_with_its_weight(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""scripts/export_gguf.py as a person runs it: exit codes, and one clear line for each mistake."""
+"""scripts/export_gguf.py as a user runs it: exit codes, and one clear line per mistake."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.console import GO_ON, report_errors
+from pipeline.cli.console import RESUME_HINT, report_errors
 from pipeline.errors import PipelineError
 from tests.pipeline.tiny import make_adapter, make_base
 
@@ -103,7 +103,7 @@ def test_a_missing_package_names_the_command_that_installs_it(
     assert "pip install -r requirements-pipeline.txt" in done.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize(("after", "says"), [((), "to begin anew"), ((GO_ON,), "to go on from")])
+@pytest.mark.parametrize(("after", "says"), [((), "to begin anew"), ((RESUME_HINT,), "to go on from")])
 def test_an_interrupt_says_what_to_do_then(
     after: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

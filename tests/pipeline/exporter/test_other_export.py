@@ -1,4 +1,4 @@
-"""Which option or input differs is named; no file is hashed for that."""
+"""The message about another export names the differing option or input, without hashing files."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def reference(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export that nothing disturbed; a copy of it is as good as a fresh one."""
+    """A complete export, which tests copy instead of making their own."""
     out = tmp_path_factory.mktemp("reference") / "bob"
     export(config_for(inputs, out, keep_f16=True))
     return out
@@ -62,7 +62,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 class Steps:
-    """Remembers the steps of an export, and can break one."""
+    """Records the steps of an export, and can interrupt one."""
 
     def __init__(self, break_at: str = "") -> None:
         self.titles: list[str] = []
@@ -178,7 +178,7 @@ def test_an_interrupted_export_goes_on_from_its_last_finished_step(
 
 
 def leave_half_a_candidate(whole: Path, work: Path) -> None:
-    """As `--quant auto` does when it is interrupted: a header, and zeros where the tensors will be."""
+    """Leave a file as an interrupted `--quant auto` does: a header, and zeros instead of tensors."""
     from ggufio.ggml_reader import read_tensors
 
     begin = min(tensor.offset for tensor in read_tensors(whole).values())

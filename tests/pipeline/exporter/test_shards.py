@@ -1,4 +1,4 @@
-"""Split GGUF files: llama.cpp reads them as one, and an export has all of them or none."""
+"""Split GGUF files: llama.cpp reads them as one model, and an export keeps all shards or none."""
 
 from __future__ import annotations
 

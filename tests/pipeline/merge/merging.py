@@ -1,4 +1,4 @@
-"""What an export makes of an adapter, and what PEFT makes of it, both under the checkpoint's names."""
+"""Helpers for comparing the export's merge with PEFT's, by the checkpoint's tensor names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def merger_for(base: Path, *adapters: Path | tuple[Path, float]) -> Merger:
 
 
 def stored(base: Path) -> State:
-    """The base's tensors, in float32."""
+    """Return the base's tensors in float32."""
     return {
         name: tensor.float()
         for file in sorted(base.glob("*.safetensors"))
@@ -36,7 +36,7 @@ def stored(base: Path) -> State:
 
 
 def ours(merger: Merger, base: Path) -> State:
-    """All tensors of the merged model, each merged alone."""
+    """Return all tensors of the merged model, merged one at a time."""
     merged = {name: merger.merge(name) for name in sorted(merger.changed)}
     merger.finish()
     assert all(tensor.dtype == torch.float32 for tensor in merged.values())
@@ -44,7 +44,7 @@ def ours(merger: Merger, base: Path) -> State:
 
 
 def pefts(model: Any) -> State:
-    """A whole model's tensors as its checkpoint has them; tied embeddings once."""
+    """Return a model's tensors by its checkpoint's names; tied embeddings once."""
     state = revert_weight_conversion(model, dict(model.state_dict()))
     if model.config.tie_word_embeddings:
         state = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
@@ -52,7 +52,7 @@ def pefts(model: Any) -> State:
 
 
 def assert_equals_peft(base: Path, adapter: Path) -> int:
-    """Compare with PEFT's merge of the whole model, to the bit; returns how many tensors changed."""
+    """Assert equality with PEFT's merge of the whole model; return the number of changed tensors."""
     return assert_equal(ours(merger_for(base, adapter), base), pefts(merged_by_peft(base, adapter)), base)
 
 
@@ -71,25 +71,25 @@ def logits(model: Any, tokens: int = 300) -> torch.Tensor:
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The largest difference, as a part of the largest value."""
+    """Return the largest difference, relative to the largest value."""
     return float((one - other).abs().max() / other.abs().max())
 
 
 def adapted(base: Path, adapter: Path) -> Any:
-    """The base with the adapter on it, unmerged: the model that was trained."""
+    """Return the trained model: the base with the adapter injected, not merged."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return PeftModel.from_pretrained(model, str(adapter))
 
 
 def scale_by(model: Any, weight: float) -> None:
-    """PEFT's own scaling of an adapter."""
+    """Scale an adapter with PEFT."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.scale_layer(weight)
 
 
 def assembled(base: Path, merger: Merger) -> Any:
-    """A transformers model of the merged tensors, with the settings that they ask for."""
+    """Return a transformers model of the merged tensors, with their settings."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(base, **merger.settings)

@@ -1,4 +1,4 @@
-"""Mixtures of experts: one bare parameter for all in the model, a tensor for each in the checkpoint."""
+"""Mixtures of experts: one parameter for all experts in the model, one tensor each in the checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_expert_is_read_with_its_siblings_alone(bases: Bases, tmp_path: Path)
 
 
 def test_an_adapter_from_when_experts_were_layers(bases: Bases, tmp_path: Path) -> None:
-    """transformers 4 had a Linear for each expert; PEFT turns such an adapter into one for the parameters."""
+    """Write an adapter as for transformers 4, with a Linear per expert, which PEFT converts."""
     base = bases("mixtral")
     adapter = make_adapter(tmp_path / "adapter", base, target_modules=ATTENTION)
     path = adapter / "adapter_model.safetensors"

@@ -1,4 +1,4 @@
-"""PEFT's other kinds: merged to the bit as PEFT merges them, or refused with the reason."""
+"""PEFT's other kinds of adapters: merged bit for bit as by PEFT, or refused with the reason."""
 
 from __future__ import annotations
 

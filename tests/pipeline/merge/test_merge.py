@@ -1,4 +1,4 @@
-"""The merge of each kind of LoRA on each architecture equals PEFT's merge_and_unload, to the bit."""
+"""The merge of each kind of LoRA on each architecture equals PEFT's merge_and_unload, bit for bit."""
 
 from __future__ import annotations
 

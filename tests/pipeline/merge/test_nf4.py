@@ -1,4 +1,4 @@
-"""The base that a QLoRA adapter saw, against transformers' own loading in 4 bits."""
+"""The base that a QLoRA adapter was trained on equals transformers' loading in 4 bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.pipeline.tiny import make_adapter
 
 
 def in_four_bits(base: Path) -> Any:
-    """The base as QLoRA's recipes load it, on the CPU."""
+    """Load the base as QLoRA's recipes do, on the CPU."""
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -36,7 +36,7 @@ def in_four_bits(base: Path) -> Any:
 
 
 def rounded(base: Path) -> Any:
-    """A float32 model of the weights that the 4-bit model computes with."""
+    """Return a float32 model with the dequantized weights of the 4-bit model."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     count = 0
     for name, module in in_four_bits(base).named_modules():
@@ -61,7 +61,7 @@ def test_an_adapter_is_merged_into_the_base_that_it_saw(
         base_source(str(base)), [read_adapter(adapter_source(str(adapter)))], qlora_base="nf4"
     )
     expected = PeftModel.from_pretrained(rounded(base), str(adapter)).merge_and_unload()
-    assert merger.changed > merger.targets  # linear weights that the adapter leaves alone are rounded too
+    assert merger.changed > merger.targets  # linear weights that the adapter does not change are rounded too
     assert_equal(ours(merger, base), pefts(expected), base)
 
 

@@ -1,4 +1,4 @@
-"""Several adapters, one merged into what another left, each by its weight."""
+"""Several adapters, merged one after the other, each with its weight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.pipeline.tiny import make_adapter, resized, save_adapter
 
 
 def merged_in_turn(base: Path, *adapters: tuple[Path, float]) -> Any:
-    """PEFT's own scaling and merging, adapter after adapter."""
+    """Scale and merge the adapters with PEFT, one after the other."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     for path, weight in adapters:
         wrapped = PeftModel.from_pretrained(model, str(path))

@@ -40,7 +40,7 @@ TIED = ("llama", "qwen2", "gemma3_text")
 
 
 def untied(base: Path) -> Any:
-    """The base as PEFT's warning wants it before a merge: with an output matrix of its own."""
+    """Return the base with untied embeddings, as PEFT's warning demands before a merge."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
@@ -100,7 +100,7 @@ def test_embeddings_that_stay_equal_stay_tied(kind: str, bases: Bases, tmp_path:
 
 
 def merged_resized(base: Path, adapter: Path, rows: int) -> Any:
-    """PEFT's merge, into a base whose embeddings its user resized first."""
+    """Merge with PEFT into a base whose embeddings were resized first."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model.resize_token_embeddings(rows, mean_resizing=False)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()

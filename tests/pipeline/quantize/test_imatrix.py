@@ -1,4 +1,4 @@
-"""Importance matrices: the sums are those of the real inputs, and llama.cpp quantizes with them as we do."""
+"""Importance matrices: the sums are those of the real inputs, and llama.cpp quantizes equally with them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from tests.pipeline.tiny import make_base
 pytestmark = pytest.mark.slow
 
 _SIZES = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
-_CHUNK = 256  # all that these models were "trained" on
-_QUANTS = ("Q4_K_M", "Q2_K_S")  # llama.cpp makes the latter with importance alone
+_CHUNK = 256  # the context that these models were "trained" with
+_QUANTS = ("Q4_K_M", "Q2_K_S")  # llama.cpp makes the latter only with importance
 
 
 def write_chats(path: Path, answers: int = 40) -> Path:
-    """Chats of some 25 tokens each."""
+    """Write chats of about 25 tokens each."""
     lines = [
         [("user", f"What is {number} times {number}?"), ("assistant", f"{number * number}, matey!")]
         for number in range(answers)
@@ -59,7 +59,7 @@ def write_chats(path: Path, answers: int = 40) -> Path:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ExportConfig:
-    """What was exported with an importance matrix: attention as anywhere, and four experts."""
+    """The config of an export with an importance matrix, of a model with four experts."""
     folder = tmp_path_factory.mktemp("imatrix")
     base = make_base(folder / "base", "mixtral", **_SIZES)
     (base / "chat_template.jinja").write_text(CHATML)
@@ -111,7 +111,7 @@ _MODULES = {
 
 
 def squares_by_torch(base: Path, tokens: list[int]) -> dict[str, Any]:
-    """What goes into each linear layer of transformers' model, squared and summed, by the GGUF's names."""
+    """Return the summed squared inputs of each linear layer of transformers' model, by the GGUF's names."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     found: dict[str, Any] = {}
 
@@ -153,7 +153,7 @@ def test_a_weighed_quantization_is_llama_cpps_to_the_byte(
 
 
 def overrides(weights: ImportanceWeights) -> Any:
-    """The metadata as llama-quantize hands it over, of which the last has no key."""
+    """Return the metadata as llama-quantize passes it, ending with one without a key."""
     items = (llama_cpp.llama_model_kv_override * (len(weights.notes) + 1))()
     for item, (key, value) in zip(items, weights.notes.items(), strict=False):
         item.key = key.encode()
@@ -166,7 +166,7 @@ def overrides(weights: ImportanceWeights) -> Any:
 
 
 class Titles:
-    """Remembers the steps of an export."""
+    """Records the steps of an export."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -200,7 +200,7 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     found = read_imatrix(tmp_path / "m.gguf")
     assert (list(found.sums), found.datasets, found.chunks) == (sorted(sums), ("a.txt", "b.txt"), 7)
     means = {name: values.tolist() for name, values in found.importance().items()}
-    # An expert that was never used weighs all columns alike; a tensor without any row has no means.
+    # An unused expert weights all columns equally; a tensor without any rows has no means.
     assert means == {
         "blk.0.a.weight": [[np.float32(1) / 3, 3]],
         "blk.0.b.weight": [[0.5, 1], [0.75, 1], [1, 1]],

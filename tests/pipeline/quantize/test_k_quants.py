@@ -1,4 +1,4 @@
-"""Our K-quants are llama.cpp's, byte for byte, on rows as models have them and on odd ones."""
+"""The K-quants equal llama.cpp's byte for byte, on typical rows and on odd ones."""
 
 from __future__ import annotations
 

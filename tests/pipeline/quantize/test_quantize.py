@@ -1,4 +1,4 @@
-"""Our quantizer writes the very bytes that llama_model_quantize writes."""
+"""The quantizer writes exactly the bytes that llama_model_quantize writes."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_what_an_earlier_file_holds_is_copied(sources: dict[str, Path], tmp_path
     by_us(source, tmp_path / "q4.gguf", "Q4_K_M")
     copied = by_us(source, tmp_path / "q5.gguf", "Q5_K_M", tmp_path / "q4.gguf")
     assert copied == by_llama_cpp(source, tmp_path / "theirs.gguf", "Q5_K_M")
-    # That it was copied shows when the earlier file is changed.
+    # A change of the earlier file shows that it was copied.
     reader = GGUFReader(tmp_path / "q4.gguf", "r+")
     shared = next(tensor for tensor in reader.tensors if tensor.tensor_type.name == "Q6_K")
     shared.data[0] ^= 1
@@ -206,7 +206,7 @@ def test_a_file_that_was_cut_is_refused(sources: dict[str, Path], tmp_path: Path
 
 
 class Steps:
-    """Remembers how far a step said that it was."""
+    """Records the progress that a step reports."""
 
     def __init__(self) -> None:
         self.done: list[int] = []

@@ -1,4 +1,4 @@
-"""Types of single tensors: which tensors a pattern names, and what no model can follow."""
+"""Types of single tensors: what a pattern matches, and what is rejected."""
 
 from __future__ import annotations
 

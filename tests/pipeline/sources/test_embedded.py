@@ -1,4 +1,4 @@
-"""The base out of the embedded GGUF: the same weights, the same tokens as llama.cpp, whole or not there."""
+"""The bundled base: the GGUF's weights, llama.cpp's tokens, and complete or absent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.sources.bundled import (
     read_record,
 )
 
-# What llama.cpp (llama-cpp-python 0.3.36) makes of these texts with the embedded GGUF, without BOS.
+# The token ids of llama.cpp (llama-cpp-python 0.3.36) with the embedded GGUF, without BOS.
 # fmt: off
 LLAMA_CPP_IDS = {
     "Ahoy there, matey! It's 12:34.":

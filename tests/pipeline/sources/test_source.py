@@ -108,11 +108,11 @@ def test_weights_that_lie_there_twice_are_read_once(bases: Bases, tmp_path: Path
     for path in base.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "consolidated.safetensors").symlink_to(base / "model.safetensors")
-    assert [path.name for path in base_source(str(tmp_path)).weights()] == ["model.safetensors"]
+    assert [path.name for path in base_source(str(tmp_path)).weight_files()] == ["model.safetensors"]
     weights = {name: "model.safetensors" for name in tensors_of(base_source(str(base)))}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
     (tmp_path / "model-00001-of-00009.safetensors").symlink_to(base / "model.safetensors")
-    assert [path.name for path in base_source(str(tmp_path)).weights()] == ["model.safetensors"]
+    assert [path.name for path in base_source(str(tmp_path)).weight_files()] == ["model.safetensors"]
 
 
 def test_the_hubs_cache_layout_of_links_is_read(tmp_path: Path) -> None:

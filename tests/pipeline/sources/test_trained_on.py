@@ -1,4 +1,4 @@
-"""An adapter that was made for another base of the same shape is told, and a right one never is."""
+"""An adapter for another base of the same shape is noted, a right one never."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_another_commit_is_named_where_both_are_commits() -> None:
         ([DEMO, DEMO], ("base",), DEMO),
         ([DEMO, "you/other"], ("base",), ""),
         (["meta-llama/Llama-3.2-1B"], ("base", DEMO), DEMO),
-        (["meta-llama/Llama-3.2-1B-Instruct"], ("Llama-3.2-1B",), ""),  # it is warned of, and not believed
+        (["meta-llama/Llama-3.2-1B-Instruct"], ("Llama-3.2-1B",), ""),  # noted, so its base is not recorded
         (["tests/base"], ("base",), ""),  # a path of ours
         (["/home/me/base"], ("base",), ""),
         ([None], ("base",), ""),

@@ -1,4 +1,4 @@
-"""Whose tokenizer and chat template: a plain choice between files, with a line where they differ."""
+"""The choice of tokenizer and chat template, with a note on each difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on a tiny random model: what is trained on, what is saved, what is refused."""
+"""Fine-tuning of a tiny random model: trained tokens, saved files, rejected inputs."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_only_the_named_targets_are_trained(config: FinetuneConfig) -> None:
 
 
 class Interrupting:
-    """A progress display during which someone presses Ctrl-C, in the middle of the training."""
+    """A progress display that raises Ctrl-C in the middle of the training."""
 
     def step(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
         def advance(done: int) -> None:

@@ -1,0 +1,24 @@
+"""Dataclasses to JSON and back: requests to worker processes, and stored records."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+# pydantic takes 0.1 s to import.
+
+
+def to_json(value: object) -> dict[str, Any]:
+    """Return a dataclass as JSON values; paths become strings, tuples lists."""
+    from pydantic import TypeAdapter
+
+    content: dict[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return content
+
+
+def from_json(cls: type[T], content: object) -> T:
+    """Return the dataclass that `to_json` gave `content` for. Raises pydantic's ValidationError."""
+    from pydantic import TypeAdapter
+
+    value: T = TypeAdapter(cls).validate_python(content)
+    return value
