@@ -24,9 +24,9 @@ class RateLimitExceeded(Exception):
         super().__init__(reason, most, seconds)
         self.reason, self.most, self.seconds = reason, most, seconds
 
-    def text(self, say: Translator = ENGLISH) -> str:
+    def text(self, t: Translator = ENGLISH) -> str:
         """What happened and what to do, for the user."""
-        return say(f"access.{self.reason}", most=self.most, seconds=math.ceil(self.seconds))
+        return t(f"access.{self.reason}", most=self.most, seconds=math.ceil(self.seconds))
 
     def __str__(self) -> str:
         return self.text()

@@ -30,9 +30,9 @@ def _template() -> Template:
 
 def login_page(request: HTTPConnection) -> HTMLResponse:
     """The form in the visitor's language, in place of whatever page was asked for."""
-    say = translator(request)
-    texts = {gap: escape(say(f"login.{gap}")) for gap in _GAPS}
-    page = _template().substitute(texts, language=say.language)
+    t = translator(request)
+    texts = {gap: escape(t(f"login.{gap}")) for gap in _GAPS}
+    page = _template().substitute(texts, language=t.language)
     return HTMLResponse(page, headers={"Cache-Control": "private, no-store"})
 
 

@@ -188,8 +188,8 @@ class SettingsPanel:
             sent = {name: {"value": value} for name, value in named.items() if value != held[name]}
             sent["max_tokens"] = {**sent.get("max_tokens", {}), "maximum": now.slider("max_tokens").high}
             shown = [gr.update(**sent.get(name, {})) for name in NAMES]
-            say, preset = translator(request), now.preset_of(named)
-            choices = [(say(f"settings.preset.{name}"), name) for name in now.presets()]
+            t, preset = translator(request), now.preset_of(named)
+            choices = [(t(f"settings.preset.{name}"), name) for name in now.presets()]
             return [now, *shown, gr.update(choices=choices, value=preset)]
 
         outputs = [self._model, *self.components, self._preset]

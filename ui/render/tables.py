@@ -26,21 +26,21 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p class='{kind}' dir='auto'>{escape(text)}</p>"
 
 
-def short_number(value: float | None, say: Translator, digits: int = 3) -> str:
+def short_number(value: float | None, t: Translator, digits: int = 3) -> str:
     """A number to so many digits that count; a dash for none, or one that is not finite."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
-    return say.number(value, places) if places <= 6 else f"{value:.{digits - 1}e}"
+    return t.number(value, places) if places <= 6 else f"{value:.{digits - 1}e}"
 
 
-def percent(share: float | None, say: Translator, digits: int = 1) -> str:
+def percent(share: float | None, t: Translator, digits: int = 1) -> str:
     """A share as a percentage; a dash for none, or one that is not finite."""
     if share is None or not math.isfinite(share):
         return NOTHING
-    return f"{say.number(100 * share, digits)} %"
+    return f"{t.number(100 * share, digits)} %"
 
 
 def _cell(text: str) -> str:

@@ -43,45 +43,45 @@ class Round:
         return list(string.ascii_uppercase[: len(self.lanes)]) if self.hidden else list(self.labels)
 
 
-def columns(shown: Round, say: Translator) -> str:
+def columns(shown: Round, t: Translator) -> str:
     """The answers side by side; in the end with the words marked that differ from the first."""
     lanes = zip(shown.names(), shown.lanes, strict=True)
     reference = _said(shown.lanes[0]) if shown.done and shown.lanes else None
-    parts = [_column(name, lane, reference, shown.hidden, say) for name, lane in lanes]
+    parts = [_column(name, lane, reference, shown.hidden, t) for name, lane in lanes]
     return f"<div class='lanes'>{''.join(parts)}</div>"
 
 
-def table(pairs: Sequence[Pair], say: Translator) -> str:
+def table(pairs: Sequence[Pair], t: Translator) -> str:
     """The tally, a row for each pair of models."""
     if not pairs:
         return ""
     heads = ("first", "second", "first_wins", "second_wins", "ties", "blind")
-    head = "".join(f"<th scope='col'>{escape(say(f'compare.head.{name}'))}</th>" for name in heads)
+    head = "".join(f"<th scope='col'>{escape(t(f'compare.head.{name}'))}</th>" for name in heads)
     rows = "".join(_row(pair, heads) for pair in pairs)
     return f"<table class='tally'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _column(name: str, lane: Column, reference: str | None, hidden: bool, say: Translator) -> str:
+def _column(name: str, lane: Column, reference: str | None, hidden: bool, t: Translator) -> str:
     said = _said(lane)
     text = escape(said) if reference is None else marked(reference, said)
-    how = _hidden_line(lane, say) if hidden else _line(lane, say)
+    how = _hidden_line(lane, t) if hidden else _line(lane, t)
     body = f"<h2>{escape(name)}</h2>{how}<div class='said' dir='auto'>{text}</div>"
     return f"<section class='lane'>{body}</section>"
 
 
-def _line(lane: Column, say: Translator) -> str:
+def _line(lane: Column, t: Translator) -> str:
     if lane.stopped:
-        return line(say("status.cancelled"), "note")
-    return line(say("compare.waiting"), "busy") if lane.progress is None else status(lane.progress, say)
+        return line(t("status.cancelled"), "note")
+    return line(t("compare.waiting"), "busy") if lane.progress is None else status(lane.progress, t)
 
 
-def _hidden_line(lane: Column, say: Translator) -> str:
+def _hidden_line(lane: Column, t: Translator) -> str:
     """What happens, without a number that would give the model away."""
     if lane.stopped or (lane.progress is not None and lane.progress.error is not None):
-        return _line(lane, say)
+        return _line(lane, t)
     if lane.progress is None or not lane.progress.text:
-        return line(say("compare.waiting"), "busy")
-    return line(say("compare.done")) if lane.done else line(say("status.writing"), "busy")
+        return line(t("compare.waiting"), "busy")
+    return line(t("compare.done")) if lane.done else line(t("status.writing"), "busy")
 
 
 def _row(pair: Pair, heads: Sequence[str]) -> str:

@@ -98,7 +98,7 @@ def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigur
     )
 
 
-def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say: Translator) -> str:
+def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], t: Translator) -> str:
     """What the certificate says of a file, and whether it is about this very file.
 
     `actual` is the SHA-256 of each of the model's files; none where they cannot be compared.
@@ -106,8 +106,8 @@ def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say:
     entry = certificate.entry(name)
     if entry is None:
         names = ", ".join(file.name for file in certificate.files[:4])
-        return paragraph(say("quality.foreign", name=name, names=names), "verdict warn") + how(name, say)
-    words = f"{chip(entry.status, say)} {escape(say(f'quality.verdict.{entry.status}'))}"
+        return paragraph(t("quality.foreign", name=name, names=names), "verdict warn") + how(name, t)
+    words = f"{chip(entry.status, t)} {escape(t(f'quality.verdict.{entry.status}'))}"
     head = f"<p class='verdict {entry.status}'>{words}</p>"
     if not actual:
         return head
@@ -115,81 +115,81 @@ def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say:
         certified = certificate.entry(file)
         expected = certified.sha256 if certified else NOTHING
         if found != expected:
-            known = say("quality.changed", actual=found[:12], expected=expected[:12])
+            known = t("quality.changed", actual=found[:12], expected=expected[:12])
             return paragraph(known, "verdict fail")
-    return head + paragraph(say("quality.same", hash=entry.sha256[:12]), "teach")
+    return head + paragraph(t("quality.same", hash=entry.sha256[:12]), "teach")
 
 
-def how(name: str, say: Translator) -> str:
+def how(name: str, t: Translator) -> str:
     """How a certificate is made."""
-    return paragraph(say("quality.how"), "teach") + f"<pre><code>{escape(HOW.format(name))}</code></pre>"
+    return paragraph(t("quality.how"), "teach") + f"<pre><code>{escape(HOW.format(name))}</code></pre>"
 
 
-def findings(found: Sequence[Finding], say: Translator) -> str:
+def findings(found: Sequence[Finding], t: Translator) -> str:
     """The findings: what is wrong stands open, what is well is folded away."""
     open_ones = [one for one in found if one.status in ("fail", "warn")]
-    parts = [_finding(one, say) for one in open_ones]
+    parts = [_finding(one, t) for one in open_ones]
     for status in ("pass", "skipped"):
         folded = [one for one in found if one.status == status]
         if folded:
-            inner = "".join(_finding(one, say) for one in folded)
-            summary = escape(say(f"quality.folded.{status}", count=len(folded)))
+            inner = "".join(_finding(one, t) for one in folded)
+            summary = escape(t(f"quality.folded.{status}", count=len(folded)))
             parts.append(f"<details><summary>{summary}</summary>{inner}</details>")
     return f"<div class='findings'>{''.join(parts)}</div>"
 
 
-def files_table(figures: Sequence[FileFigures], say: Translator) -> str:
+def files_table(figures: Sequence[FileFigures], t: Translator) -> str:
     """All files of the export, side by side."""
     heads = ("file", "verdict", "size", "survival", "kl", "agreement", "prefill", "decode")
-    label = say("quality.files")
-    rows = [_row(one, say) for one in figures]
-    title = f"<h2>{escape(label)}</h2>{paragraph(say('quality.files.info'), 'teach')}"
-    return title + table([say(f"quality.head.{head}") for head in heads], rows, label)
+    label = t("quality.files")
+    rows = [_row(one, t) for one in figures]
+    title = f"<h2>{escape(label)}</h2>{paragraph(t('quality.files.info'), 'teach')}"
+    return title + table([t(f"quality.head.{head}") for head in heads], rows, label)
 
 
-def chip(status: str, say: Translator) -> str:
+def chip(status: str, t: Translator) -> str:
     """A status as a mark that is read without colours too."""
-    return f"<span class='chip {status}'>{escape(say(f'quality.status.{status}'))}</span>"
+    return f"<span class='chip {status}'>{escape(t(f'quality.status.{status}'))}</span>"
 
 
-def _row(one: FileFigures, say: Translator) -> list[str]:
+def _row(one: FileFigures, t: Translator) -> list[str]:
     return [
         one.name,
-        say(f"quality.status.{one.status}"),
+        t(f"quality.status.{one.status}"),
         size_text(one.size) if one.size is not None else NOTHING,
-        _survival(one, say),
-        short_number(one.kl, say),
-        percent(one.agreement, say),
-        say.number(one.prefill) if one.prefill is not None else NOTHING,
-        say.number(one.decode) if one.decode is not None else NOTHING,
+        _survival(one, t),
+        short_number(one.kl, t),
+        percent(one.agreement, t),
+        t.number(one.prefill) if one.prefill is not None else NOTHING,
+        t.number(one.decode) if one.decode is not None else NOTHING,
     ]
 
 
-def _survival(one: FileFigures, say: Translator) -> str:
-    value = percent(one.survival, say)
+def _survival(one: FileFigures, t: Translator) -> str:
+    value = percent(one.survival, t)
     if one.survival is None or one.interval is None:
         return value
-    low, high = (say.number(100 * end, 1) for end in one.interval)
-    return say("quality.interval", value=value, low=low, high=high)
+    low, high = (t.number(100 * end, 1) for end in one.interval)
+    return t("quality.interval", value=value, low=low, high=high)
 
 
-def _finding(one: Finding, say: Translator) -> str:
-    parts = [f"<h3>{chip(one.status, say)} {escape(_heading(one.name, say))}</h3>", _english(one.summary)]
+def _finding(one: Finding, t: Translator) -> str:
+    parts = [f"<h3>{chip(one.status, t)} {escape(_heading(one.name, t))}</h3>", _english(one.summary)]
     for name, text in (("cause", one.cause), ("wanted", one.threshold)):
         if text:
-            parts.append(f"<p class='teach'><b>{escape(say(f'quality.{name}'))}</b> {_words(text)}</p>")
-    return f"<section class='finding'>{''.join(parts)}{_worst(one, say)}</section>"
+            parts.append(f"<p class='teach'><b>{escape(t(f'quality.{name}'))}</b> {_words(text)}</p>")
+    return f"<section class='finding'>{''.join(parts)}{_worst(one, t)}</section>"
 
 
-def _heading(name: str, say: Translator) -> str:
+def _heading(name: str, t: Translator) -> str:
     """What was looked at: the finding, or the area that it belongs to, or the name of one from elsewhere."""
     area, _, part = name.partition(".")
     if area not in CHECKS:
         return name
-    return say(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
+    return t(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
 
 
-def _worst(one: Finding, say: Translator) -> str:
+def _worst(one: Finding, t: Translator) -> str:
     """The prompts that came out worst."""
     listed = one.figures.get("worst")
     worst = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
@@ -197,7 +197,7 @@ def _worst(one: Finding, say: Translator) -> str:
     if not prompts:
         return ""
     items = "".join(f"<li dir='auto'>{escape(prompt)}</li>" for prompt in prompts)
-    return f"<p class='teach'><b>{escape(say('quality.worst'))}</b></p><ul>{items}</ul>"
+    return f"<p class='teach'><b>{escape(t('quality.worst'))}</b></p><ul>{items}</ul>"
 
 
 def _english(text: str) -> str:
@@ -214,27 +214,27 @@ _GB = 2e9  # bytes from which sizes are told in GB
 _MOST = 24  # points; an export has fewer files, a stranger's certificate may have any number
 
 
-def charts(figures: Sequence[FileFigures], chosen: str, say: Translator) -> str:
+def charts(figures: Sequence[FileFigures], chosen: str, t: Translator) -> str:
     """The charts of what was measured, the file `chosen` standing out; empty when nothing was."""
     parts = []
     for what in ("survival", "kl"):
-        drawn = [_chart(figures, what, by, chosen, say) for by in ("size", "speed")]
+        drawn = [_chart(figures, what, by, chosen, t) for by in ("size", "speed")]
         if any(drawn):
             parts.append(f"<div class='scatters'>{''.join(drawn)}</div>")
-            parts.append(paragraph(say(f"quality.{what}.info"), "teach"))
+            parts.append(paragraph(t(f"quality.{what}.info"), "teach"))
     return "".join(parts)
 
 
-def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, say: Translator) -> str:
+def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, t: Translator) -> str:
     unit = 1e9 if max((one.size or 0 for one in figures), default=0) >= _GB else 1e6
     points = [point for one in figures if (point := _point(one, what, by, chosen, unit))][:_MOST]
     if not points:
         return ""
     limit = GOOD_SURVIVAL if what == "survival" else GOOD_KL
-    size = f"{say('quality.head.size')}, {'GB' if unit == 1e9 else 'MB'}"
-    x = Axis(size if by == "size" else say("quality.speed"))
-    y = Axis(say(f"quality.{what}"), 100.0 if what == "survival" else 0.0, limit)
-    return scatter(points, x, y, say("quality.chart", y=y.title, x=x.title), say.number)
+    size = f"{t('quality.head.size')}, {'GB' if unit == 1e9 else 'MB'}"
+    x = Axis(size if by == "size" else t("quality.speed"))
+    y = Axis(t(f"quality.{what}"), 100.0 if what == "survival" else 0.0, limit)
+    return scatter(points, x, y, t("quality.chart", y=y.title, x=x.title), t.number)
 
 
 def _point(one: FileFigures, what: str, by: str, chosen: str, unit: float) -> Point | None:
