@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from common.errors import UserError
 from common.text import parameters_text, size_text
@@ -16,6 +17,7 @@ from ui.conversations.store import NotFound, StoreError
 from ui.generation.streaming import Progress
 from ui.i18n.words import ENGLISH, Translator
 from ui.models.files import short_name
+from ui.render.html import html, render
 from ui.render.messages import split
 
 Failure = UserError | RateLimitExceeded | NotFound | StoreError
@@ -25,9 +27,9 @@ Failure = UserError | RateLimitExceeded | NotFound | StoreError
 BRING_YOUR_OWN = "python app.py PATH/TO/MODEL.gguf"
 
 
-def model_name(info: ModelInfo) -> str:
-    """The page's head."""
-    return f"<h1>{escape(short_name(info))}</h1>"
+def model_name(info: ModelInfo) -> Markup:
+    """Render the page's heading."""
+    return html("<h1>{{ name }}</h1>", name=short_name(info))
 
 
 def facts_text(info: ModelInfo, t: Translator = ENGLISH) -> str:
@@ -37,18 +39,25 @@ def facts_text(info: ModelInfo, t: Translator = ENGLISH) -> str:
     return " · ".join(fact for fact in (info.quantization, parameters, size_text(info.size), context) if fact)
 
 
-def model_facts(info: ModelInfo, embedded: bool = False, t: Translator = ENGLISH) -> str:
-    """The line below the head, and for the embedded model how to bring another."""
-    hint = f"<p>{escape(t('page.bring_your_own'))} <code>{BRING_YOUR_OWN}</code></p>" if embedded else ""
-    return f"<p>{escape(facts_text(info, t))}</p>{hint}"
+def model_facts(info: ModelInfo, embedded: bool = False, t: Translator = ENGLISH) -> Markup:
+    """Render the line below the heading; for the embedded model, add how to serve another."""
+    facts = html("<p>{{ facts }}</p>", facts=facts_text(info, t))
+    if not embedded:
+        return facts
+    hint = t("page.bring_your_own")
+    return facts + html("<p>{{ hint }} <code>{{ command }}</code></p>", hint=hint, command=BRING_YOUR_OWN)
 
 
-def line(text: str, kind: str = "") -> str:
-    """One line under the conversation; `kind` is busy, note, error or nothing."""
-    return f"<div class='status {kind}' role='status' aria-live='polite'>{escape(text)}</div>"
+def line(text: str, css_class: str = "") -> Markup:
+    """Render the status line under the conversation; `css_class` is "busy", "note", "error" or ""."""
+    return html(
+        "<div class='status {{ css_class }}' role='status' aria-live='polite'>{{ text }}</div>",
+        text=text,
+        css_class=css_class,
+    )
 
 
-def status(progress: Progress, t: Translator = ENGLISH) -> str:
+def status(progress: Progress, t: Translator = ENGLISH) -> Markup:
     """The line for an answer under way or at its end."""
     if progress.error is not None:
         return error_line(progress.error, partial=bool(progress.text), t=t)
@@ -75,7 +84,7 @@ def _before_the_first_word(progress: Progress, t: Translator) -> str:
     return t("status.starting")
 
 
-def made_line(made: GenerationInfo | None, t: Translator = ENGLISH) -> str:
+def made_line(made: GenerationInfo | None, t: Translator = ENGLISH) -> Markup:
     """The line for an answer of earlier, from how it was made."""
     if made is None:
         return line("")
@@ -134,7 +143,7 @@ def explain(error: Failure, t: Translator = ENGLISH) -> str:
     return t("status.failed", error=error)
 
 
-def error_line(error: Failure, partial: bool = False, t: Translator = ENGLISH) -> str:
+def error_line(error: Failure, partial: bool = False, t: Translator = ENGLISH) -> Markup:
     """The line for an answer that failed."""
     kept = f" {t('status.kept')}" if partial else ""
     return line(explain(error, t) + kept, "error")
@@ -143,19 +152,20 @@ def error_line(error: Failure, partial: bool = False, t: Translator = ENGLISH) -
 _FULL = 0.85  # from here on the meter warns
 
 
-def meter(used: int, context: int, dropped: int = 0, t: Translator = ENGLISH) -> str:
-    """A bar and its words: `used` of `context` tokens, and how many messages were left out."""
+def meter(used: int, context: int, dropped: int = 0, t: Translator = ENGLISH) -> Markup:
+    """Render a gauge of `used` tokens out of `context`, and how many messages were left out."""
     share = min(1.0, used / context)
-    words = t("meter.tokens", used=t.number(used), context=t.number(context))
-    why = f"<span class='why'>{escape(t('meter.left_out', count=dropped))}</span>" if dropped else ""
-    title = escape(f"{t('meter.title')} {_why(dropped, t)}".strip(), quote=True)
-    full = " full" if share >= _FULL or dropped else ""
-    gauge = (
-        f"<span class='gauge' role='meter' aria-label='{escape(t('meter.label'), quote=True)}'"
-        f" aria-valuemin='0' aria-valuemax='{context}' aria-valuenow='{min(used, context)}'"
-        f" aria-valuetext='{escape(words, quote=True)}'><i style='width:{100 * share:.1f}%'></i></span>"
+    return render(
+        "meter",
+        full=share >= _FULL or dropped,
+        title=f"{t('meter.title')} {_why(dropped, t)}".strip(),
+        label=t("meter.label"),
+        words=t("meter.tokens", used=t.number(used), context=t.number(context)),
+        why=t("meter.left_out", count=dropped) if dropped else "",
+        context=context,
+        used=min(used, context),
+        width=f"{100 * share:.1f}",
     )
-    return f"<div class='meter{full}' title='{title}'>{gauge}<span>{escape(words)}</span>{why}</div>"
 
 
 def _why(dropped: int, t: Translator) -> str:
@@ -164,7 +174,7 @@ def _why(dropped: int, t: Translator) -> str:
     return t("meter.why_one") if dropped == 1 else t("meter.why_many", count=dropped)
 
 
-def meter_of(path: Sequence[Node], context: int, t: Translator = ENGLISH) -> str:
+def meter_of(path: Sequence[Node], context: int, t: Translator = ENGLISH) -> Markup:
     """The meter for a conversation: its last answer knows."""
     made = next((node.made for node in reversed(path) if node.made is not None), None)
     if made is None:
@@ -172,7 +182,7 @@ def meter_of(path: Sequence[Node], context: int, t: Translator = ENGLISH) -> str
     return meter(made.prompt_tokens + made.generated_tokens, context, made.dropped_messages, t)
 
 
-def meter_while(progress: Progress, context: int, t: Translator = ENGLISH) -> str | None:
+def meter_while(progress: Progress, context: int, t: Translator = ENGLISH) -> Markup | None:
     """The meter while an answer grows; None as long as nothing is known."""
     if progress.prompt is None:
         return None

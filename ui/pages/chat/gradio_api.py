@@ -40,8 +40,9 @@ def add_chat_endpoint(pool: ModelPool, live: ActiveStreams, concurrency: int) ->
     ) -> AsyncGenerator[str, None]:
         """Answer a message. `history` is a list of {role, content}; what is not given has its default."""
         asked = [*(history or []), {"role": "user", "content": message}]
+        # Not strict: a caller that posts a plain list may leave out the last values.
         given = {
-            row.name: value for row, value in zip(SAMPLING_FIELDS, values, strict=True) if value is not None
+            row.name: value for row, value in zip(SAMPLING_FIELDS, values, strict=False) if value is not None
         }
         async with AsyncExitStack() as stack:
             stack.enter_context(_errors_for_the_client())

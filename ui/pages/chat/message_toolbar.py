@@ -11,6 +11,7 @@ from ui.conversations.model import Node
 from ui.i18n.gradio import text
 from ui.i18n.words import Translator
 from ui.pages.chat.navigation import ConversationState
+from ui.render.html import html
 
 Updates = dict[Any, Any]
 
@@ -79,10 +80,16 @@ def label(place: ConversationState, t: Translator) -> str:
     words = ""
     if versions:
         words = t("bar.version", number=versions[1].index(about.id) + 1, count=len(versions[1]))
-    mark, heard = "", ""
-    if place.marked is not None:
-        mark, heard = f" data-row='{row}'", f" <span class='heard'>{t('bar.marked')}</span>"
-    return f"<span class='which'{mark}>{name}{heard}</span><span class='version'>{words}</span>"
+    return html(
+        "<span class='which'{% if marked %} data-row='{{ row }}'{% endif %}>{{ name }}"
+        "{% if marked %} <span class='heard'>{{ heard }}</span>{% endif %}</span>"
+        "<span class='version'>{{ words }}</span>",
+        marked=place.marked is not None,
+        row=row,
+        name=name,
+        heard=t("bar.marked"),
+        words=words,
+    )
 
 
 def _row(place: ConversationState, about: Node) -> int:

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -22,6 +21,7 @@ from ui.auth.identity import on_own_machine
 from ui.i18n.gradio import text
 from ui.i18n.words import Translator, translator
 from ui.models.registry import Models, serving
+from ui.render.html import html
 from ui.render.status import line, model_facts, model_name
 
 TICK = 0.5  # seconds between two updates of the line that says how long it has been loading
@@ -163,5 +163,7 @@ class ModelsPanel:
 
     def _facts_of(self, info: ModelInfo, own_machine: bool, t: Translator) -> str:
         lonely = self._models.catalog.is_lonely()
-        type_one = f"<p>{escape(t('models.type_one'))}</p>" if lonely and own_machine else ""
-        return model_facts(info, lonely, t) + type_one
+        facts = model_facts(info, lonely, t)
+        if not (lonely and own_machine):
+            return facts
+        return facts + html("<p>{{ text }}</p>", text=t("models.type_one"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -20,6 +19,7 @@ from ui.i18n.gradio import text
 from ui.i18n.words import ENGLISH, Translator
 from ui.pages.chat.message_toolbar import FeedbackNote, MessageToolbar, Updates
 from ui.pages.chat.navigation import ConversationState, TabView, open_conversation, restore_conversation
+from ui.render.html import render
 from ui.render.messages import LATEX, ChatbotRow, chatbot_rows, opinions
 from ui.render.status import Failure, error_line, line, made_line, meter_of, meter_while, status
 
@@ -98,14 +98,13 @@ def help_button(t: Translator) -> str:
 
     It carries what messages are called, for ui/static/message_keyboard.js.
     """
-    rows = "".join(f"<dt><kbd>{keys}</kbd></dt><dd>{escape(t(key))}</dd>" for keys, key in SHORTCUTS)
-    label = escape(t("help.label"), quote=True)
-    names = f"title='{label}' aria-label='{label}'"
-    names += f" data-message='{escape(t('bar.message', number='{number}'), quote=True)}'"
-    names += f" data-reply='{escape(t('bar.reply', number='{number}'), quote=True)}'"
-    return (
-        f"<button type='button' id='help' popovertarget='shortcuts' {names}>?</button>"
-        f"<div id='shortcuts' popover><dl>{rows}</dl><p>{escape(t('help.click'))}</p></div>"
+    return render(
+        "help",
+        label=t("help.label"),
+        message=t("bar.message", number="{number}"),
+        reply=t("bar.reply", number="{number}"),
+        shortcuts=[(keys, t(key)) for keys, key in SHORTCUTS],
+        click=t("help.click"),
     )
 
 

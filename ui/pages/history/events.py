@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from ui.auth.access import Admit, admit
 from ui.auth.identity import owner_of
@@ -165,7 +165,7 @@ class HistoryActions:
         return [
             current.id if current else "",
             gr.Radio(listed, value=current.id if current and is_listed else None),
-            gr.HTML(escape(note), visible=bool(note)),
+            gr.HTML(Markup.escape(note), visible=bool(note)),
             gr.Row(visible=current is not None),
             gr.Button(pin),
             gr.Row(visible=False),
@@ -190,7 +190,7 @@ def _note(t: Translator, everything: int, found: int) -> str:
 
 
 def _ask(question: str, everything: bool) -> tuple[Any, Any, bool, Any]:
-    return gr.Column(visible=True), escape(question), everything, gr.Row(visible=False)
+    return gr.Column(visible=True), Markup.escape(question), everything, gr.Row(visible=False)
 
 
 def _markdown(conversations: list[Conversation]) -> File:

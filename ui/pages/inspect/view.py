@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
+from markupsafe import Markup
 
 from common.text import parameters_text, size_text
 from ggufio.blocks import Blocks, RoundTrip, is_symmetric
@@ -12,21 +11,23 @@ from ggufio.ggml import Floats, ggml_type_named
 from ggufio.reader import ArraySummary, GgufHeader, Scalar, TensorInfo
 from ui.i18n.words import Translator
 from ui.pages.inspect.tensor_sample import Look, TypeSum
-from ui.render.tables import NOTHING, paragraph, percent, short_number, table
+from ui.render.html import html
+from ui.render.tables import NOTHING, heading, paragraph, percent, short_number, table
 
 _MOST_LETTERS = 160  # of a value
 _FIRST_BLOCKS = 10
 
 
-def metadata_table(found: GgufHeader, t: Translator) -> str:
+def metadata_table(found: GgufHeader, t: Translator) -> Markup:
     """All keys and values, long ones cut."""
     label = t("inspect.metadata", count=len(found.metadata))
     rows = [(_cut(key), _value(value, t)) for key, value in found.metadata.items()]
     inner = table([t("inspect.head.key"), t("inspect.head.value")], rows, label)
-    return f"<details class='metadata'><summary>{escape(label)}</summary>{inner}</details>"
+    source = "<details class='metadata'><summary>{{ label }}</summary>{{ inner }}</details>"
+    return html(source, label=label, inner=inner)
 
 
-def types_table(sums: list[TypeSum], t: Translator) -> str:
+def types_table(sums: list[TypeSum], t: Translator) -> Markup:
     """The tensors by type."""
     label = t("inspect.types")
     heads = [t(f"inspect.head.{name}") for name in ("type", "grid", "bits", "tensors", "numbers", "size")]
@@ -41,8 +42,7 @@ def types_table(sums: list[TypeSum], t: Translator) -> str:
         )
         for one in sums
     ]
-    title = f"<h2>{escape(label)}</h2>{paragraph(t('inspect.types.info'), 'teach')}"
-    return title + table(heads, rows, label)
+    return heading(label) + paragraph(t("inspect.types.info"), "teach") + table(heads, rows, label)
 
 
 def grid(symmetric: bool | None, t: Translator) -> str:
@@ -58,7 +58,7 @@ def tensor_label(tensor: TensorInfo) -> str:
     return f"{_cut(tensor.name)} · {tensor.kind.name} · {shape}"
 
 
-def tensor_facts(seen: Look, t: Translator) -> str:
+def tensor_facts(seen: Look, t: Translator) -> Markup:
     """What the figures below rest on."""
     tensor, rows = seen.tensor, len(seen.before.values)
     named = t("inspect.before.other", file=seen.reference) if seen.reference else t("inspect.before.own")
@@ -68,9 +68,10 @@ def tensor_facts(seen: Look, t: Translator) -> str:
         else t("inspect.some_rows", rows=t.number(rows), all=t.number(seen.before.of_rows))
     )
     spread = t("inspect.spread", low=_low(seen.before.values, t), high=_high(seen.before.values, t))
-    return f"<p><b>{escape(tensor_label(tensor))}</b> · {_bytes(tensor.size, t)}</p>" + paragraph(
-        f"{named} {read} {spread}", "teach"
+    head = html(
+        "<p><b>{{ label }}</b> · {{ size }}</p>", label=tensor_label(tensor), size=_bytes(tensor.size, t)
     )
+    return head + paragraph(f"{named} {read} {spread}", "teach")
 
 
 def type_label(seen: Look, kind: str, t: Translator) -> str:
@@ -79,11 +80,11 @@ def type_label(seen: Look, kind: str, t: Translator) -> str:
     return t("inspect.as_stored", type=kind) if stored else kind
 
 
-def tensor_tables(seen: Look, one: RoundTrip | None, t: Translator) -> str:
+def tensor_tables(seen: Look, one: RoundTrip | None, t: Translator) -> Markup:
     """The error of each type, and the first blocks of the one that is looked at."""
     left_out = [kind for kind, after in seen.after.items() if after is None]
     parts = [
-        f"<h2>{escape(t('inspect.errors'))}</h2>",
+        heading(t("inspect.errors")),
         errors_table(seen, t),
         paragraph(t("inspect.errors.teach"), "teach"),
     ]
@@ -91,19 +92,19 @@ def tensor_tables(seen: Look, one: RoundTrip | None, t: Translator) -> str:
         why = t("inspect.left_out", types=", ".join(left_out), width=t.number(seen.tensor.width))
         parts.append(paragraph(why, "teach"))
     if one is not None:
-        parts.append(f"<h2>{escape(t('inspect.blocks'))} · {escape(one.kind.name)}</h2>")
+        parts.append(heading(f"{t('inspect.blocks')} · {one.kind.name}"))
         parts.append(blocks_table(one.blocks, one.kind.name, t))
-    return "".join(parts)
+    return Markup().join(parts)
 
 
-def errors_table(seen: Look, t: Translator) -> str:
+def errors_table(seen: Look, t: Translator) -> Markup:
     """Each type that was tried: its grid, scales, zero points, and how far it moved the numbers."""
     names = ("type", "grid", "bits", "step", "zero", "rms", "relative", "worst")
     rows = [_error_row(kind, one, seen, t) for kind, one in seen.after.items()]
     return table([t(f"inspect.head.{name}") for name in names], rows, t("inspect.errors"))
 
 
-def blocks_table(blocks: Blocks | None, kind: str, t: Translator) -> str:
+def blocks_table(blocks: Blocks | None, kind: str, t: Translator) -> Markup:
     """The first blocks one by one."""
     if blocks is None:
         return paragraph(t("inspect.no_blocks", type=kind), "teach")
