@@ -1,10 +1,10 @@
-"""EngineConfig and SamplingParams: the settings of the engine and of one answer."""
+"""The settings of the engine (EngineConfig) and of one answer (SamplingParams), and their valid ranges."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from engine.errors import SettingsError
@@ -20,52 +20,173 @@ def _require(ok: bool, name: str, value: object, fix: str) -> None:
 
 
 @dataclass(frozen=True)
+class SamplingField:
+    """A row of the table of sampling parameters, SAMPLING_FIELDS. Its texts are settings.NAME in ui/i18n.
+
+    Every surface reads the rows: the page's panel and its presets, /v1, the Gradio API, the terminal and the
+    checks below. `low`, `high` and `step` are the page's slider; `limits` are the values that the engine
+    accepts, `above_minimum` excludes the lower one, and `hint` replaces the range in the error message.
+    `help` is the terminal's help text. `gguf_key` follows "general.sampling." in the model's file, and is
+    empty when a file cannot recommend a value. `basic` parameters are always in view, and presets set the
+    values `in_presets`.
+    """
+
+    help: str
+    limits: tuple[float, float]
+    low: float
+    high: float
+    step: float
+    above_minimum: bool = False
+    hint: str = ""
+    gguf_key: str = ""
+    basic: bool = False
+    in_presets: bool = True
+    name: str = ""
+    default: float | None = None
+
+    @property
+    def type(self) -> type[int] | type[float]:
+        """`int` for parameters that are whole numbers."""
+        return int if isinstance(self.step, int) else float
+
+    def check(self, value: float | None) -> None:
+        """Raise SettingsError when the value is out of range."""
+        if value is None and self.default is None:
+            return
+        minimum, maximum = self.limits
+        ok = (
+            value is not None
+            and minimum <= value <= maximum
+            and not (self.above_minimum and value == minimum)
+        )
+        _require(ok, self.name, value, self.hint or f"use {minimum} to {maximum}")
+
+
+def _field(default: float | None, **row: Any) -> Any:
+    return field(default=default, metadata={"row": SamplingField(**row, default=default)})
+
+
+@dataclass(frozen=True)
 class SamplingParams:
     """The sampling settings of one answer. A temperature of 0 is greedy; a seed of None draws a random one.
 
-    The answer follows `grammar` (GBNF text) or `json_schema` (its text, or the object).
+    To add a parameter, add a `_field` here, its sampler (engine/llama/sampler.py) and its two locale texts
+    (ui/i18n/locales). Append it: the Gradio API takes the parameters by position.
+    `grammar` (GBNF text) or `json_schema` (JSON text or an object) constrains the answer.
     `overflow` drops the oldest turns of a conversation that no longer fits, or refuses it.
-    `ignore_end` never samples end tokens, so that the answer has `max_tokens`, for benchmarks.
-    `frequency_penalty` lowers a token's logit per recent occurrence, `presence_penalty` once.
+    `ignore_end` never draws the model's end tokens, so that a benchmark's answer has `max_tokens` tokens.
     """
 
-    temperature: float = 0.7
-    max_tokens: int = 512
-    repeat_penalty: float = 1.1
-    top_p: float = 0.95
-    top_k: int = 40
-    min_p: float = 0.05
-    seed: int | None = None
+    temperature: float = _field(
+        0.7,
+        help="0 always says the likeliest.",
+        limits=(0, 5),
+        low=0,
+        high=2,
+        step=0.05,
+        gguf_key="temp",
+        basic=True,
+    )
+    max_tokens: int = _field(
+        512,
+        help="Where an answer is cut.",
+        limits=(1, MAX_TOKENS),
+        low=16,
+        high=4096,
+        step=16,
+        basic=True,
+        in_presets=False,
+    )
+    repeat_penalty: float = _field(
+        1.1,
+        help="Above 1, words already said count less.",
+        limits=(0.5, 3),
+        low=0.8,
+        high=2,
+        step=0.01,
+        gguf_key="penalty_repeat",
+        basic=True,
+    )
+    top_p: float = _field(
+        0.95,
+        help="Keep the likeliest words up to this share.",
+        limits=(0, 1),
+        above_minimum=True,
+        hint="use more than 0 and at most 1",
+        low=0.05,
+        high=1,
+        step=0.01,
+        gguf_key="top_p",
+    )
+    top_k: int = _field(
+        40,
+        help="Keep this many of the likeliest; 0 keeps all.",
+        limits=(0, 100_000),
+        hint="use 0 (off) or more",
+        low=0,
+        high=200,
+        step=1,
+        gguf_key="top_k",
+    )
+    min_p: float = _field(
+        0.05,
+        help="Drop words below this share of the likeliest.",
+        limits=(0, 1),
+        low=0,
+        high=0.5,
+        step=0.01,
+        gguf_key="min_p",
+    )
+    seed: int | None = _field(
+        None,
+        help="The same number repeats an answer.",
+        limits=(0, 2**32 - 1),
+        low=0,
+        high=2**32 - 1,
+        step=1,
+        in_presets=False,
+    )
     stop: tuple[str, ...] = ()
     grammar: str = ""
     json_schema: str | Mapping[str, Any] | None = None
     ignore_end: bool = False
     overflow: Overflow = "drop"
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    frequency_penalty: float = _field(
+        0.0,
+        help="Above 0, each time that a word was said lately makes it less likely.",
+        limits=(-2, 2),
+        low=-2,
+        high=2,
+        step=0.05,
+    )
+    presence_penalty: float = _field(
+        0.0,
+        help="Above 0, words that were said lately are less likely, however often.",
+        limits=(-2, 2),
+        low=-2,
+        high=2,
+        step=0.05,
+    )
 
     def __post_init__(self) -> None:
-        _require(0.0 <= self.temperature <= 5.0, "temperature", self.temperature, "use 0 to 5")
-        _require(1 <= self.max_tokens <= MAX_TOKENS, "max_tokens", self.max_tokens, f"use 1 to {MAX_TOKENS}")
-        _require(0.5 <= self.repeat_penalty <= 3.0, "repeat_penalty", self.repeat_penalty, "use 0.5 to 3")
-        _require(0.0 < self.top_p <= 1.0, "top_p", self.top_p, "use more than 0 and at most 1")
-        _require(0 <= self.top_k <= 100_000, "top_k", self.top_k, "use 0 (off) or more")
-        _require(0.0 <= self.min_p <= 1.0, "min_p", self.min_p, "use 0 to 1")
-        _require(self.seed is None or 0 <= self.seed < 2**32, "seed", self.seed, "use 0 to 4294967295")
-        for name in ("frequency_penalty", "presence_penalty"):
-            value = getattr(self, name)
-            _require(-2.0 <= value <= 2.0, name, value, "use -2 to 2")
+        for row in SAMPLING_FIELDS:
+            row.check(getattr(self, row.name))
         _require(all(self.stop), "stop", self.stop, "a stop string cannot be empty")
         _require(self.overflow in get_args(Overflow), "overflow", self.overflow, "use drop or refuse")
         both = bool(self.grammar) and self.json_schema is not None
         _require(not both, "json_schema", self.json_schema, "use it or a grammar, not both")
         if self.json_schema is not None and not isinstance(self.json_schema, str):
-            object.__setattr__(self, "json_schema", json.dumps(self.json_schema))  # settings stay hashable
+            object.__setattr__(self, "json_schema", json.dumps(self.json_schema))  # keeps the params hashable
 
     @property
     def penalizes(self) -> bool:
-        """Return whether earlier tokens of the answer change the logits."""
+        """True when earlier tokens change the chances of the next one."""
         return self.repeat_penalty != 1.0 or bool(self.frequency_penalty or self.presence_penalty)
+
+
+SAMPLING_FIELDS: tuple[SamplingField, ...] = tuple(
+    replace(item.metadata["row"], name=item.name) for item in fields(SamplingParams) if "row" in item.metadata
+)
 
 
 @dataclass(frozen=True)
@@ -120,36 +241,29 @@ class EngineConfig:
         return Limits(self.max_new_tokens, self.max_seconds)
 
 
-_KEYS = {
-    "temperature": "general.sampling.temp",
-    "top_p": "general.sampling.top_p",
-    "top_k": "general.sampling.top_k",
-    "min_p": "general.sampling.min_p",
-    "repeat_penalty": "general.sampling.penalty_repeat",
-}
-
-
 def recommended(metadata: Callable[[str], str]) -> dict[str, float]:
-    """Return the file's recommended values for SamplingParams, without invalid ones.
+    """Return the values that the model's file recommends, by the names of SamplingParams.
 
-    `metadata` returns a key's value as text, or "" when it is missing.
+    `metadata` returns a key's value as text, or "" when the file does not have it. Invalid values are
+    left out.
     """
-    found = ((name, _number(name, metadata(key))) for name, key in _KEYS.items())
+    texts = ((row, metadata(f"general.sampling.{row.gguf_key}")) for row in SAMPLING_FIELDS if row.gguf_key)
+    found = ((row.name, _number(row, text)) for row, text in texts)
     return {name: value for name, value in found if value is not None}
 
 
 def sampling_over(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:
-    """Return the given values, over the model's recommended ones, over the defaults.
+    """Merge the caller's values over the model's recommendations over the defaults.
 
-    Keys are fields of SamplingParams. Raises SettingsError.
+    Both mappings use the names of SamplingParams. Raises SettingsError.
     """
     return SamplingParams(**{**recommended, **given})
 
 
-def _number(name: str, text: str) -> float | None:
+def _number(row: SamplingField, text: str) -> float | None:
     try:
-        value = int(text) if name == "top_k" else round(float(text), 6)  # float32 as it was written
-        SamplingParams(**{name: value})  # type: ignore[arg-type]  # the name is one of _KEYS
+        value = int(text) if row.type is int else round(float(text), 6)  # the file's float32, as written
+        row.check(value)
     except (ValueError, SettingsError):
         return None
     return value

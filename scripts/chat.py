@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-# `python scripts/chat.py` puts scripts/ on the path; the rooms (engine, ui) are one folder up.
+# `python scripts/chat.py` puts scripts/ on the path; the packages are one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.config import EngineConfig, SamplingParams, sampling_over
+from engine.config import EngineConfig, sampling_over
 from engine.errors import EngineError, SettingsError
 from ui.models.catalog import default_entry
 from ui.terminal.chat import DEFAULTS as ENGINE
@@ -28,21 +27,14 @@ from ui.terminal.chat import (
     run_cli,
     run_loop,
     run_once,
+    with_sampling_options,
 )
-
-DEFAULTS = SamplingParams()
-sampled = partial(typer.Option, rich_help_panel="Answers")
-
-
-def own_or(name: str, text: str) -> Any:
-    """An option whose default is the model's own value, else ours."""
-    return sampled(metavar="N", help=text, show_default=f"the model's own, else {getattr(DEFAULTS, name):g}")
-
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @cli.command()
+@with_sampling_options
 def main(
     *,
     model: Model = None,
@@ -56,30 +48,23 @@ def main(
         Path | None, typer.Option(metavar="FILE", help="The same with a file's text; '-' is stdin.")
     ] = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="The system prompt.")] = "",
-    temperature: Annotated[float | None, own_or("temperature", "0 always says the likeliest.")] = None,
-    max_tokens: Annotated[int, sampled(metavar="N", help="Where an answer is cut.")] = DEFAULTS.max_tokens,
-    repeat_penalty: Annotated[
-        float | None, own_or("repeat_penalty", "Above 1, words already said count less.")
-    ] = None,
-    top_p: Annotated[float | None, own_or("top_p", "Keep the likeliest words up to this share.")] = None,
-    top_k: Annotated[int | None, own_or("top_k", "Keep this many of the likeliest; 0 keeps all.")] = None,
-    min_p: Annotated[float | None, own_or("min_p", "Drop words below this share of the likeliest.")] = None,
-    seed: Annotated[int | None, sampled(metavar="N", help="The same number repeats an answer.")] = None,
     stop: Annotated[
-        list[str] | None, sampled(metavar="TEXT", help="Text that ends an answer; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="Text that ends an answer; may be repeated.", rich_help_panel="Answers"
+        ),
     ] = None,
     context: ContextSize = ENGINE.context,
     threads: Threads = ENGINE.threads,
     kv_type: KvCacheType = ENGINE.kv_type,
     speculation: Speculation = ENGINE.speculation,
+    **sampling: Any,
 ) -> None:
     """Chat with a GGUF model in the terminal, on this machine's CPU."""
     try:
-        named: dict[str, Any] = {"temperature": temperature, "repeat_penalty": repeat_penalty, "top_p": top_p}
-        named |= {"top_k": top_k, "min_p": min_p, "seed": seed}
-        given = {name: value for name, value in named.items() if value is not None}
-        given |= {"max_tokens": max_tokens, "stop": tuple(stop or ())}
-        sampling_over({}, given)  # what is wrong is said before a model loads
+        given = {name: value for name, value in sampling.items() if value is not None}
+        given["stop"] = tuple(stop or ())
+        sampling_over({}, given)  # report an error before loading a model
         question = prompt_of(prompt, prompt_file)
         settings = EngineConfig(
             context=context, slots=1, threads=threads, kv_type=kv_type, speculation=speculation

@@ -1,184 +1,148 @@
-"""The settings of an answer as people see them: name and range. Their words are in ui.i18n.words."""
+"""The sampling settings as a user edits them: parsing, presets, and one model's ranges and defaults.
+
+The parameters themselves are rows of engine.config.SAMPLING_FIELDS.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.config import SamplingParams
+from engine.config import SAMPLING_FIELDS, SamplingField, SamplingParams
 from engine.errors import SettingsError
 
-MOST_STOPS = 16
+FIELDS: Mapping[str, SamplingField] = {row.name: row for row in SAMPLING_FIELDS}
+SEED = FIELDS["seed"]  # the only one that may be empty, and that has a number box instead of a slider
+SLIDERS: Mapping[str, SamplingField] = {name: row for name, row in FIELDS.items() if row is not SEED}
+PRESET_FIELDS = tuple(name for name, row in FIELDS.items() if row.in_presets)
+TEXTS = ("stop", "overflow")
+MAX_STOPS = 16
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
-
-
-@dataclass(frozen=True)
-class SamplingField:
-    """One setting. `low`, `high` and `step` are what the page's slider offers; the engine allows more."""
-
-    name: str
-    low: float
-    high: float
-    step: float
-
-    @property
-    def label(self) -> str:
-        """The key of its name in ui.i18n.words."""
-        return f"settings.{self.name}"
-
-    @property
-    def info(self) -> str:
-        """The key of its line of explanation in ui.i18n.words."""
-        return f"settings.{self.name}.info"
-
-    @property
-    def whole(self) -> bool:
-        """Whether only whole numbers make sense."""
-        return isinstance(self.step, int)
-
-
-MAIN_FIELDS = (
-    SamplingField("temperature", 0, 2, 0.05),
-    SamplingField("max_tokens", 16, 4096, 16),
-    SamplingField("repeat_penalty", 0.8, 2, 0.01),
-)
-MORE_FIELDS = (
-    SamplingField("top_p", 0.05, 1, 0.01),
-    SamplingField("top_k", 0, 200, 1),
-    SamplingField("min_p", 0, 0.5, 0.01),
-)
-SEED = SamplingField("seed", 0, 2**32 - 1, 1)
-FIELDS = (*MAIN_FIELDS, *MORE_FIELDS, SEED)
-_TEXTS = ("stop", "overflow")
-_NAMES = (*(field.name for field in FIELDS), *_TEXTS)
-
-
-def default(name: str) -> float:
-    """A setting's default, from the engine's own settings, so that there is one source."""
-    value = next(field.default for field in fields(SamplingParams) if field.name == name)
-    if not isinstance(value, (int, float)):
-        raise KeyError(name)
-    return value
-
-
-def sampling_from(values: Mapping[str, object]) -> SamplingParams:
-    """Loose values (a slider may send 40.0 for 40, a cleared field None) -> checked settings.
-
-    A missing or empty value means the default; `stop` is text, see `stops_from`. A SettingsError names the
-    value that is out of range.
-    """
-    given = {name: values[name] for name in _NAMES if values.get(name) not in (None, "")}
-    texts = {name: given.pop(name) for name in _TEXTS if name in given}
-    checked: dict[str, Any] = {name: _number(name, value) for name, value in given.items()}
-    if "overflow" in texts:
-        checked["overflow"] = texts["overflow"]
-    return SamplingParams(**checked, stop=stops_from(str(texts.get("stop", ""))))
-
-
-def stops_from(text: str) -> tuple[str, ...]:
-    r"""Stop strings, one a line; `\n` is a line's end, `\t` a tab, `\\` a backslash. Empty lines are none."""
-    stops = tuple(
-        re.sub(r"\\[nt\\]", lambda found: _ESCAPES[found.group()], line) for line in text.splitlines() if line
-    )
-    if len(stops) > MOST_STOPS:
-        raise SettingsError(f"stop has {len(stops)} lines: use at most {MOST_STOPS}")
-    return stops
-
-
-def _number(name: str, value: object) -> float | int:
-    field = next(field for field in FIELDS if field.name == name)
-    try:
-        number = float(value)  # type: ignore[arg-type]  # that is what the except is for
-    except (TypeError, ValueError):
-        raise SettingsError(
-            f"{name}={value!r} is not a number: use {field.low:g} to {field.high:g}"
-        ) from None
-    if not field.whole:
-        return number
-    if not number.is_integer():
-        raise SettingsError(f"{name}={value!r} is not a whole number")
-    return int(number)
-
-
-PRESET_FIELDS = ("temperature", "repeat_penalty", "top_p", "top_k", "min_p")
-_BALANCED = {field.name: field.default for field in fields(SamplingParams) if field.name in PRESET_FIELDS}
-_PRESETS: dict[str, dict[str, float]] = {
-    "precise": {"temperature": 0.2, "repeat_penalty": 1.05, "top_p": 0.9, "top_k": 20, "min_p": 0.1},
-    "balanced": {name: float(str(_BALANCED[name])) for name in PRESET_FIELDS},
-    "creative": {"temperature": 1.1, "repeat_penalty": 1.1, "top_p": 0.98, "top_k": 100, "min_p": 0.03},
+_BALANCED = {name: default for name in PRESET_FIELDS if (default := FIELDS[name].default) is not None}
+_PRESETS: Mapping[str, Mapping[str, float]] = {
+    "precise": {
+        **_BALANCED,
+        **{"temperature": 0.2, "repeat_penalty": 1.05, "top_p": 0.9, "top_k": 20, "min_p": 0.1},
+    },
+    "balanced": _BALANCED,
+    "creative": {
+        **_BALANCED,
+        **{"temperature": 1.1, "repeat_penalty": 1.1, "top_p": 0.98, "top_k": 100, "min_p": 0.03},
+    },
 }
 
 
-def presets(recommended: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Every preset by its name, the default first: "own" for a model that recommends any, else "balanced".
+def sampling_from(values: Mapping[str, object]) -> SamplingParams:
+    """Convert untyped values (a slider may send 40.0 for 40, a cleared box None) to SamplingParams.
 
-    What the model leaves open is as in "balanced".
+    A missing or empty value means the default; `stop` is text, see `stops_from`. Raises SettingsError, which
+    names the invalid value.
+    """
+    given = {name: values[name] for name in (*FIELDS, *TEXTS) if values.get(name) not in (None, "")}
+    stop = stops_from(str(given.pop("stop", "")))
+    checked: dict[str, Any] = {
+        name: _number(FIELDS[name], value) if name in FIELDS else value for name, value in given.items()
+    }
+    return SamplingParams(**checked, stop=stop)
+
+
+def stops_from(text: str) -> tuple[str, ...]:
+    r"""Return the stop strings of a text, one a line, with the escapes `\n`, `\t` and `\\`; skip empty lines.
+
+    Raises SettingsError when there are more than MAX_STOPS.
+    """
+    stops = tuple(
+        re.sub(r"\\[nt\\]", lambda found: _ESCAPES[found.group()], line) for line in text.splitlines() if line
+    )
+    if len(stops) > MAX_STOPS:
+        raise SettingsError(f"stop has {len(stops)} lines: use at most {MAX_STOPS}")
+    return stops
+
+
+def _number(row: SamplingField, value: object) -> float | int:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # the except clause handles the others
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"{row.name}={value!r} is not a number: use {row.low:g} to {row.high:g}"
+        ) from None
+    if row.type is float:
+        return number
+    if not number.is_integer():
+        raise SettingsError(f"{row.name}={value!r} is not a whole number")
+    return int(number)
+
+
+def presets(recommended: Mapping[str, float]) -> dict[str, Mapping[str, float]]:
+    """Return the presets by name, the default first.
+
+    That is "own" if the model recommends any value, with the other values from "balanced"; else "balanced".
     """
     if not recommended:
         order = ("balanced", "precise", "creative")
         return {name: _PRESETS[name] for name in order}
-    return {"own": {**_PRESETS["balanced"], **recommended}, **_PRESETS}
+    return {"own": {**_BALANCED, **recommended}, **_PRESETS}
 
 
 def preset_of(values: Mapping[str, object], recommended: Mapping[str, float]) -> str | None:
-    """The name of the preset that these values are, or None for a mixture of one's own."""
+    """Return the name of the preset that equals these values, or None."""
     for name, preset in presets(recommended).items():
-        if all(values.get(field) == value for field, value in preset.items()):
+        if all(values.get(key) == value for key, value in preset.items()):
             return name
     return None
 
 
-SLIDERS = {slider.name: slider for slider in (*MAIN_FIELDS, *MORE_FIELDS)}
-
-
 @dataclass(frozen=True)
 class ModelSettings:
-    """`context` is the most tokens of an answer; `recommended` are the model's own values, if any."""
+    """The ranges, presets and defaults of the settings for one model.
+
+    `context` limits the tokens of an answer; `recommended` are the values in the model's file, if any.
+    """
 
     context: int
     recommended: Mapping[str, float] = field(default_factory=dict)
 
     def slider(self, name: str) -> SamplingField:
-        """A setting's range: no answer can be longer than what the model can hold."""
-        general = SLIDERS[name]
-        return replace(general, high=min(general.high, self.context)) if name == "max_tokens" else general
+        """Return a slider's row; `max_tokens` ends at the model's context."""
+        row = SLIDERS[name]
+        return replace(row, high=min(row.high, self.context)) if name == "max_tokens" else row
 
     def presets(self) -> Mapping[str, Mapping[str, float]]:
-        """Every preset by its name, the default first."""
+        """Return the presets by name, the default first."""
         return presets(self._own())
 
     def preset_of(self, values: Mapping[str, object]) -> str | None:
-        """The name of the preset that these values are, or None."""
+        """Return the name of the preset that equals these values, or None."""
         return preset_of(values, self._own())
 
     def defaults(self) -> dict[str, Any]:
-        """What is set at first, by name."""
-        best = next(iter(self.presets().values()))
-        tokens = min(default("max_tokens"), self.context // 2)
-        sliders = {name: best.get(name, tokens) for name in SLIDERS}
+        """Return the initial value of every setting, by name."""
+        preset = next(iter(self.presets().values()))
+        tokens = min(SamplingParams().max_tokens, self.context // 2)
+        sliders = {name: preset.get(name, tokens) for name in SLIDERS}
         return {"system_prompt": "", **sliders, "seed": None, "stop": "", "overflow": "drop"}
 
     def fitted(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values with each slider's within its range: the engine takes more than a slider can show."""
-        return {**values, **{name: self._within(name, values[name]) for name in SLIDERS}}
+        """Clamp each value to its slider's range, which is narrower than the engine's."""
+        return {**values, **{name: self._clamp(name, values[name]) for name in SLIDERS}}
 
     def instead_of(self, before: ModelSettings, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What a tab's values become when this model takes the other's place.
+        """Return a tab's values after a switch from the model of `before` to this one.
 
-        What was left as the other model has it at first is as this one has it.
+        Values that were left at the other model's defaults become this one's defaults.
         """
         old, new = before.defaults(), self.defaults()
-        taken = {name: new[name] if value is None else value for name, value in values.items()}
+        switched = {name: new[name] if value is None else value for name, value in values.items()}
         if all(values[name] == old[name] for name in PRESET_FIELDS):
-            taken |= {name: new[name] for name in PRESET_FIELDS}
+            switched |= {name: new[name] for name in PRESET_FIELDS}
         if values["max_tokens"] == old["max_tokens"]:
-            taken["max_tokens"] = new["max_tokens"]
-        return self.fitted(taken)
+            switched["max_tokens"] = new["max_tokens"]
+        return self.fitted(switched)
 
     def _own(self) -> dict[str, float]:
-        return {name: self._within(name, value) for name, value in self.recommended.items()}
+        return {name: self._clamp(name, value) for name, value in self.recommended.items()}
 
-    def _within(self, name: str, value: float) -> float:
+    def _clamp(self, name: str, value: float) -> float:
         return min(max(value, self.slider(name).low), self.slider(name).high)

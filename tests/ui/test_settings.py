@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from engine.config import SamplingParams
@@ -9,15 +11,17 @@ from ui.terminal.chat import changed
 
 def test_what_is_not_given_has_the_engines_default() -> None:
     assert sampling_from({}) == SamplingParams()
-    assert sampling_from({field.name: None for field in FIELDS}) == SamplingParams()
+    assert sampling_from(dict.fromkeys(FIELDS)) == SamplingParams()
 
 
 def test_the_panels_values_reach_the_engine_in_their_order_and_type() -> None:
     prompt, sampling = SettingsPanel.read(
-        ["Be brief.", 0, 64.0, 1.3, 0.5, 20.0, 0.1, 7.0, "END\n\\n", "refuse"]
+        ["Be brief.", 0, 64.0, 1.3, 0.5, 20.0, 0.1, 7.0, -0.5, 2, "END\n\\n", "refuse"]
     )
     assert prompt == "Be brief."
-    assert sampling == SamplingParams(*(0.0, 64, 1.3, 0.5, 20, 0.1, 7), stop=("END", "\n"), overflow="refuse")
+    penalties = {"frequency_penalty": -0.5, "presence_penalty": 2.0}
+    expected = SamplingParams(*(0.0, 64, 1.3, 0.5, 20, 0.1, 7), stop=("END", "\n"), overflow="refuse")
+    assert sampling == replace(expected, **penalties)  # type: ignore[arg-type]
     assert isinstance(sampling.max_tokens, int)
 
 
@@ -39,7 +43,7 @@ def test_bad_values_are_named(name: str, value: object) -> None:
 
 
 def test_the_sliders_stay_within_what_the_engine_takes() -> None:
-    for field in FIELDS:
+    for field in FIELDS.values():
         for value in (field.low, field.high):
             sampling_from({field.name: value})
 

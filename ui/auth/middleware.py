@@ -6,10 +6,9 @@ import ipaddress
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from html import escape
-from string import Template
 from urllib.parse import urlsplit
 
+from jinja2 import Template
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -25,14 +24,14 @@ _TEXTS = ("name", "password", "enter", "wrong", "wait")
 
 @cache
 def _template() -> Template:
-    return Template((STATIC / "login_page.html").read_text(encoding="utf-8"))
+    page: Template = Template((STATIC / "login_page.html").read_text(encoding="utf-8"), autoescape=True)
+    return page
 
 
 def login_page(request: HTTPConnection) -> HTMLResponse:
-    """Return the login form in the visitor's language, to be sent instead of the requested page."""
+    """The form in the visitor's language, in place of whatever page was asked for."""
     t = translator(request)
-    texts = {name: escape(t(f"login.{name}")) for name in _TEXTS}
-    page = _template().substitute(texts, language=t.language)
+    page = _template().render({gap: t(f"login.{gap}") for gap in _TEXTS}, language=t.language)
     return HTMLResponse(page, headers={"Cache-Control": "private, no-store"})
 
 

@@ -35,7 +35,7 @@ def translations(language: Language) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Translator:
-    """The texts of one language: `say("status.waiting", ahead=2)`. An unknown key is a KeyError."""
+    """The texts of one language: `t("status.waiting", ahead=2)`. An unknown key is a KeyError."""
 
     language: Language
 

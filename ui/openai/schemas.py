@@ -10,11 +10,11 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
-from engine.config import MAX_TOKENS, SamplingParams, sampling_over
+from engine.config import MAX_TOKENS, SAMPLING_FIELDS, SamplingParams, sampling_over
 from engine.types import (
     Event,
     Finished,
@@ -34,16 +34,7 @@ _ROLES: Mapping[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
-_UNSUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "logit_bias", "audio")
-_SAMPLED = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repeat_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-)
+_NOT_HERE = ("tools", "functions", "logprobs", "top_logprobs", "logit_bias", "audio")
 
 
 class ChatMessage(BaseModel):
@@ -109,8 +100,8 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
-    """The body of a request. None means the server's default, as does a missing field."""
+class _ChatRequest(BaseModel):
+    """The body of the request. None means the server's default, as if the field were missing."""
 
     model_config = ConfigDict(extra="allow")
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -123,13 +114,6 @@ class ChatRequest(BaseModel):
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     response_format: ResponseFormat | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
 
     @field_validator("n")
     @classmethod
@@ -139,8 +123,8 @@ class ChatRequest(BaseModel):
         return n
 
     @model_validator(mode="after")
-    def _check_supported(self) -> ChatRequest:
-        for name in _UNSUPPORTED:
+    def _served(self) -> _ChatRequest:
+        for name in _NOT_HERE:
             if (self.model_extra or {}).get(name):
                 raise ValueError(f"{name} is not served here: leave it out")
         return self
@@ -150,12 +134,11 @@ class ChatRequest(BaseModel):
         return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
 
     def sampling(self, model: ModelInfo) -> SamplingParams:
-        """Return the sampling parameters; unlimited answers fill the context. Raises SettingsError."""
-        given = {name: value for name in _SAMPLED if (value := getattr(self, name)) is not None}
+        """Return the sampling params; without a limit, up to the model's context. Raises SettingsError."""
+        given = {name: value for name in _SAMPLING_TYPES if (value := getattr(self, name)) is not None}
         form = self.response_format
-        settled = sampling_over(model.recommended, given)
         return replace(
-            settled,
+            sampling_over(model.recommended, given),
             max_tokens=self.max_completion_tokens or self.max_tokens or min(model.context, MAX_TOKENS),
             seed=None if self.seed is None else self.seed % 2**32,  # OpenAI's may be negative
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
@@ -163,7 +146,16 @@ class ChatRequest(BaseModel):
         )
 
 
-_FINISH_REASONS: Mapping[FinishReason, str] = {
+_SAMPLING_TYPES: dict[str, Any] = {
+    row.name: (row.type | None, None) for row in SAMPLING_FIELDS if row.name not in _ChatRequest.model_fields
+}
+if TYPE_CHECKING:
+    ChatRequest = _ChatRequest
+else:  # adds a field for each sampling parameter but max_tokens and seed, which follow OpenAI's own rules
+    ChatRequest = create_model("ChatRequest", __base__=_ChatRequest, **_SAMPLING_TYPES)
+
+
+_REASONS: Mapping[FinishReason, str] = {
     "stop": "stop",
     "length": "length",
     "time": "length",
@@ -228,7 +220,7 @@ class ChatResponse:
 
     @property
     def _reason(self) -> str:
-        return _FINISH_REASONS[self._finished.reason]
+        return _REASONS[self._finished.reason]
 
     @property
     def _finished(self) -> Finished:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, get_args
 
 import gradio as gr
 from gradio.context import Context
 
-from engine.config import Overflow, SamplingParams
+from engine.config import Overflow, SamplingField, SamplingParams
 from engine.types import ModelInfo
 from ui.i18n.gradio import text
 from ui.i18n.words import translator
 from ui.sampling import (
     FIELDS,
-    MAIN_FIELDS,
-    MORE_FIELDS,
-    MOST_STOPS,
+    MAX_STOPS,
     PRESET_FIELDS,
     SEED,
     SLIDERS,
     ModelSettings,
-    SamplingField,
     sampling_from,
 )
 from ui.static import STATIC
@@ -64,13 +60,13 @@ def remember_texts(names: Sequence[str]) -> str:
 
 
 def _kind(name: str, first: ModelSettings) -> dict[str, Any]:
-    if name in SLIDERS:
-        return {"kind": "slider", **asdict(first.slider(name)), "whole": SLIDERS[name].whole}
-    if name == SEED.name:
-        return {"kind": "number", **asdict(SEED), "whole": True}
+    if name in FIELDS:
+        row = SEED if name == SEED.name else first.slider(name)
+        kind = "number" if row is SEED else "slider"
+        return {"kind": kind, "low": row.low, "high": row.high, "whole": row.type is int}
     if name == "overflow":
         return {"kind": "choice", "choices": get_args(Overflow)}
-    return {"kind": "text", "longest": LONGEST_TEXT, "lines": MOST_STOPS if name == "stop" else LONGEST_TEXT}
+    return {"kind": "text", "longest": LONGEST_TEXT, "lines": MAX_STOPS if name == "stop" else LONGEST_TEXT}
 
 
 def system_prompt_box() -> gr.Textbox:
@@ -96,30 +92,30 @@ def preset_choice(names: Sequence[str]) -> gr.Radio:
     )
 
 
-def slider(field: SamplingField, value: float) -> gr.Slider:
+def slider(row: SamplingField, value: float) -> gr.Slider:
     """A number within its range."""
     return gr.Slider(
-        minimum=field.low,
-        maximum=field.high,
-        step=field.step,
+        minimum=row.low,
+        maximum=row.high,
+        step=row.step,
         value=value,
-        label=text(field.label),
-        info=text(field.info),
+        label=text(f"settings.{row.name}"),
+        info=text(f"settings.{row.name}.info"),
         buttons=[],
-        elem_id=f"set-{field.name}",
+        elem_id=f"set-{row.name}",
     )
 
 
-def seed_box(field: SamplingField) -> gr.Number:
+def seed_box(row: SamplingField) -> gr.Number:
     """A whole number, or nothing."""
     return gr.Number(
-        label=text(field.label),
-        info=text(field.info),
+        label=text(f"settings.{row.name}"),
+        info=text(f"settings.{row.name}.info"),
         value=None,
         placeholder=text("settings.seed.random"),
         precision=0,
-        minimum=field.low,
-        maximum=field.high,
+        minimum=row.low,
+        maximum=row.high,
         elem_id="set-seed",
     )
 
@@ -147,7 +143,7 @@ def overflow_choice() -> gr.Radio:
     )
 
 
-NAMES = ("system_prompt", *(field.name for field in FIELDS), "stop", "overflow")
+NAMES = ("system_prompt", *FIELDS, "stop", "overflow")
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
 
@@ -192,8 +188,8 @@ class SettingsPanel:
             sent = {name: {"value": value} for name, value in named.items() if value != held[name]}
             sent["max_tokens"] = {**sent.get("max_tokens", {}), "maximum": now.slider("max_tokens").high}
             shown = [gr.update(**sent.get(name, {})) for name in NAMES]
-            say, preset = translator(request), now.preset_of(named)
-            choices = [(say(f"settings.preset.{name}"), name) for name in now.presets()]
+            t, preset = translator(request), now.preset_of(named)
+            choices = [(t(f"settings.preset.{name}"), name) for name in now.presets()]
             return [now, *shown, gr.update(choices=choices, value=preset)]
 
         outputs = [self._model, *self.components, self._preset]
@@ -227,11 +223,13 @@ class SettingsPanel:
 def _lay_out(first: ModelSettings) -> tuple[gr.Radio, dict[str, gr.components.Component], gr.Button]:
     controls: dict[str, gr.components.Component] = {"system_prompt": system_prompt_box()}
     preset, values = preset_choice(list(first.presets())), first.defaults()
-    for field in MAIN_FIELDS:
-        controls[field.name] = slider(first.slider(field.name), values[field.name])
+    for name, row in SLIDERS.items():
+        if row.basic:
+            controls[name] = slider(first.slider(name), values[name])
     with gr.Accordion(text("settings.more"), open=False, elem_id="more-settings"):
-        for field in MORE_FIELDS:
-            controls[field.name] = slider(first.slider(field.name), values[field.name])
+        for name, row in SLIDERS.items():
+            if not row.basic:
+                controls[name] = slider(first.slider(name), values[name])
         controls |= {"seed": seed_box(SEED), "stop": stop_box(), "overflow": overflow_choice()}
     return preset, controls, gr.Button(text("settings.reset"), size="sm", elem_id="reset-settings")
 

@@ -144,11 +144,11 @@ class ChatbotRow:
         return ChatbotRow(self.rows + other.rows, self.nodes + other.nodes)
 
 
-def chatbot_rows(path: Sequence[Node], say: Translator = ENGLISH, *, writing: bool = False) -> ChatbotRow:
+def chatbot_rows(path: Sequence[Node], t: Translator = ENGLISH, *, writing: bool = False) -> ChatbotRow:
     """The rows of some messages; `writing`: the last one has not ended."""
     rows, nodes = list[Row](), list[int]()
     for node in path:
-        own = _rows(node, say, writing=writing and node is path[-1])
+        own = _rows(node, t, writing=writing and node is path[-1])
         rows += own
         nodes += [node.id] * len(own)
     return ChatbotRow(tuple(rows), tuple(nodes))
@@ -162,7 +162,7 @@ def opinions(path: Sequence[Node]) -> list[str | None]:
     return [_JUDGED[node.opinion] for node in bubbles if node.role == "assistant"]
 
 
-def _rows(node: Node, say: Translator, *, writing: bool) -> list[Row]:
+def _rows(node: Node, t: Translator, *, writing: bool) -> list[Row]:
     if node.role == "user":
         return [_row("user", neutralize_markdown(node.text))]
     spoken = split(node.text)
@@ -173,7 +173,7 @@ def _rows(node: Node, say: Translator, *, writing: bool) -> list[Row]:
         _row(
             "assistant",
             neutralize_markdown(spoken.thoughts, dollars=True),
-            _folded(spoken.thoughts, thinking, say),
+            _folded(spoken.thoughts, thinking, t),
         )
     ]
     if spoken.answer.strip() or not thinking:
@@ -181,10 +181,10 @@ def _rows(node: Node, say: Translator, *, writing: bool) -> list[Row]:
     return rows
 
 
-def _folded(thoughts: str, thinking: bool, say: Translator) -> Row:
+def _folded(thoughts: str, thinking: bool, t: Translator) -> Row:
     """`done` from the start: Gradio opens what is pending, and thoughts are to be folded."""
-    title = say("chat.thinking") if thinking else say("chat.thoughts")
-    words = say("chat.words", count=say.number(len(thoughts.split())))
+    title = t("chat.thinking") if thinking else t("chat.thoughts")
+    words = t("chat.words", count=t.number(len(thoughts.split())))
     return {"title": title, "log": words, "status": "done"}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from common.errors import UserError
 from common.text import parameters_text, size_text
@@ -16,6 +17,7 @@ from ui.conversations.store import NotFound, StoreError
 from ui.generation.streaming import Progress
 from ui.i18n.words import ENGLISH, Translator
 from ui.models.files import short_name
+from ui.render.html import html, render
 from ui.render.messages import split
 
 Failure = UserError | RateLimitExceeded | NotFound | StoreError
@@ -25,63 +27,70 @@ Failure = UserError | RateLimitExceeded | NotFound | StoreError
 BRING_YOUR_OWN = "python app.py PATH/TO/MODEL.gguf"
 
 
-def model_name(info: ModelInfo) -> str:
-    """The page's head."""
-    return f"<h1>{escape(short_name(info))}</h1>"
+def model_name(info: ModelInfo) -> Markup:
+    """Render the page's heading."""
+    return html("<h1>{{ name }}</h1>", name=short_name(info))
 
 
-def facts_text(info: ModelInfo, say: Translator = ENGLISH) -> str:
+def facts_text(info: ModelInfo, t: Translator = ENGLISH) -> str:
     """What the model is made of, in one line."""
-    parameters = say("page.parameters", count=parameters_text(info.parameters))
-    context = say("page.context", tokens=say.number(info.context))
+    parameters = t("page.parameters", count=parameters_text(info.parameters))
+    context = t("page.context", tokens=t.number(info.context))
     return " · ".join(fact for fact in (info.quantization, parameters, size_text(info.size), context) if fact)
 
 
-def model_facts(info: ModelInfo, embedded: bool = False, say: Translator = ENGLISH) -> str:
-    """The line below the head, and for the embedded model how to bring another."""
-    hint = f"<p>{escape(say('page.bring_your_own'))} <code>{BRING_YOUR_OWN}</code></p>" if embedded else ""
-    return f"<p>{escape(facts_text(info, say))}</p>{hint}"
+def model_facts(info: ModelInfo, embedded: bool = False, t: Translator = ENGLISH) -> Markup:
+    """Render the line below the heading; for the embedded model, add how to serve another."""
+    facts = html("<p>{{ facts }}</p>", facts=facts_text(info, t))
+    if not embedded:
+        return facts
+    hint = t("page.bring_your_own")
+    return facts + html("<p>{{ hint }} <code>{{ command }}</code></p>", hint=hint, command=BRING_YOUR_OWN)
 
 
-def line(text: str, kind: str = "") -> str:
-    """One line under the conversation; `kind` is busy, note, error or nothing."""
-    return f"<div class='status {kind}' role='status' aria-live='polite'>{escape(text)}</div>"
+def line(text: str, css_class: str = "") -> Markup:
+    """Render the status line under the conversation; `css_class` is "busy", "note", "error" or ""."""
+    return html(
+        "<div class='status {{ css_class }}' role='status' aria-live='polite'>{{ text }}</div>",
+        text=text,
+        css_class=css_class,
+    )
 
 
-def status(progress: Progress, say: Translator = ENGLISH) -> str:
+def status(progress: Progress, t: Translator = ENGLISH) -> Markup:
     """The line for an answer under way or at its end."""
     if progress.error is not None:
-        return error_line(progress.error, partial=bool(progress.text), say=say)
+        return error_line(progress.error, partial=bool(progress.text), t=t)
     if progress.reason is not None:
         plain = progress.reason == "stop" and progress.dropped is None
-        return line(outcome_text(progress, say), "" if plain else "note")
-    return line(_under_way(progress, say), "busy")
+        return line(outcome_text(progress, t), "" if plain else "note")
+    return line(_under_way(progress, t), "busy")
 
 
-def _under_way(progress: Progress, say: Translator) -> str:
+def _under_way(progress: Progress, t: Translator) -> str:
     if progress.first_text is None:
-        return _before_the_first_word(progress, say)
-    about = f" · {say('status.about', rate=say.number(progress.rate))}" if progress.rate else ""
-    return say("status.thinking" if split(progress.text).thinking else "status.writing") + about
+        return _before_the_first_word(progress, t)
+    about = f" · {t('status.about', rate=t.number(progress.rate))}" if progress.rate else ""
+    return t("status.thinking" if split(progress.text).thinking else "status.writing") + about
 
 
-def _before_the_first_word(progress: Progress, say: Translator) -> str:
+def _before_the_first_word(progress: Progress, t: Translator) -> str:
     if progress.position > 1:
-        return say("status.waiting", ahead=progress.position - 1)
+        return t("status.waiting", ahead=progress.position - 1)
     if progress.position == 1:
-        return say("status.next")
+        return t("status.next")
     if progress.prompt is not None and progress.prompt.total > 0:
-        return say("status.reading", percent=100 * progress.prompt.done // progress.prompt.total)
-    return say("status.starting")
+        return t("status.reading", percent=100 * progress.prompt.done // progress.prompt.total)
+    return t("status.starting")
 
 
-def made_line(made: GenerationInfo | None, say: Translator = ENGLISH) -> str:
+def made_line(made: GenerationInfo | None, t: Translator = ENGLISH) -> Markup:
     """The line for an answer of earlier, from how it was made."""
     if made is None:
         return line("")
     if made.reason in ("error", "interrupted"):
-        return line(say("status.interrupted"), "note")
-    return status(_ended(made), say)
+        return line(t("status.interrupted"), "note")
+    return status(_ended(made), t)
 
 
 def _ended(made: GenerationInfo) -> Progress:
@@ -95,86 +104,87 @@ def _ended(made: GenerationInfo) -> Progress:
     )
 
 
-def outcome_text(progress: Progress, say: Translator = ENGLISH) -> str:
+def outcome_text(progress: Progress, t: Translator = ENGLISH) -> str:
     """How a finished answer went: why it ended, when that is worth a word, and its numbers."""
     why = {
-        "length": say("status.length"),
-        "time": say("status.time"),
-        "cancelled": say("status.cancelled"),
+        "length": t("status.length"),
+        "time": t("status.time"),
+        "cancelled": t("status.cancelled"),
     }
     parts = [why[progress.reason]] if progress.reason in why else []
     if progress.dropped is not None:
-        parts.append(_dropped_text(progress.dropped, say))
+        parts.append(_dropped_text(progress.dropped, t))
     if progress.stats is not None:
-        parts.append(say("status.tokens", count=say.number(progress.stats.generated_tokens)))
-        parts.append(say("status.rate", rate=say.number(progress.rate, 1)))
+        parts.append(t("status.tokens", count=t.number(progress.stats.generated_tokens)))
+        parts.append(t("status.rate", rate=t.number(progress.rate, 1)))
     if progress.first_text_seconds is not None:
-        parts.append(say("status.first_word", seconds=say.number(progress.first_text_seconds, 2)))
+        parts.append(t("status.first_word", seconds=t.number(progress.first_text_seconds, 2)))
     return " · ".join(parts)
 
 
-def _dropped_text(dropped: MessagesDropped, say: Translator) -> str:
+def _dropped_text(dropped: MessagesDropped, t: Translator) -> str:
     if dropped.messages == 1:
-        return say("status.dropped_one")
-    return say("status.dropped_many", count=dropped.messages)
+        return t("status.dropped_one")
+    return t("status.dropped_many", count=dropped.messages)
 
 
-def explain(error: Failure, say: Translator = ENGLISH) -> str:
+def explain(error: Failure, t: Translator = ENGLISH) -> str:
     """An error for someone who only wanted an answer: what happened, and what to do."""
     if isinstance(error, RateLimitExceeded):
-        return error.text(say)
+        return error.text(t)
     if isinstance(error, NotFound):
-        return say("status.gone")
+        return t("status.gone")
     if isinstance(error, StoreError):
-        return say("status.not_kept", error=error)
+        return t("status.not_kept", error=error)
     if isinstance(error, QueueFull):
-        return say("status.queue_full")
+        return t("status.queue_full")
     if isinstance(error, EngineStopped):
-        return say("status.broke_off", error=error)
-    return say("status.failed", error=error)
+        return t("status.broke_off", error=error)
+    return t("status.failed", error=error)
 
 
-def error_line(error: Failure, partial: bool = False, say: Translator = ENGLISH) -> str:
+def error_line(error: Failure, partial: bool = False, t: Translator = ENGLISH) -> Markup:
     """The line for an answer that failed."""
-    kept = f" {say('status.kept')}" if partial else ""
-    return line(explain(error, say) + kept, "error")
+    kept = f" {t('status.kept')}" if partial else ""
+    return line(explain(error, t) + kept, "error")
 
 
 _FULL = 0.85  # from here on the meter warns
 
 
-def meter(used: int, context: int, dropped: int = 0, say: Translator = ENGLISH) -> str:
-    """A bar and its words: `used` of `context` tokens, and how many messages were left out."""
+def meter(used: int, context: int, dropped: int = 0, t: Translator = ENGLISH) -> Markup:
+    """Render a gauge of `used` tokens out of `context`, and how many messages were left out."""
     share = min(1.0, used / context)
-    words = say("meter.tokens", used=say.number(used), context=say.number(context))
-    why = f"<span class='why'>{escape(say('meter.left_out', count=dropped))}</span>" if dropped else ""
-    title = escape(f"{say('meter.title')} {_why(dropped, say)}".strip(), quote=True)
-    full = " full" if share >= _FULL or dropped else ""
-    gauge = (
-        f"<span class='gauge' role='meter' aria-label='{escape(say('meter.label'), quote=True)}'"
-        f" aria-valuemin='0' aria-valuemax='{context}' aria-valuenow='{min(used, context)}'"
-        f" aria-valuetext='{escape(words, quote=True)}'><i style='width:{100 * share:.1f}%'></i></span>"
+    return render(
+        "meter",
+        full=share >= _FULL or dropped,
+        title=f"{t('meter.title')} {_why(dropped, t)}".strip(),
+        label=t("meter.label"),
+        words=t("meter.tokens", used=t.number(used), context=t.number(context)),
+        why=t("meter.left_out", count=dropped) if dropped else "",
+        context=context,
+        used=min(used, context),
+        width=f"{100 * share:.1f}",
     )
-    return f"<div class='meter{full}' title='{title}'>{gauge}<span>{escape(words)}</span>{why}</div>"
 
 
-def _why(dropped: int, say: Translator) -> str:
+def _why(dropped: int, t: Translator) -> str:
     if not dropped:
         return ""
-    return say("meter.why_one") if dropped == 1 else say("meter.why_many", count=dropped)
+    return t("meter.why_one") if dropped == 1 else t("meter.why_many", count=dropped)
 
 
-def meter_of(path: Sequence[Node], context: int, say: Translator = ENGLISH) -> str:
+def meter_of(path: Sequence[Node], context: int, t: Translator = ENGLISH) -> Markup:
     """The meter for a conversation: its last answer knows."""
     made = next((node.made for node in reversed(path) if node.made is not None), None)
     if made is None:
-        return meter(0, context, 0, say)
-    return meter(made.prompt_tokens + made.generated_tokens, context, made.dropped_messages, say)
+        return meter(0, context, 0, t)
+    return meter(made.prompt_tokens + made.generated_tokens, context, made.dropped_messages, t)
 
 
-def meter_while(progress: Progress, context: int, say: Translator = ENGLISH) -> str | None:
+def meter_while(progress: Progress, context: int, t: Translator = ENGLISH) -> Markup | None:
     """The meter while an answer grows; None as long as nothing is known."""
     if progress.prompt is None:
         return None
     dropped = progress.dropped.messages if progress.dropped else 0
-    return meter(progress.prompt.total + progress.pieces, context, dropped, say)
+    return meter(progress.prompt.total + progress.pieces, context, dropped, t)

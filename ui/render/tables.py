@@ -1,4 +1,4 @@
-"""Tables of plain text and numbers as HTML, all escaped; and numbers of any size, short."""
+"""Tables, paragraphs and marked differences as HTML, and numbers in short form."""
 
 from __future__ import annotations
 
@@ -6,70 +6,72 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
-from html import escape
+
+from markupsafe import Markup
 
 from ui.i18n.words import Translator
+from ui.render.html import html, render
 
 NOTHING = "–"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> str:
-    """A table that scrolls sideways where it is too wide; `label` is for who cannot see it."""
-    head = "".join(f"<th scope='col'>{escape(text)}</th>" for text in heads)
-    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows)
-    inner = f"<table class='figures'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div class='wide' role='region' tabindex='0' aria-label='{escape(label)}'>{inner}</div>"
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> Markup:
+    """Render a table that scrolls sideways when it is too wide; screen readers read `label`."""
+    return render("table", heads=heads, rows=rows, label=label)
 
 
-def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text."""
-    return f"<p class='{kind}' dir='auto'>{escape(text)}</p>"
+def paragraph(text: str, css_class: str = "") -> Markup:
+    """Render a paragraph of plain text."""
+    return html("<p class='{{ css_class }}' dir='auto'>{{ text }}</p>", text=text, css_class=css_class)
 
 
-def short_number(value: float | None, say: Translator, digits: int = 3) -> str:
-    """A number to so many digits that count; a dash for none, or one that is not finite."""
+def heading(text: str) -> Markup:
+    """Render a heading of the second level."""
+    return html("<h2>{{ text }}</h2>", text=text)
+
+
+def short_number(value: float | None, t: Translator, digits: int = 3) -> str:
+    """Format a number to `digits` significant digits; None and non-finite numbers are a dash."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
-    return say.number(value, places) if places <= 6 else f"{value:.{digits - 1}e}"
+    return t.number(value, places) if places <= 6 else f"{value:.{digits - 1}e}"
 
 
-def percent(share: float | None, say: Translator, digits: int = 1) -> str:
-    """A share as a percentage; a dash for none, or one that is not finite."""
+def percent(share: float | None, t: Translator, digits: int = 1) -> str:
+    """Format a share as a percentage; None and non-finite numbers are a dash."""
     if share is None or not math.isfinite(share):
         return NOTHING
-    return f"{say.number(100 * share, digits)} %"
+    return f"{t.number(100 * share, digits)} %"
 
 
-def _cell(text: str) -> str:
-    return f"<td>{escape(text)}</td>"
-
-
-MOST_WORDS = 3000  # comparing takes time that grows with the square; what is longer is shown unmarked
+MAX_WORDS = 3000  # the comparison takes quadratic time; longer texts are shown unmarked
 _WORDS = re.compile(r"\s*\S+\s*$|\s*\S+")
 
 
 def pieces(reference: str, text: str) -> list[tuple[str, bool]]:
-    """`text` in pieces, each with whether it differs from `reference`; joined, they are the text."""
+    """Split `text` into (piece, differs from `reference`); joined, the pieces are the text."""
     old, new = _WORDS.findall(reference), _WORDS.findall(text)
-    if max(len(old), len(new)) > MOST_WORDS or not new:
+    if max(len(old), len(new)) > MAX_WORDS or not new:
         return [(text, False)] if text else []
     matcher = SequenceMatcher(None, [word.strip() for word in old], [word.strip() for word in new])
     parts: list[tuple[str, bool]] = []
-    for kind, _, _, start, end in matcher.get_opcodes():
+    for tag, _, _, start, end in matcher.get_opcodes():
         if start < end:
-            parts.append(("".join(new[start:end]), kind != "equal"))
+            parts.append(("".join(new[start:end]), tag != "equal"))
     return parts
 
 
-def marked(reference: str, text: str) -> str:
-    """`text` as HTML, with what differs from `reference` in <mark>."""
-    return "".join(_mark(part) if differs else escape(part) for part, differs in pieces(reference, text))
+def marked(reference: str, text: str) -> Markup:
+    """Render `text` with <mark> around the words that differ from `reference`."""
+    return Markup().join(
+        _mark(piece) if differs else Markup.escape(piece) for piece, differs in pieces(reference, text)
+    )
 
 
-def _mark(part: str) -> str:
-    """The white space before a word is left plain, so that marks do not begin in the void."""
-    word = part.lstrip()
-    return f"{escape(part[: len(part) - len(word)])}<mark>{escape(word)}</mark>"
+def _mark(piece: str) -> Markup:
+    """Mark a piece from its first word on: a mark that begins with white space looks wrong."""
+    word = piece.lstrip()
+    return html("{{ space }}<mark>{{ word }}</mark>", space=piece[: len(piece) - len(word)], word=word)

@@ -5,6 +5,7 @@ Never imports gradio, so that it starts at once. Answers go to stdout, everythin
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.table import Table
 
-from engine.config import EngineConfig, KvType, SamplingParams
+from engine.config import SAMPLING_FIELDS, EngineConfig, KvType, SamplingField, SamplingParams
 from engine.errors import EngineError, SettingsError
 from engine.serving.protocols import ChatBackend
 from engine.types import Message
@@ -130,9 +131,9 @@ class TerminalChat:
 
     def _show_settings(self) -> None:
         table = Table(box=None, show_header=False)
-        for item in FIELDS:
-            value = getattr(self.sampling, item.name)
-            table.add_row(item.name, "random" if value is None else f"{value:g}", ENGLISH(item.info))
+        for name in FIELDS:
+            value = getattr(self.sampling, name)
+            table.add_row(name, "random" if value is None else f"{value:g}", ENGLISH(f"settings.{name}.info"))
         self.err.print(table)
 
     def _reset(self, _: str) -> None:
@@ -145,8 +146,8 @@ class TerminalChat:
 
 def changed(sampling: SamplingParams, name: str, value: str) -> SamplingParams:
     """`sampling` with one setting from its text; raises SettingsError. An empty seed is random."""
-    if name not in {item.name for item in FIELDS}:
-        raise SettingsError(f"{name!r} is no setting: use one of {', '.join(item.name for item in FIELDS)}")
+    if name not in FIELDS:
+        raise SettingsError(f"{name!r} is no setting: use one of {', '.join(FIELDS)}")
     if not value and name != "seed":
         raise SettingsError(f"{name} needs a value, such as: /set {name} {getattr(sampling, name)}")
     values = asdict(sampling) | {name: value}
@@ -252,6 +253,34 @@ Speculation = Annotated[
         help=option_texts.SPECULATION,
     ),
 ]
+
+
+def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the command's `**sampling` by an option for each sampling parameter, in place.
+
+    Its default is None where the model's file may recommend a value.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            parameters += [_sampling_option(row) for row in SAMPLING_FIELDS]
+        else:
+            parameters.append(parameter)
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
+    return command
+
+
+def _sampling_option(row: SamplingField) -> inspect.Parameter:
+    default = None if row.gguf_key else row.default
+    shown = f"the model's own, else {row.default:g}" if row.gguf_key else True
+    option = typer.Option(metavar="N", help=row.help, show_default=shown, rich_help_panel="Answers")
+    return inspect.Parameter(
+        row.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[row.type if default is not None else row.type | None, option],
+    )
 
 
 def run_cli(cli: typer.Typer) -> NoReturn:

@@ -25,7 +25,9 @@ GOOD = {
         "top_p": 0.5,
     },
     **{"top_k": 5, "min_p": 0.1, "seed": 4, "stop": "x\n\ny", "overflow": "refuse"},
+    **{"frequency_penalty": 0.5, "presence_penalty": -1},
 }
+OLDER = {name: value for name, value in GOOD.items() if name not in ("frequency_penalty", "presence_penalty")}
 BAD = [
     *(("temperature", "0.2"), ("temperature", True), ("temperature", float("nan")), ("temperature", None)),
     *(("top_k", 1.5), ("seed", -1), ("seed", 0.5), ("stop", ["x"]), ("stop", "a\n" * 17)),
@@ -64,6 +66,8 @@ def test_what_is_in_order_is_taken_back_and_nothing_else(browser: Browser) -> No
     )
     assert good == [None, GOOD, None]
     assert none == [[None, DEFAULTS, "own"]] * len(NO_MEMORY)
+    (older,) = taken_back(page, ({"version": VERSION, "values": OLDER}, DEFAULTS))
+    assert older == [None, {**GOOD, "frequency_penalty": 0, "presence_penalty": 0}, None]
     found = taken_back(page, *((memory(**{name: value}), DEFAULTS) for name, value in BAD))
     assert [values for _, values, _ in found] == [{**GOOD, name: DEFAULTS[name]} for name, _ in BAD]
     precise = FIRST.presets()["precise"]

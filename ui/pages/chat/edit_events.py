@@ -103,7 +103,7 @@ class EditHandlers:
         """Whether the message that was clicked is really to go."""
         asked = self._asked(request, tab)
         try:
-            return self._panel.bar.asking(self._panel.place(asked.where), asked.where.say)
+            return self._panel.bar.asking(self._panel.place(asked.where), asked.where.t)
         except (NotFound, StoreError) as error:
             return self._panel.failed(error, asked.where)
 

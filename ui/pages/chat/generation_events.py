@@ -122,7 +122,7 @@ class ChatEvents:
             return
         work.shown = True
         path, where = work.task.path, work.asked.where
-        above = chatbot_rows(path[:-1] if work.task.partial else path, where.say)
+        above = chatbot_rows(path[:-1] if work.task.partial else path, where.t)
         try:
             while not work.writing.done():
                 await work.changed.wait()

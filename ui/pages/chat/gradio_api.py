@@ -1,19 +1,22 @@
-"""The page's API endpoint: `gradio_client.Client(url).predict("Hello", api_name="/chat")` -> the answer.
+"""The API endpoint of the page: `gradio_client.Client(url).predict("Hello", api_name="/chat")` -> the answer.
 
-`predict` returns the whole answer; `submit` gives it as it grows, each time from its first word on.
+`predict` returns the whole answer; `submit` yields its text so far as it grows.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import inspect
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import Any
 
 import gradio as gr
 from gradio.events import api
 
+from engine.config import SAMPLING_FIELDS
 from engine.errors import EngineError
 from engine.serving.model_pool import ModelPool
+from engine.serving.protocols import ChatStream
 from ui.auth import access
 from ui.auth.limits import RateLimitExceeded
 from ui.generation.sessions import ActiveStreams
@@ -28,43 +31,61 @@ from ui.sampling import sampling_from
 def add_chat_endpoint(pool: ModelPool, live: ActiveStreams, concurrency: int) -> None:
     """Add the endpoint `chat` to the Blocks that is being built."""
 
-    async def chat(  # noqa: PLR0917  # Gradio passes them by position
+    async def chat(
         request: gr.Request,
         message: str,
         history: list[dict[str, Any]] | None = None,
         system_prompt: str = "",
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        repeat_penalty: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        min_p: float | None = None,
-        seed: int | None = None,
+        *values: float | None,
     ) -> AsyncGenerator[str, None]:
         """Answer a message. `history` is a list of {role, content}; what is not given has its default."""
-        values = {"temperature": temperature, "max_tokens": max_tokens, "repeat_penalty": repeat_penalty}
-        values |= {"top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
         asked = [*(history or []), {"role": "user", "content": message}]
-        given = {name: value for name, value in values.items() if value is not None}
-        try:
-            with access.admit(request):
-                async with acquire_model(pool) as backend:
-                    sampling = sampling_from({**backend.info.recommended, **given})
-                    stream = await start_stream(backend, conversation(asked, system_prompt), sampling)
-                    with live.track(str(request.session_hash), stream):
-                        async with aclosing(snapshots(stream)) as updates:
-                            async for progress in updates:
-                                if progress.error is not None:
-                                    raise progress.error
-                                yield progress.text
-        except EngineError as error:
-            raise _for_the_client(error) from error
-        except RateLimitExceeded as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        # Not strict: a caller that posts a plain list may leave out the last values.
+        given = {
+            row.name: value for row, value in zip(SAMPLING_FIELDS, values, strict=False) if value is not None
+        }
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_errors_for_the_client())
+            stack.enter_context(access.admit(request))
+            backend = await stack.enter_async_context(acquire_model(pool))
+            sampling = sampling_from({**backend.info.recommended, **given})
+            stream = await start_stream(backend, conversation(asked, system_prompt), sampling)
+            stack.enter_context(live.track(str(request.session_hash), stream))
+            texts = await stack.enter_async_context(aclosing(_texts(stream)))
+            async for text in texts:
+                yield text
 
-    chat.__annotations__["return"] = str  # what a client receives; Gradio reads it for the API's description
+    _name_the_values(chat)
     api(chat, api_name="chat", concurrency_limit=concurrency, concurrency_id=CHAT_QUEUE)
 
 
-def _for_the_client(error: EngineError) -> gr.Error:
-    return gr.Error(explain(error), print_exception=False)
+def _name_the_values(chat: Callable[..., AsyncGenerator[str, None]]) -> None:
+    """Replace `*values` by the sampling parameters; Gradio reads the inputs from the signature."""
+    signature = inspect.signature(chat)
+    values = [
+        inspect.Parameter(row.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)
+        for row in SAMPLING_FIELDS
+    ]
+    parameters = [*list(signature.parameters.values())[:-1], *values]
+    chat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    chat.__annotations__ |= {row.name: row.type | None for row in SAMPLING_FIELDS}
+    chat.__annotations__["return"] = str  # what a client receives
+
+
+async def _texts(stream: ChatStream) -> AsyncGenerator[str, None]:
+    """Yield the answer so far, again and again as it grows; raises the stream's error."""
+    async with aclosing(snapshots(stream)) as updates:
+        async for progress in updates:
+            if progress.error is not None:
+                raise progress.error
+            yield progress.text
+
+
+@contextmanager
+def _errors_for_the_client() -> Iterator[None]:
+    try:
+        yield
+    except EngineError as error:
+        raise gr.Error(explain(error), print_exception=False) from error
+    except RateLimitExceeded as error:
+        raise gr.Error(str(error), print_exception=False) from error

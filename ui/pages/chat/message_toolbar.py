@@ -11,6 +11,7 @@ from ui.conversations.model import Node
 from ui.i18n.gradio import text
 from ui.i18n.words import Translator
 from ui.pages.chat.navigation import ConversationState
+from ui.render.html import html
 
 Updates = dict[Any, Any]
 
@@ -32,13 +33,13 @@ class MessageToolbar:
         self.outputs = [self.label, self.earlier, self.later, self.redo, self.answer, self.go_on]
         self.outputs += [self.delete, self.sure, self.keep]
 
-    def updates(self, place: ConversationState, say: Translator, *, writing: bool = False) -> Updates:
+    def updates(self, place: ConversationState, t: Translator, *, writing: bool = False) -> Updates:
         """For what is shown; `writing`: the last answer is under way, in this tab or another."""
         versions, last = place.versions, place.last
         number, count = (versions[1].index(versions[0]) + 1, len(versions[1])) if versions else (0, 0)
         cut = last is not None and last.made is not None and last.made.reason != "stop"
         return {
-            self.label: label(place, say),
+            self.label: label(place, t),
             self.earlier: gr.update(visible=count > 0, interactive=number > 1 and not writing),
             self.later: gr.update(visible=count > 0, interactive=number < count and not writing),
             self.redo: gr.update(visible=not writing and place.redoable is not None),
@@ -51,12 +52,12 @@ class MessageToolbar:
             self.keep: gr.update(visible=False),
         }
 
-    def asking(self, place: ConversationState, say: Translator) -> Updates:
+    def asking(self, place: ConversationState, t: Translator) -> Updates:
         """Whether it is really meant: deleting is the one thing that nothing brings back."""
         if place.marked is None:
-            return self.updates(place, say)
+            return self.updates(place, t)
         count = len(place.tree.subtree(place.marked.id))
-        words = say("bar.sure_one") if count == 1 else say("bar.sure_many", count=count)
+        words = t("bar.sure_one") if count == 1 else t("bar.sure_many", count=count)
         others = (self.earlier, self.later, self.redo, self.answer, self.go_on, self.delete)
         return {
             **{button: gr.update(visible=False) for button in others},
@@ -65,7 +66,7 @@ class MessageToolbar:
         }
 
 
-def label(place: ConversationState, say: Translator) -> str:
+def label(place: ConversationState, t: Translator) -> str:
     """Which message the bar is about, and which of its versions is shown.
 
     `data-row` is the row of the message that is marked, from 1; ui/static/message_keyboard.js finds it there.
@@ -75,14 +76,20 @@ def label(place: ConversationState, say: Translator) -> str:
     if about is None:
         return ""
     row = _row(place, about)
-    name = say("bar.message" if about.role == "user" else "bar.reply", number=(row + 1) // 2)
+    name = t("bar.message" if about.role == "user" else "bar.reply", number=(row + 1) // 2)
     words = ""
     if versions:
-        words = say("bar.version", number=versions[1].index(about.id) + 1, count=len(versions[1]))
-    mark, heard = "", ""
-    if place.marked is not None:
-        mark, heard = f" data-row='{row}'", f" <span class='heard'>{say('bar.marked')}</span>"
-    return f"<span class='which'{mark}>{name}{heard}</span><span class='version'>{words}</span>"
+        words = t("bar.version", number=versions[1].index(about.id) + 1, count=len(versions[1]))
+    return html(
+        "<span class='which'{% if marked %} data-row='{{ row }}'{% endif %}>{{ name }}"
+        "{% if marked %} <span class='heard'>{{ heard }}</span>{% endif %}</span>"
+        "<span class='version'>{{ words }}</span>",
+        marked=place.marked is not None,
+        row=row,
+        name=name,
+        heard=t("bar.marked"),
+        words=words,
+    )
 
 
 def _row(place: ConversationState, about: Node) -> int:
@@ -116,14 +123,14 @@ class FeedbackNote:
             self.close = gr.Button(text("note.close"), size="sm", variant="secondary", scale=0, min_width=0)
         self.outputs = [self.node, self._row, self.text]
 
-    def asking(self, node: Node, say: Translator) -> Updates:
+    def asking(self, node: Node, t: Translator) -> Updates:
         """Ask about an answer that was just judged; hidden when the opinion was taken back."""
         if node.opinion is None:
             return self.hidden()
         return {
             self.node: node.id,
             self._row: gr.update(visible=True),
-            self.text: gr.update(value=node.note, placeholder=say(f"note.{node.opinion}")),
+            self.text: gr.update(value=node.note, placeholder=t(f"note.{node.opinion}")),
         }
 
     def hidden(self) -> Updates:

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -22,6 +21,7 @@ from ui.auth.identity import on_own_machine
 from ui.i18n.gradio import text
 from ui.i18n.words import Translator, translator
 from ui.models.registry import Models, acquire_model
+from ui.render.html import html
 from ui.render.status import line, model_facts, model_name
 
 TICK = 0.5  # seconds between two updates of the line that says how long it has been loading
@@ -123,25 +123,25 @@ class ModelsPanel:
 
     async def _switch(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         """Load `wanted`, saying so, and make it the tab's model; or say why not, and keep `now`."""
-        say, own = translator(request), on_own_machine(request)
+        t, own = translator(request), on_own_machine(request)
         switch = _Switch(wanted)
         loading = asyncio.ensure_future(self._ready(switch, own))
         began = time.monotonic()
         try:
             while not (await asyncio.wait({loading}, timeout=TICK))[0]:
-                note = self._loading(switch, int(time.monotonic() - began), say)
+                note = self._loading(switch, int(time.monotonic() - began), t)
                 yield (*[gr.skip()] * 3, line(note, "busy"), gr.skip(), gr.skip())
             key, info = loading.result()
             self._infos[key] = info
         except EngineError as error:
-            note = say("models.kept", error=error, name=self._called(now))
+            note = t("models.kept", error=error, name=self._called(now))
             yield gr.update(value=now), gr.skip(), gr.skip(), line(note, "error"), gr.skip(), gr.skip()
             return
         finally:
             switch.left = True
             loading.cancel()
         choices = gr.update(choices=self._models.catalog.choices(own), value=key)
-        yield choices, key, key, "", self._facts_of(info, own, say), model_name(info)
+        yield choices, key, key, "", self._facts_of(info, own, t), model_name(info)
 
     async def _ready(self, switch: _Switch, own_machine: bool) -> tuple[str, ModelInfo]:
         """Have the model in memory. What was typed may have to be fetched, which takes a thread."""
@@ -150,18 +150,20 @@ class ModelsPanel:
         async with acquire_model(self._models.pool, key) as backend:
             return key, backend.info
 
-    def _loading(self, switch: _Switch, seconds: int, say: Translator) -> str:
+    def _loading(self, switch: _Switch, seconds: int, t: Translator) -> str:
         if switch.key is None:
             name, share = self._called(switch.wanted), switch.fetched
         else:
             name, share = self._called(switch.key), self._models.pool.loading(switch.key)
         words = "models.loading" if switch.key is not None else "models.fetching"
-        return say(words, name=name, percent=int(100 * share), seconds=seconds)
+        return t(words, name=name, percent=int(100 * share), seconds=seconds)
 
     def _called(self, key: object) -> str:
         return self._models.catalog.label(str(key))
 
-    def _facts_of(self, info: ModelInfo, own_machine: bool, say: Translator) -> str:
+    def _facts_of(self, info: ModelInfo, own_machine: bool, t: Translator) -> str:
         lonely = self._models.catalog.has_only_embedded()
-        type_one = f"<p>{escape(say('models.type_one'))}</p>" if lonely and own_machine else ""
-        return model_facts(info, lonely, say) + type_one
+        facts = model_facts(info, lonely, t)
+        if not (lonely and own_machine):
+            return facts
+        return facts + html("<p>{{ text }}</p>", text=t("models.type_one"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -20,6 +19,7 @@ from ui.i18n.gradio import text
 from ui.i18n.words import ENGLISH, Translator
 from ui.pages.chat.message_toolbar import FeedbackNote, MessageToolbar, Updates
 from ui.pages.chat.navigation import ConversationState, TabView, open_conversation, restore_conversation
+from ui.render.html import render
 from ui.render.messages import LATEX, ChatbotRow, chatbot_rows, opinions
 from ui.render.status import Failure, error_line, line, made_line, meter_of, meter_while, status
 
@@ -36,9 +36,9 @@ SHORTCUTS = (
 )
 
 
-def examples(say: Translator) -> list[ExampleMessage]:
+def examples(t: Translator) -> list[ExampleMessage]:
     """Questions to begin with."""
-    return [{"text": say(key)} for key in EXAMPLES]
+    return [{"text": t(key)} for key in EXAMPLES]
 
 
 def chatbot() -> gr.Chatbot:
@@ -93,19 +93,18 @@ def _box(value: str | None, **buttons: Any) -> Any:
     return gr.update(**buttons) if value is None else gr.update(value=value, **buttons)
 
 
-def help_button(say: Translator) -> str:
+def help_button(t: Translator) -> str:
     """A question mark that opens the list of shortcuts; the browser's own popover, no script.
 
     It carries what messages are called, for ui/static/message_keyboard.js.
     """
-    rows = "".join(f"<dt><kbd>{keys}</kbd></dt><dd>{escape(say(key))}</dd>" for keys, key in SHORTCUTS)
-    label = escape(say("help.label"), quote=True)
-    names = f"title='{label}' aria-label='{label}'"
-    names += f" data-message='{escape(say('bar.message', number='{number}'), quote=True)}'"
-    names += f" data-reply='{escape(say('bar.reply', number='{number}'), quote=True)}'"
-    return (
-        f"<button type='button' id='help' popovertarget='shortcuts' {names}>?</button>"
-        f"<div id='shortcuts' popover><dl>{rows}</dl><p>{escape(say('help.click'))}</p></div>"
+    return render(
+        "help",
+        label=t("help.label"),
+        message=t("bar.message", number="{number}"),
+        reply=t("bar.reply", number="{number}"),
+        shortcuts=[(keys, t(key)) for keys, key in SHORTCUTS],
+        click=t("help.click"),
     )
 
 
@@ -120,7 +119,7 @@ class TabContext:
     view: TabView
     current: str
     context: int
-    say: Translator = ENGLISH
+    t: Translator = ENGLISH
 
 
 class ChatPanel:
@@ -167,48 +166,48 @@ class ChatPanel:
         writing = self._writing(place)
         return {
             self.chatbot: gr.update(
-                value=list(chatbot_rows(path, where.say).rows), feedback_value=opinions(path)
+                value=list(chatbot_rows(path, where.t).rows), feedback_value=opinions(path)
             ),
-            self.status: made_line(place.last.made if place.last and not writing else None, where.say),
-            self.meter: meter_of(path, where.context, where.say),
+            self.status: made_line(place.last.made if place.last and not writing else None, where.t),
+            self.meter: meter_of(path, where.context, where.t),
             self.view: place.view,
             self.current: place.view.key,
             self.box: idle(text),
-            **self.bar.updates(place, where.say, writing=writing),
+            **self.bar.updates(place, where.t, writing=writing),
             **self.note.hidden(),
         }
 
     def opened(self, place: ConversationState, where: TabContext) -> Updates:
         """A place that was chosen, or found as the page was loaded."""
         updates = self.show(place, where)
-        updates[self.chatbot]["examples"] = examples(where.say)
-        return updates | {self.help: help_button(where.say)}
+        updates[self.chatbot]["examples"] = examples(where.t)
+        return updates | {self.help: help_button(where.t)}
 
     def translated(self, where: TabContext) -> Updates:
         """What Gradio does not translate itself."""
-        words = gr.update(examples=examples(where.say))
-        return {self.chatbot: words, self.help: help_button(where.say)}
+        words = gr.update(examples=examples(where.t))
+        return {self.chatbot: words, self.help: help_button(where.t)}
 
     def started(self, place: ConversationState, where: TabContext, *, clear: bool) -> Updates:
         """The question is there, and nothing of the answer yet; `clear` empties the box."""
         path = place.path
         return {
             self.chatbot: gr.update(
-                value=list(chatbot_rows(path, where.say).rows), feedback_value=opinions(path)
+                value=list(chatbot_rows(path, where.t).rows), feedback_value=opinions(path)
             ),
-            self.status: line(where.say("status.starting"), "busy"),
+            self.status: line(where.t("status.starting"), "busy"),
             self.view: place.view,
             self.current: place.view.key,
             self.box: busy(clear=clear),
-            **self.bar.updates(place, where.say, writing=True),
+            **self.bar.updates(place, where.t, writing=True),
             **self.note.hidden(),
         }
 
     def grown(self, before: ChatbotRow, node: Node, progress: Progress, where: TabContext) -> Updates:
         """An answer under way; `before` are the rows above it."""
-        rows = chatbot_rows([node], where.say, writing=not progress.done).rows if progress.text else ()
-        updates: Updates = {self.status: status(progress, where.say), self.chatbot: [*before.rows, *rows]}
-        if (meter := meter_while(progress, where.context, where.say)) is not None:
+        rows = chatbot_rows([node], where.t, writing=not progress.done).rows if progress.text else ()
+        updates: Updates = {self.status: status(progress, where.t), self.chatbot: [*before.rows, *rows]}
+        if (meter := meter_while(progress, where.context, where.t)) is not None:
             updates[self.meter] = meter
         return updates
 
@@ -216,18 +215,18 @@ class ChatPanel:
         """An answer at its end, or what is left if it said nothing."""
         updates = self.show(open_conversation(place.store, place.owner, place.view), where)
         if progress.error is not None or not progress.text.strip():
-            updates[self.status] = status(progress, where.say)
+            updates[self.status] = status(progress, where.t)
         return updates
 
     def unkept(self, place: ConversationState, answer: Node, error: StoreError, where: TabContext) -> Updates:
         """An answer that can be read, but could not be kept: the store has less of it."""
         tree = Tree({**place.tree.nodes, answer.id: answer}, answer.id)
-        return self.show(replace(place, tree=tree), where) | {self.status: error_line(error, say=where.say)}
+        return self.show(replace(place, tree=tree), where) | {self.status: error_line(error, t=where.t)}
 
     def marked(self, place: ConversationState, where: TabContext) -> Updates:
         """A message was clicked."""
         writing = self._writing(place)
-        return {self.view: place.view, **self.bar.updates(place, where.say, writing=writing)}
+        return {self.view: place.view, **self.bar.updates(place, where.t, writing=writing)}
 
     def _writing(self, place: ConversationState) -> bool:
         """Whether the last message, or an answer to it, is under way in any tab."""
@@ -240,11 +239,11 @@ class ChatPanel:
             place = self.place(where)
         except (NotFound, StoreError):
             place = restore_conversation(self._store, where.owner, "")
-        return self.show(place, where, question) | {self.status: error_line(error, say=where.say)}
+        return self.show(place, where, question) | {self.status: error_line(error, t=where.t)}
 
     def judging(self, place: ConversationState, node: Node, where: TabContext) -> Updates:
         """An answer was judged: ask why."""
         return {
             self.chatbot: gr.update(feedback_value=opinions(place.path)),
-            **self.note.asking(node, where.say),
+            **self.note.asking(node, where.t),
         }

@@ -80,13 +80,13 @@ class ComparePanel:
     async def _run(
         self, request: gr.Request, prompt: str, chosen: list[str], blind: bool, turns: bool, *settings: Any
     ) -> AsyncGenerator[Update, None]:
-        say = translator(request)
+        t = translator(request)
         try:
-            keys = self._checked(prompt, chosen, request, say)
+            keys = self._checked(prompt, chosen, request, t)
             system_prompt, sampling = SettingsPanel.read(settings)
             asked = conversation([{"role": "user", "content": prompt}], system_prompt)
         except EngineError as error:
-            yield gr.skip(), gr.skip(), error_line(error, say=say), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), error_line(error, t=t), gr.skip(), gr.skip()
             return
         if blind:
             random.shuffle(keys)
@@ -95,39 +95,39 @@ class ComparePanel:
             with access.admit(request), self._live.track(str(request.session_hash), race):
                 async with aclosing(race.run(together=not turns)) as updates:
                     async for lanes in updates:
-                        yield self._shown(lanes, blind, turns, say)
+                        yield self._shown(lanes, blind, turns, t)
         except RateLimitExceeded as error:
-            yield gr.skip(), gr.skip(), line(error.text(say), "error"), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), line(error.text(t), "error"), gr.skip(), gr.skip()
 
-    def _shown(self, lanes: Sequence[Column], blind: bool, turns: bool, say: Translator) -> Update:
+    def _shown(self, lanes: Sequence[Column], blind: bool, turns: bool, t: Translator) -> Update:
         labels = tuple(self._models.catalog.label(lane.key) for lane in lanes)
         current = Round(tuple(lanes), labels, blind)
         if not current.done:
-            box = gr.update(submit_btn=False, stop_btn=say("chat.stop"))
-            note = line(say("compare.in_turn" if turns else "compare.together"), "busy")
-            return box, columns(current, say), note, gr.update(visible=False), None
-        box = gr.update(submit_btn=say("compare.ask"), stop_btn=False)
-        note = line(say("compare.please_vote") if current.votable else "")
-        return box, columns(current, say), note, self._votes.offer(current, say), current
+            box = gr.update(submit_btn=False, stop_btn=t("chat.stop"))
+            note = line(t("compare.in_turn" if turns else "compare.together"), "busy")
+            return box, columns(current, t), note, gr.update(visible=False), None
+        box = gr.update(submit_btn=t("compare.ask"), stop_btn=False)
+        note = line(t("compare.please_vote") if current.votable else "")
+        return box, columns(current, t), note, self._votes.offer(current, t), current
 
-    def _checked(self, prompt: str, chosen: Sequence[str], request: gr.Request, say: Translator) -> list[str]:
+    def _checked(self, prompt: str, chosen: Sequence[str], request: gr.Request, t: Translator) -> list[str]:
         """The keys of the models to compare; raises an EngineError that says what is wrong with the wish."""
         if not prompt.strip():
-            raise SettingsError(say("compare.no_prompt"))
+            raise SettingsError(t("compare.no_prompt"))
         own = on_own_machine(request)
         keys = [self._models.admit(key, own) for key in dict.fromkeys(chosen)]
         if not FEWEST <= len(keys) <= MOST:
-            raise SettingsError(say("compare.how_many", count=len(keys)))
-        self._must_fit(keys, say)
+            raise SettingsError(t("compare.how_many", count=len(keys)))
+        self._must_fit(keys, t)
         return keys
 
-    def _must_fit(self, keys: Sequence[str], say: Translator) -> None:
+    def _must_fit(self, keys: Sequence[str], t: Translator) -> None:
         """All of them are in memory at once; what runs short of it would stand still."""
         there = self._models.pool.loaded()
         needed = sum(self._models.catalog.size(key) for key in keys if key not in there)
         free = free_memory()
         if free is not None and needed > free:
-            raise SettingsError(say("compare.too_big", needed=size_text(needed), free=size_text(free)))
+            raise SettingsError(t("compare.too_big", needed=size_text(needed), free=size_text(free)))
 
     def _stop(self, request: gr.Request) -> None:
         self._live.cancel(str(request.session_hash))

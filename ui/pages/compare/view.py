@@ -5,11 +5,13 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
 
 from ui.generation.side_by_side import Column
 from ui.i18n.words import Translator
 from ui.pages.compare.tally import Pair
+from ui.render.html import html, render
 from ui.render.status import line, status
 from ui.render.tables import marked
 
@@ -43,49 +45,47 @@ class Round:
         return list(string.ascii_uppercase[: len(self.lanes)]) if self.hidden else list(self.labels)
 
 
-def columns(shown: Round, say: Translator) -> str:
+def columns(shown: Round, t: Translator) -> Markup:
     """The answers side by side; in the end with the words marked that differ from the first."""
     lanes = zip(shown.names(), shown.lanes, strict=True)
     reference = _said(shown.lanes[0]) if shown.done and shown.lanes else None
-    parts = [_column(name, lane, reference, shown.hidden, say) for name, lane in lanes]
-    return f"<div class='lanes'>{''.join(parts)}</div>"
+    parts = [_column(name, lane, reference, shown.hidden, t) for name, lane in lanes]
+    return html("<div class='lanes'>{{ parts }}</div>", parts=Markup().join(parts))
 
 
-def table(pairs: Sequence[Pair], say: Translator) -> str:
+def table(pairs: Sequence[Pair], t: Translator) -> Markup:
     """The tally, a row for each pair of models."""
     if not pairs:
-        return ""
+        return Markup()
     heads = ("first", "second", "first_wins", "second_wins", "ties", "blind")
-    head = "".join(f"<th scope='col'>{escape(say(f'compare.head.{name}'))}</th>" for name in heads)
-    rows = "".join(_row(pair, heads) for pair in pairs)
-    return f"<table class='tally'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    rows = [[getattr(pair, name) for name in heads] for pair in pairs]
+    return render("tally", heads=[t(f"compare.head.{name}") for name in heads], rows=rows)
 
 
-def _column(name: str, lane: Column, reference: str | None, hidden: bool, say: Translator) -> str:
+def _column(name: str, lane: Column, reference: str | None, hidden: bool, t: Translator) -> Markup:
     said = _said(lane)
-    text = escape(said) if reference is None else marked(reference, said)
-    how = _hidden_line(lane, say) if hidden else _line(lane, say)
-    body = f"<h2>{escape(name)}</h2>{how}<div class='said' dir='auto'>{text}</div>"
-    return f"<section class='lane'>{body}</section>"
+    return html(
+        "<section class='lane'><h2>{{ name }}</h2>{{ line }}"
+        "<div class='said' dir='auto'>{{ text }}</div></section>",
+        name=name,
+        line=_hidden_line(lane, t) if hidden else _line(lane, t),
+        text=said if reference is None else marked(reference, said),
+    )
 
 
-def _line(lane: Column, say: Translator) -> str:
+def _line(lane: Column, t: Translator) -> Markup:
     if lane.stopped:
-        return line(say("status.cancelled"), "note")
-    return line(say("compare.waiting"), "busy") if lane.progress is None else status(lane.progress, say)
+        return line(t("status.cancelled"), "note")
+    return line(t("compare.waiting"), "busy") if lane.progress is None else status(lane.progress, t)
 
 
-def _hidden_line(lane: Column, say: Translator) -> str:
+def _hidden_line(lane: Column, t: Translator) -> Markup:
     """What happens, without a number that would give the model away."""
     if lane.stopped or (lane.progress is not None and lane.progress.error is not None):
-        return _line(lane, say)
+        return _line(lane, t)
     if lane.progress is None or not lane.progress.text:
-        return line(say("compare.waiting"), "busy")
-    return line(say("compare.done")) if lane.done else line(say("status.writing"), "busy")
-
-
-def _row(pair: Pair, heads: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<td>{escape(str(getattr(pair, name)))}</td>" for name in heads) + "</tr>"
+        return line(t("compare.waiting"), "busy")
+    return line(t("compare.done")) if lane.done else line(t("status.writing"), "busy")
 
 
 def _said(lane: Column) -> str:

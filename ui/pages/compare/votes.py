@@ -54,12 +54,12 @@ class VotePanel:
                 None, file, file, js=DOWNLOAD, api_visibility="private"
             )
 
-    def offer(self, current: Round, say: Translator) -> Any:
+    def offer(self, current: Round, t: Translator) -> Any:
         """The vote's choices for a round that is complete, or none."""
         if not current.votable:
             return gr.update(visible=False, choices=[], value=None)
-        choices = [(say("compare.best", name=name), index) for index, name in enumerate(current.names())]
-        tie = (say("compare.tie"), TIE)
+        choices = [(t("compare.best", name=name), index) for index, name in enumerate(current.names())]
+        tie = (t("compare.tie"), TIE)
         return gr.update(visible=True, choices=[*choices, tie], value=None, interactive=True)
 
     def _count(
@@ -71,11 +71,11 @@ class VotePanel:
         assert isinstance(choice, int)
         best = None if choice == TIE else current.labels[choice]
         ballots = [*from_plain(kept), Ballot(current.labels, best, current.blind)]
-        uncovered, say = replace(current, voted=True), translator(request)
-        names = [(say("compare.best", name=name), index) for index, name in enumerate(uncovered.names())]
-        vote = gr.update(interactive=False, choices=[*names, (say("compare.tie"), TIE)], value=choice)
+        uncovered, t = replace(current, voted=True), translator(request)
+        names = [(t("compare.best", name=name), index) for index, name in enumerate(uncovered.names())]
+        vote = gr.update(interactive=False, choices=[*names, (t("compare.tie"), TIE)], value=choice)
         plain = to_plain(ballots)
-        return [vote, uncovered, plain, columns(uncovered, say), line(""), *_shown(request, plain)]
+        return [vote, uncovered, plain, columns(uncovered, t), line(""), *_shown(request, plain)]
 
 
 def _shown(request: gr.Request, kept: object) -> tuple[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from ui.auth.access import Admit, admit
 from ui.auth.identity import owner_of
@@ -97,11 +97,11 @@ class HistoryActions:
 
     def take_in(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
         """Import a file, which is then removed from the server."""
-        say, path = translator(request), Path(file)
+        t, path = translator(request), Path(file)
         try:
-            note = say("history.imported", count=self._import(request, path))
+            note = t("history.imported", count=self._import(request, path))
         except (RateLimitExceeded, TransferError, StoreError) as error:
-            note = say("history.not_imported", error=error)
+            note = t("history.not_imported", error=error)
         finally:
             path.unlink(missing_ok=True)
         return [*self._show(request, key, search, note), None]
@@ -154,18 +154,18 @@ class HistoryActions:
 
     def _opened(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
         """As `_show`, after the id of the open chat, which is "" once it is gone."""
-        owner, say = self._owner_of(request), translator(request)
+        owner, t = self._owner_of(request), translator(request)
         everything = {found.id: found for found in self._store.list(owner)}
         found = self._store.list(owner, search) if search and search.strip() else tuple(everything.values())
         current = everything.get(key)
-        listed = [(_line(item.title, item.pinned, say), item.id) for item in found[:LISTED]]
+        listed = [(_line(item.title, item.pinned, t), item.id) for item in found[:LISTED]]
         is_listed = current and current.id in {value for _, value in listed}
-        note = note or _note(say, len(everything), len(found))
-        pin = say("history.unpin" if current and current.pinned else "history.pin")
+        note = note or _note(t, len(everything), len(found))
+        pin = t("history.unpin" if current and current.pinned else "history.pin")
         return [
             current.id if current else "",
             gr.Radio(listed, value=current.id if current and is_listed else None),
-            gr.HTML(escape(note), visible=bool(note)),
+            gr.HTML(Markup.escape(note), visible=bool(note)),
             gr.Row(visible=current is not None),
             gr.Button(pin),
             gr.Row(visible=False),
@@ -177,20 +177,20 @@ def _gone(request: gr.Request) -> gr.Error:
     return gr.Error(translator(request)("history.gone"), print_exception=False)
 
 
-def _line(title: str, pinned: bool, say: Translator) -> str:
-    return f"{'★ ' if pinned else ''}{title or say('page.new_chat')}"
+def _line(title: str, pinned: bool, t: Translator) -> str:
+    return f"{'★ ' if pinned else ''}{title or t('page.new_chat')}"
 
 
-def _note(say: Translator, everything: int, found: int) -> str:
+def _note(t: Translator, everything: int, found: int) -> str:
     if not everything:
-        return say("history.none")
+        return t("history.none")
     if not found:
-        return say("history.not_found")
-    return say("history.older", count=found - LISTED) if found > LISTED else ""
+        return t("history.not_found")
+    return t("history.older", count=found - LISTED) if found > LISTED else ""
 
 
 def _ask(question: str, everything: bool) -> tuple[Any, Any, bool, Any]:
-    return gr.Column(visible=True), escape(question), everything, gr.Row(visible=False)
+    return gr.Column(visible=True), Markup.escape(question), everything, gr.Row(visible=False)
 
 
 def _markdown(conversations: list[Conversation]) -> File:

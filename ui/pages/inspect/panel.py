@@ -122,26 +122,26 @@ class InspectPanel:
         """Follow the choice of a tensor and of a type."""
 
         def chosen(request: gr.Request, key: object, tensor: object, kind: object) -> Updates:
-            say = translator(request)
+            t = translator(request)
             try:
-                return self._look_at(file_of(request, key), str(tensor), str(kind), say)
+                return self._look_at(file_of(request, key), str(tensor), str(kind), t)
             except UserError as error:
-                return self._nothing(error_line(error, say=say))
+                return self._nothing(error_line(error, t=t))
 
         self._tensor.input(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
         follow = self._type.input(lambda kind: kind, self._type, self._wanted, **ONE_AT_A_TIME)
         follow.then(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
 
-    def updates(self, path: Path, say: Translator) -> Updates:
+    def updates(self, path: Path, t: Translator) -> Updates:
         """All of the view for a file, with a tensor that most models have. Raises ModelError."""
         found = contents(path)
         choices = [(view.tensor_label(tensor), name) for name, tensor in found.tensors.items()]
         name = next((name for name in _FIRST if name in found.tensors), choices[0][1] if choices else "")
         return {
-            self._types: view.types_table(type_sums(found), say),
-            self._metadata: view.metadata_table(found, say),
+            self._types: view.types_table(type_sums(found), t),
+            self._metadata: view.metadata_table(found, t),
             self._tensor: gr.update(choices=choices, value=name or None, visible=bool(choices)),
-            **self._look_at(path, name, "", say),
+            **self._look_at(path, name, "", t),
         }
 
     def empty(self) -> Updates:
@@ -160,46 +160,46 @@ class InspectPanel:
             updates |= figure.hidden()
         return updates
 
-    def _look_at(self, path: Path, name: str, wanted: str, say: Translator) -> Updates:
+    def _look_at(self, path: Path, name: str, wanted: str, t: Translator) -> Updates:
         """A tensor as the type `wanted` has it; its own, or the first that can hold it, when that cannot."""
         try:
             seen = look(path, name)
         except UserError as error:  # this tensor cannot be shown, and others can
-            return self._nothing(error_line(error, say=say))
+            return self._nothing(error_line(error, t=t))
         possible = [kind for kind, one in seen.after.items() if one is not None]
         kind = wanted if wanted in possible else next(iter(possible), None)
         one = seen.after[kind] if kind else None
-        choices = [(view.type_label(seen, kind, say), kind) for kind in possible]
+        choices = [(view.type_label(seen, kind, t), kind) for kind in possible]
         return {
             self._type: gr.update(choices=choices, value=kind, visible=bool(possible)),
-            self._facts: view.tensor_facts(seen, say),
-            self._tables: view.tensor_tables(seen, one, say),
-            **self._plots_of(seen, one, say),
-            **self._plots_of_blocks(one.blocks if one else None, say),
+            self._facts: view.tensor_facts(seen, t),
+            self._tables: view.tensor_tables(seen, one, t),
+            **self._plots_of(seen, one, t),
+            **self._plots_of_blocks(one.blocks if one else None, t),
         }
 
-    def _plots_of(self, seen: Look, one: RoundTrip | None, say: Translator) -> Updates:
+    def _plots_of(self, seen: Look, one: RoundTrip | None, t: Translator) -> Updates:
         if one is None:
             return self._values.hidden() | self._errors.hidden()
         middles, before, after = histogram(seen.before.values, one.values)
-        series = {say("inspect.before"): before.tolist(), one.dtype.name: after.tolist()}
+        series = {t("inspect.before"): before.tolist(), one.dtype.name: after.tolist()}
         errors = {kind: 100 * one.error.relative for kind, one in seen.after.items() if one is not None}
-        relative = f"{say('inspect.head.relative')}, %"
+        relative = f"{t('inspect.head.relative')}, %"
         return {
-            **self._values.filled(middles.tolist(), series, say("inspect.value"), say("inspect.share")),
-            **self._errors.filled(errors, say("inspect.head.type"), relative),
+            **self._values.filled(middles.tolist(), series, t("inspect.value"), t("inspect.share")),
+            **self._errors.filled(errors, t("inspect.head.type"), relative),
         }
 
-    def _plots_of_blocks(self, blocks: Blocks | None, say: Translator) -> Updates:
+    def _plots_of_blocks(self, blocks: Blocks | None, t: Translator) -> Updates:
         if blocks is None:
             return self._steps.hidden() | self._zeros.hidden()
-        steps = _spread(self._steps, np.abs(blocks.step), say("inspect.head.step"), say)
+        steps = _spread(self._steps, np.abs(blocks.step), t("inspect.head.step"), t)
         if blocks.symmetric:
             return steps | self._zeros.hidden()
-        return steps | _spread(self._zeros, blocks.zero_point, say("inspect.head.zero"), say)
+        return steps | _spread(self._zeros, blocks.zero_point, t("inspect.head.zero"), t)
 
 
-def _spread(figure: CurveFigure, values: Floats, title: str, say: Translator) -> Updates:
+def _spread(figure: CurveFigure, values: Floats, title: str, t: Translator) -> Updates:
     """How values are distributed, without the outermost two in a hundred."""
     finite = values[np.isfinite(values)]
     if not finite.size or np.ptp(finite) == 0:
@@ -208,4 +208,4 @@ def _spread(figure: CurveFigure, values: Floats, title: str, say: Translator) ->
     counts, edges = np.histogram(finite, _BINS, (float(low), float(high)))
     middles = ((edges[:-1] + edges[1:]) / 2).tolist()
     shares = (counts * (100 / finite.size)).tolist()
-    return figure.filled(middles, {title: shares}, title, say("inspect.blocks_share"))
+    return figure.filled(middles, {title: shares}, title, t("inspect.blocks_share"))

@@ -57,14 +57,14 @@ class QualityPanel:
         return self._show(request, key) | {self._model: gr.update(choices=choices, value=key)}
 
     def _show(self, request: gr.Request, key: object) -> Updates:
-        say = translator(request)
+        t = translator(request)
         try:
             path = self._file(request, key)
-            seen = self._inspect.updates(path, say)
+            seen = self._inspect.updates(path, t)
         except UserError as error:
             nothing = self._without_figures("") | self._inspect.empty()
-            return nothing | {self._note: error_line(error, say=say)}
-        return {self._note: line(""), **self._certified(path, say), **seen}
+            return nothing | {self._note: error_line(error, t=t)}
+        return {self._note: line(""), **self._certified(path, t), **seen}
 
     def _file(self, request: gr.Request, key: object) -> Path:
         """The file of a model that this visitor may use. Raises ModelError."""
@@ -75,22 +75,22 @@ class QualityPanel:
             raise ModelError(translator(request)("quality.remote"))
         return path
 
-    def _certified(self, path: Path, say: Translator) -> Updates:
+    def _certified(self, path: Path, t: Translator) -> Updates:
         """The certificate's side, whatever lies beside the file."""
         try:
             certificate = read_certificate(path)
         except ModelError as error:
-            broken = paragraph(say("quality.broken", reason=error), "verdict warn")
-            return self._without_figures(broken + view.how(path.name, say))
+            broken = paragraph(t("quality.broken", reason=error), "verdict warn")
+            return self._without_figures(broken + view.how(path.name, t))
         if certificate is None:
-            return self._without_figures(paragraph(say("quality.none"), "verdict") + view.how(path.name, say))
-        about = view.verdict(path.name, certificate, _hashes(path, certificate), say)
+            return self._without_figures(paragraph(t("quality.none"), "verdict") + view.how(path.name, t))
+        about = view.verdict(path.name, certificate, _hashes(path, certificate), t)
         if certificate.entry(path.name) is None:
             return self._without_figures(about)
         figures = view.file_figures(certificate, path.parent)
         return {
-            self._verdict: about + view.findings(certificate.about(path.name), say),
-            self._files: view.files_table(figures, say) + charts(figures, whole_name(path.name), say),
+            self._verdict: about + view.findings(certificate.about(path.name), t),
+            self._files: view.files_table(figures, t) + charts(figures, whole_name(path.name), t),
         }
 
     def _without_figures(self, why: str) -> Updates:

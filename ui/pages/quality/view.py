@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+
+from markupsafe import Markup
 
 from common.text import size_text
 from ggufio.shards import whole_name
 from ui.i18n.words import Translator
 from ui.models.files import name_and_type
 from ui.pages.quality.certificate_file import Certificate, Finding
+from ui.render.html import html, render
 from ui.render.scatter import Axis, Point, scatter
-from ui.render.tables import NOTHING, paragraph, percent, short_number, table
+from ui.render.tables import NOTHING, heading, paragraph, percent, short_number, table
 
 CHECKS = {
     "tokenizer": ("size", "vocabulary", "added", "roles", "text"),
@@ -31,7 +33,7 @@ CHECKS = {
 
 
 HOW = "python scripts/export_gguf.py certify {} --reference FOLDER"
-_MOST_WORST = 5  # prompts that are shown
+_MAX_WORST = 5  # prompts that are shown
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigur
     )
 
 
-def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say: Translator) -> str:
+def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], t: Translator) -> Markup:
     """What the certificate says of a file, and whether it is about this very file.
 
     `actual` is the SHA-256 of each of the model's files; none where they cannot be compared.
@@ -106,106 +108,105 @@ def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], say:
     entry = certificate.entry(name)
     if entry is None:
         names = ", ".join(file.name for file in certificate.files[:4])
-        return paragraph(say("quality.foreign", name=name, names=names), "verdict warn") + how(name, say)
-    words = f"{chip(entry.status, say)} {escape(say(f'quality.verdict.{entry.status}'))}"
-    head = f"<p class='verdict {entry.status}'>{words}</p>"
+        return paragraph(t("quality.foreign", name=name, names=names), "verdict warn") + how(name, t)
+    head = html(
+        "<p class='verdict {{ status }}'>{{ chip }} {{ words }}</p>",
+        status=entry.status,
+        chip=chip(entry.status, t),
+        words=t(f"quality.verdict.{entry.status}"),
+    )
     if not actual:
         return head
     for file, found in actual.items():
         certified = certificate.entry(file)
         expected = certified.sha256 if certified else NOTHING
         if found != expected:
-            known = say("quality.changed", actual=found[:12], expected=expected[:12])
+            known = t("quality.changed", actual=found[:12], expected=expected[:12])
             return paragraph(known, "verdict fail")
-    return head + paragraph(say("quality.same", hash=entry.sha256[:12]), "teach")
+    return head + paragraph(t("quality.same", hash=entry.sha256[:12]), "teach")
 
 
-def how(name: str, say: Translator) -> str:
+def how(name: str, t: Translator) -> Markup:
     """How a certificate is made."""
-    return paragraph(say("quality.how"), "teach") + f"<pre><code>{escape(HOW.format(name))}</code></pre>"
+    command = html("<pre><code>{{ command }}</code></pre>", command=HOW.format(name))
+    return paragraph(t("quality.how"), "teach") + command
 
 
-def findings(found: Sequence[Finding], say: Translator) -> str:
+def findings(found: Sequence[Finding], t: Translator) -> Markup:
     """The findings: what is wrong stands open, what is well is folded away."""
     open_ones = [one for one in found if one.status in ("fail", "warn")]
-    parts = [_finding(one, say) for one in open_ones]
+    parts = [_finding(one, t) for one in open_ones]
     for status in ("pass", "skipped"):
         folded = [one for one in found if one.status == status]
         if folded:
-            inner = "".join(_finding(one, say) for one in folded)
-            summary = escape(say(f"quality.folded.{status}", count=len(folded)))
-            parts.append(f"<details><summary>{summary}</summary>{inner}</details>")
-    return f"<div class='findings'>{''.join(parts)}</div>"
+            summary = t(f"quality.folded.{status}", count=len(folded))
+            inner = Markup().join(_finding(one, t) for one in folded)
+            source = "<details><summary>{{ summary }}</summary>{{ inner }}</details>"
+            parts.append(html(source, summary=summary, inner=inner))
+    return html("<div class='findings'>{{ parts }}</div>", parts=Markup().join(parts))
 
 
-def files_table(figures: Sequence[FileFigures], say: Translator) -> str:
+def files_table(figures: Sequence[FileFigures], t: Translator) -> Markup:
     """All files of the export, side by side."""
     heads = ("file", "verdict", "size", "survival", "kl", "agreement", "prefill", "decode")
-    label = say("quality.files")
-    rows = [_row(one, say) for one in figures]
-    title = f"<h2>{escape(label)}</h2>{paragraph(say('quality.files.info'), 'teach')}"
-    return title + table([say(f"quality.head.{head}") for head in heads], rows, label)
+    label = t("quality.files")
+    rows = [_row(one, t) for one in figures]
+    title = heading(label) + paragraph(t("quality.files.info"), "teach")
+    return title + table([t(f"quality.head.{head}") for head in heads], rows, label)
 
 
-def chip(status: str, say: Translator) -> str:
+def chip(status: str, t: Translator) -> Markup:
     """A status as a mark that is read without colours too."""
-    return f"<span class='chip {status}'>{escape(say(f'quality.status.{status}'))}</span>"
+    text = t(f"quality.status.{status}")
+    return html("<span class='chip {{ status }}'>{{ text }}</span>", status=status, text=text)
 
 
-def _row(one: FileFigures, say: Translator) -> list[str]:
+def _row(one: FileFigures, t: Translator) -> list[str]:
     return [
         one.name,
-        say(f"quality.status.{one.status}"),
+        t(f"quality.status.{one.status}"),
         size_text(one.size) if one.size is not None else NOTHING,
-        _survival(one, say),
-        short_number(one.kl, say),
-        percent(one.agreement, say),
-        say.number(one.prefill) if one.prefill is not None else NOTHING,
-        say.number(one.decode) if one.decode is not None else NOTHING,
+        _survival(one, t),
+        short_number(one.kl, t),
+        percent(one.agreement, t),
+        t.number(one.prefill) if one.prefill is not None else NOTHING,
+        t.number(one.decode) if one.decode is not None else NOTHING,
     ]
 
 
-def _survival(one: FileFigures, say: Translator) -> str:
-    value = percent(one.survival, say)
+def _survival(one: FileFigures, t: Translator) -> str:
+    value = percent(one.survival, t)
     if one.survival is None or one.interval is None:
         return value
-    low, high = (say.number(100 * end, 1) for end in one.interval)
-    return say("quality.interval", value=value, low=low, high=high)
+    low, high = (t.number(100 * end, 1) for end in one.interval)
+    return t("quality.interval", value=value, low=low, high=high)
 
 
-def _finding(one: Finding, say: Translator) -> str:
-    parts = [f"<h3>{chip(one.status, say)} {escape(_heading(one.name, say))}</h3>", _english(one.summary)]
-    for name, text in (("cause", one.cause), ("wanted", one.threshold)):
-        if text:
-            parts.append(f"<p class='teach'><b>{escape(say(f'quality.{name}'))}</b> {_words(text)}</p>")
-    return f"<section class='finding'>{''.join(parts)}{_worst(one, say)}</section>"
+def _finding(one: Finding, t: Translator) -> Markup:
+    details = (("cause", one.cause), ("wanted", one.threshold))
+    return render(
+        "finding",
+        chip=chip(one.status, t),
+        heading=_heading(one.name, t),
+        summary=one.summary,
+        details=[(t(f"quality.{name}"), text) for name, text in details if text],
+        worst=t("quality.worst"),
+        prompts=_worst_prompts(one),
+    )
 
 
-def _heading(name: str, say: Translator) -> str:
+def _heading(name: str, t: Translator) -> str:
     """What was looked at: the finding, or the area that it belongs to, or the name of one from elsewhere."""
     area, _, part = name.partition(".")
     if area not in CHECKS:
         return name
-    return say(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
+    return t(f"quality.check.{area}_{part}" if part in CHECKS[area] else f"quality.check.{area}")
 
 
-def _worst(one: Finding, say: Translator) -> str:
-    """The prompts that came out worst."""
+def _worst_prompts(one: Finding) -> list[str]:
     listed = one.figures.get("worst")
     worst = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    prompts = [str(entry.get("prompt", ""))[:200] for entry in worst[:_MOST_WORST]]
-    if not prompts:
-        return ""
-    items = "".join(f"<li dir='auto'>{escape(prompt)}</li>" for prompt in prompts)
-    return f"<p class='teach'><b>{escape(say('quality.worst'))}</b></p><ul>{items}</ul>"
-
-
-def _english(text: str) -> str:
-    return f"<p>{_words(text)}</p>"
-
-
-def _words(text: str) -> str:
-    return f"<span lang='en' dir='auto'>{escape(text)}</span>"
+    return [str(entry.get("prompt", ""))[:200] for entry in worst[:_MAX_WORST]]
 
 
 GOOD_SURVIVAL = 95.0  # percent; these two are the certificate's own limits (docs/survival.md)
@@ -214,27 +215,28 @@ _GB = 2e9  # bytes from which sizes are told in GB
 _MOST = 24  # points; an export has fewer files, a stranger's certificate may have any number
 
 
-def charts(figures: Sequence[FileFigures], chosen: str, say: Translator) -> str:
+def charts(figures: Sequence[FileFigures], chosen: str, t: Translator) -> Markup:
     """The charts of what was measured, the file `chosen` standing out; empty when nothing was."""
     parts = []
     for what in ("survival", "kl"):
-        drawn = [_chart(figures, what, by, chosen, say) for by in ("size", "speed")]
+        drawn = [_chart(figures, what, by, chosen, t) for by in ("size", "speed")]
         if any(drawn):
-            parts.append(f"<div class='scatters'>{''.join(drawn)}</div>")
-            parts.append(paragraph(say(f"quality.{what}.info"), "teach"))
-    return "".join(parts)
+            parts.append(html("<div class='scatters'>{{ drawn }}</div>", drawn=Markup().join(drawn)))
+            parts.append(paragraph(t(f"quality.{what}.info"), "teach"))
+    return Markup().join(parts)
 
 
-def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, say: Translator) -> str:
+def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, t: Translator) -> Markup:
     unit = 1e9 if max((one.size or 0 for one in figures), default=0) >= _GB else 1e6
     points = [point for one in figures if (point := _point(one, what, by, chosen, unit))][:_MOST]
     if not points:
-        return ""
+        return Markup()
     limit = GOOD_SURVIVAL if what == "survival" else GOOD_KL
-    size = f"{say('quality.head.size')}, {'GB' if unit == 1e9 else 'MB'}"
-    x = Axis(size if by == "size" else say("quality.speed"))
-    y = Axis(say(f"quality.{what}"), 100.0 if what == "survival" else 0.0, limit)
-    return scatter(points, x, y, say("quality.chart", y=y.title, x=x.title), say.number)
+    size = f"{t('quality.head.size')}, {'GB' if unit == 1e9 else 'MB'}"
+    x = Axis(size if by == "size" else t("quality.speed"))
+    y = Axis(t(f"quality.{what}"), 100.0 if what == "survival" else 0.0, limit)
+    drawing = scatter(points, x, y, t("quality.chart", y=y.title, x=x.title), t.number)
+    return Markup(drawing)  # scatter has escaped its texts
 
 
 def _point(one: FileFigures, what: str, by: str, chosen: str, unit: float) -> Point | None:
