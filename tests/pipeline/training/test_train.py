@@ -291,12 +291,12 @@ def test_the_script_trains_and_sums_up_in_json(config: FinetuneConfig, tmp_path:
 def test_chats_that_were_left_out_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, said: str
 ) -> None:
-    from pipeline.cli.finetune import _tell
+    from pipeline.cli.finetune import _print_summary
 
     names = [field.name for field in fields(FinetuneReport)]
     report = {**dict.fromkeys(names, 0), "held_out_loss": None, "dropped_chats": dropped}
     (tmp_path / RECORD).write_text(json.dumps({"report": report}))
-    _tell(tmp_path, json_summary=False)
+    _print_summary(tmp_path, json_summary=False)
     assert (said or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
 
 
