@@ -105,7 +105,7 @@ def test_a_shifted_block_is_met_better_by_a_type_with_a_minimum() -> None:
 
 def test_a_sample_is_evenly_spaced_and_comes_back_the_same_from_its_own_type(embedded: Path) -> None:
     tensor = read_header(embedded).tensors["token_embd.weight"]
-    some = sample(tensor, most=100_000)
+    some = sample(tensor, max_numbers=100_000)
     assert some.values.shape == (100_000 // 576, 576) and not some.whole and some.of_rows == 49152
     again = round_trip(some.values, tensor.dtype.name)
     assert again is not None and again.error.relative < 0.02 and some.blocks is not None

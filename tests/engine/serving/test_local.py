@@ -224,7 +224,7 @@ def test_what_the_child_could_not_time_is_not_timed_here(
 
 
 def test_who_reads_a_long_question_holds_up_nobody(backend: LlamaBackend) -> None:
-    with ThreadPoolExecutor(1) as other, backend._reading():
+    with ThreadPoolExecutor(1) as other, backend._open_prompts():
         assert other.submit(backend.prompt_tokens, user("Hi")).result(10)
         assert backend._model._owners == 2, "the weights stay until it is read, whatever is closed"
     assert backend._model._owners == 1

@@ -20,7 +20,7 @@ def test_an_event_loop_waits_for_many_and_a_cancelled_one_harms_nobody() -> None
     assert len(others) == 99 and len(set(others)) == 1 and isinstance(others[0], FakeModel)
     settle(pool)
     assert opener.log == ["open b", "open nothing"]
-    assert sum(place.users for place in pool._places.values()) == 0
+    assert sum(place.users for place in pool._entries.values()) == 0
     pool.close()
 
 
