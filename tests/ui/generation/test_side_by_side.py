@@ -117,5 +117,5 @@ def test_stop_does_not_wait_for_a_load_and_leaving_frees_the_engines() -> None:
 
     asyncio.run(leave())
     assert all(stream.cancelled for backend in backends.values() for stream in backend.streams)
-    assert sum(place.users for place in pool._entries.values()) == 0
+    assert sum(entry.users for entry in pool._entries.values()) == 0
     pool.close()
