@@ -16,7 +16,7 @@ from ui.auth.access import Access
 from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware
 from ui.conversations.store import Store
-from ui.i18n.words import I18N
+from ui.i18n.words import gradio_i18n
 from ui.pages.assets import CSS
 from ui.pages.history.panel import HistoryPanel
 from ui.server.app import ContentPolicyMiddleware
@@ -66,7 +66,7 @@ def address(store: Store) -> Iterator[str]:
     app.add_middleware(ContentPolicyMiddleware)
     app.add_middleware(AuthMiddleware, access=Access(), sessions=lambda cookies: None)
     app.add_middleware(VisitorMiddleware, local=True)
-    gr.mount_gradio_app(app, page, path="/", css_paths=CSS, ssr_mode=False, i18n=I18N)
+    gr.mount_gradio_app(app, page, path="/", css_paths=CSS, ssr_mode=False, i18n=gradio_i18n())
     with serving(app) as url:
         yield url
 
