@@ -1,8 +1,8 @@
-"""The web page, its APIs and the terminal chat. The only package that imports gradio.
+"""The web page, its APIs and the terminal chat; the only package that imports gradio.
 
     from ui import AppSettings, create_app, serve
 
-The names below are imported when they are first used.
+The names below are imported on first use.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.lazy import lazy_exports
-from ui.gradio_import import leave_out_stubs
+from ui.gradio_import import skip_stubs
 
 if TYPE_CHECKING:
     from ui.server.app import create_app as create_app
     from ui.server.app import serve as serve
     from ui.settings import AppSettings as AppSettings
 
-leave_out_stubs()  # before the first import of gradio
+skip_stubs()  # before the first import of gradio
 
 _MODULES = {
     "AppSettings": "ui.settings",

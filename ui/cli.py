@@ -1,4 +1,8 @@
-"""Flags and environment -> AppSettings. What is wrong is said in one line, with the nearest right name."""
+"""Command line of the web application: flags and environment -> AppSettings, and the address to serve at.
+
+Errors are one line, with the most similar valid name. Built on argparse, to keep --help fast and to list the
+environment variables in it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,8 @@ from pydantic.fields import FieldInfo
 
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings, Group
 
-ALIASES = {"ctx": "context"}  # more names for flags and variables
-_TERMINAL = ("--chat", "--prompt", "-p", "--prompt-file", "--system")  # what people look for here
+ALIASES = {"ctx": "context"}  # of flags and variables
+_TERMINAL_FLAGS = ("--chat", "--prompt", "-p", "--prompt-file", "--system")  # those of scripts/chat.py
 _FIELDS = AppSettings.model_fields
 _SECRETS = "By the environment alone, since others on this machine can read a command line:\n"
 _END = """\
@@ -28,28 +32,28 @@ and MODEL is GGUF_CHAT_MODEL. A flag goes before its variable.
 
 
 def read_settings(arguments: Sequence[str], prog_name: str | None = None) -> AppSettings:
-    """The settings; exits after --help, and with code 2 where something cannot be used."""
+    """Return the settings. Exits after --help, and with code 2 for an invalid flag or variable."""
     given = vars(_parser(prog_name).parse_args(arguments))
     _refuse_unknown(os.environ)
     try:
-        return AppSettings(**(_aliased(os.environ) | given))
+        return AppSettings(**(_from_aliases(os.environ) | given))
     except ValidationError as error:
-        fail(_explained(error))
+        fail(_error_text(error))
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and exit."""
+    """Print an error and exit with code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but for how it says what is wrong."""
+    """argparse with our error messages."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]
         flag = unknown.partition("=")[0]
-        if message.startswith("unrecognized") and flag in _TERMINAL:
+        if message.startswith("unrecognized") and flag in _TERMINAL_FLAGS:
             fail(f"{flag} is no option here: for a chat in the terminal run scripts/chat.py")
         if message.startswith("unrecognized") and unknown.startswith("--"):
             fail(f"{flag} is no option{_nearest(flag, list(self._option_string_actions))}")
@@ -71,25 +75,25 @@ def _parser(prog_name: str | None) -> argparse.ArgumentParser:
         fields = {name: field for name, field in _FIELDS.items() if _group(field) == group}
         secrets = {name: field for name, field in fields.items() if field.annotation is SecretStr}
         listed = "".join(f"  {_variable(name):26}{field.description}\n" for name, field in secrets.items())
-        shown = parser.add_argument_group(group.lower(), _SECRETS + listed if secrets else None)
+        section = parser.add_argument_group(group.lower(), _SECRETS + listed if secrets else None)
         for name, field in fields.items():
             if name != "model" and name not in secrets:
-                _add(shown, name, field)
+                _add_option(section, name, field)
     return parser
 
 
-def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
-    """One option. Its text is made a value by AppSettings, as a variable's is."""
-    flags = [_flag(name), *(_flag(alias) for alias, meant in ALIASES.items() if meant == name)]
-    text = f"{field.description}{_default(field)}".replace("%", "%%")
+def _add_option(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+    """Add a field's option. AppSettings parses its text, like a variable's."""
+    flags = [_flag(name), *(_flag(alias) for alias, target in ALIASES.items() if target == name)]
+    text = f"{field.description}{_default_text(field)}".replace("%", "%%")
     if field.annotation is bool:
-        group.add_argument(*flags, dest=name, help=text, action=argparse.BooleanOptionalAction)
+        section.add_argument(*flags, dest=name, help=text, action=argparse.BooleanOptionalAction)
     else:
-        many = "append" if get_origin(field.annotation) is tuple else "store"
-        group.add_argument(*flags, dest=name, help=text, metavar=_metavar(field), action=many)
+        action = "append" if get_origin(field.annotation) is tuple else "store"
+        section.add_argument(*flags, dest=name, help=text, metavar=_metavar(field), action=action)
 
 
-def _default(field: FieldInfo) -> str:
+def _default_text(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, bool):
         value = "on" if value else "off"
@@ -97,29 +101,29 @@ def _default(field: FieldInfo) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
-    kind = field.annotation
-    if get_origin(kind) is Literal:
-        return "|".join(get_args(kind))
-    wanted = {int, float} & {kind, *get_args(kind)}
-    return "N" if wanted else "A,B" if get_origin(kind) is tuple else "TEXT"
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    is_number = {int, float} & {annotation, *get_args(annotation)}
+    return "N" if is_number else "A,B" if get_origin(annotation) is tuple else "TEXT"
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
-    """Fail at a variable of ours that nothing reads: a typing error would go unnoticed."""
+    """Fail on an unknown GGUF_CHAT_* variable, which may be mistyped."""
     known = sorted({*map(_variable, (*_FIELDS, *ALIASES)), *OTHER_VARIABLES})
     for variable in environment:
         if variable.startswith(ENV_PREFIX) and variable not in known:
             fail(f"{variable} is no setting{_nearest(variable, known)}")
 
 
-def _aliased(environment: Mapping[str, str]) -> dict[str, str]:
-    """The fields that the environment sets by another name and not by their own."""
+def _from_aliases(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that the environment sets only by an alias."""
     given = {field: environment.get(_variable(alias)) for alias, field in ALIASES.items()}
     return {field: value for field, value in given.items() if value and not environment.get(_variable(field))}
 
 
-def _explained(error: ValidationError) -> str:
-    """The first thing that is wrong, without the value of a secret."""
+def _error_text(error: ValidationError) -> str:
+    """Return the first error, without a secret's value."""
     first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0])
     message = first["msg"].removeprefix("Value error, ")
@@ -147,23 +151,23 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 class ServeError(Exception):
-    """The page cannot be served: the address is in use or is not this machine's."""
+    """The server cannot listen: the address is in use or is not this machine's."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the address, before anything slow happens; port 0 takes any free one. Raises ServeError."""
+    """Return a socket bound to the address; port 0 is any free one. Raises ServeError."""
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        taken = socket.socket(family, kind, proto)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
+        family, socket_type, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, socket_type, proto)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except (OSError, OverflowError) as error:
         raise ServeError(f"cannot serve at {host}:{port} ({error}): {_fix(error, port)}") from error
-    return taken
+    return bound
 
 
 def _fix(error: Exception, port: int) -> str:
-    """What to do about an address that cannot be taken."""
+    """Return what to do about an address that cannot be bound."""
     if isinstance(error, PermissionError):
         return "choose a port above 1023, such as --port 7860"
     if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
@@ -172,12 +176,12 @@ def _fix(error: Exception, port: int) -> str:
 
 
 def address_of(bound: socket.socket) -> str:
-    """The address to type into a browser on this machine."""
+    """Return the URL for a browser on this machine."""
     host, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{host}:{port}"
 
 
 def is_local(bound: socket.socket) -> bool:
-    """Whether this machine alone can reach the address."""
+    """Return whether only this machine can reach the address."""
     return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback

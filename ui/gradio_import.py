@@ -1,8 +1,8 @@
-"""Gradio without the type stubs for editors, which take half of the time of its import.
+"""Import Gradio without generating its type stubs, which takes half of the import's time.
 
 At each import, Gradio parses the source of each of its components, renders a `.pyi` beside it, and parses
-that as well (gradio.component_meta.create_or_modify_pyi). No setting turns it off. So that one function is
-emptied as soon as its module is there, before any component is.
+that too (gradio.component_meta.create_or_modify_pyi). No setting turns this off, so an import hook replaces
+that function as soon as its module is loaded, before any component is.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from types import ModuleType
 _MODULE, _FUNCTION = "gradio.component_meta", "create_or_modify_pyi"
 
 
-def leave_out_stubs() -> None:
-    """To be called before Gradio is imported; without effect afterwards."""
+def skip_stubs() -> None:
+    """Install the import hook. Call it before Gradio is imported; it has no effect afterwards."""
     if _MODULE not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
+    """Finds only gradio.component_meta, once."""
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find Gradio's one module as Python does, and nothing else."""
+        """Return the module's spec with our loader; None for any other module."""
         if fullname != _MODULE:
             return None
         sys.meta_path.remove(self)
@@ -37,6 +39,8 @@ class _Finder(MetaPathFinder):
 
 
 class _WithoutStubs(SourceFileLoader):
+    """Loads the module, then replaces its function by one that does nothing."""
+
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
         if hasattr(module, _FUNCTION):

@@ -1,7 +1,7 @@
-"""AppSettings: all that can be set about the app, by flags and by GGUF_CHAT_* in the environment.
+"""AppSettings: the app's options, read from flags and GGUF_CHAT_* environment variables by ui/cli.py.
 
-A field's name is its flag's and its variable's: `max_seconds`, --max-seconds, GGUF_CHAT_MAX_SECONDS. A flag
-goes before the environment. ui/cli.py reads both. Never imports gradio, so that --help answers soon.
+Each field has a flag, which takes precedence, and a variable: --max-seconds, GGUF_CHAT_MAX_SECONDS.
+Never imports gradio, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -14,34 +14,48 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from common import paths as places
+from common import paths
 from engine.config import EngineConfig, KvType
 from engine.errors import SettingsError
 
-MODEL = (
+# Help texts that the terminal chat shares.
+MODEL_HELP = (
     "A .gguf file, its folder, or owner/name/file.gguf on the Hub, and ::ADAPTER.gguf after it for a LoRA "
     "adapter. Default: the embedded model."
 )
-CONTEXT = "Tokens that one conversation may hold."
-THREADS = "CPU threads. Default: the cores that are really yours."
-KV_TYPE = "How a conversation is kept in memory: q8_0 takes half, q4_0 a quarter and loses precision."
-SPECULATION = "Guess what repeats the conversation, and check it in one go, where measured to be faster."
+CONTEXT_HELP = "Tokens that one conversation may hold."
+THREADS_HELP = "CPU threads. Default: the cores that are really yours."
+KV_TYPE_HELP = "How a conversation is kept in memory: q8_0 takes half, q4_0 a quarter and loses precision."
+SPECULATION_HELP = "Guess what repeats the conversation, and check it in one go, where measured to be faster."
 ENV_PREFIX = "GGUF_CHAT_"
-OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read elsewhere: see common/paths.py
-OFF = "off"
+OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read by common/paths.py
+OFF = "off"  # for --history: keep conversations only in memory
 MIB = 1 << 20
+SPACE_DISK = Path("/data")  # a Space's persistent storage, if it has one
+HISTORY_FILE = "history.sqlite"
 _ENGINE = EngineConfig()
-_ENGINE_LIMITS = ("max_prompt_tokens", "max_new_tokens", "max_seconds")
+_ENGINE_RANGES = (
+    "context",
+    "slots",
+    "queue",
+    "threads",
+    "max_prompt_tokens",
+    "max_new_tokens",
+    "max_seconds",
+)
 Group = Literal["Serving", "Models", "Engine", "Limits", "Access"]
 
 
 def on_a_space() -> bool:
-    """Whether this is a Hugging Face Space, which sets the variable; its proxy reaches 0.0.0.0 alone."""
+    """Return whether this runs in a Hugging Face Space, whose proxy needs the host 0.0.0.0."""
     return "SPACE_ID" in os.environ
 
 
 def parse_logins(auth: SecretStr) -> Mapping[str, str]:
-    """ "anna:secret,bert:other" -> names and passwords. The ValueError of a wrong one tells no password."""
+    """Return the passwords by name of "anna:secret,bert:other".
+
+    Raises ValueError, with no password in its message.
+    """
     logins: dict[str, str] = {}
     for number, pair in enumerate(filter(None, auth.get_secret_value().split(",")), start=1):
         name, _, password = pair.partition(":")
@@ -53,31 +67,31 @@ def parse_logins(auth: SecretStr) -> Mapping[str, str]:
     return logins
 
 
-def _listed(value: object) -> object:
-    """Flags that were repeated, or one text with commas, as a tuple of names."""
+def _split_names(value: object) -> object:
+    """Return the values of a repeated flag, or of one text with commas, as a tuple of names."""
     texts = value if isinstance(value, (list, tuple)) else [value]
     return tuple(name.strip() for text in texts for name in str(text).split(",") if name.strip())
 
 
-def _checked(auth: SecretStr) -> SecretStr:
+def _check_logins(auth: SecretStr) -> SecretStr:
     parse_logins(auth)
     return auth
 
 
-def _option(group: Group, text: str, default: Any = None, **more: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"group": group}, **more)
+def _option(group: Group, text: str, default: Any = None, **constraints: Any) -> Any:
+    return Field(default, description=text, json_schema_extra={"group": group}, **constraints)
 
 
-def _by_place(group: Group, text: str, space: Any, laptop: Any, **more: Any) -> Any:
-    """An option whose default is another one on a Space."""
+def _space_option(group: Group, text: str, *, on_space: Any, elsewhere: Any, **constraints: Any) -> Any:
+    """Return an option whose default on a Space differs."""
 
     def default() -> Any:
-        return space if on_a_space() else laptop
+        return on_space if on_a_space() else elsewhere
 
-    return Field(default_factory=default, description=text, json_schema_extra={"group": group}, **more)
+    return Field(default_factory=default, description=text, json_schema_extra={"group": group}, **constraints)
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
 
 
 class AppSettings(BaseSettings):
@@ -85,8 +99,10 @@ class AppSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid")
 
-    model: Path | None = _option("Serving", MODEL)
-    host: str = _by_place("Serving", "0.0.0.0 lets other machines in.", "0.0.0.0", "127.0.0.1")
+    model: Path | None = _option("Serving", MODEL_HELP)
+    host: str = _space_option(
+        "Serving", "0.0.0.0 lets other machines in.", on_space="0.0.0.0", elsewhere="127.0.0.1"
+    )
     port: int = _option("Serving", "0 takes any free one.", 7860, ge=0, le=65535)
     hosts: Names = _option(
         "Serving", "More names that this server is known by, behind a proxy for instance.", ()
@@ -101,15 +117,15 @@ class AppSettings(BaseSettings):
     )
     max_loaded: int = _option("Models", "Models that are kept in memory at the same time.", 2, ge=1)
 
-    context: int = _option("Engine", CONTEXT, _ENGINE.context)
+    context: int = _option("Engine", CONTEXT_HELP, _ENGINE.context)
     slots: int = _option("Engine", "Answers that are written at the same time.", _ENGINE.slots)
     queue: int = _option("Engine", "How many may wait for a slot; others are told so.", _ENGINE.queue)
-    threads: int | None = _option("Engine", THREADS)
-    kv_type: KvType = _option("Engine", KV_TYPE, _ENGINE.kv_type)
+    threads: int | None = _option("Engine", THREADS_HELP)
+    kv_type: KvType = _option("Engine", KV_TYPE_HELP, _ENGINE.kv_type)
     cache_ram: int = _option(
         "Engine", "MiB for conversations that lost their slot; 0 is off.", _ENGINE.cache_ram // MIB, ge=0
     )
-    speculation: bool = _option("Engine", SPECULATION, _ENGINE.speculation)
+    speculation: bool = _option("Engine", SPECULATION_HELP, _ENGINE.speculation)
 
     max_prompt_tokens: int | None = _option(
         "Limits", "A longer conversation loses its oldest turns. Default: what the context leaves."
@@ -120,17 +136,21 @@ class AppSettings(BaseSettings):
     max_seconds: float | None = _option(
         "Limits", "How long one answer may take, without its time in the queue. Default: no limit."
     )
-    requests_per_minute: int = _by_place("Limits", "For each user; 0 is no limit.", 20, 0, ge=0)
-    answers_at_once: int = _by_place("Limits", "For each user; 0 is no limit.", 2, 0, ge=0)
+    requests_per_minute: int = _space_option(
+        "Limits", "For each user; 0 is no limit.", on_space=20, elsewhere=0, ge=0
+    )
+    answers_at_once: int = _space_option(
+        "Limits", "For each user; 0 is no limit.", on_space=2, elsewhere=0, ge=0
+    )
 
-    auth: Annotated[SecretStr, AfterValidator(_checked)] = _option(
+    auth: Annotated[SecretStr, AfterValidator(_check_logins)] = _option(
         "Access", "Logins for the page and for /v1: anna:secret,bert:other", SecretStr("")
     )
     api_key: SecretStr = _option("Access", "What callers of /v1 send as a Bearer token.", SecretStr(""))
 
-    @field_validator("context", "slots", "queue", "threads", *_ENGINE_LIMITS)
+    @field_validator(*_ENGINE_RANGES)
     @classmethod
-    def _in_the_engines_range(cls, value: float | None, field: ValidationInfo) -> float | None:
+    def _check_engine_range(cls, value: float | None, field: ValidationInfo) -> float | None:
         try:
             EngineConfig(**{str(field.field_name): value})  # type: ignore[arg-type]
         except SettingsError as error:
@@ -138,7 +158,7 @@ class AppSettings(BaseSettings):
         return value
 
     def engine(self) -> EngineConfig:
-        """The engine's part."""
+        """Return the engine's options."""
         return EngineConfig(
             context=self.context,
             slots=self.slots,
@@ -154,28 +174,24 @@ class AppSettings(BaseSettings):
 
     @property
     def logins(self) -> Mapping[str, str]:
-        """Names and passwords."""
+        """Passwords by name."""
         return parse_logins(self.auth)
 
     @property
     def known_as(self) -> tuple[str, ...]:
-        """The names of this server, with the one that a Space has on the web."""
+        """The names of this server, including a Space's public one."""
         return (*self.hosts, *filter(None, [os.environ.get("SPACE_HOST")]))
 
 
-SPACE_DISK = Path("/data")  # a Space's persistent storage, where it has one
-FILE = "history.sqlite"
-
-
-def history_file(named: Path | None) -> Path | None:
-    """The file, or None to keep them in memory alone, until the app ends."""
-    if named is not None:
-        return None if str(named) == OFF else named.expanduser()
+def history_file(option: Path | None) -> Path | None:
+    """Return the history's file for the option --history; None keeps conversations only in memory."""
+    if option is not None:
+        return None if str(option) == OFF else option.expanduser()
     if not on_a_space():
-        return places.data_folder() / FILE
-    return SPACE_DISK / FILE if SPACE_DISK.is_dir() and os.access(SPACE_DISK, os.W_OK) else None
+        return paths.data_folder() / HISTORY_FILE
+    return SPACE_DISK / HISTORY_FILE if SPACE_DISK.is_dir() and os.access(SPACE_DISK, os.W_OK) else None
 
 
 def storage_note(file: Path | None) -> str:
-    """What is said about it at the start."""
+    """Return the line that the app prints about its history at the start."""
     return "Conversations are kept " + (f"in {file}" if file else "in memory, until the app ends")

@@ -1,4 +1,4 @@
-"""app.py as people run it: a process of its own, on a free port, with the embedded model."""
+"""app.py in a child process, on a free port, with the embedded model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class AppProcess:
-    """A running app; `log` is what it has written so far, `address` where its page is."""
+    """A running app; `log` is its output so far."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.log = ""
@@ -37,7 +37,7 @@ class AppProcess:
             self.log += line
 
     def address(self, timeout: float = 120) -> str:
-        """Wait until the app says that it is ready."""
+        """Wait until the app is ready; return its URL."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if found := re.search(r"Ready: (http://\S+)", self.log):
@@ -48,7 +48,7 @@ class AppProcess:
         raise AssertionError(f"app.py is not ready (exit code {self.process.poll()}):\n{self.log}")
 
     def stop(self, timeout: float = 20) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM; return the exit code."""
         self.process.terminate()
         try:
             return self.process.wait(timeout)
@@ -59,7 +59,7 @@ class AppProcess:
 
 @contextlib.contextmanager
 def running(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[AppProcess]:
-    """The app, ended whatever happens."""
+    """Run the app for the duration of the `with` block."""
     app = AppProcess(*arguments, env=env)
     try:
         yield app

@@ -1,3 +1,5 @@
+"""Fixtures of the UI tests: the app, a browser, pages over fake backends."""
+
 from __future__ import annotations
 
 import os
@@ -20,17 +22,14 @@ from ui.cli import address_of, bind
 from ui.models.registry import Models, one_model
 from ui.server.app import create_app
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-# Chromium must not ask anyone for anything by itself, so that every foreign request is the page's own.
+# No requests by Chromium itself, so that every foreign request is the page's.
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
 
 
-@pytest.fixture(scope="module")  # playwright keeps an event loop in this thread, which other modules want
+@pytest.fixture(scope="module")  # playwright keeps an event loop in this thread, which other modules need
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
@@ -46,7 +45,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
-    """The real app with the embedded model alone, shared by the tests that do not end it."""
+    """The real app with only the embedded model, shared by the tests that do not stop it."""
     none = str(tmp_path_factory.mktemp("no-models"))
     with running("--port", "0", "--context", "2048", "--models", none) as process:
         process.address()
@@ -55,7 +54,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in contexts of their own and, at the end, finds that none asked a foreign server."""
+    """Open pages in separate contexts; check at the end that none sent a request to a foreign server."""
     pages: list[tuple[Page, list[str]]] = []
 
     def open_one(
@@ -73,7 +72,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         pages.append((page, foreign))
         page.goto(url)
         page.locator("#question textarea").wait_for()
-        page.wait_for_timeout(300)  # the settings slide in
+        page.wait_for_timeout(300)  # for the animation of the settings
         return page
 
     yield open_one
@@ -89,7 +88,7 @@ def _is_foreign(url: str, base: str) -> bool:
 
 @dataclass
 class FakeSite:
-    """The page over a backend without a model, in this process."""
+    """The page over a fake backend, in this process."""
 
     backend: FakeBackend
     url: str
@@ -110,7 +109,7 @@ def fake_site() -> Iterator[Callable[[FakeBackend | Models], FakeSite]]:
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """An application served in this process, at the address that is given."""
+    """Serve an application in this process; yield its URL."""
     bound = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
@@ -123,7 +122,7 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 @dataclass
 class Spy:
-    """A server of somebody else, who would like to know who reads what."""
+    """A foreign server that records the requests it gets."""
 
     url: str
     visits: list[str] = field(default_factory=list)
@@ -150,7 +149,7 @@ def spy() -> Iterator[Spy]:
 
 
 def until(condition: Callable[[], object], timeout: float = 10) -> None:
-    """Wait for something to come true."""
+    """Wait until the condition is true."""
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -158,7 +157,7 @@ def until(condition: Callable[[], object], timeout: float = 10) -> None:
 
 
 def becomes(read: Callable[[], object], wanted: object, timeout: float = 10) -> None:
-    """Wait for `read` to give what is wanted: a browser lays out and styles a page in its own time."""
+    """Wait until `read` returns `wanted`: a browser lays out and styles a page asynchronously."""
     end = time.monotonic() + timeout
     while (found := read()) != wanted and time.monotonic() < end:
         time.sleep(0.02)

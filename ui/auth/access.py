@@ -51,7 +51,7 @@ class Access:
         return bool(self._logins)
 
     @property
-    def api_needs_key(self) -> bool:
+    def api_needs_auth(self) -> bool:
         """True when /v1 and /metrics need a login or the API key."""
         return bool(self._logins or self._api_key)
 

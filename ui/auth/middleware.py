@@ -81,7 +81,7 @@ class AuthMiddleware:
 
     def _refusal(self, request: HTTPConnection) -> ASGIApp | None:
         path = request.scope["path"].rstrip("/")
-        if path == _HEALTH or not self._access.api_needs_key:
+        if path == _HEALTH or not self._access.api_needs_auth:
             return None
         try:
             request.state.user = self._user(request, path)

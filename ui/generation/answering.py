@@ -19,7 +19,7 @@ from ui.models.registry import start_stream
 from ui.models.weights_hash import WeightsHashes
 
 SAVE_SECONDS = 1.0  # between saves of a growing answer: the text that a kill -9 may lose
-Serving = Callable[[str | None], AbstractAsyncContextManager[ChatBackend]]
+AcquireModel = Callable[[str | None], AbstractAsyncContextManager[ChatBackend]]
 _RARELY_SET = ("stop", "grammar", "json_schema", "ignore_end")  # recorded only when they are set
 
 
@@ -105,9 +105,9 @@ class Task:
 class Answerer:
     """Runs tasks: streams answers from the model and writes them to the store."""
 
-    def __init__(self, serving: Serving, store: Store, live: ActiveStreams, context: int) -> None:
+    def __init__(self, acquire_model: AcquireModel, store: Store, live: ActiveStreams, context: int) -> None:
         """`context` is assumed, in tokens, for a model that has not answered yet."""
-        self._serving, self._store, self._live = serving, store, live
+        self._acquire_model, self._store, self._live = acquire_model, store, live
         self._hashes = WeightsHashes()
         self._writing: set[int] = set()
         self._context, self._contexts = context, dict[str | None, int]()
@@ -129,7 +129,7 @@ class Answerer:
         deleted; an error during generation is part of the last progress. A new answer that ends without text
         is not saved. An answer that cannot be saved is still yielded; StoreError is raised at its end.
         """
-        async with self._serving(task.model) as backend:
+        async with self._acquire_model(task.model) as backend:
             self._contexts[task.model] = backend.info.context
             stream = await start_stream(backend, task.messages(), task.sampling)
             with self._live.track(session, stream):

@@ -1,8 +1,8 @@
-"""What the page says, in the visitor's language. The words are in texts/en.json, de.json and zh.json.
+"""The page's texts in the visitor's language, from locales/en.json, de.json and zh.json.
 
-`words` is for lines that are made on the server; it never imports gradio, as the terminal chat speaks through
-it too. What a component shows from the start is translated by Gradio in the browser: see ui/i18n/gradio.py.
-Both come to the same language, since both follow the browser's first one.
+Lines that the server writes are translated by a `Translator`. A component is built once for all visitors, so
+its texts are translated by Gradio in the browser: see `text`. Both follow the browser's first language.
+Gradio is imported only by the latter, as the terminal chat uses this module too.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import gradio as gr
+    from gradio.i18n import I18nData
     from starlette.requests import HTTPConnection
 
 
 Language = Literal["en", "de", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-_CHINESE = ("zh-cn", "zh-tw")  # Gradio's own two; for any other kind it falls back to English
-_GERMAN_MARKS = str.maketrans(",.", ".,")
+_CHINESE = ("zh-cn", "zh-tw")  # the two that Gradio has; for others it falls back to English
+_GERMAN_SEPARATORS = str.maketrans(",.", ".,")
 
 
 @cache
 def translations(language: Language) -> Mapping[str, str]:
-    """All texts of one language by their keys."""
+    """Return the texts of a language by their keys."""
     file = Path(__file__).with_name("locales") / f"{language}.json"
     loaded: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
     return loaded
@@ -35,31 +36,51 @@ def translations(language: Language) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Translator:
-    """The texts of one language: `t("status.waiting", ahead=2)`. An unknown key is a KeyError."""
+    """The texts of one language: `t("status.waiting", ahead=2)`. Raises KeyError for an unknown key."""
 
     language: Language
 
     def __call__(self, key: str, **values: object) -> str:
-        """The text with its gaps filled."""
+        """Return a text with its placeholders filled in."""
         return translations(self.language)[key].format(**values)
 
     def number(self, value: float, digits: int = 0) -> str:
-        """A number as it is written in this language: 2,048.5 or 2.048,5."""
+        """Return a number in this language's notation: 2,048.5 or 2.048,5."""
         text = f"{value:,.{digits}f}"
-        return text.translate(_GERMAN_MARKS) if self.language == "de" else text
+        return text.translate(_GERMAN_SEPARATORS) if self.language == "de" else text
 
 
 ENGLISH = Translator("en")
 
 
 def translator(request: gr.Request | HTTPConnection | None) -> Translator:
-    """The texts for who asks, by the first language of Accept-Language; English for any other."""
+    """Return the texts for a request's Accept-Language; English without a request."""
     return Translator(language_of(request.headers.get("accept-language") or "")) if request else ENGLISH
 
 
 def language_of(accept_language: str) -> Language:
-    """The language that Gradio's page picks for a browser with this header."""
+    """Return the language that Gradio's page picks for a browser with this Accept-Language header."""
     first = accept_language.split(",", maxsplit=1)[0].split(";", maxsplit=1)[0].strip().lower()
     if first in _CHINESE:
         return "zh"
     return "de" if first.split("-")[0] == "de" else "en"
+
+
+@cache
+def gradio_i18n() -> gr.I18n:
+    """Return the texts for Gradio, which translates those of components in the browser."""
+    import gradio as gr
+
+    return gr.I18n(**{language: dict(translations(language)) for language in LANGUAGES})
+
+
+def text(key: str) -> I18nData:
+    """Return a component's text, for Gradio to translate. Raises KeyError for an unknown key.
+
+    Gradio translates only strings that a component gets as label, info, placeholder, value, submit_btn or
+    the name of a choice, and one text in each. It does not translate a Chatbot's examples and the page's
+    title: an event (`page.load`) sends them in the language of its request.
+    """
+    if key not in translations("en"):
+        raise KeyError(key)
+    return gradio_i18n()(key)

@@ -11,8 +11,7 @@ from gradio.context import Context
 
 from engine.config import Overflow, SamplingField, SamplingParams
 from engine.types import ModelInfo
-from ui.i18n.gradio import text
-from ui.i18n.words import translator
+from ui.i18n.words import text, translator
 from ui.sampling import (
     FIELDS,
     MAX_STOPS,

@@ -1,1 +1,1 @@
-"""The web application: FastAPI, middleware, the Gradio page in it."""
+"""The web application: FastAPI with its middleware and the Gradio page, and its start."""

@@ -1,4 +1,4 @@
-"""One process serves it all: FastAPI with the Gradio page mounted at `/`, run by uvicorn."""
+"""The web application: FastAPI with /v1, /health, /metrics and the Gradio page at `/`; run by uvicorn."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
 from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
-from ui.i18n.gradio import I18N
+from ui.i18n.words import gradio_i18n
 from ui.models.registry import Models
 from ui.openai.routes import add_openai_api
 from ui.pages.assets import CSS, theme
-from ui.server.page import build
+from ui.server.page import build_page
 from ui.settings import on_a_space
 
-# What a model writes must not make a visitor's browser ask other people's servers for anything. Gradio's own
-# page needs inline scripts; what a model writes never becomes one, as it is defused and sanitized before.
+# Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
+# inline scripts; model output never becomes one, as its Markdown is neutralized and sanitized.
 CONTENT_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -53,8 +53,16 @@ CONTENT_POLICY = "; ".join(
 )
 
 
-# Where a Space's proxies are, as it sees them.
-_INNER = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "::1")
+# Addresses of a Space's proxies, as seen by the Space.
+_PROXIES = (
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "fc00::/7",
+    "::1",
+)
 
 
 def create_app(
@@ -66,18 +74,19 @@ def create_app(
     hosts: Sequence[str] = (),
     store: Store | None = None,
 ) -> FastAPI:
-    """The whole web application over some models.
+    """Return the web application.
 
-    `local` when this machine alone can reach it; `hosts` are further names of it (see ui/auth/middleware.py):
-    then a proxy, which need not say so, brings people from elsewhere, and nobody is taken for who sits here.
-    A `store` of None keeps conversations until the process ends.
+    `local` means that only this machine can reach it. `hosts` are more names of the server (see
+    ui/auth/middleware.py); with them requests may come through a proxy from other machines, even without a
+    header of it, so no request counts as the machine's own user. A `store` of None keeps conversations until
+    the process ends. `concurrency` as in `build_page`.
     """
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
     access, own_machine = access or Access(), local and not hosts
 
     @app.get("/health")
     def health(response: Response) -> dict[str, str]:
-        """200 while a model can answer: the page is there before, and when the model has failed for good."""
+        """Return 200 while the default model can answer, 503 while it loads and after it failed."""
         pool = models.pool
         status = "down" if pool.failed() else "ok" if pool.loaded() else "loading"
         response.status_code = 200 if status == "ok" else 503
@@ -85,21 +94,24 @@ def create_app(
 
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
-    page = build(models, concurrency, own_machine=own_machine, store=store)
+    page = build_page(models, concurrency, own_machine=own_machine, store=store)
     sessions = _mount_page(app, page, access, MAX_BYTES if own_machine else MAX_BYTES_REMOTE)
-    # Gradio packs its scripts, but not the page itself, which is the largest thing that a phone has to fetch
+    # Gradio compresses its scripts, but not the page, which is the largest download of a phone.
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
     app.add_middleware(VisitorMiddleware, local=own_machine)
     app.add_middleware(OriginMiddleware, local=local, hosts=hosts)
-    app.add_middleware(ContentPolicy)  # around all others, as what they refuse is shown by browsers too
+    app.add_middleware(ContentPolicyMiddleware)  # outermost, as browsers show the others' refusals too
     return app
 
 
-def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, largest_file: int) -> Sessions:
-    """The Gradio page at `/`, behind Gradio's login form where there are logins; returns who is logged in."""
+def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: int) -> Sessions:
+    """Mount the page at `/`, with Gradio's login if there are logins; return the lookup of logged-in users.
+
+    `max_file_size` of an upload is in bytes.
+    """
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
-    # Gradio warns that pages are not rendered on the server, which is not asked of it
+    # Gradio warns that pages are not rendered on the server, though ssr_mode is off.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
     gr.mount_gradio_app(
         app,
@@ -108,26 +120,26 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, largest_file: int
         theme=theme(),
         css_paths=CSS,
         footer_links=[],
-        i18n=I18N,
+        i18n=gradio_i18n(),
         run_history=False,  # prompts stay out of the browser's storage
         ssr_mode=False,
-        max_file_size=largest_file,  # a history that is imported
+        max_file_size=max_file_size,  # of an imported history
         show_error=True,
         auth=access.is_login if access.page_needs_login else None,
     )
     mounted = next(route.app for route in app.routes if isinstance(route, Mount))
     assert isinstance(mounted, GradioApp)
 
-    def logged_in(cookies: Mapping[str, str]) -> str | None:
+    def logged_in_user(cookies: Mapping[str, str]) -> str | None:
         names = (f"access-token-{mounted.cookie_id}", f"access-token-unsecure-{mounted.cookie_id}")
         token = next((cookies[name] for name in names if name in cookies), None)
         return mounted.tokens.get(token) if access.page_needs_login else None
 
-    return logged_in
+    return logged_in_user
 
 
 def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
-    """Numbers for Prometheus: sums alone, and nothing that anyone wrote."""
+    """Add /metrics for Prometheus: only totals, nothing that users wrote."""
     metrics = registry(pool.stats)
 
     @app.get("/metrics")
@@ -135,11 +147,11 @@ def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
         return Response(exposition(metrics), media_type=CONTENT_TYPE)
 
 
-class ContentPolicy:
-    """Adds the headers to every response, as plain ASGI: it must not buffer the streams.
+class ContentPolicyMiddleware:
+    """ASGI middleware that adds security headers to every response, without buffering streams.
 
-    But for a Space, which is a frame in a page of the Hub, no other site may show us in a frame: it could
-    lead a visitor's clicks.
+    No other site may show the page in a frame, to prevent clickjacking; except a Space's, which is a frame
+    in a page of the Hub.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -147,7 +159,7 @@ class ContentPolicy:
         self._policy = CONTENT_POLICY if on_a_space() else f"{CONTENT_POLICY}; frame-ancestors 'self'"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through; see the class."""
+        """Pass the request on, and add the headers to its response."""
 
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -163,14 +175,14 @@ class ContentPolicy:
 def serve(
     app: FastAPI,
     bound: socket.socket,
-    opened: Callable[[], None],
+    on_ready: Callable[[], None],
     model: Future[ChatBackend] | None = None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, then return; `opened` is called once the page can be opened.
+    """Serve until Ctrl-C or SIGTERM; call `on_ready` once the page can be opened.
 
-    With a `model` that still loads: should it not load, serving ends, and raises why.
+    If loading `model` fails, stop serving and raise its error.
     """
-    logging.getLogger("uvicorn.error").addFilter(_not_about_cut_streams)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -179,43 +191,45 @@ def serve(
         forwarded_allow_ips=trusted_proxies(),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn ends on a signal and raises it again at the end, which would kill us before the clean-up
+        # uvicorn stops on a signal and raises it again at its end, which would kill us before the clean-up.
         signal.signal(number, lambda *_: None)
-    server = _Server(config, opened, model)
+    server = _Server(config, on_ready, model)
     server.run(sockets=[bound])
     if model is not None and model.done():
         model.result()
 
 
 def trusted_proxies() -> list[str] | None:
-    """Whose X-Forwarded-For and X-Forwarded-Proto count; None is uvicorn's default, this machine.
+    """Return the addresses whose X-Forwarded-* headers count; None is uvicorn's default, this machine.
 
-    Of the addresses uvicorn takes the last one that is none of these: a proxy writes it, at the end or as the
-    only one. What stands before it may be anything, as whoever asks can send the header too.
+    uvicorn takes the last address in X-Forwarded-For that is not one of these: the nearest proxy appended it.
+    Earlier ones may be forged, as a client can send the header too.
     """
-    return list(_INNER) if on_a_space() else None
+    return list(_PROXIES) if on_a_space() else None
 
 
-def _not_about_cut_streams(record: logging.LogRecord) -> bool:
-    """Open pages keep a stream each; that these are cut when the server ends is no news."""
-    cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not cut and "timeout graceful shutdown" not in record.getMessage()
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for open pages' streams that the shutdown cancels."""
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "timeout graceful shutdown" not in record.getMessage()
 
 
 class _Server(uvicorn.Server):
+    """uvicorn, with a call when it has started, and an end when the model does not load."""
+
     def __init__(
-        self, config: uvicorn.Config, opened: Callable[[], None], model: Future[ChatBackend] | None
+        self, config: uvicorn.Config, on_ready: Callable[[], None], model: Future[ChatBackend] | None
     ) -> None:
         super().__init__(config)
-        self._opened, self._model = opened, model
+        self._on_ready, self._model = on_ready, model
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            self._opened()
+            self._on_ready()
         if self._model is not None:
-            self._model.add_done_callback(self._end_unless_loaded)
+            self._model.add_done_callback(self._exit_unless_loaded)
 
-    def _end_unless_loaded(self, model: Future[ChatBackend]) -> None:
+    def _exit_unless_loaded(self, model: Future[ChatBackend]) -> None:
         if model.exception() is not None:
             self.should_exit = True

@@ -1,4 +1,4 @@
-"""Starts the web application: settings -> model pool -> web app -> serve."""
+"""Start the web application: settings -> model pool -> app -> serve."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ui.cli import fail, read_settings
+from engine.errors import EngineError
+from ui.cli import ServeError, address_of, bind, fail, is_local, read_settings
+from ui.settings import AppSettings, history_file, storage_note
 
-if TYPE_CHECKING:  # --help answers at once
+if TYPE_CHECKING:  # imported in `run`, so that --help is fast
     from engine.serving.protocols import ChatBackend
     from ui.auth.access import Access
-    from ui.settings import AppSettings
 
-MODELS = (
-    Path(__file__).resolve().parents[2] / "models"
-)  # whose files the page offers, unless others are named
+MODELS = Path(__file__).resolve().parents[2] / "models"  # the models on offer unless --models names others
 
-# Set before gradio is imported: nothing is sent anywhere, and a closed tab is noticed soon.
+# Set before gradio is imported: no telemetry is sent.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# Gradio asks matplotlib for this in its first event; to find one out would stop the server for half a second.
+# Gradio loads a matplotlib backend in its first event; detecting one would block it for 0.5 s.
 os.environ.setdefault("MPLBACKEND", "agg")
 
 
 def main(arguments: Sequence[str] | None = None, prog_name: str | None = None) -> None:
     """Serve with the settings of the arguments (default: sys.argv) and the environment.
 
-    Exits with code 2 when it cannot.
+    Exits with code 2 if it cannot start.
     """
     settings = read_settings(sys.argv[1:] if arguments is None else arguments, prog_name)
-    from engine.errors import EngineError
-    from ui.cli import ServeError
     from ui.conversations.store import StoreError
 
     try:
@@ -46,29 +43,27 @@ def main(arguments: Sequence[str] | None = None, prog_name: str | None = None) -
 
 
 def run(settings: AppSettings) -> None:
-    """Serve until Ctrl-C or SIGTERM. Raises EngineError, ServeError or StoreError when it cannot start."""
-    from ui.cli import address_of, bind, is_local
+    """Serve until Ctrl-C or SIGTERM. Raises EngineError, ServeError or StoreError if it cannot start."""
     from ui.conversations.store import Store
     from ui.models.catalog import default_entry, make_catalog
     from ui.models.registry import models_of
-    from ui.settings import history_file, storage_note
 
     engine = settings.engine()
-    first = default_entry(settings.model)
-    here = (str(MODELS),) if MODELS.is_dir() else ()  # a Space may have none
-    catalog = make_catalog(first, settings.models or here)
+    default = default_entry(settings.model)
+    bundled = (str(MODELS),) if MODELS.is_dir() else ()  # a Space may have none
+    catalog = make_catalog(default, settings.models or bundled)
     bound = bind(settings.host, settings.port)
-    kept = history_file(settings.history)
-    store = Store(kept)
-    print(f"{storage_note(kept)}\nLoading {first.label} ...", flush=True)
+    history = history_file(settings.history)
+    store = Store(history)
+    print(f"{storage_note(history)}\nLoading {default.label} ...", flush=True)
     from engine.serving.backend import ModelLoader
 
-    opener = ModelLoader(engine)
-    info = replace(opener.describe(Path(first.source)), adapter=str(first.adapter or ""))
-    models = models_of(catalog, opener, settings.max_loaded, described=info)
+    loader = ModelLoader(engine)
+    info = replace(loader.describe(Path(default.source)), adapter=str(default.adapter or ""))
+    models = models_of(catalog, loader, settings.max_loaded, described=info)
     try:
-        loading = models.pool.preload()  # meanwhile, the page is made
-        gc.disable()  # what is imported and built stays: looking for garbage in it is a third of the time
+        loading = models.pool.preload()  # in the background, while the page is built
+        gc.disable()  # nothing built here is garbage, and looking for some takes a third of the time
         from ui.server.app import create_app, serve
 
         app = create_app(
@@ -81,15 +76,15 @@ def run(settings: AppSettings) -> None:
         )
         gc.freeze()
         gc.enable()
-        serve(app, bound, lambda: _say_so(loading, address_of(bound)), model=loading)
+        serve(app, bound, lambda: _announce(loading, address_of(bound)), model=loading)
     finally:
         models.pool.close()
         store.close()
         bound.close()
 
 
-def _say_so(loading: Future[ChatBackend], address: str) -> None:
-    """Say that the page is there, and that the model is; whoever asks it something before waits."""
+def _announce(loading: Future[ChatBackend], address: str) -> None:
+    """Print that the page can be opened, and when the model is loaded; requests wait for it meanwhile."""
 
     def loaded(model: Future[ChatBackend]) -> None:
         if model.exception() is None:

@@ -1,4 +1,4 @@
-"""The pages: the chat at `/`, the comparison at `/compare`, `/quality`; each put together from its panels."""
+"""The Gradio pages, assembled from their panels: the chat at `/`, `/compare` and `/quality`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradio.state_holder import SessionState
 from ui.conversations.store import Store
 from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
-from ui.i18n.gradio import text
+from ui.i18n.words import text
 from ui.models.registry import Models, acquire_model
 from ui.pages.assets import MEND
 from ui.pages.chat.bindings import ChatBindings
@@ -28,22 +28,22 @@ from ui.pages.quality.panel import QualityPanel
 from ui.pages.settings_panel import SettingsPanel
 from ui.static import STATIC
 
-LOOK_SECONDS = 0.02  # how often Gradio's queue looks for work; its own choice is a thousand times a second
+QUEUE_POLL_SECONDS = 0.02  # between polls of Gradio's queue for work; its default is a millisecond
 
 
 class FastBlocks(gr.Blocks):
-    """Events with `postprocess=False` send the dict that their handler gives as it is.
+    """Blocks in which events with `postprocess=False` send their handler's dict unchanged.
 
-    For each output in it that is a `gr.update`, and each that is missing, Gradio makes the session's
-    component anew, with a description for its API: 0.2 ms of the event loop for a Button, 3 for a Chatbot.
-    The others go through a thread each. All that comes of it is a copy on the server of the properties that
-    the browser has, for inputs that are checked against them (a Radio's choices).
+    For each output that is a `gr.update` or is missing, Gradio would create the session's component anew,
+    with a description for its API: 0.2 ms of the event loop for a Button, 3 ms for a Chatbot. Each other
+    output would go through a thread. The only effect is a copy on the server of the browser's properties, for
+    inputs that are checked against them (a Radio's choices).
     """
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
     ) -> list[Any]:
-        """What the browser is sent for each output. What a State holds stays here."""
+        """Return what to send to the browser for each output; values of a State stay on the server."""
         if block_fn.postprocess or state is None or not isinstance(predictions, dict):
             return await super().postprocess_data(block_fn, predictions, state)
         sent: list[Any] = []
@@ -54,28 +54,28 @@ class FastBlocks(gr.Blocks):
         return sent
 
     def queue(self, *args: Any, **kwargs: Any) -> FastBlocks:
-        """As Gradio's, but it looks less often for work, never for progress bars, and keeps no statistics."""
+        """Configure Gradio's queue to poll less often, and to keep no statistics."""
         super().queue(*args, **kwargs)
-        self._queue.sleep_when_free = LOOK_SECONDS
-        self._queue.progress_update_sleep_when_free = 1.0  # there are none
-        self._queue.ANAYLTICS_CACHE_FREQUENCY = 10**9  # a pandas table after each event, for /monitoring
+        self._queue.sleep_when_free = QUEUE_POLL_SECONDS
+        self._queue.progress_update_sleep_when_free = 1.0  # no event has a progress bar
+        self._queue.ANAYLTICS_CACHE_FREQUENCY = 10**9  # else a pandas table per event, for /monitoring
         return self
 
 
-KEYS = STATIC / "shortcuts.js"
-MARKING = STATIC / "message_keyboard.js"
+SHORTCUTS = STATIC / "shortcuts.js"
+MESSAGE_KEYBOARD = STATIC / "message_keyboard.js"
 TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
 OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1100) ({TOGGLE_SETTINGS})() }}"
 
 
-def build(
+def build_page(
     models: Models, concurrency: int = 64, *, own_machine: bool = False, store: Store | None = None
 ) -> gr.Blocks:
-    """The pages over some models; `own_machine` when no other machine can reach them.
+    """Return the Gradio app with all pages; `own_machine` means that no other machine can reach it.
 
-    A `store` of None keeps conversations until the process ends. `concurrency` answers may be under way at
-    once; it should exceed the engine's slots and queue, so that the engine, which knows the places in its
-    queue, is the one that makes people wait or turns them away.
+    A `store` of None keeps conversations until the process ends. `concurrency` is the number of answers at
+    once. It should exceed the engine's slots and queue, so that waiting and refusing is left to the engine,
+    which knows the positions in its queue.
     """
     live, store = ActiveStreams(), store or Store()
     page: gr.Blocks = FastBlocks(
@@ -87,7 +87,7 @@ def build(
         _compare(page, models, live, concurrency)
     with page.route("Quality", "/quality", show_in_navbar=False):
         _quality(page, models)
-    # Everything but answers is quick; the engine's own queue is the one that bounds the answers.
+    # All events except answers are quick, and the engine's queue bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
 
@@ -109,17 +109,21 @@ def _chat(
     answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context)
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
     read = ContextReader(answerer.context_of)
-    deeds = EditHandlers(panel, live, read)
-    events = ChatEvents(panel, answerer, live, deeds, read)
-    wiring = ChatBindings(
-        panel, events, deeds, settings=settings.components, concurrency=concurrency, model=picker.key
+    edits = EditHandlers(panel, live, read)
+    events = ChatEvents(panel, answerer, live, edits, read)
+    bindings = ChatBindings(
+        panel, events, edits, settings=settings.components, concurrency=concurrency, model=picker.key
     )
     picker.wire(page)
     settings.follow(picker.switched, picker.key, picker.info_of)
-    _connect(page, history, wiring, new_chat)
+    history.new_chat_by(new_chat)
+    history.wire(page)
+    for event in bindings.answered:
+        history.refresh_after(event)
+    history.on_open(bindings.events.open, bindings.panel.outputs)
     add_chat_endpoint(models.pool, live, concurrency)
-    _wire_the_rest(page, open_settings, events.close)
-    page.load(None, js=MARKING.read_text(encoding="utf-8"))  # after shortcuts.js
+    _wire_common(page, open_settings, events.close)
+    page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js
     page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
 
 
@@ -131,7 +135,11 @@ def _compare(page: gr.Blocks, models: Models, live: ActiveStreams, concurrency: 
         _head_button("page.chat", "open-chat", link="./")
         open_settings = _head_button("page.settings", "open-settings")
     ComparePanel(models, live, settings).wire(page, concurrency)
-    _wire_the_rest(page, open_settings, _leaving(live))
+
+    def leave(request: gr.Request) -> None:
+        live.detach(str(request.session_hash))
+
+    _wire_common(page, open_settings, leave)
 
 
 def _quality(page: gr.Blocks, models: Models) -> None:
@@ -146,24 +154,9 @@ def _head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
     return gr.Button(text(key), size="sm", variant="secondary", scale=0, elem_id=elem_id, link=link)
 
 
-def _connect(page: gr.Blocks, history: HistoryPanel, wiring: ChatBindings, new_chat: gr.Button) -> None:
-    """The list follows the conversation, and the conversation the list."""
-    history.new_chat_by(new_chat)
-    history.wire(page)
-    for event in wiring.answered:
-        history.refresh_after(event)
-    history.on_open(wiring.events.open, wiring.panel.outputs)
-
-
-def _wire_the_rest(page: gr.Blocks, open_settings: gr.Button, leave: Callable[..., Any]) -> None:
+def _wire_common(page: gr.Blocks, open_settings: gr.Button, on_close: Callable[..., Any]) -> None:
+    """Add a page's settings button and scripts; call `on_close` when its tab is closed."""
     open_settings.click(None, js=TOGGLE_SETTINGS)
-    for script in (KEYS, MEND):
+    for script in (SHORTCUTS, MEND):
         page.load(None, js=script.read_text(encoding="utf-8"))
-    page.unload(leave)
-
-
-def _leaving(live: ActiveStreams) -> Callable[[gr.Request], None]:
-    def leave(request: gr.Request) -> None:
-        live.detach(str(request.session_hash))
-
-    return leave
+    page.unload(on_close)

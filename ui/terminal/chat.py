@@ -24,13 +24,13 @@ from engine.config import SAMPLING_FIELDS, EngineConfig, KvType, SamplingField, 
 from engine.errors import EngineError, SettingsError
 from engine.serving.protocols import ChatBackend
 from engine.types import Message
-from ui import settings as option_texts
 from ui.generation.streaming import Progress
 from ui.i18n.words import ENGLISH
 from ui.models.files import short_name
 from ui.render.messages import conversation
 from ui.render.status import explain, facts_text, outcome_text
 from ui.sampling import FIELDS, sampling_from
+from ui.settings import CONTEXT_HELP, KV_TYPE_HELP, MODEL_HELP, SPECULATION_HELP, THREADS_HELP
 
 HELP = """\
 /system TEXT      set the system prompt (alone: show it; "off": none)
@@ -221,7 +221,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         envvar="GGUF_CHAT_MODEL",
-        help=option_texts.MODEL,
+        help=MODEL_HELP,
     ),
 ]
 ContextSize = Annotated[
@@ -231,26 +231,26 @@ ContextSize = Annotated[
         "--ctx",
         metavar="N",
         envvar=["GGUF_CHAT_CONTEXT", "GGUF_CHAT_CTX"],
-        help=option_texts.CONTEXT,
+        help=CONTEXT_HELP,
     ),
 ]
 Threads = Annotated[
     int | None,
-    running(metavar="N", envvar="GGUF_CHAT_THREADS", help=option_texts.THREADS),
+    running(metavar="N", envvar="GGUF_CHAT_THREADS", help=THREADS_HELP),
 ]
 KvCacheType = Annotated[
     KvType,
     running(
         metavar="TYPE",
         envvar="GGUF_CHAT_KV_TYPE",
-        help=option_texts.KV_TYPE,
+        help=KV_TYPE_HELP,
     ),
 ]
 Speculation = Annotated[
     bool,
     running(
         envvar="GGUF_CHAT_SPECULATION",
-        help=option_texts.SPECULATION,
+        help=SPECULATION_HELP,
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Who is let in, how often, and from which web pages."""
+"""Logins, the API key, limits per user, and allowed hosts and origins."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_browser_is_asked_for_a_login_in_its_language(closed: TestClient) -> N
 
 
 def paths(app: object) -> list[str]:
-    """All routes of the app and of Gradio in it, with something in place of their parameters."""
+    """Return all routes of the app and of Gradio in it, with a value for their parameters."""
     found: list[str] = []
     for route in getattr(app, "routes", []):
         found += [re.sub(r"\{[^}]*\}", "x", getattr(route, "path", ""))]
@@ -105,9 +105,13 @@ def test_a_user_who_asks_too_often_is_told_when_to_come_back() -> None:
         page.cookies.set(COOKIE, visitor)
         return page.post("/v1/chat/completions", json=ASK).status_code
 
-    assert [ask("no id") for _ in range(3)] == [200, 200, 429]  # who keeps no cookie is one user
+    assert [ask("no id") for _ in range(3)] == [
+        200,
+        200,
+        429,
+    ]  # without cookies, all are one user
     assert [ask(letter * 22) for letter in "aaabcddd"] == [200, 200, 429, 200, 200, 200, 200, 429]
-    assert ask("e" * 22) == 429  # an address stands for so many and no more
+    assert ask("e" * 22) == 429  # the limit of all visitors of one address
     keyed = client(Access(api_key="k", requests_per_minute=2))
     keyed.headers["Authorization"] = "Bearer k"
     answers = [keyed.post("/v1/chat/completions", json=ASK) for _ in range(3)]
@@ -175,10 +179,7 @@ def test_only_its_own_page_may_use_a_laptops_server(
 
 
 def test_a_laptop_with_another_name_has_no_person_of_its_own(laptop: TestClient) -> None:
-    headers = {
-        "Host": "127.0.0.1:7860",
-        "Accept": "text/html",
-    }  # as nginx passes it on unless told to say more
+    headers = {"Host": "127.0.0.1:7860", "Accept": "text/html"}  # nginx's default: no header of the proxy
     assert COOKIE in laptop.get("/", headers=headers).headers["Set-Cookie"]
 
 
@@ -189,13 +190,13 @@ def test_a_space_takes_the_address_that_its_proxy_wrote(
     forwarded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPACE_ID", "me/chat")
-    site = ProxyHeadersMiddleware(say_address, trusted_proxies() or "")  # type: ignore[arg-type]
+    site = ProxyHeadersMiddleware(show_address, trusted_proxies() or "")  # type: ignore[arg-type]
     for proxy, seen in (("10.16.3.80", "203.0.113.9"), ("198.51.100.7", "198.51.100.7")):
         page = TestClient(site, client=(proxy, 1))  # type: ignore[arg-type]
         assert page.get("/", headers={"X-Forwarded-For": forwarded}).text == seen
 
 
-async def say_address(scope: Scope, receive: Receive, send: Send) -> None:
+async def show_address(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(address_of(Request(scope)))(scope, receive, send)
 
 

@@ -1,4 +1,4 @@
-"""A user's limit holds for the comparison and for Gradio's API, too."""
+"""A user's limits apply to the comparison and to Gradio's API too."""
 
 from __future__ import annotations
 

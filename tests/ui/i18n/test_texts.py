@@ -1,4 +1,4 @@
-"""The texts of the page: complete in every language, each of them used, none missing."""
+"""The page's texts: complete in every language, all of them used, none missing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from engine.errors import QueueFull
 from engine.types import TextDelta
 from tests.ui.fake_backend import INFO, finished
 from ui.generation.streaming import Progress
-from ui.i18n.gradio import text
-from ui.i18n.words import ENGLISH, LANGUAGES, Translator, language_of, translations, translator
+from ui.i18n.words import ENGLISH, LANGUAGES, Translator, language_of, text, translations, translator
 from ui.render.status import explain, facts_text, outcome_text
 
 UI = Path(__file__).resolve().parents[3] / "ui"
 GROUPS = "|".join(sorted({key.partition(".")[0] for key in translations("en")}))
-OPENAIS = {"chat.completion", "chat.completion.chunk"}  # what ui/openai/schemas.py calls its answers
+OPENAIS = {"chat.completion", "chat.completion.chunk"}  # object types in ui/openai/schemas.py
 FILES = {"access.css", "history.sqlite"}
 KEY = re.compile(rf"({GROUPS})(\.[a-z0-9_]+)+")
 
@@ -31,7 +30,7 @@ def fields(template: str) -> set[str]:
 
 
 def literals() -> tuple[set[str], set[str]]:
-    """What looks like a key in the page's code: whole ones, and patterns of those with a part filled in."""
+    """Return the literals in ui/ that look like keys, and patterns of the f-strings that do."""
     whole: set[str] = set()
     patterns: set[str] = set()
     for path in UI.rglob("*.py"):

@@ -1,3 +1,5 @@
+"""/metrics of the web application."""
+
 from __future__ import annotations
 
 from starlette.testclient import TestClient

@@ -1,4 +1,4 @@
-"""How serving ends when the model that loads behind the page does not."""
+"""Serving before the model is loaded, and after it failed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ui.server.app import create_app, serve
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Serving takes Ctrl-C and SIGTERM for itself."""
+    """Restore the signal handlers that `serve` replaces."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -57,8 +57,8 @@ def test_the_page_is_there_before_its_model() -> None:
     assert client.get("/health").json()["status"] == "ok"
     wanted = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
     answer = client.post("/v1/chat/completions", json=wanted)
-    assert "[DONE]" in answer.text and "Content-Encoding" not in answer.headers  # packing would hold it up
-    backend.failed = True
+    assert "[DONE]" in answer.text and "Content-Encoding" not in answer.headers  # compression would delay it
+    backend.down = True
     health = client.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "down")
     models.pool.close()

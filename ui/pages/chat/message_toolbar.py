@@ -8,8 +8,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from ui.conversations.model import Node
-from ui.i18n.gradio import text
-from ui.i18n.words import Translator
+from ui.i18n.words import Translator, text
 from ui.pages.chat.navigation import ConversationState
 from ui.render.html import html
 

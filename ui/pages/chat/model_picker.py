@@ -18,8 +18,7 @@ import gradio as gr
 from engine.errors import EngineError
 from engine.types import ModelInfo
 from ui.auth.identity import on_own_machine
-from ui.i18n.gradio import text
-from ui.i18n.words import Translator, translator
+from ui.i18n.words import Translator, text, translator
 from ui.models.registry import Models, acquire_model
 from ui.render.html import html
 from ui.render.status import line, model_facts, model_name

@@ -15,8 +15,7 @@ from gradio.components.chatbot import ExampleMessage
 from ui.conversations.model import Node, Tree
 from ui.conversations.store import NotFound, Store, StoreError
 from ui.generation.streaming import Progress
-from ui.i18n.gradio import text
-from ui.i18n.words import ENGLISH, Translator
+from ui.i18n.words import ENGLISH, Translator, text
 from ui.pages.chat.message_toolbar import FeedbackNote, MessageToolbar, Updates
 from ui.pages.chat.navigation import ConversationState, TabView, open_conversation, restore_conversation
 from ui.render.html import render

@@ -17,8 +17,7 @@ from ui.auth.identity import on_own_machine
 from ui.auth.limits import RateLimitExceeded
 from ui.generation.sessions import ActiveStreams
 from ui.generation.side_by_side import Column, SideBySide
-from ui.i18n.gradio import text
-from ui.i18n.words import Translator, translator
+from ui.i18n.words import Translator, text, translator
 from ui.models.registry import Models
 from ui.pages.compare.view import Round, columns
 from ui.pages.compare.votes import VotePanel

@@ -8,8 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.i18n.gradio import text
-from ui.i18n.words import Translator, translator
+from ui.i18n.words import Translator, text, translator
 from ui.pages.assets import DOWNLOAD, File
 from ui.pages.compare.tally import Ballot, from_plain, tally, to_csv, to_json, to_plain
 from ui.pages.compare.view import Round, columns, table

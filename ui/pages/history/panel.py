@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ui.conversations.store import Store
-from ui.i18n.gradio import text
+from ui.i18n.words import text
 from ui.pages.assets import DOWNLOAD
 from ui.pages.history.events import HistoryActions
 

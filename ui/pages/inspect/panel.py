@@ -12,8 +12,7 @@ import numpy as np
 from common.errors import UserError
 from ggufio.blocks import Blocks, RoundTrip
 from ggufio.ggml import Floats
-from ui.i18n.gradio import text
-from ui.i18n.words import Translator, translator
+from ui.i18n.words import Translator, text, translator
 from ui.pages.inspect import view
 from ui.pages.inspect.tensor_sample import Look, contents, histogram, look, type_sums
 from ui.render.status import error_line

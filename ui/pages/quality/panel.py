@@ -10,8 +10,7 @@ from common.errors import UserError
 from engine.errors import ModelError
 from ggufio.shards import whole_name
 from ui.auth.identity import on_own_machine
-from ui.i18n.gradio import text
-from ui.i18n.words import Translator, translator
+from ui.i18n.words import Translator, text, translator
 from ui.models.registry import Models
 from ui.models.weights_hash import cached_hashes
 from ui.pages.inspect.panel import ONE_AT_A_TIME, InspectPanel, Updates

@@ -16,10 +16,10 @@ from ui.auth.access import Access
 from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware
 from ui.conversations.store import Store
-from ui.i18n.gradio import I18N
+from ui.i18n.words import gradio_i18n
 from ui.pages.assets import CSS
 from ui.pages.history.panel import HistoryPanel
-from ui.server.app import ContentPolicy
+from ui.server.app import ContentPolicyMiddleware
 
 Open = Callable[..., Page]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> **bold**"
@@ -63,10 +63,10 @@ def address(store: Store) -> Iterator[str]:
         history.refresh_after(sent)
         history.on_open(draw, [shown])
     app = FastAPI()
-    app.add_middleware(ContentPolicy)
+    app.add_middleware(ContentPolicyMiddleware)
     app.add_middleware(AuthMiddleware, access=Access(), sessions=lambda cookies: None)
     app.add_middleware(VisitorMiddleware, local=True)
-    gr.mount_gradio_app(app, page, path="/", css_paths=CSS, ssr_mode=False, i18n=I18N)
+    gr.mount_gradio_app(app, page, path="/", css_paths=CSS, ssr_mode=False, i18n=gradio_i18n())
     with serving(app) as url:
         yield url
 

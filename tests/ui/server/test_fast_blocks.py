@@ -1,4 +1,4 @@
-"""What FastBlocks leave out of Gradio is not missed: the browser is sent the same."""
+"""FastBlocks send the browser the same updates as Gradio's Blocks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ASKED = TabContext("me", TabView(), "", 2048)
 Show = Callable[[ChatPanel, ConversationState], Updates]
 
 
-def sent(page: gr.Blocks, updates: Updates, *, as_it_is: bool) -> tuple[Any, SessionState]:
-    """What a browser gets of an event's updates, and the session that it was of."""
+def sent(page: gr.Blocks, updates: Updates, *, unchanged: bool) -> tuple[Any, SessionState]:
+    """Return what the browser is sent for an event's updates, and the session's state."""
     event, state = next(iter(page.fns.values())), SessionState(page)
-    event.postprocess = not as_it_is
+    event.postprocess = not unchanged
     data = orjson.loads(orjson.dumps(asyncio.run(page.postprocess_data(event, updates, state)), default=str))
     for update in data:
         if isinstance(update, dict) and update.get("props") == gr.skip():
-            del update["props"]  # what Gradio makes of no change to an HTML
+            del update["props"]  # Gradio's form of no change to an HTML component
     return data, state
 
 
@@ -54,8 +54,8 @@ def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(sho
     there = panel.place(ASKED).ask("Why <b>?", None)
     store.add("me", there.view.key, there.path[-1].id, "assistant", "<think>a</think> b")
     here = panel.place(replace(ASKED, view=there.view))
-    ours, state = sent(page, show(panel, here), as_it_is=True)
-    theirs, _ = sent(page, show(panel, here), as_it_is=False)
+    ours, state = sent(page, show(panel, here), unchanged=True)
+    theirs, _ = sent(page, show(panel, here), unchanged=False)
     assert ours == theirs
     assert all(state[block._id] is block for block in panel.outputs if not block.stateful)
     assert state[panel.view._id] == show(panel, here).get(panel.view, TabView())

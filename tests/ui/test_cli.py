@@ -1,4 +1,4 @@
-"""Flags and GGUF_CHAT_* variables -> AppSettings, and what is said of those that cannot be used."""
+"""Flags and GGUF_CHAT_* variables -> AppSettings, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from common import paths as places
+from common import paths
 from engine.config import EngineConfig
 from ui.cli import read_settings
 from ui.settings import AppSettings, history_file
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that is said."""
+    """Return the one line of the error."""
     with pytest.raises(SystemExit) as ended:
         read_settings(arguments)
     said = capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_where_conversations_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert history_file(Path("off")) is None
     assert history_file(tmp_path / "mine.sqlite") == tmp_path / "mine.sqlite"
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert history_file(None) == places.data_folder() / "history.sqlite"
+    assert history_file(None) == paths.data_folder() / "history.sqlite"
     monkeypatch.setenv("SPACE_ID", "someone/space")
     monkeypatch.setattr("ui.settings.SPACE_DISK", tmp_path)
     assert history_file(None) == tmp_path / "history.sqlite"

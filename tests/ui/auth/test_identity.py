@@ -1,4 +1,4 @@
-"""Who is asking, for Gradio's requests and for Starlette's."""
+"""The owner of a request, Gradio's or Starlette's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ui.auth.identity import COOKIE, VisitorMiddleware, owner_of
 PAGE = {"Accept": "text/html,*/*"}
 
 
-def say_owner(request: Request) -> PlainTextResponse:
+def show_owner(request: Request) -> PlainTextResponse:
     assert owner_of(gr.Request(request)) == owner_of(request)
     return PlainTextResponse(owner_of(request))
 
 
 def browser(url: str = "http://here", local: bool = False) -> TestClient:
-    app = Starlette(routes=[Route("/", say_owner)], middleware=[Middleware(VisitorMiddleware, local=local)])
+    app = Starlette(routes=[Route("/", show_owner)], middleware=[Middleware(VisitorMiddleware, local=local)])
     return TestClient(app, base_url=url)
 
 

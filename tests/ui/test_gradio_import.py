@@ -1,4 +1,4 @@
-"""Gradio is imported without its stubs for editors."""
+"""Gradio is imported without generating its type stubs."""
 
 from __future__ import annotations
 
