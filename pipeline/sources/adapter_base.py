@@ -55,8 +55,10 @@ def _different_base(base: Source, named: str) -> str:
     """Return the base's name when it is certainly not the adapter's base `named`; else an empty string."""
     known, folder = _hub_name(base), base.folder.name if base.revision is None else ""
     # A published config.json may name the model that this one was made from: a match counts, a mismatch not.
-    config = {} if known else read_json(base.folder / "config.json", f"the base model {base.spec!r}")
-    origin = str(config.get("_name_or_path", ""))
+    origin = ""
+    if not known:
+        config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
+        origin = str(config.get("_name_or_path", ""))
     if any(_normalized(name) == _normalized(named) for name in (known, folder, origin)):
         return ""
     if known and HUB_ID.fullmatch(named):
