@@ -22,6 +22,9 @@ from ui.cli import address_of, bind
 from ui.models.registry import Models, one_model
 from ui.server.app import create_app
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 # No requests by Chromium itself, so that every foreign request is the page's.
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),

@@ -58,7 +58,7 @@ def test_the_page_is_there_before_its_model() -> None:
     wanted = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
     answer = client.post("/v1/chat/completions", json=wanted)
     assert "[DONE]" in answer.text and "Content-Encoding" not in answer.headers  # compression would delay it
-    backend.down = True
+    backend.failed = True
     health = client.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "down")
     models.pool.close()
