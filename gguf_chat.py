@@ -17,7 +17,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("ui.server.launch:main", "Serve a GGUF to many people in the browser."),
-    "chat": Command("ui.terminal.cli:run", "Chat with a GGUF in the terminal."),
+    "chat": Command("ui.terminal.cli:main_chat", "Chat with a GGUF in the terminal."),
     "export": Command("pipeline.cli.export:app", "Merge a LoRA adapter, convert to GGUF, quantize, certify."),
     "certify": Command("pipeline.cli.export:certify_app", "Check a GGUF against the model it was made from."),
     "finetune": Command("pipeline.cli.finetune:app", "Fine-tune a LoRA adapter on chats."),

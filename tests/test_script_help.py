@@ -10,7 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import export, finetune, make_base
-from scripts import bench, chat
+from scripts import bench
+from ui.terminal import cli as chat
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.main,

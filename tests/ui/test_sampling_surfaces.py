@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from engine.config import SAMPLING_FIELDS, SamplingField, SamplingParams
 from engine.serving.backend import LlamaBackend
-from scripts import chat
 from tests.ui.conftest import FakeSite
 from tests.ui.fake_backend import INFO, FakeBackend
 from tests.ui.openai.test_openai_api import HELLO, URL, service
@@ -20,6 +19,7 @@ from ui.generation.answering import start_generation
 from ui.i18n.words import LANGUAGES, translations
 from ui.pages.settings_panel import NAMES, SettingsPanel, built
 from ui.sampling import ModelSettings
+from ui.terminal import cli as chat
 from ui.terminal.chat import changed
 
 rows = pytest.mark.parametrize("row", SAMPLING_FIELDS, ids=lambda row: row.name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -283,10 +283,12 @@ def _sampling_option(row: SamplingField) -> inspect.Parameter:
     )
 
 
-def run_cli(cli: typer.Typer) -> NoReturn:
+def run_cli(
+    cli: typer.Typer, arguments: Sequence[str] | None = None, prog_name: str | None = None
+) -> NoReturn:
     """Run the command; options that cannot be used are said in one line on stderr, with exit code 2."""
     try:
-        code = cli(standalone_mode=False)
+        code = cli(arguments, prog_name=prog_name, standalone_mode=False)
     except typer.TyperException as error:  # typer itself would draw a box of six lines
         said = " ".join(error.format_message().split())
         hint = ": put a question behind --prompt" if said.startswith("Got unexpected extra argument") else ""

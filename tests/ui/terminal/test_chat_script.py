@@ -18,9 +18,9 @@ from engine.config import EngineConfig, SamplingParams
 from engine.errors import EngineStopped, QueueFull
 from engine.serving.backend import LlamaBackend
 from engine.types import Event, TextDelta
-from scripts import chat
 from tests.ui.app_process import ROOT
 from tests.ui.fake_backend import INFO, FakeBackend, FakeStream
+from ui.terminal import cli as chat
 from ui.terminal.chat import ContextSize, TerminalChat, run_loop, run_once
 
 pytestmark = pytest.mark.slow
