@@ -102,5 +102,5 @@ def run(
 
 
 def main_chat(arguments: Sequence[str] | None = None, prog_name: str | None = None) -> NoReturn:
-    """Run the command on `arguments` (default: sys.argv). Exits with code 2 and one line for wrong options."""
+    """Run the command on `arguments` (default: sys.argv). Exits with code 2 if an option is wrong."""
     run_cli(cli, arguments, prog_name)
