@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measure import Usage, measure
-from bench.shapes import shape_in_child
+from bench.random_models import shape_in_child
 from pipeline.convert.toolchain import ensure_toolchain
 
 
@@ -36,7 +36,8 @@ def compare_exports(base: Path, adapter: Path, quants: list[str], scratch: Path)
     for path in sorted(base.glob("*.safetensors")):
         _warm(path)
     usual = _run(
-        scratch / "usual", ["-m", "bench.usual_way", str(base), str(adapter), str(scratch / "usual"), *quants]
+        scratch / "usual",
+        ["-m", "bench.baseline_export", str(base), str(adapter), str(scratch / "usual"), *quants],
     )
     return Comparison(_ours(base, adapter, quants, scratch), usual)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bench.peers import OnText, Setup, Spent
+from bench.systems import OnText, Setup, Spent
 from engine.probe.cpu_backend import probe_model
 from engine.types import Message
 from pipeline.errors import InputError, PipelineError
@@ -68,7 +68,7 @@ class LlamaServer:
         raise PipelineError(f"llama-server does not start: {lines[-1] if lines else 'it said nothing'}")
 
     def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
-        """See bench.peers.Contender."""
+        """See bench.systems.Contender."""
         body = {
             "messages": list(messages),
             "max_tokens": new_tokens,
@@ -89,7 +89,7 @@ class LlamaServer:
         return Spent(timings["prompt_n"] + cached, cached, timings["predicted_n"])
 
     def close(self) -> int:
-        """See bench.peers.Contender."""
+        """See bench.systems.Contender."""
         self._process.send_signal(signal.SIGTERM)
         _, status, usage = os.wait4(self._process.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)

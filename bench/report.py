@@ -14,8 +14,8 @@ from rich.table import Table
 
 from bench.export import Comparison
 from bench.measure import Usage
-from bench.page import PageCost
 from bench.serve import Cell, ServeResult
+from bench.web_overhead import PageCost
 from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:

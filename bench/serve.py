@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.contender import BARE, FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
-from bench.figures import Figures, median_of, ratio
+from bench.metrics import Figures, median_of, ratio
+from bench.run_system import BARE, FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
 from bench.workload import find_workload
 from common.worker_process import run_worker
 from engine import SPIN_BEFORE
@@ -145,4 +145,4 @@ def run_contender(
         "users": users,
         "spin": SPIN_BEFORE,
     }
-    return run_worker("bench.contender", request, config.scratch / f"{contender.replace(', ', '-')}.log")
+    return run_worker("bench.run_system", request, config.scratch / f"{contender.replace(', ', '-')}.log")

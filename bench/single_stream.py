@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llama_cpp import llama_cpp as llama
 
-from bench.peers import Setup
+from bench.systems import Setup
 from engine.llama.model import Model
 from engine.probe.cpu_backend import load_cpu_backend
 from pipeline.errors import PipelineError

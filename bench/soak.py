@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.sure import Oracle, SureTalk, SureTurn, assistant, user
+from bench.oracle import Oracle, SureTalk, SureTurn, assistant, user
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.llama.model import Model

@@ -17,7 +17,7 @@ from queue import Queue
 from typing import Any
 
 from bench.llama_server import chunks_of, response
-from bench.peers import OnText, Setup, Spent
+from bench.systems import OnText, Setup, Spent
 from engine.types import Message
 from pipeline.errors import PipelineError
 
@@ -58,7 +58,7 @@ class WebPage:
             answer.read()
 
     def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
-        """See bench.peers.Contender. The first turn alone: the page keeps the conversation itself."""
+        """See bench.systems.Contender. The first turn alone: the page keeps the conversation itself."""
         assert len(messages) == 1
         new_tokens = max(new_tokens, _LEAST_TOKENS)
         chosen = {
@@ -86,7 +86,7 @@ class WebPage:
             yield from _updates(stream, event)
 
     def close(self) -> int:
-        """See bench.peers.Contender."""
+        """See bench.systems.Contender."""
         out, _ = self._process.communicate()  # its standard input closes: it ends and tells its peak memory
         return int(str(out).split()[-1])
 

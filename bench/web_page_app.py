@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
-from bench.peers import own_peak
+from bench.systems import own_peak
 from engine.config import EngineConfig, SamplingParams
 from engine.serving.backend import LlamaBackend
 from engine.serving.protocols import ChatStream

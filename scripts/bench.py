@@ -11,6 +11,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 
 from bench.export import compare_exports, memory_by_layers
+from bench.random_models import SHAPES, shape_in_child
 from bench.report import (
     show_comparison,
     show_imatrix,
@@ -21,7 +22,6 @@ from bench.report import (
     show_start,
 )
 from bench.serve import ServeConfig, compare_serving
-from bench.shapes import SHAPES, shape_in_child
 from bench.workload import WORKLOADS
 from common.system import physical_cores
 from pipeline.cli.console import report_errors, terminal_progress
@@ -140,7 +140,7 @@ def page(
     json: Json = False,
 ) -> None:
     """What the page costs the engine: the same questions asked of it, and through the page."""
-    from bench.page import measure_page
+    from bench.web_overhead import measure_page
 
     with report_errors():
         config = ServeConfig(

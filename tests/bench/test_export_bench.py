@@ -51,7 +51,7 @@ def test_both_ways_run_and_the_ratios_are_printed(tmp_path: Path, root: Path, py
 def test_memory_is_measured_for_each_number_of_layers(tmp_path: Path, root: Path, python: str) -> None:
     folder = tmp_path / "scratch" / "shapes"  # what the command finds ready there is tiny
     code = (
-        "import bench.shapes as s; from pathlib import Path; "
+        "import bench.random_models as s; from pathlib import Path; "
         "s.SHAPES['smollm2'].update(vocab_size=32000, hidden_size=64, intermediate_size=128, "
         "num_attention_heads=4, num_key_value_heads=2); "
         f"[s.make_shape('smollm2', Path({str(folder)!r}), layers, True) for layers in (1, 2)]"

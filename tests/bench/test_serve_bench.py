@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bench.contender import BARE
 from bench.llama_server import LlamaServer
-from bench.peers import Setup
+from bench.run_system import BARE
 from bench.serve import ServeConfig
+from bench.systems import Setup
 from bench.workload import WORKLOADS, find_workload
 from common.worker_process import run_worker
 from pipeline.errors import InputError, PipelineError
@@ -59,7 +59,7 @@ def test_all_contenders_run_and_the_ratios_are_printed(
 def test_llama_decode_alone_reads_each_prompt_once_and_writes_in_step(smollm2: Path, tmp_path: Path) -> None:
     request = {"contender": BARE, "model": str(smollm2), "users": 2, "context": 256, "threads": 2}
     request |= {"workload": "single", "quick": True, "llama_server": None, "spin": None}
-    figures = run_worker("bench.contender", request, tmp_path / "log")
+    figures = run_worker("bench.run_system", request, tmp_path / "log")
     assert figures["tokens"] == 8
     assert 0 < figures["cached_tokens"] < figures["prompt_tokens"]  # the second prompt's beginning was copied
     assert figures["throughput"] > 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.oracle import SureTurn
 from bench.soak import SoakConfig, SoakResult, _fault
-from bench.sure import SureTurn
 from engine.types import Finished, FinishReason, RequestStats
 from pipeline.errors import InputError
 

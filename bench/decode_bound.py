@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from bench.figures import Answer, Figures, figures_of
-from bench.peers import Setup, own_peak
+from bench.metrics import Answer, Figures, figures_of
+from bench.systems import Setup, own_peak
 from bench.workload import Workload
 from engine.config import EngineConfig
 from engine.core.prefix_cache import common_prefix

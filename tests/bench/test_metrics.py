@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.figures import Answer, Figures, decode_rate, figures_of, median_of, percentile, ratio
+from bench.metrics import Answer, Figures, decode_rate, figures_of, median_of, percentile, ratio
 
 
 def answer(sent: float, *pieces: float, turn: int = 1, tokens: int = 0) -> Answer:

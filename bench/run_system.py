@@ -1,4 +1,4 @@
-"""The child process of one run: one contender, its users, one workload. `python -m bench.contender JSON`.
+"""The child process of one run: one contender, its users, one workload. `python -m bench.run_system JSON`.
 
 Nothing leaks from one contender to the next this way, and the kernel tells each one's peak memory.
 """
@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.figures import Answer, Figures, figures_of
+from bench.metrics import Answer, Figures, figures_of
 from bench.workload import Workload, find_workload
 from common.worker_process import Message, serve
 
 if TYPE_CHECKING:
-    from bench.peers import Contender, Setup
+    from bench.systems import Contender, Setup
 
 OURS, PLAIN, SERVER, LOCK = "ours", "ours, no speculation", "llama-server", "lock"
 FACTS, SINGLE, BARE, PAGE = "facts", "single stream", "llama_decode alone", "page"
@@ -75,7 +75,7 @@ def _work(request: Message) -> Message:
         # A peer runs as its users run it; libgomp is loaded with the CPU backend, and reads this then.
         os.environ.clear()
         os.environ.update(before)
-    from bench.peers import Setup
+    from bench.systems import Setup
 
     if name == FACTS:
         return _facts(Path(request["model"]), request["threads"])
@@ -86,7 +86,7 @@ def _work(request: Message) -> Message:
         return asdict(single_stream(setup, quick=request["quick"]))
     workload = find_workload(request["workload"], quick=request["quick"])
     if name == BARE:
-        from bench.bare import bare_decode
+        from bench.decode_bound import bare_decode
 
         return asdict(bare_decode(setup, workload))
     contender = _open(name, setup, request["llama_server"], before)
@@ -101,7 +101,7 @@ def _environment_of_peers(spin: str | None) -> dict[str, str]:
 
 def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str, str]) -> Contender:
     from bench.llama_server import LlamaServer
-    from bench.peers import LockedLlama, OurEngine
+    from bench.systems import LockedLlama, OurEngine
 
     if name == SERVER:
         assert binary is not None

@@ -1,6 +1,6 @@
 """The contenders: our engine, llama-server over HTTP, and one `Llama` behind a lock, as most apps have it.
 
-Each runs in its own child process (bench.contender), with the CPU backend chosen by engine.probe.cpu_backend.
+Each runs in its own child process (bench.run_system) with the CPU backend that engine.probe chose.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def shape_in_child(
         raise InputError(f"--shape {name!r} is unknown: use one of {', '.join(SHAPES)}")
     folder.mkdir(parents=True, exist_ok=True)
     request = {"name": name, "folder": str(folder.resolve()), "layers": layers, "dora": dora}
-    result = run_worker("bench.shapes", request, folder / f"{name}.log")
+    result = run_worker("bench.random_models", request, folder / f"{name}.log")
     return Path(result["base"]), Path(result["adapter"])
 
 

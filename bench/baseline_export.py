@@ -1,7 +1,7 @@
 """The usual way from a LoRA adapter to GGUF files, as the guides of PEFT and llama.cpp tell it.
 
 merge_and_unload, save_pretrained, convert_hf_to_gguf.py, then the quantizer once for each type.
-Run as `python -m bench.usual_way BASE ADAPTER OUT QUANT...`.
+Run as `python -m bench.baseline_export BASE ADAPTER OUT QUANT...`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def quantize(full: str, target: str, quant: str) -> None:
 
 
 def _python(step: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "bench.usual_way", f"--{step}", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "bench.baseline_export", f"--{step}", *arguments], check=True)
 
 
 if __name__ == "__main__":

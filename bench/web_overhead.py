@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bench.contender import FACTS, OURS, PAGE
-from bench.figures import Figures, median_of, ratio
+from bench.metrics import Figures, median_of, ratio
+from bench.run_system import FACTS, OURS, PAGE
 from bench.serve import ServeConfig, in_turn, run_contender
 
 Say = Callable[[str], None]
