@@ -1,4 +1,4 @@
-"""Whose tokenizer and chat template: a plain choice between files, with a line where they differ."""
+"""The choice of the tokenizer and chat template, with notes on differences."""
 
 from __future__ import annotations
 
