@@ -1,1 +1,1 @@
-"""Is this GGUF still that model? Checks of an export, and the certificate that they add up to."""
+"""Checks that a GGUF still is the model that it was made of; the certificate holds their findings."""

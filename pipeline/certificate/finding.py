@@ -1,4 +1,4 @@
-"""What a check found, and the certificate of all that was found: certificate.json."""
+"""The findings of checks, and the certificate that collects them: certificate.json."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pipeline.errors import InputError
 Status = Literal["pass", "warn", "fail", "skipped"]
 FORMAT = 1
 NAME = "certificate.json"
-_GRAVITY: tuple[Status, ...] = ("skipped", "pass", "warn", "fail")
+_SEVERITY: tuple[Status, ...] = ("skipped", "pass", "warn", "fail")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer of one check.
+    """One result of a check. The field names are keys of certificate.json.
 
-    `name` stays the same over time and says what was looked at ("tokenizer.text"), `summary` is one plain
-    sentence, `figures` are numbers and names for programs, `threshold` is what counts as good and why, and
-    `cause` is the known cause that fits, with what to do. `file` names the one file that it is about, of
-    shards the whole; an empty one stands for all of them.
+    `name` is a stable identifier of what was checked ("tokenizer.text"), `summary` is one plain sentence,
+    `figures` are values for programs, `threshold` explains what counts as good and why, and `cause` is the
+    known cause that fits, with a remedy. `file` is the name of the file that it is about (of a model in
+    shards the whole name), or empty for all files.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Certificate:
-    """All findings on some files, in the order in which they were made.
+    """All findings on some files, in the order of the checks.
 
-    `hashes` maps each file's name to its SHA-256, `inputs` is what the findings rest on, so that a later run
-    can tell whether they still hold.
+    `hashes` maps each file's name to its SHA-256. `inputs` are what the findings depend on: a later run
+    reuses them while these are equal.
     """
 
     findings: tuple[Finding, ...]
@@ -54,21 +54,20 @@ class Certificate:
 
     @property
     def status(self) -> Status:
-        """The gravest status of all findings."""
+        """The most severe status of all findings."""
         return worst_status(finding.status for finding in self.findings)
 
     @property
     def files(self) -> dict[str, Status]:
-        """Each file's name and the gravest status of what was found about it."""
+        """Each file's name, with the most severe status of the findings about it."""
         return {name: worst_status(finding.status for finding in self.about(name)) for name in self.hashes}
 
     def about(self, name: str) -> list[Finding]:
-        """The findings that count for a file, or for a shard of the one that they are about."""
+        """Return the findings about a file: its own, those about all files, and for a shard the model's."""
         return [one for one in self.findings if one.file in ("", name, whole_name(name))]
 
     def to_json(self) -> dict[str, Any]:
-        """The certificate as certificate.json holds it."""
-        found = [asdict(finding) for finding in self.findings]
+        """Return the content of certificate.json."""
         return {
             "format": FORMAT,
             "status": self.status,
@@ -76,14 +75,14 @@ class Certificate:
                 {"file": name, "status": status, "sha256": self.hashes[name]}
                 for name, status in self.files.items()
             ],
-            "findings": found,
+            "findings": [asdict(finding) for finding in self.findings],
             "versions": self.versions,
             "inputs": self.inputs,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Certificate:
-        """The certificate out of what `to_json` gave; raises KeyError or TypeError for anything else."""
+        """Read the content that `to_json` returned; raises KeyError or TypeError for anything else."""
         return cls(
             tuple(Finding(**finding) for finding in content["findings"]),
             {file["file"]: file["sha256"] for file in content["files"]},
@@ -93,12 +92,12 @@ class Certificate:
 
 
 def worst_status(statuses: Iterable[Status]) -> Status:
-    """The one that counts among several: fail, then warn, then pass; "skipped" when nothing was looked at."""
-    return max(statuses, key=_GRAVITY.index, default="skipped")
+    """Return the most severe status: fail, then warn, then pass; "skipped" when there are none."""
+    return max(statuses, key=_SEVERITY.index, default="skipped")
 
 
 def load_certificate(path: Path) -> Certificate | None:
-    """Read a certificate back; None when there is none. Raises InputError when it is not ours."""
+    """Read certificate.json; None when it does not exist. Raises InputError for any other content."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What is known to go wrong: the signature of a failure -> its cause, and what to do."""
+"""Known causes of failed checks: the signature of a failure -> its cause and a remedy, as shown to users."""
 
 from __future__ import annotations
 
@@ -127,5 +127,5 @@ _CAUSES = {
 
 
 def find_cause(signature: str) -> str:
-    """The known cause of that signature, in words."""
+    """Return the cause and remedy of a signature."""
     return _CAUSES[signature]

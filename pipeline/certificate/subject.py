@@ -1,4 +1,4 @@
-"""What is certified: a model as transformers has it, and the files that were made of it."""
+"""The subject of a certificate: a transformers model and the GGUF files that were made of it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Depth = Literal["fast", "full"]
 
 @dataclass(frozen=True)
 class Subject:
-    """An export, or a file that someone else made, beside what it was made of. All by path.
+    """The paths of an export's files, or of someone else's GGUF, and of what they were made of.
 
-    `reference` is a Hugging Face folder with the tokenizer and the chat template of the tuned model.
-    `base` is the base's checkpoint and `adapters` are what was merged into it, in their order; without a
-    `base` nothing can be said of the weights. `full` is the GGUF of full precision, and `files` are the
-    quantized ones by their file names, perhaps none; a model in several files is told by its first, and
-    named as a whole. `evaluation` is a JSONL file of the user's own chats. `scratch` is a folder for passing
-    files, which may be used and is emptied by the caller.
+    `reference` is a Hugging Face folder with the tokenizer and the chat template of the tuned model. `base`
+    is the base's checkpoint and `adapters` were merged into it, in this order; without a `base` the weights
+    cannot be checked. `full` is the full-precision GGUF, and `files` are the quantized ones by name, possibly
+    none; a model in shards is given by the path of its first file and by its whole name. `evaluation` is a
+    JSONL file of the user's chats. `scratch` is a folder for temporary files and caches, which the caller
+    removes.
     """
 
     reference: Path
@@ -42,46 +42,47 @@ class Subject:
 
     @property
     def full_name(self) -> str:
-        """What findings call the GGUF of full precision: its file name, of shards the whole's."""
+        """The name of the full-precision GGUF in findings: its file name, without a shard's number."""
         return whole_name(self.full.name)
 
     @property
     def tokenizer_reference(self) -> Path:
-        """Where the converter may have written down what transformers says of the tokenizer."""
+        """The path at which the converter may have saved the TokenizerReference."""
         return tokenizer_reference_file(self.scratch, self.evaluation)
 
 
 def tokenizer_reference_file(scratch: Path, evaluation: Path | None) -> Path:
-    """The file in `scratch` for what transformers says with those chats of the user's."""
+    """Return the path in `scratch` of the TokenizerReference that includes the chats of `evaluation`."""
     return scratch / f"tokenizer-{sha256(evaluation)[:12] if evaluation else 'alone'}.json"
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """The settings of its language model; raises InputError when there is none."""
+    """Read config.json, with the language model's part merged in. Raises InputError if it is unreadable."""
     config = read_json(folder / "config.json", "the base model")
     return {**config, **config.get("text_config", {})}
 
 
-_FOLDERS = re.compile(r"(?<![\w./:<])/(?:[^/\s'\"<>]+/)+")  # of a path from the root, all but its last part
+_FOLDERS = re.compile(r"(?<![\w./:<])/(?:[^/\s'\"<>]+/)+")  # an absolute path without its last part
 
 
-def without_folders(text: str, folders: Iterable[Path] = ()) -> str:
-    """The text with paths cut down to their last parts; `folders` are known, and may hold spaces."""
+def strip_folders(text: str, folders: Iterable[Path] = ()) -> str:
+    """Reduce the paths in a text to their last parts; known `folders` may contain spaces."""
     for folder in sorted(map(str, folders), key=len, reverse=True):
         text = text.replace(f"{folder}/", "")
     return _FOLDERS.sub("", text)
 
 
-def published(finding: Finding, subject: Subject) -> Finding:
-    """The finding as a certificate may hold it."""
+def strip_private_paths(finding: Finding, subject: Subject) -> Finding:
+    """Remove folders from the finding's texts: a certificate is published, and a home folder is private."""
     folders = _folders(subject)
-    summary, cause = (without_folders(text, folders) for text in (finding.summary, finding.cause))
+    summary, cause = (strip_folders(text, folders) for text in (finding.summary, finding.cause))
     return replace(finding, summary=summary, cause=cause)
 
 
 def _folders(subject: Subject) -> set[Path]:
+    """Return the folders of all paths of the subject, and their parents."""
     files = [subject.full, *subject.files.values(), *([subject.evaluation] if subject.evaluation else [])]
     sources = [*([subject.base] if subject.base else []), *(adapter.source for adapter in subject.adapters)]
     folders = {subject.reference, subject.scratch, *(source.folder for source in sources)}
-    found = {*(path.parent for path in files), *folders, *(folder.parent for folder in folders)}
-    return {folder for folder in found if folder.is_absolute() and folder.parent != folder}
+    all_folders = {*(path.parent for path in files), *folders, *(folder.parent for folder in folders)}
+    return {folder for folder in all_folders if folder.is_absolute() and folder.parent != folder}

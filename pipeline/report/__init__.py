@@ -1,1 +1,1 @@
-"""The report, the charts, the model card and the Modelfile of an export."""
+"""Writes the report, charts, model card and Ollama Modelfile of an export."""

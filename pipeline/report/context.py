@@ -1,4 +1,4 @@
-"""What the report tells, gathered from manifest.json and certificate.json. No model is opened."""
+"""The data of a report, gathered from manifest.json and certificate.json, and its text formatting."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.manifest import Output, Record
 
 
 @dataclass(frozen=True)
-class FileFacts:
+class ReportedFile:
     """One model: `size` in bytes, `kl` in nats a token, `prefill` and `decode` in tokens a second.
 
-    `name` is its file, of shards the first; `hashes` are the SHA-256 of all. What was not measured is None.
-    `survival` is the share and its 95 % interval.
+    `name` is its file, or the first of its shards; `hashes` are the SHA-256 of all shards. `survival` is the
+    share and its 95 % interval. Values that were not measured are None.
     """
 
     name: str
@@ -35,28 +35,28 @@ class FileFacts:
 
     @property
     def whole(self) -> str:
-        """Its name as one file, which a model in shards has to become for Ollama."""
+        """The name as a single file; shards must be merged into one for Ollama."""
         return whole_name(self.name)
 
     @property
     def parts(self) -> int:
-        """How many files it consists of."""
+        """The number of files that it consists of."""
         return len(self.hashes)
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """An export: what it was made of, its files from the smallest to the largest, and all findings.
+    """An export: its inputs, its files from the smallest to the largest, and all findings.
 
-    `importance` is what an importance matrix was gathered from, `choice` what `--quant auto` tried; as the
-    manifest has them, and empty where there is none.
+    `base`, `adapters`, `model`, `importance` (the source of an importance matrix) and `choice` (the trials of
+    `--quant auto`) are the manifest's entries; the last two are empty when there are none.
     """
 
     name: str
     base: Mapping[str, Any]
     adapters: tuple[Mapping[str, Any], ...]
     model: Mapping[str, Any]
-    files: tuple[FileFacts, ...]
+    files: tuple[ReportedFile, ...]
     status: Status
     findings: tuple[Finding, ...]
     versions: Mapping[str, str]
@@ -64,22 +64,22 @@ class ReportContext:
     choice: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def best(self) -> FileFacts:
-        """The file to begin with: the smallest with no objection, else the one nearest to the tuned model."""
-        sound = [file for file in self.files if file.status == "pass"]
-        if sound:
-            return sound[0]
+    def best(self) -> ReportedFile:
+        """The recommended file: the smallest that passed all checks, else the nearest to the tuned model."""
+        passed = [file for file in self.files if file.status == "pass"]
+        if passed:
+            return passed[0]
         return min(self.files, key=lambda file: (file.kl is None, file.kl or 0.0, file.size))
 
 
 def report_context(name: str, record: Record, certificate: Certificate | None) -> ReportContext:
-    """The facts of an export with its certificate; without one, nothing is said of quality and speed."""
+    """Gather the data of an export; without a certificate, quality and speed are None."""
     findings = certificate.findings if certificate else ()
     statuses = certificate.files if certificate else {}
     models: dict[str, list[Output]] = {}
     for output in record.outputs.values():
         models.setdefault(whole_name(output.file), []).append(output)
-    files = [_file(whole, shards, findings, statuses) for whole, shards in models.items()]
+    files = [_reported_file(whole, shards, findings, statuses) for whole, shards in models.items()]
     return ReportContext(
         name=name,
         base=record.inputs["base"],
@@ -94,14 +94,14 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
     )
 
 
-def _file(
+def _reported_file(
     whole: str, shards: Sequence[Output], findings: Sequence[Finding], statuses: Mapping[str, Status]
-) -> FileFacts:
+) -> ReportedFile:
     first = shards[0]
-    about = {finding.name: finding.figures for finding in findings if finding.file in (whole, first.file)}
-    quality, speed = about.get("quantization", {}), about.get("speed", {})
-    kept = about.get("survival", {}).get("kept") or {"doubt": "not measured"}
-    return FileFacts(
+    figures = {finding.name: finding.figures for finding in findings if finding.file in (whole, first.file)}
+    quality, speed = figures.get("quantization", {}), figures.get("speed", {})
+    survival = figures.get("survival", {}).get("kept") or {"doubt": "not measured"}
+    return ReportedFile(
         name=first.file,
         type=first.type,
         size=sum(shard.bytes for shard in shards),
@@ -110,7 +110,7 @@ def _file(
         status=statuses.get(first.file, "skipped"),
         kl=quality.get("mean_kl"),
         agreement=quality.get("agreement"),
-        survival=None if kept["doubt"] else (kept["value"], kept["low"], kept["high"]),
+        survival=None if survival["doubt"] else (survival["value"], survival["low"], survival["high"]),
         prefill=speed.get("prefill"),
         decode=speed.get("decode"),
         worst=tuple(quality.get("worst", ())),
@@ -121,76 +121,76 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#!~$&])")
 
 
 def size(count: int) -> str:
-    """Bytes as people say them."""
+    """Format bytes as GB or MB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in a form such as "%.3f", or a dash where it was not measured."""
+    """Format a number with a pattern like "%.3f"; a dash if it was not measured."""
     return "–" if value is None else form % value
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage."""
+    """Format a share as a percentage; a dash if it was not measured."""
     return "–" if value is None else f"{value:.1%}"
 
 
 def share(value: tuple[float, float, float] | None) -> str:
-    """A share with its interval."""
+    """Format a share with its interval; a dash if it was not measured."""
     return "–" if value is None else f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
 
 
 def tried(trial: Mapping[str, Any]) -> str:
-    """What a type keeps that `--quant auto` tried, with its interval."""
-    kept = (trial["survival"], trial["low"], trial["high"])
-    return "–" if None in kept else share(kept)
+    """Format the survival of a type that `--quant auto` tried, with its interval."""
+    survival = (trial["survival"], trial["low"], trial["high"])
+    return "–" if None in survival else share(survival)
 
 
 def line(text: str) -> str:
-    """Any text as one line of Markdown that says just that: prompts and names are strangers' words."""
+    """Escape a text for one line of Markdown: prompts and names are untrusted."""
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
 def cell(text: str, length: int = 120) -> str:
-    """The beginning of a text, for a table of Markdown."""
+    """Escape the beginning of a text for a cell of a Markdown table."""
     words = " ".join(text.split())
     return line(words if len(words) <= length else words[:length].rstrip() + " …")
 
 
-def origin(facts: ReportContext) -> str:
-    """What the model is, in a sentence."""
-    base = facts.base["source"]
-    if not facts.adapters:
+def origin(context: ReportContext) -> str:
+    """Return a sentence about what the model was made of."""
+    base = context.base["source"]
+    if not context.adapters:
         return f"{base} as GGUF."
-    merged = ", ".join(adapter["source"] for adapter in facts.adapters)
+    merged = ", ".join(adapter["source"] for adapter in context.adapters)
     return f"{base} with {merged} merged into it, as GGUF."
 
 
-def verdict(facts: ReportContext) -> str:
-    """What the checks add up to."""
+def verdict(context: ReportContext) -> str:
+    """Return a sentence about the result of all checks."""
     return {
         "pass": "All checks passed.",
         "warn": "The checks passed with a warning: read it before you choose a file.",
         "fail": "A check failed: do not use the files that it names.",
         "skipped": "Nothing was checked.",
-    }[facts.status]
+    }[context.status]
 
 
-def provenance(facts: ReportContext) -> Iterator[tuple[str, str]]:
-    """What went in, line by line."""
-    yield "base model", _input(facts.base)
-    for adapter in facts.adapters:
+def provenance(context: ReportContext) -> Iterator[tuple[str, str]]:
+    """Yield the labels and texts of all inputs, notes and versions."""
+    yield "base model", _input(context.base)
+    for adapter in context.adapters:
         weight = "" if adapter["weight"] == 1 else f", weight {adapter['weight']:g}"
         yield "adapter", f"{_input(adapter)}, {adapter['kind']} of rank {adapter['rank']}{weight}"
-    if facts.importance:
-        source = facts.importance.get("calibrate") or facts.importance["imatrix"]
-        yield "importance matrix", f"{source}, sha256 {facts.importance['sha256']}"
-    for note in facts.model.get("notes", ()):
+    if context.importance:
+        source = context.importance.get("calibrate") or context.importance["imatrix"]
+        yield "importance matrix", f"{source}, sha256 {context.importance['sha256']}"
+    for note in context.model.get("notes", ()):
         yield "note", note
-    yield "versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    yield "versions", ", ".join(f"{name} {version}" for name, version in context.versions.items())
 
 
-def _input(told: Mapping[str, Any]) -> str:
-    if told.get("revision"):
-        return f"{told['source']} at {told['revision']}"
-    return f"{told['source']} ({told['model']})" if told.get("model") else str(told["source"])
+def _input(entry: Mapping[str, Any]) -> str:
+    if entry.get("revision"):
+        return f"{entry['source']} at {entry['revision']}"
+    return f"{entry['source']} ({entry['model']})" if entry.get("model") else str(entry["source"])

@@ -1,4 +1,4 @@
-"""README.md beside a trained adapter: the Hub's model card of it, in PEFT's form."""
+"""Model cards (README.md) for the Hub: the card of a trained adapter, and the front matter of all cards."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 from pipeline.sources.model_source import HUB_ID
 
 CARD = "README.md"
-_OURS = "made_with: gguf-chat"
+_MARK = "made_with: gguf-chat"
 
 
 def own_card(folder: Path) -> str | None:
-    """The README.md of the user's own in a folder; None where there is none, or one of ours."""
+    """Read the README.md that the user wrote; None when there is none, or when we wrote it."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    return None if _OURS in text else text
+    return None if _MARK in text else text
 
 
 def front_matter(known: Mapping[str, Any]) -> str:
-    """The lines of a card's YAML; JSON is YAML, and quotes whatever a name may hold."""
+    """Return the lines of a card's YAML; values are written as JSON, which is YAML and quotes any name."""
     lines = [f"{key}: {json.dumps(value)}" for key, value in known.items()]
-    return "\n".join([*lines, _OURS])
+    return "\n".join([*lines, _MARK])
 
 
 def adapter_card(name: str, options: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """The card of the adapter `name`, out of the two that training.json holds."""
+    """Return the card of the adapter `name`, from the options and the report in training.json."""
     known: dict[str, Any] = {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
@@ -40,7 +40,7 @@ def adapter_card(name: str, options: Mapping[str, Any], report: Mapping[str, Any
     losses = [("trained chats", report["train_loss_before"], report["train_loss"])]
     if report["held_out_loss"] is not None:
         losses.append(("held-out chats", report["held_out_loss_before"], report["held_out_loss"]))
-    rows = "\n".join(f"| {what} | {before:.3f} | {after:.3f} |" for what, before, after in losses)
+    rows = "\n".join(f"| {chats} | {before:.3f} | {after:.3f} |" for chats, before, after in losses)
     return f"""---
 {front_matter(known)}
 ---

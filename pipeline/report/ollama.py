@@ -1,8 +1,8 @@
-"""A chat template as plain strings around the messages, found by rendering marked messages.
+"""Ollama's Modelfile, with the chat template translated from Jinja to Go.
 
-Ollama's templates are Go's (text/template), a GGUF's are Jinja. Most chat templates put fixed words around
-each message and no more; those can be said in both. Whether one is of that kind is checked by rendering.
-White space around a message, which some templates trim, makes no difference here.
+Ollama's templates are Go's (text/template), a GGUF's are Jinja. Most chat templates only put fixed strings
+around each message, which both languages can express. The strings are found by rendering marked messages, and
+checked by rendering others. White space around a message, which some templates trim, is ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.types import Message, Role
 
 Render = Callable[[Sequence[Message]], str]
-"""A conversation to its prompt, up to where the assistant begins."""
+"""Renders a conversation to its prompt, with the generation prompt."""
 
 
 _SYSTEM, _QUESTION, _ANSWER, _LAST = "mark-system", "mark-question", "mark-answer", "mark-last"
@@ -23,21 +23,21 @@ _SYSTEM, _QUESTION, _ANSWER, _LAST = "mark-system", "mark-question", "mark-answe
 
 @dataclass(frozen=True)
 class Turns:
-    """The strings around messages.
+    """The strings that a chat template puts around messages.
 
-    `alone` begins a conversation without a system message; `before_system` and `after_system` go around one;
-    `after_user` leads to the answer, and `after_assistant` to the next question.
+    `without_system` begins a conversation without a system message; `before_system` and `after_system`
+    surround one; `after_user` leads to the answer, and `after_assistant` to the next question.
     """
 
-    alone: str
+    without_system: str
     before_system: str
     after_system: str
     after_user: str
     after_assistant: str
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt that these strings make of a conversation of questions and answers in turn."""
-        begin = self.alone
+        """Render the prompt of a conversation of alternating questions and answers."""
+        begin = self.without_system
         if messages[0]["role"] == "system":
             begin = f"{self.before_system}{messages[0]['content']}{self.after_system}"
             messages = messages[1:]
@@ -46,25 +46,26 @@ class Turns:
 
 
 def find_turns(render: Render) -> Turns | None:
-    """The strings of a template; None when it does more than put strings around messages."""
-    turns = _guess(render)
+    """Return the strings of a template; None when it does more than put strings around messages."""
+    turns = _extract_turns(render)
     if turns is None:
         return None
-    return turns if all(turns.render(talk) == render(talk) for talk in _conversations()) else None
+    return turns if all(turns.render(chat) == render(chat) for chat in _test_chats()) else None
 
 
-def _guess(render: Render) -> Turns | None:
-    talk = _talk(_QUESTION, _ANSWER, _LAST)
+def _extract_turns(render: Render) -> Turns | None:
+    """Find the strings by rendering marked messages."""
     marks = [_QUESTION, _ANSWER, _LAST]
-    plain = _around(render(talk), marks)
-    full = _around(render([_message("system", _SYSTEM), *talk]), [_SYSTEM, *marks])
+    chat = _chat(*marks)
+    plain = _split_at(render(chat), marks)
+    full = _split_at(render([_message("system", _SYSTEM), *chat]), [_SYSTEM, *marks])
     if plain is None or full is None:
         return None
     return Turns(plain[0], full[0], full[1], plain[1], plain[2])
 
 
-def _around(text: str, marks: Sequence[str]) -> list[str] | None:
-    """What stands before, between and after the marks; None unless each stands there once, in order."""
+def _split_at(text: str, marks: Sequence[str]) -> list[str] | None:
+    """Split the text at the marks; None unless each occurs once, in order."""
     parts, rest = list[str](), text
     for mark in marks:
         if rest.count(mark) != 1:
@@ -74,15 +75,15 @@ def _around(text: str, marks: Sequence[str]) -> list[str] | None:
     return [*parts, rest]
 
 
-def _conversations() -> list[list[Message]]:
-    """Of other lengths and other words than those that the strings were found with."""
-    talks = [_talk("Hi"), _talk("One?", "1", "Two?"), _talk("a", "b", "c", "d", "e")]
-    return talks + [[_message("system", "Be brief."), *talk] for talk in talks]
+def _test_chats() -> list[list[Message]]:
+    """Return conversations of other lengths and with other words than the marked one."""
+    chats = [_chat("Hi"), _chat("One?", "1", "Two?"), _chat("a", "b", "c", "d", "e")]
+    return chats + [[_message("system", "Be brief."), *chat] for chat in chats]
 
 
-def _talk(*texts: str) -> list[Message]:
+def _chat(*texts: str) -> list[Message]:
     roles: tuple[Role, Role] = ("user", "assistant")
-    return [_message(roles[place % 2], text) for place, text in enumerate(texts)]
+    return [_message(roles[index % 2], text) for index, text in enumerate(texts)]
 
 
 def _message(role: Role, text: str) -> Message:
@@ -92,15 +93,15 @@ def _message(role: Role, text: str) -> Message:
 _PARAMETERS = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
 
 
-def modelfile(file: str, turns: Turns | None, ends: Sequence[str], recommended: Mapping[str, float]) -> str:
-    """The text of a Modelfile for a GGUF that lies beside it.
+def modelfile(file: str, turns: Turns | None, stops: Sequence[str], recommended: Mapping[str, float]) -> str:
+    """Return the text of a Modelfile for a GGUF in the same folder.
 
-    `ends` are the spellings of the tokens that end an answer. Without `turns`, Ollama is left to recognize
-    the template that the GGUF carries.
+    `stops` are the tokens that end an answer. Without `turns`, Ollama tries to recognize the GGUF's own
+    template.
     """
     lines = [f"FROM ./{Path(file).name}"]
     lines += [f'TEMPLATE """{go_template(turns)}"""'] if turns else []
-    lines += [f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends]
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     lines += [
         f"PARAMETER {_PARAMETERS[name]} {value:g}"
         for name, value in recommended.items()
@@ -110,22 +111,22 @@ def modelfile(file: str, turns: Turns | None, ends: Sequence[str], recommended: 
 
 
 def go_template(turns: Turns) -> str:
-    """The strings as a template over Ollama's `.System` and `.Messages`.
+    """Return the strings as a Go template over Ollama's `.System` and `.Messages`.
 
-    All text stands in quoted strings, as `{{-` would eat white space beside it.
+    All text is in quoted strings, as `{{-` would trim white space next to it.
     """
-    say = {name: _quoted(value) for name, value in vars(turns).items()}
+    quoted = {name: _quote(value) for name, value in vars(turns).items()}
     return (
-        f"{{{{- if .System }}}}{say['before_system']}{{{{ .System }}}}{say['after_system']}"
-        f"{{{{- else }}}}{say['alone']}{{{{- end }}}}"
+        f"{{{{- if .System }}}}{quoted['before_system']}{{{{ .System }}}}{quoted['after_system']}"
+        f"{{{{- else }}}}{quoted['without_system']}{{{{- end }}}}"
         '{{- range .Messages }}{{- if eq .Role "user" }}{{ .Content }}'
-        f"{say['after_user']}"
+        f"{quoted['after_user']}"
         '{{- else if eq .Role "assistant" }}{{ .Content }}'
-        f"{say['after_assistant']}"
+        f"{quoted['after_assistant']}"
         "{{- end }}{{- end }}"
     )
 
 
-def _quoted(text: str) -> str:
-    """A string of Go's inside an action; Go reads JSON's escapes; `"` thrice would end the TEMPLATE."""
+def _quote(text: str) -> str:
+    """Return a Go action with the text as a string: Go reads JSON's escapes; three `"` would end TEMPLATE."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""

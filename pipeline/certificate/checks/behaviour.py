@@ -57,18 +57,18 @@ def judge_answers(name: str, model: Model, answers: Sequence[Sequence[int]]) -> 
     status: Status = "pass"
     of_all, cause = f"of {pluralize(len(answers), 'answer')}", ""
     ends = pluralize(ended, f"{of_all} ends by itself", f"{of_all} end by themselves")
-    words = f"{ends}; none leaks or runs in circles."
+    summary = f"{ends}; none leaks or runs in circles."
     if loops:
         status, cause = "warn", find_cause("loops")
-        words = f"{pluralize(len(loops), f'{of_all} runs', f'{of_all} run')} in circles."
+        summary = f"{pluralize(len(loops), f'{of_all} runs', f'{of_all} run')} in circles."
     if leaks:
         status, cause = "fail", find_cause("leak")
         hold = pluralize(len(leaks), f"{of_all} holds", f"{of_all} hold")
-        words = f"{hold} a special token's spelling, {leaks[0]!r} first."
+        summary = f"{hold} a special token's spelling, {leaks[0]!r} first."
     if not ended:
         status, cause = "fail", find_cause("no_end")
-        words = f"None {of_all} ends within {_MAX_TOKENS} tokens."
-    return Finding("behaviour", status, words, figures, _RULE, cause, name)
+        summary = f"None {of_all} ends within {_MAX_TOKENS} tokens."
+    return Finding("behaviour", status, summary, figures, _RULE, cause, name)
 
 
 def has_loop(text: str) -> bool:

@@ -141,12 +141,14 @@ def compare_logits(subject: Subject, generations: Iterable[Generation]) -> Itera
     yield _judge_logits(scores)
     answers = len(scores)
     figures = {"answers": answers, "same": same_words, "tokens": _ANSWER_TOKENS}
-    words = f"{same_words} of {answers} answers begin with the same {_ANSWER_TOKENS} tokens as transformers'."
+    summary = (
+        f"{same_words} of {answers} answers begin with the same {_ANSWER_TOKENS} tokens as transformers'."
+    )
     if same_words >= min_same_answers(answers):
-        yield Finding("behaviour.first_words", "pass", words, figures, _FIRST_WORDS)
+        yield Finding("behaviour.first_words", "pass", summary, figures, _FIRST_WORDS)
     else:
         yield Finding(
-            "behaviour.first_words", "fail", words, figures, _FIRST_WORDS, find_cause("first_words")
+            "behaviour.first_words", "fail", summary, figures, _FIRST_WORDS, find_cause("first_words")
         )
 
 
@@ -164,10 +166,10 @@ def _judge_logits(scores: Sequence[TokenScores]) -> Finding:
         "kl_p99": float(np.quantile(kl, 0.99)),
         "top1_agreement": agreement,
     }
-    words = (
+    summary = (
         f"On {len(kl)} tokens the GGUF is {mean:.1e} nats from transformers and finds the same next "
         f"token in {agreement:.1%} of places."
     )
     if mean <= _MAX_KL and agreement >= _MIN_AGREEMENT:
-        return Finding("logits", "pass", words, figures, _RULE)
-    return Finding("logits", "fail", words, figures, _RULE, find_cause("logits"))
+        return Finding("logits", "pass", summary, figures, _RULE)
+    return Finding("logits", "fail", summary, figures, _RULE, find_cause("logits"))

@@ -95,11 +95,11 @@ def _compare(
             wrong.append(f"{key} is {actual:g} in the GGUF and {expected:g} in config.json")
     if wrong:
         more = f", and {pluralize(len(wrong) - 1, 'more differs', 'more differ')}" if len(wrong) > 1 else ""
-        words = f"{wrong[0]}{more}."
-        return Finding(name, "fail", words, figures, rule, find_cause("rope" if is_rope else "settings"))
+        summary = f"{wrong[0]}{more}."
+        return Finding(name, "fail", summary, figures, rule, find_cause("rope" if is_rope else "settings"))
     all_are = all_of_them(len(figures), "number is that", "numbers are those")
-    words = f"{all_are} of config.json." if figures else "No number is named twice."
-    return Finding(name, "pass" if figures else "skipped", words, figures, rule)
+    summary = f"{all_are} of config.json." if figures else "No number is named twice."
+    return Finding(name, "pass" if figures else "skipped", summary, figures, rule)
 
 
 def _number(text: str) -> float | None:

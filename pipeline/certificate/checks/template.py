@@ -37,8 +37,10 @@ def check_template(subject: Subject, progress: StepProgress) -> Iterator[Finding
 def compare_templates(reference: TokenizerReference, source: str, vocab: LlamaTokenizer) -> Iterator[Finding]:
     """Yield the findings on the chat template `source` of a GGUF; a single one when there is no template."""
     if not source and not reference.has_template:
-        words = "Neither the tokenizer nor the GGUF has a chat template: it completes texts and cannot chat."
-        yield Finding("template.text", "skipped", words)
+        summary = (
+            "Neither the tokenizer nor the GGUF has a chat template: it completes texts and cannot chat."
+        )
+        yield Finding("template.text", "skipped", summary)
         return
     try:
         with kill_after(RENDER_SECONDS):
@@ -82,13 +84,13 @@ def _compare_chats(chats: Sequence[RenderedChat], prompts: PromptBuilder, vocab:
     of_all = f"of {pluralize(len(chats), 'conversation')}"
     if spaced and not different:
         differ = pluralize(len(spaced), f"{of_all} differs", f"{of_all} differ")
-        words = f"{differ} in a space: {spaced[0]}."
-        return Finding("template.text", "warn", words, figures, _TEXT, find_cause("space_differs"))
+        summary = f"{differ} in a space: {spaced[0]}."
+        return Finding("template.text", "warn", summary, figures, _TEXT, find_cause("space_differs"))
     if not different:
-        words = f"{all_of_them(len(chats), 'conversation gives', 'conversations give')} the same ids."
-        return Finding("template.text", "pass", words, figures, _TEXT)
-    words = f"{pluralize(len(different), f'{of_all} gives', f'{of_all} give')} other ids: {different[0]}."
-    return Finding("template.text", "fail", words, figures, _TEXT, find_cause("template_differs"))
+        summary = f"{all_of_them(len(chats), 'conversation gives', 'conversations give')} the same ids."
+        return Finding("template.text", "pass", summary, figures, _TEXT)
+    summary = f"{pluralize(len(different), f'{of_all} gives', f'{of_all} give')} other ids: {different[0]}."
+    return Finding("template.text", "fail", summary, figures, _TEXT, find_cause("template_differs"))
 
 
 def _without_bos(ids: list[int], vocab: LlamaTokenizer) -> list[int]:
@@ -111,12 +113,12 @@ def _compare_bos(chats: Sequence[RenderedChat], template: ChatTemplate, vocab: L
     expected = max((_count_leading(chat.ids or [], vocab.bos) for chat in chats), default=0)
     figures = {"gguf": max(counts), "transformers": expected, "add_bos": vocab.add_bos}
     if max(counts) > 1:
-        words = f"The GGUF's template puts {max(counts)} BOS before a conversation."
-        return Finding("template.bos", "fail", words, figures, _BOS, find_cause("bos_twice"))
+        summary = f"The GGUF's template puts {max(counts)} BOS before a conversation."
+        return Finding("template.bos", "fail", summary, figures, _BOS, find_cause("bos_twice"))
     begins = max(counts) or int(vocab.add_bos)
     if chats and begins != expected:
-        words = f"A chat begins with {begins} BOS in the GGUF and with {expected} in transformers."
-        return Finding("template.bos", "warn", words, figures, _BOS, find_cause("bos_differs"))
+        summary = f"A chat begins with {begins} BOS in the GGUF and with {expected} in transformers."
+        return Finding("template.bos", "warn", summary, figures, _BOS, find_cause("bos_differs"))
     return Finding("template.bos", "pass", f"A chat begins with {begins} BOS, as trained.", figures, _BOS)
 
 
@@ -124,10 +126,10 @@ def _check_turn_end(reference: TokenizerReference, vocab: LlamaTokenizer) -> Fin
     token = reference.turn_end
     figures = {"token": token, "spelling": vocab.text(token) if token is not None else ""}
     if token is None:
-        words = "The template puts no special token after an answer, so nothing tells where one ends."
-        return Finding("template.end", "warn", words, figures, _END, find_cause("no_turn_end"))
+        summary = "The template puts no special token after an answer, so nothing tells where one ends."
+        return Finding("template.end", "warn", summary, figures, _END, find_cause("no_turn_end"))
     if vocab.is_eog(token):
-        words = f"The answer's last token {vocab.text(token)!r} ends the generation."
-        return Finding("template.end", "pass", words, figures, _END)
-    words = f"The answer's last token {token} ({vocab.text(token)!r}) does not end the generation."
-    return Finding("template.end", "fail", words, figures, _END, find_cause("end_lost"))
+        summary = f"The answer's last token {vocab.text(token)!r} ends the generation."
+        return Finding("template.end", "pass", summary, figures, _END)
+    summary = f"The answer's last token {token} ({vocab.text(token)!r}) does not end the generation."
+    return Finding("template.end", "fail", summary, figures, _END, find_cause("end_lost"))

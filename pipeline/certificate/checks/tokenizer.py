@@ -46,10 +46,10 @@ def _compare_size(reference: TokenizerReference, vocab: LlamaTokenizer) -> Findi
     size = len(reference.vocabulary)
     figures = {"tokenizer": size, "gguf": vocab.size}
     if vocab.size >= size:
-        words = f"The GGUF has {vocab.size} tokens, and the tokenizer {size}."
-        return Finding("tokenizer.size", "pass", words, figures, _SIZE)
-    words = f"The GGUF has {vocab.size} tokens and lacks {size - vocab.size} of the tokenizer's."
-    return Finding("tokenizer.size", "fail", words, figures, _SIZE, find_cause("tokens_missing"))
+        summary = f"The GGUF has {vocab.size} tokens, and the tokenizer {size}."
+        return Finding("tokenizer.size", "pass", summary, figures, _SIZE)
+    summary = f"The GGUF has {vocab.size} tokens and lacks {size - vocab.size} of the tokenizer's."
+    return Finding("tokenizer.size", "fail", summary, figures, _SIZE, find_cause("tokens_missing"))
 
 
 def _compare_tokens(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
@@ -58,15 +58,15 @@ def _compare_tokens(reference: TokenizerReference, vocab: LlamaTokenizer) -> Fin
     figures = {"tokens": len(known), "differ": len(moved)}
     if moved:
         first = moved[0]
-        words = (
+        summary = (
             f"Token {first} is {known[first]!r} in the tokenizer and {vocab.text(first)!r} in the GGUF"
             f"{_and_more(moved)}."
         )
         return Finding(
-            "tokenizer.vocabulary", "fail", words, figures, _VOCABULARY, find_cause("token_swapped")
+            "tokenizer.vocabulary", "fail", summary, figures, _VOCABULARY, find_cause("token_swapped")
         )
-    words = f"All {len(known)} tokens stand at their ids."
-    return Finding("tokenizer.vocabulary", "pass", words, figures, _VOCABULARY)
+    summary = f"All {len(known)} tokens stand at their ids."
+    return Finding("tokenizer.vocabulary", "pass", summary, figures, _VOCABULARY)
 
 
 def _compare_special_tokens(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
@@ -74,10 +74,10 @@ def _compare_special_tokens(reference: TokenizerReference, vocab: LlamaTokenizer
     plain = [token for token in special if not vocab.is_read_whole(token.id)]
     figures = {"added": len(reference.tokens), "special": len(special), "not_special": len(plain)}
     if plain:
-        words = f"{plain[0].spelling!r} is no special token in the GGUF{_and_more(plain)}."
-        return Finding("tokenizer.added", "fail", words, figures, _ADDED, find_cause("token_type"))
-    words = f"{all_of_them(len(special), 'special token is', 'special tokens are')} read whole."
-    return Finding("tokenizer.added", "pass", words, figures, _ADDED)
+        summary = f"{plain[0].spelling!r} is no special token in the GGUF{_and_more(plain)}."
+        return Finding("tokenizer.added", "fail", summary, figures, _ADDED, find_cause("token_type"))
+    summary = f"{all_of_them(len(special), 'special token is', 'special tokens are')} read whole."
+    return Finding("tokenizer.added", "pass", summary, figures, _ADDED)
 
 
 def _and_more(found: Sequence[object]) -> str:
@@ -91,17 +91,17 @@ def _compare_roles(reference: TokenizerReference, vocab: LlamaTokenizer) -> Find
     figures = {"tokenizer": expected, "gguf": actual, "adds_bos": [reference.adds_bos, vocab.add_bos]}
     if "eos" in wrong or "bos" in wrong:
         role = wrong[0]
-        words = (
+        summary = (
             f"The {role.upper()} token is {expected[role]} in the tokenizer and {actual[role]} "
             f"({vocab.text(actual[role])!r}) in the GGUF."
         )
-        return Finding("tokenizer.roles", "fail", words, figures, _ROLES, find_cause(f"{role}_differs"))
+        return Finding("tokenizer.roles", "fail", summary, figures, _ROLES, find_cause(f"{role}_differs"))
     if reference.adds_bos != vocab.add_bos:
-        words = (
+        summary = (
             f"Before a plain text the tokenizer puts {'a' if reference.adds_bos else 'no'} BOS, and the GGUF "
             f"{'asks for one' if vocab.add_bos else 'for none'}; chats are not touched by this."
         )
-        return Finding("tokenizer.roles", "warn", words, figures, _ROLES, find_cause("add_bos"))
+        return Finding("tokenizer.roles", "warn", summary, figures, _ROLES, find_cause("add_bos"))
     return Finding("tokenizer.roles", "pass", "BOS and EOS are the same tokens.", figures, _ROLES)
 
 
@@ -114,19 +114,19 @@ def _compare_texts(texts: Sequence[EncodedText], vocab: LlamaTokenizer) -> Findi
     figures = {"texts": len(texts), "differ": len(different), "by_kind": dict(counts), "spaces": spaced}
     if not different:
         spaces = f", {spaced} of them but for SentencePiece's space before a text" if spaced else ""
-        words = f"{all_of_them(len(texts), 'text gives', 'texts give')} the same ids{spaces}."
-        return Finding("tokenizer.text", "pass", words, figures, _TEXT)
+        summary = f"{all_of_them(len(texts), 'text gives', 'texts give')} the same ids{spaces}."
+        return Finding("tokenizer.text", "pass", summary, figures, _TEXT)
     common = [text for text in different if text.kind in COMMON or text.kind == "special tokens"]
     first = (common or different)[0]
     of_all = f"of {len(texts)} texts"
-    words = (
+    summary = (
         f"{pluralize(len(different), f'{of_all} gives', f'{of_all} give')} other ids "
         f"({', '.join(counts)}): "
         f"{describe_difference(first.text, first.ids, ids[first.text], vocab)}."
     )
     signature = "text_differs" if common else "rare_text_differs"
     status: Status = "fail" if common else "warn"
-    return Finding("tokenizer.text", status, words, figures, _TEXT, find_cause(signature))
+    return Finding("tokenizer.text", status, summary, figures, _TEXT, find_cause(signature))
 
 
 def differ_only_in_spaces(expected: Sequence[int], actual: Sequence[int], vocab: LlamaTokenizer) -> bool:

@@ -32,8 +32,8 @@ _FINE_RATIO = 0.95  # of the change, in all tensors of a file that is not quanti
 def check_weights(subject: Subject, progress: StepProgress) -> Iterator[Finding]:
     """Compare all tensors; skipped without a base."""
     if subject.base is None:
-        words = "The base's checkpoint was not given (--base), so nothing can be said of the weights."
-        yield Finding("weights.values", "skipped", words)
+        summary = "The base's checkpoint was not given (--base), so nothing can be said of the weights."
+        yield Finding("weights.values", "skipped", summary)
         return
     with progress.step("Check the weights", None) as advance:
         comparison = compare_tensors(subject, advance)
@@ -44,13 +44,13 @@ def check_weights(subject: Subject, progress: StepProgress) -> Iterator[Finding]
 def _check_head(comparison: Comparison) -> Finding:
     figures = {"tied_in_model": comparison.tied, "own_in_gguf": comparison.own_head}
     if "output.weight" in comparison.missing:
-        words = "The model has an output matrix of its own, and the GGUF uses its embeddings for it."
-        return Finding("weights.head", "fail", words, figures, _HEAD, find_cause("head_missing"))
+        summary = "The model has an output matrix of its own, and the GGUF uses its embeddings for it."
+        return Finding("weights.head", "fail", summary, figures, _HEAD, find_cause("head_missing"))
     if comparison.tied and comparison.own_head:
-        words = "The GGUF has an output matrix of its own, and the model uses its embeddings for it."
-        return Finding("weights.head", "fail", words, figures, _HEAD, find_cause("head_untied"))
-    words = f"The output matrix is {'the embeddings' if comparison.tied else 'one of its own'}, as trained."
-    return Finding("weights.head", "pass", words, figures, _HEAD)
+        summary = "The GGUF has an output matrix of its own, and the model uses its embeddings for it."
+        return Finding("weights.head", "fail", summary, figures, _HEAD, find_cause("head_untied"))
+    summary = f"The output matrix is {'the embeddings' if comparison.tied else 'one of its own'}, as trained."
+    return Finding("weights.head", "pass", summary, figures, _HEAD)
 
 
 def _check_values(comparison: Comparison, adapters: Sequence[Adapter]) -> Finding:
@@ -62,27 +62,29 @@ def _check_values(comparison: Comparison, adapters: Sequence[Adapter]) -> Findin
         "share_of_change": None if ratio is None else round(ratio, 4),
     }
     if not compared:
-        words = "This architecture's tensors are not known by name here, so none was compared."
-        return Finding("weights.values", "warn", words, figures, _VALUES)
+        summary = "This architecture's tensors are not known by name here, so none was compared."
+        return Finding("weights.values", "warn", summary, figures, _VALUES)
     worst = max(compared, key=lambda one: one.excess)
     figures |= {"worst": worst.tensor, "worst_nmse": nan_to_none(worst.error.nmse), "limit": worst.limit}
     missing = [name for name in comparison.missing if name != "output.weight"]
     if missing:
-        words = f"The GGUF lacks {missing[0]}{and_more(len(missing) - 1, 'tensor')} of the model."
-        return Finding("weights.values", "fail", words, figures, _VALUES, find_cause("tensor_missing"))
+        summary = f"The GGUF lacks {missing[0]}{and_more(len(missing) - 1, 'tensor')} of the model."
+        return Finding("weights.values", "fail", summary, figures, _VALUES, find_cause("tensor_missing"))
     if any(not one.fits for one in compared):
         return _describe_misfits(comparison, adapters, figures)
     if ratio is not None and ratio < _MIN_RATIO:
-        words = f"Only {ratio:.0%} of the adapter's change is in the GGUF."
-        return Finding("weights.values", "fail", words, figures, _VALUES, find_cause("delta_missing"))
+        summary = f"Only {ratio:.0%} of the adapter's change is in the GGUF."
+        return Finding("weights.values", "fail", summary, figures, _VALUES, find_cause("delta_missing"))
     if ratio is not None and ratio < _FINE_RATIO and all(one.is_unquantized for one in compared):
-        words = f"All tensors are rounded as they must be, which leaves {ratio:.0%} of the adapter's change."
-        return Finding("weights.values", "warn", words, figures, _VALUES, find_cause("delta_too_fine"))
-    words = (
+        summary = (
+            f"All tensors are rounded as they must be, which leaves {ratio:.0%} of the adapter's change."
+        )
+        return Finding("weights.values", "warn", summary, figures, _VALUES, find_cause("delta_too_fine"))
+    summary = (
         f"{all_of_them(len(compared), 'tensor is', 'tensors are')} what they must be; "
         f"the worst is {worst.tensor} with an NMSE of {worst.error.nmse:.1e}."
     )
-    return Finding("weights.values", "pass", words, figures, _VALUES)
+    return Finding("weights.values", "pass", summary, figures, _VALUES)
 
 
 def _describe_misfits(
@@ -94,9 +96,9 @@ def _describe_misfits(
     figures |= {"differ": len(misfits), "first": [one.tensor for one in misfits[:8]]}
     of_all = f"of {pluralize(len(comparison.compared), 'tensor')}"
     differ = pluralize(len(misfits), f"{of_all} differs", f"{of_all} differ")
-    words = f"{differ}; the worst is {worst.tensor} with an NMSE of {worst.error.nmse:.1e}."
+    summary = f"{differ}; the worst is {worst.tensor} with an NMSE of {worst.error.nmse:.1e}."
     status: Status = "fail" if comparison.is_known else "warn"
-    return Finding("weights.values", status, words, figures, _VALUES, find_cause(signature))
+    return Finding("weights.values", status, summary, figures, _VALUES, find_cause(signature))
 
 
 def signature_of(misfits: Sequence[ComparedTensor], num_compared: int, adapters: Sequence[Adapter]) -> str:

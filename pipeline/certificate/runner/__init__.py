@@ -1,1 +1,1 @@
-"""Runs the checks: in which order, in which process, of an export or of any GGUF."""
+"""Runs the checks of an export or of any GGUF, in a worker process."""

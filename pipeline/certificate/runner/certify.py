@@ -1,4 +1,4 @@
-"""Subject -> findings: runs the checks in a child process, and lives on when one of them dies."""
+"""Certify a subject: run the checks in a worker process, and continue with the next when one crashes it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from common.files import sha256
 from common.worker_process import Message, WorkerDied, WorkerProcess
 from ggufio.shards import shard_paths
 from pipeline.certificate.finding import Certificate, Finding
-from pipeline.certificate.subject import Subject, without_folders
+from pipeline.certificate.subject import Subject, strip_folders
 from pipeline.manifest import versions
 from pipeline.progress import Advance, StepProgress
 
 NAMES: tuple[str, ...] = ("tokenizer", "template", "settings", "weights", "logits", "quality", "behaviour")
-"""The checks of `checks.CHECKS` in their order; told here too, since importing those is slow."""
+"""The names in `registry.CHECKS`, in order; repeated here, since importing the checks is slow."""
 
 
-_LOG_LINES = 20
+_MAX_LOG_LINES = 20
 
 
 def certify(
@@ -31,9 +31,9 @@ def certify(
     hashes: dict[str, str] | None = None,
     inputs: dict[str, Any] | None = None,
 ) -> Certificate:
-    """Make the checks of those names. `hashes` of the files are reckoned where they are not given.
+    """Run the checks of these names. `hashes` of the files are computed if they are not given.
 
-    Raises InputError for what is wrong with the input; a check that dies is a finding.
+    Raises InputError for wrong input; a check that crashes becomes a finding.
     """
     with Checker(subject.scratch) as checker:
         findings = checker.check(subject, progress, names)
@@ -44,41 +44,42 @@ def certify(
 
 
 class Checker:
-    """Makes checks in a child process, which starts at once, and anew when a check has killed it."""
+    """Runs checks in a worker process, which is started at once, and restarted after a crash."""
 
     def __init__(self, scratch: Path, name: str = "certificate") -> None:
-        """`scratch` is a folder for the child's log, of that name."""
+        """Start the worker, with its log in the folder `scratch` under this name."""
         self._log = scratch / f"{name}.log"
         self._closed = False
-        self._child = self._started()
+        self._worker = self._start()
 
-    def _started(self) -> WorkerProcess:
+    def _start(self) -> WorkerProcess:
         return WorkerProcess("pipeline.certificate.runner.worker", self._log)
 
     def check(self, subject: Subject, progress: StepProgress, names: Sequence[str]) -> list[Finding]:
-        """Make the checks of those names, one after another. Raises as `certify` does."""
+        """Run the checks of these names, one after another. Raises as `certify` does."""
         findings: list[Finding] = []
-        waiting = list(names)
-        while waiting:
-            run = _Run(progress)
+        remaining = list(names)
+        while remaining:
+            run = _CheckRun(progress)
             try:
-                run.checks(self._child, subject, waiting)
+                run.run(self._worker, subject, remaining)
             except WorkerDied as error:
                 if self._closed:
                     raise
-                findings += [*run.findings, _died(run.current or waiting[0], error)]
-                waiting = waiting[waiting.index(run.current or waiting[0]) + 1 :]
-                self._child.close()
-                self._child = self._started()
+                crashed = run.current or remaining[0]
+                findings += [*run.findings, _crash_finding(crashed, error)]
+                remaining = remaining[remaining.index(crashed) + 1 :]
+                self._worker.close()
+                self._worker = self._start()
             else:
                 findings += run.findings
-                waiting = []
+                remaining = []
         return findings
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """End the worker, even during a check."""
         self._closed = True
-        self._child.close()
+        self._worker.close()
 
     def __enter__(self) -> Checker:
         return self
@@ -87,8 +88,8 @@ class Checker:
         self.close()
 
 
-class _Run:
-    """Some checks in the child: what was found, the check that is under way, and the bar that it shows."""
+class _CheckRun:
+    """A request to the worker: the findings so far, the running check, and its progress bar."""
 
     def __init__(self, progress: StepProgress) -> None:
         self.findings: list[Finding] = []
@@ -97,12 +98,12 @@ class _Run:
         self._step = ExitStack()
         self._advance: Advance = lambda done: None
 
-    def checks(self, child: WorkerProcess, subject: Subject, names: Sequence[str]) -> None:
-        """Run those checks to their end; raises WorkerDied when the child dies on the way."""
+    def run(self, worker: WorkerProcess, subject: Subject, names: Sequence[str]) -> None:
+        """Run the checks to their end; raises WorkerDied when the worker crashes before."""
         with self._step:
-            child.run({"subject": to_json(subject), "checks": list(names)}, self._hear)
+            worker.run({"subject": to_json(subject), "checks": list(names)}, self._receive)
 
-    def _hear(self, message: Message) -> None:
+    def _receive(self, message: Message) -> None:
         if "check" in message:
             self.current = message["check"]
         elif "finding" in message:
@@ -114,14 +115,14 @@ class _Run:
             self._advance(message["done"])
 
 
-def _died(check: str, error: WorkerDied) -> Finding:
-    """The finding, with the end of the child's log, which goes with the scratch folder."""
+def _crash_finding(check: str, error: WorkerDied) -> Finding:
+    """Return the finding on a crashed check, with the end of the worker's log, which is deleted later."""
     log = error.log.read_text(encoding="utf-8", errors="replace").splitlines() if error.log else []
     return Finding(
         check,
         "fail",
-        f"The check came to no end: {without_folders(error.reason)}.",
-        {"log": [without_folders(line) for line in log[-_LOG_LINES:]]},
+        f"The check came to no end: {strip_folders(error.reason)}.",
+        {"log": [strip_folders(line) for line in log[-_MAX_LOG_LINES:]]},
         threshold="A sound file is read and computed with to the end.",
         cause="llama.cpp aborted or ran out of memory; the file may be damaged: make it anew.",
     )

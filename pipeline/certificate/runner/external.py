@@ -1,4 +1,4 @@
-"""Certifies a GGUF that someone else made, against the model that it was made of."""
+"""Certify a GGUF that someone else made, against the model that it was made of."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from pipeline.sources.model_source import Source, adapter_source, base_source
 
 @dataclass(frozen=True)
 class ExternalCheck:
-    """What to check: `file` (of shards any), made of `reference`, or of `base` with `adapters` merged in.
+    """The options of a check: `file` (or any of its shards), and the model that it was made of.
 
-    `reference` and `base` are folders or Hub ids; without a base the reference's own weights count, if it has
-    any. Raises InputError for what cannot be.
+    That is `reference`, or `base` with `adapters` merged into it. `reference` and `base` are folders or Hub
+    ids; without a base the reference's own weights are used, if it has any. Raises InputError for invalid
+    options.
     """
 
     file: Path
@@ -38,8 +39,8 @@ class ExternalCheck:
     def __post_init__(self) -> None:
         _check_is_file(self.file)
         for path in shard_paths(self.file):
-            with path.open("rb") as opened:
-                if opened.read(4) != b"GGUF":
+            with path.open("rb") as file:
+                if file.read(4) != b"GGUF":
                     raise InputError(f"{path} is not a GGUF file")
         if is_adapter(self.file):
             raise InputError(
@@ -54,42 +55,43 @@ class ExternalCheck:
             read_chats(self.evaluation, require_answer=False)
 
 
-def certify_file(wanted: ExternalCheck, progress: StepProgress) -> Certificate:
-    """Make all checks that can be made of one file; raises InputError."""
-    folder = Path(wanted.reference).expanduser()
-    is_plain = folder.is_dir() and not list(folder.glob("model*.safetensors"))
-    reference = (
-        Source(wanted.reference, folder.resolve(), None) if is_plain else base_source(wanted.reference)
-    )
-    base = base_source(wanted.base) if wanted.base else None if is_plain else reference
-    if wanted.adapters and base is None:
+def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
+    """Run all checks that are possible for one file. Raises InputError."""
+    folder = Path(options.reference).expanduser()
+    if folder.is_dir() and not list(folder.glob("model*.safetensors")):  # no weights of its own
+        reference = Source(options.reference, folder.resolve(), None)
+        base = base_source(options.base) if options.base else None
+    else:
+        reference = base_source(options.reference)
+        base = base_source(options.base) if options.base else reference
+    if options.adapters and base is None:
         raise InputError("--adapter needs --base: the checkpoint that it was merged into")
     with tempfile.TemporaryDirectory(prefix="certify-") as scratch:
         subject = Subject(
             reference=reference.folder,
-            full=shard_paths(wanted.file)[0],
+            full=shard_paths(options.file)[0],
             scratch=Path(scratch),
-            threads=wanted.threads,
+            threads=options.threads,
             base=base,
-            adapters=tuple(_adapter(text) for text in wanted.adapters),
-            evaluation=wanted.evaluation,
-            depth="full" if wanted.verify == "full" else "fast",
+            adapters=tuple(_adapter(text) for text in options.adapters),
+            evaluation=options.evaluation,
+            depth="full" if options.verify == "full" else "fast",
         )
-        return without_adapters(subject, certify(subject, progress, inputs={"verify": wanted.verify}))
+        return hint_at_adapters(subject, certify(subject, progress, inputs={"verify": options.verify}))
 
 
-def without_adapters(subject: Subject, found: Certificate) -> Certificate:
-    """What was found, where other weights may be those of an adapter that nobody named."""
+def hint_at_adapters(subject: Subject, certificate: Certificate) -> Certificate:
+    """Add a hint to failed weights if no adapter is given: one may have been merged into the file."""
     if subject.adapters:
-        return found
+        return certificate
     hint = "If an adapter is merged into the file, name it with --adapter."
     findings = tuple(
         replace(one, cause=f"{one.cause} {hint}".strip())
         if (one.name, one.status) == ("weights.values", "fail")
         else one
-        for one in found.findings
+        for one in certificate.findings
     )
-    return replace(found, findings=findings)
+    return replace(certificate, findings=findings)
 
 
 def _check_is_file(file: Path) -> None:

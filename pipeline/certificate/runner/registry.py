@@ -1,4 +1,4 @@
-"""The checks of a certificate, in the order in which they are made."""
+"""The checks of a certificate, in the order in which they are run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 
 Check = Callable[[Subject, StepProgress], Iterator[Finding]]
-"""Yields what it finds; raises InputError for what the user has to mend."""
+"""Yields findings; raises InputError for wrong input."""
 
 
 CHECKS: dict[str, Check] = {
@@ -28,6 +28,6 @@ CHECKS: dict[str, Check] = {
     "logits": check_logits,
     "quality": check_quality,
     "behaviour": check_behaviour,
-    "prepare": prepare_quality,  # finds nothing, and leaves what `quality` needs
+    "prepare": prepare_quality,  # yields nothing, and caches what `quality` needs
 }
-"""By a name that people see when a check dies on the way. What is slow to import, a check imports itself."""
+"""The checks by name, which a user sees when a check crashes. Slow imports are made inside the checks."""

@@ -1,4 +1,4 @@
-"""The certificate's child process: a strange GGUF may abort llama.cpp, and does so here alone.
+"""The worker process of the checks: an untrusted GGUF may abort llama.cpp, which only ends this process.
 
 Run by certify.py as `python -m pipeline.certificate.runner.worker`.
 """
@@ -16,23 +16,23 @@ from common.worker_process import Message, send, serve
 from engine.errors import EngineError
 from ggufio.errors import GgufError
 from pipeline.certificate.finding import Finding
-from pipeline.certificate.subject import Subject, published
+from pipeline.certificate.subject import Subject, strip_private_paths
 from pipeline.errors import InputError
 from pipeline.progress import Advance
 
 
 class RemoteProgress:
-    """Tells the parent of each step, which shows it."""
+    """Sends the progress of each step to the parent process, which shows it."""
 
     @contextmanager
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
-        """A step whose bar the parent draws."""
+        """Start a step, for which the parent shows a progress bar."""
         send({"step": title, "total": total})
         yield lambda done: send({"done": done})
 
 
 def check(request: Message) -> Message:
-    """Make the checks of the request, telling each finding as it is made."""
+    """Run the checks of the request, and send each finding at once."""
     from pipeline.certificate.runner.registry import CHECKS
 
     subject = from_json(Subject, request["subject"])
@@ -49,11 +49,11 @@ def check(request: Message) -> Message:
 
 
 def send_finding(finding: Finding, subject: Subject) -> None:
-    """Tell the parent of a finding, as a certificate may hold it."""
-    send({"finding": nan_to_none(asdict(published(finding, subject)))})
+    """Send a finding to the parent process, without private paths and with None for NaN."""
+    send({"finding": nan_to_none(asdict(strip_private_paths(finding, subject)))})
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the subject's folders
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the weights are compared in threads of our own
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything needed is in the subject's folders
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the check of the weights has its own threads
     serve(check, preload=("pipeline.certificate.runner.registry", "gguf"), refusals=(InputError, GgufError))

@@ -1,4 +1,4 @@
-"""The first layers of the real SmolLM2 and of Captain Bob's adapter, and tiny models: all converted once."""
+"""Fixtures: the first layers of the real SmolLM2 and Captain Bob's adapter, and tiny models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEMPLATE = (
     "{{ message['content'] + eos_token }}{% else %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
     "{% endif %}{% endfor %}"
 )
-# Adapters as they differ: plain, rsLoRA on some layers, DoRA, trained experts.
+# Different adapters: plain LoRA, rsLoRA on some layers, DoRA, trained experts.
 TINY = {
     "llama": {"use_rslora": True, "target_modules": ["q_proj", "k_proj", "down_proj"]},
     "phi3": {},
@@ -47,7 +47,7 @@ def _first_layers(name: str) -> bool:
 
 
 def complete_tokenizer(base: Path) -> None:
-    """What a model on the Hub has beside its vocabulary."""
+    """Write the files that a model on the Hub has besides its vocabulary."""
     roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, **roles}
     (base / "tokenizer_config.json").write_text(json.dumps(config))
@@ -82,7 +82,7 @@ def small_adapter(demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def base_alone(subject: Subject) -> Path:
-    """The GGUF of the subject's base, without the adapter."""
+    """Return the path of the GGUF of the subject's base, without the adapter."""
     return subject.full.with_name(f"{subject.full.stem}-alone.gguf")
 
 
@@ -90,7 +90,7 @@ def base_alone(subject: Subject) -> Path:
 def sound(
     small_base: Path, small_adapter: Path, tmp_path_factory: pytest.TempPathFactory, python: str, root: Path
 ) -> dict[str, Subject]:
-    """Exports with nothing wrong, by name, "smollm2" the real one; one process converts them all."""
+    """Correct exports by name, of which "smollm2" is the real one; one process converts them all."""
     folder = tmp_path_factory.mktemp("sound")
     pairs = {"smollm2": (small_base, small_adapter)}
     for architecture, options in TINY.items():

@@ -1,4 +1,4 @@
-"""A GGUF with something changed: metadata through llama.cpp's own calls, numbers in place."""
+"""Change a GGUF: metadata through llama.cpp's own functions, tensors in place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Value = str | int | float | bool | list[str] | NDArray[np.int32]
 def rewrite(
     source: Path, target: Path, values: Mapping[str, Value] | None = None, without: Collection[str] = ()
 ) -> Path:
-    """Copy `source` with those metadata values, and without those tensors."""
+    """Copy `source` with these metadata values, and without these tensors."""
     opened = GgufFile(source)
     for key, value in (values or {}).items():
         _set(opened._header, key.encode(), value)
@@ -31,7 +31,7 @@ def rewrite(
             read.seek(tensor.offset)
             write.seek(places[name].offset)
             write.write(read.read(tensor.size))
-        write.truncate(-(-write.tell() // 32) * 32)  # llama.cpp wants the last one padded too
+        write.truncate(-(-write.tell() // 32) * 32)  # llama.cpp requires padding after the last one too
     opened.close()
     return target
 
@@ -55,11 +55,11 @@ def _set(header: int, key: bytes, value: Value) -> None:
 
 
 def tensor_in_place(path: Path, name: str) -> NDArray[np.float16]:
-    """An f16 tensor of the file, [rows, width]; what is written to it is written to the file."""
+    """Map an f16 tensor of the file, [rows, width]; changes are written to the file."""
     tensor = read_tensors(path)[name]
     return np.memmap(path, np.float16, "r+", tensor.offset, (tensor.rows, tensor.width))
 
 
 def copy(source: Path, target: Path) -> Path:
-    """A copy to write into."""
+    """Copy a file, to change the copy."""
     return Path(shutil.copy(source, target))

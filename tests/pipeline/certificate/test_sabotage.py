@@ -1,4 +1,4 @@
-"""Things broken on purpose, on real weights: the certificate fails, and by the right name."""
+"""Faults on purpose, on real weights: the certificate fails with the right finding and cause."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def with_config(subject: Subject, **changes: object) -> Subject:
 
 
 def rslora_scaled_as_lora(subject: Subject, target: Path) -> Subject:
-    return with_config(subject, use_rslora=True)  # the file is a LoRA's
+    return with_config(subject, use_rslora=True)  # the file was merged as LoRA
 
 
 def lora_scaled_as_rslora(subject: Subject, target: Path) -> Subject:
@@ -181,7 +181,7 @@ def without_the_adapter(subject: Subject, target: Path) -> Subject:
 
 
 def based_on(subject: Subject, folder: Path) -> Subject:
-    """The subject with a base folder of its own, of links."""
+    """Return the subject with a new base folder of links."""
     assert subject.base is not None
     folder.mkdir()
     for path in subject.base.folder.iterdir():
@@ -267,7 +267,7 @@ def test_no_false_alarm(name: str, sound: dict[str, Subject]) -> None:
     checks = [CHECKS[check] for check in ("tokenizer", "template", "settings", "weights")]
     findings = {found.name: found for check in checks for found in check(sound[name], NoProgress())}
     assert not [found for found in findings.values() if found.status == "fail"]
-    # The one thing that is so: transformers leaves out the space before "[INST]", and llama.cpp does not.
+    # The one real difference: transformers omits the space before "[INST]", and llama.cpp does not.
     spaces = findings["template.text"].cause == find_cause("space_differs")
     assert [found.name for found in findings.values() if found.status == "warn"] == ["template.text"] * spaces
     assert spaces == (name not in ("smollm2", "gemma2", "gemma3_text"))

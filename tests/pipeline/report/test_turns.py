@@ -22,18 +22,18 @@ PHI = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
     "{{ '<|assistant|>\n' if add_generation_prompt else '' }}"
 )
-GEMMA = (  # knows no system message: it goes in front of the first question
+GEMMA = (  # rejects system messages: they are put in front of the first question
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}"
     "{% endif %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' }}"
     "{{ m['content'] | trim }}{{ '<end_of_turn>\n' }}{% endfor %}{{ '<start_of_turn>model\n' }}"
 )
-NUMBERED = (  # says how many messages there are: no fixed strings could
+NUMBERED = (  # writes the number of messages, which fixed strings cannot
     "{{ messages | length }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
 )
 
 
 def go(template: str, messages: Sequence[Message]) -> str:
-    """What Go's text/template makes of our templates: of the five kinds of action in them, and no others."""
+    """Render our templates as Go's text/template does; supports only the five kinds of action in them."""
     system = next((m["content"] for m in messages if m["role"] == "system"), "")
     pieces = re.split(r"(\{\{.*?\}\})", template)
     assert not any(piece for piece in pieces[::2]), "text outside of actions"

@@ -83,7 +83,7 @@ def test_the_page_is_whole_in_itself_and_shows_strangers_words_as_words(folder: 
 
 
 def test_a_percent_of_speed_looks_like_one(folder: Path) -> None:
-    """From 150 to 149 tokens/s: the points stand beside each other, as the axis begins at zero."""
+    """150 and 149 tokens/s are plotted next to each other, as the axis starts at zero."""
     made = record("Q4_K_M", "Q5_K_M")
     write_report(folder, "bob", made, certificate(made))
     sheet = (folder / "chart.svg").read_text()
@@ -103,7 +103,7 @@ def test_the_card_is_for_the_hub(folder: Path) -> None:
     assert "| [bob-Q4_K_M.gguf](bob-Q4_K_M.gguf) | 90 MB | 0.960 (0.950 to 0.970) | 0.0200 | 90.0% |" in body
     assert "\n# not a heading" not in body and "\\<img src=x" in body
     assert "- adapter: you/pirate\\<script\\> at c0ffee, LoRA of rank 8, weight 0.5" in body
-    assert "python app.py bob-Q4_K_M.gguf" in body  # the smallest without an objection
+    assert "python app.py bob-Q4_K_M.gguf" in body  # the smallest that passed
 
 
 def test_a_readme_of_the_users_own_is_left_alone(folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_readme_of_the_users_own_is_left_alone(folder: Path) -> None:
     assert "README.md" not in written.names and "README.md is your own" in written.notes[0]
     (folder / "README.md").unlink()
     write_report(folder, "bob", made, certificate(made))
-    assert "README.md" in write_report(folder, "bob", made, certificate(made)).names  # ours is made anew
+    assert "README.md" in write_report(folder, "bob", made, certificate(made)).names  # ours is replaced
 
 
 def test_without_a_modelfile_nobody_is_told_to_use_one(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_it_tells_how_the_type_was_chosen_and_what_was_calibrated_on(folder: Pat
 def test_shards_are_one_file_for_ollama_alone(folder: Path) -> None:
     first, second = (f"bob-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2))
     (folder / "bob-Q4_K_M.gguf").rename(folder / first)
-    (folder / second).write_bytes((folder / first).read_bytes()[:4])  # all that is looked at of it
+    (folder / second).write_bytes((folder / first).read_bytes()[:4])  # only the magic is read
     made = record("Q4_K_M")
     output = made.outputs.pop("bob-Q4_K_M.gguf")
     made.outputs |= {file: replace(output, file=file) for file in (first, second)}

@@ -1,4 +1,4 @@
-"""Divergence and survival with real weights: SmolLM2, Captain Bob, and what quantization makes of both."""
+"""Divergence and survival with real weights: SmolLM2 and Captain Bob, in f16 and quantized."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def subject(
     plain_smollm2: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Subject:
-    """Captain Bob in f16; "plain", his base in f16; and his quantizations."""
+    """Return Captain Bob in f16; "plain", its base in f16; and its quantized files."""
     plain, scratch = plain_smollm2 / "smollm2-F16.gguf", tmp_path_factory.mktemp("quality")
     files = {name: captain_bob.folder / f"captain-bob-{name}.gguf" for name in QUANTS}
     full, base = captain_bob.folder / "captain-bob-F16.gguf", base_source(str(real_base))
@@ -38,10 +38,10 @@ def subject(
 
 @pytest.fixture(scope="module")
 def found(subject: Subject) -> Found:
-    return look_at(subject)
+    return run_check(subject)
 
 
-def look_at(subject: Subject) -> Found:
+def run_check(subject: Subject) -> Found:
     return {(finding.name, finding.file): finding for finding in check_quality(subject, NoProgress())}
 
 
@@ -49,7 +49,7 @@ def test_survival_is_near_1_for_q8_0_and_0_for_the_base_itself(found: Found) -> 
     assert found["survival", "Q8_0"].status == "pass"
     assert 0.99 < found["survival", "Q8_0"].figures["kept"]["value"] <= 1
     assert found["survival", "plain"].status == "fail"
-    # The adapter is taken off the tuned model in memory: that must be the base as it was converted.
+    # The negated adapter on the tuned model must give the same scores as the converted base.
     assert found["survival", "plain"].figures["kept"]["value"] == pytest.approx(0, abs=1e-3)
 
 
@@ -75,14 +75,14 @@ def test_a_tuning_that_changes_almost_nothing_is_said_to_be_unmeasurable(
 ) -> None:
     files, faint = {"Q8_0": subject.files["Q8_0"]}, (replace(subject.adapters[0], weight=1e-4),)
     nothing = replace(subject, full=subject.files["plain"], files=files, scratch=tmp_path, adapters=faint)
-    finding = look_at(nothing)["survival", "Q8_0"]
+    finding = run_check(nothing)["survival", "Q8_0"]
     assert finding.status == "skipped" and "almost nothing" in finding.summary
-    assert finding.figures["kept"]["value"] is None  # JSON knows no NaN
+    assert finding.figures["kept"]["value"] is None  # JSON has no NaN
 
 
 def test_what_the_tuned_model_says_is_asked_once(subject: Subject, found: Found) -> None:
     before = (subject.scratch / "tuned-scores.json").stat().st_mtime_ns
-    again = look_at(replace(subject, files={"Q8_0": subject.files["Q8_0"]}))
+    again = run_check(replace(subject, files={"Q8_0": subject.files["Q8_0"]}))
     assert again["survival", "Q8_0"].figures == found["survival", "Q8_0"].figures
     assert (subject.scratch / "tuned-scores.json").stat().st_mtime_ns == before
 
@@ -100,9 +100,9 @@ def test_held_out_answers_tell_how_much_of_the_gain_is_kept(
         scratch=tmp_path,
         files={"Q4_K_M": subject.files["Q4_K_M"]},
     )
-    found = look_at(asked)
+    found = run_check(asked)
     texts, finding = found["quantization", "Q4_K_M"].figures, found["survival", "Q4_K_M"]
     assert (texts["answers"], texts["left_out"], texts["perplexity_of"]) == (5, 1, "the answers in --eval")
     assert "line 5" in texts["left_out_because"]
     assert 0.8 < finding.figures["gain"]["value"] < 1.1
-    assert finding.figures["gain"]["change"] > 1  # nats a token: these answers are what it was tuned on
+    assert finding.figures["gain"]["change"] > 1  # nats a token: the adapter was trained on these answers

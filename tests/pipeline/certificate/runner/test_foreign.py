@@ -1,4 +1,4 @@
-"""What `certify` is given by mistake: a folder, an adapter alone, an adapter that is not named."""
+"""Wrong inputs of `certify`: a folder, an adapter instead of a model, an adapter that was not given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from pipeline.certificate.finding import Certificate, Finding
-from pipeline.certificate.runner.external import ExternalCheck, without_adapters
+from pipeline.certificate.runner.external import ExternalCheck, hint_at_adapters
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter
@@ -43,9 +43,9 @@ def test_other_weights_may_be_an_adapter_that_was_not_named() -> None:
         Finding("settings.rope", "pass", "Good."),
         Finding("weights.values", "fail", "Bad.", cause="Why."),
     )
-    found = without_adapters(subject, Certificate((good, other), {}, {}))
+    found = hint_at_adapters(subject, Certificate((good, other), {}, {}))
     assert found.findings[0] == good
     assert found.findings[1].cause == "Why. If an adapter is merged into the file, name it with --adapter."
     adapter = Adapter(Source("bob", Path("bob"), None), {}, {})
     given = Subject(Path(), Path("bob.gguf"), Path(), 1, adapters=(adapter,))
-    assert without_adapters(given, Certificate((other,), {}, {})).findings == (other,)
+    assert hint_at_adapters(given, Certificate((other,), {}, {})).findings == (other,)

@@ -1,4 +1,4 @@
-"""The certificate as a step of an export: made once, kept while it holds, and the exit code."""
+"""The certificate as a step of an export: made once, reused while its inputs are equal, and the exit code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from common.worker_process import WorkerDied, run_worker
 from pipeline.certificate.finding import Certificate, Finding, load_certificate
-from pipeline.certificate.runner.certify import NAMES, _died, certify
+from pipeline.certificate.runner.certify import NAMES, _crash_finding, certify
 from pipeline.certificate.runner.registry import CHECKS
-from pipeline.certificate.subject import Subject, without_folders
+from pipeline.certificate.subject import Subject, strip_folders
 from pipeline.errors import InputError
 from pipeline.exporter.certify_step import EARLY, PREPARE
 from pipeline.exporter.config import ExportConfig
@@ -55,7 +55,7 @@ def test_it_is_made_once_and_again_when_something_changed(tmp_path: Path) -> Non
     assert first.certificate is not None
     assert first.certificate.status in ("pass", "warn")
     assert len(first.certificate.hashes) > 3 and set(first.certificate.hashes) == set(first.made)
-    # Of shards the whole is spoken of, and the one that all are held against is not held against itself.
+    # Findings name the whole model, not its shards, and the reference is not compared with itself.
     assert {finding.file for finding in first.certificate.findings} == {"", "bob-Q8_0.gguf"}
     path = tmp_path / "bob" / "certificate.json"
     assert list(json.loads(path.read_text())["files"][0]) == ["file", "status", "sha256"]
@@ -75,8 +75,8 @@ def test_a_file_that_does_not_load_fails_every_check_that_opens_it(real: Subject
     broken.write_bytes(real.full.read_bytes()[:100_000])
     certificate = certify(replace(real, full=broken), NoProgress())
     assert certificate.status == "fail"
-    told = json.dumps(certificate.to_json())
-    assert str(tmp_path) not in told and "broken.gguf" in told  # it is published
+    text = json.dumps(certificate.to_json())
+    assert str(tmp_path) not in text and "broken.gguf" in text  # a certificate is published
     failed = {finding.name for finding in certificate.findings if finding.status == "fail"}
     assert failed == {"tokenizer", "template", "settings", "weights", "quality"}
 
@@ -117,7 +117,7 @@ def test_what_is_missing_is_one_line(missing: str, tmp_path: Path, root: Path, p
 def test_a_check_that_died_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "certificate.log"
     log.write_text(f"reading {tmp_path}/bob.gguf\nGGML_ASSERT failed\n")
-    finding = _died("quality", WorkerDied("it failed: GGML_ASSERT failed", log))
+    finding = _crash_finding("quality", WorkerDied("it failed: GGML_ASSERT failed", log))
     assert finding.summary == "The check came to no end: it failed: GGML_ASSERT failed."
     assert finding.figures == {"log": ["reading bob.gguf", "GGML_ASSERT failed"]}
 
@@ -134,7 +134,7 @@ def test_a_template_that_loops_is_named_when_it_ends_a_child(
 
 def test_folders_are_left_out_of_what_is_told() -> None:
     known = [Path("/home/my name/models")]
-    assert without_folders("cannot load '/home/my name/models/a.gguf'", known) == "cannot load 'a.gguf'"
-    assert without_folders("/srv/bob/a.gguf is cut (5/7)") == "a.gguf is cut (5/7)"
+    assert strip_folders("cannot load '/home/my name/models/a.gguf'", known) == "cannot load 'a.gguf'"
+    assert strip_folders("/srv/bob/a.gguf is cut (5/7)") == "a.gguf is cut (5/7)"
     plain = "<s>[/INST] at https://a.org/b/c and/or 1/2/3"
-    assert without_folders(plain) == plain
+    assert strip_folders(plain) == plain
