@@ -34,7 +34,7 @@ class Figure:
             gr.Markdown(text(info), elem_classes="teach")
         self.outputs: list[Any] = [self._box, self._plot]
 
-    def hidden(self) -> Updates:
+    def hide(self) -> Updates:
         """Hide the figure."""
         return {self._box: gr.update(visible=False)}
 
