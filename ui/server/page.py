@@ -15,8 +15,8 @@ from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
 from ui.i18n.words import text
 from ui.models.registry import Models, acquire_model
-from ui.pages.assets import MEND
-from ui.pages.chat.bindings import ChatBindings
+from ui.pages.assets import FIXES
+from ui.pages.chat.bindings import bind_events
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.gradio_api import add_chat_endpoint
@@ -111,16 +111,16 @@ def _chat(
     read = ContextReader(answerer.context_of)
     edits = EditHandlers(panel, live, read)
     events = ChatEvents(panel, answerer, live, edits, read)
-    bindings = ChatBindings(
+    answered = bind_events(
         panel, events, edits, settings=settings.components, concurrency=concurrency, model=picker.key
     )
     picker.wire(page)
     settings.follow(picker.switched, picker.key, picker.info_of)
     history.new_chat_by(new_chat)
     history.wire(page)
-    for event in bindings.answered:
+    for event in answered:
         history.refresh_after(event)
-    history.on_open(bindings.events.open, bindings.panel.outputs)
+    history.on_open(events.open, panel.outputs)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_common(page, open_settings, events.close)
     page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js
@@ -147,7 +147,7 @@ def _quality(page: gr.Blocks, models: Models) -> None:
         gr.Markdown(text("quality.title"))
         _head_button("page.chat", "open-chat", link="./")
     QualityPanel(models).wire(page)
-    page.load(None, js=MEND.read_text(encoding="utf-8"))
+    page.load(None, js=FIXES.read_text(encoding="utf-8"))
 
 
 def _head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
@@ -157,6 +157,6 @@ def _head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
 def _wire_common(page: gr.Blocks, open_settings: gr.Button, on_close: Callable[..., Any]) -> None:
     """Add a page's settings button and scripts; call `on_close` when its tab is closed."""
     open_settings.click(None, js=TOGGLE_SETTINGS)
-    for script in (SHORTCUTS, MEND):
+    for script in (SHORTCUTS, FIXES):
         page.load(None, js=script.read_text(encoding="utf-8"))
     page.unload(on_close)

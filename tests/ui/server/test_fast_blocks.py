@@ -38,12 +38,12 @@ def sent(page: gr.Blocks, updates: Updates, *, unchanged: bool) -> tuple[Any, Se
 @pytest.mark.parametrize(
     "show",
     [
-        lambda panel, place: panel.started(place, ASKED, clear=True),
-        lambda panel, place: panel.opened(place, ASKED),
-        lambda panel, place: panel.marked(place.mark(0), ASKED),
-        lambda panel, place: panel.judging(place, place.path[-1], ASKED),
-        lambda panel, place: panel.ended(place, Progress("<think>a</think> b"), ASKED),
-        lambda panel, place: panel.unkept(place, place.path[-1], StoreError("full"), ASKED),
+        lambda panel, place: panel.show_started(place, ASKED, clear=True),
+        lambda panel, place: panel.show_opened(place, ASKED),
+        lambda panel, place: panel.show_marked(place.mark(0), ASKED),
+        lambda panel, place: panel.ask_feedback(place, place.path[-1], ASKED),
+        lambda panel, place: panel.show_ended(place, Progress("<think>a</think> b"), ASKED),
+        lambda panel, place: panel.show_unsaved(place, place.path[-1], StoreError("full"), ASKED),
     ],
 )
 def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(show: Show) -> None:
@@ -51,9 +51,9 @@ def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(sho
     with FastBlocks() as page:
         panel = ChatPanel(store, 2048, current=gr.BrowserState(""), is_writing=lambda _: False)
         gr.Button().click(lambda: None, None, panel.outputs)
-    there = panel.place(ASKED).ask("Why <b>?", None)
+    there = panel.state(ASKED).ask("Why <b>?", None)
     store.add("me", there.view.key, there.path[-1].id, "assistant", "<think>a</think> b")
-    here = panel.place(replace(ASKED, view=there.view))
+    here = panel.state(replace(ASKED, view=there.view))
     ours, state = sent(page, show(panel, here), unchanged=True)
     theirs, _ = sent(page, show(panel, here), unchanged=False)
     assert ours == theirs
