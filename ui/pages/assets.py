@@ -1,7 +1,7 @@
-"""How the page looks: calm, in the system's own fonts, light and dark, down to a phone's width.
+"""Theme, style sheets and scripts of the pages, and the script that downloads a file.
 
-The style sheets are style.css, conversation.css, figures.css and access.css in ui/static; colours that
-Gradio's parts use are set in the theme. accessibility_fixes.js adds what screen readers miss in them.
+The style sheets are style.css, conversation.css, figures.css and access.css in ui/static; the colours of
+Gradio's components are set in the theme. accessibility_fixes.js adds what screen readers miss in them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from ui.static import STATIC
 
 _SHEETS = ("style.css", "conversation.css", "figures.css", "access.css")
 CSS = [STATIC / name for name in _SHEETS]
-MEND = STATIC / "accessibility_fixes.js"
+FIXES = STATIC / "accessibility_fixes.js"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's base theme with our colours. Plain `Font`s are never fetched, unlike Google's."""
+    """Return Gradio's base theme with our colours. Plain `Font`s are never fetched, unlike Google's."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,
@@ -64,7 +64,7 @@ def theme() -> gr.themes.Base:
 
 
 File = dict[str, str]
-"""A file's `name`, its media `type`, and its `content`: what a hidden gr.JSON holds for `DOWNLOAD`."""
+"""A file's `name`, media `type` and `content`: the value of the hidden gr.JSON that `DOWNLOAD` reads."""
 
 
 DOWNLOAD = """(file) => {

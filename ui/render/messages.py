@@ -1,14 +1,13 @@
-"""What a model's Markdown becomes before a browser sees it: harmless, and with its mathematics marked.
+"""Messages for the Chatbot and for the engine: safe Markdown, folded reasoning, rows, and back.
 
-The text of a model is untrusted: it is shown as Markdown, and Markdown can carry HTML and images, that is,
-requests to other people's servers. `defuse` takes both away by slipping an invisible WORD JOINER into `<tag`
-and `![` (which leaves a link, for who wants to see the image), and into the fence of a Mermaid diagram, whose
-text Gradio makes HTML of as it is. The reader sees exactly what the model wrote, and `restore` gives the
-model back its own words.
-Gradio's sanitizer and the page's Content-Security-Policy (ui/server/app.py) stand behind it.
+A model's text is untrusted. It is shown as Markdown, which can contain HTML and images, that is, requests to
+other servers. `neutralize_markdown` disables both by inserting an invisible WORD JOINER into `<tag` and `![`
+(an image becomes a link), and into the fence of a Mermaid diagram, whose text Gradio inserts as HTML. The
+reader sees the text unchanged, and `restore_markdown` removes the joiners before the model reads it again.
+Gradio's sanitizer and the page's Content-Security-Policy (ui/server/app.py) are further lines of defence.
 
-Gradio takes whatever stands between two delimiters of mathematics for a formula, also across code. So those
-that open or close no formula of ours get a joiner as well.
+Gradio renders everything between two math delimiters as a formula, even across code, so delimiters that
+belong to no formula get a joiner too.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ LATEX: list[dict[str, str | bool]] = [
 _LINES = r"(?:(?!\n[ \t]*\n).)+?"  # up to the paragraph's end
 
 
-# Nor beyond the next one that opens: thousands that are never closed would each be followed to the end.
+# A formula also ends before the next opening delimiter: else each of thousands of unclosed ones would be
+# searched to the end of the text.
 _DISPLAY = r"(?:(?!\n[ \t]*\n|(?<!\\)\\\[).)+?"
 _INLINE = r"(?:(?!\n[ \t]*\n|(?<!\\)\\\().)+?"
 
 
-# Code comes first: it is shown as it is, and people copy it. An unclosed fence runs to the end.
-# `$x$` as Pandoc reads it: no space inside the dollars and no digit behind them, so that prices stay prices.
+# Code comes first, since people copy it. An unclosed fence runs to the end.
+# `$x$` follows Pandoc's rule, which spares prices: no space inside the dollars and no digit after them.
 _PIECES = re.compile(
     r"(?P<code>^[ \t>]*(?P<fence>`{3,}(?!`)|~{3,}(?!~))[^\n]*\n(?:.*?^[ \t>]*(?P=fence)[`~]*[ \t]*$|.*)"
     rf"|(?<!`)(?P<tick>`{{1,8}})(?!`){_LINES}(?<!`)(?P=tick)(?!`))"
@@ -58,7 +58,7 @@ _SUM = re.compile(r"\d[\d.,]*\s[^=+*/^_\\<>-]*$")  # "5 and 10", of "$5 and 10$"
 
 
 def neutralize_markdown(text: str, *, dollars: bool = False) -> str:
-    r"""The same to a reader, without HTML and images to a browser; `dollars` turns `$x$` into `\(x\)`."""
+    r"""Disable the HTML and images of a Markdown text; with `dollars`, turn `$x$` into `\(x\)`."""
     parts, end = [], 0
     for piece in _PIECES.finditer(text):
         parts += [_plain(text[end : piece.start()]), _piece(piece, dollars)]
@@ -67,7 +67,7 @@ def neutralize_markdown(text: str, *, dollars: bool = False) -> str:
 
 
 def restore_markdown(text: str) -> str:
-    """Undo `defuse` without `dollars`."""
+    """Undo `neutralize_markdown` without `dollars`."""
     return _SLIPPED.sub(lambda found: found.group()[:-1], text)
 
 
@@ -93,15 +93,15 @@ def _slip(what: re.Pattern[str], text: str) -> str:
     return what.sub(rf"\g<0>{JOINER}", text)
 
 
-# Thoughts come first or not at all: whoever explains the tag further down is left alone. Where the template
-# has opened them in the prompt already (Qwen, DeepSeek), the answer holds the closing tag alone.
+# Reasoning comes first or not at all: a tag further down is part of the answer. When the chat template opens
+# the tag in the prompt (Qwen, DeepSeek), the answer has only the closing tag.
 _OPEN = re.compile(r"\s*(?:<(?P<tag>think|thinking|thought|reasoning)>|(?P<upper>\[THINK\]))")
 _CODE_OR_TAG = re.compile(r"```.*?```|`[^`\n]*`|(?P<open><think>)|(?P<close></think>)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ReasoningSplit:
-    """An answer in two parts. `thoughts` of None: it has none; `thinking`: they have not ended."""
+    """An answer's reasoning (`thoughts`; None if it has none) and text; `thinking`: it has not ended yet."""
 
     thoughts: str | None
     answer: str
@@ -109,7 +109,7 @@ class ReasoningSplit:
 
 
 def split(text: str) -> ReasoningSplit:
-    """Tell an answer's thoughts from the rest."""
+    """Split an answer into its reasoning and its text."""
     opened = _OPEN.match(text)
     if opened is None:
         return _closed_alone(text)
@@ -119,8 +119,8 @@ def split(text: str) -> ReasoningSplit:
 
 
 def _closed_alone(text: str) -> ReasoningSplit:
-    """Thoughts are what stands before a closing tag that nothing opened, unless that is code."""
-    if "</think>" in text:  # this is asked a dozen times a second
+    """Split at a closing tag without an opening one, outside of code."""
+    if "</think>" in text:  # checked a dozen times a second
         for found in _CODE_OR_TAG.finditer(text):
             if found["open"]:
                 break
@@ -129,13 +129,13 @@ def _closed_alone(text: str) -> ReasoningSplit:
     return ReasoningSplit(None, text)
 
 
-Row = dict[str, Any]  # a message as the browser's Chatbot takes it
+Row = dict[str, Any]  # a message in the format of Gradio's Chatbot
 _JUDGED = {"like": "Like", "dislike": "Dislike", None: None}
 
 
 @dataclass(frozen=True)
 class ChatbotRow:
-    """Rows for the Chatbot, and of each row the id of its message."""
+    """Rows for the Chatbot, and the message id of each row."""
 
     rows: tuple[Row, ...]
     nodes: tuple[int, ...]
@@ -145,7 +145,7 @@ class ChatbotRow:
 
 
 def chatbot_rows(path: Sequence[Node], t: Translator = ENGLISH, *, writing: bool = False) -> ChatbotRow:
-    """The rows of some messages; `writing`: the last one has not ended."""
+    """Return the rows of some messages; `writing`: the last one has not ended."""
     rows, nodes = list[Row](), list[int]()
     for node in path:
         own = _rows(node, t, writing=writing and node is path[-1])
@@ -155,7 +155,7 @@ def chatbot_rows(path: Sequence[Node], t: Translator = ENGLISH, *, writing: bool
 
 
 def opinions(path: Sequence[Node]) -> list[str | None]:
-    """The Chatbot's `feedback_value`: one for each of the assistant's bubbles."""
+    """Return the Chatbot's `feedback_value`: one rating for each of the assistant's bubbles."""
     bubbles = [
         n for n, before in zip(path, [None, *path], strict=False) if before is None or before.role != n.role
     ]
@@ -182,7 +182,7 @@ def _rows(node: Node, t: Translator, *, writing: bool) -> list[Row]:
 
 
 def _folded(thoughts: str, thinking: bool, t: Translator) -> Row:
-    """`done` from the start: Gradio opens what is pending, and thoughts are to be folded."""
+    """Return the metadata of folded reasoning; its status is "done" since Gradio unfolds pending ones."""
     title = t("chat.thinking") if thinking else t("chat.thoughts")
     words = t("chat.words", count=t.number(len(thoughts.split())))
     return {"title": title, "log": words, "status": "done"}
@@ -193,7 +193,7 @@ def _row(role: str, text: str, metadata: Row | None = None) -> Row:
 
 
 def text_of(content: object) -> str:
-    """The text of a message's content: a string, or a list of strings and text blocks."""
+    """Return the text of a content: a string, or a list of strings and text blocks. Raises RequestError."""
     if isinstance(content, str):
         return restore_markdown(content)
     if isinstance(content, Sequence):
@@ -210,7 +210,7 @@ def _block_text(block: object) -> str:
 
 
 def to_message(item: Mapping[str, Any]) -> Message:
-    """One message of a history; a RequestError names what is wrong with it."""
+    """Convert a message of a history. Raises RequestError."""
     role, content = item.get("role"), item.get("content")
     if role not in ("system", "user", "assistant"):
         raise RequestError(f"a message's role is {role!r}: use system, user or assistant")
@@ -218,7 +218,10 @@ def to_message(item: Mapping[str, Any]) -> Message:
 
 
 def conversation(history: Sequence[Mapping[str, Any]], system_prompt: str = "") -> list[Message]:
-    """What the engine reads: the system prompt, when there is one, and the history without empty messages."""
+    """Return the messages for the engine: the system prompt, if any, and the non-empty ones of the history.
+
+    Raises RequestError.
+    """
     messages = [message for message in map(to_message, history) if message["content"].strip()]
     if system_prompt.strip():
         rest = [message for message in messages if message["role"] != "system"]

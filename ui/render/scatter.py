@@ -1,6 +1,6 @@
-"""A few named points over two axes, with intervals, as inline SVG in the page's own colours (figures.css).
+"""Scatter plot of a few named points with intervals, as inline SVG in the page's colours (figures.css).
 
-Gradio's plots have neither error bars nor names beside points. Names may be strangers' and are escaped.
+Gradio's plots have neither error bars nor names beside points. Names are untrusted and escaped.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from html import escape
 
 Number = Callable[[float, int], str]
-"""Writes a number with so many decimals, as the visitor's language has it."""
+"""Formats a number with so many decimals in the visitor's language."""
 
 
 _WIDTH, _HEIGHT = 360, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 346, 28, 186  # of the plane; around it are the scales and their titles
 _STEPS = (1, 2, 5, 10)
-_MOST_STEPS = 5
+_MAX_STEPS = 5
 _LETTER, _LINE = 8, 13  # how wide and high the names' font is, at most
-_LONGEST_NAME = 18
+_MAX_NAME = 18
 
 
-# Where a name may stand from its point: right across, and down to its base line; left ones end there.
+# Offsets of a name from its point, in order of preference: to the right (or left) and down to the base line.
 _PLACES = [(right, down) for down in (-5, 14, -18, 27, -31, 40) for right in (8, -8)]
 
 
 @dataclass(frozen=True)
 class Box:
-    """Room that is taken."""
+    """An occupied rectangle."""
 
     left: float
     top: float
@@ -36,14 +36,14 @@ class Box:
     bottom: float
 
     def meets(self, other: Box) -> bool:
-        """Whether the two cover a place together."""
+        """Return whether the two overlap."""
         beside = self.left >= other.right or self.right <= other.left
         return not beside and self.top < other.bottom and self.bottom > other.top
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point with the interval of its `y`, if it is known; the `chosen` one stands out."""
+    """A point with the interval of its `y`, if known; a `chosen` one is highlighted."""
 
     name: str
     x: float
@@ -54,9 +54,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says: its title with the unit.
+    """An axis: its title with the unit.
 
-    `best` is a value that it shows whatever the points, `limit` one that it shows with a dashed line across.
+    `best` is a value that is always in view, `limit` one that is marked with a dashed line across.
     """
 
     title: str
@@ -65,13 +65,13 @@ class Axis:
 
     @property
     def shown(self) -> list[float]:
-        """The values that must have room."""
+        """The values that are always in view."""
         return [value for value in (self.best, self.limit) if value is not None]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places of the drawing, and the even steps in between."""
+    """Maps values to coordinates, with ticks at even steps."""
 
     low: float
     high: float
@@ -85,29 +85,29 @@ class Scale:
 
     @property
     def ticks(self) -> list[float]:
-        """The values that are written beside it."""
+        """The values of the ticks."""
         return [
             self.low + self.step * place for place in range(round((self.high - self.low) / self.step) + 1)
         ]
 
     @property
     def decimals(self) -> int:
-        """How many decimals tell the ticks apart."""
+        """The number of decimals that distinguishes the ticks."""
         return max(0, -math.floor(math.log10(self.step)))
 
 
 def scale_of(values: Sequence[float], begin: float, end: float) -> Scale:
-    """A scale of round numbers that has room for all values."""
+    """Return a scale with round ticks that contains all values."""
     low, high = min(values), max(values)
     room = (high - low) or abs(high) or 1.0
-    size = 10 ** math.floor(math.log10(room / _MOST_STEPS))
-    step = next(size * factor for factor in _STEPS if room / (size * factor) <= _MOST_STEPS)
+    size = 10 ** math.floor(math.log10(room / _MAX_STEPS))
+    step = next(size * factor for factor in _STEPS if room / (size * factor) <= _MAX_STEPS)
     first, last = math.floor(low / step), math.ceil(high / step)
     return Scale(first * step, max(last, first + 1) * step, step, begin, end)
 
 
 def scatter(points: Sequence[Point], x: Axis, y: Axis, label: str, number: Number) -> str:
-    """The drawing; `label` is for who cannot see it. There must be points, and their numbers finite."""
+    """Draw at least one point, all finite, as SVG; screen readers read `label`."""
     across = scale_of([*(point.x for point in points), *x.shown], _LEFT + 14, _RIGHT - 14)
     heights = [value for point in points for value in (point.y, *(point.interval or ()))]
     up = scale_of([*heights, *y.shown], _BOTTOM, _TOP)
@@ -139,7 +139,7 @@ def _points(points: Sequence[Point], across: Scale, up: Scale) -> Iterator[str]:
             low, high = (up(value) for value in point.interval)
             ends = "".join(f"M{x - 4:.1f} {end:.1f}h8" for end in (low, high))
             parts.insert(0, f"<path class='interval' d='M{x:.1f} {low:.1f}V{high:.1f}{ends}'/>")
-        name = point.name[:_LONGEST_NAME]
+        name = point.name[:_MAX_NAME]
         right, down = _free_place(name, x, y, taken)
         taken.append(_box(name, x + right, y + down, left=right < 0))
         parts.append(_text(x + right, y + down, name, "name end" if right < 0 else "name"))
@@ -147,7 +147,7 @@ def _points(points: Sequence[Point], across: Scale, up: Scale) -> Iterator[str]:
 
 
 def _free_place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[float, float]:
-    """Where the name covers nothing; the first place when there is none."""
+    """Return the first offset where the name covers nothing, or else the first of all."""
     for right, down in _PLACES:
         box = _box(name, x + right, y + down, left=right < 0)
         is_inside = box.left >= _LEFT and box.right <= _WIDTH and box.bottom <= _BOTTOM
@@ -157,7 +157,7 @@ def _free_place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[fl
 
 
 def _box(name: str, x: float, y: float, *, left: bool) -> Box:
-    """The room of a name that begins at x or, on the left, ends there."""
+    """Return the rectangle of a name that begins at x or, on the left, ends there."""
     width = _LETTER * len(name)
     return Box(x - width if left else x, y - _LINE + 3, x if left else x + width, y + 3)
 

@@ -1,4 +1,4 @@
-"""What is happening, in words: the facts above the chat and the line below it. Plain HTML, all escaped."""
+"""The model's facts, the status line, error messages and the context meter, as text and HTML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ui.render.html import html, render
 from ui.render.messages import split
 
 Failure = UserError | RateLimitExceeded | NotFound | StoreError
-"""Why a person did not get what they asked for."""
+"""The errors that a page explains to its user."""
 
 
 BRING_YOUR_OWN = "python app.py PATH/TO/MODEL.gguf"
@@ -33,7 +33,7 @@ def model_name(info: ModelInfo) -> Markup:
 
 
 def facts_text(info: ModelInfo, t: Translator = ENGLISH) -> str:
-    """What the model is made of, in one line."""
+    """Return the model's quantization, parameters, size and context in one line."""
     parameters = t("page.parameters", count=parameters_text(info.parameters))
     context = t("page.context", tokens=t.number(info.context))
     return " · ".join(fact for fact in (info.quantization, parameters, size_text(info.size), context) if fact)
@@ -58,7 +58,7 @@ def line(text: str, css_class: str = "") -> Markup:
 
 
 def status(progress: Progress, t: Translator = ENGLISH) -> Markup:
-    """The line for an answer under way or at its end."""
+    """Render the status line of an answer, under way or finished."""
     if progress.error is not None:
         return error_line(progress.error, partial=bool(progress.text), t=t)
     if progress.reason is not None:
@@ -85,7 +85,7 @@ def _before_the_first_word(progress: Progress, t: Translator) -> str:
 
 
 def made_line(made: GenerationInfo | None, t: Translator = ENGLISH) -> Markup:
-    """The line for an answer of earlier, from how it was made."""
+    """Render the status line of a stored answer."""
     if made is None:
         return line("")
     if made.reason in ("error", "interrupted"):
@@ -94,7 +94,7 @@ def made_line(made: GenerationInfo | None, t: Translator = ENGLISH) -> Markup:
 
 
 def _ended(made: GenerationInfo) -> Progress:
-    """An answer of earlier as if it had ended just now."""
+    """Return the Progress that a stored answer had at its end."""
     seconds = (0.0, 0.0, made.decode_seconds or 0.0)
     stats = RequestStats(made.prompt_tokens, made.cached_tokens, made.generated_tokens, *seconds)
     dropped = MessagesDropped(made.dropped_messages, 0) if made.dropped_messages else None
@@ -105,7 +105,7 @@ def _ended(made: GenerationInfo) -> Progress:
 
 
 def outcome_text(progress: Progress, t: Translator = ENGLISH) -> str:
-    """How a finished answer went: why it ended, when that is worth a word, and its numbers."""
+    """Return why an answer ended, unless it was complete, and its statistics."""
     why = {
         "length": t("status.length"),
         "time": t("status.time"),
@@ -129,7 +129,7 @@ def _dropped_text(dropped: MessagesDropped, t: Translator) -> str:
 
 
 def explain(error: Failure, t: Translator = ENGLISH) -> str:
-    """An error for someone who only wanted an answer: what happened, and what to do."""
+    """Explain an error to a user: what happened, and what to do."""
     if isinstance(error, RateLimitExceeded):
         return error.text(t)
     if isinstance(error, NotFound):
@@ -144,12 +144,12 @@ def explain(error: Failure, t: Translator = ENGLISH) -> str:
 
 
 def error_line(error: Failure, partial: bool = False, t: Translator = ENGLISH) -> Markup:
-    """The line for an answer that failed."""
+    """Render the status line of a failed answer; `partial`: some of its text was kept."""
     kept = f" {t('status.kept')}" if partial else ""
     return line(explain(error, t) + kept, "error")
 
 
-_FULL = 0.85  # from here on the meter warns
+_FULL = 0.85  # the meter warns from this share on
 
 
 def meter(used: int, context: int, dropped: int = 0, t: Translator = ENGLISH) -> Markup:
@@ -175,7 +175,7 @@ def _why(dropped: int, t: Translator) -> str:
 
 
 def meter_of(path: Sequence[Node], context: int, t: Translator = ENGLISH) -> Markup:
-    """The meter for a conversation: its last answer knows."""
+    """Render the meter of a conversation, from its last answer's counts."""
     made = next((node.made for node in reversed(path) if node.made is not None), None)
     if made is None:
         return meter(0, context, 0, t)
@@ -183,7 +183,7 @@ def meter_of(path: Sequence[Node], context: int, t: Translator = ENGLISH) -> Mar
 
 
 def meter_while(progress: Progress, context: int, t: Translator = ENGLISH) -> Markup | None:
-    """The meter while an answer grows; None as long as nothing is known."""
+    """Render the meter while an answer grows, or return None before the prompt's length is known."""
     if progress.prompt is None:
         return None
     dropped = progress.dropped.messages if progress.dropped else 0

@@ -15,8 +15,8 @@ from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
 from ui.i18n.gradio import text
 from ui.models.registry import Models, serving
-from ui.pages.assets import MEND
-from ui.pages.chat.bindings import ChatBindings
+from ui.pages.assets import FIXES
+from ui.pages.chat.bindings import bind_events
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.gradio_api import add_chat_endpoint
@@ -109,14 +109,18 @@ def _chat(
     answerer = Answerer(partial(serving, models.pool), store, live, info.context)
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.writes)
     read = ContextReader(answerer.context_of)
-    deeds = EditHandlers(panel, live, read)
-    events = ChatEvents(panel, answerer, live, deeds, read)
-    wiring = ChatBindings(
-        panel, events, deeds, settings=settings.components, concurrency=concurrency, model=picker.key
+    edits = EditHandlers(panel, live, read)
+    events = ChatEvents(panel, answerer, live, edits, read)
+    answered = bind_events(
+        panel, events, edits, settings=settings.components, concurrency=concurrency, model=picker.key
     )
     picker.wire(page)
     settings.follow(picker.switched, picker.key, picker.info_of)
-    _connect(page, history, wiring, new_chat)
+    history.new_chat_by(new_chat)
+    history.wire(page)
+    for event in answered:
+        history.refresh_after(event)
+    history.on_open(events.open, panel.outputs)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_the_rest(page, open_settings, events.close)
     page.load(None, js=MARKING.read_text(encoding="utf-8"))  # after shortcuts.js
@@ -139,25 +143,16 @@ def _quality(page: gr.Blocks, models: Models) -> None:
         gr.Markdown(text("quality.title"))
         _head_button("page.chat", "open-chat", link="./")
     QualityPanel(models).wire(page)
-    page.load(None, js=MEND.read_text(encoding="utf-8"))
+    page.load(None, js=FIXES.read_text(encoding="utf-8"))
 
 
 def _head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
     return gr.Button(text(key), size="sm", variant="secondary", scale=0, elem_id=elem_id, link=link)
 
 
-def _connect(page: gr.Blocks, history: HistoryPanel, wiring: ChatBindings, new_chat: gr.Button) -> None:
-    """The list follows the conversation, and the conversation the list."""
-    history.new_chat_by(new_chat)
-    history.wire(page)
-    for event in wiring.answered:
-        history.refresh_after(event)
-    history.on_open(wiring.events.open, wiring.panel.outputs)
-
-
 def _wire_the_rest(page: gr.Blocks, open_settings: gr.Button, leave: Callable[..., Any]) -> None:
     open_settings.click(None, js=TOGGLE_SETTINGS)
-    for script in (KEYS, MEND):
+    for script in (KEYS, FIXES):
         page.load(None, js=script.read_text(encoding="utf-8"))
     page.unload(leave)
 

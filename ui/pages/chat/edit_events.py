@@ -1,4 +1,4 @@
-"""What is done at once, on a click: undo, mark, delete, judge, go through versions."""
+"""Handlers of clicks that generate nothing: undo, redo, mark, delete, rate, switch between branches."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ui.pages.chat.panel import ChatPanel, TabContext
 
 @dataclass(frozen=True)
 class EventContext:
-    """An event's inputs without what is asked.
+    """The inputs that all chat events have in common.
 
-    `admit()` counts a request, and lets it in for the time of the answer: `with` what it returns. It raises
-    RateLimitExceeded.
+    `admit()` counts a request and returns a context manager, which is held while the answer is written. It
+    raises RateLimitExceeded.
     """
 
-    where: TabContext
+    tab: TabContext
     session: str
     model: str | None
     settings: Sequence[Any]
@@ -37,99 +37,105 @@ class EventContext:
 
 @dataclass(frozen=True)
 class ContextReader:
-    """Reads events: `context_of` a model in tokens, `owner_of` a request, `admit` for an answer."""
+    """Parses the common inputs of a Gradio event into an EventContext.
+
+    `context_of` returns the context of a model's key, in tokens.
+    """
 
     context_of: Callable[[str | None], int]
     owner_of: OwnerOf = owner_of
     admit: Admit = admit
 
-    def __call__(self, request: gr.Request, tab: Sequence[Any]) -> EventContext:
-        """`tab` is the tab's view, the open conversation, the model and the settings' values."""
-        view, current, model, *settings = tab
-        where = TabContext(
+    def __call__(self, request: gr.Request, inputs: Sequence[Any]) -> EventContext:
+        """Parse the tab's view, the open conversation, the model's key and the values of the settings."""
+        view, current, model, *settings = inputs
+        tab = TabContext(
             self.owner_of(request), view, current or "", self.context_of(model), translator(request)
         )
-        return EventContext(where, str(request.session_hash), model, settings, lambda: self.admit(request))
+        return EventContext(tab, str(request.session_hash), model, settings, lambda: self.admit(request))
 
 
 class EditHandlers:
-    """The handlers. Their last inputs: the tab's view, the open conversation and the model."""
+    """Event handlers. Their last inputs are the tab's view, the open conversation and the model."""
 
     def __init__(self, panel: ChatPanel, live: ActiveStreams, read: ContextReader) -> None:
-        self._panel, self._live, self._asked = panel, live, read
+        self._panel, self._live, self._read = panel, live, read
 
-    async def act(
-        self, request: gr.Request, tab: Sequence[Any], act: Callable[[ConversationState], ConversationState]
+    async def apply(
+        self,
+        request: gr.Request,
+        inputs: Sequence[Any],
+        act: Callable[[ConversationState], ConversationState],
     ) -> Updates:
-        """Do something that is done at once; an answer under way in the tab ends."""
-        asked = self._asked(request, tab)
-        self._live.leave(asked.session)
+        """Show the result of `act`; an answer under way in the tab is cancelled."""
+        event = self._read(request, inputs)
+        self._live.leave(event.session)
         try:
-            return self._panel.show(act(self._panel.place(asked.where)), asked.where)
+            return self._panel.show(act(self._panel.state(event.tab)), event.tab)
         except (NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where)
+            return self._panel.show_error(error, event.tab)
 
-    async def undo(self, request: gr.Request, *tab: Any) -> Updates:
-        """Take the last question back into the box."""
-        asked = self._asked(request, tab)
-        self._live.leave(asked.session)
+    async def undo(self, request: gr.Request, *inputs: Any) -> Updates:
+        """Move the last question back into the box."""
+        event = self._read(request, inputs)
+        self._live.leave(event.session)
         try:
-            place, question = self._panel.place(asked.where).undo()
+            state, question = self._panel.state(event.tab).undo()
         except (NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.show(place, asked.where, question)
+            return self._panel.show_error(error, event.tab)
+        return self._panel.show(state, event.tab, question)
 
-    async def redo(self, request: gr.Request, typed: str, *tab: Any) -> Updates:
-        """Bring all of it again; the question leaves the box, unless it was changed there."""
-        asked = self._asked(request, tab)
-        self._live.leave(asked.session)
+    async def redo(self, request: gr.Request, typed: str, *inputs: Any) -> Updates:
+        """Undo an undo; the question leaves the box, unless it was edited there."""
+        event = self._read(request, inputs)
+        self._live.leave(event.session)
         try:
-            back = self._panel.place(asked.where)
+            back = self._panel.state(event.tab)
             question = None if back.redoable is None else back.tree.nodes[back.redoable].text
-            return self._panel.show(back.redo(), asked.where, "" if typed == question else None)
+            return self._panel.show(back.redo(), event.tab, "" if typed == question else None)
         except (NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where)
+            return self._panel.show_error(error, event.tab)
 
-    async def mark(self, request: gr.Request, clicked: gr.SelectData, *tab: Any) -> Updates:
-        """A message was clicked: the bar is about it. An answer under way goes on."""
-        asked = self._asked(request, tab)
+    async def mark(self, request: gr.Request, clicked: gr.SelectData, *inputs: Any) -> Updates:
+        """Mark the clicked message for the toolbar; an answer under way continues."""
+        event = self._read(request, inputs)
         try:
-            place = self._panel.place(asked.where).mark(row_index(clicked.index))
+            state = self._panel.state(event.tab).mark(row_index(clicked.index))
         except (NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.marked(place, asked.where)
+            return self._panel.show_error(error, event.tab)
+        return self._panel.show_marked(state, event.tab)
 
-    async def ask_to_delete(self, request: gr.Request, *tab: Any) -> Updates:
-        """Whether the message that was clicked is really to go."""
-        asked = self._asked(request, tab)
+    async def ask_to_delete(self, request: gr.Request, *inputs: Any) -> Updates:
+        """Ask for confirmation before the marked message is deleted."""
+        event = self._read(request, inputs)
         try:
-            return self._panel.bar.asking(self._panel.place(asked.where), asked.where.t)
+            return self._panel.bar.ask_to_confirm(self._panel.state(event.tab), event.tab.t)
         except (NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where)
+            return self._panel.show_error(error, event.tab)
 
-    async def judge(self, request: gr.Request, liked: gr.LikeData, *tab: Any) -> Updates:
-        """A thumb was clicked: keep it, and offer a note."""
-        asked, opinions = self._asked(request, tab), dict[object, Opinion]({True: "like", False: "dislike"})
+    async def rate(self, request: gr.Request, liked: gr.LikeData, *inputs: Any) -> Updates:
+        """Save a thumb up or down, and ask for a note."""
+        event, opinions = self._read(request, inputs), dict[object, Opinion]({True: "like", False: "dislike"})
         try:
-            here = self._panel.place(asked.where)
-            node = here.row(row_index(liked.index))
-            there = here.judge(node.id, opinions.get(liked.liked), node.note)
+            state = self._panel.state(event.tab)
+            node = state.message_at(row_index(liked.index))
+            rated = state.rate(node.id, opinions.get(liked.liked), node.note)
         except (NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.judging(there, there.tree.nodes[node.id], asked.where)
+            return self._panel.show_error(error, event.tab)
+        return self._panel.ask_feedback(rated, rated.tree.nodes[node.id], event.tab)
 
-    async def note(self, request: gr.Request, text: str, node: int | None, *tab: Any) -> Updates:
-        """Keep a note on the answer that was judged."""
-        asked = self._asked(request, tab)
+    async def save_note(self, request: gr.Request, text: str, node: int | None, *inputs: Any) -> Updates:
+        """Save the note on the rated answer."""
+        event = self._read(request, inputs)
         try:
-            here = self._panel.place(asked.where)
-            if node is not None and node in here.tree.nodes:
-                here.judge(node, here.tree.nodes[node].opinion, text.strip())
+            state = self._panel.state(event.tab)
+            if node is not None and node in state.tree.nodes:
+                state.rate(node, state.tree.nodes[node].opinion, text.strip())
         except (NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where)
-        return self._panel.note.hidden()
+            return self._panel.show_error(error, event.tab)
+        return self._panel.note.hide()
 
 
 def row_index(index: object) -> int:
-    """The Chatbot's row; other components have other indices."""
+    """Return the Chatbot's row index, or -1: other kinds of index are no integers."""
     return index if isinstance(index, int) else -1

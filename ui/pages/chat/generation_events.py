@@ -1,13 +1,13 @@
-"""What happens on a click in the conversation.
+"""Handlers of the events that generate an answer: send, example, regenerate, continue, edit, stop.
 
-An answer is three events: what was clicked begins it, `grow` shows it as it is written, `end` shows it all.
-The model starts with the click, and not when the browser has seen that and asks for more. Gradio goes through
-all outputs of an event with every update, ten times a second for each reader: so `grow` has three
-(`ChatPanel.growing`). What the handlers give is sent as it is (ui/server/page.py).
+An answer is three Gradio events: the click begins it, `stream` shows it while it is written, and `finish`
+shows the final state. The model starts with the click, without another round trip. Gradio processes all
+outputs of an event at every update, ten times a second for each reader, so `stream` has only three
+(`ChatPanel.streamed`). Updates are sent without postprocessing (ui/server/page.py).
 
-No thread waits for an answer. Stop does not kill it: it cancels the stream in the engine, so that the answer
-ends as any other does and keeps its numbers. A tab that asks for something new, or opens another
-conversation, ends what it asked for before, and late words of that are shown nowhere.
+No thread waits for an answer. Stop cancels the stream in the engine, so that the answer ends like any other
+and keeps its statistics. When a tab asks for something new or opens another conversation, its previous
+answer is cancelled, and no more of it is shown.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from ui.pages.settings_panel import SettingsPanel
 from ui.render.messages import chatbot_rows, restore_markdown
 from ui.render.status import Failure, line
 
-READY_SECONDS = 2.0  # how long a question waits for its page, which a restarted server may never open
-SETTLE_SECONDS = 1.0  # how long a page that opens waits for the answer of the one that it replaces
+READY_SECONDS = 2.0  # a question waits this long for its page, which may never open after a restart
+SETTLE_SECONDS = 1.0  # an opening page waits this long for the answer of the page that it replaces
 Act = Callable[[ConversationState], ConversationState]
 
 
 @dataclass
 class Work:
-    """An answer that a tab has asked for: `here` is what it showed, `there` is with the question.
+    """An answer that a tab has asked for: `here` is the state before, `there` the one with the question.
 
-    `admitted` lets the answer in. `question` is given back when it cannot be answered; `failure` says why.
-    `node` and `progress` are the answer so far, which `writing` writes; it sets `changed`. `shown`: a `grow`
-    follows it.
+    `admitted` is held while the answer is written. `question` goes back into the box when it cannot be
+    answered, for the reason `failure`. The task `writing` updates `node` and `progress`, the answer so far,
+    and sets `changed`. `shown`: a `stream` handler follows it.
     """
 
-    asked: EventContext
+    event: EventContext
     admitted: AbstractContextManager[None]
     turn: TabRequest
     here: ConversationState
@@ -66,153 +66,153 @@ class Work:
 
 
 class ChatEvents:
-    """The handlers. Their last inputs: the tab's view, the open conversation, the model and the settings."""
+    """Event handlers. Their last inputs are those that ContextReader reads."""
 
     def __init__(
         self,
         panel: ChatPanel,
         answerer: Answerer,
         live: ActiveStreams,
-        deeds: EditHandlers,
+        edits: EditHandlers,
         read: ContextReader,
     ) -> None:
         self._panel, self._answerer, self._live = panel, answerer, live
-        self._deeds, self._asked = deeds, read
-        self._ready = BoundedDict[str, None]()  # tabs that know which conversation they show
-        self._works = BoundedDict[str, Work]()  # what each tab asked for last
+        self._edits, self._read = edits, read
+        self._ready = BoundedDict[str, None]()  # sessions whose page has opened its conversation
+        self._works = BoundedDict[str, Work]()  # the last answer of each session
 
-    async def send(self, request: gr.Request, question: str, *tab: Any) -> Updates:
-        """Ask what is in the box; while an answer is written it stays there."""
+    async def send(self, request: gr.Request, question: str, *inputs: Any) -> Updates:
+        """Send the question in the box; it stays there while another answer is written."""
         if not question.strip():
             note = line(translator(request)("status.empty_question"), "note")
             return {self._panel.status: note, self._panel.box: gr.update(value="")}
-        asked = self._asked(request, tab)
-        work = self._works.get(asked.session)
+        event = self._read(request, inputs)
+        work = self._works.get(event.session)
         if work is not None and work.turn.shown and not work.writing.done():
-            return self._panel.nothing()
-        return await self._begin(asked, _asking(question), question)
+            return self._panel.no_update()
+        return await self._begin(event, _asking(question), question)
 
-    async def example(self, request: gr.Request, chosen: gr.SelectData, *tab: Any) -> Updates:
-        """Ask an example."""
+    async def example(self, request: gr.Request, chosen: gr.SelectData, *inputs: Any) -> Updates:
+        """Send an example question."""
         text = str(chosen.value["text"])
-        return await self._begin(self._asked(request, tab), _asking(text), text)
+        return await self._begin(self._read(request, inputs), _asking(text), text)
 
-    async def again(self, request: gr.Request, *tab: Any) -> Updates:
-        """Another answer beside the last one, or the first to a question without one."""
-        return await self._begin(self._asked(request, tab), ConversationState.again)
+    async def regenerate(self, request: gr.Request, *inputs: Any) -> Updates:
+        """Generate another version of the last answer, or the first answer to an unanswered question."""
+        return await self._begin(self._read(request, inputs), ConversationState.regenerate)
 
-    async def go_on(self, request: gr.Request, *tab: Any) -> Updates:
+    async def continue_answer(self, request: gr.Request, *inputs: Any) -> Updates:
         """Continue the last answer."""
-        return await self._begin(self._asked(request, tab), lambda here: here)
+        return await self._begin(self._read(request, inputs), lambda here: here)
 
-    async def edit(self, request: gr.Request, edited: gr.EditData, *tab: Any) -> Updates:
-        """Ask an earlier question in other words; the same words are no other question."""
+    async def edit(self, request: gr.Request, edited: gr.EditData, *inputs: Any) -> Updates:
+        """Send an edited version of an earlier question; an unchanged one is not sent again."""
         if edited.value == edited.previous_value or not str(edited.value).strip():
-            return await self._deeds.act(request, tab, lambda here: here)
+            return await self._edits.apply(request, inputs, lambda here: here)
         text, index = restore_markdown(str(edited.value)), row_index(edited.index)
         return await self._begin(
-            self._asked(request, tab), lambda here: here.ask(text, here.row(index).parent)
+            self._read(request, inputs), lambda here: here.ask(text, here.message_at(index).parent)
         )
 
-    async def grow(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
-        """Show the answer that was begun in this tab as it is written; a reader who goes away ends it."""
-        yield self._panel.nothing()  # Gradio wants at least one
+    async def stream(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
+        """Show this tab's answer while it is written; cancel it when the reader disconnects."""
+        yield self._panel.no_update()  # Gradio wants at least one
         work = self._works.get(str(request.session_hash))
         if work is None or work.shown:
             return
         work.shown = True
-        path, where = work.task.path, work.asked.where
+        path, where = work.task.path, work.event.tab
         above = chatbot_rows(path[:-1] if work.task.begun else path, where.t)
         try:
             while not work.writing.done():
                 await work.changed.wait()
                 work.changed.clear()
                 if work.turn.shown and not work.progress.done and not work.writing.done():
-                    yield self._panel.grown(above, work.node, work.progress, where)
-            await work.writing  # a bug must be heard
+                    yield self._panel.show_progress(above, work.node, work.progress, where)
+            await work.writing  # raises what a bug has raised
             if not work.turn.shown:
-                yield self._panel.nothing()  # Gradio sends the last update again when an event ends
+                yield self._panel.no_update()  # Gradio sends the last update again when an event ends
         finally:
             work.writing.cancel()
             await asyncio.wait({work.writing})
 
-    async def end(self, request: gr.Request) -> Updates:
-        """Show all of what was begun in this tab, or why there is nothing, once it is over."""
+    async def finish(self, request: gr.Request) -> Updates:
+        """Show the final state of this tab's answer, or its error."""
         session = str(request.session_hash)
         work = self._works.get(session)
         if work is None or not work.writing.done():
-            return self._panel.nothing()
+            return self._panel.no_update()
         del self._works[session]
         if not work.turn.shown:
-            return self._panel.nothing()
+            return self._panel.no_update()
         if isinstance(work.failure, StoreError) and work.progress.text:
-            there = work.there.to(work.node.id)
-            return self._panel.unkept(there, work.node, work.failure, work.asked.where)
+            there = work.there.view_at(work.node.id)
+            return self._panel.show_unsaved(there, work.node, work.failure, work.event.tab)
         if work.failure is not None:
-            return self._panel.failed(work.failure, work.asked.where, work.question)
-        return self._panel.ended(work.there.to(work.node.id), work.progress, work.asked.where)
+            return self._panel.show_error(work.failure, work.event.tab, work.question)
+        return self._panel.show_ended(work.there.view_at(work.node.id), work.progress, work.event.tab)
 
     async def open(self, request: gr.Request, current: str | None) -> Updates:
-        """Show a conversation as it was left; "" or one that is gone is a new one.
+        """Show a conversation at its saved leaf; "" or a deleted one starts a new conversation.
 
-        Whoever asks while the page still loads has opened it already.
+        A question that is sent while the page still loads has already opened its conversation.
         """
-        asked = self._asked(request, (TabView(), current, None))
-        self._ready[asked.session] = None
-        if self._live.shows(asked.session, asked.where.current):
-            return self._panel.translated(asked.where)
-        self._live.leave(asked.session)
+        event = self._read(request, (TabView(), current, None))
+        self._ready[event.session] = None
+        if self._live.shows(event.session, event.tab.current):
+            return self._panel.show_translated(event.tab)
+        self._live.leave(event.session)
         try:
-            place = self._panel.place(asked.where)
+            state = self._panel.state(event.tab)
             for _ in range(round(SETTLE_SECONDS / 0.05)):
-                if place.last is None or not self._answerer.writes(place.last.id):
+                if state.last is None or not self._answerer.writes(state.last.id):
                     break
                 await asyncio.sleep(0.05)
-                place = self._panel.place(asked.where)
+                state = self._panel.state(event.tab)
         except NotFound:
-            place = self._panel.place(replace(asked.where, current=""))
-        return self._panel.opened(place, asked.where)
+            state = self._panel.state(replace(event.tab, current=""))
+        return self._panel.show_opened(state, event.tab)
 
     async def stop(self, request: gr.Request) -> None:
-        """End the answer under way in this tab."""
+        """Cancel the answer under way in this tab."""
         self._live.cancel(str(request.session_hash))
 
     async def close(self, request: gr.Request) -> None:
-        """The tab is gone."""
+        """Forget a closed tab, and cancel its answer."""
         self._ready.pop(str(request.session_hash), None)
         self._works.pop(str(request.session_hash), None)
         self._live.leave(str(request.session_hash))
 
-    async def _begin(self, asked: EventContext, start: Act, question: str | None = None) -> Updates:
-        """Have the answer written where `start` leads; `question` is given back when that cannot be."""
-        await self._until_ready(asked)
-        turn = self._live.begin(asked.session)
-        self._works.pop(asked.session, None)
+    async def _begin(self, event: EventContext, start: Act, question: str | None = None) -> Updates:
+        """Start an answer in the state that `start` returns; an error gives `question` back."""
+        await self._until_ready(event)
+        turn = self._live.begin(event.session)
+        self._works.pop(event.session, None)
         try:
-            system_prompt, sampling = SettingsPanel.read(asked.settings)
-            admitted = asked.admit()  # before anything is written
-            here = self._panel.place(asked.where)
+            system_prompt, sampling = SettingsPanel.read(event.settings)
+            admitted = event.admit()  # before anything is written
+            here = self._panel.state(event.tab)
             there = start(here)
         except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
-            return self._panel.failed(error, asked.where, question)
+            return self._panel.show_error(error, event.tab, question)
         turn.key = there.view.key
-        task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, asked.model)
-        work = Work(asked, admitted, turn, here, there, task, question, task.path[-1])
+        task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, event.model)
+        work = Work(event, admitted, turn, here, there, task, question, task.path[-1])
         work.writing = asyncio.create_task(self._write(work))
-        self._works[asked.session] = work
-        return self._panel.started(there, asked.where, clear=question is not None)
+        self._works[event.session] = work
+        return self._panel.show_started(there, event.tab, clear=question is not None)
 
-    async def _until_ready(self, asked: EventContext) -> None:
-        """A page that still loads would show a new chat over the one that is about to begin."""
+    async def _until_ready(self, event: EventContext) -> None:
+        """Wait for the page to load: it would show a new chat over the one that is about to begin."""
         for _ in range(round(READY_SECONDS / 0.05)):
-            if asked.session in self._ready or asked.where.view.key or asked.where.current:
+            if event.session in self._ready or event.tab.view.key or event.tab.current:
                 break
             await asyncio.sleep(0.05)
-        self._ready[asked.session] = None
+        self._ready[event.session] = None
 
     async def _write(self, work: Work) -> None:
-        """Have the answer written, or keep why it is not."""
-        session, turn = work.asked.session, work.turn
+        """Write the answer, or record its failure."""
+        session, turn = work.event.session, work.turn
         try:
             with work.admitted:
                 async with aclosing(self._answerer.answer(work.task, session, turn)) as updates:
@@ -223,7 +223,7 @@ class ChatEvents:
         except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
             work.failure = error
             with suppress(NotFound, StoreError):
-                work.here.forget(work.there)
+                work.here.discard(work.there)
         finally:
             work.changed.set()
 

@@ -1,4 +1,4 @@
-"""The bar below the conversation: versions of a message, and what can be done with it."""
+"""The toolbar below the conversation (a message's versions and actions), and the box for feedback notes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Updates = dict[Any, Any]
 
 
 class MessageToolbar:
-    """Lays out the bar; `updates` are its components for a place."""
+    """The toolbar of the marked message, or else of the last one that has versions."""
 
     def __init__(self) -> None:
         with gr.Row(elem_id="bar", equal_height=True):
@@ -28,54 +28,54 @@ class MessageToolbar:
             self.answer = _button("answer")
             self.go_on = _button("continue")
             self.delete = _button("delete")
-            self.sure = _button("sure_one", "stop")
-            self.keep = _button("keep")
+            self.confirm = _button("sure_one", "stop")
+            self.cancel = _button("keep")
         self.outputs = [self.label, self.earlier, self.later, self.redo, self.answer, self.go_on]
-        self.outputs += [self.delete, self.sure, self.keep]
+        self.outputs += [self.delete, self.confirm, self.cancel]
 
-    def updates(self, place: ConversationState, t: Translator, *, writing: bool = False) -> Updates:
-        """For what is shown; `writing`: the last answer is under way, in this tab or another."""
-        versions, last = place.versions, place.last
+    def updates(self, state: ConversationState, t: Translator, *, writing: bool = False) -> Updates:
+        """Return the updates for a state; `writing`: an answer is under way, in this tab or another."""
+        versions, last = state.versions, state.last
         number, count = (versions[1].index(versions[0]) + 1, len(versions[1])) if versions else (0, 0)
         cut = last is not None and last.made is not None and last.made.reason != "stop"
         return {
-            self.label: label(place, t),
+            self.label: label(state, t),
             self.earlier: gr.update(visible=count > 0, interactive=number > 1 and not writing),
             self.later: gr.update(visible=count > 0, interactive=number < count and not writing),
-            self.redo: gr.update(visible=not writing and place.redoable is not None),
+            self.redo: gr.update(visible=not writing and state.redoable is not None),
             self.answer: gr.update(
-                visible=not writing and last is not None and last.role == "user" and place.redoable is None
+                visible=not writing and last is not None and last.role == "user" and state.redoable is None
             ),
             self.go_on: gr.update(visible=cut and not writing),
-            self.delete: gr.update(visible=place.marked is not None and not writing),
-            self.sure: gr.update(visible=False),
-            self.keep: gr.update(visible=False),
+            self.delete: gr.update(visible=state.marked is not None and not writing),
+            self.confirm: gr.update(visible=False),
+            self.cancel: gr.update(visible=False),
         }
 
-    def asking(self, place: ConversationState, t: Translator) -> Updates:
-        """Whether it is really meant: deleting is the one thing that nothing brings back."""
-        if place.marked is None:
-            return self.updates(place, t)
-        count = len(place.tree.below(place.marked.id))
+    def ask_to_confirm(self, state: ConversationState, t: Translator) -> Updates:
+        """Ask whether the marked message is to be deleted, which cannot be undone."""
+        if state.marked is None:
+            return self.updates(state, t)
+        count = len(state.tree.below(state.marked.id))
         words = t("bar.sure_one") if count == 1 else t("bar.sure_many", count=count)
         others = (self.earlier, self.later, self.redo, self.answer, self.go_on, self.delete)
         return {
             **{button: gr.update(visible=False) for button in others},
-            self.sure: gr.update(visible=True, value=words),
-            self.keep: gr.update(visible=True),
+            self.confirm: gr.update(visible=True, value=words),
+            self.cancel: gr.update(visible=True),
         }
 
 
-def label(place: ConversationState, t: Translator) -> str:
-    """Which message the bar is about, and which of its versions is shown.
+def label(state: ConversationState, t: Translator) -> str:
+    """Render the toolbar's message and the number of the version shown.
 
-    `data-row` is the row of the message that is marked, from 1; ui/static/message_keyboard.js finds it there.
+    `data-row` is the marked message's row, from 1, for ui/static/message_keyboard.js.
     """
-    versions = place.versions
-    about = place.tree.nodes[versions[0]] if versions else place.marked
+    versions = state.versions
+    about = state.tree.nodes[versions[0]] if versions else state.marked
     if about is None:
         return ""
-    row = _row(place, about)
+    row = _row(state, about)
     name = t("bar.message" if about.role == "user" else "bar.reply", number=(row + 1) // 2)
     words = ""
     if versions:
@@ -84,7 +84,7 @@ def label(place: ConversationState, t: Translator) -> str:
         "<span class='which'{% if marked %} data-row='{{ row }}'{% endif %}>{{ name }}"
         "{% if marked %} <span class='heard'>{{ heard }}</span>{% endif %}</span>"
         "<span class='version'>{{ words }}</span>",
-        marked=place.marked is not None,
+        marked=state.marked is not None,
         row=row,
         name=name,
         heard=t("bar.marked"),
@@ -92,9 +92,9 @@ def label(place: ConversationState, t: Translator) -> str:
     )
 
 
-def _row(place: ConversationState, about: Node) -> int:
-    """The place of a message among the Chatbot's rows, from 1: neighbours by the same author share one."""
-    authors = [node.role for node in place.path[: place.path.index(about) + 1]]
+def _row(state: ConversationState, about: Node) -> int:
+    """Return a message's row in the Chatbot, from 1: neighbours by the same author share a row."""
+    authors = [node.role for node in state.path[: state.path.index(about) + 1]]
     return 1 + sum(one != other for one, other in pairwise(authors))
 
 
@@ -106,7 +106,7 @@ def _button(name: str, variant: Literal["secondary", "stop"] = "secondary") -> g
 
 
 class FeedbackNote:
-    """Appears above the box when an answer was judged; `node` holds which one."""
+    """A text box for a note on the answer that was rated; `node` holds its id."""
 
     def __init__(self) -> None:
         self.node = gr.State(None)
@@ -123,16 +123,16 @@ class FeedbackNote:
             self.close = gr.Button(text("note.close"), size="sm", variant="secondary", scale=0, min_width=0)
         self.outputs = [self.node, self._row, self.text]
 
-    def asking(self, node: Node, t: Translator) -> Updates:
-        """Ask about an answer that was just judged; hidden when the opinion was taken back."""
+    def ask(self, node: Node, t: Translator) -> Updates:
+        """Ask for a note on the rated answer; hide the box when the rating was taken back."""
         if node.opinion is None:
-            return self.hidden()
+            return self.hide()
         return {
             self.node: node.id,
             self._row: gr.update(visible=True),
             self.text: gr.update(value=node.note, placeholder=t(f"note.{node.opinion}")),
         }
 
-    def hidden(self) -> Updates:
-        """Out of the way."""
+    def hide(self) -> Updates:
+        """Hide the box."""
         return {self.node: None, self._row: gr.update(visible=False)}

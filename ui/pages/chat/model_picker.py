@@ -1,7 +1,7 @@
-"""The picker in the page's head: which model answers in this browser tab.
+"""The model picker in the page's head: it switches the model of one browser tab.
 
-A model is chosen once it has loaded: until then, and when it does not load, the tab keeps the one it has, and
-no other tab's chat notices. The browser remembers the choice for its next visit; the server checks it then.
+A tab switches once the model has loaded; until then, and when loading fails, it keeps its model. Other tabs
+are not affected. The browser remembers the choice for its next visit, when the server checks it again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ui.models.registry import Models, serving
 from ui.render.html import html
 from ui.render.status import line, model_facts, model_name
 
-TICK = 0.5  # seconds between two updates of the line that says how long it has been loading
+TICK = 0.5  # seconds between two updates of the loading time
 Update = tuple[Any, Any, Any, Any, Any, Any]
 NO_UPDATE: Update = (gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip())
 
 
 @dataclass
 class _Switch:
-    """A switch to another model: what was wanted, its key once it is known, and how much was downloaded."""
+    """A switch in progress; `key` is known once the download is done, `left` once nobody waits any more."""
 
     wanted: object
     key: str | None = None
@@ -39,27 +39,24 @@ class _Switch:
     left: bool = False
 
     def fetch(self, share: float) -> bool:
-        """The download is so far: whether anybody waits for it."""
+        """Record the downloaded share (0 to 1); return False to stop the download."""
         self.fetched = max(self.fetched, share)
         return not self.left
 
 
 @dataclass
 class Tab:
-    """Whether a model was chosen by hand in a tab: the one of the last visit is not wanted any more then."""
+    """A tab's state: after a choice by hand, the last visit's model is not restored any more."""
 
     has_chosen: bool = False
 
 
 class ModelsPanel:
-    """Lays out the picker; `key` is the tab's model, to be borrowed from the pool.
-
-    `switched` are the events after which it may be another one.
-    """
+    """The picker; `key` holds the pool's key of the tab's model, `switched` are the events that change it."""
 
     def __init__(self, models: Models, own_machine: bool) -> None:
         self._models = models
-        self._infos = dict[str, ModelInfo]()  # of the models that were chosen so far
+        self._infos = dict[str, ModelInfo]()  # of the models chosen so far
         catalog, first = models.catalog, models.pool.default
         self.key = gr.State(first)
         self._tab = gr.State(Tab())  # one for each tab, and the same for all of its events
@@ -78,13 +75,13 @@ class ModelsPanel:
         )
 
     def show_below(self, info: ModelInfo) -> None:
-        """Lay out the lines under the head: the model's facts, and what switching comes to."""
+        """Lay out the lines under the head: the model's facts, and the progress or error of a switch."""
         self._name.value = model_name(info)
         self._facts = gr.HTML(padding=False, elem_id="facts")
         self._note = gr.HTML("", padding=False, elem_id="model-note")
 
     def wire(self, page: gr.Blocks) -> None:
-        """Connect the picker, and what the browser remembers."""
+        """Connect the picker, and restore the browser's choice when the page loads."""
         outputs = [self._picker, self.key, self._kept, self._note, self._facts, self._name]
         quiet: dict[str, Any] = {
             "outputs": outputs,
@@ -98,7 +95,7 @@ class ModelsPanel:
         self.switched = [chosen, page.load(self._restore, [self._kept, self.key, self._tab], **quiet)]
 
     def info_of(self, key: str) -> ModelInfo | None:
-        """What is known of a model, once a tab has chosen it."""
+        """Return a model's facts, or None before any tab has chosen it."""
         return self._infos.get(key)
 
     async def _choose(
@@ -111,18 +108,18 @@ class ModelsPanel:
     async def _restore(
         self, request: gr.Request, kept: object, now: str, tab: Tab
     ) -> AsyncGenerator[Update, None]:
-        """At the start of a tab: the model of the last visit, if it still is on offer and none is chosen."""
+        """Switch a new tab to the last visit's model, if still offered and none was chosen meanwhile."""
         own = on_own_machine(request)
         wanted = kept if self._models.catalog.allows(kept, own) else now
         async with aclosing(self._switch(request, wanted, now)) as updates:
             async for update in updates:
                 if tab.has_chosen:
-                    yield NO_UPDATE  # Gradio sends the last update again, and clears the outputs without one
+                    yield NO_UPDATE  # without an update Gradio would clear the outputs
                     return
                 yield update
 
     async def _switch(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
-        """Load `wanted`, saying so, and make it the tab's model; or say why not, and keep `now`."""
+        """Load `wanted` with progress and make it the tab's model; after an error keep `now`."""
         t, own = translator(request), on_own_machine(request)
         switch = _Switch(wanted)
         loading = asyncio.ensure_future(self._ready(switch, own))
@@ -144,7 +141,7 @@ class ModelsPanel:
         yield choices, key, key, "", self._facts_of(info, own, t), model_name(info)
 
     async def _ready(self, switch: _Switch, own_machine: bool) -> tuple[str, ModelInfo]:
-        """Have the model in memory. What was typed may have to be fetched, which takes a thread."""
+        """Load the model, downloading it first, in a thread, if a Hub name was typed."""
         key = await asyncio.to_thread(self._models.admit, switch.wanted, own_machine, switch.fetch)
         switch.key = key
         async with serving(self._models.pool, key) as backend:

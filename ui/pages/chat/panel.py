@@ -1,6 +1,7 @@
-"""The conversation as a tab shows it: its components, and what they show of a place in the store.
+"""The chat page's conversation: its components, and their updates for a ConversationState.
 
-The store is the truth: the Chatbot is an output alone. Clicks are handled in generation_events.py.
+The store holds the conversation; the Chatbot is only an output. Clicks are handled in generation_events.py
+and edit_events.py.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ SHORTCUTS = (
 
 
 def examples(t: Translator) -> list[ExampleMessage]:
-    """Questions to begin with."""
+    """Return the example questions of an empty conversation."""
     return [{"text": t(key)} for key in EXAMPLES]
 
 
 def chatbot() -> gr.Chatbot:
-    """The conversation; what it holds is only shown, the store knows what is true."""
+    """Create the component of the conversation."""
     return gr.Chatbot(
         elem_id="conversation",
         label=text("chat.label"),
@@ -63,7 +64,7 @@ def chatbot() -> gr.Chatbot:
 
 
 def box() -> gr.Textbox:
-    """Where one writes."""
+    """Create the text box for questions."""
     return gr.Textbox(
         elem_id="question",
         label=text("chat.message"),
@@ -80,12 +81,12 @@ def box() -> gr.Textbox:
 
 
 def busy(*, clear: bool = False) -> Any:
-    """The box with Stop in place of Send. A fresh update each time: Gradio takes it apart."""
+    """Return an update to show Stop in place of Send; a new one each time, since Gradio empties it."""
     return _box("" if clear else None, submit_btn=False, stop_btn=text("chat.stop"))
 
 
 def idle(holding: str | None = None) -> Any:
-    """The box ready for a question, holding a text, or what the user is typing already."""
+    """Return an update to show Send, with the text `holding`, or by default with the text already typed."""
     return _box(holding, submit_btn=text("chat.send"), stop_btn=False)
 
 
@@ -94,9 +95,9 @@ def _box(value: str | None, **buttons: Any) -> Any:
 
 
 def help_button(t: Translator) -> str:
-    """A question mark that opens the list of shortcuts; the browser's own popover, no script.
+    """Render a question mark that opens the list of shortcuts, as an HTML popover.
 
-    It carries what messages are called, for ui/static/message_keyboard.js.
+    Its data attributes hold the names of messages for ui/static/message_keyboard.js.
     """
     return render(
         "help",
@@ -110,9 +111,9 @@ def help_button(t: Translator) -> str:
 
 @dataclass(frozen=True)
 class TabContext:
-    """Who looks at what: a tab's view, and the open conversation's id, which outlives a restart.
+    """A tab's owner, view and model. `current` is the open conversation's id, which survives a restart.
 
-    `context` is that of the tab's model, in tokens.
+    `context` is the model's, in tokens.
     """
 
     owner: str
@@ -123,7 +124,7 @@ class TabContext:
 
 
 class ChatPanel:
-    """Lays out the conversation; its methods give updates for `outputs`."""
+    """The components of the conversation; its methods return updates for `outputs`."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class ChatPanel:
         current: gr.components.Component,
         is_writing: Callable[[int], bool],
     ) -> None:
-        """`context` is the first model's, in tokens; `current` holds the open conversation's id or ""."""
+        """Lay out the components. `context` is the default model's, `current` holds a conversation's id."""
         self._store, self._is_writing = store, is_writing
         self.current, self.view = current, gr.State(TabView())
         self.chatbot = chatbot()
@@ -148,102 +149,104 @@ class ChatPanel:
                 self.help = gr.HTML(help_button(ENGLISH), elem_id="help-corner", padding=False)
         self.outputs = [self.chatbot, self.status, self.box, self.meter, self.view, self.current, self.help]
         self.outputs += [*self.bar.outputs, *self.note.outputs]
-        self.growing = [self.chatbot, self.status, self.meter]
+        self.streamed = [self.chatbot, self.status, self.meter]
 
-    def place(self, where: TabContext) -> ConversationState:
-        """What the tab shows; raises Unknown."""
-        if where.view.key:
-            return open_conversation(self._store, where.owner, where.view)
-        return restore_conversation(self._store, where.owner, where.current)
+    def state(self, tab: TabContext) -> ConversationState:
+        """Load the state of a tab. Raises NotFound."""
+        if tab.view.key:
+            return open_conversation(self._store, tab.owner, tab.view)
+        return restore_conversation(self._store, tab.owner, tab.current)
 
-    def nothing(self) -> Updates:
-        """No change. Gradio takes an empty dict for a value."""
+    def no_update(self) -> Updates:
+        """Return an update that changes nothing: Gradio would take an empty dict for a value."""
         return {self.status: gr.skip()}
 
-    def show(self, place: ConversationState, where: TabContext, text: str | None = None) -> Updates:
-        """All of a place, and the box with `text`, or with what is typed there already."""
-        path = place.path
-        writing = self._writing(place)
+    def show(self, state: ConversationState, tab: TabContext, text: str | None = None) -> Updates:
+        """Show a state; the box gets `text`, or keeps what is typed in it."""
+        path = state.path
+        writing = self._writing(state)
         return {
             self.chatbot: gr.update(
-                value=list(chatbot_rows(path, where.t).rows), feedback_value=opinions(path)
+                value=list(chatbot_rows(path, tab.t).rows), feedback_value=opinions(path)
             ),
-            self.status: made_line(place.last.made if place.last and not writing else None, where.t),
-            self.meter: meter_of(path, where.context, where.t),
-            self.view: place.view,
-            self.current: place.view.key,
+            self.status: made_line(state.last.made if state.last and not writing else None, tab.t),
+            self.meter: meter_of(path, tab.context, tab.t),
+            self.view: state.view,
+            self.current: state.view.key,
             self.box: idle(text),
-            **self.bar.updates(place, where.t, writing=writing),
-            **self.note.hidden(),
+            **self.bar.updates(state, tab.t, writing=writing),
+            **self.note.hide(),
         }
 
-    def opened(self, place: ConversationState, where: TabContext) -> Updates:
-        """A place that was chosen, or found as the page was loaded."""
-        updates = self.show(place, where)
-        updates[self.chatbot]["examples"] = examples(where.t)
-        return updates | {self.help: help_button(where.t)}
+    def show_opened(self, state: ConversationState, tab: TabContext) -> Updates:
+        """Show a conversation that was opened, or found when the page was loaded."""
+        updates = self.show(state, tab)
+        updates[self.chatbot]["examples"] = examples(tab.t)
+        return updates | {self.help: help_button(tab.t)}
 
-    def translated(self, where: TabContext) -> Updates:
-        """What Gradio does not translate itself."""
-        words = gr.update(examples=examples(where.t))
-        return {self.chatbot: words, self.help: help_button(where.t)}
+    def show_translated(self, tab: TabContext) -> Updates:
+        """Translate the texts that Gradio does not."""
+        words = gr.update(examples=examples(tab.t))
+        return {self.chatbot: words, self.help: help_button(tab.t)}
 
-    def started(self, place: ConversationState, where: TabContext, *, clear: bool) -> Updates:
-        """The question is there, and nothing of the answer yet; `clear` empties the box."""
-        path = place.path
+    def show_started(self, state: ConversationState, tab: TabContext, *, clear: bool) -> Updates:
+        """Show the question, before the answer begins; `clear` empties the box."""
+        path = state.path
         return {
             self.chatbot: gr.update(
-                value=list(chatbot_rows(path, where.t).rows), feedback_value=opinions(path)
+                value=list(chatbot_rows(path, tab.t).rows), feedback_value=opinions(path)
             ),
-            self.status: line(where.t("status.starting"), "busy"),
-            self.view: place.view,
-            self.current: place.view.key,
+            self.status: line(tab.t("status.starting"), "busy"),
+            self.view: state.view,
+            self.current: state.view.key,
             self.box: busy(clear=clear),
-            **self.bar.updates(place, where.t, writing=True),
-            **self.note.hidden(),
+            **self.bar.updates(state, tab.t, writing=True),
+            **self.note.hide(),
         }
 
-    def grown(self, before: ChatbotRow, node: Node, progress: Progress, where: TabContext) -> Updates:
-        """An answer under way; `before` are the rows above it."""
-        rows = chatbot_rows([node], where.t, writing=not progress.done).rows if progress.text else ()
-        updates: Updates = {self.status: status(progress, where.t), self.chatbot: [*before.rows, *rows]}
-        if (meter := meter_while(progress, where.context, where.t)) is not None:
+    def show_progress(self, before: ChatbotRow, node: Node, progress: Progress, tab: TabContext) -> Updates:
+        """Show an answer under way; `before` are the rows above it."""
+        rows = chatbot_rows([node], tab.t, writing=not progress.done).rows if progress.text else ()
+        updates: Updates = {self.status: status(progress, tab.t), self.chatbot: [*before.rows, *rows]}
+        if (meter := meter_while(progress, tab.context, tab.t)) is not None:
             updates[self.meter] = meter
         return updates
 
-    def ended(self, place: ConversationState, progress: Progress, where: TabContext) -> Updates:
-        """An answer at its end, or what is left if it said nothing."""
-        updates = self.show(open_conversation(place.store, place.owner, place.view), where)
+    def show_ended(self, state: ConversationState, progress: Progress, tab: TabContext) -> Updates:
+        """Show a finished answer, or its error if it has no text."""
+        updates = self.show(open_conversation(state.store, state.owner, state.view), tab)
         if progress.error is not None or not progress.text.strip():
-            updates[self.status] = status(progress, where.t)
+            updates[self.status] = status(progress, tab.t)
         return updates
 
-    def unkept(self, place: ConversationState, answer: Node, error: StoreError, where: TabContext) -> Updates:
-        """An answer that can be read, but could not be kept: the store has less of it."""
-        tree = Tree({**place.tree.nodes, answer.id: answer}, answer.id)
-        return self.show(replace(place, tree=tree), where) | {self.status: error_line(error, t=where.t)}
+    def show_unsaved(
+        self, state: ConversationState, answer: Node, error: StoreError, tab: TabContext
+    ) -> Updates:
+        """Show an answer that could not be saved in full."""
+        tree = Tree({**state.tree.nodes, answer.id: answer}, answer.id)
+        return self.show(replace(state, tree=tree), tab) | {self.status: error_line(error, t=tab.t)}
 
-    def marked(self, place: ConversationState, where: TabContext) -> Updates:
-        """A message was clicked."""
-        writing = self._writing(place)
-        return {self.view: place.view, **self.bar.updates(place, where.t, writing=writing)}
+    def show_marked(self, state: ConversationState, tab: TabContext) -> Updates:
+        """Show the toolbar for the marked message."""
+        writing = self._writing(state)
+        return {self.view: state.view, **self.bar.updates(state, tab.t, writing=writing)}
 
-    def _writing(self, place: ConversationState) -> bool:
-        """Whether the last message, or an answer to it, is under way in any tab."""
-        below = place.tree.children.get(place.tree.leaf, [])
-        return any(self._is_writing(node.id) for node in place.path[-1:]) or any(map(self._is_writing, below))
+    def _writing(self, state: ConversationState) -> bool:
+        """Return whether the last message, or an answer to it, is under way in any tab."""
+        below = state.tree.children.get(state.tree.leaf, [])
+        return any(self._is_writing(node.id) for node in state.path[-1:]) or any(map(self._is_writing, below))
 
-    def failed(self, error: Failure, where: TabContext, question: str | None = None) -> Updates:
-        """What is left after an error, and what it was; `question` is given back."""
+    def show_error(self, error: Failure, tab: TabContext, question: str | None = None) -> Updates:
+        """Show the conversation after an error, with the error; `question` goes back into the box."""
         try:
-            place = self.place(where)
+            state = self.state(tab)
         except (NotFound, StoreError):
-            place = restore_conversation(self._store, where.owner, "")
-        return self.show(place, where, question) | {self.status: error_line(error, t=where.t)}
+            state = restore_conversation(self._store, tab.owner, "")
+        return self.show(state, tab, question) | {self.status: error_line(error, t=tab.t)}
 
-    def judging(self, place: ConversationState, node: Node, where: TabContext) -> Updates:
-        """An answer was judged: ask why."""
+    def ask_feedback(self, state: ConversationState, node: Node, tab: TabContext) -> Updates:
+        """Show the rating of an answer, and ask for a note."""
         return {
-            self.chatbot: gr.update(feedback_value=opinions(place.path)),
-            **self.note.asking(node, where.t),
+            self.chatbot: gr.update(feedback_value=opinions(state.path)),
+            **self.note.ask(node, tab.t),
         }

@@ -26,21 +26,21 @@ from ui.pages.settings_panel import SettingsPanel
 from ui.render.messages import conversation
 from ui.render.status import error_line, line
 
-FEWEST, MOST = 2, 4
+MIN_MODELS, MAX_MODELS = 2, 4
 Update = tuple[Any, Any, Any, Any, Any]
 
 
 class ComparePanel:
-    """Lays out the page and wires its events."""
+    """The page's components and events."""
 
     def __init__(self, models: Models, live: ActiveStreams, settings: SettingsPanel) -> None:
         self._models, self._live, self._settings = models, live, settings
         choices = models.catalog.choices(own_machine=False)
         self._chosen = gr.Dropdown(
             choices,
-            value=[key for _, key in choices[:FEWEST]],
+            value=[key for _, key in choices[:MIN_MODELS]],
             multiselect=True,
-            max_choices=MOST,
+            max_choices=MAX_MODELS,
             label=text("compare.models"),
             elem_id="compare-models",
         )
@@ -63,7 +63,7 @@ class ComparePanel:
         )
 
     def wire(self, page: gr.Blocks, concurrency: int) -> None:
-        """Connect the events; the models that were typed in on the chat page are on offer here too."""
+        """Connect the events; models that were typed in on the chat page are offered here too."""
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         self._box.submit(
             self._run,
@@ -111,18 +111,18 @@ class ComparePanel:
         return box, columns(current, t), note, self._votes.offer(current, t), current
 
     def _checked(self, prompt: str, chosen: Sequence[str], request: gr.Request, t: Translator) -> list[str]:
-        """The keys of the models to compare; raises an EngineError that says what is wrong with the wish."""
+        """Return the keys of the models to compare. Raises EngineError."""
         if not prompt.strip():
             raise SettingsError(t("compare.no_prompt"))
         own = on_own_machine(request)
         keys = [self._models.admit(key, own) for key in dict.fromkeys(chosen)]
-        if not FEWEST <= len(keys) <= MOST:
+        if not MIN_MODELS <= len(keys) <= MAX_MODELS:
             raise SettingsError(t("compare.how_many", count=len(keys)))
         self._must_fit(keys, t)
         return keys
 
     def _must_fit(self, keys: Sequence[str], t: Translator) -> None:
-        """All of them are in memory at once; what runs short of it would stand still."""
+        """Raise SettingsError unless all models fit in memory together: swapping would stall the server."""
         there = self._models.pool.loaded()
         needed = sum(self._models.catalog.size(key) for key in keys if key not in there)
         free = free_memory()

@@ -1,4 +1,4 @@
-"""How a comparison looks: the answers in columns, and the tally of votes. Plain HTML, all escaped."""
+"""The HTML of a comparison: the answers in columns, and the tally of votes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ui.render.tables import marked
 
 @dataclass(frozen=True)
 class Round:
-    """A comparison: the models in the order of their columns, the answers, and whether names are hidden."""
+    """A comparison: a column and a label for each model; `blind`: names are hidden until the vote."""
 
     lanes: tuple[Column, ...]
     labels: tuple[str, ...]
@@ -27,34 +27,34 @@ class Round:
 
     @property
     def hidden(self) -> bool:
-        """Whether nobody may know yet which model said what."""
+        """True while the models' names must not be shown."""
         return self.blind and not self.voted
 
     @property
     def done(self) -> bool:
-        """Whether all answers are complete."""
+        """True when all answers have ended."""
         return all(lane.done for lane in self.lanes)
 
     @property
     def votable(self) -> bool:
-        """Whether there are answers to judge: all are there, and each model said something."""
-        return self.done and not self.voted and all(_said(lane) for lane in self.lanes)
+        """True when all answers have ended with some text, and there was no vote yet."""
+        return self.done and not self.voted and all(_text(lane) for lane in self.lanes)
 
     def names(self) -> list[str]:
-        """What stands over the columns: the models, or letters while they are hidden."""
+        """Return the headings of the columns: the models, or letters while they are hidden."""
         return list(string.ascii_uppercase[: len(self.lanes)]) if self.hidden else list(self.labels)
 
 
 def columns(shown: Round, t: Translator) -> Markup:
-    """The answers side by side; in the end with the words marked that differ from the first."""
+    """Render the answers side by side; in the end, mark the words that differ from the first answer."""
     lanes = zip(shown.names(), shown.lanes, strict=True)
-    reference = _said(shown.lanes[0]) if shown.done and shown.lanes else None
+    reference = _text(shown.lanes[0]) if shown.done and shown.lanes else None
     parts = [_column(name, lane, reference, shown.hidden, t) for name, lane in lanes]
     return html("<div class='lanes'>{{ parts }}</div>", parts=Markup().join(parts))
 
 
 def table(pairs: Sequence[Pair], t: Translator) -> Markup:
-    """The tally, a row for each pair of models."""
+    """Render the tally, a row for each pair of models."""
     if not pairs:
         return Markup()
     heads = ("first", "second", "first_wins", "second_wins", "ties", "blind")
@@ -63,13 +63,13 @@ def table(pairs: Sequence[Pair], t: Translator) -> Markup:
 
 
 def _column(name: str, lane: Column, reference: str | None, hidden: bool, t: Translator) -> Markup:
-    said = _said(lane)
+    answer = _text(lane)
     return html(
         "<section class='lane'><h2>{{ name }}</h2>{{ line }}"
         "<div class='said' dir='auto'>{{ text }}</div></section>",
         name=name,
         line=_hidden_line(lane, t) if hidden else _line(lane, t),
-        text=said if reference is None else marked(reference, said),
+        text=answer if reference is None else marked(reference, answer),
     )
 
 
@@ -80,7 +80,7 @@ def _line(lane: Column, t: Translator) -> Markup:
 
 
 def _hidden_line(lane: Column, t: Translator) -> Markup:
-    """What happens, without a number that would give the model away."""
+    """Render the status without numbers that would give the model away."""
     if lane.stopped or (lane.progress is not None and lane.progress.error is not None):
         return _line(lane, t)
     if lane.progress is None or not lane.progress.text:
@@ -88,5 +88,5 @@ def _hidden_line(lane: Column, t: Translator) -> Markup:
     return line(t("compare.done")) if lane.done else line(t("status.writing"), "busy")
 
 
-def _said(lane: Column) -> str:
+def _text(lane: Column) -> str:
     return lane.progress.text if lane.progress is not None else ""

@@ -1,4 +1,4 @@
-"""The vote under a comparison, the tally of all votes of this browser, and its export."""
+"""The vote below a comparison, the tally of this browser's votes, and its export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIE = -1
 
 
 class VotePanel:
-    """Lays out the vote and the tally, and wires them to the columns that a vote uncovers."""
+    """The components of the vote and the tally; a vote reveals the names of the columns."""
 
     def __init__(self) -> None:
         self.round = gr.State(None)
@@ -35,11 +35,11 @@ class VotePanel:
         self._file = gr.JSON(visible=False)
 
     def wire(self, page: gr.Blocks, answers: gr.HTML, note: gr.HTML) -> None:
-        """Connect the events; `answers` are the columns, `note` the line that asks for the vote."""
+        """Connect the events; `answers` shows the columns, `note` the line that asks for the vote."""
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         shown = [self._table, self._box]
         self.vote.input(
-            self._count,
+            self._vote,
             [self.vote, self.round, self._ballots],
             [self.vote, self.round, self._ballots, answers, note, *shown],
             **quick,
@@ -55,27 +55,27 @@ class VotePanel:
             )
 
     def offer(self, current: Round, t: Translator) -> Any:
-        """The vote's choices for a round that is complete, or none."""
+        """Return the vote's choices for a complete round, else hide the vote."""
         if not current.votable:
             return gr.update(visible=False, choices=[], value=None)
         choices = [(t("compare.best", name=name), index) for index, name in enumerate(current.names())]
         tie = (t("compare.tie"), TIE)
         return gr.update(visible=True, choices=[*choices, tie], value=None, interactive=True)
 
-    def _count(
+    def _vote(
         self, request: gr.Request, choice: object, current: Round | None, kept: object
     ) -> Sequence[Any]:
-        """Take a vote, once for each round, and uncover the names."""
+        """Count a vote, once for each round, and reveal the names."""
         if current is None or not current.votable or choice not in (TIE, *range(len(current.lanes))):
             return [gr.skip()] * 7
         assert isinstance(choice, int)
         best = None if choice == TIE else current.labels[choice]
         ballots = [*from_plain(kept), Ballot(current.labels, best, current.blind)]
-        uncovered, t = replace(current, voted=True), translator(request)
-        names = [(t("compare.best", name=name), index) for index, name in enumerate(uncovered.names())]
+        revealed, t = replace(current, voted=True), translator(request)
+        names = [(t("compare.best", name=name), index) for index, name in enumerate(revealed.names())]
         vote = gr.update(interactive=False, choices=[*names, (t("compare.tie"), TIE)], value=choice)
         plain = to_plain(ballots)
-        return [vote, uncovered, plain, columns(uncovered, t), line(""), *_shown(request, plain)]
+        return [vote, revealed, plain, columns(revealed, t), line(""), *_shown(request, plain)]
 
 
 def _shown(request: gr.Request, kept: object) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""What the buttons of the history do. Each takes a request and returns what the panel shows then."""
+"""Handlers of the history's buttons: each takes a request and returns the panel's new values."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ Shown = list[Any]
 
 
 class HistoryActions:
-    """`Shown` holds values for: list, note, open chat's buttons, pin, naming, asking.
+    """Event handlers. `Shown` holds values for: list, note, open chat's buttons, pin, naming, asking.
 
-    What opens a chat puts its id before them. The others leave the id alone: their answer may come after the
-    next click on the list.
+    Handlers that open a chat put its id first. The others do not touch the id: their response may
+    arrive after the next click on the list.
     """
 
     def __init__(
         self, store: Store, owner_of: Callable[[gr.Request], str] = owner_of, admit: Admit = admit
     ) -> None:
         self._store, self._owner_of, self._admit = store, owner_of, admit
-        self._importing = threading.Lock()  # a file takes much memory, so there is one at a time
+        self._importing = threading.Lock()  # one file at a time, since each takes much memory
 
     def start(self, request: gr.Request, key: str, search: str) -> Shown:
-        """The page was opened: so is the chat that was open, if it is still there."""
+        """Open the chat that was open before the page was loaded, if it still exists."""
         return self._opened(request, key, search)
 
     def refresh(self, request: gr.Request, key: str, search: str | None) -> Shown:
-        """The list as it is now."""
+        """Update the list."""
         return self._show(request, key, search)
 
     def open(self, request: gr.Request, search: str, chosen: gr.SelectData) -> Shown:
-        """The chat that was chosen in the list."""
+        """Open the chat that was chosen in the list."""
         return self._opened(request, str(chosen.value), search)
 
     def new(self, request: gr.Request, search: str) -> Shown:
-        """A new chat."""
+        """Begin a new chat."""
         return self._opened(request, "", search)
 
     def pin(self, request: gr.Request, key: str, search: str) -> Shown:
-        """Pin the open chat, or no longer."""
+        """Pin or unpin the open chat."""
         owner = self._owner_of(request)
         with suppress(NotFound):  # another tab has deleted it
             self._store.pin(owner, key, not self._store.summary(owner, key).pinned)
         return self._show(request, key, search)
 
     def ask_title(self, request: gr.Request, key: str) -> tuple[Any, Any, Any]:
-        """Show the box for a title, and what it is now."""
+        """Show the text box for the title, with the present title."""
         try:
             title = self._store.summary(self._owner_of(request), key).title
         except NotFound as error:
@@ -86,7 +86,7 @@ class HistoryActions:
         return _ask(translator(request)("history.delete_all_sure"), everything=True)
 
     def delete(self, request: gr.Request, key: str, search: str, everything: bool) -> Shown:
-        """Delete the open chat, or all."""
+        """Delete the open chat, or all chats."""
         owner = self._owner_of(request)
         if everything:
             self._store.delete_all(owner)
@@ -95,7 +95,7 @@ class HistoryActions:
                 self._store.delete(owner, key)
         return self._opened(request, "", search)
 
-    def take_in(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
+    def import_file(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
         """Import a file, which is then removed from the server."""
         t, path = translator(request), Path(file)
         try:
@@ -107,12 +107,12 @@ class HistoryActions:
         return [*self._show(request, key, search, note), None]
 
     def _import(self, request: gr.Request, path: Path) -> int:
-        """How many chats were in a file. Counts as a request, for which there is a limit."""
+        """Import a file and return its number of chats. Counts as a request for the rate limit."""
         self._admit(request)
         owner = self._owner_of(request)
         if (size := path.stat().st_size) > largest(owner):
             raise TransferError(f"it has {size:,} bytes: at most {largest(owner):,} are read")
-        if not self._importing.acquire(blocking=False):  # who waits would keep a thread from others
+        if not self._importing.acquire(blocking=False):  # waiting would block a thread
             raise TransferError("another file is being imported: try again in a minute")
         try:
             conversations = from_json(path.read_bytes())
@@ -124,19 +124,19 @@ class HistoryActions:
         return len(conversations)
 
     def this_markdown(self, request: gr.Request, key: str) -> File:
-        """The open chat, to read."""
+        """Export the open chat as Markdown."""
         return _markdown(self._this(request, key))
 
     def this_json(self, request: gr.Request, key: str) -> File:
-        """The open chat, to import."""
+        """Export the open chat as JSON."""
         return _json(self._this(request, key))
 
     def all_markdown(self, request: gr.Request, key: str) -> File:
-        """All chats, to read."""
+        """Export all chats as Markdown."""
         return _markdown(self._all(request))
 
     def all_json(self, request: gr.Request, key: str) -> File:
-        """All chats, to import."""
+        """Export all chats as JSON."""
         return _json(self._all(request))
 
     def _this(self, request: gr.Request, key: str) -> list[Conversation]:
@@ -153,7 +153,7 @@ class HistoryActions:
         return self._opened(request, key, search, note)[1:]
 
     def _opened(self, request: gr.Request, key: str, search: str | None, note: str = "") -> Shown:
-        """As `_show`, after the id of the open chat, which is "" once it is gone."""
+        """Like `_show`, after the id of the open chat, which is "" if it is gone."""
         owner, t = self._owner_of(request), translator(request)
         everything = {found.id: found for found in self._store.list(owner)}
         found = self._store.list(owner, search) if search and search.strip() else tuple(everything.values())

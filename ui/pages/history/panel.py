@@ -1,8 +1,8 @@
-"""The chats at the side: new, search, open, rename, pin, delete, export, import.
+"""The sidebar of chats: new, search, open, rename, pin, delete, export, import.
 
-The page needs `current`, the id of the open conversation ("": a new one, which gets its row with the first
-question). It survives a reload. Whoever draws the conversation asks to be called by `on_open`, and
-`refresh_after` keeps the list true when an answer has ended.
+`current` holds the id of the open conversation ("": a new one, which is listed after the first question) and
+survives a reload. `on_open` registers the handler that shows a conversation; `refresh_after` updates the list
+when an answer has ended.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 
 class HistoryPanel:
-    """Lays out the list and its buttons, inside the page's Blocks; `wire` connects them."""
+    """The list of chats and its buttons, inside the page's Blocks; `wire` connects them."""
 
     def __init__(self, store: Store) -> None:
         self._do = do = HistoryActions(store)
-        # The key is public: an id is of no use to anyone but its owner.
+        # The key is public: an id is useless to anyone but its owner.
         self.current = gr.BrowserState("", storage_key="gguf-chat.conversation", secret="gguf-chat")
         self._file = gr.JSON(visible=False)
         with gr.Sidebar(label=text("history.label"), open=False, width=280, elem_id="history"):
@@ -84,31 +84,31 @@ class HistoryPanel:
         for button, export in self._exports:
             made = button.click(export, [self.current], [self._file], **QUICK)
             made.success(None, [self._file], [self._file], js=DOWNLOAD)
-        self._import.upload(do.take_in, [*here, self._import], [*self._listed, self._import], **QUICK)
+        self._import.upload(do.import_file, [*here, self._import], [*self._listed, self._import], **QUICK)
 
     def new_chat_by(self, button: gr.Button) -> None:
-        """Let a click on this button begin a new chat."""
+        """Make a click on this button begin a new chat."""
         begun = button.click(self._do.new, [self._search], self._shown, **QUICK)
         begun.then(None, js=CLOSE_ON_A_PHONE)
         self._openings.append(begun)
 
     def on_open(self, draw: Callable[..., Any], outputs: Sequence[Any]) -> None:
-        """Call `draw(request, current)` whenever another conversation was opened; after all else is wired.
+        """Call `draw(request, current)` whenever another conversation was opened. Call this after `wire`.
 
-        What it gives is sent as it is: see ui/server/page.py.
+        Its updates are sent without postprocessing: see ui/server/page.py.
         """
         for event in self._openings:
             event.then(draw, [self.current], outputs, postprocess=False, **QUICK)
 
     @staticmethod
     def opener() -> gr.Button:
-        """A button for the page's head that opens the list; the list closes by its own."""
+        """Create the button in the page's head that opens the list, which has its own button to close."""
         button = _button("history.label", "open-history")
         button.click(None, js=f"() => {TOGGLE}")
         return button
 
     def refresh_after(self, event: Any) -> None:
-        """Show titles and their order as they are once an event (an answer, say) has ended."""
+        """Update titles and their order after an event, such as the end of an answer."""
         event.then(self._do.refresh, [self.current, self._search], self._listed, **QUICK)
 
 

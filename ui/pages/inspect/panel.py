@@ -1,4 +1,4 @@
-"""The Inspect view: what is in the file, and what quantizing does to one of its tensors."""
+"""The Inspect view: a file's contents, and the effect of quantizing on one of its tensors."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Updates = dict[Any, Any]
 
 
 class Figure:
-    """A plot and the line below it; `outputs` are what its updates are for."""
+    """A plot with a line of explanation; its updates are for `outputs`."""
 
     def __init__(self, plot: type[gr.BarPlot] | type[gr.LinePlot], name: str, info: str) -> None:
-        """`info` is the key of the line's text."""
+        """Lay out the plot; `info` is the locale key of the explanation."""
         with gr.Column(visible=False, min_width=260, elem_id=f"figure-{name}") as self._box:
             self._plot = plot(x=_X, y=_Y, color=_SERIES, color_title=" ", height=_HEIGHT)
             gr.Markdown(text(info), elem_classes="teach")
         self.outputs: list[Any] = [self._box, self._plot]
 
-    def hidden(self) -> Updates:
-        """Nothing to see."""
+    def hide(self) -> Updates:
+        """Hide the figure."""
         return {self._box: gr.update(visible=False)}
 
-    def _shown(self, rows: list[list[Any]], kind: str, **looks: Any) -> Updates:
+    def _show(self, rows: list[list[Any]], kind: str, **looks: Any) -> Updates:
         if not rows:
-            return self.hidden()
+            return self.hide()
         value = {  # what the component takes without a data frame: gradio.components.native_plot.PlotData
             "columns": [_X, _Y, _SERIES],
             "data": rows,
@@ -51,42 +51,42 @@ class Figure:
 
 
 class BarFigure(Figure):
-    """A bar for each name."""
+    """A bar chart by name."""
 
     def __init__(self, name: str, info: str) -> None:
         super().__init__(gr.BarPlot, name, info)
 
-    def filled(self, values: Mapping[str, float | None], x_title: str, y_title: str) -> Updates:
-        """The names that have a value, in their order."""
+    def show(self, values: Mapping[str, float | None], x_title: str, y_title: str) -> Updates:
+        """Show the names that have a value, in their order."""
         rows: list[list[Any]] = [[name, value, ""] for name, value in values.items() if value is not None]
         names = [row[0] for row in rows]
         looks: dict[str, Any] = {"sort": names, "color_map": {"": _AFTER}, "colors_in_legend": []}
-        return self._shown(rows, "nominal", x_title=x_title, y_title=y_title, **looks)
+        return self._show(rows, "nominal", x_title=x_title, y_title=y_title, **looks)
 
 
 class CurveFigure(Figure):
-    """A curve for each series; the first of two is the paler."""
+    """A curve for each series; the first of two is paler."""
 
     def __init__(self, name: str, info: str) -> None:
         super().__init__(gr.LinePlot, name, info)
 
-    def filled(
+    def show(
         self, x: Sequence[float], series: Mapping[str, Iterable[float]], x_title: str, y_title: str
     ) -> Updates:
-        """Each series has as many values as `x`."""
+        """Show curves; each series has as many values as `x`."""
         rows = [[at, y, name] for name, values in series.items() for at, y in zip(x, values, strict=True)]
         colours = (_BEFORE, _AFTER) if len(series) > 1 else (_AFTER,)
         looks: dict[str, Any] = {"color_map": dict(zip(series, colours, strict=True))}
         looks["colors_in_legend"] = list(series) if len(series) > 1 else []
-        return self._shown(rows, "quantitative", x_title=x_title, y_title=y_title, **looks)
+        return self._show(rows, "quantitative", x_title=x_title, y_title=y_title, **looks)
 
 
 FileOf = Callable[[gr.Request, object], Path]
-"""The file of a model's key, for who asks. Raises ModelError."""
+"""Returns the file of a model's key that the request may use. Raises ModelError."""
 
 
 ONE_AT_A_TIME: dict[str, Any] = {
-    "concurrency_limit": 1,  # what one visitor looks at must not take all cores from the answers
+    "concurrency_limit": 1,  # one visitor must not take all cores from the answers
     "concurrency_id": "quality",
     "show_progress": "minimal",
     "api_visibility": "private",
@@ -96,7 +96,7 @@ _BINS = 40
 
 
 class InspectPanel:
-    """Lays out the view; `updates` fill it for a file, `wire` connects its own choices."""
+    """The components of the view; `updates` fill it for a file."""
 
     def __init__(self) -> None:
         self._types = gr.HTML(padding=False)
@@ -119,7 +119,7 @@ class InspectPanel:
         self.outputs = [self._types, self._tensor, self._metadata, *self._seen]
 
     def wire(self, model: gr.Dropdown, file_of: FileOf) -> None:
-        """Follow the choice of a tensor and of a type."""
+        """Connect the choices of a tensor and of a type."""
 
         def chosen(request: gr.Request, key: object, tensor: object, kind: object) -> Updates:
             t = translator(request)
@@ -133,7 +133,7 @@ class InspectPanel:
         follow.then(chosen, [model, self._tensor, self._wanted], self._seen, **ONE_AT_A_TIME)
 
     def updates(self, path: Path, t: Translator) -> Updates:
-        """All of the view for a file, with a tensor that most models have. Raises ModelError."""
+        """Fill the view for a file, with a tensor that most models have. Raises ModelError."""
         found = contents(path)
         choices = [(view.tensor_label(tensor), name) for name, tensor in found.tensors.items()]
         name = next((name for name in _FIRST if name in found.tensors), choices[0][1] if choices else "")
@@ -145,7 +145,7 @@ class InspectPanel:
         }
 
     def empty(self) -> Updates:
-        """Nothing to look at."""
+        """Empty the view."""
         return {
             self._types: "",
             self._metadata: "",
@@ -154,14 +154,14 @@ class InspectPanel:
         }
 
     def _nothing(self, why: str) -> Updates:
-        """No tensor to show."""
+        """Hide the tensor, for the reason `why`."""
         updates: Updates = {self._facts: why, self._tables: "", self._type: gr.update(visible=False)}
         for figure in self._figures:
-            updates |= figure.hidden()
+            updates |= figure.hide()
         return updates
 
     def _look_at(self, path: Path, name: str, wanted: str, t: Translator) -> Updates:
-        """A tensor as the type `wanted` has it; its own, or the first that can hold it, when that cannot."""
+        """Show a tensor rounded to the type `wanted`, or else to the first type that can hold it."""
         try:
             seen = look(path, name)
         except UserError as error:  # this tensor cannot be shown, and others can
@@ -180,32 +180,32 @@ class InspectPanel:
 
     def _plots_of(self, seen: Look, one: RoundTrip | None, t: Translator) -> Updates:
         if one is None:
-            return self._values.hidden() | self._errors.hidden()
+            return self._values.hide() | self._errors.hide()
         middles, before, after = histogram(seen.before.values, one.values)
         series = {t("inspect.before"): before.tolist(), one.kind.name: after.tolist()}
         errors = {kind: 100 * one.error.relative for kind, one in seen.after.items() if one is not None}
         relative = f"{t('inspect.head.relative')}, %"
         return {
-            **self._values.filled(middles.tolist(), series, t("inspect.value"), t("inspect.share")),
-            **self._errors.filled(errors, t("inspect.head.type"), relative),
+            **self._values.show(middles.tolist(), series, t("inspect.value"), t("inspect.share")),
+            **self._errors.show(errors, t("inspect.head.type"), relative),
         }
 
     def _plots_of_blocks(self, blocks: Blocks | None, t: Translator) -> Updates:
         if blocks is None:
-            return self._steps.hidden() | self._zeros.hidden()
+            return self._steps.hide() | self._zeros.hide()
         steps = _spread(self._steps, np.abs(blocks.step), t("inspect.head.step"), t)
         if blocks.symmetric:
-            return steps | self._zeros.hidden()
+            return steps | self._zeros.hide()
         return steps | _spread(self._zeros, blocks.zero_point, t("inspect.head.zero"), t)
 
 
 def _spread(figure: CurveFigure, values: Floats, title: str, t: Translator) -> Updates:
-    """How values are distributed, without the outermost two in a hundred."""
+    """Show the distribution of values between their 1st and 99th percentiles."""
     finite = values[np.isfinite(values)]
     if not finite.size or np.ptp(finite) == 0:
-        return figure.hidden()
+        return figure.hide()
     low, high = np.percentile(finite, [1, 99])
     counts, edges = np.histogram(finite, _BINS, (float(low), float(high)))
     middles = ((edges[:-1] + edges[1:]) / 2).tolist()
     shares = (counts * (100 / finite.size)).tolist()
-    return figure.filled(middles, {title: shares}, title, t("inspect.blocks_share"))
+    return figure.show(middles, {title: shares}, title, t("inspect.blocks_share"))

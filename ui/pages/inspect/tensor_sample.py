@@ -1,4 +1,4 @@
-"""What the Inspect view shows: a file's contents, and what types do to the numbers of one of its tensors."""
+"""The data of the Inspect view: a file's contents, and the error of each type on one of its tensors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ui.models.files import name_and_type
 TYPES = ("Q4_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K")  # symmetric ones first, K-quants last
 UNROUNDED = ("F32", "BF16", "F16")
 _BINS = 64
-_TAIL = 0.5  # percent at each end that the histogram leaves out, so that one number cannot flatten it
+_TAIL = 0.5  # percent that the histogram omits at each end, so that one outlier cannot flatten it
 
 
 @dataclass(frozen=True)
 class TypeSum:
-    """The tensors of one type: how many, their numbers, and their bytes."""
+    """The tensors of one type: their count, their elements and their bytes."""
 
     kind: GGMLType
     tensors: int
@@ -36,11 +36,11 @@ class TypeSum:
 
 @dataclass(frozen=True)
 class Look:
-    """A tensor and what types do to it.
+    """A tensor and its round trips through some types.
 
-    `before` are its numbers from the best file at hand, named by `reference`, or its own where that is empty.
-    `after` has every type that was tried; None for one whose blocks do not fill a row. The file's own type
-    comes first where the numbers before are another file's.
+    `before` are its values from the full-precision file `reference`, or its own if that is "". `after` maps
+    each type to its round trip, None if the row is no multiple of its block; the file's own type comes first
+    when there is a reference.
     """
 
     tensor: TensorInfo
@@ -50,7 +50,7 @@ class Look:
 
 
 def contents(path: Path) -> GgufHeader:
-    """The head of a model, that of all its files in one. Raises GgufError."""
+    """Return the header of a model, merged from all its files. Raises GgufError."""
     files = shards.files(path)
     try:
         return _contents(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
@@ -58,7 +58,7 @@ def contents(path: Path) -> GgufHeader:
         raise GgufError(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
-@lru_cache(maxsize=8)  # a large vocabulary takes a good part of a second to walk through
+@lru_cache(maxsize=8)  # parsing a large vocabulary takes a good part of a second
 def _contents(files: tuple[tuple[Path, int, int], ...]) -> GgufHeader:
     heads = [read_header(path) for path, _, _ in files]
     tensors = {name: tensor for head in heads for name, tensor in head.tensors.items()}
@@ -66,7 +66,7 @@ def _contents(files: tuple[tuple[Path, int, int], ...]) -> GgufHeader:
 
 
 def type_sums(found: GgufHeader) -> list[TypeSum]:
-    """The tensors by type, what takes most bytes first."""
+    """Sum up the tensors by type, the type with most bytes first."""
     counts, numbers, sizes = Counter[GGMLType](), Counter[GGMLType](), Counter[GGMLType]()
     for tensor in found.tensors.values():
         counts[tensor.kind] += 1
@@ -79,7 +79,7 @@ def type_sums(found: GgufHeader) -> list[TypeSum]:
 
 
 def look(path: Path, name: str) -> Look:
-    """A tensor of a model. Raises GgufError, also for a name that it does not have."""
+    """Sample a tensor and round it to each of TYPES. Raises GgufError, also for an unknown name."""
     own = contents(path).tensors.get(name)
     if own is None:
         raise GgufError(f"{path.name} has no tensor {name[:80]!r}: choose one of the list")
@@ -96,7 +96,7 @@ def look(path: Path, name: str) -> Look:
 
 
 def unrounded_beside(path: Path) -> Path | None:
-    """The same model in full precision, by its name, in the same folder."""
+    """Return the file of the same name in full precision in the same folder, if any."""
     stem, kind = name_and_type(path)
     if kind in UNROUNDED:
         return None
@@ -105,20 +105,20 @@ def unrounded_beside(path: Path) -> Path | None:
 
 
 def _unrounded(path: Path, own: TensorInfo) -> TensorInfo | None:
-    """The tensor in full precision; None when no file has it, or this one is as good."""
+    """Return the tensor in full precision; None when no other file has it, or `own` is unrounded."""
     beside = unrounded_beside(path)
     if beside is None or own.kind.name in UNROUNDED:
         return None
     try:
         best = contents(beside).tensors.get(own.name)
-    except GgufError:  # it is half a download, or broken: this file is what there is
+    except GgufError:  # a broken file, or half a download
         return None
     fits = best is not None and best.shape == own.shape and best.kind.name in UNROUNDED
     return best if fits else None
 
 
 def histogram(before: Floats, after: Floats) -> tuple[Floats, Floats, Floats]:
-    """The middles of equal bins, and the percentage of the numbers in each, before and after."""
+    """Return the centers of equal bins, and the percentages in them before and after; (_BINS,) each."""
     low, high = np.percentile(before, [_TAIL, 100 - _TAIL])
     if low == high:
         low, high = low - 1, high + 1

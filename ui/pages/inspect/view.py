@@ -1,4 +1,4 @@
-"""How the contents of a GGUF look: metadata, types, and a tensor's blocks and errors. HTML, all escaped."""
+"""The HTML of a GGUF's contents: metadata, types, and a tensor's blocks and errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ui.pages.inspect.tensor_sample import Look, TypeSum
 from ui.render.html import html
 from ui.render.tables import NOTHING, heading, paragraph, percent, short_number, table
 
-_MOST_LETTERS = 160  # of a value
+_MAX_CHARACTERS = 160  # of a value
 _FIRST_BLOCKS = 10
 
 
 def metadata_table(found: GgufHeader, t: Translator) -> Markup:
-    """All keys and values, long ones cut."""
+    """Render all keys and values, long ones cut."""
     label = t("inspect.metadata", count=len(found.metadata))
     rows = [(_cut(key), _value(value, t)) for key, value in found.metadata.items()]
     inner = table([t("inspect.head.key"), t("inspect.head.value")], rows, label)
@@ -28,7 +28,7 @@ def metadata_table(found: GgufHeader, t: Translator) -> Markup:
 
 
 def types_table(sums: list[TypeSum], t: Translator) -> Markup:
-    """The tensors by type."""
+    """Render the tensors by type."""
     label = t("inspect.types")
     heads = [t(f"inspect.head.{name}") for name in ("type", "grid", "bits", "tensors", "numbers", "size")]
     rows = [
@@ -46,20 +46,20 @@ def types_table(sums: list[TypeSum], t: Translator) -> Markup:
 
 
 def grid(symmetric: bool | None, t: Translator) -> str:
-    """In a word, how a type lays its codes over the numbers."""
+    """Return the word for a type's grid: symmetric or asymmetric."""
     if symmetric is None:
         return NOTHING
     return t("inspect.symmetric" if symmetric else "inspect.asymmetric")
 
 
 def tensor_label(tensor: TensorInfo) -> str:
-    """A tensor as the picker lists it."""
+    """Return a tensor's label in the picker: its name, type and shape."""
     shape = " × ".join(str(side) for side in tensor.shape)
     return f"{_cut(tensor.name)} · {tensor.kind.name} · {shape}"
 
 
 def tensor_facts(seen: Look, t: Translator) -> Markup:
-    """What the figures below rest on."""
+    """Render the source of the figures: the tensor, its reference and the rows sampled."""
     tensor, rows = seen.tensor, len(seen.before.values)
     named = t("inspect.before.other", file=seen.reference) if seen.reference else t("inspect.before.own")
     read = (
@@ -75,13 +75,13 @@ def tensor_facts(seen: Look, t: Translator) -> Markup:
 
 
 def type_label(seen: Look, kind: str, t: Translator) -> str:
-    """A type's name; it is said of the one that the file itself has."""
+    """Return a type's name, marked if it is the file's own type."""
     stored = seen.reference and kind == seen.tensor.kind.name
     return t("inspect.as_stored", type=kind) if stored else kind
 
 
 def tensor_tables(seen: Look, one: RoundTrip | None, t: Translator) -> Markup:
-    """The error of each type, and the first blocks of the one that is looked at."""
+    """Render the errors of all types, and the first blocks of the chosen one."""
     left_out = [kind for kind, after in seen.after.items() if after is None]
     parts = [
         heading(t("inspect.errors")),
@@ -98,14 +98,14 @@ def tensor_tables(seen: Look, one: RoundTrip | None, t: Translator) -> Markup:
 
 
 def errors_table(seen: Look, t: Translator) -> Markup:
-    """Each type that was tried: its grid, scales, zero points, and how far it moved the numbers."""
+    """Render each type's grid, scales, zero points and errors."""
     names = ("type", "grid", "bits", "step", "zero", "rms", "relative", "worst")
     rows = [_error_row(kind, one, seen, t) for kind, one in seen.after.items()]
     return table([t(f"inspect.head.{name}") for name in names], rows, t("inspect.errors"))
 
 
 def blocks_table(blocks: Blocks | None, kind: str, t: Translator) -> Markup:
-    """The first blocks one by one."""
+    """Render the first blocks' scales, minimums and zero points."""
     if blocks is None:
         return paragraph(t("inspect.no_blocks", type=kind), "teach")
     names = ("block", "step", "minimum", "zero")
@@ -138,7 +138,7 @@ def _error_row(kind: str, one: RoundTrip | None, seen: Look, t: Translator) -> l
 
 
 def _range(values: Floats, t: Translator) -> str:
-    """Where the middle nine tenths of some values lie."""
+    """Return the 5th and 95th percentiles as text."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return NOTHING
@@ -165,5 +165,5 @@ def _value(value: Scalar | ArraySummary, t: Translator) -> str:
     return _cut(str(value))
 
 
-def _cut(text: str, most: int = _MOST_LETTERS) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
+def _cut(text: str, limit: int = _MAX_CHARACTERS) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

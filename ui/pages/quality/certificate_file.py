@@ -1,7 +1,7 @@
-"""The certificate that an export leaves beside its files (docs/certificate.md), as the page reads it.
+"""Reads the certificate.json that an export writes beside its files (docs/certificate.md).
 
-The page knows the file's form alone, not the code that makes it. The file may be a stranger's: what is not as
-it should be is an error of one line, and a figure that is no number is none.
+It depends on the file's format only, not on the pipeline. The file is untrusted: an invalid one is an error
+of one line, and a figure that is no number counts as missing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from engine.errors import ModelError
 from ggufio.shards import whole_name
 
 NAME = "certificate.json"
-STATUSES = ("fail", "warn", "pass", "skipped")  # the gravest first
+STATUSES = ("fail", "warn", "pass", "skipped")  # the worst first
 _FORMAT = 1
-_MOST_BYTES = 8 << 20
+_MAX_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: on one `file` (of shards the whole), or on all of them when that is empty."""
+    """The result of a check on one `file` (for shards, the whole's name), or on all of them if that is ""."""
 
     name: str
     status: str
@@ -35,7 +35,7 @@ class Finding:
     figures: Mapping[str, Any]
 
     def figure(self, *names: str) -> float | None:
-        """A number among the figures, by the names that lead to it; None when it is not there."""
+        """Return a finite number of the figures by its path of names, or None."""
         found: object = self.figures
         for name in names:
             found = found.get(name) if isinstance(found, Mapping) else None
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Certified:
-    """A file that the certificate is about."""
+    """A certified file."""
 
     name: str
     status: str
@@ -54,32 +54,32 @@ class Certified:
 
 @dataclass(frozen=True)
 class Certificate:
-    """All that was found on some files. Of a model in several files, any of them may be asked about."""
+    """The findings on some files. A sharded model can be looked up by any of its files."""
 
     files: tuple[Certified, ...]
     findings: tuple[Finding, ...]
     versions: Mapping[str, str]
 
     def entry(self, name: str) -> Certified | None:
-        """What it says of a file; None when it is about others."""
+        """Return a file's entry, or None when the certificate is about other files."""
         return next((file for file in self.files if file.name == name), None)
 
     def about(self, name: str) -> list[Finding]:
-        """The findings that count for a file, the gravest first."""
+        """Return the findings that apply to a file, the worst first."""
         found = [finding for finding in self.findings if finding.file in ("", name, whole_name(name))]
         return sorted(found, key=lambda finding: STATUSES.index(finding.status))
 
     def finding(self, check: str, file: str) -> Finding | None:
-        """What a check of single files found on one of them."""
+        """Return the finding of a per-file check on a file, if any."""
         names = (file, whole_name(file))
         return next((one for one in self.findings if one.name == check and one.file in names), None)
 
 
 def read_certificate(model: Path) -> Certificate | None:
-    """The certificate beside a model's file; None when there is none. Raises ModelError for what is none."""
+    """Read the certificate beside a model's file; None without one. Raises ModelError for an invalid one."""
     path = model.with_name(NAME)
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise ModelError(f"{NAME} is larger than any certificate")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

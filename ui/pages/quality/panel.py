@@ -23,7 +23,7 @@ from ui.render.tables import paragraph
 
 
 class QualityPanel:
-    """Lays out the page and wires its events."""
+    """The page's components and events."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -45,7 +45,7 @@ class QualityPanel:
         self._outputs = [*own, *self._inspect.outputs]
 
     def wire(self, page: gr.Blocks) -> None:
-        """Begin with the model that this browser last chose in the chat; follow the choice here."""
+        """Connect the events; the page begins with the model that this browser last chose in the chat."""
         page.load(self._opened, [self._kept], self._outputs, **ONE_AT_A_TIME)
         self._model.input(self._show, [self._model], self._outputs, **ONE_AT_A_TIME)
         self._inspect.wire(self._model, self._file)
@@ -67,7 +67,7 @@ class QualityPanel:
         return {self._note: line(""), **self._certified(path, t), **seen}
 
     def _file(self, request: gr.Request, key: object) -> Path:
-        """The file of a model that this visitor may use. Raises ModelError."""
+        """Return the file of a model that this visitor may use. Raises ModelError."""
         if not self._models.catalog.allows(key, on_own_machine(request)):
             raise ModelError(f"model {str(key)[:80]!r} is not offered here: choose one of the list")
         path = self._models.file(str(key))
@@ -76,7 +76,7 @@ class QualityPanel:
         return path
 
     def _certified(self, path: Path, t: Translator) -> Updates:
-        """The certificate's side, whatever lies beside the file."""
+        """Show the certificate beside the file, or why there is none."""
         try:
             certificate = read_certificate(path)
         except ModelError as error:
@@ -98,7 +98,7 @@ class QualityPanel:
 
 
 def _hashes(path: Path, certificate: Certificate) -> dict[str, str]:
-    """The SHA-256 of each of the model's files; none when the certificate is about others."""
+    """Return the SHA-256 of each of the model's files; {} when the certificate is about other files."""
     if certificate.entry(path.name) is None:
         return {}
     try:

@@ -1,6 +1,6 @@
-"""How a certificate looks: its verdict on a file, the findings, all files of its export. HTML, all escaped.
+"""The HTML of a certificate: its verdict on a file, the findings, and the table and charts of all files.
 
-The findings are the export's own English sentences; what is around them speaks the visitor's language.
+The findings are the export's English sentences; everything else is in the visitor's language.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKS = {
     "behaviour": ("first_words",),
     **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed"), ()),
 }
-"""The findings that the page calls by names of its own: areas, and what is looked at in each."""
+"""The findings that have a translated name: the areas, and the checks in each."""
 
 
 HOW = "python scripts/export_gguf.py certify {} --reference FOLDER"
@@ -38,9 +38,9 @@ _MAX_WORST = 5  # prompts that are shown
 
 @dataclass(frozen=True)
 class FileFigures:
-    """A model as it was measured: shares, nats a token, and tokens a second; None for what was not.
+    """A model's measured shares, nats per token and tokens per second; None if not measured.
 
-    `name` is its file, of shards the whole's; `interval` is that of its survival.
+    `name` is its file, for shards the whole's name; `interval` is the survival's.
     """
 
     name: str
@@ -55,13 +55,13 @@ class FileFigures:
 
     @property
     def label(self) -> str:
-        """What a plot calls it: its type, or its name where that says none."""
+        """The name in a plot: the type, or the file's name if it has no type."""
         stem, kind = name_and_type(Path(self.name))
         return kind or stem
 
 
 def file_figures(certificate: Certificate, folder: Path) -> list[FileFigures]:
-    """All models of a certificate, in its order, and the unrounded one that was timed along with them."""
+    """Return the figures of a certificate's models, and of the unrounded one that was timed with them."""
     timed = [finding.file for finding in certificate.findings if finding.name == "speed" and finding.file]
     first: dict[str, str] = {}
     for name in (*(file.name for file in certificate.files), *timed):
@@ -71,7 +71,7 @@ def file_figures(certificate: Certificate, folder: Path) -> list[FileFigures]:
 
 
 def _sizes(folder: Path) -> Mapping[str, int]:
-    """Bytes of each model in a folder, that of all its files by the whole's name."""
+    """Return the bytes of each model in a folder, summed over its files, by the whole's name."""
     sizes = Counter[str]()
     for path in folder.glob("*.gguf"):
         sizes[whole_name(path.name)] += path.stat().st_size if path.is_file() else 0
@@ -79,7 +79,7 @@ def _sizes(folder: Path) -> Mapping[str, int]:
 
 
 def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigures:
-    """`name` is a file of the model, `size` what is known of it all."""
+    """Return the figures of a model; `name` is one of its files, `size` all its bytes."""
 
     def figure(check: str, *names: str) -> float | None:
         found = certificate.finding(check, name)
@@ -101,9 +101,9 @@ def _figures(name: str, certificate: Certificate, size: int | None) -> FileFigur
 
 
 def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], t: Translator) -> Markup:
-    """What the certificate says of a file, and whether it is about this very file.
+    """Render the verdict on a file, and whether its hashes match the certificate's.
 
-    `actual` is the SHA-256 of each of the model's files; none where they cannot be compared.
+    `actual` maps each of the model's files to its SHA-256; empty when they cannot be compared.
     """
     entry = certificate.entry(name)
     if entry is None:
@@ -127,13 +127,13 @@ def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], t: T
 
 
 def how(name: str, t: Translator) -> Markup:
-    """How a certificate is made."""
+    """Render the command that makes a certificate."""
     command = html("<pre><code>{{ command }}</code></pre>", command=HOW.format(name))
     return paragraph(t("quality.how"), "teach") + command
 
 
 def findings(found: Sequence[Finding], t: Translator) -> Markup:
-    """The findings: what is wrong stands open, what is well is folded away."""
+    """Render the findings: failures and warnings open, the rest folded."""
     open_ones = [one for one in found if one.status in ("fail", "warn")]
     parts = [_finding(one, t) for one in open_ones]
     for status in ("pass", "skipped"):
@@ -147,7 +147,7 @@ def findings(found: Sequence[Finding], t: Translator) -> Markup:
 
 
 def files_table(figures: Sequence[FileFigures], t: Translator) -> Markup:
-    """All files of the export, side by side."""
+    """Render the table of all files of the export."""
     heads = ("file", "verdict", "size", "survival", "kl", "agreement", "prefill", "decode")
     label = t("quality.files")
     rows = [_row(one, t) for one in figures]
@@ -156,7 +156,7 @@ def files_table(figures: Sequence[FileFigures], t: Translator) -> Markup:
 
 
 def chip(status: str, t: Translator) -> Markup:
-    """A status as a mark that is read without colours too."""
+    """Render a status as a label that does not depend on colour."""
     text = t(f"quality.status.{status}")
     return html("<span class='chip {{ status }}'>{{ text }}</span>", status=status, text=text)
 
@@ -196,7 +196,7 @@ def _finding(one: Finding, t: Translator) -> Markup:
 
 
 def _heading(name: str, t: Translator) -> str:
-    """What was looked at: the finding, or the area that it belongs to, or the name of one from elsewhere."""
+    """Return the translated name of the finding or of its area, or else the finding's own name."""
     area, _, part = name.partition(".")
     if area not in CHECKS:
         return name
@@ -209,14 +209,14 @@ def _worst_prompts(one: Finding) -> list[str]:
     return [str(entry.get("prompt", ""))[:200] for entry in worst[:_MAX_WORST]]
 
 
-GOOD_SURVIVAL = 95.0  # percent; these two are the certificate's own limits (docs/survival.md)
+GOOD_SURVIVAL = 95.0  # percent; both limits are the certificate's (docs/survival.md)
 GOOD_KL = 0.1
-_GB = 2e9  # bytes from which sizes are told in GB
-_MOST = 24  # points; an export has fewer files, a stranger's certificate may have any number
+_GB = 2e9  # from this many bytes on sizes are in GB
+_MAX_POINTS = 24  # an export has fewer files, an untrusted certificate may have any number
 
 
 def charts(figures: Sequence[FileFigures], chosen: str, t: Translator) -> Markup:
-    """The charts of what was measured, the file `chosen` standing out; empty when nothing was."""
+    """Render charts of what was measured, with the file `chosen` highlighted; empty when nothing was."""
     parts = []
     for what in ("survival", "kl"):
         drawn = [_chart(figures, what, by, chosen, t) for by in ("size", "speed")]
@@ -228,7 +228,7 @@ def charts(figures: Sequence[FileFigures], chosen: str, t: Translator) -> Markup
 
 def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, t: Translator) -> Markup:
     unit = 1e9 if max((one.size or 0 for one in figures), default=0) >= _GB else 1e6
-    points = [point for one in figures if (point := _point(one, what, by, chosen, unit))][:_MOST]
+    points = [point for one in figures if (point := _point(one, what, by, chosen, unit))][:_MAX_POINTS]
     if not points:
         return Markup()
     limit = GOOD_SURVIVAL if what == "survival" else GOOD_KL
@@ -240,7 +240,7 @@ def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, t: T
 
 
 def _point(one: FileFigures, what: str, by: str, chosen: str, unit: float) -> Point | None:
-    """A file in one chart; None where it was not measured, or where no real file can be."""
+    """Return a file's point in a chart; None if it was not measured, or the values are impossible."""
     x = one.decode if by == "speed" else one.size and one.size / unit
     if what == "kl":
         y, interval = one.kl, None

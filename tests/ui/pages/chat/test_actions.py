@@ -35,18 +35,18 @@ def texts(place: ConversationState) -> list[str]:
 
 def test_an_edit_is_a_branch_and_the_old_one_stays_reachable(store: Store) -> None:
     first = talk(store, "one", "1", "two", "2")
-    edited = first.ask("ONE", first.row(0).parent)
+    edited = first.ask("ONE", first.message_at(0).parent)
     assert texts(edited) == ["ONE"]
     assert edited.versions is not None and edited.versions[1].index(edited.versions[0]) == 1
-    assert texts(edited.turn(-1)) == ["one", "1", "two", "2"]
+    assert texts(edited.switch_branch(-1)) == ["one", "1", "two", "2"]
     assert texts(restore_conversation(store, ME, first.view.key)) == [
         "one",
         "1",
         "two",
         "2",
     ]  # also after a reload
-    assert texts(edited.turn(-1).turn(1)) == ["ONE"]
-    assert texts(edited.turn(1)) == ["ONE"]  # there is none after the last
+    assert texts(edited.switch_branch(-1).switch_branch(1)) == ["ONE"]
+    assert texts(edited.switch_branch(1)) == ["ONE"]  # there is none after the last
 
 
 def test_undo_gives_the_question_back_and_redo_brings_all_again(store: Store) -> None:
@@ -61,10 +61,15 @@ def test_undo_gives_the_question_back_and_redo_brings_all_again(store: Store) ->
 
 def test_deleting_takes_the_message_and_all_below_it(store: Store) -> None:
     there = talk(store, "one", "1", "two", "2")
-    assert texts(there.mark(2).mark(2).cut_marked()) == ["one", "1", "two", "2"]  # clicked twice: not marked
-    assert texts(there.mark(2).cut_marked()) == ["one", "1"]
+    assert texts(there.mark(2).mark(2).delete_marked()) == [
+        "one",
+        "1",
+        "two",
+        "2",
+    ]  # clicked twice: not marked
+    assert texts(there.mark(2).delete_marked()) == ["one", "1"]
     with pytest.raises(NotFound):
-        there.mark(2).cut_marked()
+        there.mark(2).delete_marked()
 
 
 def test_two_tabs_write_branches_of_one_conversation(store: Store) -> None:
@@ -72,28 +77,28 @@ def test_two_tabs_write_branches_of_one_conversation(store: Store) -> None:
     mine, yours = here.ask("mine", here.view.leaf), here.ask("yours", here.view.leaf)
     assert texts(open_conversation(store, ME, mine.view)) == ["one", "1", "mine"]
     assert texts(open_conversation(store, ME, yours.view)) == ["one", "1", "yours"]
-    yours.mark(0).cut_marked()  # and what one deletes is gone for the other, without an error
+    yours.mark(0).delete_marked()  # and what one deletes is gone for the other, without an error
     assert texts(open_conversation(store, ME, mine.view)) == []
 
 
 def test_a_question_that_cannot_be_answered_leaves_nothing(store: Store) -> None:
     empty = open_conversation(store, ME, TabView())
-    empty.forget(empty.ask("refused", None))
+    empty.discard(empty.ask("refused", None))
     assert store.list(ME) == ()
     here = talk(store, "one", "1", "two", "2")
-    here.forget(here.ask("TWO", here.row(2).parent))
+    here.discard(here.ask("TWO", here.message_at(2).parent))
     assert texts(restore_conversation(store, ME, here.view.key)) == ["one", "1", "two", "2"]
-    assert here.forget(here.again()).versions is None
+    assert here.discard(here.regenerate()).versions is None
 
 
 def test_a_question_that_cannot_be_answered_takes_nothing_of_another_tabs(store: Store) -> None:
     empty = open_conversation(store, ME, TabView())
     mine = empty.ask("mine", None)
     yours = restore_conversation(store, ME, mine.view.key).ask("yours", None)
-    empty.forget(mine)
+    empty.discard(mine)
     assert texts(open_conversation(store, ME, yours.view)) == ["yours"]
     below = yours.ask("below", yours.view.leaf)
-    empty.forget(yours)
+    empty.discard(yours)
     assert texts(restore_conversation(store, ME, below.view.key)) == ["yours", "below"]
 
 
@@ -101,7 +106,7 @@ def test_nobody_elses_conversation_is_shown(store: Store) -> None:
     with pytest.raises(NotFound):
         open_conversation(store, "visitor:else", talk(store, "one", "1").view)
     with pytest.raises(NotFound):
-        talk(store, "one").row(7)
+        talk(store, "one").message_at(7)
 
 
 def test_the_bar_says_which_row_is_marked(store: Store) -> None:

@@ -48,8 +48,8 @@ class Tab:
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.writes)
         read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
-        self.deeds = EditHandlers(self.panel, self.live, read)
-        self.events = ChatEvents(self.panel, answerer, self.live, self.deeds, read)
+        self.edits = EditHandlers(self.panel, self.live, read)
+        self.events = ChatEvents(self.panel, answerer, self.live, self.edits, read)
         self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
         self.now: dict[Any, Any] = {self.panel.view: TabView(), self.panel.current: ""}
         self.chat: Any = []
@@ -68,12 +68,12 @@ class Tab:
         """The three events of an answer, in the order in which a page has them."""
         self.take(await begin)
         yield
-        async with aclosing(self.events.grow(self.request)) as growing:
+        async with aclosing(self.events.stream(self.request)) as growing:
             async for update in growing:
-                assert set(update) <= set(self.panel.growing)
+                assert set(update) <= set(self.panel.streamed)
                 self.take(update)
                 yield
-        self.take(await self.events.end(self.request))
+        self.take(await self.events.finish(self.request))
 
     def take(self, update: dict[Any, Any]) -> None:
         assert set(update) <= set(self.panel.outputs)
@@ -120,12 +120,12 @@ def test_an_answer_is_kept_with_how_it_was_made() -> None:
 def test_redo_takes_its_question_out_of_the_box_but_nothing_else() -> None:
     tab = Tab(FakeBackend("one two"))
     tab.send("Why?")
-    deeds = tab.deeds
+    edits = tab.edits
     for typed, left in (("Why?", ""), ("Why not?", None)):
-        undone = asyncio.run(deeds.undo(tab.request, *tab.inputs[:3]))
+        undone = asyncio.run(edits.undo(tab.request, *tab.inputs[:3]))
         assert undone[tab.panel.box]["value"] == "Why?"
         tab.take(undone)
-        redone = asyncio.run(deeds.redo(tab.request, typed, *tab.inputs[:3]))
+        redone = asyncio.run(edits.redo(tab.request, typed, *tab.inputs[:3]))
         assert redone[tab.panel.box].get("value") == left
         tab.take(redone)
         assert tab.rows() == ["Why?", "one two"]
@@ -139,20 +139,20 @@ def test_regenerate_edit_and_go_on() -> None:
     tab.send("Why?")
     assert [node.text for node in tab.path()] == ["Why?", "one two"]
     tab.backend.answer = " three"
-    asyncio.run(tab.follow(tab.events.go_on(tab.request, *tab.inputs)))
+    asyncio.run(tab.follow(tab.events.continue_answer(tab.request, *tab.inputs)))
     last = tab.path()[-1]
     assert last.text == "one two three" and last.made is not None
     assert (last.made.reason, last.made.generated_tokens, last.made.prompt_tokens) == ("stop", 4, 10)
     assert "4 tokens" in tab.status
     assert [m["content"] for m in tab.backend.asked[1][0]] == ["Why?", "one two"]
     tab.backend.answer = "other"
-    asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
+    asyncio.run(tab.follow(tab.events.regenerate(tab.request, *tab.inputs)))
     assert [node.text for node in tab.path()] == ["Why?", "other"]
     assert [m["content"] for m in tab.backend.asked[2][0]] == ["Why?"]
     edited = event(index=0, value="Who?", previous_value="Why?")
     asyncio.run(tab.follow(tab.events.edit(tab.request, edited, *tab.inputs)))
     assert tab.rows() == ["Who?", "other"]
-    tab.take(asyncio.run(tab.deeds.act(tab.request, tab.inputs, lambda here: here.turn(-1))))
+    tab.take(asyncio.run(tab.edits.apply(tab.request, tab.inputs, lambda here: here.switch_branch(-1))))
     assert tab.rows() == ["Why?", "other"]
 
 
@@ -223,7 +223,7 @@ def test_stop_before_the_first_word_keeps_the_question_to_be_answered() -> None:
     assert [node.text for node in tab.path()] == ["Why?"]
     assert tab.now[tab.panel.bar.answer]["visible"]
     tab.backend.pause = 0.0
-    asyncio.run(tab.follow(tab.events.again(tab.request, *tab.inputs)))
+    asyncio.run(tab.follow(tab.events.regenerate(tab.request, *tab.inputs)))
     assert tab.rows() == ["Why?", "never"]
 
 
@@ -234,7 +234,7 @@ def test_a_tab_that_turns_away_ends_the_answer_and_sees_no_more_of_it() -> None:
         task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
         while len(tab.rows()) < 2:
             await asyncio.sleep(0.02)
-        marked = await tab.deeds.mark(tab.request, event(index=0), *tab.inputs)  # while it is written
+        marked = await tab.edits.mark(tab.request, event(index=0), *tab.inputs)  # while it is written
         assert not any(marked[button]["visible"] for button in (tab.panel.bar.redo, tab.panel.bar.delete))
         tab.take(await tab.events.open(tab.request, ""))
         await task
@@ -291,12 +291,12 @@ def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> Non
 def test_an_opinion_and_its_note_are_kept() -> None:
     tab = Tab(FakeBackend("<think>hm</think>So."))
     tab.send("Why?")
-    tab.take(asyncio.run(tab.deeds.judge(tab.request, event(index=1, liked=False), *tab.inputs)))
+    tab.take(asyncio.run(tab.edits.rate(tab.request, event(index=1, liked=False), *tab.inputs)))
     assert tab.now[tab.panel.chatbot]["feedback_value"] == ["Dislike"]
     node = tab.now[tab.panel.note.node]
-    asyncio.run(tab.deeds.note(tab.request, " wrong ", node, *tab.inputs))
+    asyncio.run(tab.edits.save_note(tab.request, " wrong ", node, *tab.inputs))
     assert (tab.path()[-1].opinion, tab.path()[-1].note) == ("dislike", "wrong")
-    tab.take(asyncio.run(tab.deeds.judge(tab.request, event(index=2, liked=""), *tab.inputs)))
+    tab.take(asyncio.run(tab.edits.rate(tab.request, event(index=2, liked=""), *tab.inputs)))
     assert tab.path()[-1].opinion is None
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from ui.pages.compare.tally import MOST_BALLOTS, Ballot, Pair, from_plain, tally, to_csv, to_json, to_plain
+from ui.pages.compare.tally import MAX_BALLOTS, Ballot, Pair, from_plain, tally, to_csv, to_json, to_plain
 
 BALLOTS = [
     Ballot(("b", "a"), "b", True),
@@ -45,4 +45,4 @@ def test_a_browser_keeps_them_and_what_is_no_ballot_is_left_out() -> None:
     ]
     assert from_plain([*bad, *good, *bad]) == BALLOTS
     assert from_plain({"models": []}) == from_plain(None) == []
-    assert len(to_plain(BALLOTS * MOST_BALLOTS)) == len(from_plain(good * MOST_BALLOTS)) == MOST_BALLOTS
+    assert len(to_plain(BALLOTS * MAX_BALLOTS)) == len(from_plain(good * MAX_BALLOTS)) == MAX_BALLOTS

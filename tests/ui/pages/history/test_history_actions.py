@@ -30,7 +30,7 @@ def imported(do: HistoryActions, file: Path) -> str:
     source = Store()
     chats = [source.create("a") for _ in range(3)]
     file.write_text(to_json(source.load("a", chat) for chat in chats), encoding="utf-8")
-    note: gr.HTML = do.take_in(REQUEST, "", "", str(file))[1]
+    note: gr.HTML = do.import_file(REQUEST, "", "", str(file))[1]
     assert not file.exists()
     return str(note.value)
 
