@@ -1,4 +1,4 @@
-"""The settings at the side: the system prompt and how an answer is sampled; the browser remembers them."""
+"""The settings sidebar: system prompt and sampling parameters, remembered by the browser."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from ui.static import STATIC
 
 STORAGE_KEY = "gguf-chat.settings"
 VERSION = 1
-LONGEST_TEXT = 20_000  # characters of a system prompt that is taken back
+MAX_TEXT = 20_000  # characters; a longer stored text is not restored
 TEXTS = ("system_prompt", "stop")
 _RESTORE = (STATIC / "settings_storage.js").read_text(encoding="utf-8")
-_RESTORED = "document.documentElement.dataset.settings"  # set once a page shows what was remembered
+_RESTORED = "document.documentElement.dataset.settings"  # set once a page has restored the settings
 
 
 def built(names: Sequence[str], first: ModelSettings) -> dict[str, Any]:
-    """How a page is built, for settings_storage.js: `first` is the model that it starts with."""
+    """Return the fields and presets for settings_storage.js; `first` is the default model's."""
     values = first.defaults()
     fields = [{"name": name, "value": values[name], **_kind(name, first)} for name in names]
     return {"version": VERSION, "fields": fields, "presets": first.presets()}
 
 
 def restore(names: Sequence[str], first: ModelSettings) -> str:
-    """A function of what is stored and the values shown; gives what to store, the values and the preset."""
+    """Return a JS function: (stored, *shown values) -> [to store, *values, preset]."""
     call = f"({_RESTORE})({json.dumps(built(names, first))}, ...now)"
     return f"(...now) => {{ {_RESTORED} = 'restored'; return {call}; }}"
 
 
 def remember(names: Sequence[str]) -> str:
-    """A function of the values shown, which gives what to store: nothing before all of them are restored."""
+    """Return a JS function: (*shown values) -> [to store], or [] before the settings are restored."""
     values = f"Object.fromEntries({list(names)}.map((name, i) => [name, values[i]]))"
     return f"(...values) => {_RESTORED} ? [{{version: {VERSION}, values: {values}}}] : []"
 
 
 def remember_texts(names: Sequence[str]) -> str:
-    """As `remember`, of what is stored and the values shown, for who may have left a text as it was."""
+    """Return a JS function: (stored, *shown values) -> [to store], or [] when no text has changed."""
     places = {name: names.index(name) for name in TEXTS}
     changed = "([name, i]) => (values[i] ?? '') !== (stored?.values?.[name] ?? '')"
     any_changed = f"Object.entries({json.dumps(places)}).some({changed})"
@@ -65,11 +65,11 @@ def _kind(name: str, first: ModelSettings) -> dict[str, Any]:
         return {"kind": kind, "low": row.low, "high": row.high, "whole": row.type is int}
     if name == "overflow":
         return {"kind": "choice", "choices": get_args(Overflow)}
-    return {"kind": "text", "longest": LONGEST_TEXT, "lines": MAX_STOPS if name == "stop" else LONGEST_TEXT}
+    return {"kind": "text", "longest": MAX_TEXT, "lines": MAX_STOPS if name == "stop" else MAX_TEXT}
 
 
 def system_prompt_box() -> gr.Textbox:
-    """Who the model should be."""
+    """Create the box of the system prompt."""
     return gr.Textbox(
         label=text("settings.system_prompt"),
         info=text("settings.system_prompt.info"),
@@ -81,7 +81,7 @@ def system_prompt_box() -> gr.Textbox:
 
 
 def preset_choice(names: Sequence[str]) -> gr.Radio:
-    """The presets by their names; the first is the default."""
+    """Create the choice of presets; the first is the default."""
     return gr.Radio(
         [(text(f"settings.preset.{name}"), name) for name in names],
         value=names[0],
@@ -92,7 +92,7 @@ def preset_choice(names: Sequence[str]) -> gr.Radio:
 
 
 def slider(row: SamplingField, value: float) -> gr.Slider:
-    """A number within its range."""
+    """Create the slider of a sampling parameter."""
     return gr.Slider(
         minimum=row.low,
         maximum=row.high,
@@ -106,7 +106,7 @@ def slider(row: SamplingField, value: float) -> gr.Slider:
 
 
 def seed_box(row: SamplingField) -> gr.Number:
-    """A whole number, or nothing."""
+    """Create the box of the seed, which may be empty."""
     return gr.Number(
         label=text(f"settings.{row.name}"),
         info=text(f"settings.{row.name}.info"),
@@ -120,7 +120,7 @@ def seed_box(row: SamplingField) -> gr.Number:
 
 
 def stop_box() -> gr.Textbox:
-    """Stop strings, one a line."""
+    """Create the box of stop strings, one a line."""
     return gr.Textbox(
         label=text("settings.stop"),
         info=text("settings.stop.info"),
@@ -132,7 +132,7 @@ def stop_box() -> gr.Textbox:
 
 
 def overflow_choice() -> gr.Radio:
-    """What becomes of a conversation that no longer fits."""
+    """Create the choice of what happens to a conversation that no longer fits."""
     return gr.Radio(
         [(text("settings.overflow.drop"), "drop"), (text("settings.overflow.refuse"), "refuse")],
         value="drop",
@@ -148,10 +148,10 @@ IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
 
 
 class SettingsPanel:
-    """Lays out the controls; `components` are an event's inputs, in the order that `read` takes them."""
+    """The controls; `components` are inputs for events, in the order that `read` expects."""
 
     def __init__(self, context: int, recommended: Mapping[str, float] | None = None) -> None:
-        """`context` and `recommended` are the first model's: see ModelSettings."""
+        """Lay out the controls; `context` and `recommended` are the default model's: see ModelSettings."""
         first = ModelSettings(context, recommended or {})
         self._model = gr.State(first)  # whose ranges, presets and defaults this tab has
         with gr.Sidebar(
@@ -160,21 +160,21 @@ class SettingsPanel:
             gr.Markdown(text("settings.title"))
             self._preset, controls, reset = _lay_out(first)
         self.components = [controls[name] for name in NAMES]
-        # The key hides the values from nobody: it only has to be the same after a restart.
+        # The key is no secret: it only has to be the same after a restart.
         self._memory = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
         self._wire(controls, reset)
         self._remember(controls, restore(NAMES, first))
 
     @staticmethod
     def read(values: Sequence[Any]) -> tuple[str, SamplingParams]:
-        """The components' values -> system prompt and settings; raises SettingsError when out of range."""
+        """Convert the components' values to the system prompt and SamplingParams. Raises SettingsError."""
         named = dict(zip(NAMES, values, strict=True))
         return str(named["system_prompt"] or ""), sampling_from(named)
 
     def follow(
         self, switches: Sequence[Any], key: gr.State, info_of: Callable[[str], ModelInfo | None]
     ) -> None:
-        """After these events be the settings of the model of `key`, which `info_of` knows then."""
+        """After these events, switch to the ranges and defaults of the model of `key`."""
 
         def switched(request: gr.Request, key: str, before: ModelSettings, *values: Any) -> list[Any]:
             info = info_of(key)
@@ -183,7 +183,7 @@ class SettingsPanel:
                 return [gr.skip()] * len(outputs)
             held = dict(zip(NAMES, values, strict=True))
             named = now.instead_of(before, held)
-            # What stays is not sent: somebody may be changing it just now.
+            # Unchanged values are not sent: the user may be editing them right now.
             sent = {name: {"value": value} for name, value in named.items() if value != held[name]}
             sent["max_tokens"] = {**sent.get("max_tokens", {}), "maximum": now.slider("max_tokens").high}
             shown = [gr.update(**sent.get(name, {})) for name in NAMES]
@@ -192,13 +192,13 @@ class SettingsPanel:
             return [now, *shown, gr.update(choices=choices, value=preset)]
 
         outputs = [self._model, *self.components, self._preset]
-        for event in switches:  # the last of switches in quick turn is the one to follow
+        for event in switches:  # of quick successive switches, only the last counts
             event.then(
                 switched, [key, self._model, *self.components], outputs, trigger_mode="always_last", **QUICK
             )
 
     def _wire(self, controls: Mapping[str, Any], reset: gr.Button) -> None:
-        """Presets and reset."""
+        """Connect the presets and the reset button."""
         of_preset = [controls[name] for name in PRESET_FIELDS]
         changes = [control.input for control in of_preset]
         gr.on(changes, outputs=[self._preset], js="() => [null]", **IN_BROWSER)
@@ -208,10 +208,10 @@ class SettingsPanel:
             done.then(inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
 
     def _remember(self, controls: Mapping[str, Any], restore: str) -> None:
-        """Every change by hand is remembered in the browser, and taken back there, without the server."""
+        """Store every change in the browser, and restore it there, without the server."""
         changes = [control.input for control in controls.values()]
         gr.on(changes, inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
-        # A text box tells of typing alone, and not of what is pasted or cut.
+        # A text box's input event covers typing only, not pasting or cutting.
         everything, left = [self._memory, *self.components], [controls[name].blur for name in TEXTS]
         gr.on(left, inputs=everything, outputs=[self._memory], js=remember_texts(NAMES), **IN_BROWSER)
         page = Context.root_block

@@ -1,18 +1,18 @@
-// Puts the settings that this browser remembers into the page as it opens, without a word to the server.
-// `first` is how the page was built: see remembered.py. `stored` may be anything. `shown` are the values in the page,
-// in the order of `first.fields`. Gives what is to be stored (undefined: what is), the values, and their preset.
+// Restores the settings that this browser remembers when the page opens, without the server.
+// `first` describes the page's fields: see settings_panel.py. `stored` is untrusted. `shown` are the values in the page,
+// in the order of `first.fields`. Returns what to store (undefined: no change), the values, and their preset.
 (first, stored, ...shown) => {
   const kept = (stored?.version === first.version && stored.values) || {};
   const within = (field, value) => field.low <= value && value <= field.high;
   const lines = (text) => text.split("\n").filter(Boolean).length;
   const isNumber = (field, value) => Number.isFinite(value) && (!field.whole || Number.isInteger(value));
   const isUsable = {
-    slider: isNumber, // another model's may go further: the nearest end is meant
+    slider: isNumber, // another model's range may be wider: the value is clamped
     number: (field, value) => isNumber(field, value) && within(field, value),
     text: (field, value) => typeof value === "string" && value.length <= field.longest && lines(value) <= field.lines,
     choice: (field, value) => field.choices.includes(value),
   };
-  // Who is quicker than a slow page has changed a value before it is restored: that one stays.
+  // A value that the user has changed before a slow page was restored stays.
   const byHand = first.fields.map((field, i) => (shown[i] ?? "") !== (field.value ?? ""));
   const values = first.fields.map((field, i) => {
     const value = kept[field.name];

@@ -1,6 +1,6 @@
-"""The chat in a terminal: streaming, Ctrl-C stops an answer and keeps the chat, and commands begin with `/`.
+"""The chat in a terminal: streaming answers, Ctrl-C to stop one, and commands that begin with `/`.
 
-Never imports gradio, so that it starts at once. Answers go to stdout, everything about them to stderr.
+Never imports gradio, which would slow the start down. Answers go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ HELP = """\
 """
 
 
-# What a model or a file says must not move the cursor, fill the clipboard or name the window.
+# Untrusted text must not move the cursor, fill the clipboard or rename the window.
 _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 
 
 @dataclass
 class TerminalChat:
-    """A conversation with one backend, and what its commands can change."""
+    """A conversation with a backend, and the settings that its commands change."""
 
     backend: ChatBackend
     sampling: SamplingParams
@@ -57,7 +57,7 @@ class TerminalChat:
     err: Console = field(default_factory=lambda: Console(stderr=True))
 
     def ask(self, question: str) -> Progress:
-        """Stream one answer to stdout; Ctrl-C stops it. What was said so far stays in the conversation."""
+        """Stream an answer to stdout; Ctrl-C stops it and keeps its text in the conversation."""
         asked: list[Message] = [*self.history, {"role": "user", "content": question}]
         stream = self.backend.stream(conversation(asked, self.system_prompt), self.sampling)
         progress, events = Progress(), iter(stream)
@@ -68,7 +68,7 @@ class TerminalChat:
                 self.write(progress.text[before:])
             except KeyboardInterrupt:
                 stream.cancel()
-                events = iter(stream)  # the one that was interrupted is over; the last event is still to come
+                events = iter(stream)  # the interrupted iterator has ended; the last event is still to come
             except EngineError as error:
                 progress.error = error
         self.write("\n")
@@ -77,28 +77,30 @@ class TerminalChat:
         return progress
 
     def write(self, text: str) -> None:
-        """A piece of an answer, on stdout."""
-        piece = Segments([Segment(_harmless(text, self.out))])  # rich makes spaces of the tabs in plain text
+        """Write a piece of an answer to stdout."""
+        piece = Segments(
+            [Segment(_without_controls(text, self.out))]
+        )  # rich would turn the tabs of a plain text into spaces
         self.out.print(piece, end="", soft_wrap=True)
         self.out.file.flush()
 
     def report(self, progress: Progress) -> None:
-        """How the answer went, on stderr."""
+        """Print an answer's statistics or error to stderr."""
         if progress.error is not None:
-            self.complain(explain(progress.error))
+            self.print_error(explain(progress.error))
         else:
-            self.say(outcome_text(progress))
+            self.print_note(outcome_text(progress))
 
-    def complain(self, text: str) -> None:
-        """An error, on stderr."""
-        self.err.print(_harmless(text, self.err), style="bold red", highlight=False, markup=False)
+    def print_error(self, text: str) -> None:
+        """Print an error to stderr."""
+        self.err.print(_without_controls(text, self.err), style="bold red", highlight=False, markup=False)
 
-    def say(self, text: str) -> None:
-        """A remark, on stderr."""
-        self.err.print(_harmless(text, self.err), style="dim", highlight=False, markup=False)
+    def print_note(self, text: str) -> None:
+        """Print a remark to stderr."""
+        self.err.print(_without_controls(text, self.err), style="dim", highlight=False, markup=False)
 
     def command(self, text: str) -> bool:
-        """Obey a line that begins with `/`; False means that the user leaves."""
+        """Run a command line that begins with `/`; return False to leave the chat."""
         name, _, rest = text[1:].partition(" ")
         commands: dict[str, Callable[[str], None]] = {
             "system": self._system,
@@ -111,13 +113,13 @@ class TerminalChat:
         if name in commands:
             commands[name](rest.strip())
         else:
-            self.complain(f"/{name} is not a command: /help lists them")
+            self.print_error(f"/{name} is not a command: /help lists them")
         return True
 
     def _system(self, text: str) -> None:
         if text:
             self.system_prompt = "" if text == "off" else text
-        self.say(f"System prompt: {self.system_prompt or '(none)'}")
+        self.print_note(f"System prompt: {self.system_prompt or '(none)'}")
 
     def _set(self, text: str) -> None:
         name, _, value = text.partition(" ")
@@ -126,8 +128,8 @@ class TerminalChat:
         try:
             self.sampling = changed(self.sampling, name, value.strip())
         except SettingsError as error:
-            return self.complain(f"{error}.")
-        return self.say(f"{name} = {getattr(self.sampling, name)}")
+            return self.print_error(f"{error}.")
+        return self.print_note(f"{name} = {getattr(self.sampling, name)}")
 
     def _show_settings(self) -> None:
         table = Table(box=None, show_header=False)
@@ -138,14 +140,14 @@ class TerminalChat:
 
     def _reset(self, _: str) -> None:
         self.history = []
-        self.say("The conversation is forgotten.")
+        self.print_note("The conversation is forgotten.")
 
     def _help(self, _: str) -> None:
         self.err.print(HELP, highlight=False, markup=False, end="")
 
 
 def changed(sampling: SamplingParams, name: str, value: str) -> SamplingParams:
-    """`sampling` with one setting from its text; raises SettingsError. An empty seed is random."""
+    """Return `sampling` with a parameter parsed from text; an empty seed is random. Raises SettingsError."""
     if name not in FIELDS:
         raise SettingsError(f"{name!r} is no setting: use one of {', '.join(FIELDS)}")
     if not value and name != "seed":
@@ -155,9 +157,9 @@ def changed(sampling: SamplingParams, name: str, value: str) -> SamplingParams:
 
 
 def run_once(chat: TerminalChat, prompt: str) -> int:
-    """Answer one prompt: the answer alone on stdout, the numbers on stderr. Returns the exit code."""
+    """Answer one prompt: the answer to stdout, its statistics to stderr. Return the exit code."""
     if not prompt.strip():
-        chat.complain("the prompt is empty: give --prompt some text, or --prompt-file a file with some")
+        chat.print_error("the prompt is empty: give --prompt some text, or --prompt-file a file with some")
         return 2
     progress = chat.ask(prompt.strip())
     chat.report(progress)
@@ -165,10 +167,10 @@ def run_once(chat: TerminalChat, prompt: str) -> int:
 
 
 def run_loop(chat: TerminalChat, read: Callable[[], str] | None = None) -> None:
-    """Talk until the user leaves. `read` gives a line; EOFError leaves, KeyboardInterrupt asks again."""
+    """Chat until the user leaves. `read` returns a line; EOFError leaves, KeyboardInterrupt asks again."""
     read = read or _prompt()
     info = chat.backend.info
-    chat.say(f"{short_name(info)} ({facts_text(info)}). /help lists the commands.")
+    chat.print_note(f"{short_name(info)} ({facts_text(info)}). /help lists the commands.")
     while True:
         try:
             line = read().strip()
@@ -184,15 +186,15 @@ def run_loop(chat: TerminalChat, read: Callable[[], str] | None = None) -> None:
 
 
 def answer(chat: TerminalChat, question: str) -> None:
-    """One question of the loop: whatever the engine says against it, the chat goes on."""
+    """Answer one question of the loop; an error of the engine is printed, and the chat continues."""
     try:
         chat.report(chat.ask(question))
     except EngineError as error:
-        chat.complain(explain(error))
+        chat.print_error(explain(error))
 
 
 def read_prompt(path: Path, stdin: Callable[[], str]) -> str:
-    """The text of a prompt file, or of stdin for `-`. Raises SettingsError when it cannot be read."""
+    """Read a prompt file, or stdin for `-`. Raises SettingsError."""
     if str(path) == "-":
         return stdin()
     try:
@@ -203,13 +205,13 @@ def read_prompt(path: Path, stdin: Callable[[], str]) -> str:
         ) from error
 
 
-def _harmless(text: str, console: Console) -> str:
-    """The text without control characters where a terminal would obey them; a pipe gets it as it is."""
+def _without_controls(text: str, console: Console) -> str:
+    """Remove control characters if the console is a terminal; a pipe gets the text unchanged."""
     return text.translate(_CONTROLS) if console.is_terminal else text
 
 
 def _prompt() -> Callable[[], str]:
-    """The line editor, with its history in memory alone: what people ask is nobody's business."""
+    """Return a line editor that keeps its history only in memory, since questions are private."""
     session: PromptSession[str] = PromptSession()
     return lambda: session.prompt(HTML("<ansigreen><b>you ›</b></ansigreen> "))
 
@@ -286,7 +288,7 @@ def _sampling_option(row: SamplingField) -> inspect.Parameter:
 def run_cli(
     cli: typer.Typer, arguments: Sequence[str] | None = None, prog_name: str | None = None
 ) -> NoReturn:
-    """Run the command; options that cannot be used are said in one line on stderr, with exit code 2."""
+    """Run the command and exit; invalid options are one line on stderr and exit code 2."""
     try:
         code = cli(arguments, prog_name=prog_name, standalone_mode=False)
     except typer.TyperException as error:  # typer itself would draw a box of six lines
