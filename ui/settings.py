@@ -17,16 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from common import paths
 from engine.config import EngineConfig, KvType
 from engine.errors import SettingsError
+from ui.i18n.words import CONTEXT_HELP, KV_TYPE_HELP, MODEL_HELP, SPECULATION_HELP, THREADS_HELP
 
-# Help texts that the terminal chat shares.
-MODEL_HELP = (
-    "A .gguf file, its folder, or owner/name/file.gguf on the Hub, and ::ADAPTER.gguf after it for a LoRA "
-    "adapter. Default: the embedded model."
-)
-CONTEXT_HELP = "Tokens that one conversation may hold."
-THREADS_HELP = "CPU threads. Default: the cores that are really yours."
-KV_TYPE_HELP = "How a conversation is kept in memory: q8_0 takes half, q4_0 a quarter and loses precision."
-SPECULATION_HELP = "Guess what repeats the conversation, and check it in one go, where measured to be faster."
 ENV_PREFIX = "GGUF_CHAT_"
 OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read by common/paths.py
 OFF = "off"  # for --history: keep conversations only in memory

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from gradio.i18n import I18nData
     from starlette.requests import HTTPConnection
 
+# Help texts of options that app.py and scripts/chat.py share.
+MODEL_HELP = (
+    "A .gguf file, its folder, or owner/name/file.gguf on the Hub, and ::ADAPTER.gguf after it for a LoRA "
+    "adapter. Default: the embedded model."
+)
+CONTEXT_HELP = "Tokens that one conversation may hold."
+THREADS_HELP = "CPU threads. Default: the cores that are really yours."
+KV_TYPE_HELP = "How a conversation is kept in memory: q8_0 takes half, q4_0 a quarter and loses precision."
+SPECULATION_HELP = "Guess what repeats the conversation, and check it in one go, where measured to be faster."
+
 
 Language = Literal["en", "de", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)

@@ -25,12 +25,18 @@ from engine.errors import EngineError, SettingsError
 from engine.serving.protocols import ChatBackend
 from engine.types import Message
 from ui.generation.streaming import Progress
-from ui.i18n.words import ENGLISH
+from ui.i18n.words import (
+    CONTEXT_HELP,
+    ENGLISH,
+    KV_TYPE_HELP,
+    MODEL_HELP,
+    SPECULATION_HELP,
+    THREADS_HELP,
+)
 from ui.models.files import short_name
 from ui.render.messages import conversation
 from ui.render.status import explain, facts_text, outcome_text
 from ui.sampling import FIELDS, sampling_from
-from ui.settings import CONTEXT_HELP, KV_TYPE_HELP, MODEL_HELP, SPECULATION_HELP, THREADS_HELP
 
 HELP = """\
 /system TEXT      set the system prompt (alone: show it; "off": none)
