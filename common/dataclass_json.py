@@ -1,11 +1,13 @@
-"""Dataclasses to JSON and back: requests to worker processes, and stored records."""
+"""Dataclasses to JSON and back: requests to worker processes, and stored records.
+
+pydantic takes 0.1 s to import, so the functions import it when they are called.
+"""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# pydantic takes 0.1 s to import.
 
 
 def to_json(value: object) -> dict[str, Any]:

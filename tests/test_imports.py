@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("common", "ggufio", "engine", "ui", "pipeline", "bench")
-# Who may touch what is heavy or dangerous. A package stands for all of its files.
+# Which files may import a heavy or dangerous package; a folder covers all of its files.
 ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
