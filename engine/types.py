@@ -111,3 +111,15 @@ def no_progress(_: float) -> bool:
 def scaled(progress: ProgressCallback, begin: float, end: float) -> ProgressCallback:
     """Return the callback for a step that covers `begin` to `end` of a longer one."""
     return lambda share: progress(begin + (end - begin) * share)
+
+
+def rising(progress: ProgressCallback) -> ProgressCallback:
+    """Return the callback for a step that may begin again: it never reports less than before."""
+    most = 0.0
+
+    def report(share: float) -> bool:
+        nonlocal most
+        most = max(most, share)
+        return progress(most)
+
+    return report

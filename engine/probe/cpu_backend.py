@@ -28,7 +28,7 @@ from engine.llama.library import (
 )
 from engine.llama.model import ModelMetadata
 from engine.probe.client import ProbeResult, compute, run_probe
-from engine.types import ProgressCallback, no_progress, scaled
+from engine.types import ProgressCallback, no_progress, rising, scaled
 from ggufio import shards
 
 _FORMAT = 4  # raise it when cached values change their meaning
@@ -115,7 +115,8 @@ def probe_model(
     found = _inspect(model)
     facts = ModelMetadata(**_tuples(found["facts"]))
     ranked = [Path(p) for p in found["variants"]]
-    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, scaled(progress, 0.2, 1.0))
+    loading = rising(scaled(progress, 0.2, 1.0))  # a backend that crashes is followed by the next one
+    choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, loading)
     probe = Probe(facts, choice)
     store_cached(memo, asdict(probe))
     return probe
