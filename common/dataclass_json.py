@@ -1,26 +1,41 @@
-"""Dataclasses to JSON and back: requests to worker processes, and stored records.
+"""Dataclasses to JSON and back: messages between processes, and stored records.
 
-pydantic takes 0.1 s to import, so the functions import it when they are called.
+pydantic takes 0.1 s to import, so it is imported by the first call.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
 
-def to_json(value: object) -> dict[str, Any]:
-    """Return a dataclass as JSON values; paths become strings, tuples lists."""
+_adapters: dict[Any, TypeAdapter[Any]] = {}  # making one takes longer than a thousand uses
+
+
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
-    content: dict[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    if cls not in _adapters:
+        _adapters[cls] = TypeAdapter(cls)
+    return _adapters[cls]
+
+
+def to_json(value: object) -> dict[str, Any]:
+    """Return a dataclass as JSON values; paths become strings, tuples lists."""
+    content: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json")
     return content
+
+
+def to_json_text(value: object) -> bytes:
+    """Return a dataclass as JSON in one line, in UTF-8. Its strings must not have lone surrogates."""
+    return _adapter(type(value)).dump_json(value)
 
 
 def from_json(cls: type[T], content: object) -> T:
     """Return the dataclass that `to_json` gave `content` for. Raises pydantic's ValidationError."""
-    from pydantic import TypeAdapter
-
-    value: T = TypeAdapter(cls).validate_python(content)
+    value: T = _adapter(cls).validate_python(content)
     return value

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -146,6 +147,37 @@ def _below_limit(group: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return None if limit == "max" else max(0, int(limit) - used + int(parts.get("inactive_file", 0)))
+
+
+def total_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
+    """Return the memory of the machine or the container in bytes, whichever is less; None when unknown."""
+    sizes = []
+    with suppress(OSError, StopIteration):
+        lines = proc.read_text(encoding="ascii").splitlines()
+        sizes.append(1024 * int(next(line for line in lines if line.startswith("MemTotal:")).split()[1]))
+    with suppress(OSError, ValueError):  # "max" is no number
+        sizes.append(int((group / "memory.max").read_text(encoding="ascii")))
+    return min(sizes, default=None)
+
+
+def limit_memory(size: int | None) -> None:
+    """Limit the private memory of this process to `size` bytes, or to what it may have at most for None.
+
+    Memory-mapped weights do not count (RLIMIT_DATA of man 2 getrlimit). Linux only; elsewhere no effect.
+    """
+    if sys.platform == "linux":
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        soft = hard if size is None else size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def private_memory() -> int:
+    """Return the private memory of this process in bytes, as `limit_memory` counts it; 0 when unknown."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:")), 0)
 
 
 RENDER_SECONDS = 10.0

@@ -2,15 +2,17 @@
 
 The child reads requests from standard input, one JSON object a line, and answers each with JSON lines on
 standard output: messages on its progress, then the result or an error. It ends with its parent, even when
-the parent was killed, because its input ends then.
+the parent was killed: its input and its lifeline end then.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -51,6 +53,48 @@ def run_worker(
         return child.run(request, on_message, on_tick)
 
 
+_LIFELINE = "GGUF_CHAT_LIFELINE"
+
+
+def start_child(module: str, **popen: Any) -> tuple[subprocess.Popen[Any], socket.socket]:
+    """Start `python -m module` with the keyword arguments of Popen; return it and its lifeline.
+
+    The child ends when the lifeline is closed, or when this process ends, if it calls `end_with_parent`.
+    """
+    lifeline, theirs = socket.socketpair()
+    environment = {
+        **without_secrets(os.environ),
+        "PYTHONPATH": python_path(),
+        "PYTHONUNBUFFERED": "1",
+        "GGML_NO_BACKTRACE": "1",  # a failed assertion would start gdb
+        _LIFELINE: str(theirs.fileno()),
+    }
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C reaches only the parent, which then ends the child
+            **popen,
+        )
+    return process, lifeline
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when its lifeline is closed.
+
+    A thread that waits for the end of the input does not run while C code holds the interpreter's lock.
+    With O_ASYNC, a socket sends SIGIO when its peer is closed, which ends the process (man 7 signal).
+    """
+    text = os.environ.pop(_LIFELINE, "")
+    if not text or sys.platform != "linux":
+        return
+    descriptor = int(text)
+    os.set_inheritable(descriptor, False)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+
+
 class WorkerProcess:
     """`python -m module`, started at once, so that it imports its libraries before the first request.
 
@@ -63,15 +107,13 @@ class WorkerProcess:
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
         with Path(log or os.devnull).open("w", encoding="utf-8") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+            self._process, self._lifeline = start_child(
+                module,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 encoding="utf-8",
                 errors="replace",
-                env={**without_secrets(os.environ), "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # Ctrl-C reaches only the parent, which then ends the child
             )
         assert self._process.stdout is not None
         self._messages: _Messages = Queue()
@@ -125,6 +167,7 @@ class WorkerProcess:
         """Kill the process, whatever it does."""
         self._process.kill()
         self._process.wait()
+        self._lifeline.close()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -170,6 +213,7 @@ def serve(
     `preload` names modules that are slow to import; one that is missing is left to the requests that need it.
     The parent gets the `refusals` of `work` as InputError; any other exception ends the child.
     """
+    end_with_parent()
     requests: Queue[Message] = Queue()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     for module in preload:

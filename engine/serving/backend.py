@@ -6,9 +6,10 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from engine.config import EngineConfig, SamplingParams, sampling_over
 from engine.core.engine import Engine
 from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
-from engine.errors import EngineStopped, QueueFull, RequestError
+from engine.errors import EngineStopped, RequestError
 from engine.llama.grammar import compile_grammar
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
@@ -25,20 +26,31 @@ from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_cp
 from engine.probe.describe import describe
 from engine.prompt.chat_template import PromptBuilder
 from engine.prompt.truncation import Window, keep_all, truncate
-from engine.serving.stream import LlamaStream
+from engine.serving.model_pool import check_room
+from engine.serving.stream import EventStream, Sink
 from engine.serving.worker import Worker
-from engine.types import Message, ModelInfo, ProgressCallback, TextDelta, no_progress, scaled
-from ggufio import shards
+from engine.types import (
+    Message,
+    MessagesDropped,
+    ModelInfo,
+    ProgressCallback,
+    TextDelta,
+    no_progress,
+    scaled,
+)
 
 
-def check_room(path: Path, free: int | None) -> None:
-    """Raise QueueFull if a model's weights exceed the `free` bytes; None skips the check."""
-    size = shards.size(path)
-    if free is not None and size > free:
-        raise QueueFull(
-            f"{path.name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free: "
-            "try again when fewer models are in use, or choose a smaller one"
-        )
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation ready to be queued: `dropped` of its turns do not fit, `continues` begins its answer.
+
+    `sampling` has a compiled grammar in place of a JSON schema.
+    """
+
+    tokens: list[int]
+    sampling: SamplingParams
+    dropped: MessagesDropped | None
+    continues: bool
 
 
 _PROBED = 0.5  # share of the progress, for a file without a cached probe
@@ -66,16 +78,22 @@ class LlamaBackend:
 
     @classmethod
     def open(
-        cls, model_path: Path, settings: EngineConfig | None = None, progress: ProgressCallback = no_progress
+        cls,
+        model_path: Path,
+        settings: EngineConfig | None = None,
+        progress: ProgressCallback = no_progress,
+        on_described: Callable[[ModelInfo], None] = lambda info: None,
     ) -> LlamaBackend:
         """Probe the file in a child process (once), load it, and start the engine.
 
+        `on_described` gets the description after the probe, before the weights are loaded.
         Raises ModelError, BackendError, and EngineError when memory is short or `progress` returns False.
         """
         settings = settings or EngineConfig()
         begun = 0.0 if is_known(model_path, settings.use_extra_buffers) else _PROBED
         known = describe(model_path, settings, scaled(progress, 0.0, _PROBED))
         info, facts, choice = known.info, known.probe.facts, known.probe.choice
+        on_described(info)
         load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
         model = Model(model_path, extra_buffers=choice.extra_buffers, progress=scaled(progress, begun, 1.0))
         try:
@@ -115,26 +133,52 @@ class LlamaBackend:
         return self._info
 
     @property
+    def settings(self) -> EngineConfig:
+        """Return the settings of the engine."""
+        return self._settings
+
+    @property
     def failed(self) -> bool:
         """Return whether the engine is closed or failed permanently, so that a new backend is needed."""
         return self._worker.failed
+
+    @property
+    def given_up(self) -> bool:
+        """Return False: a new backend starts afresh."""
+        return False
 
     def stats(self) -> EngineStats:
         """Return the engine's counters, which survive its restarts."""
         return self._worker.stats()
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingParams | None = None) -> LlamaStream:
+    def stream(self, messages: Sequence[Message], sampling: SamplingParams | None = None) -> EventStream:
         """Start an answer. Raises RequestError, QueueFull or EngineStopped at once.
 
         A conversation that outgrew its context loses its oldest turns (the first event is then
         MessagesDropped) or is refused, depending on `sampling.overflow`.
         """
-        sampling = sampling or SamplingParams()
+        self.check_room()
+        prompt = self.prepare(messages, sampling or SamplingParams())
+        return EventStream(partial(self.submit, prompt), self._worker.cancel, prompt.dropped)
+
+    def check_room(self, preparing: int = 0) -> None:
+        """Raise QueueFull or EngineStopped if `submit` would; `preparing` prompts are not submitted yet."""
+        self._worker.check_room(preparing)
+
+    def prepare(self, messages: Sequence[Message], sampling: SamplingParams) -> Prompt:
+        """Return the prompt of a conversation. Raises RequestError, and EngineStopped after `close`."""
         window = self._window(messages, sampling)
         self._check(window.tokens)
-        begun = messages[-1]["role"] == "assistant"
-        compiled = self._compile(sampling)
-        return LlamaStream(self._worker, window.tokens, compiled, window.dropped, continues=begun)
+        continues = messages[-1]["role"] == "assistant"
+        return Prompt(window.tokens, self._compile(sampling), window.dropped, continues)
+
+    def submit(self, prompt: Prompt, sink: Sink) -> int:
+        """Queue a prompt; `sink` gets its events and must not block. Raises as Worker.submit."""
+        return self._worker.submit(prompt.tokens, prompt.sampling, sink, continues=prompt.continues)
+
+    def cancel(self, request: int) -> None:
+        """Stop a submitted request. Returns at once."""
+        self._worker.cancel(request)
 
     def ask(self, question: str, system_prompt: str = "", **sampling: Any) -> str:
         """Return the whole answer to one question; `sampling` sets fields of SamplingParams by name.

@@ -12,11 +12,23 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from engine.core.stats import EngineStats, at_rest, total
-from engine.errors import EngineStopped, ModelError
+from engine.errors import EngineStopped, ModelError, QueueFull
 from engine.serving.protocols import ChatBackend, SupportsHealth, SupportsStats
 from engine.types import ProgressCallback
+from ggufio import shards
+
+
+def check_room(path: Path, free: int | None) -> None:
+    """Raise QueueFull if a model's weights exceed the `free` bytes; None skips the check."""
+    size = shards.size(path)
+    if free is not None and size > free:
+        raise QueueFull(
+            f"{path.name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free: "
+            "try again when fewer models are in use, or choose a smaller one"
+        )
 
 
 @dataclass(eq=False)
@@ -44,6 +56,12 @@ class _ModelEntry:
         """Return whether its engine failed permanently."""
         backend = self.backend.result() if self.loaded else None
         return isinstance(backend, SupportsHealth) and backend.failed
+
+    @property
+    def given_up(self) -> bool:
+        """Return whether loading it again is pointless."""
+        backend = self.backend.result() if self.loaded else None
+        return isinstance(backend, SupportsHealth) and backend.given_up
 
 
 class ModelLease:
@@ -120,7 +138,9 @@ class ModelPool:
             if key not in self._keys:
                 raise ModelError(f"model {key!r} is not offered here: choose one of the list")
             entry = self._entries.pop(key, None)
-            if entry is not None and entry.failed:  # its users got the error; load it again
+            if (
+                entry is not None and entry.failed and not entry.given_up
+            ):  # its users got the error; load it again
                 self._retire(entry)
                 entry = None
             if entry is None:
@@ -152,7 +172,7 @@ class ModelPool:
         self.preload(key).result()
 
     def failed(self) -> bool:
-        """Return whether the default model failed permanently; the next `acquire` loads it again."""
+        """Return whether the default model failed; unless it is given up, `acquire` loads it again."""
         with self._lock:
             entry = self._entries.get(self._first)
             return entry is not None and entry.failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Protocol, runtime_checkable
 
 from engine.config import SamplingParams
@@ -51,12 +52,26 @@ class ChatBackend(Protocol):
 
 
 @runtime_checkable
+class SupportsStart(Protocol):
+    """A backend that prepares prompts elsewhere, so that starting an answer takes no thread."""
+
+    def start(self, messages: Sequence[Message], sampling: SamplingParams) -> tuple[ChatStream, Future[None]]:
+        """Start an answer at once; the future is done when it is queued, or raises as `stream` does."""
+        ...
+
+
+@runtime_checkable
 class SupportsHealth(Protocol):
     """A backend that may fail permanently."""
 
     @property
     def failed(self) -> bool:
         """Return whether the backend no longer answers."""
+        ...
+
+    @property
+    def given_up(self) -> bool:
+        """Return whether opening the model again is pointless, as it failed too often."""
         ...
 
 

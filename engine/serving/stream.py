@@ -1,4 +1,4 @@
-"""Streams one answer from the engine's thread to its single reader."""
+"""Streams one answer from the engine's thread, or its process, to its single reader."""
 
 from __future__ import annotations
 
@@ -10,40 +10,37 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from engine.config import SamplingParams
 from engine.errors import EngineError
-from engine.serving.worker import Worker
 from engine.types import Event, Finished
 
+Sink = Callable[[Event | EngineError], None]
 
-class LlamaStream:
+
+class EventStream:
     """One answer in progress (engine.serving.protocols.ChatStream). Iterate it once, from one thread or task.
 
     Leaving the loop, cancelling the task, or dropping the stream cancels the answer.
     """
 
     def __init__(
-        self,
-        worker: Worker,
-        tokens: list[int],
-        sampling: SamplingParams,
-        first: Event | None = None,
-        *,
-        continues: bool = False,
+        self, submit: Callable[[Sink], int], cancel: Callable[[int], None], first: Event | None = None
     ) -> None:
-        """Queue the request as `Worker.submit` does; `first` is an event to put before all others."""
+        """`submit` queues the request with a sink for its events, and returns the number for `cancel`.
+
+        Raises what `submit` raises. `first` is an event to put before all others.
+        """
         self._mail = _Mailbox()
         if first is not None:
             self._mail.put(first)
-        request = worker.submit(tokens, sampling, self._mail.put, continues=continues)
+        self._request = submit(self._mail.put)
+        self._stop = cancel
         # The engine references only the mailbox, so an abandoned stream is collected, and cancels.
-        self._cancel = weakref.finalize(self, worker.cancel, request)
+        self._cancel = weakref.finalize(self, cancel, self._request)
         self._cancel.atexit = False
-        self._worker, self._request = worker, request
 
     def cancel(self) -> None:
         """Stop the answer; the stream then ends with Finished(reason="cancelled"). Returns at once."""
-        self._worker.cancel(self._request)
+        self._stop(self._request)
 
     def __iter__(self) -> Iterator[Event]:
         try:

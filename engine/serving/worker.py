@@ -15,11 +15,11 @@ from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped, QueueFull
+from engine.serving.stream import Sink
 from engine.types import Event, Finished
 
 _log = logging.getLogger("engine")
 _FAILURES, _WINDOW = 3, 60.0  # failures within seconds, after which the worker stops for good
-Sink = Callable[[Event | EngineError], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Worker:
         self._build, self._capacity = build, capacity
         self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
         # Guards _sinks and _failure. Reentrant, because the garbage collector may run anywhere and collect an
-        # abandoned stream, which cancels its request (see LlamaStream).
+        # abandoned stream, which cancels its request (see EventStream).
         self._lock = threading.RLock()
         self._sinks: dict[int, Sink] = {}
         self._failure: EngineError | None = None
@@ -70,16 +70,18 @@ class Worker:
         gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
         """
         with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            if len(self._sinks) >= self._capacity:
-                raise QueueFull(
-                    f"{len(self._sinks)} requests are being served or waiting: try again in a moment"
-                )
+            self.check_room()
             request = next(self._ids)
             self._sinks[request] = sink
             self._inbox.put(_Add(request, tokens, sampling, continues))
         return request
+
+    def check_room(self, preparing: int = 0) -> None:
+        """Raise EngineStopped or QueueFull if `submit` would; `preparing` requests are not submitted yet."""
+        if self._failure is not None:
+            raise self._failure
+        if (busy := len(self._sinks) + preparing) >= self._capacity:
+            raise QueueFull(f"{busy} requests are being served or waiting: try again in a moment")
 
     def cancel(self, request: int) -> None:
         """Stop a request within one step; during its prefill, in the middle of the step."""

@@ -16,7 +16,7 @@ class FakeModel:
     def __init__(self, key: str, log: list[str]) -> None:
         self.key, self._log = key, log
         self.closed = 0
-        self.failed = False
+        self.failed = self.given_up = False
 
     def stats(self) -> EngineStats:
         return EngineStats(requests=1, slots=4)

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.config import SamplingParams
 from engine.serving.model_pool import ModelPool
-from engine.serving.protocols import ChatBackend, ChatStream
+from engine.serving.protocols import ChatBackend, ChatStream, SupportsStart
 from engine.types import Message, ModelInfo, ProgressCallback, no_progress
 from ui.models.catalog import Catalog, OpenGguf
 from ui.models.files import CatalogEntry
@@ -92,10 +93,20 @@ async def acquire_model(pool: ModelPool, key: str | None = None) -> AsyncIterato
 async def start_stream(
     backend: ChatBackend, messages: Sequence[Message], sampling: SamplingParams
 ) -> ChatStream:
-    """Call `ChatBackend.stream` in a thread, since a long prompt takes a while to tokenize.
+    """Start an answer and wait until it is queued, without blocking the event loop. Raises as `stream`.
 
     If the task is cancelled meanwhile, so is the stream.
     """
+    if isinstance(backend, SupportsStart):
+        stream, accepted = backend.start(messages, sampling)
+        queued = asyncio.wrap_future(accepted)
+        try:
+            await asyncio.shield(queued)
+        except asyncio.CancelledError:
+            queued.add_done_callback(_ignore_error)
+            stream.cancel()
+            raise
+        return stream
     starting = asyncio.ensure_future(asyncio.to_thread(backend.stream, messages, sampling))
     try:
         return await asyncio.shield(starting)
@@ -104,8 +115,8 @@ async def start_stream(
         raise
 
 
-def _ignore_error(loading: asyncio.Future[ChatBackend]) -> None:
-    """Retrieve the error of a load that no task waits for any more: asyncio would log it otherwise."""
+def _ignore_error(loading: asyncio.Future[Any]) -> None:
+    """Retrieve an error that no task waits for any more: asyncio would log it otherwise."""
     if not loading.cancelled():
         loading.exception()
 

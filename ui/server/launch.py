@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None, prog_name: str | None = None) -
 
 def run(settings: AppSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises EngineError, ServeError or StoreError if it cannot start."""
+    from engine.process.supervisor import ProcessLoader
     from ui.conversations.store import Store
     from ui.models.catalog import default_entry, make_catalog
     from ui.models.registry import models_of
@@ -56,29 +57,31 @@ def run(settings: AppSettings) -> None:
     history = history_file(settings.history)
     store = Store(history)
     print(f"{storage_note(history)}\nLoading {default.label} ...", flush=True)
-    from engine.serving.backend import ModelLoader
-
-    loader = ModelLoader(engine)
-    info = replace(loader.describe(Path(default.source)), adapter=str(default.adapter or ""))
-    models = models_of(catalog, loader, settings.max_loaded, described=info)
+    loader = ProcessLoader(engine)
     try:
-        loading = models.pool.preload()  # in the background, while the page is built
+        loader.start(Path(default.source))  # in its own process, while the page is built here
         gc.disable()  # nothing built here is garbage, and looking for some takes a third of the time
         from ui.server.app import create_app, serve
 
-        app = create_app(
-            models,
-            concurrency=2 * (engine.slots + engine.queue),
-            local=is_local(bound),
-            access=_access(settings),
-            hosts=settings.known_as,
-            store=store,
-        )
-        gc.freeze()
-        gc.enable()
-        serve(app, bound, lambda: _announce(loading, address_of(bound)), model=loading)
+        info = replace(loader.describe(Path(default.source)), adapter=str(default.adapter or ""))
+        models = models_of(catalog, loader, settings.max_loaded, described=info)
+        try:
+            loading = models.pool.preload()
+            app = create_app(
+                models,
+                concurrency=2 * (engine.slots + engine.queue),
+                local=is_local(bound),
+                access=_access(settings),
+                hosts=settings.known_as,
+                store=store,
+            )
+            gc.freeze()
+            gc.enable()
+            serve(app, bound, lambda: _announce(loading, address_of(bound)), model=loading)
+        finally:
+            models.pool.close()
     finally:
-        models.pool.close()
+        loader.close()
         store.close()
         bound.close()
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import cast
 
 import pytest
 
-from engine.config import SamplingParams
 from engine.errors import EngineStopped
-from engine.serving.stream import LlamaStream
-from engine.serving.worker import Sink, Worker
+from engine.serving.stream import EventStream, Sink
 from engine.types import Finished, RequestStats, TextDelta
 
 END = Finished("stop", RequestStats(1, 0, 3, 0.0, 0.0, 0.0))
@@ -23,9 +20,7 @@ class Script:
 
     tell: Sink
 
-    def submit(
-        self, tokens: list[int], sampling: SamplingParams, sink: Sink, *, continues: bool = False
-    ) -> int:
+    def submit(self, sink: Sink) -> int:
         self.tell = sink
         return 1
 
@@ -33,9 +28,9 @@ class Script:
         pass
 
 
-def stream() -> tuple[LlamaStream, Script]:
+def stream() -> tuple[EventStream, Script]:
     script = Script()
-    return LlamaStream(cast(Worker, script), [], SamplingParams()), script
+    return EventStream(script.submit, script.cancel), script
 
 
 def test_a_batch_is_what_came_meanwhile_and_the_end_is_not_waited_for() -> None:

@@ -38,7 +38,7 @@ def test_a_model_that_does_not_load_ends_the_server() -> None:
 
 
 class Failing(FakeBackend):
-    failed = False
+    failed = given_up = False
 
 
 def test_the_page_is_there_before_its_model() -> None:

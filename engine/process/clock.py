@@ -1,0 +1,148 @@
+"""Work in threads with a limit on its CPU time: Python code is interrupted, C code is given up.
+
+Chat templates and tokenizers come with strangers' files, and some conversations make them loop. Only a clock
+at each use bounds that, as no check of the file can try all conversations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from engine.errors import EngineError
+
+T = TypeVar("T")
+CPU_SECONDS = 3.0
+"""What one piece of work may take; preparing the longest prompts takes a tenth of it."""
+_IN_C = 10.0  # more seconds for C code, which cannot be interrupted, before the process is given up
+_TICK = 0.05
+
+
+class Interrupt(BaseException):
+    """Raised inside work that is cancelled or out of time; not an Exception, so that nothing swallows it."""
+
+
+class Task(Generic[T]):
+    """One piece of work in its own thread."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        work: Callable[[], T],
+        on_result: Callable[[T], None],
+        on_error: Callable[[EngineError], None],
+        on_interrupt: Callable[[], None],
+    ) -> None:
+        self._clock, self._work = clock, work
+        self._on_result, self._on_error, self._on_interrupt = on_result, on_error, on_interrupt
+        self.interrupted = False
+        self.thread = threading.Thread(target=self._run, name="prompt", daemon=True)
+
+    def interrupt(self) -> None:
+        """Stop the work: `on_interrupt` is called instead of the others. No effect after its end."""
+        self._clock.interrupt(self)
+
+    def _run(self) -> None:
+        finish: Callable[[], None] = self._on_interrupt
+        with suppress(Interrupt):
+            self._clock.enter(self)
+            finish = self._outcome()
+        self._leave()
+        (self._on_interrupt if self.interrupted else finish)()
+
+    def _outcome(self) -> Callable[[], None]:
+        """Do the work, and return the call that reports its outcome."""
+        try:
+            return partial(self._on_result, self._work())
+        except EngineError as error:
+            return partial(self._on_error, error)
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: the caller gets the error
+            return partial(self._on_error, EngineError(f"the prompt cannot be prepared: {error!r}"))
+
+    def _leave(self) -> None:
+        """End the clock's hold on this thread; an interrupt that is under way arrives here at the latest."""
+        while True:
+            try:
+                self._clock.leave(self)
+                break
+            except Interrupt:
+                continue
+
+
+class Clock:
+    """Watches tasks from a thread of its own."""
+
+    def __init__(
+        self, on_stuck: Callable[[], None], seconds: float = CPU_SECONDS, in_c: float = _IN_C
+    ) -> None:
+        """`on_stuck` is called when work goes on for `in_c` seconds of CPU time after its interrupt."""
+        self._on_stuck, self._seconds, self._in_c = on_stuck, seconds, in_c
+        self._changed = threading.Condition(threading.RLock())
+        self._ends: dict[Task[Any], _CpuTime] = {}
+        threading.Thread(target=self._watch, name="clock", daemon=True).start()
+
+    def start(
+        self,
+        work: Callable[[], T],
+        on_result: Callable[[T], None],
+        on_error: Callable[[EngineError], None],
+        on_interrupt: Callable[[], None],
+    ) -> Task[T]:
+        """Run `work` in a thread, and exactly one of the callbacks there at its end."""
+        task = Task(self, work, on_result, on_error, on_interrupt)
+        task.thread.start()
+        return task
+
+    def enter(self, task: Task[Any]) -> None:
+        """Watch the calling thread from now on. Raises Interrupt if the task was interrupted already."""
+        with self._changed:
+            if task.interrupted:
+                raise Interrupt
+            self._ends[task] = _CpuTime()
+            self._changed.notify()
+
+    def leave(self, task: Task[Any]) -> None:
+        """Watch the calling thread no more."""
+        with self._changed:
+            self._ends.pop(task, None)
+
+    def interrupt(self, task: Task[Any]) -> None:
+        """Raise Interrupt in the task's thread."""
+        with self._changed:
+            if task in self._ends and not task.interrupted:
+                thread = ctypes.c_ulong(task.thread.ident or 0)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Interrupt))
+            task.interrupted = True
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                while not self._ends:
+                    self._changed.wait()
+                for task, used in list(self._ends.items()):
+                    seconds = used.seconds()
+                    if seconds > self._seconds + self._in_c:
+                        self._on_stuck()
+                    elif seconds > self._seconds:
+                        self.interrupt(task)
+            time.sleep(_TICK)
+
+
+class _CpuTime:
+    """CPU time of the thread that creates it; elapsed time where the system has no such clock."""
+
+    def __init__(self) -> None:
+        self._clock = time.CLOCK_MONOTONIC
+        if sys.platform == "linux":
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._start = time.clock_gettime(self._clock)
+
+    def seconds(self) -> float:
+        """Return the seconds since the creation. The thread must still run."""
+        return time.clock_gettime(self._clock) - self._start

@@ -1,0 +1,279 @@
+"""Models in processes of their own that are started again when they end: ProcessBackend, ProcessLoader."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+
+from common.system import free_memory
+from engine.config import EngineConfig, SamplingParams
+from engine.core.stats import EngineStats, at_rest, total
+from engine.errors import EngineError, EngineStopped
+from engine.process.client import Answer, DiedLoading, ModelProcess
+from engine.serving.model_pool import check_room
+from engine.serving.stream import EventStream
+from engine.types import Message, ModelInfo, ProgressCallback, no_progress, scaled
+
+DEATHS, WINDOW = 3, 600.0
+"""A model is given up when its process ended so often within so many seconds."""
+_BACK_OFF = 2.0  # seconds before it is started again, from the second time on
+_log = logging.getLogger("engine")
+
+
+class SupervisedModel:
+    """The process of one model, for the model itself (adapter 0) and its adapters.
+
+    When it ends, its answers raise EngineStopped, and it is started again with the same adapters; requests
+    wait for that. After `DEATHS` within `WINDOW`, or when the file does not load any more, it is given up.
+    """
+
+    def __init__(self, path: Path, settings: EngineConfig) -> None:
+        """Start the process; `open` waits for the model."""
+        self.path, self._settings = path, settings
+        self._lock = threading.RLock()
+        self._adapters: dict[int, Path | None] = {0: None}  # in use; None is the model itself
+        self._numbers = itertools.count(1)
+        self._past: dict[int, EngineStats] = {}  # counters of dead processes, by adapter
+        self._deaths: deque[float] = deque(maxlen=DEATHS)
+        self._closed = threading.Event()
+        self.failure: EngineError | None = None
+        self._ready: Future[ModelProcess] = Future()
+        self._process = ModelProcess(path, settings, self._restart)
+
+    @property
+    def usable(self) -> bool:
+        """Return whether it is neither closed nor given up."""
+        return self.failure is None and not self._closed.is_set()
+
+    def describe(self) -> ModelInfo:
+        """Wait for the description, which comes before the weights are loaded. Raises as `open`."""
+        return self._process.described.result()
+
+    def open(self, progress: ProgressCallback = no_progress) -> ProcessBackend:
+        """Wait until the model is loaded. Raises ModelError, BackendError and EngineError."""
+        self._process.follow(progress)
+        try:
+            info = self._process.opened.result()
+        except EngineError:
+            self.close()
+            raise
+        self._ready.set_result(self._process)
+        progress(1.0)
+        return ProcessBackend(self, 0, info)
+
+    def attach(self, path: Path, progress: ProgressCallback = no_progress) -> ProcessBackend:
+        """Start an engine with a LoRA adapter on the same weights. Raises ModelError and EngineError."""
+        number = next(self._numbers)
+        info = self._ready.result().attach(number, path, progress).result()
+        with self._lock:
+            self._adapters[number] = path
+        progress(1.0)
+        return ProcessBackend(self, number, info)
+
+    def start(
+        self, adapter: int, messages: Sequence[Message], sampling: SamplingParams
+    ) -> tuple[EventStream, Future[None]]:
+        """Send a request, once the process is up; return its stream and whether it was accepted, at once."""
+        answer = Answer(adapter, messages, sampling)
+        stream = EventStream(answer.listen, answer.cancel)
+        self._ready.add_done_callback(answer.send)
+        return stream, answer.accepted
+
+    def stats(self, adapter: int) -> EngineStats:
+        """Return the counters of an adapter's engine, those of earlier processes included."""
+        return total([self._past.get(adapter, EngineStats()), self._process.stats(adapter)])
+
+    def detach(self, adapter: int) -> None:
+        """Stop an adapter's engine; the last one ends the process."""
+        with self._lock:
+            self._adapters.pop(adapter, None)
+            last = not self._adapters
+        if last:
+            self.close()
+        else:
+            self._process.detach(adapter)
+
+    def close(self) -> None:
+        """End the process. Idempotent."""
+        self._closed.set()
+        with self._lock:
+            self._process.close()
+        self._give_up(EngineStopped("the engine was shut down"))
+
+    def _restart(self, _: EngineError) -> None:
+        """Start again in another thread, as this one is the dead process's reader."""
+        with self._lock:
+            if self._closed.is_set():
+                return
+            if self._ready.done():
+                self._ready = Future()
+            for adapter in self._adapters:
+                past = at_rest(self._process.stats(adapter))
+                self._past[adapter] = total([self._past.get(adapter, EngineStats()), past])
+        threading.Thread(target=self._start_again, name="restart", daemon=True).start()
+
+    def _start_again(self) -> None:
+        """Start the process until it is up, or given up."""
+        while not self._is_hopeless() and not self._closed.wait(_BACK_OFF if len(self._deaths) > 1 else 0.0):
+            with self._lock:
+                if self._closed.is_set():
+                    return
+                self._process = process = ModelProcess(self.path, self._settings, self._restart)
+            try:
+                process.opened.result()
+                self._attach_again(process)
+            except DiedLoading:
+                continue
+            except EngineStopped:  # it died after it was loaded, and `_restart` was called again
+                return
+            except EngineError as error:
+                self._give_up(error)
+                return
+            _log.warning("the process of %s was started again", self.path.name)
+            self._ready.set_result(process)
+            return
+
+    def _is_hopeless(self) -> bool:
+        """Count a death; return whether it was one too many, and the model is given up."""
+        self._deaths.append(time.monotonic())
+        hopeless = len(self._deaths) == DEATHS and self._deaths[-1] - self._deaths[0] < WINDOW
+        if hopeless:
+            self._give_up(
+                EngineStopped(
+                    f"{self.path.name} is not started again, as its process ended {DEATHS} times in "
+                    f"{WINDOW / 60:.0f} minutes: choose another model, or restart the app"
+                )
+            )
+        return hopeless
+
+    def _attach_again(self, process: ModelProcess) -> None:
+        with self._lock:
+            adapters = dict(self._adapters)
+        for number, path in adapters.items():
+            if path is not None:
+                process.attach(number, path).result()
+        if 0 not in adapters:
+            process.detach(0)
+
+    def _give_up(self, error: EngineError) -> None:
+        """Give `error` to all who wait, and to all later requests; only the first call has an effect."""
+        with self._lock:
+            if self.failure is not None:
+                return
+            self.failure = error
+            if self._ready.done():
+                self._ready = Future()
+            ready = self._ready
+        ready.set_exception(error)
+
+
+class ProcessBackend:
+    """A ChatBackend whose model runs in a process of its own. Safe to use from any thread or event loop."""
+
+    def __init__(self, model: SupervisedModel, adapter: int, info: ModelInfo) -> None:
+        """Use `ProcessLoader`."""
+        self.model, self._adapter, self._info = model, adapter, info
+        self._close = threading.Lock()
+        self._closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        """Return the description of the model."""
+        return self._info
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the model is closed or given up, so that it does not answer."""
+        return self._closed or not self.model.usable
+
+    @property
+    def given_up(self) -> bool:
+        """Return whether its process ended too often, so that opening it again is pointless."""
+        return not self._closed and self.model.failure is not None
+
+    def start(
+        self, messages: Sequence[Message], sampling: SamplingParams
+    ) -> tuple[EventStream, Future[None]]:
+        """Start an answer without waiting; the future is done when it is queued, or raises as `stream`."""
+        return self.model.start(self._adapter, messages, sampling)
+
+    def stream(self, messages: Sequence[Message], sampling: SamplingParams | None = None) -> EventStream:
+        """Start an answer. Raises RequestError, QueueFull or EngineStopped at once."""
+        stream, accepted = self.start(messages, sampling or SamplingParams())
+        accepted.result()
+        return stream
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters, as of the last second or the last answer."""
+        return self.model.stats(self._adapter)
+
+    def close(self) -> None:
+        """Stop all answers (their streams raise EngineStopped) and free the model. Idempotent."""
+        with self._close:
+            closed, self._closed = self._closed, True
+        if not closed:
+            self.model.detach(self._adapter)
+
+    def __enter__(self) -> ProcessBackend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ProcessLoader:
+    """Opens models with the same settings, each in a process of its own. Call it from one thread."""
+
+    def __init__(self, settings: EngineConfig) -> None:
+        self._settings = settings
+        self._models: dict[Path, list[SupervisedModel]] = defaultdict(list)
+        self._started: dict[Path, SupervisedModel] = {}  # ahead, and not opened yet
+
+    def __call__(
+        self, path: Path, adapter: Path | None = None, progress: ProgressCallback = no_progress
+    ) -> ProcessBackend:
+        """Open a model, with an adapter's GGUF if one is given. Raises ModelError, BackendError, EngineError.
+
+        Raises QueueFull when the memory is short because of other models.
+        """
+        if adapter is None:
+            return self._open(path, progress)
+        for model in self._usable(path):
+            with suppress(EngineStopped):  # closed meanwhile
+                return model.attach(adapter, progress)
+        with self._open(path, scaled(progress, 0.0, 0.6)) as plain:
+            return plain.model.attach(adapter, scaled(progress, 0.6, 1.0))
+
+    def start(self, path: Path) -> SupervisedModel:
+        """Start a model's process ahead of its first use, and begin to load the model. Returns at once."""
+        if path not in self._started:
+            self._started[path] = SupervisedModel(path, self._settings)
+        return self._started[path]
+
+    def describe(self, path: Path) -> ModelInfo:
+        """Describe a model as soon as it is probed, before it is loaded. Raises as a load."""
+        return self.start(path).describe()
+
+    def close(self) -> None:
+        """End the processes that were started and not opened."""
+        while self._started:
+            self._started.popitem()[1].close()
+
+    def _open(self, path: Path, progress: ProgressCallback) -> ProcessBackend:
+        if (model := self._started.pop(path, None)) is None:
+            if any(self._usable(other) for other in list(self._models)):
+                check_room(path, free_memory())
+            model = SupervisedModel(path, self._settings)
+        backend = model.open(progress)
+        self._models[path] = [*self._usable(path), model]
+        return backend
+
+    def _usable(self, path: Path) -> list[SupervisedModel]:
+        return [model for model in self._models[path] if model.usable]
