@@ -163,7 +163,8 @@ class ModelProcess:
 
     def follow(self, progress: ProgressCallback) -> None:
         """Report the progress of the opening to `progress`, and end the process when it returns False."""
-        self._openings[0].progress = progress
+        if opening := self._openings.get(0):  # else it is open already
+            opening.progress = progress
 
     def attach(self, adapter: int, path: Path, progress: ProgressCallback = no_progress) -> Future[ModelInfo]:
         """Start an engine with a LoRA adapter, under a number; return its description to come."""
