@@ -19,7 +19,7 @@ from bench.web_overhead import PageOverhead
 from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:
-    from bench.imatrix import ImatrixResult, Measured
+    from bench.imatrix import FileQuality, ImatrixResult
     from bench.soak import SoakResult
     from bench.start import Start
     from pipeline.certificate.scoring.metrics import Share
@@ -202,8 +202,8 @@ def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
     for heading in ("type", "matrix", "MB", "KL", "survival", "gain kept"):
         table.add_column(heading, justify="left" if heading in ("type", "matrix") else "right")
     for one in result.types:
-        table.add_row(one.quant, "without", *_measured(one.without))
-        table.add_row("", "with", *_measured(one.weighed))
+        table.add_row(one.quant, "without", *_quality_cells(one.without))
+        table.add_row("", "with", *_quality_cells(one.weighed))
         table.add_row("", "won", "", "", _share(one.won, "+"), "", end_section=True)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
@@ -215,7 +215,7 @@ def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
         _print_json(asdict(result))
 
 
-def _measured(one: Measured) -> tuple[str, ...]:
+def _quality_cells(one: FileQuality) -> tuple[str, ...]:
     return f"{one.size / 1e6:.1f}", f"{one.mean_kl:.3f}", _share(one.survival), _share(one.gain)
 
 
