@@ -117,7 +117,7 @@ def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: P
 
 
 def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm2: Path, cache: Path) -> None:
-    """llama.cpp copies only when the next decode begins: by then another's cache may stand in that place."""
+    """llama.cpp copies when the next decode starts; by then the source slot may hold a restored cache."""
     sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=8)
     model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
 
@@ -143,8 +143,8 @@ def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm
         return said
 
     alone = answers(1, [asked])
-    # Slot 0: other, saved and pushed out by long. Slot 1: filler. Then asked copies from slot 0 to slot 1,
-    # and other comes back to slot 0, in one step.
+    # `long` evicts `other` from slot 0, while slot 1 holds `filler`. Then, in one step, `asked` copies from
+    # slot 0 to slot 1, and `other` is restored to slot 0.
     together = answers(2, [other], [filler], [long], [asked, other])
     model.close()
     assert together[-2:] == [*alone, together[0]]

@@ -1,4 +1,4 @@
-"""A recurrent model's state cannot be cut: what cannot be used again is computed again. Random weights."""
+"""The state of a recurrent model cannot be shortened: it is reused whole or recomputed. Random weights."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def mamba(smollm2: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     return _write_mamba(tmp_path_factory.mktemp("mamba") / "mamba.gguf")
 
 
-def _talks(path: Path, *, cache_ram: int) -> tuple[list[str], int, int]:
-    """Three conversations take turns in one slot, two rounds; the second goes on where the first ended."""
+def _run_conversations(path: Path, *, cache_ram: int) -> tuple[list[str], int, int]:
+    """Run three conversations through one slot, two turns each; return texts, restores and cached tokens."""
     model = Model(path)
     runner = Runner(model, slots=1, context=256, batch=64, threads=1)
     assert not runner.can_truncate
@@ -87,7 +87,7 @@ def _talks(path: Path, *, cache_ram: int) -> tuple[list[str], int, int]:
 
 
 def test_saved_states_are_whole_or_not_used(mamba: Path) -> None:
-    kept, restores, cached = _talks(mamba, cache_ram=64 << 20)
-    bare, none, nothing = _talks(mamba, cache_ram=0)
+    kept, restores, cached = _run_conversations(mamba, cache_ram=64 << 20)
+    bare, none, nothing = _run_conversations(mamba, cache_ram=0)
     assert kept == bare and any(kept)
     assert restores >= 3 and cached > 100 and none == nothing == 0
