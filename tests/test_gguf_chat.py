@@ -1,4 +1,4 @@
-"""The console command: every sub-command is there, and a wrong one is one line."""
+"""The console command: it has every sub-command, and a wrong one gives an error of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags and GGUF_CHAT_* variables -> AppSettings, and the errors for invalid ones."""
+"""Flags and GGUF_CHAT_* variables -> AppSettings, and the errors for invalid values."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     quantized = sorted(title for title in steps.titles if title.startswith("Quantize"))
     assert quantized == sorted(f"Quantize to {name}" for name in ("Q8_0", option["chosen"]))  # Q4_0 was tried
     assert any(note.startswith("auto chose") for note in result.notes)
-    assert export(config).made == ()  # the choice stands
+    assert export(config).made == ()  # the choice is unchanged
     assert result.certificate is not None
     found = {finding.name: finding for finding in result.certificate.findings}
     assert {"logits", "behaviour", "behaviour.first_words", "survival", "weights.values"} <= found.keys()

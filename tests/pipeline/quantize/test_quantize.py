@@ -93,7 +93,7 @@ def overrides(*items: tuple[bytes | None, int]) -> Any:
 
 _CHOICES: dict[str, tuple[TensorTypes, dict[str, Any]]] = {
     "patterns": (
-        # The second pattern would take what the first has taken.
+        # The second pattern also matches tensors of the first.
         parse_tensor_types(
             ["blk.*.attn_v=q6_K", "blk.?.attn*=q8_0", "blk.[!0].ffn_down.weight=f16"], None, None, False
         ),

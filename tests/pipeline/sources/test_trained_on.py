@@ -1,4 +1,4 @@
-"""An adapter for another base of the same shape is noted, a right one never."""
+"""An adapter for another base of the same shape gets a note, a matching one never."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, name: str, made_from: str = "", config_name: str = ""
         (DEMO, ("anything",)),
         (DEMO, ("smollm2-135m-instruct",)),
         ("me/Tuned", ("Tuned", "", "meta-llama/Llama-3.2-1B")),
-        ("you/Instruct", ("mine", "", "you/Parent")),  # what a published config.json names, its parent
+        ("you/Instruct", ("mine", "", "you/Parent")),  # a published config.json names its parent
         ("/home/me/run7", ("base", DEMO)),
         (r"C:\models\SmolLM2-135M-Instruct", ("base", DEMO)),
         ("unsloth/smollm2-135m-instruct-unsloth-bnb-4bit", ("base", DEMO)),

@@ -1,4 +1,4 @@
-"""What the Chatbot is given: rows, folded thoughts, opinions."""
+"""The Chatbot's value: rows, folded thoughts, ratings."""
 
 from __future__ import annotations
 

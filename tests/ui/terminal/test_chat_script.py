@@ -1,4 +1,4 @@
-"""scripts/chat.py: one-shot runs as a process with the real model; the loop with a backend without one."""
+"""scripts/chat.py: one-shot runs in a process with the real model; the loop with a fake backend."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_one_shot_run_prints_the_answer_alone(tmp_path: Path) -> None:
 
 
 def test_a_prompt_on_the_command_line_pipes_its_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the answer, even where colours are forced upon whoever is no terminal."""
+    """Only the answer is printed, even when FORCE_COLOR is set without a terminal."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     backend = FakeBackend("an [bold]answer[/bold] of 42 words")
     monkeypatch.setattr(LlamaBackend, "open", lambda *_: backend)
@@ -181,7 +181,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch: pytest.MonkeyPa
 
 
 def test_ctrl_c_while_the_chat_waits_for_the_next_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is raised within the stream's own iterator then, and ends that."""
+    """KeyboardInterrupt is then raised inside the stream's iterator, and ends it."""
     said_so_far = FakeStream.__iter__
 
     def interrupted(stream: FakeStream) -> Iterator[Event]:

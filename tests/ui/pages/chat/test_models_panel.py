@@ -1,4 +1,4 @@
-"""The picker over models without weights: what it says while one loads."""
+"""The model picker with fake models: its texts while one loads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUEST = gr.Request(Request({"type": "http", "headers": [], "state": {"visitor"
 
 
 def panel_over(open_model: Callable[[str, ProgressCallback], FakeBackend]) -> ModelsPanel:
-    """A picker of models a and b."""
+    """Return a picker for the models a and b."""
     catalog = Catalog(CatalogEntry(key, f"Model {key}", f"{key}.gguf") for key in "ab")
     with gr.Blocks():
         panel = ModelsPanel(Models(catalog, ModelPool(open_model, catalog.keys(), "a")), own_machine=False)
