@@ -85,8 +85,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         write_atomically(tmp_path / "manifest.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
     assert (tmp_path / "manifest.json").read_text() == "old"
-    said = capsys.readouterr().err
-    assert said == "error: the disk is full: make room, and run the same command again\n"
+    error = capsys.readouterr().err
+    assert error == "error: the disk is full: make room, and run the same command again\n"
 
 
 def test_space_is_told_so_that_the_numbers_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,9 +122,9 @@ def test_dear_batches_draft_nothing() -> None:
     st.text("ab", min_size=4, max_size=80), st.integers(1, 40), st.sampled_from([(), ("ba",), ("aab", "bb")])
 )
 def test_limits_and_stops_are_kept_in_the_middle_of_a_draft(
-    text: str, most: int, stop: tuple[str, ...]
+    text: str, max_tokens: int, stop: tuple[str, ...]
 ) -> None:
-    sampling = SamplingParams(temperature=0, max_tokens=most, stop=stop)
+    sampling = SamplingParams(temperature=0, max_tokens=max_tokens, stop=stop)
     outs = []
     for costs in (None, BatchCostModel(dict(FREE))):
         runner = FakeRunner()

@@ -99,12 +99,12 @@ def _answer_tokens(engine: Engine, prompt: list[int]) -> list[int]:
     return found[0]
 
 
-def _distance(model: Model, prompt: list[int], said: list[int]) -> float:
+def _distance(model: Model, prompt: list[int], answer: list[int]) -> float:
     """Return how far below the most likely token the worst one is, in standard deviations of the logits."""
     runner = Runner(model, slots=1, context=256, batch=256, threads=1)
-    runner.decode([BatchRow(0, 0, [*prompt, *said[:-1]], len(said))])
-    rows = runner.logits(0, len(said))
-    worst = max(float((row.max() - row[token]) / row.std()) for row, token in zip(rows, said, strict=True))
+    runner.decode([BatchRow(0, 0, [*prompt, *answer[:-1]], len(answer))])
+    rows = runner.logits(0, len(answer))
+    worst = max(float((row.max() - row[token]) / row.std()) for row, token in zip(rows, answer, strict=True))
     runner.close()
     return worst
 
@@ -116,10 +116,10 @@ def _cached(engine: Engine, slot: int) -> list[int]:
 def test_another_context_is_noticed(tiny: Model) -> None:
     """The measure detects a wrong context, so the tests below can fail."""
     with _engine(tiny) as engine:
-        said, _ = _ask(engine, 1, FIRST)
-    assert _distance(tiny, FIRST, said) < NEAR
+        answer, _ = _ask(engine, 1, FIRST)
+    assert _distance(tiny, FIRST, answer) < NEAR
     for wrong in (FIRST[:-1], [*FIRST[:30], *FIRST[31:]], SECOND):
-        assert _distance(tiny, wrong, said) > 5 * NEAR
+        assert _distance(tiny, wrong, answer) > 5 * NEAR
 
 
 def test_the_next_turn_reuses_the_whole_and_says_the_same(tiny: Model) -> None:
@@ -127,8 +127,8 @@ def test_the_next_turn_reuses_the_whole_and_says_the_same(tiny: Model) -> None:
         _ask(engine, 1, FIRST)
         so_far = _cached(engine, 0)
         turn = [*so_far, 700, 701, 702]
-        said, cached = _ask(engine, 2, turn)
-    assert cached == len(so_far) and _distance(tiny, turn, said) < NEAR
+        answer, cached = _ask(engine, 2, turn)
+    assert cached == len(so_far) and _distance(tiny, turn, answer) < NEAR
 
 
 @pytest.mark.parametrize("keep", [20, 45, 60])
@@ -137,19 +137,19 @@ def test_a_cut_prefix_says_the_same(tiny: Model, keep: int) -> None:
     edited = [*FIRST[:keep], *range(1200, 1220)]
     with _engine(tiny) as engine:
         _ask(engine, 1, FIRST)
-        said, cached = _ask(engine, 2, edited)
+        answer, cached = _ask(engine, 2, edited)
         assert cached == (keep if engine.runner.can_truncate else 0)
-    assert _distance(tiny, edited, said) < NEAR
+    assert _distance(tiny, edited, answer) < NEAR
 
 
 def test_a_shared_beginning_is_copied_or_read_again(tiny: Model) -> None:
     long, other = [*FIRST, *range(1500, 1560)], [*FIRST[:40], *range(1300, 1320)]
     with _engine(tiny, slots=3) as engine:
         _ask(engine, 1, long)
-        said, cached = _ask(engine, 2, other)
+        answer, cached = _ask(engine, 2, other)
         assert cached == (40 if engine.runner.can_truncate else 0)
         again, _ = _ask(engine, 3, [*long, 88])
-    assert _distance(tiny, other, said) < NEAR and _distance(tiny, [*long, 88], again) < NEAR
+    assert _distance(tiny, other, answer) < NEAR and _distance(tiny, [*long, 88], again) < NEAR
 
 
 @pytest.mark.parametrize("back", [0, 5, 30])
@@ -160,13 +160,13 @@ def test_a_restored_cache_says_the_same(tiny: Model, back: int) -> None:
         so_far = _cached(engine, 0)
         _ask(engine, 2, SECOND)
         turn = [*so_far[: len(so_far) - back], *range(1600, 1612)]
-        said, cached = _ask(engine, 3, turn)
+        answer, cached = _ask(engine, 3, turn)
         assert engine.stats().restores == (1 if engine.runner.can_truncate or not back else 0)
         assert cached == (0 if back else len(so_far))
         later = [*_cached(engine, 0), 1700]
-        said_later, cached_later = _ask(engine, 4, later)
-    assert _distance(tiny, turn, said) < NEAR
-    assert _distance(tiny, later, said_later) < NEAR and cached_later == len(later) - 1
+        answer_later, cached_later = _ask(engine, 4, later)
+    assert _distance(tiny, turn, answer) < NEAR
+    assert _distance(tiny, later, answer_later) < NEAR and cached_later == len(later) - 1
 
 
 def test_side_by_side_says_the_same(tiny: Model) -> None:
@@ -176,7 +176,9 @@ def test_side_by_side_says_the_same(tiny: Model) -> None:
             engine.add(number, list(prompt), SAMPLING)
         run(engine)
         answers = [_answer_tokens(engine, prompt) for prompt in prompts]
-    assert all(_distance(tiny, prompt, said) < NEAR for prompt, said in zip(prompts, answers, strict=True))
+    assert all(
+        _distance(tiny, prompt, answer) < NEAR for prompt, answer in zip(prompts, answers, strict=True)
+    )
 
 
 def test_a_prompt_that_is_being_read_is_copied_as_far_as_it_is(tiny: Model) -> None:
@@ -188,7 +190,9 @@ def test_a_prompt_that_is_being_read_is_copied_as_far_as_it_is(tiny: Model) -> N
         run(engine)
         assert engine.stats().cached_tokens == 64
         answers = [_answer_tokens(engine, prompt) for prompt in prompts]
-    assert all(_distance(tiny, prompt, said) < NEAR for prompt, said in zip(prompts, answers, strict=True))
+    assert all(
+        _distance(tiny, prompt, answer) < NEAR for prompt, answer in zip(prompts, answers, strict=True)
+    )
 
 
 def test_an_aborted_step_leaves_nothing_behind(tiny: Model) -> None:
@@ -199,8 +203,8 @@ def test_an_aborted_step_leaves_nothing_behind(tiny: Model) -> None:
         engine.runner.abort()
         events += engine.step()
         run(engine, events)
-        said = _answer_tokens(engine, turn)
-    assert _distance(tiny, turn, said) < NEAR
+        answer = _answer_tokens(engine, turn)
+    assert _distance(tiny, turn, answer) < NEAR
 
 
 def test_an_abort_in_the_middle_of_a_graph(tiny: Model) -> None:

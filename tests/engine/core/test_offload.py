@@ -98,15 +98,15 @@ def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: P
 
     def answers(settings: EngineConfig) -> tuple[list[str], int, int]:
         with LlamaBackend.open(smollm2, settings) as backend:
-            said, cached = [], 0
+            texts, cached = [], 0
             chats = [list(talk) for talk in talks]
             for _ in range(2):
                 for chat in chats:
                     text, finished = ask(backend, chat, sampling)
                     chat += [{"role": "assistant", "content": text}, *user("And then?")]
-                    said.append(text)
+                    texts.append(text)
                     cached += finished.stats.cached_tokens
-            return said, cached, backend.stats().restores
+            return texts, cached, backend.stats().restores
 
     roomy, roomy_cached, _ = answers(EngineConfig(context=512, slots=4))
     saved, saved_cached, restores = answers(EngineConfig(context=512, slots=1))
@@ -133,18 +133,18 @@ def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm
     def answers(slots: int, *batches: list[list[int]]) -> list[str]:
         runner = Runner(model, slots=slots, context=256, batch=256, threads=2)
         engine = Engine(runner, slots=slots, context=256, queue=8, batch=256, cache_ram=64 << 20)
-        said = []
+        texts = []
         for number, batch in enumerate(batches):
             for place, one in enumerate(batch):
                 engine.add(10 * number + place, list(one), sampling)
             done = run(engine)
-            said += [text_of(done[10 * number + place]) for place in range(len(batch))]
+            texts += [text_of(done[10 * number + place]) for place in range(len(batch))]
         engine.close()
-        return said
+        return texts
 
-    alone = answers(1, [asked])
+    single = answers(1, [asked])
     # `long` evicts `other` from slot 0, while slot 1 holds `filler`. Then, in one step, `asked` copies from
     # slot 0 to slot 1, and `other` is restored to slot 0.
     together = answers(2, [other], [filler], [long], [asked, other])
     model.close()
-    assert together[-2:] == [*alone, together[0]]
+    assert together[-2:] == [*single, together[0]]

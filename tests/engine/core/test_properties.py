@@ -106,18 +106,18 @@ class EngineLife(RuleBasedStateMachine):
 
     def collect(self, tagged: list[Tagged]) -> None:
         for request, event in tagged:
-            told = self.events[request]
-            assert not (told and isinstance(told[-1], Finished)), "something after the end"
-            assert not told or ORDER[type(event)] >= ORDER[type(told[-1])], "out of order"
-            told.append(event)
+            earlier = self.events[request]
+            assert not (earlier and isinstance(earlier[-1], Finished)), "something after the end"
+            assert not earlier or ORDER[type(event)] >= ORDER[type(earlier[-1])], "out of order"
+            earlier.append(event)
             if isinstance(event, Finished):
                 self.check(request, event)
 
     def check(self, request: int, last: Finished) -> None:
-        said, expected = text_of(self.events[request]), self.expected[request]
-        assert expected.startswith(said)
-        assert last.reason in ("cancelled", "time") or said == expected
-        assert last.stats.generated_tokens == len(said)
+        text, expected = text_of(self.events[request]), self.expected[request]
+        assert expected.startswith(text)
+        assert last.reason in ("cancelled", "time") or text == expected
+        assert last.stats.generated_tokens == len(text)
 
     @invariant()
     def slots_are_what_they_seem(self) -> None:

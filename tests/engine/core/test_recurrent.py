@@ -73,17 +73,17 @@ def _run_conversations(path: Path, *, cache_ram: int) -> tuple[list[str], int, i
     runner = Runner(model, slots=1, context=256, batch=64, threads=1)
     assert not runner.can_truncate
     engine = Engine(runner, slots=1, context=256, queue=4, batch=64, cache_ram=cache_ram)
-    said, number, chats = [], 0, [[259 + n] * 3 + list(range(262, 283)) * 3 for n in range(3)]
+    texts, number, chats = [], 0, [[259 + n] * 3 + list(range(262, 283)) * 3 for n in range(3)]
     for _ in range(2):
         for chat in chats:
             number += 1
             events = run(engine, engine.add(number, list(chat), SAMPLING))[number]
-            said.append(text_of(events))
+            texts.append(text_of(events))
             chat += [*engine._scheduler.slots[0].tokens[len(chat) :], 265, 266, 267]
     stats = engine.stats()
     engine.close()
     model.close()
-    return said, stats.restores, stats.cached_tokens
+    return texts, stats.restores, stats.cached_tokens
 
 
 def test_saved_states_are_whole_or_not_used(mamba: Path) -> None:

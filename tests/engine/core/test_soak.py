@@ -53,6 +53,6 @@ def test_two_hundred_conversations_through_four_slots(smollm2: Path, cache: Path
         assert stats.evictions > 20 and stats.restores > 20 and stats.saved_bytes <= 32 << 20
     assert len(answers) == CONVERSATIONS
     for first in range(len(WORDS)):
-        said = {a for n, a in answers.items() if n % len(WORDS) == first and a}
-        assert len(said) == 1, f"the same question, several answers: {said}"
+        distinct = {a for n, a in answers.items() if n % len(WORDS) == first and a}
+        assert len(distinct) == 1, f"the same question, several answers: {distinct}"
     assert max(sizes) - sizes[0] < 12 << 20, "memory grows"

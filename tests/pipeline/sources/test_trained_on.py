@@ -62,12 +62,12 @@ def test_no_false_note(tmp_path: Path, named: object, base: tuple[str, ...]) -> 
 )
 def test_another_base_is_named(tmp_path: Path, named: str, base: tuple[str, ...], known: str) -> None:
     last = named if named[0] != "/" else "Llama-3.2-1B"
-    said = f"the adapter bob was trained on {last}, and the base is {known}"
+    message = f"the adapter bob was trained on {last}, and the base is {known}"
     source = folder(tmp_path, *base)
-    assert base_mismatch_notes(source, [adapter(named)]) == [said]
+    assert base_mismatch_notes(source, [adapter(named)]) == [message]
     found = list(warn_other_base(source, (adapter(named),)))
     assert [(one.name, one.status, one.summary) for one in found] == [
-        ("settings.base", "warn", f"T{said[1:]}.")
+        ("settings.base", "warn", f"T{message[1:]}.")
     ]
 
 

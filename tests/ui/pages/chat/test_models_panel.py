@@ -47,12 +47,12 @@ def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     panel = panel_over(open_model)
 
     async def notes() -> list[str]:
-        said: list[str] = []
+        notes: list[str] = []
         async for update in panel._switch(REQUEST, "b", "a"):
-            said.append(update[3])
-            if reached.is_set() and "40 %" in said[-1]:
+            notes.append(update[3])
+            if reached.is_set() and "40 %" in notes[-1]:
                 seen.set()
-        return said
+        return notes
 
     *loading, last = asyncio.run(notes())
     assert "Loading Model b · 40 % · 0 s" in loading[-1] and last == ""

@@ -38,8 +38,8 @@ KEPT = {"value": 0.97, "low": 0.96, "high": 0.98, "doubt": ""}
 
 
 def finding(name: str, status: str, file: str = "", **figures: object) -> dict[str, Any]:
-    said = {"summary": f"{name} {HOSTILE}", "threshold": "Enough.", "cause": HOSTILE}
-    return {"name": name, "status": status, "file": file, "figures": figures, **said}
+    texts = {"summary": f"{name} {HOSTILE}", "threshold": "Enough.", "cause": HOSTILE}
+    return {"name": name, "status": status, "file": file, "figures": figures, **texts}
 
 
 def certificate(file: str, sha256: str) -> dict[str, Any]:
