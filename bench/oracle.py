@@ -88,7 +88,7 @@ class Oracle:
             raise PipelineError(f"no room for a context of {context} tokens")
 
     def conversation(self, number: int, turns: int) -> ReferenceConversation:
-        """Return conversation `number`, different from all others, with at num_tokens `turns` turns.
+        """Return conversation `number`, different from all others, with at most `turns` turns.
 
         It ends before the first turn for which no question has a reference answer. Raises PipelineError when
         that is the first one.
