@@ -1,6 +1,6 @@
-"""The usual way from a LoRA adapter to GGUF files, as the guides of PEFT and llama.cpp tell it.
+"""Baseline: the usual way from a LoRA adapter to GGUF files, after the guides of PEFT and llama.cpp.
 
-merge_and_unload, save_pretrained, convert_hf_to_gguf.py, then the quantizer once for each type.
+merge_and_unload, save_pretrained, convert_hf_to_gguf.py, then the quantizer once per type.
 Run as `python -m bench.baseline_export BASE ADAPTER OUT QUANT...`.
 """
 
@@ -17,7 +17,7 @@ from pipeline.quantize.types import quant_type
 
 
 def main(base: Path, adapter: Path, out: Path, quants: list[str]) -> None:
-    """Do it all, each step in a process of its own, as people do."""
+    """Merge, convert and quantize into `out`, each step in a separate process, as the guides do."""
     merged = out / "merged"
     _python("merge", str(base), str(adapter), str(merged))
     full = out / "model-f16.gguf"
@@ -28,7 +28,7 @@ def main(base: Path, adapter: Path, out: Path, quants: list[str]) -> None:
 
 
 def merge(base: str, adapter: str, merged: str) -> None:
-    """Load everything, merge in place and save a whole checkpoint."""
+    """Load base and adapter, merge in place and save a whole checkpoint to `merged`."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -40,7 +40,7 @@ def merge(base: str, adapter: str, merged: str) -> None:
 
 
 def quantize(full: str, target: str, quant: str) -> None:
-    """What llama.cpp's llama-quantize does, with its defaults."""
+    """Quantize as llama.cpp's llama-quantize does, with its defaults. Raises SystemExit."""
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()

@@ -1,7 +1,7 @@
-"""Builds llama-server for the benchmark, from the sources of the very release that runs here.
+"""Builds llama-server for the benchmark, from the sources of the installed llama.cpp release.
 
-It gets no CPU backend of its own: bench.llama_server gives it our wheel's, so that both run the same kernels.
-What is built stays in the cache folder, beside the converter.
+It is built without a CPU backend: bench.llama_server makes it load our wheel's, so that both run the same
+kernels. The binaries stay in the cache folder, beside the converter.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pipeline.errors import InputError, PipelineError
 
 _FLAGS = {
     "CMAKE_BUILD_TYPE": "Release",
-    "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON",  # the libraries lie beside the binary, wherever both are moved
+    "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON",  # finds the libraries beside the binary after a move
     "GGML_NATIVE": "OFF",
     "GGML_BACKEND_DL": "ON",
     "GGML_CPU": "OFF",
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_UI": "OFF",
-    "LLAMA_USE_PREBUILT_UI": "OFF",  # else the build fetches the page's files from the Hub
+    "LLAMA_USE_PREBUILT_UI": "OFF",  # otherwise the build downloads the web UI from the Hub
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
     "LLAMA_BUILD_APP": "OFF",
@@ -32,10 +32,13 @@ _FLAGS = {
 
 
 def build_llama_server() -> Path:
-    """The binary, built on the first call (some minutes). Raises InputError without CMake and Ninja."""
+    """Return the binary's path; the first call builds it, in some minutes.
+
+    Raises InputError without CMake or Ninja, PipelineError when the build fails.
+    """
     sources = ensure_sources()
     folder = cache_folder() / "llama-server" / sources.name
-    if not folder.is_dir():  # it appears whole, by one rename
+    if not folder.is_dir():  # published by one rename, so it is complete
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as scratch:
             _build(sources, Path(scratch))
@@ -63,7 +66,7 @@ def _build(sources: Path, folder: Path) -> None:
 
 
 def _tool(name: str) -> str:
-    """CMake or Ninja, as pip put it beside Python, or the system's."""
+    """Return the path of CMake or Ninja: the one that pip installed beside Python, or the system's."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
         raise InputError(f"{name} is not installed: run `pip install -r requirements-dev.txt`")
@@ -71,6 +74,6 @@ def _tool(name: str) -> str:
 
 
 def _run(command: list[str]) -> None:
-    # Its output goes to standard error, so that standard output is the binary's path alone.
+    # The output goes to standard error: standard output holds only the binary's path.
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
         raise PipelineError(f"{Path(command[0]).name} failed: see above; a C++17 compiler is needed")

@@ -1,7 +1,8 @@
-"""Several prompts read and answered through llama_decode and nothing else: the bound that the kernels set.
+"""Upper bound on throughput: the users' prompts and answers through llama_decode only.
 
-The best order for throughput: all prompts first, then all answers in step. No sampling, no text, no waiting;
-what the prompts share is computed once and copied. As llama.cpp's batched-bench does (tools/batched-bench).
+The best order for throughput: all prompts first, then one token of every answer per batch. No sampling, no
+detokenizing, no waiting; the prompts' common prefix is computed once and copied. After llama.cpp's
+tools/batched-bench.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from engine.llama.model import Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import load_cpu_backend, probe_model
 
-_TOKEN = 100  # which token an answer is made of makes no difference to its cost
+_TOKEN = 100  # any token: the cost of decoding does not depend on it
 
 
 def bare_decode(setup: Setup, workload: Workload) -> Figures:
-    """The first turn of every user of the workload, after a warm-up."""
+    """Measure the first turn of each of the workload's users, after a warm-up."""
     choice = load_cpu_backend(setup.model, threads=setup.threads)
     model = Model(setup.model, extra_buffers=choice.extra_buffers)
     runner = Runner(

@@ -1,4 +1,4 @@
-"""Our export and the usual way, on the same model, in one run."""
+"""Compares our export with the baseline (bench.baseline_export) on the same model, in one run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.convert.toolchain import ensure_toolchain
 
 @dataclass(frozen=True)
 class Comparison:
-    """How both did."""
+    """The usage of our export and of the usual way."""
 
     ours: Usage
     usual: Usage
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Ours over the usual way; smaller is better."""
+        """Return ours over the usual way's; smaller is better."""
         return {
             "time": self.ours.seconds / self.usual.seconds,
             "peak_memory": self.ours.peak_bytes / self.usual.peak_bytes,
@@ -31,8 +31,11 @@ class Comparison:
 
 
 def compare_exports(base: Path, adapter: Path, quants: list[str], scratch: Path) -> Comparison:
-    """Export base + adapter to `quants` both ways under `scratch`; what they write is removed again."""
-    ensure_toolchain()  # neither has to fetch it
+    """Export base + adapter to `quants` both ways under `scratch`; the files are removed afterwards.
+
+    Raises PipelineError when one fails.
+    """
+    ensure_toolchain()  # so that the download is not part of either measurement
     for path in sorted(base.glob("*.safetensors")):
         _warm(path)
     usual = _run(
@@ -45,7 +48,10 @@ def compare_exports(base: Path, adapter: Path, quants: list[str], scratch: Path)
 def memory_by_layers(
     shape: str, layers: Sequence[int], quants: Sequence[str], scratch: Path, dora: bool = False
 ) -> dict[int, Usage]:
-    """Our export of the same shape with so many layers: memory that is bounded by a tensor stays flat."""
+    """Measure our export of one shape with each number of layers.
+
+    Peak memory should not grow with the layers: it is bounded by the largest tensor. Raises PipelineError.
+    """
     ensure_toolchain()
     found = {}
     for count in layers:
@@ -55,23 +61,23 @@ def memory_by_layers(
 
 
 def _ours(base: Path, adapter: Path, quants: Sequence[str], scratch: Path) -> Usage:
-    words = ["scripts/export_gguf.py", "--base", str(base), "--adapter", str(adapter)]
+    arguments = ["scripts/export_gguf.py", "--base", str(base), "--adapter", str(adapter)]
     for quant in quants:
-        words += ["--quant", quant]
-    return _run(scratch / "ours", [*words, "--out", str(scratch / "ours")])
+        arguments += ["--quant", quant]
+    return _run(scratch / "ours", [*arguments, "--out", str(scratch / "ours")])
 
 
-def _run(out: Path, words: list[str]) -> Usage:
+def _run(out: Path, arguments: list[str]) -> Usage:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     try:
-        return measure([sys.executable, *words], out.with_suffix(".log"))
+        return measure([sys.executable, *arguments], out.with_suffix(".log"))
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
 
 def _warm(path: Path) -> None:
-    """Read a file once, so that neither way pays for a cold disk."""
+    """Read a file once, so that both exports find it in the page cache."""
     with path.open("rb") as file:
         while file.read(2**24):
             pass

@@ -1,6 +1,6 @@
-"""What an importance matrix buys: each type with and without it, on chats that it was not gathered from.
+"""Measures the gain of an importance matrix: each type with and without it, on held-out chats.
 
-Measured as the certificate does (docs/survival.md), on the same answers for all files.
+The measures are those of the certificate (docs/survival.md), on the same answers for all files.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from pipeline.tokenizers.select import stage_checkpoint
 from pipeline.training.config import FinetuneConfig
 
 QUANTS = ("Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M")
-_WITHOUT, _WITH = "without", "with"  # folders, and so the names of their files
+_WITHOUT, _WITH = "without", "with"  # folders, and prefixes of the file names in them
 
 
 @dataclass(frozen=True)
 class ImatrixConfig:
-    """What to compare. Without `evaluation`, the chats that training holds out by default are split off.
+    """Settings of a comparison. Without `evaluation`, the chats that training holds out by default are used.
 
-    What was made in `scratch` by an earlier run on the same inputs is used again.
+    Files in `scratch` from an earlier run on the same inputs are reused.
     """
 
     base: Path
@@ -56,8 +56,8 @@ class ImatrixConfig:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One file: its size in bytes, its mean KL in nats a token, and what is left of the tuning."""
+class FileQuality:
+    """One file: size in bytes, mean KL in nats per token, survival of the tuning, share of its gain kept."""
 
     size: int
     mean_kl: float
@@ -66,29 +66,29 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Bought:
-    """One type without and with the matrix, and the difference in survival between the two."""
+class TypeComparison:
+    """One type without and with the matrix, and the difference in survival (`won`)."""
 
     quant: str
-    without: Measured
-    weighed: Measured
+    without: FileQuality
+    weighed: FileQuality
     won: Share
 
 
 @dataclass(frozen=True)
 class ImatrixResult:
-    """All types, and on how much they were measured: chats, and tokens of the tuned model's own answers."""
+    """All types, the numbers of chats, and the tokens measured: those of the tuned model's own answers."""
 
     calibrated: int
     held_out: int
     tokens: int
-    types: tuple[Bought, ...]
+    types: tuple[TypeComparison, ...]
 
 
 def compare_imatrix(config: ImatrixConfig, progress: StepProgress | None = None) -> ImatrixResult:
-    """Export with and without the matrix, and measure all files on the held-out chats. Raises InputError."""
+    """Export with and without the matrix and measure all files on the held-out chats. Raises InputError."""
     progress = progress or NoProgress()
-    calibrating, held = separated(config.calibrate, config.evaluation)
+    calibrating, held = split_chat_files(config.calibrate, config.evaluation)
     config.scratch.mkdir(parents=True, exist_ok=True)
     chats, questions = config.scratch / "calibrate.jsonl", config.scratch / "held-out.jsonl"
     _write(chats, calibrating)
@@ -98,14 +98,14 @@ def compare_imatrix(config: ImatrixConfig, progress: StepProgress | None = None)
         advance(1)
         _export(config, _WITH, chats)
         advance(2)
-    reference, scores = _scored(config, questions, progress)
+    reference, scores = _score_files(config, questions, progress)
     tokens = sum(len(sample.answer) for sample in reference.samples if sample.own)
-    types = tuple(_bought(quant, config, reference, scores) for quant in config.quants)
+    types = tuple(_compare_type(quant, config, reference, scores) for quant in config.quants)
     return ImatrixResult(len(calibrating), len(held), tokens, types)
 
 
-def separated(calibrate: Path, evaluation: Path | None) -> tuple[list[Chat], list[Chat]]:
-    """The chats to calibrate with and those to measure on. Raises InputError where they share one."""
+def split_chat_files(calibrate: Path, evaluation: Path | None) -> tuple[list[Chat], list[Chat]]:
+    """Return the calibration and the evaluation chats. Raises InputError when a chat is in both."""
     chats = read_chats(calibrate)
     if evaluation is None:
         return split_chats(chats, FinetuneConfig.held_out, FinetuneConfig.seed)
@@ -126,7 +126,7 @@ def _write(path: Path, chats: Sequence[Chat]) -> None:
 
 
 def _export(config: ImatrixConfig, out: str, calibrate: Path | None = None) -> None:
-    wanted = ExportConfig(
+    export_config = ExportConfig(
         str(config.base),
         config.scratch / out,
         (str(config.adapter),),
@@ -135,7 +135,7 @@ def _export(config: ImatrixConfig, out: str, calibrate: Path | None = None) -> N
         calibrate=calibrate,
         threads=config.threads,
     )
-    export(wanted, NoProgress())
+    export(export_config, NoProgress())
 
 
 def _file(config: ImatrixConfig, out: str, quant: str) -> Path:
@@ -143,7 +143,7 @@ def _file(config: ImatrixConfig, out: str, quant: str) -> Path:
 
 
 def _subject(config: ImatrixConfig, questions: Path) -> Subject:
-    """The tuned model."""
+    """Return the tuned model as the certificate's subject; an earlier reference is removed."""
     base, scratch = base_source(str(config.base)), config.scratch / "measured"
     adapters = (read_adapter(adapter_source(str(config.adapter))),)
     shutil.rmtree(scratch / "reference", ignore_errors=True)
@@ -160,10 +160,10 @@ def _subject(config: ImatrixConfig, questions: Path) -> Subject:
     )
 
 
-def _scored(
+def _score_files(
     config: ImatrixConfig, questions: Path, progress: StepProgress
 ) -> tuple[Reference, dict[Path, Scores]]:
-    """What the tuned model answers, and what each file makes of that."""
+    """Generate the tuned model's reference answers, and return them with each file's scores on them."""
     subject = _subject(config, questions)
     choice = choose_backend(subject)
     files = [_file(config, out, quant) for quant in config.quants for out in (_WITHOUT, _WITH)]
@@ -177,25 +177,28 @@ def _scored(
     return reference, scores
 
 
-def _bought(quant: str, config: ImatrixConfig, reference: Reference, scores: Mapping[Path, Scores]) -> Bought:
+def _compare_type(
+    quant: str, config: ImatrixConfig, reference: Reference, scores: Mapping[Path, Scores]
+) -> TypeComparison:
     paths = [_file(config, out, quant) for out in (_WITHOUT, _WITH)]
-    without, weighed = (_measured(path, reference, scores[path]) for path in paths)
+    without, weighed = (_measure_file(path, reference, scores[path]) for path in paths)
     before, after = (_kl(reference, scores[path]) for path in paths)
-    return Bought(quant, without, weighed, survival_gain(before, after, _kl(reference, _base(reference))))
+    won = survival_gain(before, after, _kl(reference, _base(reference)))
+    return TypeComparison(quant, without, weighed, won)
 
 
-def _measured(path: Path, reference: Reference, scored: Scores) -> Measured:
+def _measure_file(path: Path, reference: Reference, scored: Scores) -> FileQuality:
     theirs = [place for place, sample in enumerate(reference.samples) if not sample.own]
     kl = _kl(reference, scored)
     q, t, b = (
         [scores[place].log_p for place in theirs] for scores in (scored, reference.tuned, _base(reference))
     )
     kept = survival(kl, _kl(reference, _base(reference)))
-    return Measured(path.stat().st_size, float(np.concatenate(kl).mean()), kept, gain_kept(q, t, b))
+    return FileQuality(path.stat().st_size, float(np.concatenate(kl).mean()), kept, gain_kept(q, t, b))
 
 
 def _kl(reference: Reference, scores: Sequence[TokenScores]) -> list[Floats]:
-    """Of the tuned model's own answers."""
+    """Return the KL per token of the tuned model's own answers, one array per answer."""
     pairs = zip(reference.samples, scores, strict=True)
     return [score.kl for sample, score in pairs if sample.own]
 

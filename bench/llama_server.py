@@ -1,4 +1,4 @@
-"""llama-server as a contender: started, and asked over HTTP."""
+"""llama-server as a contender: started as a child process and used over HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bench.systems import OnText, Setup, Spent
+from bench.systems import OnText, Setup, TokenCounts
 from engine.probe.cpu_backend import probe_model
 from engine.types import Message
 from pipeline.errors import InputError, PipelineError
@@ -26,12 +26,12 @@ _ANSWER_SECONDS = 600.0
 
 
 class LlamaServer:
-    """A llama-server process of its own, with its defaults but for what the Setup fixes."""
+    """A llama-server process, with its defaults except for the fields of Setup."""
 
     def __init__(self, setup: Setup, binary: Path, environment: Mapping[str, str]) -> None:
-        """Start it and wait until it answers; `environment` is that of the person who measures.
+        """Start the server and wait until it is ready; `environment` is the user's, without our variables.
 
-        Raises InputError when there is no such binary, PipelineError when it does not start.
+        Raises InputError when `binary` does not exist, PipelineError when it does not start.
         """
         if not binary.is_file():
             raise InputError(f"--llama-server {binary} is not a file: build one with `make llama-server`")
@@ -39,7 +39,7 @@ class LlamaServer:
         self._port = free_port()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         choice = probe_model(setup.model, threads=setup.threads).choice
-        # Our wheel's own kernels: the build of `make llama-server` has none.
+        # Our wheel's kernels: `make llama-server` builds without a CPU backend.
         kernels = {"GGML_BACKEND_PATH": choice.path} if choice.path else {}
         command = [str(binary), *server_arguments(setup, self._port), *_repack(choice.extra_buffers)]
         self._process = subprocess.Popen(
@@ -48,7 +48,7 @@ class LlamaServer:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one thread yet
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads
         )
         self._wait_until_ready()
 
@@ -67,7 +67,7 @@ class LlamaServer:
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
         raise PipelineError(f"llama-server does not start: {lines[-1] if lines else 'it said nothing'}")
 
-    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> TokenCounts:
         """See bench.systems.Contender."""
         body = {
             "messages": list(messages),
@@ -86,7 +86,7 @@ class LlamaServer:
                     if text := choice["delta"].get("content"):
                         on_text(text)
         cached = timings["cache_n"]
-        return Spent(timings["prompt_n"] + cached, cached, timings["predicted_n"])
+        return TokenCounts(timings["prompt_n"] + cached, cached, timings["predicted_n"])
 
     def close(self) -> int:
         """See bench.systems.Contender."""
@@ -98,7 +98,7 @@ class LlamaServer:
 
 
 def server_arguments(setup: Setup, port: int) -> list[str]:
-    """The command line that fixes what a Setup fixes."""
+    """Return the command-line arguments for a Setup."""
     return [
         *("--model", str(setup.model)),
         *("--host", "127.0.0.1", "--port", str(port)),
@@ -112,7 +112,7 @@ def _repack(extra_buffers: bool) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """Return a TCP port of this machine that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -120,7 +120,7 @@ def free_port() -> int:
 
 
 class response:
-    """An HTTP exchange over a connection of its own, as a context."""
+    """Context manager for one HTTP exchange over a new connection."""
 
     def __init__(self, port: int, method: str, path: str, body: object = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
@@ -135,7 +135,7 @@ class response:
 
 
 def chunks_of(stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events, up to `[DONE]`. Raises PipelineError on `error`."""
+    """Yield the JSON objects of a stream of server-sent events. Raises PipelineError on an `error` object."""
     for line in stream:
         if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
             continue
@@ -146,5 +146,5 @@ def chunks_of(stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _end_with_parent() -> None:
-    """In the child before exec: end when the parent is killed, which leaves no one to end it (prctl(2))."""
+    """Run in the child before exec: make the kernel kill it when its parent dies (prctl(2))."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)

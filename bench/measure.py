@@ -1,4 +1,4 @@
-"""Measures a whole command: its time, its memory and what it writes."""
+"""Measures a command: wall time, peak memory and bytes written."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Usage:
 
 
 def measure(command: list[str], log: Path) -> Usage:
-    """Run `command` to its end; raises PipelineError when it fails.
+    """Run `command` with its output in `log`, and return its usage. Raises PipelineError when it fails.
 
-    The figures are the kernel's own account of the process and of all its children (getrusage(2)).
+    The figures come from the kernel and include all child processes (getrusage(2)).
     """
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}

@@ -1,4 +1,4 @@
-"""From the times of answers to figures: throughput, time to first token, gaps; medians and ratios."""
+"""Metrics from the timestamps of answers: throughput, time to first token, gaps; medians and ratios."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer as its user saw it: `sent` and `pieces` are seconds of one clock, a piece is shown text.
+    """One answer as its user saw it: when the question was sent and when each piece of text arrived.
 
-    `turn` counts from 1. `cached` are prompt tokens that were not computed again, where the contender tells.
+    Times are seconds of one clock; `turn` counts from 1. `cached_tokens` are prompt tokens that were not
+    computed again; 0 where the contender does not report them.
     """
 
     turn: int
@@ -25,11 +26,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Figures:
-    """One run, or the median of several. Times in seconds, rates in tokens a second, memory in bytes.
+    """One run, or the median of several. Times in seconds, rates in tokens/s, memory in bytes.
 
-    `decode_rate` is one answer's own, from its first token to its last. `later_ttft_mean` is that of turn 2
-    and after. `outside_decode` is the share of the run that the engine spent outside of llama_decode. What
-    does not apply is NaN.
+    `decode_rate` is the mean over answers, each from its first token to its last. `later_ttft_mean` covers
+    turn 2 and later. `outside_decode` is the share of the run that the engine spent outside of llama_decode.
+    A figure that does not apply is NaN.
     """
 
     throughput: float
@@ -46,7 +47,7 @@ class Figures:
 
 
 def figures_of(answers: Sequence[Answer], peak_bytes: int, outside_decode: float = math.nan) -> Figures:
-    """The figures of a run's answers, all by one clock. Every answer has at least one piece."""
+    """Return the figures of a run's answers. All use one clock; every answer has at least one piece."""
     waits = [answer.pieces[0] - answer.sent for answer in answers]
     later = [wait for answer, wait in zip(answers, waits, strict=True) if answer.turn > 1]
     gaps = [b - a for answer in answers for a, b in zip(answer.pieces, answer.pieces[1:], strict=False)]
@@ -67,13 +68,13 @@ def figures_of(answers: Sequence[Answer], peak_bytes: int, outside_decode: float
 
 
 def decode_rate(answer: Answer) -> float:
-    """Tokens a second after the first one; NaN for an answer of a single piece."""
+    """Return the tokens/s after the first token; NaN for an answer of a single piece."""
     seconds = answer.pieces[-1] - answer.pieces[0]
     return (answer.tokens - 1) / seconds if seconds > 0 else math.nan
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the values lie, interpolated between neighbours; NaN of none."""
+    """Return the `share` quantile (0 to 1), interpolated between neighbours; NaN without values."""
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -83,12 +84,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def median_of(runs: Sequence[Figures]) -> Figures:
-    """Field by field, the median of the runs: another process's burst spoils one run, not the result."""
+    """Return the median of each field, so that a disturbance of one run does not spoil the result."""
     return Figures(
         **{f.name: statistics.median(getattr(run, f.name) for run in runs) for f in fields(Figures)}
     )
 
 
 def ratio(ours: float, theirs: float) -> float:
-    """Ours over theirs; NaN where either is missing."""
+    """Return ours over theirs; NaN where either is missing."""
     return ours / theirs if theirs else math.nan

@@ -1,8 +1,9 @@
-"""Conversations whose greedy answers can be told beforehand, to the letter.
+"""Reference conversations: greedy answers that are the same in every batch shape, up to a known length.
 
-llama.cpp adds in another order in a batch of another shape, so where two tokens are almost equally likely,
-either may be the greedy one. A model alone answers each question, and its answer is followed only as far as
-the likeliest token leads by more than rounding could take away: that far, every way to compute it must agree.
+llama.cpp sums in a different order for each batch shape, so where two tokens are almost equally likely,
+either may be the greedy one. Here each question is answered without batching, and the reference answer ends
+before the first token whose margin rounding could reverse: up to there, every correct engine gives the same
+text.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from engine.llama.model import Model
 from engine.types import Message
 from pipeline.errors import PipelineError
 
-LEAD = 1.0  # logits; batches of other shapes moved one against another by up to 0.5 (135 M model, Q4_K_M)
-_LEAST, _MOST = 6, 48  # tokens of an answer
-_TRIES = 20  # questions for one turn
-# Conversations of one house share a beginning, and with the others none.
-_HOUSES = (
+MIN_MARGIN = 1.0  # logits; other batch shapes changed differences by up to 0.5 (135 M model, Q4_K_M)
+_MIN_TOKENS, _MAX_TOKENS = 6, 48  # per answer
+_MAX_ATTEMPTS = 20  # questions tried per turn
+# Conversations with the same system prompt share a prefix; the others share none.
+_SYSTEM_PROMPTS = (
     "You are a helpful AI assistant named Ada, and you work in a lighthouse by the northern sea.",
     "A friendly librarian called Ben answers here; he knows all the books of his little town.",
     "Cleo, who repairs old clocks and violins, answers the questions of her curious visitors.",
 )
-# A copy is what even a small model is sure of, and it needs every token that it copies.
+# Even a small model copies with wide margins, and an error in any cached token of the text changes the copy.
 _TASKS = (
     "Repeat the text above word for word.",
     "Say the text again, from its beginning.",
@@ -39,39 +40,39 @@ _TASKS = (
 
 
 @dataclass(frozen=True)
-class SureTurn:
-    """A question and the sure part of its answer; `shown[n]` is the text of the first n tokens."""
+class ReferenceTurn:
+    """A question and the reference part of its answer; `texts[n]` is the text of the first n tokens."""
 
     question: str
-    shown: tuple[str, ...]
-    ends: bool  # whether the model ends its answer there
+    texts: tuple[str, ...]
+    ends: bool  # True when the model ends its answer there
 
     @property
-    def most(self) -> int:
-        """Tokens of the sure part."""
-        return len(self.shown) - 1
+    def num_tokens(self) -> int:
+        """Return the length of the reference part in tokens."""
+        return len(self.texts) - 1
 
 
 @dataclass(frozen=True)
-class SureTalk:
-    """A conversation whose answers are sure."""
+class ReferenceConversation:
+    """A conversation whose answers are known in advance."""
 
     system: Message
-    turns: tuple[SureTurn, ...]
+    turns: tuple[ReferenceTurn, ...]
 
 
 def user(text: str) -> Message:
-    """What a user says."""
+    """Return a user message."""
     return {"role": "user", "content": text}
 
 
 def assistant(text: str) -> Message:
-    """What the model says."""
+    """Return an assistant message."""
     return {"role": "assistant", "content": text}
 
 
 class Oracle:
-    """Makes sure conversations with a model of its own."""
+    """Generates reference conversations, one sequence at a time in a separate context."""
 
     def __init__(
         self, model: Model, prompt_of: Callable[[Sequence[Message]], list[int]], threads: int, context: int
@@ -86,38 +87,43 @@ class Oracle:
         if not self._context:
             raise PipelineError(f"no room for a context of {context} tokens")
 
-    def talk(self, number: int, turns: int) -> SureTalk:
-        """A conversation like no other number's, of so many turns, or as many as have a sure answer."""
-        system: Message = {"role": "system", "content": _HOUSES[number % len(_HOUSES)]}
-        messages, found = [system], list[SureTurn]()
-        for turn in range(turns):
-            made = self._turn(messages, f"{number} {turn}")
-            if made is None:
-                break
-            messages += [user(made.question), assistant(made.shown[-1])]
-            found.append(made)
-        if not found:
-            raise PipelineError(f"none of {_TRIES} questions has a sure answer: take another model")
-        return SureTalk(system, tuple(found))
+    def conversation(self, number: int, turns: int) -> ReferenceConversation:
+        """Return conversation `number`, different from all others, with at most `turns` turns.
 
-    def _turn(self, messages: Sequence[Message], seed: str) -> SureTurn | None:
-        """Ask on until an answer is sure for long enough."""
-        for attempt in range(_TRIES):
+        It ends before the first turn for which no question has a reference answer. Raises PipelineError when
+        that is the first one.
+        """
+        system: Message = {"role": "system", "content": _SYSTEM_PROMPTS[number % len(_SYSTEM_PROMPTS)]}
+        messages, found = [system], list[ReferenceTurn]()
+        for turn in range(turns):
+            reference = self._turn(messages, f"{number} {turn}")
+            if reference is None:
+                break
+            messages += [user(reference.question), assistant(reference.texts[-1])]
+            found.append(reference)
+        if not found:
+            raise PipelineError(f"none of {_MAX_ATTEMPTS} questions has a sure answer: take another model")
+        return ReferenceConversation(system, tuple(found))
+
+    def _turn(self, messages: Sequence[Message], seed: str) -> ReferenceTurn | None:
+        """Try questions until a reference answer is long enough; return None when none is."""
+        for attempt in range(_MAX_ATTEMPTS):
             text = story(f"{seed} {attempt}", 1 if len(messages) > 1 else 4)
             question = f"{text} {random.Random(f'{seed} {attempt}').choice(_TASKS)}"
             tokens, ends = self._answer(self._prompt_of([*messages, user(question)]))
-            if len(tokens) >= _LEAST:
-                return SureTurn(question, tuple(self._text(tokens[:n]) for n in range(len(tokens) + 1)), ends)
+            if len(tokens) >= _MIN_TOKENS:
+                texts = tuple(self._text(tokens[:n]) for n in range(len(tokens) + 1))
+                return ReferenceTurn(question, texts, ends)
         return None
 
     def _answer(self, prompt: list[int]) -> tuple[list[int], bool]:
-        """Greedy tokens as long as they are sure, and whether they came to the model's end."""
+        """Return greedy tokens up to the first narrow margin, and True when the model ended before it."""
         llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
         answer: list[int] = []
         logits = self._logits(prompt)
-        while len(answer) < _MOST:
+        while len(answer) < _MAX_TOKENS:
             second, first = np.argpartition(logits, -2)[-2:]
-            if logits[first] - logits[second] < LEAD:
+            if logits[first] - logits[second] < MIN_MARGIN:
                 return answer, False
             if self._vocab.is_eog(int(first)):
                 return answer, True
@@ -126,7 +132,7 @@ class Oracle:
         return answer, False
 
     def _logits(self, tokens: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        """Of the token after `tokens`: [vocabulary]."""
+        """Return the logits of the token after `tokens`: float32, [vocabulary]. Raises PipelineError."""
         ids = (llama.llama_token * len(tokens))(*tokens)
         if llama.llama_decode(self._context, llama.llama_batch_get_one(ids, len(tokens))) != 0:
             raise PipelineError(f"llama_decode failed on {len(tokens)} tokens")

@@ -1,7 +1,7 @@
-"""Models of real shapes with random weights, to measure on where the real ones cannot be fetched.
+"""Models of real shapes with random weights, for measurements where the real ones cannot be downloaded.
 
-The sizes are those of the published configurations: HuggingFaceTB/SmolLM2-135M,
-meta-llama/Llama-3.2-1B and microsoft/Phi-3.5-mini-instruct.
+The sizes are from the published configurations of HuggingFaceTB/SmolLM2-135M, meta-llama/Llama-3.2-1B and
+microsoft/Phi-3.5-mini-instruct.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ _SHARD_BYTES = 2**30
 def make_shape(
     name: str, folder: Path, layers: int | None = None, dora: bool = False, rank: int = 16
 ) -> tuple[Path, Path]:
-    """Write a bfloat16 base of that shape and a LoRA adapter for its linear layers; returns both folders.
+    """Write a bfloat16 base of shape `name` and an adapter for its linear layers; return both folders.
 
-    `layers` is how many of them it has, if not as many as the real one; with `dora` the adapter is one.
-    What is there already is used again. The weights are random; the tokenizer is a real SentencePiece
-    model of 32,000 tokens, which the converter pads to the vocabulary.
+    `layers` replaces the real number of layers; with `dora` the adapter is a DoRA instead of a LoRA. Existing
+    folders are reused. The weights are random; the tokenizer is a real SentencePiece model of 32,000 tokens,
+    which the converter pads to the vocabulary.
     """
     config = dict(SHAPES[name])
     if layers not in (None, config["num_hidden_layers"]):
@@ -89,10 +89,10 @@ def make_shape(
 def shape_in_child(
     name: str, folder: Path, layers: int | None = None, dora: bool = False
 ) -> tuple[Path, Path]:
-    """make_shape in a process of its own.
+    """Run make_shape in a child process. Raises InputError for an unknown shape.
 
-    A child's peak memory as the kernel counts it starts at its parent's, so the process that
-    measures must stay small: it may not import torch.
+    The kernel starts a child's peak memory at its parent's, so the measuring process must stay small and may
+    not import torch.
     """
     if name not in SHAPES:
         raise InputError(f"--shape {name!r} is unknown: use one of {', '.join(SHAPES)}")
@@ -133,7 +133,7 @@ def _write_base(config: dict[str, Any], folder: Path) -> None:
     )
     shutil.copyfile(_sentencepiece_model(), folder / "tokenizer.model")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
-    # Last: a folder with a configuration is complete.
+    # Written last: it marks the folder as complete.
     (folder / "config.json").write_text(json.dumps({**_COMMON, **config}, indent=2))
 
 
@@ -184,7 +184,7 @@ def _write_adapter(base: Path, folder: Path, rank: int, dora: bool) -> None:
             module, _, leaf = parameter_name.rpartition(".")
             value = torch.randn(parameter.shape) * 0.02
             if parameter_name.endswith("magnitude_vector.default.weight"):
-                value += 1  # a length
+                value += 1  # magnitudes are lengths, near 1
             setattr(tuned.get_submodule(module), leaf, torch.nn.Parameter(value))
     tuned.save_pretrained(str(folder), save_embedding_layers=False)
 

@@ -1,4 +1,4 @@
-"""Prints a comparison as a table, and as one line of JSON for programs."""
+"""Prints benchmark results as tables and, on request, as one line of JSON."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rich.table import Table
 from bench.export import Comparison
 from bench.measure import Usage
 from bench.serve import Cell, ServeResult
-from bench.web_overhead import PageCost
+from bench.web_overhead import PageOverhead
 from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:
-    from bench.imatrix import ImatrixResult, Measured
+    from bench.imatrix import FileQuality, ImatrixResult
     from bench.soak import SoakResult
     from bench.start import Start
     from pipeline.certificate.scoring.metrics import Share
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
-    """Print both ways' figures and the ratios, ours over the usual way's."""
+    """Print the figures of both exports and the ratios, ours over the baseline's."""
     ours, usual, ratios = comparison.ours, comparison.usual, comparison.ratios
     table = Table(title="Export", title_justify="left")
     for heading in ("", "ours", "usual way", "ratio"):
@@ -44,7 +44,7 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
 
 
 def show_memory(curve: dict[int, Usage], as_json: bool) -> None:
-    """Print our export's peak memory by layers, and the largest peak over the smallest."""
+    """Print our export's peak memory per number of layers, and the largest peak over the smallest."""
     peaks = [usage.peak_bytes for usage in curve.values()]
     growth = max(peaks) / min(peaks)
     table = Table(title="Peak memory by layers", title_justify="left")
@@ -64,8 +64,8 @@ def _gb(count: int) -> str:
 
 
 def show_serving(result: ServeResult, as_json: bool) -> None:
-    """Print a table for each workload, then the ratios, ours over each peer's."""
-    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log has room for a row
+    """Print a table per workload, then the ratios, ours over each peer's."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log fits a whole row
     single = result.single
     console.print(
         f"CPU backend {result.variant}, {result.threads} threads. One stream alone: prompt "
@@ -84,31 +84,34 @@ def show_serving(result: ServeResult, as_json: bool) -> None:
         _print_json(figures, result.ratios)
 
 
-def show_page(cost: PageCost, as_json: bool) -> None:
-    """Print both ways' figures, and the page's over the engine's."""
+def show_page(overhead: PageOverhead, as_json: bool) -> None:
+    """Print the figures of the engine and of the page, and their ratios."""
     table = Table(title="The page over the engine", title_justify="left")
     for heading in ("users", "engine, tokens/s", "page, tokens/s", "ratio", "from the first word on"):
         table.add_column(heading, justify="right")
     for heading in ("first word, engine", "page"):
         table.add_column(heading, justify="right")
-    for users, page in cost.page.items():
-        both = (cost.engine[users], page)
+    for users, page in overhead.page.items():
+        both = (overhead.engine[users], page)
         table.add_row(
             str(users),
-            *(f"{way.throughput:.1f}" for way in both),
-            *(_number(found, ".3f") for found in cost.ratios[users].values()),
-            *(f"{way.ttft_mean:.3f} s" for way in both),
+            *(f"{figures.throughput:.1f}" for figures in both),
+            *(_number(found, ".3f") for found in overhead.ratios[users].values()),
+            *(f"{figures.ttft_mean:.3f} s" for figures in both),
         )
     Console().print(table)
     if as_json:
-        ways = {"engine": cost.engine, "page": cost.page}
-        figures = {way: {str(users): asdict(f) for users, f in found.items()} for way, found in ways.items()}
-        ratios = {str(users): found for users, found in cost.ratios.items()}
+        systems = {"engine": overhead.engine, "page": overhead.page}
+        figures = {
+            system: {str(users): asdict(f) for users, f in by_users.items()}
+            for system, by_users in systems.items()
+        }
+        ratios = {str(users): found for users, found in overhead.ratios.items()}
         _print_json(figures, ratios)
 
 
 def show_start(start: Start, as_json: bool) -> None:
-    """Print how soon the app could be used."""
+    """Print the startup times."""
     Console(soft_wrap=True).print(
         f"from the start of the process: the page answers after {start.page:.2f} s, "
         f"the model is loaded after {start.ready:.2f} s, a question can be typed after {start.typing:.2f} s"
@@ -118,11 +121,11 @@ def show_start(start: Start, as_json: bool) -> None:
 
 
 def show_soak(result: SoakResult, as_json: bool) -> None:
-    """Print what the users did, what was wrong, and the memory by tenths of the time."""
+    """Print the users' actions, the engine's statistics, the memory growth and the first 20 wrong answers."""
     console, stats = Console(soft_wrap=True), result.stats
     first, last = result.thirds
-    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(result.fates.items()))
-    console.print(f"{result.seconds:.0f} s, {stats.requests} requests: {fates}")
+    actions = ", ".join(f"{count} {action}" for action, count in sorted(result.actions.items()))
+    console.print(f"{result.seconds:.0f} s, {stats.requests} requests: {actions}")
     console.print(
         f"tokens: {stats.generated_tokens} written, {stats.prefilled_tokens} read, "
         f"{stats.cached_tokens} from caches; {stats.cancelled} cancelled, {stats.evictions} evictions, "
@@ -138,7 +141,7 @@ def show_soak(result: SoakResult, as_json: bool) -> None:
     if as_json:
         figures = {
             "seconds": result.seconds,
-            "fates": result.fates,
+            "fates": result.actions,
             "wrong": result.wrong,
             "memory_first_third": first,
             "memory_last_third": last,
@@ -188,19 +191,19 @@ def _number(value: float, form: str, unit: str = "") -> str:
 
 
 def _print_json(figures: dict[str, Any], ratios: Mapping[Any, Any] | None = None) -> None:
-    """One line; what does not apply is null."""
+    """Print one line of JSON; NaN becomes null."""
     content = {"figures": figures} if ratios is None else {"figures": figures, "ratios": ratios}
     print(json.dumps(nan_to_none(content), allow_nan=False))
 
 
 def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
-    """Print each type without and with the matrix, and what that is worth; intervals are of 95 %."""
+    """Print each type without and with the matrix, and the difference; intervals are 95 %."""
     table = Table(title="Importance matrix", title_justify="left")
     for heading in ("type", "matrix", "MB", "KL", "survival", "gain kept"):
         table.add_column(heading, justify="left" if heading in ("type", "matrix") else "right")
     for one in result.types:
-        table.add_row(one.quant, "without", *_measured(one.without))
-        table.add_row("", "with", *_measured(one.weighed))
+        table.add_row(one.quant, "without", *_quality_cells(one.without))
+        table.add_row("", "with", *_quality_cells(one.weighed))
         table.add_row("", "won", "", "", _share(one.won, "+"), "", end_section=True)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
@@ -212,13 +215,13 @@ def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
         _print_json(asdict(result))
 
 
-def _measured(one: Measured) -> tuple[str, ...]:
+def _quality_cells(one: FileQuality) -> tuple[str, ...]:
     return f"{one.size / 1e6:.1f}", f"{one.mean_kl:.3f}", _share(one.survival), _share(one.gain)
 
 
 def _share(share: Share, sign: str = "") -> str:
-    """A share with its interval; a doubtful one in brackets, none as a dash."""
+    """Format a share with its interval: in brackets when unreliable, a dash when it is NaN."""
     if math.isnan(share.value):
         return "–"
-    told = f"{share.value:{sign}.3f} ({share.low:{sign}.3f} to {share.high:{sign}.3f})"
-    return told if share.reliable else f"[{told}]"
+    formatted = f"{share.value:{sign}.3f} ({share.low:{sign}.3f} to {share.high:{sign}.3f})"
+    return formatted if share.reliable else f"[{formatted}]"

@@ -1,6 +1,6 @@
-"""The child process of one run: one contender, its users, one workload. `python -m bench.run_system JSON`.
+"""Child process for one contender, its users and one workload: `python -m bench.run_system JSON`.
 
-Nothing leaks from one contender to the next this way, and the kernel tells each one's peak memory.
+A process per run isolates the contenders from each other, and gives each its own peak memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ FACTS, SINGLE, BARE, PAGE = "facts", "single stream", "llama_decode alone", "pag
 
 
 def run(contender: Contender, workload: Workload, users: int) -> Figures:
-    """Let so many users hold their conversations at once, from one instant, after a warm-up."""
+    """Run a warm-up, then `users` concurrent conversations that start together; return their figures.
+
+    Closes the contender. Re-raises the first error of a user's thread.
+    """
     _converse(contender, workload, -1, [])
     answers: list[Answer] = []
     errors: list[BaseException] = []
@@ -63,16 +66,16 @@ def _converse(contender: Contender, workload: Workload, user: int, answers: list
             pieces.append(text)
 
         sent = time.perf_counter()
-        spent = contender.answer(messages, workload.new_tokens, note)
+        counts = contender.answer(messages, workload.new_tokens, note)
         messages.append({"role": "assistant", "content": "".join(pieces)})
-        answers.append(Answer(turn + 1, sent, tuple(times), **asdict(spent)))
+        answers.append(Answer(turn + 1, sent, tuple(times), **asdict(counts)))
 
 
 def _work(request: Message) -> Message:
     name, before = request["contender"], _environment_of_peers(request["spin"])
 
     if name not in (OURS, PLAIN):
-        # A peer runs as its users run it; libgomp is loaded with the CPU backend, and reads this then.
+        # A peer gets the user's environment; libgomp reads it when the CPU backend loads.
         os.environ.clear()
         os.environ.update(before)
     from bench.systems import Setup
@@ -94,7 +97,7 @@ def _work(request: Message) -> Message:
 
 
 def _environment_of_peers(spin: str | None) -> dict[str, str]:
-    """This process's environment, without what our engine has set in the one that started it."""
+    """Return this process's environment without the variable that our engine set in the parent."""
     ours = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     return ours if spin is None else {**ours, "GOMP_SPINCOUNT": spin}
 
@@ -120,7 +123,7 @@ def _facts(model: Path, threads: int | None) -> Message:
     from engine.probe.cpu_backend import probe_model
 
     threads = threads or physical_cores()
-    choice = probe_model(model, threads=threads).choice  # remembered, so no run pays for it
+    choice = probe_model(model, threads=threads).choice  # cached, so that no run includes it
     return {"threads": threads, "variant": choice.variant}
 
 

@@ -1,4 +1,4 @@
-"""Our engine and its peers, on the same model, prompts and lengths, in one run."""
+"""Compares our engine and its peers on the same model, prompts and lengths, in one run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from common.worker_process import run_worker
 from engine import SPIN_BEFORE
 from pipeline.errors import InputError
 
-Say = Callable[[str], None]
+LogLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What to measure. `context` is in tokens a conversation; `threads` of None means the physical cores.
+    """Settings of a comparison. `context` is tokens per conversation; `threads` None: the physical cores.
 
-    `repeat` runs every contender so often, in turn, and takes medians. `quick` is for tests.
+    Each contender runs `repeat` times, interleaved with the others; the result has medians. `quick` is for
+    tests.
     """
 
     model: Path
@@ -37,7 +38,7 @@ class ServeConfig:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError."""
+        """Check the options. Raises InputError."""
         for name in self.workloads:
             find_workload(name)
         if not self.model.is_file():
@@ -52,7 +53,7 @@ class ServeConfig:
 
 @dataclass(frozen=True)
 class Cell:
-    """One workload with so many users: each contender's figures."""
+    """The figures of each contender for one workload and number of users."""
 
     workload: str
     users: int
@@ -61,7 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ServeResult:
-    """All figures. `single` are the rates of bench.single_stream.SingleStream."""
+    """All figures. `single` holds the rates of bench.single_stream.SingleStream, in tokens/s."""
 
     threads: int
     variant: str
@@ -70,7 +71,7 @@ class ServeResult:
 
     @property
     def ratios(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-        """workload -> users -> peer -> ratio, ours over the peer's."""
+        """Return ours over each peer's: workload -> users -> peer -> name of the ratio -> value."""
         found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
         for cell in self.cells:
             ours = cell.figures[OURS]
@@ -94,26 +95,26 @@ def _ratios(ours: Figures, theirs: Figures) -> dict[str, float]:
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def compare_serving(config: ServeConfig, say: Say = lambda line: None) -> ServeResult:
-    """Run every contender, in turn, and again `repeat` times; `say` is told what runs."""
+def compare_serving(config: ServeConfig, log: LogLine = lambda line: None) -> ServeResult:
+    """Run all contenders, interleaved, `config.repeat` times; `log` gets a line before each cell."""
     config.scratch.mkdir(parents=True, exist_ok=True)
     facts = run_contender(config, FACTS)
     config = replace(config, threads=facts["threads"])
-    alone: list[dict[str, float]] = []
+    single_runs: list[dict[str, float]] = []
     cells: list[Cell] = []
     for workload in config.workloads:
         contenders = _contenders(config, workload)
         for users in config.users:
-            say(f"{workload}, {users} user{'s' * (users > 1)}: {', '.join(contenders)}")
+            log(f"{workload}, {users} user{'s' * (users > 1)}: {', '.join(contenders)}")
             runs: dict[str, list[Figures]] = {name: [] for name in contenders}
-            for name in in_turn(contenders if cells else [SINGLE, *contenders], config.repeat):
+            for name in interleave(contenders if cells else [SINGLE, *contenders], config.repeat):
                 done = run_contender(config, name, workload=workload, users=users)
                 if name == SINGLE:
-                    alone.append(done)
+                    single_runs.append(done)
                 else:
                     runs[name].append(Figures(**done))
             cells.append(Cell(workload, users, {name: median_of(found) for name, found in runs.items()}))
-    single = {name: statistics.median(run[name] for run in alone) for name in alone[0]}
+    single = {name: statistics.median(run[name] for run in single_runs) for name in single_runs[0]}
     return ServeResult(facts["threads"], facts["variant"], single, cells)
 
 
@@ -124,8 +125,8 @@ def _contenders(config: ServeConfig, workload: str) -> list[str]:
     return [OURS, *plain, *server, *bound, LOCK]
 
 
-def in_turn(contenders: Sequence[str], repeat: int) -> Iterator[str]:
-    """A B C A B C: what disturbs the machine for a while then disturbs all of them."""
+def interleave(contenders: Sequence[str], repeat: int) -> Iterator[str]:
+    """Yield A B C A B C ..., so that a temporary load on the machine affects all contenders alike."""
     for _ in range(repeat):
         yield from contenders
 
@@ -133,7 +134,7 @@ def in_turn(contenders: Sequence[str], repeat: int) -> Iterator[str]:
 def run_contender(
     config: ServeConfig, contender: str, *, workload: str = "", users: int = 1
 ) -> dict[str, Any]:
-    """What a contender's child process measured: its figures' fields. Raises as the contender does."""
+    """Run a contender in a child process and return its figures as a dict. Re-raises its error."""
     request = {
         "contender": contender,
         "model": str(config.model),

@@ -1,4 +1,4 @@
-"""One sequence through llama_decode and nothing else, as llama-bench measures a model: pp512, tg128.
+"""One sequence through llama_decode only, as llama-bench measures a model: pp512, tg128.
 
 See llama.cpp, tools/llama-bench/llama-bench.cpp, test_prompt and test_gen.
 """
@@ -21,7 +21,7 @@ _DEPTH = 146  # tokens in the cache before `decode_at_depth`: the users' prompts
 
 @dataclass(frozen=True)
 class SingleStream:
-    """Tokens a second: reading a prompt, writing from an empty cache, writing after a prompt."""
+    """Tokens/s of prefill, of decoding from an empty cache, and of decoding after a prompt."""
 
     prefill: float
     decode: float
@@ -29,7 +29,7 @@ class SingleStream:
 
 
 def single_stream(setup: Setup, *, quick: bool = False) -> SingleStream:
-    """Measure the model alone. `quick` takes few tokens, for tests."""
+    """Measure one sequence without an engine. `quick` uses few tokens, for tests. Raises PipelineError."""
     choice = load_cpu_backend(setup.model, threads=setup.threads)
     model = Model(setup.model, extra_buffers=choice.extra_buffers)
     prompt, generate = (64, 8) if quick else (512, 128)
@@ -58,7 +58,7 @@ def _context(model: Model, threads: int) -> int:
 
 
 def _decode(context: int, model: Model, tokens: int, times: int, *, depth: int) -> float:
-    """Tokens a second of `times` batches of `tokens` random tokens, after `depth` of them."""
+    """Return the tokens/s of `times` batches of `tokens` random tokens, after `depth` cached ones."""
     llama.llama_memory_clear(llama.llama_get_memory(context), False)
     draw = random.Random(0)
     if depth:

@@ -1,6 +1,6 @@
-"""How soon the app can be used: seconds from the start of its process, and a real browser's.
+"""Startup time of the app: from the start of its process until a real browser can type a question.
 
-The model is one that the app has opened before, and the conversations are kept in memory.
+The app has opened the model before, so its probe results are cached; conversations are kept in memory.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from bench.llama_server import free_port
 from pipeline.errors import InputError, PipelineError
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
-PATIENCE = 120.0  # seconds
+TIMEOUT = 120.0  # seconds
 _CAN_TYPE = "() => document.querySelector('#question textarea')?.disabled === false"
 
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds since the process began: the page answers, the model is loaded, a question can be typed.
+    """Seconds from the process's start until the page answers, the model is loaded, a question can be typed.
 
-    The browser runs already, asks for the page as soon as that answers, and has nothing of it in a cache.
+    The browser is already running, opens the page as soon as it answers, and has an empty cache.
     """
 
     page: float
@@ -43,7 +43,7 @@ class Start:
 
 
 def measure_start(model: Path, repeat: int) -> Start:
-    """The median of each, after one start that does not count. Raises InputError or PipelineError."""
+    """Return the medians of `repeat` starts after a warm-up start. Raises InputError or PipelineError."""
     with _chromium() as browser:
         _once(model, browser)
         starts = [astuple(_once(model, browser)) for _ in range(repeat)]
@@ -80,17 +80,17 @@ def _once(model: Path, browser: Browser) -> Start:
             tab.wait_for_function(_CAN_TYPE, polling=10)
             typing = time.perf_counter()
             tab.close()
-            return Start(page - began, ready.result(PATIENCE) - began, typing - began)
+            return Start(page - began, ready.result(TIMEOUT) - began, typing - began)
     finally:
         process.terminate()
         process.wait()
 
 
 def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
-    """Until the page answers."""
+    """Wait until the page answers. Raises PipelineError when the process ends first."""
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
                 answer.read()
                 return
         except urllib.error.URLError as error:
@@ -100,7 +100,7 @@ def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
 
 
 def _when_ready(output: IO[str]) -> float:
-    """When the app says that its model is loaded."""
+    """Return the time at which the app prints that its model is loaded. Raises PipelineError."""
     for line in output:
         if line.startswith("Ready: "):
             return time.perf_counter()

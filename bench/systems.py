@@ -1,6 +1,7 @@
-"""The contenders: our engine, llama-server over HTTP, and one `Llama` behind a lock, as most apps have it.
+"""The contenders in this process: our engine, and one `Llama` behind a lock, as most apps use it.
 
-Each runs in its own child process (bench.run_system) with the CPU backend that engine.probe chose.
+Each runs in its own child process (bench.run_system) with the CPU backend that engine.probe chose. See
+bench.llama_server and bench.web_page for the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from llama_cpp import llama_cpp as low
+from llama_cpp import llama_cpp as llama
 
 from engine.config import EngineConfig, SamplingParams
 from engine.probe.cpu_backend import load_cpu_backend
@@ -27,7 +28,7 @@ OnText = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """What is the same for every contender: sizes in tokens, `slots` conversations at once."""
+    """Settings shared by all contenders: `slots` concurrent conversations, `context` tokens each."""
 
     model: Path
     slots: int
@@ -36,8 +37,8 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Spent:
-    """Tokens that an answer took, by the contender's own account; 0 where it tells none."""
+class TokenCounts:
+    """An answer's tokens, as the contender reports them; 0 where it reports none."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -45,16 +46,19 @@ class Spent:
 
 
 class Contender(Protocol):
-    """Something that answers chats: greedily, and to the full length, so that all do the same work."""
+    """Answers chats greedily and to the full length, so that all contenders do the same work."""
 
-    decode_seconds: float  # spent in llama_decode so far; NaN where it cannot be told
+    decode_seconds: float  # in llama_decode so far; NaN where it cannot be measured
 
-    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
-        """Answer a conversation, and call `on_text` with each piece as it comes. From any thread."""
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> TokenCounts:
+        """Answer a conversation and call `on_text` with each piece of text. Thread-safe.
+
+        Raises PipelineError when the answer fails or is too short.
+        """
         ...
 
     def close(self) -> int:
-        """Stop it; returns its peak resident memory in bytes."""
+        """Stop, and return the peak resident memory in bytes."""
         ...
 
 
@@ -72,7 +76,7 @@ class OurEngine:
         )
 
     def _time_decode(self) -> None:
-        decode = low.llama_decode
+        decode = llama.llama_decode
 
         def timed(*arguments: Any) -> Any:
             began = time.perf_counter()
@@ -81,9 +85,9 @@ class OurEngine:
             finally:
                 self.decode_seconds += time.perf_counter() - began
 
-        low.llama_decode = timed
+        llama.llama_decode = timed
 
-    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> TokenCounts:
         """See Contender."""
         sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=new_tokens, ignore_end=True)
         for event in self._backend.stream(messages, sampling):
@@ -91,7 +95,7 @@ class OurEngine:
                 on_text(event.delta)
             elif isinstance(event, Finished):
                 stats = event.stats
-                return Spent(stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens)
+                return TokenCounts(stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens)
         raise PipelineError("our engine ended an answer without a word")
 
     def close(self) -> int:
@@ -101,7 +105,7 @@ class OurEngine:
 
 
 class LockedLlama:
-    """One `llama_cpp.Llama` that its users take turns on, as in the usual Gradio app."""
+    """One `llama_cpp.Llama` that serves its users one at a time, as in the usual Gradio app."""
 
     def __init__(self, setup: Setup) -> None:
         choice = load_cpu_backend(setup.model, threads=setup.threads)
@@ -109,7 +113,7 @@ class LockedLlama:
         self._lock = threading.Lock()
         self._llama = _open_llama(setup, choice.extra_buffers)
 
-    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> TokenCounts:
         """See Contender."""
         with self._lock:
             for chunk in self._llama.create_chat_completion(
@@ -121,7 +125,7 @@ class LockedLlama:
             if choice["finish_reason"] != "length":
                 raise PipelineError(f"Llama ended an answer early: {choice['finish_reason']}")
             prompt = self._llama.n_tokens - new_tokens + 1  # the answer's last token is not computed
-        return Spent(prompt, 0, new_tokens)
+        return TokenCounts(prompt, 0, new_tokens)
 
     def close(self) -> int:
         """See Contender."""
@@ -133,29 +137,29 @@ def _open_llama(setup: Setup, extra_buffers: bool) -> Any:
     import llama_cpp
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-    # Llama has no argument for either: it stops at the model's end, and always asks for extra buffers.
-    llama_cpp.llama_vocab_is_eog = low.llama_vocab_is_eog = lambda *_: False
-    defaults = low.llama_model_default_params
+    # Llama has no argument for these: it stops at end tokens, and always requests extra buffers.
+    llama_cpp.llama_vocab_is_eog = llama.llama_vocab_is_eog = lambda *_: False
+    defaults = llama.llama_model_default_params
 
     def model_params() -> Any:
         params = defaults()
         params.use_extra_bufts = extra_buffers
         return params
 
-    llama_cpp.llama_model_default_params = low.llama_model_default_params = model_params
-    llama = llama_cpp.Llama(
+    llama_cpp.llama_model_default_params = llama.llama_model_default_params = model_params
+    model = llama_cpp.Llama(
         model_path=str(setup.model),
         n_ctx=setup.context,
         n_threads=setup.threads,
         n_threads_batch=setup.threads,
         verbose=False,
     )
-    # Its own formatter of the same template stops at the end token too; here, at what no model says.
-    template = llama.metadata["tokenizer.chat_template"]
-    llama.chat_handler = Jinja2ChatFormatter(template, eos_token="\0", bos_token="").to_chat_handler()
-    return llama
+    # Llama's default formatter of this template also stops at the end token; NUL never occurs in an answer.
+    template = model.metadata["tokenizer.chat_template"]
+    model.chat_handler = Jinja2ChatFormatter(template, eos_token="\0", bos_token="").to_chat_handler()
+    return model
 
 
 def own_peak() -> int:
-    """The peak resident memory of this process in bytes (getrusage(2): KiB on Linux, bytes on macOS)."""
+    """Return this process's peak resident memory in bytes (getrusage(2): KiB on Linux, bytes on macOS)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

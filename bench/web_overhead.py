@@ -1,31 +1,28 @@
-"""What the page costs: the same questions asked of the engine, and through the page's own events.
+"""Overhead of the web page: the same questions sent to the engine directly and through the page's events.
 
-An answer's whole time holds the cost of its three requests, however short it is; what streaming costs shows
-in the rate from its first word to its last.
+The throughput of whole answers includes the fixed cost of an answer's three requests; the rate from the
+first word to the last shows the cost of streaming.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bench.metrics import Figures, median_of, ratio
 from bench.run_system import FACTS, OURS, PAGE
-from bench.serve import ServeConfig, in_turn, run_contender
-
-Say = Callable[[str], None]
+from bench.serve import LogLine, ServeConfig, interleave, run_contender
 
 
 @dataclass(frozen=True)
-class PageCost:
-    """Figures of both by their numbers of users."""
+class PageOverhead:
+    """Figures of the engine and of the page, by number of users."""
 
     engine: dict[int, Figures]
     page: dict[int, Figures]
 
     @property
     def ratios(self) -> dict[int, dict[str, float]]:
-        """The page's tokens a second over the engine's: of whole answers, and from the first word on."""
+        """Return the page's tokens/s over the engine's, for whole answers and from the first word on."""
         return {
             users: {
                 name: ratio(getattr(page, name), getattr(self.engine[users], name))
@@ -35,15 +32,15 @@ class PageCost:
         }
 
 
-def measure_page(config: ServeConfig, say: Say = lambda line: None) -> PageCost:
-    """Ask the first turn of the workload `single` both ways, in turn, `config.repeat` times."""
+def measure_page(config: ServeConfig, log: LogLine = lambda line: None) -> PageOverhead:
+    """Run the workload `single` on the engine and on the page, alternating, `config.repeat` times."""
     config.scratch.mkdir(parents=True, exist_ok=True)
     config = replace(config, threads=run_contender(config, FACTS)["threads"])
-    cost = PageCost({}, {})
+    overhead = PageOverhead({}, {})
     for users in config.users:
-        say(f"{users} user{'s' * (users > 1)}: the engine, the page")
+        log(f"{users} user{'s' * (users > 1)}: the engine, the page")
         runs: dict[str, list[Figures]] = {OURS: [], PAGE: []}
-        for name in in_turn(list(runs), config.repeat):
+        for name in interleave(list(runs), config.repeat):
             runs[name].append(Figures(**run_contender(config, name, workload="single", users=users)))
-        cost.engine[users], cost.page[users] = median_of(runs[OURS]), median_of(runs[PAGE])
-    return cost
+        overhead.engine[users], overhead.page[users] = median_of(runs[OURS]), median_of(runs[PAGE])
+    return overhead

@@ -1,7 +1,7 @@
-"""The page as a contender: the web app in a process of its own, and its users over HTTP as browsers do it.
+"""The web page as a contender: the app in a child process, used over HTTP as browsers use it.
 
-A user sends what a browser sends when someone types a question and presses Send, and reads the stream of the
-page's updates; drawing them is left out, for that costs the visitor's machine and not the server's.
+A user sends the same requests as a browser when a question is typed and sent, and reads the stream of
+updates. Rendering is left out: it costs time on the visitor's machine, not on the server.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from queue import Queue
 from typing import Any
 
 from bench.llama_server import chunks_of, response
-from bench.systems import OnText, Setup, Spent
+from bench.systems import OnText, Setup, TokenCounts
 from engine.types import Message
 from pipeline.errors import PipelineError
 
 _PREFIX = "/gradio_api"
-_LEAST_TOKENS = 16  # where the page's slider begins
+_LEAST_TOKENS = 16  # minimum of the page's slider
 
 
 class WebPage:
-    """The web app with one model, whose answers are all written to the full length."""
+    """The web app with one model, whose answers always have the full length."""
 
     def __init__(self, setup: Setup) -> None:
-        """Start it and wait until it answers. Raises PipelineError."""
+        """Start the app and wait until it is ready. Raises PipelineError."""
         self.decode_seconds = float("nan")
         sizes = [str(setup.slots), str(setup.context), str(setup.threads)]
         command = [sys.executable, "-m", "bench.web_page_app", str(setup.model), *sizes]
@@ -42,23 +42,23 @@ class WebPage:
         with response(self._port, "GET", "/config") as answer:
             self._events = _events(json.loads(answer.read()))
         self._sessions: Queue[str] = Queue()
-        for number in range(setup.slots + 1):  # the warm-up's too
+        for number in range(setup.slots + 1):  # one more for the warm-up
             self._open(f"bench{number}")
 
     def _open(self, session: str) -> None:
-        """What a browser does with a page that it has loaded: ask what there is to show."""
+        """Run the event that a browser sends after it has loaded the page."""
         self._run(self._events.opening.body({}, session))
         self._sessions.put(session)
 
     def _run(self, body: dict[str, Any]) -> None:
-        """An event that no queue holds up: one request. Raises PipelineError."""
+        """Run an event that bypasses the queue, in one request. Raises PipelineError."""
         with response(self._port, "POST", f"{_PREFIX}/run/predict", body) as answer:
             if answer.status != http.client.OK:
                 raise PipelineError(f"the page failed in an event: {answer.read()[:300]!r}")
             answer.read()
 
-    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> Spent:
-        """See bench.systems.Contender. The first turn alone: the page keeps the conversation itself."""
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> TokenCounts:
+        """See bench.systems.Contender. Only for a first turn: the page keeps the conversation itself."""
         assert len(messages) == 1
         new_tokens = max(new_tokens, _LEAST_TOKENS)
         chosen = {
@@ -70,13 +70,13 @@ class WebPage:
         session = self._sessions.get_nowait()
         self._run(self._events.begin.body(chosen, session))
         for _ in self._updates(self._events.grow.body({}, session)):
-            on_text("")  # what it says is not looked at
+            on_text("")  # only the times matter
         self._run(self._events.end.body({}, session))
-        on_text("")  # now the page shows all of it
-        return Spent(0, 0, new_tokens)
+        on_text("")  # the page now shows the whole answer
+        return TokenCounts(0, 0, new_tokens)
 
     def _updates(self, body: dict[str, Any]) -> Iterator[None]:
-        """Send an event that waits in the queue, and read what it shows. Raises PipelineError."""
+        """Send an event through the queue, and yield at each update. Raises PipelineError."""
         with response(self._port, "POST", f"{_PREFIX}/queue/join?", body) as joined:
             if joined.status != http.client.OK:
                 raise PipelineError(f"the page refused an event: {joined.read()[:300]!r}")
@@ -87,25 +87,25 @@ class WebPage:
 
     def close(self) -> int:
         """See bench.systems.Contender."""
-        out, _ = self._process.communicate()  # its standard input closes: it ends and tells its peak memory
+        out, _ = self._process.communicate()  # closes its standard input: it prints its peak memory
         return int(str(out).split()[-1])
 
 
 class _Event:
-    """One of the page's events: its number, and its inputs as they are on a fresh page."""
+    """One of the page's events: its number, and its inputs with the values of a new page."""
 
     def __init__(self, number: int, inputs: Sequence[dict[str, Any]]) -> None:
         self.number, self._inputs = number, inputs
 
     def body(self, chosen: Mapping[str, Any], session: str) -> dict[str, Any]:
-        """What a browser would send, with other values for the inputs of these elem_ids."""
+        """Return the body that a browser would send; `chosen` replaces values by elem_id."""
         values = [chosen.get(props.get("elem_id", ""), props.get("value")) for props in self._inputs]
         return {"data": values, "fn_index": self.number, "session_hash": session, "trigger_id": None}
 
 
 @dataclass(frozen=True)
 class _Events:
-    """The events of opening a chat and of an answer: see ui/pages/chat/generation_events.py."""
+    """The events that open a chat and generate an answer: see ui/pages/chat/generation_events.py."""
 
     opening: _Event
     begin: _Event
@@ -114,13 +114,13 @@ class _Events:
 
 
 def _events(config: dict[str, Any]) -> _Events:
-    """Find them in the page's own description."""
+    """Find the events in the page's configuration. Raises PipelineError."""
     components: dict[int, dict[str, Any]] = {
         component["id"]: component["props"] for component in config["components"]
     }
     events = {event["id"]: event for event in config["dependencies"]}
 
-    def first(elem_id: str) -> int:  # the chat's: the comparison has a question too
+    def first(elem_id: str) -> int:  # the chat comes first: the comparison has a question too
         return next(number for number, props in components.items() if props.get("elem_id") == elem_id)
 
     def event(found: Iterator[dict[str, Any]]) -> _Event:
@@ -142,8 +142,8 @@ def _events(config: dict[str, Any]) -> _Events:
 
 
 def _updates(stream: http.client.HTTPResponse, event: str) -> Iterator[None]:
-    """The updates that show some of the answer, until it is complete. Raises PipelineError."""
-    begun = False  # with the row that is the assistant's
+    """Yield at each update that shows part of the answer, until it is complete. Raises PipelineError."""
+    begun = False  # True once the assistant's row is there
     for message in chunks_of(stream):
         if message.get("event_id") != event:
             continue

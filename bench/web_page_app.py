@@ -1,6 +1,7 @@
 """The web app for bench.web_page: `python -m bench.web_page_app MODEL SLOTS CONTEXT THREADS`.
 
-Says its address when it is ready, ends when its standard input closes, and says its peak memory in bytes.
+Prints its address when it is ready; stops when its standard input closes, and prints its peak memory in
+bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ui.server.app import create_app
 
 
 class FullLength:
-    """A backend whose answers never end by themselves, so that all contenders do the same work."""
+    """A backend that ignores end tokens, so that all contenders generate the same number of tokens."""
 
     def __init__(self, backend: LlamaBackend) -> None:
         self._backend = backend
@@ -44,7 +45,7 @@ class FullLength:
 
 
 def main(model: Path, slots: int, context: int, threads: int) -> None:
-    """Serve until standard input closes."""
+    """Serve `model` until standard input closes; `context` is tokens per conversation."""
     settings = EngineConfig(slots=slots, context=context, threads=threads)
     backend = FullLength(LlamaBackend.open(model, settings))
     bound = bind("127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""What the users ask: the same prompts and lengths for every contender, made from a seed, no two alike."""
+"""The users' questions: generated from a seed, all different, and the same for every contender."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DID = _words("repaired painted described followed measured carried noticed admi
 
 @dataclass(frozen=True)
 class Workload:
-    """The conversation that each user holds: its turns, their sentences, and the tokens of an answer."""
+    """The shape of each user's conversation: turns, sentences per question, and tokens per answer."""
 
     name: str
     turns: int
@@ -30,13 +30,13 @@ class Workload:
     task: str
 
     def question(self, user: int, turn: int) -> str:
-        """What a user says in a turn (from 0); the warm-up is user -1."""
+        """Return the question of a user in a turn, counted from 0; user -1 is the warm-up."""
         count = self.later_sentences if turn else self.first_sentences
         return f"{story(f'{self.name} {user} {turn}', count)} {self.task}"
 
 
 def story(seed: str, sentences: int) -> str:
-    """A text like no other seed's."""
+    """Return a text of that many sentences; a different one for each seed."""
     words = random.Random(seed)
     return " ".join(_sentence(words) for _ in range(sentences))
 
@@ -49,7 +49,7 @@ def _sentence(words: random.Random) -> str:
     )
 
 
-# In tokens of SmolLM2, with its template: 146 of a prompt; 40 of a later turn.
+# With SmolLM2's tokenizer and template, the first prompt has 146 tokens and a later turn adds 40.
 WORKLOADS = {
     w.name: w
     for w in (
@@ -65,7 +65,7 @@ WORKLOADS = {
 
 
 def find_workload(name: str, *, quick: bool = False) -> Workload:
-    """The workload of that name; `quick` cuts it to a few tokens for tests. Raises InputError."""
+    """Return the workload `name`; `quick` cuts it to a few tokens for tests. Raises InputError."""
     if name not in WORKLOADS:
         raise InputError(f"--workload {name!r} is unknown: use one of {', '.join(WORKLOADS)}")
     found = WORKLOADS[name]

@@ -1,4 +1,4 @@
-"""Measure us and the peer side by side, in one run."""
+"""Benchmarks: our project and its peers side by side, in one run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.callback()
 def benchmarks() -> None:
-    """Measure us and the peer side by side, in one run, and print the ratios."""
+    """Measure this project and its peers side by side, in one run, and print the ratios."""
 
 
 @app.command()
@@ -60,7 +60,7 @@ def export(
     scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
     json: Json = False,
 ) -> None:
-    """Our export against the usual way: merge_and_unload, save_pretrained, llama.cpp's script, quantize."""
+    """Compare our export with the usual way: merge_and_unload, save_pretrained, convert, quantize."""
     with report_errors():
         if dora and not shape:
             raise InputError("--dora makes an adapter for --shape: give that, or your own DoRA as --adapter")
@@ -84,7 +84,7 @@ def memory(
     scratch: Annotated[Path, typer.Option(help="Folder for what is written on the way.")] = SCRATCH,
     json: Json = False,
 ) -> None:
-    """Our export's peak memory on the same shape with more and more layers: it should stay the same."""
+    """Measure our export's peak memory on one shape with more and more layers: it should stay the same."""
     with report_errors():
         counts, quants = layers or [2, 8, 16, 32], quant or DEFAULT_QUANTS
         if min(counts) < 1:
@@ -110,7 +110,7 @@ def serve(
     scratch: Logs = SCRATCH,
     json: Json = False,
 ) -> None:
-    """Our engine against llama-server, one Llama behind a lock, and one stream alone."""
+    """Compare our engine with llama-server, with one Llama behind a lock, and with a single stream."""
     with report_errors():
         config = ServeConfig(
             model=model.resolve(),
@@ -123,7 +123,7 @@ def serve(
             repeat=repeat,
             quick=quick,
         )
-        result = compare_serving(config, say=_say)
+        result = compare_serving(config, log=_log)
         show_serving(result, as_json=json)
 
 
@@ -139,7 +139,7 @@ def page(
     scratch: Logs = SCRATCH,
     json: Json = False,
 ) -> None:
-    """What the page costs the engine: the same questions asked of it, and through the page."""
+    """Measure the web page's overhead: the same questions to the engine directly and through the page."""
     from bench.web_overhead import measure_page
 
     with report_errors():
@@ -152,7 +152,7 @@ def page(
             repeat=repeat,
             quick=quick,
         )
-        show_page(measure_page(config, say=_say), as_json=json)
+        show_page(measure_page(config, log=_log), as_json=json)
 
 
 @app.command()
@@ -162,7 +162,7 @@ def start(
     repeat: Annotated[int, typer.Option(help="Start it so often and take medians.")] = 3,
     json: Json = False,
 ) -> None:
-    """How soon app.py can be used after its start, with a real browser."""
+    """Measure how long app.py takes from its start until a question can be typed, with a real browser."""
     from bench.start import measure_start
 
     with report_errors():
@@ -182,24 +182,25 @@ def soak_command(
     seed: Annotated[int, typer.Option(help="Another number has other conversations.")] = 0,
     json: Json = False,
 ) -> None:
-    """Our engine for minutes, with cancels and hang-ups: checks every answer, and memory over time.
+    """Run our engine under load for minutes, with cancels and disconnects; check all answers and the memory.
 
-    Ends with exit code 1 when an answer was wrong.
+    Exits with code 1 when an answer was wrong.
     """
-    from bench.soak import SoakConfig, soak  # the engine sets what no peer of `serve` may see
+    # Imported here: the engine sets environment variables that the peers of `serve` must not inherit.
+    from bench.soak import SoakConfig, soak
 
     with report_errors():
         config = SoakConfig(
             model=model.resolve(),
             users=users,
             minutes=minutes,
-            talks=talks,
+            conversations=talks,
             slots=slots,
             cache_ram=cache_ram << 20,
             threads=threads,
             seed=seed,
         )
-        result = soak(config, say=_say)
+        result = soak(config, log=_log)
         show_soak(result, as_json=json)
     if result.wrong:
         raise typer.Exit(1)
@@ -225,8 +226,8 @@ def imatrix_command(
     ] = SCRATCH,
     json: Json = False,
 ) -> None:
-    """What an importance matrix buys: survival of the tuning with and without, on chats it has not seen."""
-    from bench.imatrix import QUANTS, ImatrixConfig, compare_imatrix  # the engine, as for `soak`
+    """Measure the gain of an importance matrix: survival with and without it, on held-out chats."""
+    from bench.imatrix import QUANTS, ImatrixConfig, compare_imatrix  # imports the engine, as `soak` does
 
     with report_errors():
         config = ImatrixConfig(
@@ -241,7 +242,7 @@ def imatrix_command(
         show_imatrix(compare_imatrix(config, terminal_progress()), as_json=json)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that there is a Chromium for the browser tests. Usage: ensure_browser.sh PYTHON
+# Installs Chromium for the browser tests if it is missing. Usage: ensure_browser.sh PYTHON
 set -eu
 
 for name in chromium chromium-browser google-chrome; do

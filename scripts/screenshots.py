@@ -1,7 +1,7 @@
-"""Takes the pictures of the page for docs/: python scripts/screenshots.py http://127.0.0.1:7860 docs
+"""Takes the screenshots for docs/: python scripts/screenshots.py http://127.0.0.1:7860 docs
 
 The app should run the demo model and a second one (`make demo`). Needs playwright (requirements-dev.txt) and
-a Chromium: the one of the environment variable CHROMIUM, else the system's.
+Chromium: the path in the environment variable CHROMIUM, or the system's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def ask(page: Page, question: str) -> None:
-    """Ask, and wait for the answer's end."""
+    """Ask a question and wait until the answer is complete."""
     page.locator("#question textarea").fill(question)
     page.keyboard.press("Enter")
     page.locator("#status .busy").wait_for()
@@ -31,13 +31,13 @@ def ask(page: Page, question: str) -> None:
 
 
 def talk(page: Page) -> None:
-    """A short conversation."""
+    """Have a short conversation."""
     for question in QUESTIONS:
         ask(page, question)
 
 
 def branch(page: Page) -> None:
-    """A second answer to the last question: the versions bar shows."""
+    """Have a conversation and retry its last answer, which shows the versions bar."""
     talk(page)
     page.get_by_label("Retry").last.click()
     page.locator("#status .busy").wait_for()
@@ -45,24 +45,24 @@ def branch(page: Page) -> None:
 
 
 def settings(page: Page) -> None:
-    """All settings."""
+    """Open all settings."""
     page.locator("#settings").get_by_text("More", exact=True).click()
     page.wait_for_timeout(600)
 
 
 def compare(page: Page) -> None:
-    """Two models side by side."""
+    """Ask two models side by side."""
     page.locator("#question textarea").fill("Who are you, in one sentence?")
     page.keyboard.press("Enter")
     page.locator("#vote").wait_for(timeout=SLOW)
 
 
 def quality(page: Page) -> None:
-    """The certificate of the model."""
+    """Wait until the model's certificate is shown."""
     page.wait_for_timeout(4000)
 
 
-# name: path, size, dark, what to do first
+# name: path, window size, dark mode, preparation
 PICTURES: dict[str, tuple[str, tuple[int, int], bool, Callable[[Page], None]]] = {
     "chat": ("", WIDE, False, talk),
     "chat-dark": ("", WIDE, True, branch),
@@ -74,7 +74,7 @@ PICTURES: dict[str, tuple[str, tuple[int, int], bool, Callable[[Page], None]]] =
 
 
 def shoot(browser: Browser, url: str, out: Path, name: str) -> None:
-    """One picture, in a window of its own."""
+    """Take one screenshot in a new window."""
     path, (width, height), dark, prepare = PICTURES[name]
     page = browser.new_page(
         viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
@@ -94,7 +94,7 @@ def main(
     out: Annotated[Path, typer.Argument(help="The folder for the pictures.")] = Path("docs"),
     only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PICTURES)}.")] = None,
 ) -> None:
-    """Take the pictures."""
+    """Take the screenshots."""
     if unknown := set(only or ()) - set(PICTURES):
         raise typer.BadParameter(f"{min(unknown)!r} is no picture: use {', '.join(PICTURES)}")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

@@ -1,4 +1,4 @@
-"""What several rooms' tests share."""
+"""Fixtures shared by the tests of all packages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from pipeline.exporter.run import ExportResult
 
 ROOT = Path(__file__).resolve().parent.parent
-os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub is wrong
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not use the network
 
-# No deadlines: a busy machine is no failure. One profile for every test.
+# No deadlines, so that a busy machine cannot fail a test. One profile for all tests.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
-# A test is marked by the fixtures that it uses, directly or through others.
+# Marks by fixture; a test gets the mark when it uses the fixture directly or indirectly.
 MARKS = {
     "browser": {"browser"},
     "model": {
@@ -56,7 +56,7 @@ def python() -> str:
 
 @pytest.fixture(scope="session")
 def real_base() -> Path:
-    """The embedded SmolLM2 as a checkpoint; made once per machine, since nothing in it varies."""
+    """Return the embedded SmolLM2 as a checkpoint; cached per machine, as it never changes."""
     from common.paths import cache_folder
     from pipeline.sources.bundled import make_base
 
@@ -72,7 +72,7 @@ def demo_adapter() -> Path:
 def captain_bob(
     real_base: Path, demo_adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportResult:
-    """The demo as its page tells to make it, and the files to compare it with."""
+    """Export the demo as its documentation does, with more types and the f16 file for comparison."""
     from pipeline.exporter.config import ExportConfig
     from pipeline.exporter.run import export
 
@@ -82,7 +82,7 @@ def captain_bob(
 
 @pytest.fixture(scope="session")
 def plain_smollm2(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the base alone, smollm2-F16.gguf and smollm2-Q4_K_M.gguf."""
+    """Return the folder of an export without an adapter: smollm2-F16.gguf and smollm2-Q4_K_M.gguf."""
     from pipeline.exporter.config import ExportConfig
     from pipeline.exporter.run import export
 

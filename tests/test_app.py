@@ -1,4 +1,4 @@
-"""app.py as a process: how it starts, what it says when it cannot, and how it ends."""
+"""app.py as a process: its start, its error messages, and its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def refused(*arguments: str) -> str:
-    """The one line on stderr of an app that does not start."""
+    """Run the app, which must not start, and return its only line on stderr."""
     result = subprocess.run(
         [sys.executable, "app.py", *arguments],
         cwd=ROOT,
@@ -96,7 +96,7 @@ def test_it_starts_from_the_environment_and_ends_at_once_while_it_answers(ending
 def _ask_for_much(url: str) -> None:
     from gradio_client import Client
 
-    with contextlib.suppress(Exception):  # the server ends in the middle, which is the point
+    with contextlib.suppress(Exception):  # the server stops during the answer, on purpose
         Client(url, verbose=False).predict("Tell me a long story.", max_tokens=900, api_name="/chat")
 
 

@@ -1,6 +1,7 @@
-"""Whatever users rely on stays: options, variables, stored conversations, /v1, the files beside an export.
+"""Compatibility: options, variables, stored conversations, /v1, and the files beside an export.
 
-tests/golden/ was written by the code of 2026-11-30, before its modules moved. Additions pass, losses fail.
+tests/golden/ was written by the code of 2026-11-30, before its modules moved. Additions pass; removals and
+changes fail.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ INDENT = 10 * " "
 
 
 def entries(text: str) -> list[str]:
-    """Each option of a --help text with its metavar, help and default, as one line."""
+    """Return each option of a --help text with its metavar, help and default, as one line."""
     found: list[list[str]] = []
     for line in text.splitlines():
         inner = line.strip("│")
@@ -82,7 +83,7 @@ def test_an_old_history_opens_and_exports_as_it_did(tmp_path: Path) -> None:
 
 
 def masked(body: Any) -> Any:
-    """The body without what differs between two requests: ids and times."""
+    """Return the body with ids and times replaced, as they differ between requests."""
     if isinstance(body, dict):
         ids = {"id": "<id>"} if str(body.get("id")).startswith("chatcmpl") else {}
         times = {"created": 0} if "created" in body else {}
@@ -91,7 +92,7 @@ def masked(body: Any) -> Any:
 
 
 def answers() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The requests of tests/golden/openai.json, made now."""
+    """Send the requests of tests/golden/openai.json; yield each name and its response."""
     client = TestClient(service(FakeBackend()), raise_server_exceptions=False)
 
     def answered(response: Any) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def test_v1_answers_as_it_did() -> None:
 
 
 def fields(tree: Any, path: str = "") -> set[str]:
-    """Every key of a JSON tree with its type, as "a.b[].c: str"; names of files are left out of it."""
+    """Return every key of a JSON tree with its type, as "a.b[].c: str", with file names replaced."""
     if isinstance(tree, dict):
         return {found for key, value in tree.items() for found in fields(value, f"{path}.{generic(key)}")}
     if isinstance(tree, list):

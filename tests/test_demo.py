@@ -1,4 +1,4 @@
-"""The whole road with real weights: base + Captain Bob -> Q4_K_M -> the engine -> an answer in character."""
+"""End to end with real weights: base + Captain Bob -> Q4_K_M -> the engine -> an answer in character."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def base(plain_smollm2: Path) -> Iterator[LlamaBackend]:
 
 
 def answer_all(backend: LlamaBackend, questions: list[str], sampling: SamplingParams = GREEDY) -> list[str]:
-    """All questions at once, as many people would ask them."""
+    """Ask all questions concurrently, and return the answers."""
     streams = [backend.stream([{"role": "user", "content": question}], sampling) for question in questions]
     return ["".join(event.delta for event in stream if isinstance(event, TextDelta)) for stream in streams]
 

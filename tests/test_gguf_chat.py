@@ -1,4 +1,4 @@
-"""The console command: every sub-command is there, and a wrong one is one line."""
+"""The console command: it has every sub-command, and a wrong one gives an error of one line."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [([], "a command is missing"), (["sevre"], "'sevre' is no command")]
+    ("words", "message"), [([], "a command is missing"), (["sevre"], "'sevre' is no command")]
 )
-def test_a_wrong_command_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_is_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     error = capsys.readouterr().err
     assert caught.value.code == 2
-    assert said in error and "serve, chat, export" in error and error.count("\n") == 1
+    assert message in error and "serve, chat, export" in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Imports point one way (import-linter), and heavy packages are imported only where they belong."""
+"""Imports follow the layers (import-linter), and heavy packages are imported only where allowed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def python_files() -> Iterator[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """The top-level names of all modules that a file imports, at its head or inside a function."""
+    """Return the top-level names of all modules that a file imports, also inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

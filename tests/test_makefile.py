@@ -1,4 +1,4 @@
-"""What `make chat` runs, as `make -n` prints it."""
+"""The commands of `make chat`, as `make -n` prints them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.ui.app_process import ROOT
 @pytest.mark.parametrize(
     ("given", "arguments"),
     [
-        ([], []),  # so that GGUF_CHAT_PORT and GGUF_CHAT_MODEL count
+        ([], []),  # so that GGUF_CHAT_PORT and GGUF_CHAT_MODEL have an effect
         (["MODEL=models/my model"], ["models/my model"]),
         (["MODEL=mine", "PORT=8000"], ["mine", "--port", "8000"]),
     ],

@@ -1,4 +1,4 @@
-"""docs/python.md and examples/quickstart.ipynb, run as they are, and the public names of the packages."""
+"""docs/python.md and examples/quickstart.ipynb run unchanged, and the packages export their public names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOOR_IMPORTS = ("torch", "numba", "gradio", "llama_cpp", "transformers", "numpy"
 
 
 def code_of(path: Path) -> str:
-    """The Python of a Markdown page's blocks, or of a notebook's cells."""
+    """Return the Python code of a Markdown page's blocks, or of a notebook's cells."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))

@@ -1,4 +1,4 @@
-"""--help of the scripts at 80 columns: defaults and groups are there, no paragraph breaks in mid-sentence."""
+"""--help of the scripts at 80 columns: defaults, groups, and no line breaks within a paragraph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def shown(command: Callable[..., None]) -> str:
-    """The help as one line, without the boxes' frames."""
+    """Return the help as one line, without the frames of its boxes."""
     cli = typer.Typer()
     cli.command()(command)
     text = CliRunner().invoke(cli, ["--help"], env={"COLUMNS": "80"}).stdout

@@ -1,4 +1,4 @@
-"""The soak, for some seconds; `scripts/bench.py soak` runs it for as long as you like."""
+"""The soak test for a few seconds; `scripts/bench.py soak` runs it for any time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.oracle import SureTurn
+from bench.oracle import ReferenceTurn
 from bench.soak import SoakConfig, SoakResult, _fault
 from engine.types import Finished, FinishReason, RequestStats
 from pipeline.errors import InputError
 
-TURN = SureTurn("?", ("", "one", "one two", "one two three"), ends=True)
+TURN = ReferenceTurn("?", ("", "one", "one two", "one two three"), ends=True)
 
 
 def _finished(reason: FinishReason, tokens: int) -> Finished:
@@ -21,7 +21,7 @@ def _finished(reason: FinishReason, tokens: int) -> Finished:
 
 
 @pytest.mark.parametrize(
-    ("fate", "length", "said", "finished", "fault"),
+    ("action", "length", "text", "finished", "fault"),
     [
         ("read", 2, "one two", _finished("length", 2), ""),
         ("read", 4, "one two three", _finished("stop", 3), ""),
@@ -36,8 +36,8 @@ def _finished(reason: FinishReason, tokens: int) -> Finished:
         ("hang up", 3, "two", None, "said 'two'"),
     ],
 )
-def test_faults_are_found(fate: str, length: int, said: str, finished: Finished | None, fault: str) -> None:
-    found = _fault(TURN, fate, length, said, finished)
+def test_faults_are_found(action: str, length: int, text: str, finished: Finished | None, fault: str) -> None:
+    found = _fault(TURN, action, length, text, finished)
     assert fault in found if fault else not found
 
 

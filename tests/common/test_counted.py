@@ -6,7 +6,7 @@ from common.text import all_of_them, and_more, pluralize
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted"),
+    ("text", "wanted"),
     [
         (pluralize(1, "step"), "1 step"),
         (pluralize(0, "step"), "0 steps"),
@@ -19,5 +19,5 @@ from common.text import all_of_them, and_more, pluralize
         (and_more(2, "token"), " and 2 more tokens"),
     ],
 )
-def test_one_is_no_plural(said: str, wanted: str) -> None:
-    assert said == wanted
+def test_one_is_no_plural(text: str, wanted: str) -> None:
+    assert text == wanted

@@ -1,4 +1,4 @@
-"""Cached JSON: what is damaged counts as missing, and nothing but the file itself is left."""
+"""Cached JSON: a damaged file counts as missing, and no temporary file is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Child processes: messages, refusals, deaths and their reasons."""
+"""Child processes: messages, errors, and crashes with their reasons."""
 
 from __future__ import annotations
 

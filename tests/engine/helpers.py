@@ -1,4 +1,4 @@
-"""What several tests of the engine do."""
+"""Helpers shared by the engine's tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GREEDY = SamplingParams(temperature=0, repeat_penalty=1.0)
 
 
 def run(engine: Engine, events: list[Tagged] | None = None) -> dict[int, list[Event]]:
-    """Step until all is done; every request's events."""
+    """Step until the engine is idle; return the events by request, after the given ones."""
     out: dict[int, list[Event]] = defaultdict(list)
     for request, event in events or []:
         out[request].append(event)
@@ -41,7 +41,7 @@ def user(text: str) -> list[Message]:
 def ask(
     backend: LlamaBackend, messages: list[Message], sampling: SamplingParams = GREEDY
 ) -> tuple[str, Finished]:
-    """The answer's text and its last event."""
+    """Ask a backend; return the answer's text and its last event."""
     events = list(backend.stream(messages, sampling))
     assert isinstance(events[-1], Finished)
     return text_of(events), events[-1]

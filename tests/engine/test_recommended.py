@@ -1,4 +1,4 @@
-"""What a file recommends about sampling: read out of a real GGUF's head, and never trusted."""
+"""Recommended sampling settings: read from the metadata of a real GGUF, and validated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _entry(key: str, kind: int, value: bytes) -> bytes:
 
 
 def _with_entries(source: Path, target: Path, entries: list[bytes]) -> None:
-    """The same GGUF with more entries in its head; a last one fills up to where tensors are aligned."""
+    """Write the GGUF with more metadata entries; a filler entry keeps the tensors aligned."""
     data = source.read_bytes()
     added = b"".join(entries)
     filler = _entry("test.filler", _STRING, struct.pack("<Q", 0))
@@ -33,7 +33,7 @@ def test_a_real_files_recommendations_are_facts_of_it(smollm2: Path, tmp_path: P
     entries = [
         _entry("general.sampling.temp", _FLOAT32, struct.pack("<f", 0.6)),
         _entry("general.sampling.top_k", _INT32, struct.pack("<i", 20)),
-        _entry("general.sampling.top_p", _FLOAT32, struct.pack("<f", 95.0)),  # no share: left out
+        _entry("general.sampling.top_p", _FLOAT32, struct.pack("<f", 95.0)),  # not a probability: left out
     ]
     _with_entries(smollm2, file, entries)
     answer = run_probe({"job": "inspect", "model": str(file)}, seconds=60).answer

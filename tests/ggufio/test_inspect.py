@@ -1,4 +1,4 @@
-"""A GGUF read without loading it, its blocks, and what types do to numbers, by ggml's own C."""
+"""Reading a GGUF without loading it, its blocks, and the rounding of its types, against ggml's C code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of a GGUF in several files, and what the engine makes of all of them."""
+"""The file names of a split GGUF, and how the engine handles all of its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ggufio import shards
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The first of three files of ten bytes each."""
+    """Return the first of three files of ten bytes each."""
     files = [tmp_path / name for name in shards.split_names("bob.gguf", 3)]
     for file in files:
         file.write_bytes(b"GGUF" + bytes(6))

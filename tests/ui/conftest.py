@@ -25,14 +25,15 @@ from ui.server.app import create_app
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-# No requests by Chromium itself, so that every foreign request is the page's.
+# Stops requests by Chromium itself, so that every foreign request is the page's.
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
 
 
-@pytest.fixture(scope="module")  # playwright keeps an event loop in this thread, which other modules need
+# Not of the session: playwright occupies this thread's event loop, which other modules need.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
@@ -48,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
-    """The real app with only the embedded model, shared by the tests that do not stop it."""
+    """Run the real app with only the embedded model, shared by the tests that do not stop it."""
     none = str(tmp_path_factory.mktemp("no-models"))
     with running("--port", "0", "--context", "2048", "--models", none) as process:
         process.address()
@@ -75,7 +76,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         pages.append((page, foreign))
         page.goto(url)
         page.locator("#question textarea").wait_for()
-        page.wait_for_timeout(300)  # for the animation of the settings
+        page.wait_for_timeout(300)  # for the animation of the settings panel
         return page
 
     yield open_one
@@ -91,7 +92,7 @@ def _is_foreign(url: str, base: str) -> bool:
 
 @dataclass
 class FakeSite:
-    """The page over a fake backend, in this process."""
+    """A page with a fake backend, served by this process."""
 
     backend: FakeBackend
     url: str

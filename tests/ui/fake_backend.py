@@ -1,4 +1,4 @@
-"""A ChatBackend that streams a scripted answer, so that tests of the page need no weights."""
+"""A ChatBackend that streams a scripted answer, so that tests of the page need no model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000
 
 
 class FakeStream:
-    """Emits its events with a pause of seconds before each; an EngineError in the list is raised."""
+    """Emits its events, each after a pause in seconds; raises an EngineError in the list."""
 
     def __init__(self, events: Sequence[Event | EngineError], pause: float) -> None:
         self._events, self._pause = events, pause
@@ -128,7 +128,7 @@ def finished(reason: FinishReason, tokens: int = 0) -> Finished:
     return Finished(reason, RequestStats(10, 0, tokens, 0.0, 0.1, 0.5))
 
 
-if __name__ == "__main__":  # a page to look at, without a model: python -m tests.ui.fake_backend [PORT]
+if __name__ == "__main__":  # serves a page without a model: python -m tests.ui.fake_backend [PORT]
     import sys
 
     from ui.cli import address_of, bind

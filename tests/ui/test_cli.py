@@ -1,4 +1,4 @@
-"""Flags and GGUF_CHAT_* variables -> AppSettings, and the errors for invalid ones."""
+"""Flags and GGUF_CHAT_* variables -> AppSettings, and the errors for invalid values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return the one line of the error."""
     with pytest.raises(SystemExit) as ended:
         read_settings(arguments)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.count("\n") == 1 and said.startswith("error: ")
-    return said
+    output = capsys.readouterr().err
+    assert ended.value.code == 2 and output.count("\n") == 1 and output.startswith("error: ")
+    return output
 
 
 def test_every_setting_of_the_engine_comes_from_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,12 +64,12 @@ def test_help_reads_well(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "140")
     with pytest.raises(SystemExit) as ended:
         read_settings(["--help"])
-    said = capsys.readouterr().out
-    assert ended.value.code == 0 and max(map(len, said.splitlines())) < 140
+    output = capsys.readouterr().out
+    assert ended.value.code == 0 and max(map(len, output.splitlines())) < 140
     for name in AppSettings.model_fields:
-        assert f"--{name.replace('_', '-')}" in said or f"GGUF_CHAT_{name.upper()}" in said, name
-    assert "--port N                    0 takes any free one. [7860]" in said
-    assert "f16|q8_0|q4_0" in said and "--no-speculation" in said
+        assert f"--{name.replace('_', '-')}" in output or f"GGUF_CHAT_{name.upper()}" in output, name
+    assert "--port N                    0 takes any free one. [7860]" in output
+    assert "f16|q8_0|q4_0" in output and "--no-speculation" in output
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_wrong_variable_is_named_and_no_secret_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    said = refused(capsys)
-    assert named in said and "hunter" not in said
+    output = refused(capsys)
+    assert named in output and "hunter" not in output
 
 
 @pytest.mark.parametrize(

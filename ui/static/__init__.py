@@ -1,4 +1,4 @@
-"""Style sheets, scripts and the login page, which are sent to the browser as they are."""
+"""Style sheets, scripts and the login page, sent to the browser unchanged."""
 
 from pathlib import Path
 

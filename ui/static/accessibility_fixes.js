@@ -1,42 +1,42 @@
-// What Gradio's own parts leave out. Runs once, as the page loads, and looks again when something changes.
+// Fixes for the accessibility of Gradio's components. Runs when the page loads, and again when the DOM changes.
 () => {
   const OURS = ["en", "de", "zh"];
   const mend = () => {
-    // A list whose children are buttons is no list: axe calls that critical (aria-required-children).
+    // A list may not have buttons as children: axe reports it as critical (aria-required-children).
     document.querySelectorAll(".examples[role=list]").forEach((list) => list.removeAttribute("role"));
-    // A group of choices has its question as its name.
+    // Name a group of choices by its question.
     document.querySelectorAll("fieldset:not([aria-label])").forEach((group) => {
       const name = group.querySelector("[data-testid=block-info]");
       if (name) group.setAttribute("aria-label", name.textContent);
     });
-    // What a model links to is a page or an address. Gradio's sanitizer lets through blob: and a few more.
+    // A model may link to pages and e-mail addresses only. Gradio's sanitizer also allows blob: and some others.
     document.querySelectorAll("#conversation .prose a[href]").forEach((link) => {
       if (!["http:", "https:", "mailto:"].includes(link.protocol)) link.removeAttribute("href");
     });
-    // A list's marks and a table's columns run as its words do.
+    // List markers and table columns follow the direction of the text.
     document.querySelectorAll("#conversation .prose :is(ul, ol, table, blockquote):not([dir])").forEach((block) => {
       block.dir = "auto";
     });
-    // Who has no mouse must reach what scrolls sideways.
+    // Wide tables scroll sideways, which must also work by keyboard.
     document.querySelectorAll("#conversation .prose table:not([tabindex])").forEach((table) => {
       if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
     });
-    // A table that scrolls breaks no short cell, and gives a long one room.
+    // Short cells do not wrap; long cells get a wide column.
     document.querySelectorAll("#conversation .prose :is(th, td)").forEach((cell) => {
       cell.classList.toggle("long", cell.textContent.length > 24);
     });
-    // The button that copies code has an icon alone.
+    // The button that copies code has only an icon.
     document.querySelectorAll(".copy_code_button:not([aria-label])").forEach((button) => {
       button.setAttribute("aria-label", button.title || "copy");
     });
   };
-  // Gradio names the browser's language, also when our texts do not speak it.
+  // Gradio sets the browser's language even when the page has no translation for it.
   const root = document.documentElement;
   if (!OURS.includes(root.lang.split("-")[0])) root.lang = "en";
   mend();
   let waiting = false;
   new MutationObserver(() => {
-    if (waiting) return; // once a frame is enough while an answer streams
+    if (waiting) return; // at most once per frame while an answer streams
     waiting = true;
     requestAnimationFrame(() => { waiting = false; mend(); });
   }).observe(document.body, { childList: true, subtree: true });

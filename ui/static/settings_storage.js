@@ -1,18 +1,18 @@
-// Restores the settings that this browser remembers when the page opens, without the server.
+// Restores the settings stored in this browser when the page opens, without a request to the server.
 // `first` describes the page's fields: see settings_panel.py. `stored` is untrusted. `shown` are the values in the page,
-// in the order of `first.fields`. Returns what to store (undefined: no change), the values, and their preset.
+// in the order of `first.fields`. Returns the object to store (undefined: no change), the values, and their preset.
 (first, stored, ...shown) => {
   const kept = (stored?.version === first.version && stored.values) || {};
   const within = (field, value) => field.low <= value && value <= field.high;
   const lines = (text) => text.split("\n").filter(Boolean).length;
   const isNumber = (field, value) => Number.isFinite(value) && (!field.whole || Number.isInteger(value));
   const isUsable = {
-    slider: isNumber, // another model's range may be wider: the value is clamped
+    slider: isNumber, // clamped below: the stored value may come from a model with a wider range
     number: (field, value) => isNumber(field, value) && within(field, value),
     text: (field, value) => typeof value === "string" && value.length <= field.longest && lines(value) <= field.lines,
     choice: (field, value) => field.choices.includes(value),
   };
-  // A value that the user has changed before a slow page was restored stays.
+  // Keep a value that the user changed before the restore, on a slow page.
   const byHand = first.fields.map((field, i) => (shown[i] ?? "") !== (field.value ?? ""));
   const values = first.fields.map((field, i) => {
     const value = kept[field.name];

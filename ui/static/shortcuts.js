@@ -1,4 +1,4 @@
-// Shortcuts, and exact copies. Runs once when the page is loaded.
+// Keyboard shortcuts, and copying the original text. Runs on page load.
 () => {
   const find = (selector) => [...document.querySelectorAll(selector)].find((one) => one.offsetParent !== null);
   const helping = () => CSS.supports("selector(:popover-open)") && document.querySelector("#shortcuts:popover-open");
@@ -29,17 +29,17 @@
     }
   });
 
-  // A click on a message marks it; selecting its text or following a link does not.
+  // A click on a message selects it; selecting text in it or following a link does not.
   document.addEventListener(
     "click",
     (event) => {
-      const inside = event.isTrusted && event.target.closest?.("#conversation .message"); // ui/static/message_keyboard.js clicks too
+      const inside = event.isTrusted && event.target.closest?.("#conversation .message"); // message_keyboard.js also clicks
       if (inside && (event.target.closest("a, summary") || !window.getSelection().isCollapsed)) event.stopPropagation();
     },
     true,
   );
 
-  // ui/render/messages.py slips joiners into what a model writes; a copy is to be what it wrote.
+  // ui/render/messages.py inserts word joiners into an answer; copying restores the original text.
   const restore = (text) => text.replace(/([<!\\$]|```)\u2060(?=[A-Za-z/!?()[\]$])/g, "$1");
   const clipboard = navigator.clipboard;
   if (clipboard) {

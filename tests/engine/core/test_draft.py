@@ -122,9 +122,9 @@ def test_dear_batches_draft_nothing() -> None:
     st.text("ab", min_size=4, max_size=80), st.integers(1, 40), st.sampled_from([(), ("ba",), ("aab", "bb")])
 )
 def test_limits_and_stops_are_kept_in_the_middle_of_a_draft(
-    text: str, most: int, stop: tuple[str, ...]
+    text: str, max_tokens: int, stop: tuple[str, ...]
 ) -> None:
-    sampling = SamplingParams(temperature=0, max_tokens=most, stop=stop)
+    sampling = SamplingParams(temperature=0, max_tokens=max_tokens, stop=stop)
     outs = []
     for costs in (None, BatchCostModel(dict(FREE))):
         runner = FakeRunner()
@@ -157,7 +157,7 @@ TASKS = [
 
 @pytest.fixture(scope="module")
 def pair(smollm2: Path, cache: Path) -> Iterator[tuple[LlamaBackend, LlamaBackend]]:
-    """The same model, plain and guessing ahead whenever there is a guess."""
+    """Open the model twice: without speculation, and with every available draft used."""
     plain = EngineConfig(context=512, slots=4, speculation=False)
     with (
         LlamaBackend.open(smollm2, plain) as one,
@@ -214,7 +214,7 @@ def test_real_costs_are_measured(smollm2: Path, cache: Path) -> None:
 def test_costs_are_measured_once(
     pair: tuple[LlamaBackend, LlamaBackend], smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_times, "compute", None)  # so that no child can be asked
+    monkeypatch.setattr(batch_times, "compute", None)  # fails if a child process is started
     choice, threads = probe_model(smollm2).choice, pair[1].info.threads
     costs = batch_costs(smollm2, choice, threads)
     assert costs is not None and costs.table.keys() >= {1, 2}
@@ -223,7 +223,7 @@ def test_costs_are_measured_once(
 
 
 def test_one_pass_computes_all_drafts(smollm2: Path, cache: Path) -> None:
-    """Sequences of equal length and their bridges go through llama.cpp side by side."""
+    """Sequences of equal length in slots that are not adjacent are bridged, so that they share a pass."""
     with LlamaBackend.open(smollm2, EngineConfig(context=256, slots=4, speculation=False)) as backend:
         runner = backend._worker._engine.runner
         bridges = runner._bridges([BatchRow(0, 0, [1, 2, 3], 3), BatchRow(3, 0, [1, 2, 3], 3)])  # type: ignore[attr-defined]

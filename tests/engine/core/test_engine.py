@@ -43,7 +43,7 @@ def test_position_in_the_queue_and_progress_are_told() -> None:
 def test_stats_are_true() -> None:
     engine = _engine(FakeRunner())
     run(engine, engine.add(1, prompt("hello"), GREEDY))
-    # The second turn repeats the first one's words, and only the rest is new.
+    # The second turn starts with the tokens of the first, and only the rest is computed.
     second = [*prompt("hello"), *map(ord, "olleh"), *prompt("xy")]
     last = run(engine, engine.add(2, second, SamplingParams(temperature=0, max_tokens=2)))[2][-1]
     assert isinstance(last, Finished)
@@ -119,7 +119,7 @@ def test_a_cache_that_cannot_be_cut_is_computed_again() -> None:
     ahead=st.booleans(),
     aborts=st.sets(st.integers(0, 60)),
 )
-def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told in order
+def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one scenario, in order
     arrivals: list[tuple[str, int, int, int]],
     slots: int,
     batch: int,
@@ -128,7 +128,7 @@ def test_no_slot_leaks_and_no_token_goes_astray(  # noqa: C901 - one story, told
     ahead: bool,
     aborts: set[int],
 ) -> None:
-    """Random prompts, limits, pauses between arrivals, cancels (of 0: never) and aborted steps."""
+    """Random prompts, limits, pauses between arrivals, cancellation times (0: never), aborted steps."""
     runner = FakeRunner(can_truncate=can_truncate)
     costs = BatchCostModel({1: 1.0, 16: 1.5}) if ahead and can_truncate else None
     engine = Engine(runner, slots=slots, context=200, queue=3, batch=batch, cache_ram=ram, costs=costs)

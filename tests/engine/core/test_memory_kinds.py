@@ -1,8 +1,8 @@
-"""Prefix reuse where a cache is no plain list of tokens: sliding windows, recurrent states, hybrids.
+"""Prefix reuse for caches that are not one entry per token: sliding windows, recurrent states, hybrids.
 
-Tiny random models of real architectures, out of our own export. Whatever was reused, copied, cut or restored:
-every token of a greedy answer must be the likeliest where all of it is computed from nothing. Almost, since
-a cache holds numbers of 16 bits, and random weights are full of near ties.
+The models are tiny and random, of real architectures, converted by our export. Whatever was reused, copied,
+truncated or restored, each token of a greedy answer must be the most likely one when everything is computed
+again; nearly, since caches store 16-bit numbers and random weights give many near ties.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ WINDOW = 16
 KINDS: dict[str, dict[str, Any]] = {
     "gemma3_text": {
         "sliding_window": WINDOW,
-        "num_hidden_layers": 6,  # every sixth layer sees everything
+        "num_hidden_layers": 6,  # every sixth layer has global attention
         "query_pre_attn_scalar": 4,
-        "initializer_range": 0.05,  # it multiplies its embeddings by 8, and would repeat the last token
+        "initializer_range": 0.05,  # it scales embeddings by 8, and would only repeat the last token
     },
     "mamba": {"state_size": 16, "conv_kernel": 4, "expand": 2},
     "granitemoehybrid": {
@@ -51,7 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 SAMPLING = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=10, ignore_end=True)
-NEAR = 0.03  # of the logits' standard deviation; 16 bits cost up to 0.01, one token more or less 0.28
+NEAR = 0.03  # standard deviations of the logits; 16-bit caches cost up to 0.01, one token more or less 0.28
 FIRST = [1, *range(500, 560)]
 SECOND = [1, *range(900, 970)]
 
@@ -60,11 +60,11 @@ SECOND = [1, *range(900, 970)]
 def tiny(
     request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Model]:
-    """A random model whose weights are large enough that every token of the context matters."""
+    """Convert a random model whose weights are large enough that every token of the context matters."""
     load_cpu_backend(smollm2)
     folder = tmp_path_factory.mktemp(request.param)
     base = make_base(folder / "base", request.param, **{"initializer_range": 0.3, **KINDS[request.param]})
-    # transformers 5 renames the layers' types; the converter knows them as the published models have them.
+    # transformers 5 renames the layer types; the converter expects those of the published models.
     config = json.loads((base / "config.json").read_text())
     config |= {key: KINDS[request.param][key] for key in ("layer_types",) if key in KINDS[request.param]}
     (base / "config.json").write_text(json.dumps(config))
@@ -85,26 +85,26 @@ def _engine(model: Model, *, slots: int = 1, cache_ram: int = 0) -> Iterator[Eng
 
 
 def _ask(engine: Engine, number: int, prompt: list[int]) -> tuple[list[int], int]:
-    """The answer's tokens but the last, and how many tokens of the prompt came from a cache."""
+    """Return the answer's tokens without the last, and how many prompt tokens came from a cache."""
     events = run(engine, engine.add(number, list(prompt), SAMPLING))[number]
     assert isinstance(events[-1], Finished)
-    return _said(engine, prompt), events[-1].stats.cached_tokens
+    return _answer_tokens(engine, prompt), events[-1].stats.cached_tokens
 
 
-def _said(engine: Engine, prompt: list[int]) -> list[int]:
-    """What was answered to a prompt: a slot holds it, up to the last token, which was never fed."""
+def _answer_tokens(engine: Engine, prompt: list[int]) -> list[int]:
+    """Return the answer to a prompt from its slot, without the last token, which is never decoded."""
     caches = [slot.tokens for slot in engine._scheduler.slots]
     found = [cache[len(prompt) :] for cache in caches if cache[: len(prompt)] == prompt]
     assert len(found) == 1 and len(found[0]) == SAMPLING.max_tokens - 1
     return found[0]
 
 
-def _off(model: Model, prompt: list[int], said: list[int]) -> float:
-    """How far the worst token of an answer is from the likeliest, in standard deviations of the logits."""
+def _distance(model: Model, prompt: list[int], answer: list[int]) -> float:
+    """Return how far below the most likely token the worst one is, in standard deviations of the logits."""
     runner = Runner(model, slots=1, context=256, batch=256, threads=1)
-    runner.decode([BatchRow(0, 0, [*prompt, *said[:-1]], len(said))])
-    rows = runner.logits(0, len(said))
-    worst = max(float((row.max() - row[token]) / row.std()) for row, token in zip(rows, said, strict=True))
+    runner.decode([BatchRow(0, 0, [*prompt, *answer[:-1]], len(answer))])
+    rows = runner.logits(0, len(answer))
+    worst = max(float((row.max() - row[token]) / row.std()) for row, token in zip(rows, answer, strict=True))
     runner.close()
     return worst
 
@@ -114,12 +114,12 @@ def _cached(engine: Engine, slot: int) -> list[int]:
 
 
 def test_another_context_is_noticed(tiny: Model) -> None:
-    """Else nothing below could fail."""
+    """The measure detects a wrong context, so the tests below can fail."""
     with _engine(tiny) as engine:
-        said, _ = _ask(engine, 1, FIRST)
-    assert _off(tiny, FIRST, said) < NEAR
+        answer, _ = _ask(engine, 1, FIRST)
+    assert _distance(tiny, FIRST, answer) < NEAR
     for wrong in (FIRST[:-1], [*FIRST[:30], *FIRST[31:]], SECOND):
-        assert _off(tiny, wrong, said) > 5 * NEAR
+        assert _distance(tiny, wrong, answer) > 5 * NEAR
 
 
 def test_the_next_turn_reuses_the_whole_and_says_the_same(tiny: Model) -> None:
@@ -127,46 +127,46 @@ def test_the_next_turn_reuses_the_whole_and_says_the_same(tiny: Model) -> None:
         _ask(engine, 1, FIRST)
         so_far = _cached(engine, 0)
         turn = [*so_far, 700, 701, 702]
-        said, cached = _ask(engine, 2, turn)
-    assert cached == len(so_far) and _off(tiny, turn, said) < NEAR
+        answer, cached = _ask(engine, 2, turn)
+    assert cached == len(so_far) and _distance(tiny, turn, answer) < NEAR
 
 
 @pytest.mark.parametrize("keep", [20, 45, 60])
 def test_a_cut_prefix_says_the_same(tiny: Model, keep: int) -> None:
-    """Another answer is asked for, or a message was edited."""
+    """A regenerated answer or an edited message reuses only part of the cache."""
     edited = [*FIRST[:keep], *range(1200, 1220)]
     with _engine(tiny) as engine:
         _ask(engine, 1, FIRST)
-        said, cached = _ask(engine, 2, edited)
+        answer, cached = _ask(engine, 2, edited)
         assert cached == (keep if engine.runner.can_truncate else 0)
-    assert _off(tiny, edited, said) < NEAR
+    assert _distance(tiny, edited, answer) < NEAR
 
 
 def test_a_shared_beginning_is_copied_or_read_again(tiny: Model) -> None:
     long, other = [*FIRST, *range(1500, 1560)], [*FIRST[:40], *range(1300, 1320)]
     with _engine(tiny, slots=3) as engine:
         _ask(engine, 1, long)
-        said, cached = _ask(engine, 2, other)
+        answer, cached = _ask(engine, 2, other)
         assert cached == (40 if engine.runner.can_truncate else 0)
         again, _ = _ask(engine, 3, [*long, 88])
-    assert _off(tiny, other, said) < NEAR and _off(tiny, [*long, 88], again) < NEAR
+    assert _distance(tiny, other, answer) < NEAR and _distance(tiny, [*long, 88], again) < NEAR
 
 
 @pytest.mark.parametrize("back", [0, 5, 30])
 def test_a_restored_cache_says_the_same(tiny: Model, back: int) -> None:
-    """`back` tokens before its end: what lies beyond a saved window, or in a state, cannot be cut."""
+    """A saved window or state cannot be shortened: with `back` tokens removed it is not reused."""
     with _engine(tiny, cache_ram=64 << 20) as engine:
         _ask(engine, 1, FIRST)
         so_far = _cached(engine, 0)
         _ask(engine, 2, SECOND)
         turn = [*so_far[: len(so_far) - back], *range(1600, 1612)]
-        said, cached = _ask(engine, 3, turn)
+        answer, cached = _ask(engine, 3, turn)
         assert engine.stats().restores == (1 if engine.runner.can_truncate or not back else 0)
         assert cached == (0 if back else len(so_far))
         later = [*_cached(engine, 0), 1700]
-        said_later, cached_later = _ask(engine, 4, later)
-    assert _off(tiny, turn, said) < NEAR
-    assert _off(tiny, later, said_later) < NEAR and cached_later == len(later) - 1
+        answer_later, cached_later = _ask(engine, 4, later)
+    assert _distance(tiny, turn, answer) < NEAR
+    assert _distance(tiny, later, answer_later) < NEAR and cached_later == len(later) - 1
 
 
 def test_side_by_side_says_the_same(tiny: Model) -> None:
@@ -175,8 +175,10 @@ def test_side_by_side_says_the_same(tiny: Model) -> None:
         for number, prompt in enumerate(prompts):
             engine.add(number, list(prompt), SAMPLING)
         run(engine)
-        answers = [_said(engine, prompt) for prompt in prompts]
-    assert all(_off(tiny, prompt, said) < NEAR for prompt, said in zip(prompts, answers, strict=True))
+        answers = [_answer_tokens(engine, prompt) for prompt in prompts]
+    assert all(
+        _distance(tiny, prompt, answer) < NEAR for prompt, answer in zip(prompts, answers, strict=True)
+    )
 
 
 def test_a_prompt_that_is_being_read_is_copied_as_far_as_it_is(tiny: Model) -> None:
@@ -187,8 +189,10 @@ def test_a_prompt_that_is_being_read_is_copied_as_far_as_it_is(tiny: Model) -> N
         engine.add(1, list(prompts[1]), SAMPLING)
         run(engine)
         assert engine.stats().cached_tokens == 64
-        answers = [_said(engine, prompt) for prompt in prompts]
-    assert all(_off(tiny, prompt, said) < NEAR for prompt, said in zip(prompts, answers, strict=True))
+        answers = [_answer_tokens(engine, prompt) for prompt in prompts]
+    assert all(
+        _distance(tiny, prompt, answer) < NEAR for prompt, answer in zip(prompts, answers, strict=True)
+    )
 
 
 def test_an_aborted_step_leaves_nothing_behind(tiny: Model) -> None:
@@ -199,12 +203,12 @@ def test_an_aborted_step_leaves_nothing_behind(tiny: Model) -> None:
         engine.runner.abort()
         events += engine.step()
         run(engine, events)
-        said = _said(engine, turn)
-    assert _off(tiny, turn, said) < NEAR
+        answer = _answer_tokens(engine, turn)
+    assert _distance(tiny, turn, answer) < NEAR
 
 
 def test_an_abort_in_the_middle_of_a_graph(tiny: Model) -> None:
-    """The memory may then be ahead of what was computed."""
+    """After such an abort, the memory may already include tokens that were not computed."""
     runner = Runner(tiny, slots=1, context=256, batch=64, threads=1)
     runner.start(0, SAMPLING)
     runner.decode([BatchRow(0, 0, FIRST[:30], 1)])
@@ -215,4 +219,4 @@ def test_an_abort_in_the_middle_of_a_graph(tiny: Model) -> None:
     runner.decode([BatchRow(0, kept, FIRST[kept:], 1)])
     token = runner.sample(0)
     runner.close()
-    assert _off(tiny, FIRST, [token]) < NEAR
+    assert _distance(tiny, FIRST, [token]) < NEAR

@@ -98,15 +98,15 @@ def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: P
 
     def answers(settings: EngineConfig) -> tuple[list[str], int, int]:
         with LlamaBackend.open(smollm2, settings) as backend:
-            said, cached = [], 0
+            texts, cached = [], 0
             chats = [list(talk) for talk in talks]
             for _ in range(2):
                 for chat in chats:
                     text, finished = ask(backend, chat, sampling)
                     chat += [{"role": "assistant", "content": text}, *user("And then?")]
-                    said.append(text)
+                    texts.append(text)
                     cached += finished.stats.cached_tokens
-            return said, cached, backend.stats().restores
+            return texts, cached, backend.stats().restores
 
     roomy, roomy_cached, _ = answers(EngineConfig(context=512, slots=4))
     saved, saved_cached, restores = answers(EngineConfig(context=512, slots=1))
@@ -117,7 +117,7 @@ def test_real_text_is_the_same_with_and_without_eviction(smollm2: Path, cache: P
 
 
 def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm2: Path, cache: Path) -> None:
-    """llama.cpp copies only when the next decode begins: by then another's cache may stand in that place."""
+    """llama.cpp copies when the next decode starts; by then the source slot may hold a restored cache."""
     sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=8)
     model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
 
@@ -133,18 +133,18 @@ def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm
     def answers(slots: int, *batches: list[list[int]]) -> list[str]:
         runner = Runner(model, slots=slots, context=256, batch=256, threads=2)
         engine = Engine(runner, slots=slots, context=256, queue=8, batch=256, cache_ram=64 << 20)
-        said = []
+        texts = []
         for number, batch in enumerate(batches):
             for place, one in enumerate(batch):
                 engine.add(10 * number + place, list(one), sampling)
             done = run(engine)
-            said += [text_of(done[10 * number + place]) for place in range(len(batch))]
+            texts += [text_of(done[10 * number + place]) for place in range(len(batch))]
         engine.close()
-        return said
+        return texts
 
-    alone = answers(1, [asked])
-    # Slot 0: other, saved and pushed out by long. Slot 1: filler. Then asked copies from slot 0 to slot 1,
-    # and other comes back to slot 0, in one step.
+    single = answers(1, [asked])
+    # `long` evicts `other` from slot 0, while slot 1 holds `filler`. Then, in one step, `asked` copies from
+    # slot 0 to slot 1, and `other` is restored to slot 0.
     together = answers(2, [other], [filler], [long], [asked, other])
     model.close()
-    assert together[-2:] == [*alone, together[0]]
+    assert together[-2:] == [*single, together[0]]

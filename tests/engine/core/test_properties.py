@@ -1,4 +1,4 @@
-"""Random lives of an engine: conversations that return, cancels, aborts, evictions, guesses, time limits."""
+"""Random engine runs: returning conversations, cancels, aborts, evictions, drafts and time limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORDER = {MessagesDropped: 0, Queued: 1, PrefillProgress: 2, TextDelta: 3, Finish
 
 
 class EngineLife(RuleBasedStateMachine):
-    """The engine against what it must have said; the fake model's answer is its prompt upside down."""
+    """Compares the engine's answers with the expected ones: the reversed prompts."""
 
     @initialize(
         slots=st.integers(1, 4),
@@ -65,8 +65,8 @@ class EngineLife(RuleBasedStateMachine):
         self.time += 0.01
         return self.time
 
-    @rule(which=st.integers(0, 2), text=st.text("abc", max_size=30), most=st.integers(1, 60))
-    def ask(self, which: int, text: str, most: int) -> None:
+    @rule(which=st.integers(0, 2), text=st.text("abc", max_size=30), max_tokens=st.integers(1, 60))
+    def ask(self, which: int, text: str, max_tokens: int) -> None:
         question = "".join(map(chr, self.histories[which])) + text
         tokens = prompt(question)
         if len(tokens) >= CONTEXT:
@@ -74,11 +74,11 @@ class EngineLife(RuleBasedStateMachine):
             return
         self.number += 1
         try:
-            self.collect(self.engine.add(self.number, tokens, SamplingParams(max_tokens=most)))
+            self.collect(self.engine.add(self.number, tokens, SamplingParams(max_tokens=max_tokens)))
         except QueueFull:
             return
-        # The cache holds one token less than prompt and answer, so that an answer may fill the context.
-        self.expected[self.number] = question[::-1][: min(most, CONTEXT - len(tokens))]
+        # The answer's last token is not cached, so prompt and answer together may fill the context.
+        self.expected[self.number] = question[::-1][: min(max_tokens, CONTEXT - len(tokens))]
         self.histories[which] = list(map(ord, question))
 
     @precondition(lambda self: self.engine.busy)
@@ -106,18 +106,18 @@ class EngineLife(RuleBasedStateMachine):
 
     def collect(self, tagged: list[Tagged]) -> None:
         for request, event in tagged:
-            told = self.events[request]
-            assert not (told and isinstance(told[-1], Finished)), "something after the end"
-            assert not told or ORDER[type(event)] >= ORDER[type(told[-1])], "out of order"
-            told.append(event)
+            earlier = self.events[request]
+            assert not (earlier and isinstance(earlier[-1], Finished)), "something after the end"
+            assert not earlier or ORDER[type(event)] >= ORDER[type(earlier[-1])], "out of order"
+            earlier.append(event)
             if isinstance(event, Finished):
                 self.check(request, event)
 
     def check(self, request: int, last: Finished) -> None:
-        said, expected = text_of(self.events[request]), self.expected[request]
-        assert expected.startswith(said)
-        assert last.reason in ("cancelled", "time") or said == expected
-        assert last.stats.generated_tokens == len(said)
+        text, expected = text_of(self.events[request]), self.expected[request]
+        assert expected.startswith(text)
+        assert last.reason in ("cancelled", "time") or text == expected
+        assert last.stats.generated_tokens == len(text)
 
     @invariant()
     def slots_are_what_they_seem(self) -> None:

@@ -1,4 +1,4 @@
-"""A recurrent model's state cannot be cut: what cannot be used again is computed again. Random weights."""
+"""The state of a recurrent model cannot be shortened: it is reused whole or recomputed. Random weights."""
 
 from __future__ import annotations
 
@@ -67,27 +67,27 @@ def mamba(smollm2: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     return _write_mamba(tmp_path_factory.mktemp("mamba") / "mamba.gguf")
 
 
-def _talks(path: Path, *, cache_ram: int) -> tuple[list[str], int, int]:
-    """Three conversations take turns in one slot, two rounds; the second goes on where the first ended."""
+def _run_conversations(path: Path, *, cache_ram: int) -> tuple[list[str], int, int]:
+    """Run three conversations through one slot, two turns each; return texts, restores and cached tokens."""
     model = Model(path)
     runner = Runner(model, slots=1, context=256, batch=64, threads=1)
     assert not runner.can_truncate
     engine = Engine(runner, slots=1, context=256, queue=4, batch=64, cache_ram=cache_ram)
-    said, number, chats = [], 0, [[259 + n] * 3 + list(range(262, 283)) * 3 for n in range(3)]
+    texts, number, chats = [], 0, [[259 + n] * 3 + list(range(262, 283)) * 3 for n in range(3)]
     for _ in range(2):
         for chat in chats:
             number += 1
             events = run(engine, engine.add(number, list(chat), SAMPLING))[number]
-            said.append(text_of(events))
+            texts.append(text_of(events))
             chat += [*engine._scheduler.slots[0].tokens[len(chat) :], 265, 266, 267]
     stats = engine.stats()
     engine.close()
     model.close()
-    return said, stats.restores, stats.cached_tokens
+    return texts, stats.restores, stats.cached_tokens
 
 
 def test_saved_states_are_whole_or_not_used(mamba: Path) -> None:
-    kept, restores, cached = _talks(mamba, cache_ram=64 << 20)
-    bare, none, nothing = _talks(mamba, cache_ram=0)
+    kept, restores, cached = _run_conversations(mamba, cache_ram=64 << 20)
+    bare, none, nothing = _run_conversations(mamba, cache_ram=0)
     assert kept == bare and any(kept)
     assert restores >= 3 and cached > 100 and none == nothing == 0

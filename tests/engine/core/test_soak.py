@@ -1,4 +1,4 @@
-"""Many conversations through few slots on real weights: none lost, none crossed, and memory stays flat."""
+"""Many conversations through few slots with real weights: none lost or mixed up, and memory stays flat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.serving.backend import LlamaBackend
 from engine.types import Finished
 from tests.engine.helpers import user
 
-PEOPLE, TALKS, WARM_UP = 10, 200, 60
+USERS, CONVERSATIONS, WARM_UP = 10, 200, 60
 SAMPLING = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=3)
 WORDS = ("apple", "river", "seven", "green", "monday", "piano", "tiger", "paris", "cloud", "spoon")
 
@@ -23,7 +23,7 @@ def _question(number: int) -> str:
 
 def test_two_hundred_conversations_through_four_slots(smollm2: Path, cache: Path) -> None:
     settings = EngineConfig(context=256, slots=4, cache_ram=32 << 20)
-    process, numbers, lock = psutil.Process(), iter(range(TALKS)), threading.Lock()
+    process, numbers, lock = psutil.Process(), iter(range(CONVERSATIONS)), threading.Lock()
     answers: dict[int, str] = {}
     sizes: list[int] = []
 
@@ -43,16 +43,16 @@ def test_two_hundred_conversations_through_four_slots(smollm2: Path, cache: Path
                 sizes.append(process.memory_info().rss)
 
     with LlamaBackend.open(smollm2, settings) as backend:
-        threads = [threading.Thread(target=talk, args=(backend,)) for _ in range(PEOPLE)]
+        threads = [threading.Thread(target=talk, args=(backend,)) for _ in range(USERS)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         stats = backend.stats()
-        assert (stats.requests, stats.running, stats.waiting) == (TALKS, 0, 0)
+        assert (stats.requests, stats.running, stats.waiting) == (CONVERSATIONS, 0, 0)
         assert stats.evictions > 20 and stats.restores > 20 and stats.saved_bytes <= 32 << 20
-    assert len(answers) == TALKS
+    assert len(answers) == CONVERSATIONS
     for first in range(len(WORDS)):
-        said = {a for n, a in answers.items() if n % len(WORDS) == first and a}
-        assert len(said) == 1, f"the same question, several answers: {said}"
+        distinct = {a for n, a in answers.items() if n % len(WORDS) == first and a}
+        assert len(distinct) == 1, f"the same question, several answers: {distinct}"
     assert max(sizes) - sizes[0] < 12 << 20, "memory grows"

@@ -42,7 +42,7 @@ def test_a_grammar_that_is_at_its_end_ends_the_answer_even_if_ends_are_ignored(b
 
 
 def test_tokens_are_drawn_as_if_the_grammar_came_first(smollm2: Path, cache: Path) -> None:
-    """It is asked after a token was drawn; the chances must be those of drawing from what it allows."""
+    """The grammar rejects tokens after a draw; the probabilities must equal those of masking before it."""
     model = Model(smollm2, extra_buffers=load_cpu_backend(smollm2).extra_buffers)
     runner = Runner(model, slots=1, context=64, batch=64, threads=2)
     prompt = model.vocab.tokenize("A short answer to a question:", special=False)
@@ -97,7 +97,7 @@ def test_what_cannot_be_used_is_refused_at_once(
 ) -> None:
     with pytest.raises(RequestError, match=word):
         backend.stream(user("Hi"), sampling)
-    assert capfd.readouterr().err == ""  # a stranger's words do not fill the log
+    assert capfd.readouterr().err == ""  # untrusted input is not logged
 
 
 def test_a_constant_is_text_whatever_it_spells(backend: LlamaBackend) -> None:

@@ -1,4 +1,4 @@
-"""A text is read in pieces, since llama.cpp does not survive every long one."""
+"""Texts are tokenized in pieces, since llama.cpp crashes on some long ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_ordinary_text_has_the_tokens_that_it_has_uncut(backend: LlamaBackend) -
 
 
 def test_one_long_word_does_not_end_the_process(tmp_path: Path) -> None:
-    """In Tekken's vocabulary (Mistral): the pattern that takes the most stack for each letter."""
+    """Tekken's pattern (Mistral) uses the most stack per letter."""
     _letters(model := tmp_path / "letters.gguf")
     done = subprocess.run(
         [sys.executable, "-c", READ, str(model)], capture_output=True, text=True, timeout=60, check=False
@@ -62,7 +62,7 @@ def test_one_long_word_does_not_end_the_process(tmp_path: Path) -> None:
 
 
 def _letters(path: Path) -> None:
-    """A GGUF with a vocabulary alone: a, b, END."""
+    """Write a GGUF with only a vocabulary: a, b, END."""
     writer = GGUFWriter(path, "llama")
     writer.add_block_count(1)
     writer.add_context_length(64)

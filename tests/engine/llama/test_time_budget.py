@@ -1,4 +1,4 @@
-"""What a grammar may cost: C cannot be interrupted, so it is left alone after a while."""
+"""Time limits of grammars: C code cannot be interrupted, so its thread is abandoned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.engine.helpers import GREEDY, ask, reason, run, text_of, user
 
 @pytest.fixture(autouse=True)
 def no_runaway_is_left_to_the_next_test() -> Iterator[None]:
-    """Wait for threads over their budget: on a busy machine they end some time after their answer."""
+    """Wait for abandoned threads, which on a busy machine end some time after the test."""
     yield
     end = time.monotonic() + 60
     while TimeBudgetThread.has_runaway() and time.monotonic() < end:

@@ -21,7 +21,7 @@ def _string(text: bytes) -> bytes:
 
 
 def _vocabulary_only(path: Path, template: str) -> Path:
-    """A GGUF with a tiny vocabulary, a template and no weights: enough for the inspection."""
+    """Write a GGUF with a tiny vocabulary, a template and no weights: enough for the inspection."""
     tokens = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % n for n in range(256)), b"a"]
     types = [2, 3, 3, *([6] * 256), 1]
 
@@ -142,7 +142,7 @@ def test_a_hostile_or_missing_template_is_an_error_and_no_hang(
 
 
 def _fake_children(monkeypatch: pytest.MonkeyPatch, survives: Callable[[bool], bool]) -> list[bool]:
-    """Children that compute with extra buffers or without, and survive it or not."""
+    """Fake the child processes; return the list of their `extra_buffers`. `survives` decides who crashes."""
     calls: list[bool] = []
 
     def compute(job: str, model: Path, *, extra_buffers: bool, **more: object) -> ProbeResult:
@@ -175,7 +175,7 @@ def test_when_nothing_runs_it_says_what_to_do(
 
 def test_the_log_is_read_while_another_thread_writes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Line(str):
-        """While it is looked at, llama.cpp says something in another thread."""
+        """A line during whose reading another thread logs."""
 
         def __bool__(self) -> bool:
             native._log_lines.append("later")

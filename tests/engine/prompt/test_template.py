@@ -14,11 +14,11 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-FIRST = 0x110000  # the first control token: the number after the last character
+FIRST = 0x110000  # the first control token: one more than the last code point
 
 
 class CharTokenizer:
-    """One token a character, and one beyond them for each control spelling; SentencePiece's leading space."""
+    """One token per character, and one per control token above them; with SentencePiece's leading space."""
 
     control = ("<s>", "<|im_end|>", "<|im_start|>")
 

@@ -27,7 +27,7 @@ def _fit(messages: Sequence[Message], room: int) -> Window:
 
 
 def _chat(lengths: Sequence[int], system: int = 0) -> list[Message]:
-    """System, then user and assistant in turn, the last one a user's; each message is told by its letters."""
+    """Return an optional system message, then user and assistant alternating; each repeats another letter."""
     messages: list[Message] = [{"role": "system", "content": "s" * system}] if system else []
     roles: tuple[Role, Role] = ("user", "assistant")
     return messages + [

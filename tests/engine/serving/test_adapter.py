@@ -18,16 +18,16 @@ from engine.serving.backend import LlamaBackend
 from tests.engine.helpers import ask, user
 
 SAMPLING = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=12)
-# A noisy adapter babbles, with near ties between two tokens that the size of a batch may decide.
+# A random adapter gives near ties between tokens, which the batch size may decide.
 SETTINGS = EngineConfig(context=256, slots=2, speculation=False)
 QUESTIONS = ["Who are you?", "Name a fruit."]
 WIDTH, RANK = 576, 4
 
 
 def _adapter(path: Path, width: int = WIDTH) -> Path:
-    """A LoRA as llama.cpp's convert_lora_to_gguf.py writes it: it changes answers, and does not garble them.
+    """Write a LoRA as llama.cpp's convert_lora_to_gguf.py does; it changes answers without garbling them.
 
-    Garbled text is full of near ties, which the order of additions in a batch of another shape decides.
+    Garbled text has many near ties, which depend on the order of additions in each batch shape.
     """
     random = np.random.default_rng(1)
     writer = gguf.GGUFWriter(path, "llama")

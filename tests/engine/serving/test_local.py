@@ -1,4 +1,4 @@
-"""The whole engine over real weights."""
+"""The whole engine with real weights."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_next_turn_reads_only_what_is_new_and_says_the_same(backend: LlamaBacken
     second: list[Message] = [*opening, {"role": "assistant", "content": said}, *user("What is my name?")]
     reused, finished = _ask(backend, second)
     assert finished.stats.cached_tokens > finished.stats.prompt_tokens // 2
-    for number in range(4):  # push the conversation out of every slot, and ask again from nothing
+    for number in range(4):  # evict the conversation from every slot, and ask again without a cache
         _ask(backend, user(f"{number} {LONG[:200]}"), SamplingParams(max_tokens=1))
     fresh, again = _ask(backend, second)
     assert again.stats.cached_tokens < finished.stats.cached_tokens and fresh == reused
@@ -79,16 +79,18 @@ def test_next_turn_reads_only_what_is_new_and_says_the_same(backend: LlamaBacken
 def test_a_cut_answer_is_continued_where_it_was_cut(backend: LlamaBackend) -> None:
     asked = user(QUESTIONS[1])
     whole, _ = _ask(backend, asked, dataclasses.replace(GREEDY, max_tokens=48))
-    cut = whole[: whole.index(" ", len(whole) // 2)]  # a word's end, where tokens end too
+    cut = whole[: whole.index(" ", len(whole) // 2)]  # the end of a word, which is also the end of a token
     begun: list[Message] = [*asked, {"role": "assistant", "content": cut}]
     rest, finished = _ask(backend, begun, dataclasses.replace(GREEDY, max_tokens=48))
     assert (cut + rest).startswith(whole)
-    assert finished.stats.cached_tokens >= len(backend.prompt_tokens(begun)) - 1  # one is always computed
+    assert (
+        finished.stats.cached_tokens >= len(backend.prompt_tokens(begun)) - 1
+    )  # the last one is always computed
 
 
 def test_slots_with_gaps_between_them_answer_the_same(backend: LlamaBackend) -> None:
     single = [_ask(backend, user(question))[0] for question in QUESTIONS]
-    # The four conversations now have a slot each; any two of them return to theirs.
+    # Each of the four conversations now has a slot, and any two of them return to theirs.
     for pair in ([0, 2], [1, 3]):
         assert _ask_together(backend, [QUESTIONS[n] for n in pair]) == [single[n] for n in pair]
     assert _ask_together(backend, QUESTIONS) == single
@@ -130,7 +132,7 @@ def test_cancel_in_prefill_returns_within_200_ms(backend: LlamaBackend) -> None:
     events = iter(stream)
     while not isinstance(next(events), PrefillProgress):
         pass
-    time.sleep(0.05)  # now it is in the middle of the first batch
+    time.sleep(0.05)  # the first batch is then being decoded
     began = time.monotonic()
     stream.cancel()
     last = list(events)[-1]
@@ -165,7 +167,7 @@ def test_async_readers_share_one_loop_and_a_cancelled_task_frees_its_slot(backen
 
     threads = threading.active_count()
     texts = asyncio.run(scene())
-    assert threading.active_count() <= threads  # those of other tests may end meanwhile
+    assert threading.active_count() <= threads  # threads of other tests may end meanwhile
     assert texts == [_ask(backend, user(question))[0] for question in QUESTIONS[:3]]
     _wait_idle(backend, 5)
 
@@ -210,7 +212,7 @@ def test_what_the_child_could_not_time_is_not_timed_here(
     def crash(*_: object) -> None:
         raise EngineError("timed in the server's own process")
 
-    assert backend.info.path  # it is known, so that opening it is quick
+    assert backend.info.path  # the probe result is cached, so opening is quick
     monkeypatch.setattr("engine.probe.describe.batch_costs", lambda *_: None)  # the child crashed
     monkeypatch.setattr("engine.serving.backend.measure", crash)
     small = EngineConfig(context=64, slots=1)

@@ -1,4 +1,4 @@
-"""The pool of models, over an opener that is told when to finish and what to fail at."""
+"""The model pool with an opener whose timing and failures the test controls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def opener() -> Opener:
 
 @pytest.fixture
 def pool(opener: Opener) -> Iterator[ModelPool]:
-    made = ModelPool(opener, KEYS, "a", max_loaded=2)  # type: ignore[arg-type]  # no chat is asked for
+    made = ModelPool(opener, KEYS, "a", max_loaded=2)  # type: ignore[arg-type]  # the fakes cannot chat
     yield made
     opener.gate.set()
     made.close()

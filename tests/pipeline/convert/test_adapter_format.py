@@ -93,8 +93,8 @@ def test_its_answers_are_pefts(
     given = f"{adapter}={weight}"
     result = export(ExportConfig(str(base), out, adapters=(given,), outtype="f32", format="adapter"))
     assert [path.name for path in sorted(out.iterdir())] == ["bob-LoRA-F32.gguf", "manifest.json"]
-    told = json.loads(result.manifest.read_text())
-    assert (told["options"]["format"], told["complete"]) == ("adapter", True)
+    manifest = json.loads(result.manifest.read_text())
+    assert (manifest["options"]["format"], manifest["complete"]) == ("adapter", True)
     model = adapted(base, adapter)
     scale_by(model, weight)
     with torch.no_grad():

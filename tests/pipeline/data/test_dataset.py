@@ -68,7 +68,7 @@ def test_questions_may_stay_unanswered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         ([], 'no list "messages"'),
         ({"prompt": "Hi"}, 'no list "messages"'),
@@ -102,18 +102,18 @@ def test_questions_may_stay_unanswered(tmp_path: Path) -> None:
         ({"messages": [user("\ud83d"), bob("Yo")]}, "message 1: it holds half a character"),
     ],
 )
-def test_each_mistake_names_file_line_and_fault(tmp_path: Path, record: Any, said: str) -> None:
+def test_each_mistake_names_file_line_and_fault(tmp_path: Path, record: Any, message: str) -> None:
     good = {"messages": [user("Hi"), bob("Yo")]}
     path = write(tmp_path, good, record)
     with pytest.raises(InputError) as caught:
         read_chats(path)
     assert str(caught.value).startswith(f"{path}, line 2")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b'{"messages": [\n', "line 1: this is not JSON"),
         (b"\n\n\xff\xfe{}\n", "line 3: this is not UTF-8"),
@@ -124,10 +124,10 @@ def test_each_mistake_names_file_line_and_fault(tmp_path: Path, record: Any, sai
         (b" \n\n", "is empty"),
     ],
 )
-def test_files_that_are_no_jsonl(tmp_path: Path, content: bytes, said: str) -> None:
+def test_files_that_are_no_jsonl(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_chats(path)
 
 
@@ -158,8 +158,8 @@ def test_ten_wrong_lines_are_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, *[good, {"messages": [user("Hi")]}] * 12)
     with pytest.raises(InputError) as caught:
         read_chats(path)
-    told = [str(caught.value), *caught.value.more]
-    assert [line.split(":")[0] for line in told] == [
+    messages = [str(caught.value), *caught.value.more]
+    assert [line.split(":")[0] for line in messages] == [
         *(f"{path}, line {number}" for number in range(2, 21, 2)),
         "and 2 more lines",
     ]
@@ -226,18 +226,18 @@ def test_a_special_token_in_a_message_is_refused(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (FORGETFUL, "line 3: .* renders earlier turns differently"),
         (NO_SYSTEM, "line 3: .*no system role"),
     ],
 )
 def test_templates_that_do_not_fit_are_told(
-    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str, said: str
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str, message: str
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", template)
     talk = chat(system("Be"), user("Hi"), bob("Yo"), user("Hm"), bob("Aye"), line=3)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         encode_chat(tokenizer, talk, max_length=1000)
 
 

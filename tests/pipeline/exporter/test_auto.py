@@ -33,17 +33,17 @@ GOOD = Trial("Q4_K_M", 105, 0.97, 0.96, 0.98, 0.06, 250, 70)
 FAST = Trial("Q6_K", 138, 0.998, 0.997, 0.999, 0.01, 250, 80)
 
 
-def asked(trials: list[Trial], said: list[str]) -> Iterator[Trial]:
+def asked(trials: list[Trial], tried: list[str]) -> Iterator[Trial]:
     for trial in trials:
-        said.append(trial.type)
+        tried.append(trial.type)
         yield trial
 
 
 def test_the_smallest_whose_whole_interval_is_good_is_taken_and_no_larger_one_is_tried() -> None:
-    said: list[str] = []
-    choice = choose(asked([SMALL, LUCKY, GOOD, FAST], said), "size")
+    tried: list[str] = []
+    choice = choose(asked([SMALL, LUCKY, GOOD, FAST], tried), "size")
     assert choice.chosen == "Q4_K_M"
-    assert said == ["Q3_K_M", "Q4_0", "Q4_K_M"] == [trial.type for trial in choice.trials]
+    assert tried == ["Q3_K_M", "Q4_0", "Q4_K_M"] == [trial.type for trial in choice.trials]
 
 
 def test_for_speed_all_are_tried_and_what_loses_the_tuning_is_not_taken() -> None:
@@ -99,7 +99,7 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
     quantized = sorted(title for title in steps.titles if title.startswith("Quantize"))
     assert quantized == sorted(f"Quantize to {name}" for name in ("Q8_0", option["chosen"]))  # Q4_0 was tried
     assert any(note.startswith("auto chose") for note in result.notes)
-    assert export(config).made == ()  # the choice stands
+    assert export(config).made == ()  # the choice is unchanged
     assert result.certificate is not None
     found = {finding.name: finding for finding in result.certificate.findings}
     assert {"logits", "behaviour", "behaviour.first_words", "survival", "weights.values"} <= found.keys()
@@ -133,8 +133,8 @@ def test_a_file_whose_divergence_is_no_number_is_never_the_nearest_and_the_manif
         "speed": {"prefill": 1.0, "decode": 1.0},
     }.items():
         send_finding(Finding(name, "fail", "", figures), subject)
-    told = [Finding(**json.loads(line)["finding"]) for line in capsys.readouterr().out.splitlines()]
-    choice = choose(iter([trial_of("Q2_K", path, told), SMALL]), "size")
+    findings = [Finding(**json.loads(line)["finding"]) for line in capsys.readouterr().out.splitlines()]
+    choice = choose(iter([trial_of("Q2_K", path, findings), SMALL]), "size")
     assert choice.chosen == "Q3_K_M"
     record = Record("f", options={"auto": choice.to_json()})
     record.save(path)

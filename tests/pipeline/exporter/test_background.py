@@ -21,7 +21,7 @@ from pipeline.sources.model_source import Source
 
 @dataclass
 class Asked:
-    """Stands in for a worker process; records the files that it was asked to score."""
+    """A fake worker process that records the files to score."""
 
     scratch: Path
     name: str

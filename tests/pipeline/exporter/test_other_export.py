@@ -20,7 +20,7 @@ RECORD = Record("", versions=versions(), options={"outtype": "f16"}, inputs={"ba
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"outtype": "f32"}, "--outtype was f16 and is f32"),
         ({"split_max_size": "1M"}, "--split-max-size was not given and is 1000000"),
@@ -28,8 +28,8 @@ RECORD = Record("", versions=versions(), options={"outtype": "f16"}, inputs={"ba
         ({}, "a file of the base or of an adapter was changed since"),
     ],
 )
-def test_an_option_that_differs_is_named(change: dict[str, Any], said: str) -> None:
-    assert config_diff(replace(CONFIG, **change), BASE, (), RECORD) == said
+def test_an_option_that_differs_is_named(change: dict[str, Any], message: str) -> None:
+    assert config_diff(replace(CONFIG, **change), BASE, (), RECORD) == message
 
 
 def test_an_input_that_differs_is_named() -> None:

@@ -100,8 +100,8 @@ def test_two_adapters_are_told_with_their_weights(inputs: tuple[Path, Path], tmp
     manifest = json.loads(result.manifest.read_text())
     assert manifest["inputs"]["merged_into"] == "the base rounded to nf4, as QLoRA saw it"
     assert manifest["model"]["merged_tensors"] == 14
-    told = manifest["inputs"]["adapters"]
-    assert [(item["source"], item["kind"], item["weight"]) for item in told] == [
+    adapters = manifest["inputs"]["adapters"]
+    assert [(item["source"], item["kind"], item["weight"]) for item in adapters] == [
         ("adapter", "LoRA", 1.0),
         ("other", "rsLoRA", 0.5),
     ]

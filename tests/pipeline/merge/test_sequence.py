@@ -73,8 +73,8 @@ def test_an_adapter_after_one_that_resized_and_untied(bases: Bases, tmp_path: Pa
     assert merger.added == {"lm_head.weight"}
     merged = ours(merger, base)
     assert merged["lm_head.weight"].shape == (330, 64)
-    alone = ours(merger_for(base, first), base)
-    assert torch.equal(merged["lm_head.weight"], alone["lm_head.weight"])
+    first_only = ours(merger_for(base, first), base)
+    assert torch.equal(merged["lm_head.weight"], first_only["lm_head.weight"])
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ def test_too_few_chats_are_refused_before_anything_is_converted(tmp_path: Path) 
     base = Source("base", tmp_path, None)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 256}))
     chats = [Chat((ChatTurn("user", "Hi"), ChatTurn("assistant", "Ahoy")), 1)]
-    reject_too_few_chats("few.jsonl", chats, base)  # without a tokenizer, the converter says what is wrong
+    reject_too_few_chats("few.jsonl", chats, base)  # without a tokenizer, the converter reports the error
     byte_tokenizer().save_pretrained(tmp_path)
-    said = r"--calibrate few\.jsonl is \d\d tokens long and 256 are needed: add chats"
-    with pytest.raises(InputError, match=said):
+    message = r"--calibrate few\.jsonl is \d\d tokens long and 256 are needed: add chats"
+    with pytest.raises(InputError, match=message):
         reject_too_few_chats("few.jsonl", chats, base)
     reject_too_few_chats("more.jsonl", chats * 10, base)
     (tmp_path / "tokenizer.json").write_text("not to be read where there is plenty")

@@ -93,7 +93,7 @@ def overrides(*items: tuple[bytes | None, int]) -> Any:
 
 _CHOICES: dict[str, tuple[TensorTypes, dict[str, Any]]] = {
     "patterns": (
-        # The second pattern would take what the first has taken.
+        # The second pattern also matches tensors of the first.
         parse_tensor_types(
             ["blk.*.attn_v=q6_K", "blk.?.attn*=q8_0", "blk.[!0].ffn_down.weight=f16"], None, None, False
         ),
@@ -137,8 +137,8 @@ def test_shards_hold_what_the_whole_holds(sources: dict[str, Path], tmp_path: Pa
 
     paths = write()
     whole, shards = GGUFReader(single), [GGUFReader(path) for path in paths]
-    told = [[shard.fields[f"split.{key}"].contents() for key in ("no", "count")] for shard in shards]
-    assert told == [[number, len(shards)] for number in range(len(shards))]
+    numbers = [[shard.fields[f"split.{key}"].contents() for key in ("no", "count")] for shard in shards]
+    assert numbers == [[number, len(shards)] for number in range(len(shards))]
     assert len(shards) > 2
     assert {shard.fields["split.tensors.count"].contents() for shard in shards} == {len(whole.tensors)}
     assert [(t.name, t.tensor_type, t.data.tobytes()) for shard in shards for t in shard.tensors] == [

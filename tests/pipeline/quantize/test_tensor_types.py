@@ -1,4 +1,4 @@
-"""Types of single tensors: what a pattern matches, and what is rejected."""
+"""Types of single tensors: the matches of a pattern, and rejected patterns."""
 
 from __future__ import annotations
 

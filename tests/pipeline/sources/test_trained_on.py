@@ -1,4 +1,4 @@
-"""An adapter for another base of the same shape is noted, a right one never."""
+"""An adapter for another base of the same shape gets a note, a matching one never."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, name: str, made_from: str = "", config_name: str = ""
         (DEMO, ("anything",)),
         (DEMO, ("smollm2-135m-instruct",)),
         ("me/Tuned", ("Tuned", "", "meta-llama/Llama-3.2-1B")),
-        ("you/Instruct", ("mine", "", "you/Parent")),  # what a published config.json names, its parent
+        ("you/Instruct", ("mine", "", "you/Parent")),  # a published config.json names its parent
         ("/home/me/run7", ("base", DEMO)),
         (r"C:\models\SmolLM2-135M-Instruct", ("base", DEMO)),
         ("unsloth/smollm2-135m-instruct-unsloth-bnb-4bit", ("base", DEMO)),
@@ -62,12 +62,12 @@ def test_no_false_note(tmp_path: Path, named: object, base: tuple[str, ...]) -> 
 )
 def test_another_base_is_named(tmp_path: Path, named: str, base: tuple[str, ...], known: str) -> None:
     last = named if named[0] != "/" else "Llama-3.2-1B"
-    said = f"the adapter bob was trained on {last}, and the base is {known}"
+    message = f"the adapter bob was trained on {last}, and the base is {known}"
     source = folder(tmp_path, *base)
-    assert base_mismatch_notes(source, [adapter(named)]) == [said]
+    assert base_mismatch_notes(source, [adapter(named)]) == [message]
     found = list(warn_other_base(source, (adapter(named),)))
     assert [(one.name, one.status, one.summary) for one in found] == [
-        ("settings.base", "warn", f"T{said[1:]}.")
+        ("settings.base", "warn", f"T{message[1:]}.")
     ]
 
 

@@ -214,7 +214,7 @@ def test_what_stands_at_out_is_replaced_only_when_asked(config: FinetuneConfig) 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"rank": 0}, "--rank 0"),
         ({"alpha": 0}, "--alpha 0"),
@@ -231,8 +231,8 @@ def test_what_stands_at_out_is_replaced_only_when_asked(config: FinetuneConfig) 
         ({"targets": ()}, "--target"),
     ],
 )
-def test_options_out_of_range_are_named(config: FinetuneConfig, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_options_out_of_range_are_named(config: FinetuneConfig, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         replace(config, **change)
 
 
@@ -257,8 +257,8 @@ def test_wrong_input_is_told_before_anything_is_loaded(
         ({"max_length": 16}, "--max-length 16 cuts off every answer"),
         ({"out": config.data / "adapter"}, "cannot be written"),
     ]
-    for change, said in wrong:
-        with pytest.raises(InputError, match=said):
+    for change, message in wrong:
+        with pytest.raises(InputError, match=message):
             finetune(replace(config, **change))
     assert not config.out.parent.exists()
 
@@ -286,10 +286,10 @@ def test_the_script_trains_and_sums_up_in_json(config: FinetuneConfig, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("dropped", "said"), [(0, ""), (1, "1 chat was left out"), (3, "3 chats were left out")]
+    ("dropped", "message"), [(0, ""), (1, "1 chat was left out"), (3, "3 chats were left out")]
 )
 def test_chats_that_were_left_out_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, message: str
 ) -> None:
     from pipeline.cli.finetune import _print_summary
 
@@ -297,7 +297,7 @@ def test_chats_that_were_left_out_are_told(
     report = {**dict.fromkeys(names, 0), "held_out_loss": None, "dropped_chats": dropped}
     (tmp_path / RECORD).write_text(json.dumps({"report": report}))
     _print_summary(tmp_path, json_summary=False)
-    assert (said or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
+    assert (message or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_path: Path) -> None:

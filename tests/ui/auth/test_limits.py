@@ -43,9 +43,9 @@ def test_the_comparison_counts_as_a_request(models: Models) -> None:
         panel = ComparePanel(models, ActiveStreams(), settings)
     asked = request(Access(requests_per_minute=1))
     values = [component.value for component in settings.components]
-    for said in ("Which one is best?", "1 requests a minute"):
+    for text in ("Which one is best?", "1 requests a minute"):
         update = asyncio.run(last(panel._run(asked, "Why?", ["a", "b"], False, False, *values)))
-        assert said in update[2]
+        assert text in update[2]
     models.pool.close()
 
 

@@ -1,4 +1,4 @@
-"""The catalog: names, and who may choose what."""
+"""The catalog: names, and the models that each user may choose."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_owner_names_models_and_two_of_one_name_are_told_apart(folder: Path,
     assert catalog.keys() == ["bob-Q4_K_M", "Captain", "bob-Q4_K_M (2)", "you/hub/x.gguf"]
     assert labels(catalog)[1:3] == ["Captain · Q5_K_M · 2 MB", "bob · Q4_K_M · 2 MB (2)"]
     shown = str(catalog.choices(own_machine=True))
-    assert str(tmp_path) not in shown  # nobody learns where things are on this machine
+    assert str(tmp_path) not in shown  # paths of this machine are not shown
 
 
 def test_a_name_that_the_owner_chose_is_kept_and_so_is_a_second_one(folder: Path) -> None:

@@ -16,7 +16,7 @@ from ui.models.registry import acquire_model, start_stream
 
 def test_an_event_loop_waits_for_many_and_a_cancelled_one_harms_nobody() -> None:
     opener = Opener()
-    pool = ModelPool(opener, ["b", "c"], "b")  # type: ignore[arg-type]  # no chat is asked for
+    pool = ModelPool(opener, ["b", "c"], "b")  # type: ignore[arg-type]  # the fakes cannot chat
     first, *others, later = asyncio.run(_all_ask(pool, opener))
     assert isinstance(first, asyncio.CancelledError) and isinstance(later, asyncio.CancelledError)
     assert len(others) == 99 and len(set(others)) == 1 and isinstance(others[0], FakeModel)
@@ -67,7 +67,7 @@ async def _all_ask(pool: ModelPool, opener: Opener) -> list[object]:
     later = asyncio.create_task(ask("c"))
     await asyncio.sleep(0)
     asked[0].cancel()
-    later.cancel()  # its load has not even begun
+    later.cancel()  # before its load has begun
     await asyncio.sleep(0)
     opener.gate.set()
     return await asyncio.gather(*asked, later, return_exceptions=True)

@@ -203,7 +203,7 @@ def test_a_caller_who_hangs_up_frees_the_engine(stream: bool) -> None:
     until(lambda: server.started)
     body = json.dumps({"messages": HELLO, "stream": stream}).encode()
     head = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    for number in range(2):  # the second is let in, so the first is no longer counted
+    for number in range(2):  # the second is admitted only when the first has been released
         with socket.create_connection(bound.getsockname()) as caller:
             caller.sendall(head + body)
             until(lambda: len(backend.streams) > number)  # noqa: B023 - called within this iteration

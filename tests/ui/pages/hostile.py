@@ -1,6 +1,6 @@
-"""What a model might write against its reader. SPY is somebody else's server, HACK what must never run.
+"""Attacks in a model's answer. SPY is a foreign server, HACK is code that must never run.
 
-Each is shown in the real page; see test_hostile.py for what must come of it.
+test_hostile.py shows each in the real page and checks the outcome.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ CODE = (
     ),
 )
 
-# These swallow what follows them, so each is a message of its own.
+# These have no end, so each gets a separate message.
 UNCLOSED = (
     "```html\n<img src=x onerror=HACK>\n<script>HACK</script>",
     "<textarea><img src=x onerror=HACK>",
@@ -102,5 +102,5 @@ CLOSED = (*HTML, *LINKS, *IMAGES, *MATH, *CODE)
 
 
 def armed(payload: str, spy: str) -> str:
-    """The payload with a real address to ask and real code to run."""
+    """Return the payload with a real address and real code."""
     return payload.replace("SPY", spy).replace("HACK", "window.hacked=1")

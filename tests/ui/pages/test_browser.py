@@ -1,4 +1,4 @@
-"""A real browser on the real app with the real embedded model."""
+"""A real browser with the real app and the embedded model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answer(page: Page) -> str:
 
 
 def finish(page: Page) -> str:
-    """Wait for the end of the answer under way; the line that says how it went."""
+    """Wait until the answer ends, and return the status line."""
     expect(page.locator("#status")).to_contain_text("tokens/s ·", timeout=SLOW)
     expect(page.locator("#question .submit-button")).to_be_visible()
     return str(page.locator("#status").inner_text())
@@ -52,7 +52,7 @@ def test_the_page_says_which_model_answers_and_how_to_bring_another(open_page: O
 
 def test_an_answer_streams(open_page: Open, app: AppProcess) -> None:
     page = open_page(app.address())
-    set_number(page, "max_tokens", "250")  # a second at least, on a quick machine
+    set_number(page, "max_tokens", "250")  # takes at least a second, also on a fast machine
     ask(page, LONG_STORY)
     expect(page.locator("#conversation .message.bot")).to_be_visible(timeout=SLOW)
     lengths: list[int] = []
@@ -90,14 +90,14 @@ def test_two_people_are_answered_at_the_same_time(open_page: Open, app: AppProce
         expect(page.locator("#conversation .message.bot")).to_be_visible(timeout=SLOW)
     before = [len(answer(page)) for page in pages]
     until(lambda: all(len(answer(page)) > then for page, then in zip(pages, before, strict=True)), 30)
-    for page in pages:  # both grew: neither has waited for the other's end
-        page.keyboard.press("Escape")  # stops what has not ended by now
+    for page in pages:  # both grew, so neither waited for the other to end
+        page.keyboard.press("Escape")  # stops it, unless it has ended
         finish(page)
 
 
 def test_temperature_and_length_matter(open_page: Open, app: AppProcess) -> None:
     page = open_page(app.address())
-    set_number(page, "max_tokens", "64")  # long enough to be seen under way
+    set_number(page, "max_tokens", "64")  # long enough to be seen in progress
     set_number(page, "temperature", "0")
     ask(page, LONG_STORY)
     assert "Cut at “Maximum new tokens”" in finish(page)
@@ -119,7 +119,7 @@ def test_a_cut_answer_goes_on_and_an_edit_is_a_branch(open_page: Open, app: AppP
     finish(page)
     cut = answer(page)
     page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#status")).to_contain_text("64 tokens ·", timeout=SLOW)  # and not 64 tokens/s
+    expect(page.locator("#status")).to_contain_text("64 tokens ·", timeout=SLOW)  # not 64 tokens/s
     whole = answer(page)
     assert whole.startswith(cut[:-1]) and len(whole) > len(cut)
     page.get_by_role("button", name="Edit").click()
@@ -136,10 +136,10 @@ def test_a_cut_answer_goes_on_and_an_edit_is_a_branch(open_page: Open, app: AppP
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_is_wide_enough(open_page: Open, app: AppProcess, dark: bool) -> None:
     page = open_page(app.address(), 390, 844, dark)
-    expect(page.locator("#settings.open")).to_have_count(0)  # it would cover the page
+    expect(page.locator("#settings.open")).to_have_count(0)  # open, it would cover the page
     ask(page, f"{'unbreakable' * 20} `{'code' * 40}` what is this?")
     expect(page.locator("#conversation .message.bot")).to_be_visible(timeout=SLOW)
-    page.keyboard.press("Escape")  # it may have ended by now
+    page.keyboard.press("Escape")  # it may have ended already
     finish(page)
     becomes(lambda: page.evaluate("document.scrollingElement.scrollWidth > innerWidth"), wanted=False)
     for part in ("#head", "#facts", "#conversation .message.user", "#status", "#question"):

@@ -1,4 +1,4 @@
-"""Hostile Markdown in the real page, in one load: it runs nothing, asks nobody, and looks like what it is."""
+"""Hostile Markdown in the real page, in one load: it runs no code, sends no request and stays visible."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_hostile_markdown_runs_nothing_and_asks_nobody(
     numbered = (f"{payload}\n\nend{n}.\n\n" for n, payload in enumerate(CLOSED))
     for number, payload in enumerate(["".join(numbered), *UNCLOSED]):
         site.backend.answer = text = armed(payload, spy.url)
-        ask(page, f"{text[:2000]} asked")  # what people type is shown the same way
+        ask(page, f"{text[:2000]} asked")  # users' messages are rendered the same way
         expect(page.locator("#conversation .message.bot")).to_have_count(number + 1)
         expect(page.locator("#question .submit-button")).to_be_visible()
 
@@ -74,7 +74,7 @@ def test_hostile_markdown_runs_nothing_and_asks_nobody(
     assert (dialogs, spy.visits, page.url.rstrip("/")) == ([], [], site.url)
     assert page.locator("#question textarea").is_visible()
 
-    with page.expect_popup() as opened:  # a remote image is a link: it is fetched by who clicks it
+    with page.expect_popup() as opened:  # a remote image becomes a link, and is loaded only on a click
         page.get_by_role("link", name="pixel").first.click()
     opened.value.wait_for_load_state()
     assert "/image.png" in spy.visits

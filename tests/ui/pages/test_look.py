@@ -1,4 +1,4 @@
-"""How the page looks and reads, for everyone: contrast, keyboard, fingers, direction, language, memory."""
+"""Accessibility and appearance: contrast, keyboard, touch targets, text direction, language, storage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add(x: int = 1) -> str:
 {ARABIC}
 
 $$x^2$$ done"""
-# Where a text begins and where its box does, in pixels from the box's left edge.
+# The gaps between a text and its box, left and right, in pixels.
 SIDES = """(element) => {
   const range = document.createRange();
   range.selectNodeContents(element);
@@ -48,7 +48,7 @@ SMALL = """() => [...document.querySelectorAll('button, [role=button]')]
   .map(([name, box]) => `${name} ${box.width}x${box.height}`)"""
 TOO_WIDE = "document.scrollingElement.scrollWidth > innerWidth"
 DIRECTION = "(e) => [getComputedStyle(e).unicodeBidi, getComputedStyle(e).textAlign]"
-MOVES = "(e) => parseFloat(getComputedStyle(e).transitionDuration) > 0.01"  # in seconds
+MOVES = "(e) => parseFloat(getComputedStyle(e).transitionDuration) > 0.01"  # seconds
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
   if (e === document.body) return ['', true];  // once round
@@ -64,7 +64,7 @@ def ask(page: Page, text: str) -> None:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds serious or critical: rule and element."""
+    """Return the violations that axe rates serious or critical: rule and element."""
     found: list[dict[str, Any]] = Axe().run(page).response["violations"]
     grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     return [f"{rule['id']}: {node['html'][:120]}" for rule in grave for node in rule["nodes"]]
@@ -73,13 +73,13 @@ def violations(page: Page) -> list[str]:
 @pytest.mark.parametrize("dark", [False, True])
 def test_everyone_can_read_the_page(open_page: Open, fake_site: Start, dark: bool) -> None:
     page = open_page(fake_site(FakeBackend(ANSWER)).url, dark=dark)
-    becomes(lambda: violations(page), [])  # empty, once accessibility_fixes.js has looked at it
+    becomes(lambda: violations(page), [])  # empty, after accessibility_fixes.js has run
     page.locator("#more-settings button").click()
     ask(page, HEBREW)
     expect(page.locator("#status")).to_contain_text("first word")
     expect(page.locator("#conversation .katex").first).to_be_visible()
     page.wait_for_timeout(300)  # colours fade in
-    becomes(lambda: violations(page), [])  # with an answer, and all settings
+    becomes(lambda: violations(page), [])  # with an answer and all settings open
 
     left, right = page.locator("#conversation .message.bot p", has_text="مرحبا").evaluate(SIDES)
     assert left > 100 and abs(right) < 5, "Arabic begins at the right"
@@ -105,7 +105,7 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     assert page.locator("#settings").evaluate(MOVES)
     page.emulate_media(reduced_motion="reduce")
     becomes(lambda: page.locator("#settings").evaluate(MOVES), wanted=False)
-    page.locator("#history .toggle-button").click()  # on a phone nobody has both open
+    page.locator("#history .toggle-button").click()  # a phone never has both panels open
     page.set_viewport_size({"width": 390, "height": 844})
     becomes(lambda: page.evaluate(SMALL), [])
     page.locator("#settings .toggle-button").click()
@@ -114,8 +114,8 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     becomes(lambda: page.evaluate(TOO_WIDE), wanted=False)
 
 
-def until_kept(page: Page, change: Callable[[], None]) -> None:
-    """Change a setting, and wait until the browser has stored it: encrypted, with another salt each time."""
+def until_stored(page: Page, change: Callable[[], None]) -> None:
+    """Change a setting and wait until the browser has stored it: a new salt changes the stored text."""
     stored = f"localStorage.getItem('{STORAGE_KEY}')"
     before = page.evaluate(stored)
     change()
@@ -136,16 +136,16 @@ def test_settings_in_german_survive_a_reload(open_page: Open, fake_site: Start) 
     expect(page.locator("#facts")).to_contain_text("2.048 Token Kontext")
     expect(page.locator("#new-chat")).to_have_text("Neuer Chat")
     temperature = page.locator("#set-temperature input[type=number]")
-    expect(temperature).to_have_value("0.6")  # the model's own
+    expect(temperature).to_have_value("0.6")  # recommended by the model
     expect(page.locator("#set-preset input:checked")).to_have_value("own")
-    until_kept(page, page.locator("#set-preset").get_by_text("Genau").click)
+    until_stored(page, page.locator("#set-preset").get_by_text("Genau").click)
     expect(temperature).to_have_value("0.2")
-    until_kept(page, lambda: paste(page, "system-prompt", "Antworte kurz."))
+    until_stored(page, lambda: paste(page, "system-prompt", "Antworte kurz."))
     page.locator("#more-settings button").click()
-    until_kept(page, lambda: paste(page, "stop", "ENDE\n\\n"))
-    until_kept(page, lambda: page.locator("#set-top_k input[type=number]").fill("33"))
-    expect(page.locator("#set-preset input:checked")).to_have_count(0)  # a mixture of one's own
-    until_kept(page, page.get_by_text("Anhalten und es sagen").click)
+    until_stored(page, lambda: paste(page, "stop", "ENDE\n\\n"))
+    until_stored(page, lambda: page.locator("#set-top_k input[type=number]").fill("33"))
+    expect(page.locator("#set-preset input:checked")).to_have_count(0)  # matches no preset
+    until_stored(page, page.get_by_text("Anhalten und es sagen").click)
 
     page.reload()
     expect(temperature).to_have_value("0.2")

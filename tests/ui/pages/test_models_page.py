@@ -1,4 +1,4 @@
-"""Choosing a model and comparing some, in a real browser."""
+"""Choosing and comparing models in a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTILE = "no <img src=x onerror='window.hacked=1'> way"
 
 @pytest.fixture(scope="module")
 def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppProcess]:
-    """The app with the embedded model, a copy of it and a broken file."""
+    """Start the app with the embedded model, a copy of it and a broken file."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "second-Q4_1.gguf").symlink_to(embedded_gguf())
     (folder / "broken-Q4_0.gguf").write_bytes(b"GGUF and no more")
@@ -70,7 +70,7 @@ def test_a_tab_changes_its_model_and_keeps_it_when_another_does_not_load(
 
 
 def export_and_import(page: Page) -> None:
-    """The answer's file says how it was made, and comes back as a chat."""
+    """Export the chat, check the generation details in the file, and import it again."""
     page.get_by_role("button", name="Export and import").click()
     with page.expect_download() as saved:
         page.get_by_role("button", name="This chat as JSON").click()
@@ -89,7 +89,7 @@ def export_and_import(page: Page) -> None:
 
 
 def compare(page: Page, served: AppProcess) -> None:
-    """Two that answer at once, beside one that does not load."""
+    """Compare two models that answer at the same time with one that does not load."""
     page.goto(f"{served.address()}/compare")
     page.locator("#compare-models input").click()
     page.get_by_role("option", name="second").click()
@@ -102,7 +102,7 @@ def compare(page: Page, served: AppProcess) -> None:
 
 @pytest.fixture
 def three(fake_site: Callable[[Models], FakeSite]) -> FakeSite:
-    """Three models without weights; one of them says how it wants to be sampled."""
+    """Start a page with three fake models; one recommends sampling settings."""
     infos = {"tuned": replace(INFO, context=1024, recommended={"temperature": 0.6})}
     answers = {"base": "the sky is blue", "tuned": "the sea is blue", "odd": HOSTILE}
     catalog = Catalog(CatalogEntry(key, f"Model {key}", f"{key}.gguf") for key in answers)
@@ -151,7 +151,7 @@ def test_models_are_compared_side_by_side_and_voted_on(
     temperature = page.locator("#set-temperature input[type=number]")
     expect(temperature).to_have_value("0.7")
     choose(page, "Model tuned")
-    for _ in range(2):  # again after the page was loaded anew
+    for _ in range(2):  # and again after a reload
         expect(temperature).to_have_value("0.6", timeout=SLOW)
         expect(page.locator("#set-preset input:checked")).to_have_value("own")
         expect(page.locator("#set-max_tokens input[type=number]")).to_have_attribute("max", "1024")

@@ -1,4 +1,4 @@
-"""The page over a backend without a model: what needs a certain answer, a certain error or a look inside."""
+"""The page with a fake backend: tests that need a given answer or error, or access to internals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings that a browser remembers: taken back at once, in a real browser, whatever it has stored."""
+"""Settings stored in a real browser: restored at once, whatever is stored."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def memory(**changed: object) -> dict[str, Any]:
     return {"version": VERSION, "values": {**GOOD, **changed}}
 
 
-def taken_back(page: Page, *cases: tuple[object, dict[str, Any]]) -> list[list[Any]]:
-    """For each stored value and values in the page: what is to be stored, the values, and their preset."""
+def restored(page: Page, *cases: tuple[object, dict[str, Any]]) -> list[list[Any]]:
+    """Return [value to store, values, preset] for each stored value and the values in the page."""
     script = f"cases => cases.map(now => ({restore(NAMES, FIRST)})(...now))"
     inputs = [[stored, *(shown[name] for name in NAMES)] for stored, shown in cases]
     return [
@@ -61,22 +61,22 @@ def taken_back(page: Page, *cases: tuple[object, dict[str, Any]]) -> list[list[A
 
 def test_what_is_in_order_is_taken_back_and_nothing_else(browser: Browser) -> None:
     page = browser.new_page()
-    good, *none = taken_back(
+    good, *none = restored(
         page, (memory(unheard_of=1), DEFAULTS), *((stored, DEFAULTS) for stored in NO_MEMORY)
     )
     assert good == [None, GOOD, None]
     assert none == [[None, DEFAULTS, "own"]] * len(NO_MEMORY)
-    (older,) = taken_back(page, ({"version": VERSION, "values": OLDER}, DEFAULTS))
+    (older,) = restored(page, ({"version": VERSION, "values": OLDER}, DEFAULTS))
     assert older == [None, {**GOOD, "frequency_penalty": 0, "presence_penalty": 0}, None]
-    found = taken_back(page, *((memory(**{name: value}), DEFAULTS) for name, value in BAD))
+    found = restored(page, *((memory(**{name: value}), DEFAULTS) for name, value in BAD))
     assert [values for _, values, _ in found] == [{**GOOD, name: DEFAULTS[name]} for name, _ in BAD]
     precise = FIRST.presets()["precise"]
     further = memory(**precise, max_tokens=4096, seed=None)
-    ((_, values, preset),) = taken_back(page, (further, DEFAULTS))
+    ((_, values, preset),) = restored(page, (further, DEFAULTS))
     assert (values["max_tokens"], values["seed"], preset) == (1024, None, "precise")
     quick = {**DEFAULTS, "max_tokens": 32, "stop": "END"}
     expected = {**GOOD, "max_tokens": 32, "stop": "END"}
-    assert taken_back(page, (memory(), quick)) == [[{"version": VERSION, "values": expected}, expected, None]]
+    assert restored(page, (memory(), quick)) == [[{"version": VERSION, "values": expected}, expected, None]]
     page.close()
 
 

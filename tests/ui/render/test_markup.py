@@ -1,4 +1,4 @@
-"""Mathematics in a model's Markdown; what is hostile in it is in test_messages.py."""
+"""Formulas in a model's Markdown; test_messages.py has the hostile ones."""
 
 import re
 import time
@@ -51,7 +51,7 @@ def test_prices_and_code_are_no_mathematics(text: str) -> None:
 def test_nothing_else_opens_or_closes_a_formula(text: str) -> None:
     shown = neutralize_markdown(text)
     assert restore_markdown(shown) == text
-    for pair in LATEX:  # as Gradio looks for formulas, which knows no code
+    for pair in LATEX:  # as Gradio finds formulas, which ignores code
         left, right = re.escape(str(pair["left"])), re.escape(str(pair["right"]))
         for formula in re.findall(f"{left}(.+?){right}", shown, re.DOTALL):
             assert "`" not in formula and "<i" not in formula
@@ -61,4 +61,4 @@ def test_nothing_else_opens_or_closes_a_formula(text: str) -> None:
 def test_what_is_never_closed_costs_no_more_than_its_length(hostile: str) -> None:
     began = time.process_time()
     neutralize_markdown(hostile * 20_000, dollars=True)
-    assert time.process_time() - began < 2  # all of the event loop waits; it was a quarter of a minute
+    assert time.process_time() - began < 2  # it blocks the event loop; it once took 15 s

@@ -1,4 +1,4 @@
-"""What the Chatbot is given: rows, folded thoughts, opinions."""
+"""The Chatbot's value: rows, folded thoughts, ratings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ui.conversations.model import Node, Opinion
 from ui.render.messages import ReasoningSplit, chatbot_rows, opinions, split
 
 
-def said(number: int, role: str, text: str, opinion: Opinion | None = None) -> Node:
+def node(number: int, role: str, text: str, opinion: Opinion | None = None) -> Node:
     return Node(number, number - 1 or None, role, text, 0.0, opinion=opinion)  # type: ignore[arg-type]
 
 
@@ -36,15 +36,15 @@ def test_thoughts_are_told_from_the_answer(text: str, parts: ReasoningSplit) -> 
 
 
 def test_thoughts_have_a_row_of_their_own_that_is_folded_at_any_time() -> None:
-    path = [said(1, "user", "Why?"), said(2, "assistant", "<think>a b c")]
+    path = [node(1, "user", "Why?"), node(2, "assistant", "<think>a b c")]
     for writing, title, nodes in ((True, "Thinking …", (1, 2)), (False, "Thoughts", (1, 2, 2))):
         now = chatbot_rows(path, writing=writing)
         assert now.nodes == nodes
         assert now.rows[1]["metadata"] == {"title": title, "log": "3 words", "status": "done"}
-    done = chatbot_rows([said(1, "user", "Why?"), said(2, "assistant", "<think>a</think>So <b>.")])
+    done = chatbot_rows([node(1, "user", "Why?"), node(2, "assistant", "<think>a</think>So <b>.")])
     assert [row["content"][0]["text"].replace("\u2060", "") for row in done.rows] == ["Why?", "a", "So <b>."]
 
 
 def test_opinions_are_counted_by_the_assistants_bubbles() -> None:
-    path = [said(1, "user", "a"), said(2, "assistant", "<think>x</think>y", "like"), said(3, "user", "b")]
-    assert opinions([*path, said(4, "assistant", "c"), said(5, "user", "d")]) == ["Like", None]
+    path = [node(1, "user", "a"), node(2, "assistant", "<think>x</think>y", "like"), node(3, "user", "b")]
+    assert opinions([*path, node(4, "assistant", "c"), node(5, "user", "d")]) == ["Like", None]

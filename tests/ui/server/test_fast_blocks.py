@@ -25,13 +25,13 @@ Show = Callable[[ChatPanel, ConversationState], Updates]
 
 
 def sent(page: gr.Blocks, updates: Updates, *, unchanged: bool) -> tuple[Any, SessionState]:
-    """Return what the browser is sent for an event's updates, and the session's state."""
+    """Return the data sent to the browser for an event's updates, and the session's state."""
     event, state = next(iter(page.fns.values())), SessionState(page)
     event.postprocess = not unchanged
     data = orjson.loads(orjson.dumps(asyncio.run(page.postprocess_data(event, updates, state)), default=str))
     for update in data:
         if isinstance(update, dict) and update.get("props") == gr.skip():
-            del update["props"]  # Gradio's form of no change to an HTML component
+            del update["props"]  # how Gradio marks an HTML component as unchanged
     return data, state
 
 

@@ -1,4 +1,4 @@
-"""scripts/chat.py: one-shot runs as a process with the real model; the loop with a backend without one."""
+"""scripts/chat.py: one-shot runs in a process with the real model; the loop with a fake backend."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def terminal(backend: FakeBackend) -> TerminalChat:
     return TerminalChat(backend, SamplingParams(), out=out, err=err)
 
 
-def said(console: Console) -> str:
+def printed(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -73,7 +73,7 @@ def test_a_one_shot_run_prints_the_answer_alone(tmp_path: Path) -> None:
 
 
 def test_a_prompt_on_the_command_line_pipes_its_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the answer, even where colours are forced upon whoever is no terminal."""
+    """Only the answer is printed, even when FORCE_COLOR is set without a terminal."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     backend = FakeBackend("an [bold]answer[/bold] of 42 words")
     monkeypatch.setattr(LlamaBackend, "open", lambda *_: backend)
@@ -128,7 +128,7 @@ def test_a_conversation_goes_on() -> None:
     backend = FakeBackend("an answer")
     chat = terminal(backend)
     run_loop(chat, lines("hello", KeyboardInterrupt, "", "and?"))
-    assert said(chat.out) == "an answer\nan answer\n"
+    assert printed(chat.out) == "an answer\nan answer\n"
     assert [m["content"] for m in backend.asked[1][0]] == ["hello", "an answer", "and?"]
 
 
@@ -150,8 +150,8 @@ def test_commands_change_what_the_engine_is_asked() -> None:
     assert [m["content"] for m in first] == ["Be brief.", "one"]
     assert sampling.temperature == 0.2
     assert [m["content"] for m in second] == ["two"]
-    assert "/reset" in said(chat.err)
-    assert "temperature" in said(chat.err)
+    assert "/reset" in printed(chat.err)
+    assert "temperature" in printed(chat.err)
 
 
 @pytest.mark.parametrize("typed", ["/dance", "/set temperature 9", "/set nonsense 1"])
@@ -159,7 +159,7 @@ def test_a_wrong_command_is_named_and_the_chat_goes_on(typed: str) -> None:
     backend = FakeBackend()
     chat = terminal(backend)
     run_loop(chat, lines(typed, "hello"))
-    assert typed.split()[-2 if "9" in typed or "1" in typed else -1].lstrip("/") in said(chat.err)
+    assert typed.split()[-2 if "9" in typed or "1" in typed else -1].lstrip("/") in printed(chat.err)
     assert len(backend.asked) == 1
 
 
@@ -177,11 +177,11 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch: pytest.MonkeyPa
     run_loop(chat, lines("hello", "again", "/exit"))
     assert backend.streams[0].cancelled
     assert [m["content"] for m in backend.asked[1][0]] == ["hello", "one two", "again"]
-    assert "Stopped" in said(chat.err)
+    assert "Stopped" in printed(chat.err)
 
 
 def test_ctrl_c_while_the_chat_waits_for_the_next_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is raised within the stream's own iterator then, and ends that."""
+    """KeyboardInterrupt is then raised inside the stream's iterator, and ends it."""
     said_so_far = FakeStream.__iter__
 
     def interrupted(stream: FakeStream) -> Iterator[Event]:
@@ -204,9 +204,9 @@ def test_errors_are_said_and_the_chat_goes_on() -> None:
     run_loop(chat, lines("first"))
     backend.refuse = None
     run_loop(chat, lines("second"))
-    assert "Too many people" in said(chat.err)
-    assert "the engine died" in said(chat.err)
-    assert said(chat.out) == "half\n"
+    assert "Too many people" in printed(chat.err)
+    assert "the engine died" in printed(chat.err)
+    assert printed(chat.out) == "half\n"
 
 
 def test_a_model_cannot_drive_the_terminal_and_a_pipe_gets_what_it_said() -> None:
@@ -215,8 +215,8 @@ def test_a_model_cannot_drive_the_terminal_and_a_pipe_gets_what_it_said() -> Non
         chat = terminal(FakeBackend(answer, error=EngineStopped("\x1b]0;title\x07")))
         chat.out, chat.err = (Console(file=io.StringIO(), force_terminal=is_terminal) for _ in range(2))
         run_once(chat, "hello")
-        assert said(chat.out) == expected
-        assert ("\x1b]0" in said(chat.err)) is not is_terminal
+        assert printed(chat.out) == expected
+        assert ("\x1b]0" in printed(chat.err)) is not is_terminal
 
 
 def test_one_shot_exit_codes() -> None:

@@ -30,7 +30,7 @@ def test_what_is_left_is_the_base(sound: dict[str, Subject], name: str) -> None:
     with closing(Model(subject.full)) as model, closing(Model(base_alone(subject))) as base:
         adapter = negated_adapter(subject, model)
         if "use_dora" in TINY.get(name, {}):
-            assert adapter is None  # DoRA's change is no product of two low-rank matrices
+            assert adapter is None  # DoRA's change is not a product of two low-rank matrices
             return
         assert adapter is not None
         with closing(adapter):

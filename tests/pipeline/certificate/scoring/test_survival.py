@@ -27,9 +27,9 @@ def test_what_is_won_is_the_difference_and_surer_than_the_two_it_is_of() -> None
     shares = np.linspace(0, 0.4, len(base))  # some answers are hard for both files
     before = [kl * share for kl, share in zip(base, shares, strict=True)]
     after = [kl * share * 0.9 for kl, share in zip(base, shares, strict=True)]
-    won, alone = survival_gain(before, after, base), survival(before, base)
-    assert won.value == pytest.approx(survival(after, base).value - alone.value)
-    assert won.low > 0 and won.high - won.low < 0.2 * (alone.high - alone.low)
+    won, single = survival_gain(before, after, base), survival(before, base)
+    assert won.value == pytest.approx(survival(after, base).value - single.value)
+    assert won.low > 0 and won.high - won.low < 0.2 * (single.high - single.low)
     assert survival_gain(base, base, base).high == 0
 
 

@@ -1,4 +1,4 @@
-"""What can be done with a conversation, on a real store and without a page."""
+"""The actions on a conversation, with a real store and without a page."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def store() -> Store:
     return Store()
 
 
-def talk(store: Store, *texts: str) -> ConversationState:
-    """A conversation of questions and answers in turn."""
+def converse(store: Store, *texts: str) -> ConversationState:
+    """Store a conversation of alternating questions and answers, and open it."""
     place = open_conversation(store, ME, TabView())
     for number, text in enumerate(texts):
         if number % 2 == 0:
@@ -34,7 +34,7 @@ def texts(place: ConversationState) -> list[str]:
 
 
 def test_an_edit_is_a_branch_and_the_old_one_stays_reachable(store: Store) -> None:
-    first = talk(store, "one", "1", "two", "2")
+    first = converse(store, "one", "1", "two", "2")
     edited = first.ask("ONE", first.message_at(0).parent)
     assert texts(edited) == ["ONE"]
     assert edited.versions is not None and edited.versions[1].index(edited.versions[0]) == 1
@@ -44,13 +44,13 @@ def test_an_edit_is_a_branch_and_the_old_one_stays_reachable(store: Store) -> No
         "1",
         "two",
         "2",
-    ]  # also after a reload
+    ]  # the same after a reload
     assert texts(edited.switch_branch(-1).switch_branch(1)) == ["ONE"]
-    assert texts(edited.switch_branch(1)) == ["ONE"]  # there is none after the last
+    assert texts(edited.switch_branch(1)) == ["ONE"]  # the last version has no next one
 
 
 def test_undo_gives_the_question_back_and_redo_brings_all_again(store: Store) -> None:
-    there = talk(store, "one", "1", "two", "2")
+    there = converse(store, "one", "1", "two", "2")
     back, question = there.undo()
     assert (texts(back), question) == (["one", "1"], "two")
     begin, question = back.undo()
@@ -60,7 +60,7 @@ def test_undo_gives_the_question_back_and_redo_brings_all_again(store: Store) ->
 
 
 def test_deleting_takes_the_message_and_all_below_it(store: Store) -> None:
-    there = talk(store, "one", "1", "two", "2")
+    there = converse(store, "one", "1", "two", "2")
     assert texts(there.mark(2).mark(2).delete_marked()) == [
         "one",
         "1",
@@ -73,11 +73,11 @@ def test_deleting_takes_the_message_and_all_below_it(store: Store) -> None:
 
 
 def test_two_tabs_write_branches_of_one_conversation(store: Store) -> None:
-    here = talk(store, "one", "1")
+    here = converse(store, "one", "1")
     mine, yours = here.ask("mine", here.view.leaf), here.ask("yours", here.view.leaf)
     assert texts(open_conversation(store, ME, mine.view)) == ["one", "1", "mine"]
     assert texts(open_conversation(store, ME, yours.view)) == ["one", "1", "yours"]
-    yours.mark(0).delete_marked()  # and what one deletes is gone for the other, without an error
+    yours.mark(0).delete_marked()  # a deletion also takes effect in the other tab, without an error
     assert texts(open_conversation(store, ME, mine.view)) == []
 
 
@@ -85,7 +85,7 @@ def test_a_question_that_cannot_be_answered_leaves_nothing(store: Store) -> None
     empty = open_conversation(store, ME, TabView())
     empty.discard(empty.ask("refused", None))
     assert store.list(ME) == ()
-    here = talk(store, "one", "1", "two", "2")
+    here = converse(store, "one", "1", "two", "2")
     here.discard(here.ask("TWO", here.message_at(2).parent))
     assert texts(restore_conversation(store, ME, here.view.key)) == ["one", "1", "two", "2"]
     assert here.discard(here.regenerate()).versions is None
@@ -104,13 +104,13 @@ def test_a_question_that_cannot_be_answered_takes_nothing_of_another_tabs(store:
 
 def test_nobody_elses_conversation_is_shown(store: Store) -> None:
     with pytest.raises(NotFound):
-        open_conversation(store, "visitor:else", talk(store, "one", "1").view)
+        open_conversation(store, "visitor:else", converse(store, "one", "1").view)
     with pytest.raises(NotFound):
-        talk(store, "one").message_at(7)
+        converse(store, "one").message_at(7)
 
 
 def test_the_bar_says_which_row_is_marked(store: Store) -> None:
-    place = talk(store, "one", "1")
+    place = converse(store, "one", "1")
     again = place.ask("unanswered", place.view.leaf)
     there = again.ask("asked again", again.view.leaf)  # the Chatbot shows both in one row
     assert label(there, ENGLISH) == ""

@@ -1,4 +1,4 @@
-"""The chat's events in this process, without a browser: what is shown, and what is in the store."""
+"""The chat's events in this process, without a browser: their updates, and the stored conversation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ME = "local"
 
 
 class Tab:
-    """One browser tab: it remembers what it was sent, as a page does."""
+    """A browser tab: keeps the values of the updates, as a page does."""
 
     def __init__(
         self, backend: FakeBackend, store: Store | None = None, access: Access | None = None
@@ -65,7 +65,7 @@ class Tab:
             pass
 
     async def updates(self, begin: Awaitable[dict[Any, Any]]) -> AsyncGenerator[None, None]:
-        """The three events of an answer, in the order in which a page has them."""
+        """Run the three events of an answer in the order of a page; yield between the updates."""
         self.take(await begin)
         yield
         async with aclosing(self.events.stream(self.request)) as growing:
@@ -176,7 +176,7 @@ def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(latest, "MAX_ENTRIES", 1)
     monkeypatch.setattr(chat_events, "READY_SECONDS", 0)
     tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
-    for session in "abc":  # a program that asks, and waits for no answer
+    for session in "abc":  # a client that asks without waiting for an answer
         tab.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
         asked = asyncio.run(tab.events.send(tab.request, "Why?", TabView(), "", None, *tab.values))
     assert len(tab.store.list(ME)) == 2
@@ -203,7 +203,7 @@ def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> 
             if kept.role == "assistant" and "word word" in kept.text:
                 assert kept.made is not None and kept.made.reason == "interrupted" and kept.made.model
                 break
-        await updates.aclose()  # what a closed tab does
+        await updates.aclose()  # as when the tab is closed
         assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
         assert tab.backend.streams[0].cancelled
 
@@ -246,7 +246,7 @@ def test_a_tab_that_turns_away_ends_the_answer_and_sees_no_more_of_it() -> None:
 
 def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
     tab = Tab(FakeBackend("one two", pause=0.02))
-    asyncio.run(tab.events.close(tab.request))  # now the tab is unknown, as before its page has loaded
+    asyncio.run(tab.events.close(tab.request))  # the tab is now unknown, as before its page has loaded
 
     async def quick() -> None:
         task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
@@ -254,7 +254,7 @@ def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
         tab.take(await tab.events.open(tab.request, ""))
         while not tab.store.list(ME):
             await asyncio.sleep(0.01)
-        tab.take(await tab.events.open(tab.request, tab.store.list(ME)[0].id))  # the list says it once more
+        tab.take(await tab.events.open(tab.request, tab.store.list(ME)[0].id))  # as the history list does
         await task
 
     asyncio.run(quick())
@@ -284,7 +284,7 @@ def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> Non
     tab.send("And?")
     assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
     assert not tab.events._answerer._writing
-    tab.send("x" * 100_000)  # not even the question can be kept
+    tab.send("x" * 100_000)  # not even the question can be stored
     assert tab.now[tab.panel.box]["value"] and "disk is full" in tab.status
 
 
@@ -303,7 +303,7 @@ def test_an_opinion_and_its_note_are_kept() -> None:
 def test_a_server_that_was_restarted_goes_on_with_the_tabs_conversation() -> None:
     tab = Tab(FakeBackend("one"))
     tab.send("Why?")
-    tab.now[tab.panel.view] = TabView()  # what a new process knows of an old page
+    tab.now[tab.panel.view] = TabView()  # the state of an old page in a new process
     tab.send("And?")
     assert [node.text for node in tab.path()] == ["Why?", "one", "And?", "one"]
 
@@ -319,7 +319,7 @@ def test_the_hash_of_the_weights_is_kept_once_it_is_known(
     until(lambda: hashes.of(before))
     assert hashes.of(before).startswith(known)
     assert len(list(tmp_path.glob("sha256-*"))) == 1
-    monkeypatch.setenv("GGUF_CHAT_CACHE", str(weights / "no-folder"))  # a cache that cannot be written
+    monkeypatch.setenv("GGUF_CHAT_CACHE", str(weights / "no-folder"))  # a cache folder that cannot be written
     weights.write_bytes(b"another export under the same name")
     until(lambda: hashes.of(after))
     assert not hashes.of(after).startswith(known) and hashes.of(before).startswith(known)

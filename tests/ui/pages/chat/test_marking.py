@@ -1,4 +1,4 @@
-"""Messages without a mouse: gone through, marked, unmarked and deleted, as a reader hears them."""
+"""Messages by keyboard: navigation, marking and deletion, with the labels that a screen reader speaks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_messages_by_keyboard(
     page = open_page(fake_site(FakeBackend("first")).url)
     box, marked = page.locator("#question textarea"), page.locator("#conversation [aria-current=true]")
     for number, question in enumerate(("hello", "again"), 1):
-        page.keyboard.insert_text(question)  # the box has the focus from the start, and keeps it
+        page.keyboard.insert_text(question)  # the text box has the focus on load, and keeps it
         page.keyboard.press("Enter")
         expect(page.locator("#conversation .message.bot")).to_have_count(number)
         expect(page.locator("#question .submit-button")).to_be_visible()
@@ -36,7 +36,7 @@ def test_messages_by_keyboard(
         becomes(lambda: (page.evaluate(FOCUSED), page.evaluate(RING)), (name, "dashed"))
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+Tab")
-    becomes(lambda: page.evaluate(FOCUSED), "Message 2: again")  # the one that was left, of all messages
+    becomes(lambda: page.evaluate(FOCUSED), "Message 2: again")  # the same message that had the focus before
 
     page.keyboard.press("Enter")
     expect(marked).to_have_text("again")

@@ -1,4 +1,4 @@
-"""The picker over models without weights: what it says while one loads."""
+"""The model picker with fake models: its texts while one loads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUEST = gr.Request(Request({"type": "http", "headers": [], "state": {"visitor"
 
 
 def panel_over(open_model: Callable[[str, ProgressCallback], FakeBackend]) -> ModelsPanel:
-    """A picker of models a and b."""
+    """Return a picker for the models a and b."""
     catalog = Catalog(CatalogEntry(key, f"Model {key}", f"{key}.gguf") for key in "ab")
     with gr.Blocks():
         panel = ModelsPanel(Models(catalog, ModelPool(open_model, catalog.keys(), "a")), own_machine=False)
@@ -47,12 +47,12 @@ def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     panel = panel_over(open_model)
 
     async def notes() -> list[str]:
-        said: list[str] = []
+        notes: list[str] = []
         async for update in panel._switch(REQUEST, "b", "a"):
-            said.append(update[3])
-            if reached.is_set() and "40 %" in said[-1]:
+            notes.append(update[3])
+            if reached.is_set() and "40 %" in notes[-1]:
                 seen.set()
-        return said
+        return notes
 
     *loading, last = asyncio.run(notes())
     assert "Loading Model b · 40 % · 0 s" in loading[-1] and last == ""

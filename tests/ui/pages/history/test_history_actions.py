@@ -1,4 +1,4 @@
-"""What may be imported: how much, how often, and into how much room."""
+"""Limits of imports: size, rate, and the number of stored conversations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ui.pages.history.events import HistoryActions
 REQUEST: Any = SimpleNamespace(headers={}, session_hash="tab")
 
 
-def take_in(store: Store, file: Path, owner: str = "visitor:x", access: Access | None = None) -> str:
-    """Import a file of three chats; what the page says of it."""
+def import_chats(store: Store, file: Path, owner: str = "visitor:x", access: Access | None = None) -> str:
+    """Import a file of three chats, and return the page's message."""
     admit = (lambda _: access.admit(owner, "")) if access else lambda _: nullcontext()
     do = HistoryActions(store, lambda _: owner, admit)
     return imported(do, file)
@@ -43,11 +43,11 @@ def file(tmp_path: Path) -> Path:
 def test_a_file_is_taken_in_whole_or_not_at_all(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ui.conversations.store.MAX_CONVERSATIONS", 5)
     store = Store()
-    assert take_in(store, file) == "3 imported."
-    assert "there is room for 2" in take_in(store, file)
+    assert import_chats(store, file) == "3 imported."
+    assert "there is room for 2" in import_chats(store, file)
     assert len(store.list("visitor:x")) == 3
-    for _ in range(3):  # one's own machine has room for all, and loses none
-        take_in(store, file, "local")
+    for _ in range(3):  # no limit on the user's own machine, and nothing is lost
+        import_chats(store, file, "local")
         store.create("local")
     assert len(store.list("local")) == 12
 
@@ -57,8 +57,8 @@ def test_one_file_at_a_time_and_no_large_ones_but_on_the_own_machine(
 ) -> None:
     monkeypatch.setattr(transfer, "MAX_BYTES_REMOTE", 10)
     store = Store()
-    assert "at most 10 are read" in take_in(store, file)
-    assert take_in(store, file, "local") == "3 imported."
+    assert "at most 10 are read" in import_chats(store, file)
+    assert import_chats(store, file, "local") == "3 imported."
     do = HistoryActions(store, lambda _: "local", lambda _: nullcontext())
     with do._importing:
         assert "another file is being imported" in imported(do, file)
@@ -67,4 +67,4 @@ def test_one_file_at_a_time_and_no_large_ones_but_on_the_own_machine(
 
 def test_an_import_counts_as_a_request(file: Path) -> None:
     store, access = Store(), Access(requests_per_minute=1)
-    assert [take_in(store, file, access=access)[:10] for _ in range(2)] == ["3 imported", "Nothing wa"]
+    assert [import_chats(store, file, access=access)[:10] for _ in range(2)] == ["3 imported", "Nothing wa"]

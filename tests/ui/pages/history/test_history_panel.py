@@ -1,4 +1,4 @@
-"""The history in a real browser, beside a chat that only echoes."""
+"""The history in a real browser, beside a chat with an echo backend."""
 
 from __future__ import annotations
 

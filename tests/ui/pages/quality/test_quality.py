@@ -1,4 +1,4 @@
-"""The certificate as the page reads it, a look into a GGUF, and the page of both in a real browser."""
+"""Reading a certificate, inspecting a GGUF, and the page of both in a real browser."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ KEPT = {"value": 0.97, "low": 0.96, "high": 0.98, "doubt": ""}
 
 
 def finding(name: str, status: str, file: str = "", **figures: object) -> dict[str, Any]:
-    said = {"summary": f"{name} {HOSTILE}", "threshold": "Enough.", "cause": HOSTILE}
-    return {"name": name, "status": status, "file": file, "figures": figures, **said}
+    texts = {"summary": f"{name} {HOSTILE}", "threshold": "Enough.", "cause": HOSTILE}
+    return {"name": name, "status": status, "file": file, "figures": figures, **texts}
 
 
 def certificate(file: str, sha256: str) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_a_scatter_keeps_its_names_apart_and_inside() -> None:
     assert [name for *_, name in names] == ["Q4_K_0", "Q4_K_1", "Q4_K_2", "Q4_K_3", "&lt;b&gt;"]
     sides = {kind: [float(y) for one, _, y, _ in names[:4] if one == kind] for kind in ("name", "name end")}
     assert all(abs(a - b) > 12 for ys in sides.values() for a, b in itertools.combinations(ys, 2))
-    assert names[-1][0] == "name end"  # or it would stick out
+    assert names[-1][0] == "name end"  # otherwise it would overflow
     assert drawn.count("class='interval'") == 4 and drawn.count("class='point chosen'") == 1
     assert [text for text in (">94<", ">100<", "class='limit'") if text not in drawn] == []
 
@@ -148,7 +148,7 @@ def test_figures_that_no_file_can_have_are_not_drawn() -> None:
 
 
 def write_gguf(path: Path, kind: str, values: Floats) -> None:
-    """A GGUF of one tensor, by the format's specification."""
+    """Write a GGUF with one tensor, after the format's specification."""
     found = ggml_type_named(kind)
     data = values.tobytes() if kind == "F32" else quantize(found, values)
     name = b"blk.0.attn_q.weight"
@@ -161,17 +161,17 @@ def test_a_tensor_is_held_against_the_file_in_full_precision_beside_it(tmp_path:
     values = np.random.default_rng(3).normal(0, 1, (8, 96)).astype(np.float32)
     model = tmp_path / "bob-Q4_0.gguf"
     write_gguf(model, "Q4_0", values)
-    alone = look(model, "blk.0.attn_q.weight")
-    assert alone.reference == "" and unrounded_beside(model) is None
-    again = alone.after["Q4_0"]
-    assert again is not None and again.error.relative < 1e-3  # what is rounded already hardly moves
+    without_reference = look(model, "blk.0.attn_q.weight")
+    assert without_reference.reference == "" and unrounded_beside(model) is None
+    again = without_reference.after["Q4_0"]
+    assert again is not None and again.error.relative < 1e-3  # rounding rounded values again changes little
     write_gguf(tmp_path / "bob-F32.gguf", "F32", values)
     write_gguf(tmp_path / "eve-F32.gguf", "F32", values)
     seen = look(model, "blk.0.attn_q.weight")
     assert seen.reference == "bob-F32.gguf" and (seen.before.values == values).all()
     own = next(iter(seen.after.values()))
     assert own is not None and 0.05 < own.error.relative < 0.15
-    assert seen.after["Q4_K"] is None  # rows of 96
+    assert seen.after["Q4_K"] is None  # rows of 96, not a multiple of 256
     (tmp_path / "bob-F32.gguf").write_bytes(b"GGUF")
     assert look(model, "blk.0.attn_q.weight").reference == ""
     with pytest.raises(GgufError, match="no tensor"):
@@ -180,7 +180,7 @@ def test_a_tensor_is_held_against_the_file_in_full_precision_beside_it(tmp_path:
 
 @pytest.fixture
 def site(fake_site: Callable[[Models], FakeSite], tmp_path: Path) -> FakeSite:
-    """A page over two real files, one of them with a certificate, and no model loaded from them."""
+    """Start a page with two real files, one with a certificate; no model is loaded from them."""
     with_one, without = tmp_path / "one" / "bob-Q4_1.gguf", tmp_path / "two" / "eve-Q4_1.gguf"
     for path in (with_one, without):
         path.parent.mkdir()
@@ -214,8 +214,8 @@ def test_the_page_shows_the_certificate_and_looks_into_the_file(
     expect(page.locator("#inspect-facts")).to_contain_text("blk.7.ffn_down.weight")
     expect(page.get_by_role("radio", name="Q6_K")).to_be_visible()
     expect(page.get_by_role("radio", name="Q8_0")).to_be_checked()
-    page.wait_for_function("!document.querySelector('.pending')")  # what is being made anew is pale
-    page.wait_for_timeout(300)  # and fades in
+    page.wait_for_function("!document.querySelector('.pending')")  # pale while it is being recomputed
+    page.wait_for_timeout(300)  # it fades in
     becomes(lambda: violations(page), [])
     page.locator("#quality-model input").click()
     page.get_by_role("option", name="eve").click()
