@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from common.certificate import Certificate
 from common.files import publish_file, sha256
 from ggufio.ggml_reader import read_tensors
-from pipeline.certificate.finding import Certificate
 from pipeline.certificate.tensors.expected import is_plain
 from pipeline.convert.job import ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain

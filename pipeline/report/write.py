@@ -9,10 +9,10 @@ from typing import Any
 
 import jinja2
 
+from common.certificate import STATUSES, Certificate
 from common.files import write_atomically
 from engine.errors import EngineError
 from engine.probe.cpu_backend import probe_model
-from pipeline.certificate.finding import Certificate
 from pipeline.manifest import Record
 from pipeline.report import context as formatting
 from pipeline.report.charts import charts, sheet
@@ -22,7 +22,6 @@ from pipeline.report.ollama import Turns, find_turns, modelfile
 
 _TEMPLATES = {"report.html": "report.html.j2", CARD: "card.md.j2"}
 _OPTIONAL_FILES = {"chart.svg", "Modelfile"}
-_ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _render(template: str, context: ReportContext, svgs: Sequence[str], *, for_o
         keep_trailing_newline=True,
     )
     environment.filters.update(filters)
-    findings = sorted(context.findings, key=lambda finding: _ORDER[finding.status])
+    findings = sorted(context.findings, key=lambda finding: STATUSES.index(finding.status))
     return environment.get_template(template).render(
         context=context,
         charts=svgs,

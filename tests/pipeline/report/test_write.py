@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from common.certificate import Certificate, Finding
 from common.paths import embedded_gguf
-from pipeline.certificate.finding import Certificate, Finding
 from pipeline.manifest import Output, Record
 from pipeline.report.write import remove_report, write_report
 
@@ -50,7 +50,7 @@ def certificate(of: Record) -> Certificate:
                 "speed", "pass", "Fast.", {"prefill": 900.0, "decode": 150.0 - place, "memory": 0}, file=file
             ),
         ]
-    return Certificate(tuple(found), {name: "ab" * 32 for name in of.outputs}, {})
+    return Certificate.of(found, dict.fromkeys(of.outputs, "ab" * 32), {}, {})
 
 
 class Tags(HTMLParser):

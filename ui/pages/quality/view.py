@@ -12,11 +12,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from common.certificate import Certificate, Finding
 from common.text import size_text
 from ggufio.shards import whole_name
 from ui.i18n.words import Translator
 from ui.models.files import name_and_type
-from ui.pages.quality.certificate_file import Certificate, Finding
 from ui.render.html import html, render
 from ui.render.scatter import Axis, Point, scatter
 from ui.render.tables import NOTHING, heading, paragraph, percent, short_number, table
@@ -64,7 +64,7 @@ def file_figures(certificate: Certificate, folder: Path) -> list[FileFigures]:
     """Return the figures of a certificate's models, and of the unrounded one that was timed with them."""
     timed = [finding.file for finding in certificate.findings if finding.name == "speed" and finding.file]
     first: dict[str, str] = {}
-    for name in (*(file.name for file in certificate.files), *timed):
+    for name in (*(file.file for file in certificate.files), *timed):
         first.setdefault(whole_name(name), name)
     sizes = _sizes(folder)
     return [_figures(name, certificate, sizes.get(whole)) for whole, name in first.items()]
@@ -107,7 +107,7 @@ def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], t: T
     """
     entry = certificate.entry(name)
     if entry is None:
-        names = ", ".join(file.name for file in certificate.files[:4])
+        names = ", ".join(file.file for file in certificate.files[:4])
         return paragraph(t("quality.foreign", name=name, names=names), "verdict warn") + how(name, t)
     head = html(
         "<p class='verdict {{ status }}'>{{ chip }} {{ words }}</p>",
