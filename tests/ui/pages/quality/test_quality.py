@@ -18,6 +18,7 @@ from playwright.sync_api import Page, expect
 
 from common.certificate import NAME, Certificate, Finding, load_certificate
 from common.errors import InputError
+from common.scatter import Axis, Point, scale_of, scatter
 from engine.serving.model_pool import ModelPool
 from ggufio.errors import GgufError
 from ggufio.ggml import Floats, ggml_type_named, quantize
@@ -30,7 +31,6 @@ from ui.models.files import catalog_entry, embedded_gguf
 from ui.models.registry import Models
 from ui.pages.inspect.tensor_sample import look, unrounded_beside
 from ui.pages.quality.view import CHECKS, FileFigures, charts, file_figures, findings, verdict
-from ui.render.scatter import Axis, Point, scale_of, scatter
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
 NUMBER = ENGLISH.number
@@ -139,7 +139,12 @@ def test_a_scatter_keeps_its_names_apart_and_inside() -> None:
 
 @pytest.mark.parametrize(
     ("values", "ticks"),
-    [([0.0, 0.24], [0, 0.05, 0.1, 0.15, 0.2, 0.25]), ([105.4, 105.4], [100, 150]), ([0.0], [0, 0.2])],
+    [
+        ([0.0, 0.24], [0, 0.05, 0.1, 0.15, 0.2, 0.25]),
+        ([105.4, 105.4], [100, 150]),
+        ([0.0], [0, 0.2]),
+        ([90.000001, 90.000002], [90, 90.2]),
+    ],
 )
 def test_scales_are_of_round_numbers(values: list[float], ticks: list[float]) -> None:
     assert scale_of(values, 0, 100).ticks == pytest.approx(ticks)
