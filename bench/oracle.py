@@ -18,7 +18,7 @@ from llama_cpp import llama_cpp as llama
 
 from bench.workload import story
 from engine.core.detokenizer import IncrementalDetokenizer
-from engine.llama.model import Model
+from engine.llama.model import Model, context_params
 from engine.types import Message
 from pipeline.errors import PipelineError
 
@@ -79,10 +79,8 @@ class Oracle:
     ) -> None:
         """`prompt_of` renders and tokenizes a conversation; `context` is in tokens."""
         self._vocab, self._prompt_of = model.vocab, prompt_of
-        params = llama.llama_context_default_params()
-        params.n_ctx = params.n_batch = context
-        params.n_threads = params.n_threads_batch = threads
-        params.no_perf = True
+        params = context_params(context=context, threads=threads)
+        params.n_batch = context
         self._context = llama.llama_init_from_model(model.handle, params)
         if not self._context:
             raise PipelineError(f"no room for a context of {context} tokens")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from llama_cpp import llama_cpp as llama
 
 from bench.systems import Setup
-from engine.llama.model import Model
+from engine.llama.model import Model, context_params
 from engine.probe.cpu_backend import load_cpu_backend
 from pipeline.errors import PipelineError
 
@@ -47,10 +47,7 @@ def single_stream(setup: Setup, *, quick: bool = False) -> SingleStream:
 
 
 def _context(model: Model, threads: int) -> int:
-    params = llama.llama_context_default_params()
-    params.n_ctx = 1024
-    params.n_threads = params.n_threads_batch = threads
-    params.no_perf = True
+    params = context_params(context=1024, threads=threads)
     context: int | None = llama.llama_init_from_model(model.handle, params)
     if not context:
         raise PipelineError("no room for a context of 1024 tokens")

@@ -39,3 +39,14 @@ def from_json(cls: type[T], content: object) -> T:
     """Return the dataclass that `to_json` gave `content` for. Raises pydantic's ValidationError."""
     value: T = _adapter(cls).validate_python(content)
     return value
+
+
+def from_json_text(cls: type[T], text: bytes, *, strict: bool) -> T:
+    """Return the dataclass that the JSON `text` holds. Raises pydantic's ValidationError.
+
+    Keys that are no fields are refused if `strict`, or else ignored.
+    """
+    from pydantic import TypeAdapter
+
+    value: T = TypeAdapter(cls).validate_json(text, extra="forbid" if strict else "ignore")
+    return value

@@ -27,8 +27,9 @@ class SamplingField:
     checks below. `low`, `high` and `step` are the page's slider; `limits` are the values that the engine
     accepts, `above_minimum` excludes the lower one, and `hint` replaces the range in the error message.
     `help` is the terminal's help text. `gguf_key` follows "general.sampling." in the model's file, and is
-    empty when a file cannot recommend a value. `basic` parameters are always in view, and presets set the
-    values `in_presets`.
+    empty when a file cannot recommend a value. `ollama` is the name in a Modelfile, and empty when a
+    recommended value is left to Ollama's own default. `basic` parameters are always in view, and presets
+    set the values `in_presets`.
     """
 
     help: str
@@ -39,6 +40,7 @@ class SamplingField:
     above_minimum: bool = False
     hint: str = ""
     gguf_key: str = ""
+    ollama: str = ""
     basic: bool = False
     in_presets: bool = True
     name: str = ""
@@ -85,6 +87,7 @@ class SamplingParams:
         high=2,
         step=0.05,
         gguf_key="temp",
+        ollama="temperature",
         basic=True,
     )
     max_tokens: int = _field(
@@ -117,6 +120,7 @@ class SamplingParams:
         high=1,
         step=0.01,
         gguf_key="top_p",
+        ollama="top_p",
     )
     top_k: int = _field(
         40,
@@ -127,6 +131,7 @@ class SamplingParams:
         high=200,
         step=1,
         gguf_key="top_k",
+        ollama="top_k",
     )
     min_p: float = _field(
         0.05,
@@ -136,6 +141,7 @@ class SamplingParams:
         high=0.5,
         step=0.01,
         gguf_key="min_p",
+        ollama="min_p",
     )
     seed: int | None = _field(
         None,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from common.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from pipeline.certificate.finding import Certificate as Certificate
-    from pipeline.certificate.finding import Finding as Finding
-    from pipeline.certificate.finding import load_certificate as load_certificate
+    from common.certificate import Certificate as Certificate
+    from common.certificate import Finding as Finding
+    from common.certificate import load_certificate as load_certificate
     from pipeline.certificate.runner.certify import certify as certify
     from pipeline.certificate.runner.external import ExternalCheck as ExternalCheck
     from pipeline.certificate.runner.external import certify_file as certify_file
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from pipeline.training.finetune import finetune as finetune
 
 _MODULES = {
-    "Certificate": "pipeline.certificate.finding",
+    "Certificate": "common.certificate",
     "ExportConfig": "pipeline.exporter.config",
     "ExportResult": "pipeline.exporter.run",
     "ExternalCheck": "pipeline.certificate.runner.external",
-    "Finding": "pipeline.certificate.finding",
+    "Finding": "common.certificate",
     "FinetuneConfig": "pipeline.training.config",
     "FinetuneReport": "pipeline.training.config",
     "InputError": "pipeline.errors",
@@ -42,7 +42,7 @@ _MODULES = {
     "certify_file": "pipeline.certificate.runner.external",
     "export": "pipeline.exporter.run",
     "finetune": "pipeline.training.finetune",
-    "load_certificate": "pipeline.certificate.finding",
+    "load_certificate": "common.certificate",
     "make_base": "pipeline.sources.bundled",
 }
 __all__ = [

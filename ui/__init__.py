@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.lazy import lazy_exports
-from ui.gradio_import import skip_stubs
+from ui.gradio_patches import skip_stubs
 
 if TYPE_CHECKING:
     from ui.server.app import create_app as create_app

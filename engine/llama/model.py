@@ -97,6 +97,20 @@ class Adapter:
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
 
 
+def context_params(*, context: int, threads: int, batch: int | None = None) -> Any:
+    """Return llama_context_params of one sequence of `context` tokens, without llama.cpp's timings.
+
+    A `batch` of None keeps llama.cpp's defaults: 2048 tokens a call, computed 512 at a time.
+    """
+    params = llama.llama_context_default_params()
+    params.n_ctx, params.n_seq_max = context, 1
+    if batch is not None:
+        params.n_batch = params.n_ubatch = batch
+    params.n_threads = params.n_threads_batch = threads
+    params.no_perf = True
+    return params
+
+
 def new_context(
     model: Model, *, slots: int, context: int, batch: int, threads: int, unified: bool, kv_type: KvType
 ) -> Any:
@@ -104,13 +118,9 @@ def new_context(
 
     Raises EngineError when the memory does not suffice.
     """
-    params = llama.llama_context_default_params()
-    params.n_ctx = slots * context
-    params.n_batch = params.n_ubatch = batch
+    params = context_params(context=slots * context, threads=threads, batch=batch)
     params.n_seq_max = slots
-    params.n_threads = params.n_threads_batch = threads
     params.kv_unified = unified
-    params.no_perf = True
     params.type_k = params.type_v = _KV_TYPES[kv_type]
     if kv_type != "f16":  # llama.cpp reads a quantized V cache only with flash attention
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED

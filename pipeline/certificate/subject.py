@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from common.certificate import Finding
 from common.files import sha256
 from ggufio.shards import whole_name
-from pipeline.certificate.finding import Finding
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
 

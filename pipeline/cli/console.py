@@ -15,15 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.certificate import STATUSES, Certificate, Finding
 from common.errors import UserError
 from common.paths import masked
-from pipeline.certificate.finding import Certificate, Finding
 from pipeline.errors import InputError
 from pipeline.exporter.run import ExportResult
 from pipeline.progress import ProgressBars
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
-_ORDER = ("fail", "warn", "pass", "skipped")
 
 
 def show_certificate(certificate: Certificate, console: Console | None = None) -> None:
@@ -32,7 +31,7 @@ def show_certificate(certificate: Certificate, console: Console | None = None) -
     table = Table(title="certificate", title_justify="left")
     for heading in ("check", "", "found"):
         table.add_column(heading)
-    ordered = sorted(certificate.findings, key=lambda finding: _ORDER.index(finding.status))
+    ordered = sorted(certificate.findings, key=lambda finding: STATUSES.index(finding.status))
     for finding in ordered:
         name = f"{finding.name} {finding.file}".strip()
         # Text: a model's output may have brackets, which rich would parse as markup.

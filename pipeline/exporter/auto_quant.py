@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.certificate import Finding
 from common.files import sha256, write_atomically
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.runner.certify import certify
 from pipeline.certificate.scoring.metrics import GOOD_KL, GOOD_SURVIVAL
 from pipeline.certificate.subject import Subject

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.certificate import Certificate
 from common.files import publish_files, sha256
 from ggufio.shards import whole_name
-from pipeline.certificate.finding import Certificate
 from pipeline.convert.lora import AdapterJob, write_adapter
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.exporter.config import ExportConfig

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.certificate import NAME, Certificate, Finding, load_certificate
 from common.files import sha256, write_atomically
 from ggufio.shards import split_names, whole_name
-from pipeline.certificate.finding import NAME, Certificate, Finding, load_certificate
 from pipeline.certificate.runner.certify import NAMES, Checker
 from pipeline.certificate.subject import Subject, tokenizer_reference_file
 from pipeline.errors import InputError
@@ -54,9 +54,8 @@ class CertificateStep:
 
     def write(self, findings: Sequence[Finding], record: Record) -> Certificate:
         """Write certificate.json with the findings on the record's files; return it."""
-        certificate = Certificate(
-            tuple(findings), record.hashes, versions(), self._inputs(record, self.config.verify)
-        )
+        inputs = self._inputs(record, self.config.verify)
+        certificate = Certificate.of(findings, record.hashes, versions(), inputs)
         save_certificate(certificate, self.config.out / NAME)
         return certificate
 
@@ -107,9 +106,9 @@ def remove_stale_certificate(folder: Path, record: Record) -> None:
     try:
         found = load_certificate(path)
     except InputError:
-        found = Certificate((), {}, {})
-    if found is not None and found.hashes != record.hashes:
-        path.unlink()
+        found = None
+    if found is None or found.hashes != record.hashes:
+        path.unlink(missing_ok=True)
 
 
 def first_shards(folder: Path, names: Sequence[str]) -> dict[str, Path]:

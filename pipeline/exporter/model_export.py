@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from common.certificate import Certificate
 from common.files import publish_file, sha256
 from ggufio.ggml_reader import read_tensors
-from pipeline.certificate.finding import Certificate
 from pipeline.certificate.tensors.expected import is_plain
 from pipeline.convert.job import ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain
@@ -37,7 +37,6 @@ from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_fe
 from pipeline.quantize.imatrix_file import check_fits, read_imatrix
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize.types import AUTO, bits_needed, quant_type
-from pipeline.report.charts import get_ready
 from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, tensors_of
 
@@ -123,7 +122,6 @@ class ModelExport(ExportRun):
         """Return the full-precision GGUF. Meanwhile hash the inputs: the converter leaves a core idle."""
         with ThreadPoolExecutor(max_workers=1) as background:
             inputs = background.submit(self.describe_inputs)
-            background.submit(get_ready)
             full = self._full_precision(toolchain)
             self.record.inputs = inputs.result()
         self.record.save(self.work.record)

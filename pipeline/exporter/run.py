@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.certificate.finding import Certificate
+from common.certificate import Certificate
 from pipeline.convert.lora import reject_inexpressible
 from pipeline.exporter.auto_quant import auto_notes, reject_without_template, resolve_auto
 from pipeline.exporter.base import AdapterExport

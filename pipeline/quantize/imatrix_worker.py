@@ -15,7 +15,7 @@ from common.dataclass_json import from_json
 from common.worker_process import Message as Request
 from common.worker_process import send, serve
 from engine.errors import EngineError
-from engine.llama.model import Model
+from engine.llama.model import Model, context_params
 from engine.probe.cpu_backend import load_cpu_backend
 from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import Message
@@ -86,10 +86,7 @@ def _read(model: Model, collector: Collector, tokens: Sequence[int], chunk: int,
 
 @contextmanager
 def _context(model: Model, collector: Collector, chunk: int, threads: int) -> Iterator[Any]:
-    params = llama.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = chunk
-    params.n_seq_max = 1
-    params.n_threads = params.n_threads_batch = threads
+    params = context_params(context=chunk, threads=threads, batch=chunk)
     params.offload_kqv = params.op_offload = False  # keeps tensors where the callback can read them
     callback = llama.ggml_backend_sched_eval_callback(collector.on_tensor)  # it must outlive the context
     params.cb_eval = callback

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.certificate import Certificate, Finding, Status
 from ggufio.shards import whole_name
-from pipeline.certificate.finding import Certificate, Finding, Status
 from pipeline.manifest import Output, Record
 
 
@@ -75,7 +75,7 @@ class ReportContext:
 def report_context(name: str, record: Record, certificate: Certificate | None) -> ReportContext:
     """Gather the data of an export; without a certificate, quality and speed are None."""
     findings = certificate.findings if certificate else ()
-    statuses = certificate.files if certificate else {}
+    statuses = {file.file: file.status for file in certificate.files} if certificate else {}
     models: dict[str, list[Output]] = {}
     for output in record.outputs.values():
         models.setdefault(whole_name(output.file), []).append(output)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config import SAMPLING_FIELDS
 from engine.types import Message, Role
 
 Render = Callable[[Sequence[Message]], str]
@@ -90,9 +91,6 @@ def _message(role: Role, text: str) -> Message:
     return {"role": role, "content": text}
 
 
-_PARAMETERS = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
-
-
 def modelfile(file: str, turns: Turns | None, stops: Sequence[str], recommended: Mapping[str, float]) -> str:
     """Return the text of a Modelfile for a GGUF in the same folder.
 
@@ -103,9 +101,9 @@ def modelfile(file: str, turns: Turns | None, stops: Sequence[str], recommended:
     lines += [f'TEMPLATE """{go_template(turns)}"""'] if turns else []
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     lines += [
-        f"PARAMETER {_PARAMETERS[name]} {value:g}"
-        for name, value in recommended.items()
-        if name in _PARAMETERS
+        f"PARAMETER {row.ollama} {recommended[row.name]:g}"
+        for row in SAMPLING_FIELDS
+        if row.ollama and row.name in recommended
     ]
     return "\n".join(lines) + "\n"
 

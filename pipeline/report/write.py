@@ -8,21 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
+from common.certificate import STATUSES, Certificate
+from common.certificate_charts import ChartedFile, Title, certificate_charts
 from common.files import write_atomically
+from common.scatter import HEIGHT, STYLE, WIDTH
 from engine.errors import EngineError
 from engine.probe.cpu_backend import probe_model
-from pipeline.certificate.finding import Certificate
 from pipeline.manifest import Record
 from pipeline.report import context as formatting
-from pipeline.report.charts import charts, sheet
-from pipeline.report.context import ReportContext, report_context
+from pipeline.report.context import ReportContext, ReportedFile, report_context
 from pipeline.report.model_card import CARD, front_matter, own_card
 from pipeline.report.ollama import Turns, find_turns, modelfile
 
-_TEMPLATES = {"report.html": "report.html.j2", CARD: "card.md.j2"}
+_TEMPLATES = {"chart.svg": "chart.svg.j2", "report.html": "report.html.j2", CARD: "card.md.j2"}
 _OPTIONAL_FILES = {"chart.svg", "Modelfile"}
-_ORDER = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
+_CHART_TITLES: dict[Title, str] = {
+    "survival": "Survival of the tuning, %",
+    "kl": "KL divergence, nats a token",
+    "size": "Size",
+    "speed": "Written tokens/s, here",
+    "chart": "{y}, by {x}, of each file; the table has the numbers.",
+}
 
 
 @dataclass(frozen=True)
@@ -41,17 +49,17 @@ def is_written(folder: Path) -> bool:
 def write_report(folder: Path, name: str, record: Record, certificate: Certificate | None) -> WrittenReport:
     """Write the files of a report, each atomically. A README.md that the user wrote is not replaced."""
     context = report_context(name, record, certificate)
-    svgs = charts(context.files)
+    charts = _charts(context.files)
     texts: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     try:
         texts["Modelfile"] = _modelfile(folder / context.best.name, context.best.whole)
     except EngineError as error:  # the model has no chat template, or no backend runs on this machine
         notes += (f"no Modelfile is written: {error}",)
-    if svgs:
-        texts["chart.svg"] = sheet(svgs).replace("<svg", '<svg style="background:#fff;color:#16181d"', 1)
     for file, template in _TEMPLATES.items():
-        texts[file] = _render(template, context, svgs, for_ollama="Modelfile" in texts)
+        texts[file] = _render(template, context, charts, for_ollama="Modelfile" in texts)
+    if not charts:
+        del texts["chart.svg"]
     if own_card(folder) is not None:
         del texts[CARD]
         notes += ("README.md is your own and stays as it is; report.html has all that it would say",)
@@ -71,21 +79,36 @@ def remove_report(folder: Path) -> None:
         (folder / file).unlink(missing_ok=True)
 
 
-def _render(template: str, context: ReportContext, svgs: Sequence[str], *, for_ollama: bool) -> str:
+def _charts(files: Sequence[ReportedFile]) -> list[Markup]:
+    """Draw each file's survival and KL; none without any KL."""
+    measured = [_charted(file) for file in files if file.kl is not None]
+    rows = certificate_charts(measured, _CHART_TITLES, lambda value, digits: f"{value:.{digits}f}")
+    return [chart for row in rows.values() for chart in row]
+
+
+def _charted(file: ReportedFile) -> ChartedFile:
+    share, interval = (file.survival[0], file.survival[1:]) if file.survival else (None, None)
+    return ChartedFile(file.type, file.size, file.decode, file.kl, share, interval)
+
+
+def _render(template: str, context: ReportContext, charts: Sequence[Markup], *, for_ollama: bool) -> str:
     names = ("size", "number", "percent", "share", "line", "cell", "tried")
     filters = {name: getattr(formatting, name) for name in names}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
+        autoescape=jinja2.select_autoescape(["html.j2", "svg.j2"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters.update(filters)
-    findings = sorted(context.findings, key=lambda finding: _ORDER[finding.status])
+    findings = sorted(context.findings, key=lambda finding: STATUSES.index(finding.status))
     return environment.get_template(template).render(
         context=context,
-        charts=svgs,
+        charts=charts,
+        chart_style=Markup(STYLE.read_text(encoding="utf-8")),
+        width=WIDTH,
+        height=HEIGHT,
         findings=findings,
         objections=[finding for finding in findings if finding.status in ("fail", "warn")],
         worst_prompts=[(file.name, worst) for file in context.files for worst in file.worst[:1]],

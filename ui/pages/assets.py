@@ -1,17 +1,19 @@
 """Theme, style sheets and scripts of the pages, and the script that downloads a file.
 
-The style sheets are style.css, conversation.css, figures.css and access.css in ui/static; the colours of
-Gradio's components are set in the theme. accessibility_fixes.js adds what screen readers miss in them.
+The style sheets are style.css, conversation.css, figures.css and access.css in ui/static, and that of the
+charts; the colours of Gradio's components are set in the theme. accessibility_fixes.js adds what screen
+readers miss in them.
 """
 
 from __future__ import annotations
 
 import gradio as gr
 
+from common.scatter import STYLE
 from ui.static import STATIC
 
 _SHEETS = ("style.css", "conversation.css", "figures.css", "access.css")
-CSS = [STATIC / name for name in _SHEETS]
+CSS = [*(STATIC / name for name in _SHEETS), STYLE]
 FIXES = STATIC / "accessibility_fixes.js"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")

@@ -1,1 +1,1 @@
-"""HTML and Markdown of messages, status lines, tables and charts."""
+"""HTML and Markdown of messages, status lines and tables."""

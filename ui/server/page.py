@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from gradio.block_function import BlockFunction
-from gradio.state_holder import SessionState
 
 from ui.conversations.store import Store
 from ui.generation.answering import Answerer
 from ui.generation.sessions import ActiveStreams
+from ui.gradio_patches import fast_blocks
 from ui.i18n.words import text
 from ui.models.registry import Models, acquire_model
 from ui.pages.assets import FIXES
@@ -27,40 +26,6 @@ from ui.pages.history.panel import HistoryPanel
 from ui.pages.quality.panel import QualityPanel
 from ui.pages.settings_panel import SettingsPanel
 from ui.static import STATIC
-
-QUEUE_POLL_SECONDS = 0.02  # between polls of Gradio's queue for work; its default is a millisecond
-
-
-class FastBlocks(gr.Blocks):
-    """Blocks in which events with `postprocess=False` send their handler's dict unchanged.
-
-    For each output that is a `gr.update` or is missing, Gradio would create the session's component anew,
-    with a description for its API: 0.2 ms of the event loop for a Button, 3 ms for a Chatbot. Each other
-    output would go through a thread. The only effect is a copy on the server of the browser's properties, for
-    inputs that are checked against them (a Radio's choices).
-    """
-
-    async def postprocess_data(
-        self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
-    ) -> list[Any]:
-        """Return what to send to the browser for each output; values of a State stay on the server."""
-        if block_fn.postprocess or state is None or not isinstance(predictions, dict):
-            return await super().postprocess_data(block_fn, predictions, state)
-        sent: list[Any] = []
-        for block in block_fn.outputs:
-            if block.stateful and block in predictions:
-                state[block._id] = predictions[block]
-            sent.append(None if block.stateful else predictions.get(block, gr.skip()))
-        return sent
-
-    def queue(self, *args: Any, **kwargs: Any) -> FastBlocks:
-        """Configure Gradio's queue to poll less often, and to keep no statistics."""
-        super().queue(*args, **kwargs)
-        self._queue.sleep_when_free = QUEUE_POLL_SECONDS
-        self._queue.progress_update_sleep_when_free = 1.0  # no event has a progress bar
-        self._queue.ANAYLTICS_CACHE_FREQUENCY = 10**9  # else a pandas table per event, for /monitoring
-        return self
-
 
 SHORTCUTS = STATIC / "shortcuts.js"
 MESSAGE_KEYBOARD = STATIC / "message_keyboard.js"
@@ -78,7 +43,7 @@ def build_page(
     which knows the positions in its queue.
     """
     live, store = ActiveStreams(), store or Store()
-    page: gr.Blocks = FastBlocks(
+    page = fast_blocks(
         title="GGUF Chat", fill_height=True, analytics_enabled=False, delete_cache=(3600, 3600)
     )
     with page:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from common.certificate import Finding, Status
 from common.text import pluralize
 from engine.core.detokenizer import IncrementalDetokenizer
 from engine.llama.model import Model
 from engine.probe.cpu_backend import probe_model
-from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.samples import PROMPTS, greedy_answers
 from pipeline.certificate.scoring.teacher_forcing import open_model

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from common.certificate import Finding
 from common.system import free_memory
 from engine.probe.cpu_backend import probe_model
 from ggufio.ggml_reader import UNQUANTIZED, GgufTensors
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.metrics import TokenScores, log_softmax, token_scores
 from pipeline.certificate.scoring.teacher_forcing import Logits, Sample, logits_of, open_model

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from common.certificate import Finding, Status, worst_status
 from common.text import nan_to_none
 from engine.errors import EngineError
 from ggufio.shards import size
-from pipeline.certificate.finding import Finding, Status, worst_status
 from pipeline.certificate.scoring.file_scores import measure_file
 from pipeline.certificate.scoring.metrics import (
     BAD_KL,

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from common.certificate import Finding
 from common.text import all_of_them, pluralize
 from engine.llama.model import Model
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.progress import StepProgress

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+from common.certificate import Finding
 from common.system import RENDER_SECONDS, kill_after
 from common.text import all_of_them, pluralize
 from engine.errors import ModelError, RequestError
@@ -13,7 +14,6 @@ from engine.llama.tokenizer import LlamaTokenizer
 from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.types import Message
 from pipeline.certificate.checks.tokenizer import describe_difference, differ_only_in_spaces
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+from common.certificate import Finding, Status
 from common.text import all_of_them, pluralize
 from engine.llama.model import Model
 from engine.llama.tokenizer import LlamaTokenizer
-from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress

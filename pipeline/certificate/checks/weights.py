@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from math import sqrt
 from typing import Any
 
+from common.certificate import Finding, Status
 from common.text import all_of_them, and_more, nan_to_none, pluralize
-from pipeline.certificate.finding import Finding, Status
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.subject import Subject
 from pipeline.certificate.tensors.compare import (

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from common.certificate import Certificate, Finding
 from common.dataclass_json import to_json
 from common.files import sha256
 from common.worker_process import Message, WorkerDied, WorkerProcess
 from ggufio.shards import shard_paths
-from pipeline.certificate.finding import Certificate, Finding
 from pipeline.certificate.subject import Subject, strip_folders
 from pipeline.manifest import versions
 from pipeline.progress import Advance, StepProgress
@@ -40,7 +40,7 @@ def certify(
     if hashes is None:
         models = (subject.full, *subject.files.values())
         hashes = {path.name: sha256(path) for model in models for path in shard_paths(model)}
-    return Certificate(tuple(findings), hashes, versions(), inputs or {})
+    return Certificate.of(findings, hashes, versions(), inputs or {})
 
 
 class Checker:

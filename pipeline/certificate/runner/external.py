@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from common.certificate import Certificate
 from ggufio.shards import shard_paths
 from ggufio.untrusted_reader import is_adapter
-from pipeline.certificate.finding import Certificate
 from pipeline.certificate.runner.certify import certify
 from pipeline.certificate.subject import Depth, Subject
 from pipeline.data.dataset import read_chats

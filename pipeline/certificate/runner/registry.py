@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from common.certificate import Finding
 from pipeline.certificate.checks.behaviour import check_behaviour
 from pipeline.certificate.checks.logits import check_logits
 from pipeline.certificate.checks.quality import check_quality
@@ -11,7 +12,6 @@ from pipeline.certificate.checks.settings import check_settings
 from pipeline.certificate.checks.template import check_template
 from pipeline.certificate.checks.tokenizer import check_tokenizer
 from pipeline.certificate.checks.weights import check_weights
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.scoring.file_scores import prepare_quality
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from common.certificate import Finding
 from common.dataclass_json import from_json
 from common.text import nan_to_none
 from common.worker_process import Message, send, serve
 from engine.errors import EngineError
 from ggufio.errors import GgufError
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject, strip_private_paths
 from pipeline.errors import InputError
 from pipeline.progress import Advance

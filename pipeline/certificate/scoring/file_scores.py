@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from common.certificate import Finding
 from engine.errors import EngineError
 from engine.llama.model import model_metadata
 from engine.probe.cpu_backend import CpuChoice, Probe, first_candidate, record_probe
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.scoring.metrics import TokenScores
 from pipeline.certificate.scoring.reference import Reference, make_reference, reference_key
 from pipeline.certificate.scoring.scorer import (

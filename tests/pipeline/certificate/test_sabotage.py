@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.certificate.finding import Finding
+from common.certificate import Finding
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.certificate.finding import Finding
+from common.certificate import Finding
 from pipeline.certificate.runner.worker import send_finding
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError, PipelineError

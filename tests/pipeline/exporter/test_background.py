@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.certificate.finding import Finding
+from common.certificate import Finding
 from pipeline.certificate.subject import Subject
 from pipeline.exporter import certify_step as background
 from pipeline.exporter.certify_step import BackgroundCertification, CertificateStep

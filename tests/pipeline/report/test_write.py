@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from common.certificate import Certificate, Finding
 from common.paths import embedded_gguf
-from pipeline.certificate.finding import Certificate, Finding
 from pipeline.manifest import Output, Record
 from pipeline.report.write import remove_report, write_report
 
@@ -50,7 +50,7 @@ def certificate(of: Record) -> Certificate:
                 "speed", "pass", "Fast.", {"prefill": 900.0, "decode": 150.0 - place, "memory": 0}, file=file
             ),
         ]
-    return Certificate(tuple(found), {name: "ab" * 32 for name in of.outputs}, {})
+    return Certificate.of(found, dict.fromkeys(of.outputs, "ab" * 32), {}, {})
 
 
 class Tags(HTMLParser):
@@ -87,10 +87,11 @@ def test_a_percent_of_speed_looks_like_one(folder: Path) -> None:
     made = record("Q4_K_M", "Q5_K_M")
     write_report(folder, "bob", made, certificate(made))
     sheet = (folder / "chart.svg").read_text()
-    assert sheet.count("<svg") == 5 and sheet.count("written tokens/s, here") == 2
+    assert sheet.count("<svg") == 5 and sheet.count(">Written tokens/s, here</text>") == 2
     for speed in sheet.split("<svg")[3::2]:  # the second and the fourth of the four
-        ticks = re.findall(r">(\d+)</text>", speed.split("xtick_1")[1].split("written tokens/s")[0])
-        assert ticks[0] == "0"
+        ticks = re.findall(r"<text class='middle'[^>]*>(\d+)</text>", speed)
+        first, second = (float(x) for x in re.findall(r"<circle cx='([\d.]+)'", speed))
+        assert ticks[0] == "0" and 0 < abs(first - second) < 4  # of 360
 
 
 def test_the_card_is_for_the_hub(folder: Path) -> None:

@@ -15,10 +15,10 @@ from gradio.state_holder import SessionState
 
 from ui.conversations.store import Store, StoreError
 from ui.generation.streaming import Progress
+from ui.gradio_patches import fast_blocks
 from ui.pages.chat.message_toolbar import Updates
 from ui.pages.chat.navigation import ConversationState, TabView
 from ui.pages.chat.panel import ChatPanel, TabContext
-from ui.server.page import FastBlocks
 
 ASKED = TabContext("me", TabView(), "", 2048)
 Show = Callable[[ChatPanel, ConversationState], Updates]
@@ -48,7 +48,7 @@ def sent(page: gr.Blocks, updates: Updates, *, unchanged: bool) -> tuple[Any, Se
 )
 def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(show: Show) -> None:
     store = Store()
-    with FastBlocks() as page:
+    with fast_blocks() as page:
         panel = ChatPanel(store, 2048, current=gr.BrowserState(""), is_writing=lambda _: False)
         gr.Button().click(lambda: None, None, panel.outputs)
     there = panel.state(ASKED).ask("Why <b>?", None)
@@ -62,7 +62,7 @@ def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(sho
 
 
 def test_the_queue_that_is_slowed_down_is_gradios() -> None:
-    page = FastBlocks().queue(max_size=8)
+    page = fast_blocks().queue(max_size=8)
     slowed = ("sleep_when_free", "progress_update_sleep_when_free", "ANAYLTICS_CACHE_FREQUENCY")
     plain = vars(Queue(True, 1, 1, 1, page))
     assert all(vars(page._queue)[name] > plain[name] for name in slowed)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from common.errors import UserError
+from common.certificate import NAME, Certificate, load_certificate
+from common.errors import InputError, UserError
 from engine.errors import ModelError
 from ggufio.shards import whole_name
 from ui.auth.identity import on_own_machine
@@ -15,7 +16,6 @@ from ui.models.registry import Models
 from ui.models.weights_hash import cached_hashes
 from ui.pages.inspect.panel import ONE_AT_A_TIME, InspectPanel, Updates
 from ui.pages.quality import view
-from ui.pages.quality.certificate_file import Certificate, read_certificate
 from ui.pages.quality.view import charts
 from ui.render.status import error_line, line
 from ui.render.tables import paragraph
@@ -77,8 +77,8 @@ class QualityPanel:
     def _certified(self, path: Path, t: Translator) -> Updates:
         """Show the certificate beside the file, or why there is none."""
         try:
-            certificate = read_certificate(path)
-        except ModelError as error:
+            certificate = load_certificate(path.with_name(NAME), strict=False)
+        except InputError as error:
             broken = paragraph(t("quality.broken", reason=error), "verdict warn")
             return self._without_figures(broken + view.how(path.name, t))
         if certificate is None:

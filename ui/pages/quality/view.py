@@ -12,13 +12,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from common.certificate import Certificate, Finding
+from common.certificate_charts import ChartedFile, Title, certificate_charts
 from common.text import size_text
 from ggufio.shards import whole_name
 from ui.i18n.words import Translator
 from ui.models.files import name_and_type
-from ui.pages.quality.certificate_file import Certificate, Finding
 from ui.render.html import html, render
-from ui.render.scatter import Axis, Point, scatter
 from ui.render.tables import NOTHING, heading, paragraph, percent, short_number, table
 
 CHECKS = {
@@ -64,7 +64,7 @@ def file_figures(certificate: Certificate, folder: Path) -> list[FileFigures]:
     """Return the figures of a certificate's models, and of the unrounded one that was timed with them."""
     timed = [finding.file for finding in certificate.findings if finding.name == "speed" and finding.file]
     first: dict[str, str] = {}
-    for name in (*(file.name for file in certificate.files), *timed):
+    for name in (*(file.file for file in certificate.files), *timed):
         first.setdefault(whole_name(name), name)
     sizes = _sizes(folder)
     return [_figures(name, certificate, sizes.get(whole)) for whole, name in first.items()]
@@ -107,7 +107,7 @@ def verdict(name: str, certificate: Certificate, actual: Mapping[str, str], t: T
     """
     entry = certificate.entry(name)
     if entry is None:
-        names = ", ".join(file.name for file in certificate.files[:4])
+        names = ", ".join(file.file for file in certificate.files[:4])
         return paragraph(t("quality.foreign", name=name, names=names), "verdict warn") + how(name, t)
     head = html(
         "<p class='verdict {{ status }}'>{{ chip }} {{ words }}</p>",
@@ -209,49 +209,25 @@ def _worst_prompts(one: Finding) -> list[str]:
     return [str(entry.get("prompt", ""))[:200] for entry in worst[:_MAX_WORST]]
 
 
-GOOD_SURVIVAL = 95.0  # percent; both limits are the certificate's (docs/survival.md)
-GOOD_KL = 0.1
-_GB = 2e9  # from this many bytes on sizes are in GB
-_MAX_POINTS = 24  # an export has fewer files, an untrusted certificate may have any number
-
-
 def charts(figures: Sequence[FileFigures], chosen: str, t: Translator) -> Markup:
     """Render charts of what was measured, with the file `chosen` highlighted; empty when nothing was."""
-    parts = []
-    for what in ("survival", "kl"):
-        drawn = [_chart(figures, what, by, chosen, t) for by in ("size", "speed")]
-        if any(drawn):
-            parts.append(html("<div class='scatters'>{{ drawn }}</div>", drawn=Markup().join(drawn)))
-            parts.append(paragraph(t(f"quality.{what}.info"), "teach"))
-    return Markup().join(parts)
+    titles: dict[Title, str] = {
+        "survival": t("quality.survival"),
+        "kl": t("quality.kl"),
+        "size": t("quality.head.size"),
+        "speed": t("quality.speed"),
+        "chart": t("quality.chart", x="{x}", y="{y}"),
+    }
+    files = [_charted(one, chosen) for one in figures]
+    rows = certificate_charts(files, titles, t.number).items()
+    source = "<div class='scatters'>{{ drawn }}</div>"
+    return Markup().join(
+        html(source, drawn=Markup().join(drawn)) + paragraph(t(f"quality.{what}.info"), "teach")
+        for what, drawn in rows
+    )
 
 
-def _chart(figures: Sequence[FileFigures], what: str, by: str, chosen: str, t: Translator) -> Markup:
-    unit = 1e9 if max((one.size or 0 for one in figures), default=0) >= _GB else 1e6
-    points = [point for one in figures if (point := _point(one, what, by, chosen, unit))][:_MAX_POINTS]
-    if not points:
-        return Markup()
-    limit = GOOD_SURVIVAL if what == "survival" else GOOD_KL
-    size = f"{t('quality.head.size')}, {'GB' if unit == 1e9 else 'MB'}"
-    x = Axis(size if by == "size" else t("quality.speed"))
-    y = Axis(t(f"quality.{what}"), 100.0 if what == "survival" else 0.0, limit)
-    drawing = scatter(points, x, y, t("quality.chart", y=y.title, x=x.title), t.number)
-    return Markup(drawing)  # scatter has escaped its texts
-
-
-def _point(one: FileFigures, what: str, by: str, chosen: str, unit: float) -> Point | None:
-    """Return a file's point in a chart; None if it was not measured, or the values are impossible."""
-    x = one.decode if by == "speed" else one.size and one.size / unit
-    if what == "kl":
-        y, interval = one.kl, None
-    else:
-        y, interval = one.survival and 100 * one.survival, _percent(one.interval)
-    if x is None or y is None or not 0 < x < 1e6 or not -1e3 < y < 1e3:
-        return None
-    return Point(one.label, x, y, interval, one.name == chosen)
-
-
-def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    if interval is None or not -10 < interval[0] <= interval[1] < 10:
-        return None
-    return 100 * interval[0], 100 * interval[1]
+def _charted(one: FileFigures, chosen: str) -> ChartedFile:
+    return ChartedFile(
+        one.label, one.size, one.decode, one.kl, one.survival, one.interval, one.name == chosen
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from common.certificate import Finding
 from pipeline.certificate.checks.quality import check_quality
-from pipeline.certificate.finding import Finding
 from pipeline.certificate.subject import Subject
 from pipeline.exporter.run import ExportResult
 from pipeline.progress import NoProgress

@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from pipeline.certificate.finding import Certificate, Finding
+from common.certificate import Certificate, Finding
 from pipeline.certificate.runner.external import ExternalCheck, hint_at_adapters
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
@@ -43,9 +43,9 @@ def test_other_weights_may_be_an_adapter_that_was_not_named() -> None:
         Finding("settings.rope", "pass", "Good."),
         Finding("weights.values", "fail", "Bad.", cause="Why."),
     )
-    found = hint_at_adapters(subject, Certificate((good, other), {}, {}))
+    found = hint_at_adapters(subject, Certificate.of((good, other), {}, {}, {}))
     assert found.findings[0] == good
     assert found.findings[1].cause == "Why. If an adapter is merged into the file, name it with --adapter."
     adapter = Adapter(Source("bob", Path("bob"), None), {}, {})
     given = Subject(Path(), Path("bob.gguf"), Path(), 1, adapters=(adapter,))
-    assert hint_at_adapters(given, Certificate((other,), {}, {})).findings == (other,)
+    assert hint_at_adapters(given, Certificate.of((other,), {}, {}, {})).findings == (other,)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from common.certificate import Certificate, Finding, load_certificate
 from common.worker_process import WorkerDied, run_worker
-from pipeline.certificate.finding import Certificate, Finding, load_certificate
 from pipeline.certificate.runner.certify import NAMES, _crash_finding, certify
 from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject, strip_folders
@@ -35,11 +35,12 @@ def test_a_certificate_comes_back_from_its_file(tmp_path: Path) -> None:
     good = Finding("a", "pass", "Good.", {"n": 1}, "One.", file="x.gguf")
     bad = Finding("b", "fail", "Bad.", cause="This.", file="y.gguf")
     shard = "y-00002-of-00002.gguf"
-    made = Certificate((good, bad), {"x.gguf": "1", shard: "2"}, {"python": "3"}, {"depth": "fast"})
+    made = Certificate.of((good, bad), {"x.gguf": "1", shard: "2"}, {"python": "3"}, {"depth": "fast"})
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(made.to_json()))
     assert load_certificate(path) == made
-    assert (made.status, made.files) == ("fail", {"x.gguf": "pass", shard: "fail"})
+    assert made.status == "fail"
+    assert {file.file: file.status for file in made.files} == {"x.gguf": "pass", shard: "fail"}
     path.write_text("{}")
     with pytest.raises(InputError, match="no certificate of this version"):
         load_certificate(path)

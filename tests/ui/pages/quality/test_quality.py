@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from engine.errors import ModelError
+from common.certificate import NAME, Certificate, Finding, load_certificate
+from common.errors import InputError
+from common.scatter import Axis, Point, scale_of, scatter
 from engine.serving.model_pool import ModelPool
 from ggufio.errors import GgufError
 from ggufio.ggml import Floats, ggml_type_named, quantize
@@ -28,9 +30,7 @@ from ui.models.catalog import Catalog
 from ui.models.files import catalog_entry, embedded_gguf
 from ui.models.registry import Models
 from ui.pages.inspect.tensor_sample import look, unrounded_beside
-from ui.pages.quality.certificate_file import NAME, Finding, read_certificate
 from ui.pages.quality.view import CHECKS, FileFigures, charts, file_figures, findings, verdict
-from ui.render.scatter import Axis, Point, scale_of, scatter
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
 NUMBER = ENGLISH.number
@@ -40,6 +40,11 @@ KEPT = {"value": 0.97, "low": 0.96, "high": 0.98, "doubt": ""}
 def finding(name: str, status: str, file: str = "", **figures: object) -> dict[str, Any]:
     texts = {"summary": f"{name} {HOSTILE}", "threshold": "Enough.", "cause": HOSTILE}
     return {"name": name, "status": status, "file": file, "figures": figures, **texts}
+
+
+def read_certificate(model: Path) -> Certificate | None:
+    """The certificate beside a model, as the page reads it."""
+    return load_certificate(model.with_name(NAME), strict=False)
 
 
 def certificate(file: str, sha256: str) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def test_every_finding_of_the_exports_certificate_has_a_heading_in_each_language
     names = set(re.findall(r'Finding\(\s*"([a-z_.]+)"', "".join(sources)))
     ours = {*CHECKS, *(f"{area}.{part}" for area, parts in CHECKS.items() for part in parts)}
     assert len(names) > 12 and names <= ours
-    odd = Finding("weights.colour", "pass", "", "", "", "", {})
+    odd = Finding("weights.colour", "pass", "")
     assert "Gewichte</h3>" in findings([odd], Translator("de"))
     assert "Tokenizer: Sondertokens</h3>" in findings(
         [replace(odd, name="tokenizer.added")], Translator("de")
@@ -115,7 +120,7 @@ def test_every_finding_of_the_exports_certificate_has_a_heading_in_each_language
 )  # fmt: skip
 def test_what_is_no_certificate_is_an_error_of_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / NAME).write_text(content)
-    with pytest.raises(ModelError, match=rf"^{NAME} [^\n]*$"):
+    with pytest.raises(InputError, match=rf"^{NAME} [^\n]*$"):
         read_certificate(tmp_path / "bob.gguf")
 
 
@@ -134,7 +139,12 @@ def test_a_scatter_keeps_its_names_apart_and_inside() -> None:
 
 @pytest.mark.parametrize(
     ("values", "ticks"),
-    [([0.0, 0.24], [0, 0.05, 0.1, 0.15, 0.2, 0.25]), ([105.4, 105.4], [100, 150]), ([0.0], [0, 0.2])],
+    [
+        ([0.0, 0.24], [0, 0.05, 0.1, 0.15, 0.2, 0.25]),
+        ([105.4, 105.4], [100, 150]),
+        ([0.0], [0, 0.2]),
+        ([90.000001, 90.000002], [90, 90.2]),
+    ],
 )
 def test_scales_are_of_round_numbers(values: list[float], ticks: list[float]) -> None:
     assert scale_of(values, 0, 100).ticks == pytest.approx(ticks)

@@ -1,20 +1,26 @@
-"""Scatter plot of a few named points with intervals, as inline SVG in the page's colours (figures.css).
+"""Scatter plot of a few named points with intervals, as SVG: scatter.svg.j2, in the colours of scatter.css.
 
-Gradio's plots have neither error bars nor names beside points. Names are untrusted and escaped.
+Gradio's plots have neither error bars nor names beside points, matplotlib takes half a second to import and
+lets names overlap. Names are untrusted and escaped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 Number = Callable[[float, int], str]
-"""Formats a number with so many decimals in the visitor's language."""
+"""Formats a number with so many decimals in the reader's language."""
 
-
-_WIDTH, _HEIGHT = 360, 230
+WIDTH, HEIGHT = 360, 230
+STYLE = Path(__file__).with_name("scatter.css")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 346, 28, 186  # of the plane; around it are the scales and their titles
 _STEPS = (1, 2, 5, 10)
 _MAX_STEPS = 5
@@ -97,60 +103,74 @@ class Scale:
 
 
 def scale_of(values: Sequence[float], begin: float, end: float) -> Scale:
-    """Return a scale with round ticks that contains all values."""
+    """Return a scale with round ticks that contains all values, and spans a percent of them or more."""
     low, high = min(values), max(values)
-    room = (high - low) or abs(high) or 1.0
+    room = max(high - low, abs(high) / 100) if high > low else abs(high) or 1.0
     size = 10 ** math.floor(math.log10(room / _MAX_STEPS))
     step = next(size * factor for factor in _STEPS if room / (size * factor) <= _MAX_STEPS)
     first, last = math.floor(low / step), math.ceil(high / step)
     return Scale(first * step, max(last, first + 1) * step, step, begin, end)
 
 
-def scatter(points: Sequence[Point], x: Axis, y: Axis, label: str, number: Number) -> str:
+def scatter(points: Sequence[Point], x: Axis, y: Axis, label: str, number: Number) -> Markup:
     """Draw at least one point, all finite, as SVG; screen readers read `label`."""
     across = scale_of([*(point.x for point in points), *x.shown], _LEFT + 14, _RIGHT - 14)
     heights = [value for point in points for value in (point.y, *(point.interval or ()))]
     up = scale_of([*heights, *y.shown], _BOTTOM, _TOP)
-    parts = [
-        *_grid(across, up, number),
-        _text(0, 12, y.title, "title"),
-        _text(_RIGHT, _HEIGHT - 6, x.title, "title end"),
-        "" if y.limit is None else f"<path class='limit' d='M{_LEFT} {up(y.limit):.1f}H{_RIGHT}'/>",
-        *_points(points, across, up),
-    ]
-    head = f"<svg class='scatter' viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{escape(label)}'>"
-    return f"{head}{''.join(parts)}</svg>"
+    drawing = _template().render(
+        width=WIDTH,
+        height=HEIGHT,
+        left=_LEFT,
+        right=_RIGHT,
+        bottom=_BOTTOM,
+        label=label,
+        x_title=x.title,
+        y_title=y.title,
+        rows=_ticks(up, number),
+        columns=_ticks(across, number),
+        limit=None if y.limit is None else up(y.limit),
+        points=_placed(points, across, up),
+    )
+    return Markup(drawing)
 
 
-def _grid(across: Scale, up: Scale, number: Number) -> Iterator[str]:
-    for value in up.ticks:
-        yield f"<path class='grid' d='M{_LEFT} {up(value):.1f}H{_RIGHT}'/>"
-        yield _text(_LEFT - 6, up(value) + 4, number(value, up.decimals), "end")
-    for value in across.ticks:
-        yield _text(across(value), _BOTTOM + 18, number(value, across.decimals), "middle")
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["at"] = "{:.1f}".format
+    return environment.get_template("scatter.svg.j2")
 
 
-def _points(points: Sequence[Point], across: Scale, up: Scale) -> Iterator[str]:
+def _ticks(scale: Scale, number: Number) -> list[tuple[float, str]]:
+    return [(scale(value), number(value, scale.decimals)) for value in scale.ticks]
+
+
+def _placed(points: Sequence[Point], across: Scale, up: Scale) -> list[dict[str, Any]]:
+    """Return the coordinates of each point, its interval and its name, which covers no other if possible."""
     spots = [(across(point.x), up(point.y)) for point in points]
     taken = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
+    placed = []
     for point, (x, y) in zip(points, spots, strict=True):
-        parts = [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4.5'/>"]
-        if point.interval:
-            low, high = (up(value) for value in point.interval)
-            ends = "".join(f"M{x - 4:.1f} {end:.1f}h8" for end in (low, high))
-            parts.insert(0, f"<path class='interval' d='M{x:.1f} {low:.1f}V{high:.1f}{ends}'/>")
         name = point.name[:_MAX_NAME]
         right, down = _free_place(name, x, y, taken)
         taken.append(_box(name, x + right, y + down, left=right < 0))
-        parts.append(_text(x + right, y + down, name, "name end" if right < 0 else "name"))
-        yield f"<g class='point{' chosen' * point.chosen}'>{''.join(parts)}</g>"
+        interval = [up(value) for value in point.interval or ()]
+        place = {"x": x, "y": y, "interval": interval, "chosen": point.chosen}
+        placed.append(place | {"name": name, "right": right, "name_x": x + right, "name_y": y + down})
+    return placed
 
 
 def _free_place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[float, float]:
     """Return the first offset where the name covers nothing, or else the first of all."""
     for right, down in _PLACES:
         box = _box(name, x + right, y + down, left=right < 0)
-        is_inside = box.left >= _LEFT and box.right <= _WIDTH and box.bottom <= _BOTTOM
+        is_inside = box.left >= _LEFT and box.right <= WIDTH and box.bottom <= _BOTTOM
         if is_inside and box.top >= _TOP - 10 and not any(box.meets(other) for other in taken):
             return right, down
     return _PLACES[0]
@@ -160,7 +180,3 @@ def _box(name: str, x: float, y: float, *, left: bool) -> Box:
     """Return the rectangle of a name that begins at x or, on the left, ends there."""
     width = _LETTER * len(name)
     return Box(x - width if left else x, y - _LINE + 3, x if left else x + width, y + 3)
-
-
-def _text(x: float, y: float, words: str, kind: str) -> str:
-    return f"<text class='{kind}' x='{x:.1f}' y='{y:.1f}'>{escape(words)}</text>"

@@ -1,0 +1,29 @@
+"""The file names of a model in shards, as in llama.cpp: `NAME-00001-of-00003.gguf` and so on."""
+
+from __future__ import annotations
+
+import re
+
+_NUMBERS = re.compile(r"-\d{5}-of-(?P<count>(?!00000)\d{5})(?=\.gguf)")
+
+
+def whole_name(name: str) -> str:
+    """Return the file name without the shard number."""
+    return _NUMBERS.sub("", name)
+
+
+def names(name: str) -> list[str]:
+    """Return the names of all files of a model, in order, given any of them."""
+    found = _NUMBERS.search(name)
+    return _numbered(whole_name(name), int(found["count"])) if found else [name]
+
+
+def split_names(whole: str, count: int) -> list[str]:
+    """Return the names of the `count` shards of `NAME.gguf`; a single file keeps its name."""
+    return [whole] if count == 1 else _numbered(whole, count)
+
+
+def _numbered(whole: str, count: int) -> list[str]:
+    """Return shard names as llama_split_path makes them."""
+    stem, ending, rest = whole.rpartition(".gguf")
+    return [f"{stem}-{number:05d}-of-{count:05d}{ending}{rest}" for number in range(1, count + 1)]
