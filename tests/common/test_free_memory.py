@@ -6,7 +6,7 @@ import pytest
 
 from common.system import free_memory
 from engine.errors import QueueFull
-from engine.serving.backend import check_room
+from engine.serving.model_pool import check_room
 
 
 def machine(folder: Path, limit: str | None) -> tuple[Path, Path]:

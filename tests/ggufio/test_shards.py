@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import ModelError, QueueFull
 from engine.probe.cpu_backend import cache_path, is_known
-from engine.serving.backend import check_room
+from engine.serving.model_pool import check_room
 from ggufio import shards
 
 
