@@ -73,15 +73,30 @@ def _score(path: Path) -> int:
         return 0
 
 
+_loaded: list[Path] = []  # the CPU backend of this process
+
+
+def loaded_variant() -> Path | None:
+    """Return the CPU backend that this process has loaded."""
+    return _loaded[0] if _loaded else None
+
+
 def load_variant(path: Path) -> None:
-    """Load a CPU backend into libllama's registry; idempotent. Raises BackendError."""
+    """Load a CPU backend into libllama's registry; idempotent. Raises BackendError.
+
+    A process has one: of two, llama.cpp would go on to use the first.
+    """
     silence_log()
+    if _loaded and _loaded[0] != path:
+        raise BackendError(f"{path.name} cannot be loaded: this process uses {_loaded[0].name} already")
     # Through libllama's own handle: dlsym then searches the libraries that libllama is linked to. Opening
     # `libggml.so` by its path would load a second copy of it, with a registry that libllama never reads.
     load = llama._lib.ggml_backend_load
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
     if not load(str(path).encode()):
         raise BackendError(f"{path.name} does not load on this CPU: {last_log() or 'no reason given'}")
+    if not _loaded:
+        _loaded.append(path)
 
 
 def silence_log() -> None:

@@ -23,6 +23,7 @@ from engine.llama.library import (
     cpu_identity,
     find_variants,
     load_variant,
+    loaded_variant,
     rank_variants,
     variant_name,
 )
@@ -31,7 +32,7 @@ from engine.probe.client import ProbeResult, compute, run_probe
 from engine.types import ProgressCallback, no_progress, rising, scaled
 from ggufio import shards
 
-_FORMAT = 4  # raise it when cached values change their meaning
+_FORMAT = 5  # raise it when cached values change their meaning
 
 
 def cache_path(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
@@ -56,6 +57,7 @@ def store_cached(memo: Path, found: object) -> None:
 
 
 _INSPECT_SECONDS = 60.0
+_AMX = ("sapphirerapids",)  # the variants with AMX
 _LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's message, before the reason
 _FIX = "download or export it again"
 _REBUILD = (
@@ -89,10 +91,31 @@ def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: 
 
     Pass the choice's `extra_buffers` on to llama_model_params.use_extra_bufts.
     """
-    choice = probe_model(model, threads=threads, extra_buffers=extra_buffers).choice
-    if choice.path is not None:
+    return load_choice(model, probe_model(model, threads=threads, extra_buffers=extra_buffers).choice)
+
+
+def load_choice(model: Path, choice: CpuChoice) -> CpuChoice:
+    """Load a backend for the model into this process, and return the one in use. Raises BackendError.
+
+    A process has one backend. If it loaded another one for another model, that one is tried in a child.
+    """
+    loaded = loaded_variant()
+    if choice.path is None:
+        return choice
+    if loaded is None or loaded == Path(choice.path):
         load_variant(Path(choice.path))
-    return choice
+        return choice
+    memo = cache_path("runs", model, loaded, choice.extra_buffers)
+    if (runs := load_cached(memo)) is None:
+        threads, extra = physical_cores(), choice.extra_buffers
+        done = compute("run", model, variant=str(loaded), extra_buffers=extra, threads=threads)
+        store_cached(memo, runs := done.answer == {"finite": True})
+    if not runs:
+        raise BackendError(
+            f"{model.name} needs the CPU backend {choice.variant}, and this process uses "
+            f"{variant_name(loaded)} for another model: open it in a process of its own"
+        )
+    return _choice(loaded, choice.extra_buffers)
 
 
 def probe_model(
@@ -114,7 +137,7 @@ def probe_model(
         return known
     found = _inspect(model)
     facts = ModelMetadata(**_tuples(found["facts"]))
-    ranked = [Path(p) for p in found["variants"]]
+    ranked = [Path(p) for p in found["variants"] if not (_is_plain(facts) and variant_name(Path(p)) in _AMX)]
     loading = rising(scaled(progress, 0.2, 1.0))  # a backend that crashes is followed by the next one
     choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, loading)
     probe = Probe(facts, choice)
@@ -126,6 +149,15 @@ def is_known(model: Path, extra_buffers: bool) -> bool:
     """Return whether `probe_model` has a cached result for this file."""
     _check_files(model)
     return cache_path("probe", model, extra_buffers).exists()
+
+
+def _is_plain(facts: ModelMetadata) -> bool:
+    """Return whether the weights are not quantized.
+
+    Where AMX crashes, it does so with quantized types only. A plain file must not bring it into a process
+    that opens a quantized one next.
+    """
+    return facts.quantization in ("F32", "F16", "BF16")
 
 
 def first_candidate() -> CpuChoice:

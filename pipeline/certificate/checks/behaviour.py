@@ -13,6 +13,7 @@ from engine.llama.model import Model
 from engine.probe.cpu_backend import probe_model
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.samples import PROMPTS, greedy_answers
+from pipeline.certificate.scoring.scorer import choose_backend
 from pipeline.certificate.scoring.teacher_forcing import open_model
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
@@ -34,14 +35,14 @@ def check_behaviour(subject: Subject, progress: StepProgress) -> Iterator[Findin
     files = {subject.full_name: subject.full, **subject.files}
     with progress.step("Ask each file", len(files)) as advance:
         for done, (name, path) in enumerate(files.items(), 1):
-            yield _check_file(name, path, subject.threads)
+            yield _check_file(name, path, subject)
             advance(done)
 
 
-def _check_file(name: str, path: Path, threads: int) -> Finding:
-    probe = probe_model(path, threads=threads)
-    with open_model(path, probe.choice) as model:
-        prompts = probe.facts.prompt_builder(model.vocab)
+def _check_file(name: str, path: Path, subject: Subject) -> Finding:
+    facts, threads = probe_model(path, threads=subject.threads).facts, subject.threads
+    with open_model(path, choose_backend(subject)) as model:
+        prompts = facts.prompt_builder(model.vocab)
         questions = [prompts.tokens([{"role": "user", "content": text}]) for text in PROMPTS[:_NUM_PROMPTS]]
         answers = [answer.tokens for answer in greedy_answers(model, questions, _MAX_TOKENS, threads)]
         return judge_answers(name, model, answers)

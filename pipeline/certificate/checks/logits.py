@@ -13,10 +13,10 @@ import numpy as np
 
 from common.certificate import Finding
 from common.system import free_memory
-from engine.probe.cpu_backend import probe_model
 from ggufio.ggml_reader import UNQUANTIZED, GgufTensors
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.metrics import TokenScores, log_softmax, token_scores
+from pipeline.certificate.scoring.scorer import choose_backend
 from pipeline.certificate.scoring.teacher_forcing import Logits, Sample, logits_of, open_model
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
@@ -127,10 +127,9 @@ def compare_logits(subject: Subject, generations: Iterable[Generation]) -> Itera
 
     Consumes one generation at a time: the logits of 500 tokens take 300 MB with a vocabulary of 150,000.
     """
-    probe = probe_model(subject.full, threads=subject.threads)
     scores: list[TokenScores] = []
     same_words = 0
-    with open_model(subject.full, probe.choice) as model:
+    with open_model(subject.full, choose_backend(subject)) as model:
         for ids, length, logits in generations:
             text = Sample(0, "", tuple(ids[:1]), tuple(ids[1:]), own=True)
             [actual] = logits_of(model, [text], subject.threads)

@@ -135,7 +135,7 @@ def open_scorer(path: Path, choice: CpuChoice) -> Iterator[ModelScorer]:
 
 
 def choose_backend(subject: Subject) -> CpuChoice:
-    """Return the CPU backend for all files of the subject.
+    """Return the CPU backend for all files of the subject, since a process can load only one.
 
     The smallest file is tried in a child process: backends crash with quantized types, not with f16.
     """

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from engine.core.prefix_cache import common_prefix
 from engine.core.types import BatchRow
-from engine.llama.library import load_variant
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
-from engine.probe.cpu_backend import CpuChoice
+from engine.probe.cpu_backend import CpuChoice, load_choice
 
 _BATCH = 256  # tokens; their logits take 128 MB with a vocabulary of 128,000
 _MAX_TEXTS = 16
@@ -104,10 +103,8 @@ class Sample:
 
 @contextmanager
 def open_model(path: Path, choice: CpuChoice) -> Iterator[Model]:
-    """Load a model with its CPU backend until the context ends. Raises ModelError."""
-    if choice.path is not None:
-        load_variant(Path(choice.path))
-    model = Model(path, extra_buffers=choice.extra_buffers)
+    """Load a model with its CPU backend until the context ends. Raises ModelError and BackendError."""
+    model = Model(path, extra_buffers=load_choice(path, choice).extra_buffers)
     try:
         yield model
     finally:
