@@ -103,6 +103,7 @@ def _resolve(future: Future[_T], function: Callable[[], _T]) -> None:
 _MAX_GRAMMAR = 1 << 21  # estimated characters of the grammar; far less is already too long
 _SCHEMA_SECONDS = 1.0  # of CPU time; milliseconds are normal
 _FRAME = 16  # characters around each name
+_MAX_VISITS = 10_000  # of subschemas; the longest schema without references has fewer
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError)
@@ -133,6 +134,7 @@ class _Bounded(SchemaConverter):  # type: ignore[misc] # it has no types
     def __init__(self) -> None:
         super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
         self._left, self._until = _MAX_GRAMMAR, time.thread_time() + _SCHEMA_SECONDS
+        self._visits = 0
 
     def visit(self, schema: dict[str, Any], name: str) -> str:
         """Write the rules of one (sub)schema and return the name of its rule."""
@@ -140,7 +142,8 @@ class _Bounded(SchemaConverter):  # type: ignore[misc] # it has no types
         counts = [*(schema.get(key) for key in _COUNTS), *_quantifiers(pattern)]
         repeats = sum(abs(count) for count in counts if isinstance(count, int))  # from -9 to 0 are nine
         self._left -= (1 + repeats) * (len(name) + len(pattern) + _FRAME)
-        if self._left < 0:
+        self._visits += 1
+        if self._left < 0 or self._visits > _MAX_VISITS:
             raise _TooMuch("makes too long a grammar: use smaller counts, fewer references or shorter names")
         if time.thread_time() > self._until:
             raise _TooMuch("takes too long to read: use fewer references")

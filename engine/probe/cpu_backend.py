@@ -167,7 +167,12 @@ def first_candidate() -> CpuChoice:
 
 
 def record_probe(model: Path, probe: Probe) -> None:
-    """Cache a result for `probe_model`, from a caller that has computed with the file."""
+    """Cache a result for `probe_model`, from a caller that has computed with the file.
+
+    One that `probe_model` itself would not find is not cached.
+    """
+    if _is_plain(probe.facts) and probe.choice.variant in _AMX:
+        return
     store_cached(cache_path("probe", model, True), asdict(probe))
 
 
