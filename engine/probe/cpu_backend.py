@@ -161,18 +161,14 @@ def _is_plain(facts: ModelMetadata) -> bool:
 
 
 def first_candidate() -> CpuChoice:
-    """Return the backend that `probe_model` would try first, for a process that may crash."""
-    path, extra = candidates(rank_variants(find_variants()), extra_buffers=True)[0]
+    """Return the best backend without AMX, which may crash, for a process that does not try others."""
+    ranked = [path for path in rank_variants(find_variants()) if variant_name(path) not in _AMX]
+    path, extra = candidates(ranked, extra_buffers=True)[0]
     return _choice(path, extra)
 
 
 def record_probe(model: Path, probe: Probe) -> None:
-    """Cache a result for `probe_model`, from a caller that has computed with the file.
-
-    One that `probe_model` itself would not find is not cached.
-    """
-    if _is_plain(probe.facts) and probe.choice.variant in _AMX:
-        return
+    """Cache a result for `probe_model`, from a caller that has computed with the file."""
     store_cached(cache_path("probe", model, True), asdict(probe))
 
 
