@@ -1,59 +1,43 @@
 """The child process that opens untrusted GGUFs and tries CPU backends: a crash ends only the child.
 
 It serves three jobs (see common.worker_process). `inspect` reads the file's header, ranks the CPU variants
-and renders the chat template; `run` computes with one variant; `time` measures how long batches of different
-sizes take with it. engine.probe.client is the parent's side.
+and tries what else the file brings (engine.probe.trials); `run` computes with one variant; `time` measures
+how long batches of different sizes take with it. engine.probe.client is the parent's side.
 """
 
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common.system import kill_after
 from common.worker_process import Message, send, serve
 from engine.core.speculative import measure
 from engine.core.types import BatchRow
 from engine.errors import EngineError, ModelError
 from engine.llama.library import find_variants, load_variant, rank_variants
-from engine.llama.model import Adapter, Model, ModelMetadata, model_metadata
+from engine.llama.model import Adapter, Model, model_metadata
 from engine.llama.runner import Runner
+from engine.probe.trials import trials
 from ggufio.untrusted_reader import is_adapter
 
 ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
-TEMPLATE_SECONDS = 3.0
-_TEMPLATE_BYTES = 4 << 30
 
 
 def inspect(path: Path) -> Message:
     """Return the file's metadata, and the CPU variants that this machine supports, best first."""
     ranked = [str(p) for p in rank_variants(find_variants())]
-    send({"ready": True})  # from here on, a crash is the file's fault
+    send({"stage": "header"})  # from here on, a crash is the file's fault
     try:
         model = Model(path, vocab_only=True)
     except ModelError as error:
         raise ModelError(ADAPTER_ALONE if is_adapter(path) else str(error)) from error
     facts = model_metadata(model, path)
-    _check_template(facts)
+    for stage, trial in trials(model.vocab, facts).items():
+        send({"stage": stage})
+        trial()
     return {"variants": ranked, "facts": asdict(facts)}
-
-
-def _check_template(facts: ModelMetadata) -> None:
-    """Render the chat template once, under a limit on time and memory."""
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_DATA, (_TEMPLATE_BYTES, _TEMPLATE_BYTES))
-    with kill_after(TEMPLATE_SECONDS):
-        facts.chat_template().render(
-            [
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": "Hello"},
-                {"role": "assistant", "content": "Hi."},
-                {"role": "user", "content": "Bye"},
-            ]
-        )
 
 
 def run(path: Path, extra_buffers: bool, threads: int, lora: Path | None = None) -> Message:

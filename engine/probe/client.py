@@ -21,10 +21,13 @@ _TIMEOUT, _REFUSED = 124, 3  # exit codes for a child that was killed at its tim
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A child's exit code, whether it was `ready` to open the file, and its answer, None if it died."""
+    """A child's exit code, the `stage` it reached, and its answer, None if it died.
+
+    The stage is "" before the child was ready to open the file.
+    """
 
     code: int
-    ready: bool
+    stage: str
     answer: dict[str, Any] | None
 
     @property
@@ -62,11 +65,11 @@ def run_probe(request: Message, seconds: float, progress: ProgressCallback = no_
 
     `progress` gets the loaded share of the weights. Raises EngineStopped when it returns False.
     """
-    deadline, ready = time.monotonic() + seconds, False
+    deadline, stage = time.monotonic() + seconds, ""
 
     def on_message(message: Message) -> None:
-        nonlocal ready
-        ready = ready or "ready" in message
+        nonlocal stage
+        stage = message.get("stage", stage)
         if "loaded" in message and not progress(message["loaded"]):
             raise EngineStopped("nobody waits for this model any more")
 
@@ -76,10 +79,10 @@ def run_probe(request: Message, seconds: float, progress: ProgressCallback = no_
 
     with WorkerProcess("engine.probe.child") as child:
         try:
-            return ProbeResult(0, ready, child.run(request, on_message, check_time))
+            return ProbeResult(0, stage, child.run(request, on_message, check_time))
         except InputError as error:
-            return ProbeResult(_REFUSED, ready, {"error": str(error)})
+            return ProbeResult(_REFUSED, stage, {"error": str(error)})
         except WorkerDied as error:
-            return ProbeResult(error.code, ready, None)
+            return ProbeResult(error.code, stage, None)
         except TimeoutError:
-            return ProbeResult(_TIMEOUT, True, None)
+            return ProbeResult(_TIMEOUT, stage, None)

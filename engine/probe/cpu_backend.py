@@ -32,7 +32,7 @@ from engine.probe.client import ProbeResult, compute, run_probe
 from engine.types import ProgressCallback, no_progress, rising, scaled
 from ggufio import shards
 
-_FORMAT = 5  # raise it when cached values change their meaning
+_FORMAT = 6  # raise it when cached values change their meaning
 
 
 def cache_path(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
@@ -57,6 +57,12 @@ def store_cached(memo: Path, found: object) -> None:
 
 
 _INSPECT_SECONDS = 60.0
+_TRIALS = {
+    "tokenizer": "tokenizer",
+    "template": "chat template",
+    "grammar": "vocabulary with a JSON schema",
+}
+"""The stages of engine.probe.trials, as users know them."""
 _AMX = ("sapphirerapids",)  # the variants with AMX
 _LORA_FAILED = "failed to apply lora adapter: "  # llama.cpp's message, before the reason
 _FIX = "download or export it again"
@@ -214,16 +220,17 @@ def _inspect(model: Path) -> dict[str, Any]:
     done = run_probe({"job": "inspect", "model": str(model)}, _INSPECT_SECONDS)
     if done.answer is not None and "facts" in done.answer:
         return done.answer
-    if not done.ready:
+    if not done.stage and done.answer is None:
         raise BackendError(f"llama-cpp-python does not start on this machine ({done.ending}): {_REBUILD}")
-    if done.code == -signal.SIGALRM:
-        raise ModelError(f"{model}: its chat template takes too long to render; do not trust this file")
+    if done.answer is None and (trial := _TRIALS.get(done.stage)):
+        how = "takes too long" if done.code == -signal.SIGALRM else f"crashes llama.cpp ({done.ending})"
+        raise ModelError(f"{model}: its {trial} {how}; do not trust this file")
     raise ModelError(_reason(model, done))
 
 
 def _reason(model: Path, done: ProbeResult) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
-    if "template" in reason or "LoRA adapter" in reason:
+    if any(word in reason for word in ("template", "tokenizer", "LoRA adapter")):
         return f"{model}: {reason}"
     return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
 
