@@ -141,7 +141,7 @@ class ModelServer:
 
     def _attach(self, command: Attach) -> None:
         limit_memory(total_memory())
-        model = self._backends[0]
+        model = next(iter(self._backends.values()))  # any: they share the weights
         self._serve(
             command.adapter,
             model.settings.cache_ram * (1 + len(self._backends)),
