@@ -212,6 +212,8 @@ class EngineConfig:
     `kv_type` is the type of the KV cache: q8_0 halves its size, q4_0 quarters it.
     `cache_ram` is the prefix cache for conversations that lost their slots, in bytes; 0 disables it.
     `speculation` enables prompt-lookup decoding where it is faster.
+    `deterministic` computes one conversation at a time, in the same steps always, so that the same request
+    gives the same answer whatever else is served; that is slower.
     The `max_...` are limits of each request, None for none: a longer prompt loses its oldest turns or is
     refused, a longer answer ends with the reason "length" or "time".
     """
@@ -225,6 +227,7 @@ class EngineConfig:
     kv_type: KvType = "f16"
     cache_ram: int = 256 << 20
     speculation: bool = True
+    deterministic: bool = False
     max_prompt_tokens: int | None = None
     max_new_tokens: int | None = None
     max_seconds: float | None = None

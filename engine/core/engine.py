@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from engine.config import Limits, SamplingParams
 from engine.core.detokenizer import IncrementalDetokenizer
-from engine.core.prefix_cache import SavedState
+from engine.core.prefix_cache import Logits, SavedState
 from engine.core.request_state import ActiveRequest
 from engine.core.scheduler import Admission, Scheduler, TokenSequence
 from engine.core.speculative import BatchCostModel, Drafter
@@ -35,19 +35,26 @@ class Engine:
         cache_ram: int = 0,
         costs: BatchCostModel | None = None,
         limits: Limits | None = None,
+        deterministic: bool = False,
         counters: Counters | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`context` is the maximum number of tokens of one conversation; see Scheduler for the rest.
 
-        With `costs`, tokens are drafted where that is faster; without, never.
+        With `costs`, tokens are drafted where that is faster; without, never. A `deterministic` engine does
+        not keep caches beyond its slots.
         """
         self._limits, self._counters = limits or Limits(), counters or Counters()
         self._drafter = Drafter(costs, context, self._counters) if costs is not None else None
         self.runner = runner
         self.reading: frozenset[int] = frozenset()  # requests with prefill in the current step
         self._scheduler = Scheduler(
-            slots=slots, queue=queue, batch=batch, cache_ram=cache_ram, can_truncate=runner.can_truncate
+            slots=slots,
+            queue=queue,
+            batch=batch,
+            cache_ram=0 if deterministic else cache_ram,
+            can_truncate=runner.can_truncate,
+            deterministic=deterministic,
         )
         self._context, self._batch, self._clock = context, batch, clock
         self._requests: dict[int, ActiveRequest] = {}
@@ -126,6 +133,8 @@ class Engine:
             out.append(
                 (admission.sequence.id, PrefillProgress(kept, admission.sequence.num_prompt_tokens, kept))
             )
+            if (logits := self._scheduler.logits_of_prompt(admission.sequence)) is not None:
+                out += self._tagged(state, self._next_token(state, logits=logits))
         return out + self._positions() if out else out
 
     def _fill_slot(self, admission: Admission) -> int:
@@ -145,7 +154,8 @@ class Engine:
         if not store.budget or not self._scheduler.saveable(slot):
             return
         if store.accepts(tokens, self.runner.state_size(slot)):
-            store.insert(SavedState(list(tokens), self.runner.save(slot)))
+            prompts = dict(self._scheduler.slots[slot].prompts)
+            store.insert(SavedState(list(tokens), self.runner.save(slot), prompts))
             self._counters.saves += 1
 
     def _positions(self) -> list[Tagged]:
@@ -211,6 +221,9 @@ class Engine:
     def _next_tokens(self, state: ActiveRequest, row: BatchRow) -> list[Event]:
         """Sample the next token, and one more after each accepted draft token."""
         sequence, before = state.sequence, len(state.sequence.tokens)
+        if sequence.num_output_tokens == 0 and self.runner.can_truncate:
+            [logits] = self.runner.logits(row.slot, 1)
+            self._scheduler.keep_logits(sequence, logits)
         draft = row.tokens[1:] if row.outputs > 1 else ()
         events: list[Event] = []
         for output in range(row.outputs):
@@ -225,12 +238,13 @@ class Engine:
             self._scheduler.truncate(row.slot, self.runner.prepare(row.slot, kept))
         return events
 
-    def _next_token(self, state: ActiveRequest, output: int) -> list[Event]:
+    def _next_token(self, state: ActiveRequest, output: int = 0, logits: Logits | None = None) -> list[Event]:
+        """Sample from one output of the last batch, or from the given logits."""
         sequence = state.sequence
         assert sequence.slot is not None
         began = self._clock()
         try:
-            token = self.runner.sample(sequence.slot, output)
+            token = self.runner.sample(sequence.slot, output, logits)
         except TooSlow:
             return self._end(state, "time")
         now = self._clock()

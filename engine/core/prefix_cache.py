@@ -5,16 +5,27 @@ Restoring a cache takes milliseconds; computing it again takes as long as the pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class SavedState:
-    """One conversation's KV cache: its tokens, and its bytes from ModelRunner.save."""
+    """One conversation's KV cache: its tokens, its bytes from ModelRunner.save, and Slot.prompts."""
 
     tokens: list[int]
     state: bytearray
+    prompts: Mapping[int, Logits] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that it takes."""
+        return len(self.state) + sum(logits.nbytes for logits in self.prompts.values())
 
 
 class PrefixCache:
@@ -41,7 +52,7 @@ class PrefixCache:
     def pop(self, saved: SavedState, *, keep: bool) -> None:
         """Remove a cache that is being restored, or with `keep`, mark it as the most recently used."""
         self._saved.remove(saved)
-        self.used -= len(saved.state)
+        self.used -= saved.size
         if keep:
             self.insert(saved)
 
@@ -56,10 +67,10 @@ class PrefixCache:
         for other in list(self._saved):
             if common_prefix(other.tokens, saved.tokens) == len(other.tokens):
                 self.pop(other, keep=False)
-        while self._saved and self.used + len(saved.state) > self.budget:
+        while self._saved and self.used + saved.size > self.budget:
             self.pop(self._saved[0], keep=False)
         self._saved.append(saved)
-        self.used += len(saved.state)
+        self.used += saved.size
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

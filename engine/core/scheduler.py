@@ -8,14 +8,16 @@ prefill; one with exactly one is in decode.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.core.prefix_cache import PrefixCache, SavedState, common_prefix
+from engine.core.prefix_cache import Logits, PrefixCache, SavedState, common_prefix
 from engine.core.types import BatchRow
 from engine.errors import QueueFull
 
 _WORTH_COPYING = 16  # tokens; computing fewer again is as fast as copying a whole cache
+_MAX_PROMPTS = 4  # prompts of a conversation whose logits are kept: up to a megabyte each
+CHUNK = 128  # tokens of a prompt that are computed together when answers must not depend on anything else
 
 
 @dataclass
@@ -44,19 +46,31 @@ class TokenSequence:
 
 @dataclass
 class Slot:
-    """A KV sequence: the `tokens` in its cache, and when it was last released (`used`)."""
+    """A KV sequence: the `tokens` in its cache, and when it was last released (`used`).
+
+    `prompts` has the logits after a prompt, by its length, for prompts that `tokens` begins with. Computing
+    a prompt's last token again, in a batch of another shape, would round otherwise: the same question could
+    get another answer. The first `prefilled` tokens were computed in whole chunks (see Scheduler).
+    """
 
     index: int
     tokens: list[int] = field(default_factory=list)
+    prompts: dict[int, Logits] = field(default_factory=dict)
+    prefilled: int = 0
     owner: TokenSequence | None = None
     used: int = 0
+
+    def forget_beyond(self, length: int) -> None:
+        """Forget what is known of the cache beyond its first `length` tokens."""
+        self.prompts = {size: logits for size, logits in self.prompts.items() if size <= length}
+        self.prefilled = min(self.prefilled, length)
 
 
 @dataclass(frozen=True)
 class Admission:
     """A slot for a sequence, whose first `keep` tokens are in that slot, in `copy_from`, or in `saved`.
 
-    `evicts` is True when another conversation loses its slot.
+    `evicts` is True when another conversation loses its slot. `prompts` are those of the cache (see Slot).
     """
 
     sequence: TokenSequence
@@ -65,25 +79,37 @@ class Admission:
     copy_from: int | None
     evicts: bool = False
     saved: SavedState | None = None
+    prompts: Mapping[int, Logits] = field(default_factory=dict)
 
 
 class Scheduler:
     """Assigns slots to sequences and plans steps; independent of any model."""
 
     def __init__(
-        self, *, slots: int, queue: int, batch: int, cache_ram: int = 0, can_truncate: bool = True
+        self,
+        *,
+        slots: int,
+        queue: int,
+        batch: int,
+        cache_ram: int = 0,
+        can_truncate: bool = True,
+        deterministic: bool = False,
     ) -> None:
         """`queue` is how many may wait beyond the free slots; `batch` is the token budget of a step.
 
         `cache_ram` is the prefix cache's budget in bytes. Without `can_truncate`, a cache cannot be shortened
         and serves only sequences that begin with all of it.
+
+        Results of a batch depend on its shape, in the last bits. If `deterministic`, a step computes one
+        sequence, prompts in chunks of `CHUNK` tokens from their beginning, and only whole chunks of prompts
+        are reused: an answer then depends on nothing but its request.
         """
         self.store = PrefixCache(cache_ram)
         self.slots = [Slot(index) for index in range(slots)]
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
         self._queue, self._batch, self._clock = queue, batch, 0
-        self._can_truncate = can_truncate
+        self._can_truncate, self._deterministic = can_truncate, deterministic
 
     def add(self, sequence: TokenSequence) -> None:
         """Queue a sequence. Raises QueueFull."""
@@ -100,16 +126,19 @@ class Scheduler:
         sequence = self.waiting.popleft()
         slot, keep, source = self._place(sequence, idle)
         saved, length = self._recall(sequence)
+        prompts: Mapping[int, Logits] = (slot if source is None else self.slots[source]).prompts
         if saved is not None and length > keep + _WORTH_COPYING:
-            slot, keep, source = _oldest(idle), length, None
+            slot, keep, source, prompts = _oldest(idle), length, None, saved.prompts
             self.store.pop(saved, keep=keep * 2 < len(saved.tokens))
         else:
             saved = None
-        slot.owner, sequence.slot = sequence, slot.index
-        self.running.append(sequence)
         # A cache of which half is reused belongs to the same conversation, continued or regenerated.
         same = common_prefix(slot.tokens, sequence.tokens) * 2 >= len(slot.tokens)
-        return Admission(sequence, slot.index, keep, source, not same, saved)
+        logits = prompts.get(len(sequence.tokens)) if keep == len(sequence.tokens) - 1 else None
+        keep += logits is not None
+        slot.owner, sequence.slot = sequence, slot.index
+        self.running.append(sequence)
+        return Admission(sequence, slot.index, keep, source, not same, saved, prompts)
 
     def _recall(self, sequence: TokenSequence) -> tuple[SavedState | None, int]:
         """Find a saved prefix of the sequence, without its last token, which is always computed."""
@@ -122,7 +151,7 @@ class Scheduler:
         longer conversation gets the least recently used slot and a copy, so that both stay intact.
         """
         tokens = sequence.tokens[:-1]  # the last token is always computed: its logits start the answer
-        shared = {slot.index: self._shared(slot.tokens, tokens) for slot in self.slots}
+        shared = {slot.index: self._reusable(slot, tokens) for slot in self.slots}
         best = max(idle, key=lambda slot: (shared[slot.index], slot.used))
         if shared[best.index] * 2 >= len(best.tokens) and shared[best.index]:
             return best, shared[best.index], None
@@ -137,19 +166,45 @@ class Scheduler:
         length = common_prefix(cache, tokens)
         return length if self._can_truncate or length == len(cache) else 0
 
+    def _reusable(self, slot: Slot, tokens: Sequence[int]) -> int:
+        """Return how many tokens of a slot's cache a sequence can reuse."""
+        if self._deterministic:
+            return min(self._shared(slot.tokens, tokens), slot.prefilled) // CHUNK * CHUNK
+        return self._shared(slot.tokens, tokens)
+
     def admitted(self, admission: Admission, kept: int) -> None:
         """Record how many cached tokens the sequence actually starts with."""
+        slot = self._slot(admission.sequence)
+        slot.prompts = dict(admission.prompts)
+        slot.prefilled = min(kept, slot.prefilled) if admission.copy_from is None else kept
         self.rewind(admission.sequence, kept)
+
+    def logits_of_prompt(self, sequence: TokenSequence) -> Logits | None:
+        """Return the logits after a prompt that is in the cache as a whole; None if it must be computed."""
+        if sequence.num_remaining:
+            return None
+        return self._slot(sequence).prompts[sequence.num_prompt_tokens]
+
+    def keep_logits(self, sequence: TokenSequence, logits: Logits) -> None:
+        """Keep the logits after a sequence's prompt, for the same prompt asked again."""
+        prompts = self._slot(sequence).prompts
+        prompts.pop(sequence.num_prompt_tokens, None)
+        prompts[sequence.num_prompt_tokens] = logits
+        if len(prompts) > _MAX_PROMPTS:
+            del prompts[next(iter(prompts))]
 
     def rewind(self, sequence: TokenSequence, num_computed_tokens: int) -> None:
         """Record that the cache holds only the first `num_computed_tokens` tokens of a running sequence."""
         sequence.num_computed_tokens = num_computed_tokens
-        self._slot(sequence).tokens = sequence.tokens[:num_computed_tokens]
+        slot = self._slot(sequence)
+        slot.tokens = sequence.tokens[:num_computed_tokens]
+        slot.forget_beyond(num_computed_tokens)
 
     def truncate(self, slot: int, kept: int) -> None:
         """Record that a slot's cache holds only its first `kept` tokens, whether it is in use or not."""
         cache = self.slots[slot]
         del cache.tokens[kept:]
+        cache.forget_beyond(kept)
         if cache.owner is not None:
             cache.owner.num_computed_tokens = kept
 
@@ -160,12 +215,24 @@ class Scheduler:
         step may be longer, but only up to the first answer. Half of the bound goes to the oldest prompt and
         the rest to the shortest ones: no prompt starves, and short ones overtake.
         """
+        if self._deterministic:
+            return self._plan_one()
         decoding = [s for s in self.running if s.num_remaining == 1]
         reading = [s for s in self.running if s.num_remaining > 1]
         bound = prefill if decoding or not reading else max(prefill, self._to_first_answer(reading))
         shares = self._shares(reading, min(self._batch - len(decoding), bound))
         rows = [self._row(s, 1) for s in decoding] + [self._row(s, n) for s, n in shares if n]
         return sorted(rows, key=lambda row: row.slot)
+
+    def _plan_one(self) -> list[BatchRow]:
+        """Return one row of the next sequence in turn: a token, or the rest of a chunk of its prompt."""
+        if not self.running:
+            return []
+        sequence = self.running.pop(0)
+        self.running.append(sequence)
+        return [
+            self._row(sequence, min(sequence.num_remaining, CHUNK - sequence.num_computed_tokens % CHUNK))
+        ]
 
     @staticmethod
     def _to_first_answer(reading: list[TokenSequence]) -> int:
@@ -203,6 +270,8 @@ class Scheduler:
         for row in rows:
             slot = self.slots[row.slot]
             assert slot.owner is not None and slot.owner.num_computed_tokens == row.start
+            if slot.prefilled == row.start and len(row.tokens) == CHUNK:
+                slot.prefilled += CHUNK
             slot.owner.num_computed_tokens += len(row.tokens)
             slot.tokens += row.tokens
             if row.outputs:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.config import SamplingParams
+from engine.core.prefix_cache import Logits
 
 
 class DecodeAborted(Exception):
@@ -87,8 +88,12 @@ class ModelRunner(Protocol):
         """Free the slot's sampler."""
         ...
 
-    def sample(self, slot: int, output: int = 0) -> int:
-        """Sample the slot's next token from one of its outputs in the last batch.
+    def logits(self, slot: int, count: int) -> Logits:
+        """Return a copy of the logits of the slot's first `count` outputs: [count, vocabulary]."""
+        ...
+
+    def sample(self, slot: int, output: int = 0, logits: Logits | None = None) -> int:
+        """Sample the slot's next token from one of its outputs in the last batch, or from `logits`.
 
         Call it once per output, in order. Raises TooSlow when the grammar takes too long.
         """

@@ -247,8 +247,10 @@ class Runner:
         if sampler := self._samplers.pop(slot, None):
             sampler.close()
 
-    def sample(self, slot: int, output: int = 0) -> int:
-        """Sample the slot's next token from one of its outputs in the last batch."""
+    def sample(self, slot: int, output: int = 0, logits: NDArray[np.float32] | None = None) -> int:
+        """Sample the slot's next token from one of its outputs in the last batch, or from `logits`."""
+        if logits is not None:
+            return int(logits.argmax()) if slot in self._plain else self._samplers[slot].sample_from(logits)
         row = self._batch.outputs[slot] + output
         logits = self._logits(row)
         if slot in self._plain:

@@ -40,8 +40,12 @@ class Sampler:
         """Sample from one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
         if self._grammar is None:
             return int(llama.llama_sampler_sample(self._chain, context, row))
+        return self.sample_from(logits)
+
+    def sample_from(self, logits: NDArray[np.float32]) -> int:
+        """Sample from logits [vocabulary]. Raises TooSlow."""
         token = self._draw(logits)
-        if not self._grammar.accept(token):
+        if self._grammar is not None and not self._grammar.accept(token):
             token = self._draw(logits, self._grammar)
             if not self._grammar.accept(token):  # only an ignored end token is allowed
                 return self._vocab.eog_tokens[0]

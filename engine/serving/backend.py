@@ -280,7 +280,11 @@ def _worker(
             adapter=adapter,
         )
         try:
-            timed = costs or (_measured(runner, settings) if measures else None)
+            timed = (
+                None
+                if settings.deterministic
+                else costs or (_measured(runner, settings) if measures else None)
+            )
         except Exception:
             runner.close()
             raise
@@ -293,6 +297,7 @@ def _worker(
             cache_ram=settings.cache_ram,
             costs=timed,
             limits=settings.limits,
+            deterministic=settings.deterministic,
             counters=counters,
         )
 
@@ -301,7 +306,7 @@ def _worker(
 
 def _measured(runner: Runner, settings: EngineConfig) -> BatchCostModel | None:
     """Measure the cost of batches; None when speculation is off or caches cannot be truncated."""
-    if not settings.speculation or not runner.can_truncate:
+    if not settings.speculation or settings.deterministic or not runner.can_truncate:
         return None
     return measure(runner, time.perf_counter)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from engine.config import SamplingParams
+from engine.core.prefix_cache import Logits
 from engine.core.types import BatchRow, DecodeAborted
 
 END = 0
@@ -88,8 +91,15 @@ class FakeRunner:
     def stop(self, slot: int) -> None:
         del self.started[slot]
 
-    def sample(self, slot: int, output: int = 0) -> int:
+    def logits(self, slot: int, count: int) -> Logits:
+        """Return the next token in place of its logits, for `sample`."""
+        return np.array([[self._next(slot, output)] for output in range(count)], np.float32)
+
+    def sample(self, slot: int, output: int = 0, logits: Logits | None = None) -> int:
         assert slot in self.started
+        return self._next(slot, output) if logits is None else int(logits[0])
+
+    def _next(self, slot: int, output: int) -> int:
         row = next(row for row in self.batches[-1] if row.slot == slot)
         assert 0 <= output < row.outputs
         return next_token(self.caches[slot][: row.start + len(row.tokens) - row.outputs + output + 1])

@@ -10,6 +10,7 @@ import pytest
 
 from engine.config import SamplingParams
 from engine.core.engine import Engine
+from engine.core.prefix_cache import Logits
 from engine.errors import QueueFull, TooSlow
 from engine.llama.grammar import TimeBudgetThread
 from engine.serving.backend import LlamaBackend
@@ -49,10 +50,10 @@ def test_what_takes_too_long_is_left_alone_and_cleaned_up_when_it_ends() -> None
 
 def test_an_answer_whose_grammar_takes_too_long_ends_alone() -> None:
     class Slow(FakeRunner):
-        def sample(self, slot: int, output: int = 0) -> int:
+        def sample(self, slot: int, output: int = 0, logits: Logits | None = None) -> int:
             if self.started[slot].grammar:
                 raise TooSlow
-            return super().sample(slot, output)
+            return super().sample(slot, output, logits)
 
     engine = Engine(Slow(), slots=2, context=200, queue=4, batch=32)
     events = engine.add(1, prompt("abc"), GREEDY)
