@@ -94,11 +94,15 @@ def admit(request: gr.Request | HTTPConnection) -> AbstractContextManager[None]:
     Raises RateLimitExceeded. Needs `ui.auth.middleware.AuthMiddleware` around the app.
     """
     access: Access = request.state.access
-    owner, address = owner_of(request), address_of(request)
+    return access.admit(counted_owner(request), address_of(request))
+
+
+def counted_owner(request: gr.Request | HTTPConnection) -> str:
+    """Return the owner; all clients of one address that keep no cookie count as one visitor."""
+    owner = owner_of(request)
     if owner.startswith(VISITOR) and not request.state.is_known:
-        # All clients of one address that keep no cookie count as one visitor.
-        owner = f"{VISITOR}{address}"
-    return access.admit(owner, address)
+        return f"{VISITOR}{address_of(request)}"
+    return owner
 
 
 def address_of(request: gr.Request | HTTPConnection) -> str:

@@ -26,6 +26,7 @@ from engine.serving.protocols import ChatBackend
 from ui.auth.access import Access
 from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
+from ui.auth.tabs import SessionOfEvent, TabMiddleware
 from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
 from ui.i18n.words import gradio_i18n
@@ -98,6 +99,7 @@ def create_app(
     sessions = _mount_page(app, page, access, MAX_BYTES if own_machine else MAX_BYTES_REMOTE)
     # Gradio compresses its scripts, but not the page, which is the largest download of a phone.
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
+    app.add_middleware(TabMiddleware, session_of=_session_of(page))
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
     app.add_middleware(VisitorMiddleware, local=own_machine)
     app.add_middleware(OriginMiddleware, local=local, hosts=hosts)
@@ -136,6 +138,19 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
         return mounted.tokens.get(token) if access.page_needs_login else None
 
     return logged_in_user
+
+
+def _session_of(page: gr.Blocks) -> SessionOfEvent:
+    """Return the lookup of an event's session in Gradio's queue, where it stays until its end was sent."""
+
+    def session_of(event_id: str) -> str | None:
+        queue = page._queue
+        if (event := queue.event_ids_to_events.get(event_id)) is not None:
+            return str(event.session_hash)
+        sessions = queue.pending_event_ids_session.items()
+        return next((str(session) for session, ids in sessions if event_id in ids), None)
+
+    return session_of
 
 
 def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
