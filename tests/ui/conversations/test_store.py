@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ui.conversations.model import INTERRUPTED, GenerationInfo, Tree
-from ui.conversations.store import NotFound, Store, StoreError
+from ui.conversations.store import BUSY_SECONDS, NotFound, Store, StoreError
 
 ME, YOU = "user:me", "visitor:you"
 MADE = GenerationInfo(
@@ -207,6 +207,27 @@ def test_who_reads_does_not_wait_for_another_process_that_writes(store: Store, t
         assert shown(store, key) == ["Why?", "So."] and store.summary(ME, key) == store.list(ME)[0]
         with pytest.raises(StoreError, match=r"is locked\): end the other program"):
             store.pin(ME, key, True)
+
+
+def test_threads_that_wait_for_another_process_wait_together(store: Store, tmp_path: Path) -> None:
+    key, _, _ = chat(store)
+    (name,) = {file for file in (tmp_path / "history").iterdir() if file.suffix == ".sqlite"}
+    seconds: list[float] = []
+
+    def pin() -> None:
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="is locked"):
+            store.pin(ME, key, True)
+        seconds.append(time.monotonic() - began)
+
+    with closing(sqlite3.connect(name, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        threads = [threading.Thread(target=pin) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(seconds) == 8 and max(seconds) < 3 * BUSY_SECONDS
 
 
 def test_many_threads_write_at_once(store: Store) -> None:
