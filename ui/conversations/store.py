@@ -39,14 +39,14 @@ BUSY_SECONDS = 1.0  # that a call waits for another program's lock
 _THREADS = 8  # for `off_loop`; they use one connection, and wait together when it is locked
 P = ParamSpec("P")
 T = TypeVar("T")
-VISITOR_DAYS = 90  # after which the conversations of an anonymous visitor are deleted
+VISITOR_DAYS = 90  # of use and by the clock, after which what an anonymous visitor has not pinned is deleted
 
 
 class Store:
     """The history in the file `path`, or in memory for None.
 
-    Opening marks unfinished answers as interrupted, since a crash cut them off, and deletes the
-    conversations of visitors who have not been back for `VISITOR_DAYS`. Raises StoreError.
+    Opening marks unfinished answers as interrupted, since a crash cut them off. Opening, and the first new
+    conversation of a day, delete what visitors have left for `VISITOR_DAYS`. Raises StoreError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -57,8 +57,7 @@ class Store:
         with self._transaction() as connection:
             unfinished = "UPDATE node SET made = ? WHERE role = 'assistant' AND made IS NULL"
             connection.execute(unfinished, [queries.generation_json(INTERRUPTED)])
-            old = "DELETE FROM conversation WHERE owner LIKE ? AND updated < ?"
-            connection.execute(old, [f"{VISITOR}%", time.time() - VISITOR_DAYS * 86_400])
+            self._expire(connection)
         self._connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
     async def off_loop(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -87,6 +86,8 @@ class Store:
         """
         key, now = secrets.token_urlsafe(16), time.time()
         with self._transaction() as connection:
+            if now // 86_400 != self._date:
+                self._expire(connection)
             if owner != LOCAL:
                 queries.prune(connection, owner, MAX_CONVERSATIONS - 1)
             insert = "INSERT INTO conversation (id, owner, title, created, updated) VALUES (?, ?, '', ?, ?)"
@@ -204,6 +205,11 @@ class Store:
         """Delete all conversations of an owner."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM conversation WHERE owner = ?", [owner])
+
+    def _expire(self, connection: sqlite3.Connection) -> None:
+        now = time.time()
+        queries.expire(connection, f"{VISITOR}%", VISITOR_DAYS, now)
+        self._date = now // 86_400
 
     def close(self) -> None:
         """Complete the calls of `off_loop` and close the file; later calls fail."""
