@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import warnings
@@ -51,18 +52,6 @@ CONTENT_POLICY = "; ".join(
         "base-uri 'self'",
         "form-action 'self'",
     )
-)
-
-
-# Addresses of a Space's proxies, as seen by the Space.
-_PROXIES = (
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "fc00::/7",
-    "::1",
 )
 
 
@@ -192,10 +181,14 @@ def serve(
     bound: socket.socket,
     on_ready: Callable[[], None],
     model: Future[ChatBackend] | None = None,
+    *,
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; call `on_ready` once the page can be opened.
 
-    If loading `model` fails, stop serving and raise its error.
+    If loading `model` fails, stop serving and raise its error. X-Forwarded-* headers count only from
+    `trusted_proxies`, addresses and networks. uvicorn takes the last address in X-Forwarded-For that is not
+    one of these: the nearest proxy appended it. Earlier ones may be forged, as a client can send the header.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     config = uvicorn.Config(
@@ -203,7 +196,7 @@ def serve(
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
-        forwarded_allow_ips=trusted_proxies(),
+        forwarded_allow_ips=list(trusted_proxies) or os.environ.get("FORWARDED_ALLOW_IPS", ""),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops on a signal and raises it again at its end, which would kill us before the clean-up.
@@ -212,15 +205,6 @@ def serve(
     server.run(sockets=[bound])
     if model is not None and model.done():
         model.result()
-
-
-def trusted_proxies() -> list[str] | None:
-    """Return the addresses whose X-Forwarded-* headers count; None is uvicorn's default, this machine.
-
-    uvicorn takes the last address in X-Forwarded-For that is not one of these: the nearest proxy appended it.
-    Earlier ones may be forged, as a client can send the header too.
-    """
-    return list(_PROXIES) if on_a_space() else None
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
