@@ -107,7 +107,11 @@ def counted_owner(request: gr.Request | HTTPConnection) -> str:
 
 def address_of(request: gr.Request | HTTPConnection) -> str:
     """Return a request's IP address; for IPv6 its /64 network, as one client can use any address in it."""
-    host = request.client.host if request.client else LOCAL
+    return network_of(request.client.host if request.client else LOCAL)
+
+
+def network_of(host: str) -> str:
+    """Return a client's address; for IPv6 its /64 network."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a name, from a proxy or a test client

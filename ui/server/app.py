@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import signal
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 import gradio as gr
 import uvicorn
@@ -21,6 +20,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.system import raise_file_limit
 from engine.serving.model_pool import ModelPool
 from engine.serving.prometheus import CONTENT_TYPE, exposition, registry
 from engine.serving.protocols import ChatBackend
@@ -34,6 +34,8 @@ from ui.i18n.words import gradio_i18n
 from ui.models.registry import Models
 from ui.openai.routes import add_openai_api
 from ui.pages.assets import CSS, theme
+from ui.server.connections import BACKLOG, Connection, Connections
+from ui.server.logs import bound_logs
 from ui.server.page import build_page
 from ui.settings import on_a_space
 
@@ -75,7 +77,7 @@ def create_app(
     access, own_machine = access or Access(), local and not hosts
 
     @app.get("/health")
-    def health(response: Response) -> dict[str, str]:
+    async def health(response: Response) -> dict[str, str]:
         """Return 200 while the default model can answer, 503 while it loads and after it failed."""
         pool = models.pool
         status = "down" if pool.failed() else "ok" if pool.loaded() else "loading"
@@ -190,12 +192,17 @@ def serve(
     `trusted_proxies`, addresses and networks. uvicorn takes the last address in X-Forwarded-For that is not
     one of these: the nearest proxy appended it. Earlier ones may be forged, as a client can send the header.
     """
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
+    bound_logs()
+    connections = Connections(raise_file_limit(), trusted_proxies)
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
+        http=partial(Connection, connections),  # type: ignore[arg-type]  # it is called like a class
+        ws="none",
+        backlog=BACKLOG,
+        limit_concurrency=connections.total + BACKLOG,
         forwarded_allow_ips=list(trusted_proxies) or os.environ.get("FORWARDED_ALLOW_IPS", ""),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -205,12 +212,6 @@ def serve(
     server.run(sockets=[bound])
     if model is not None and model.done():
         model.result()
-
-
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Return False for open pages' streams that the shutdown cancels."""
-    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not cancelled and "timeout graceful shutdown" not in record.getMessage()
 
 
 class _Server(uvicorn.Server):
