@@ -1,4 +1,4 @@
-"""Physical cores and free memory within the container's limits, and a time limit for this process."""
+"""Physical cores and free memory within the container's limits; limits of this process."""
 
 from __future__ import annotations
 
@@ -169,6 +169,17 @@ def limit_memory(size: int | None) -> None:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         soft = hard if size is None else size if hard == resource.RLIM_INFINITY else min(size, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def raise_file_limit(wanted: int = 65_536) -> int:
+    """Raise this process's limit of open files to `wanted`, as far as it may; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    best = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < best:
+        with suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else soft
 
 
 def private_memory() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,15 @@ ENV_PREFIX = "GGUF_CHAT_"
 OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read by common/paths.py
 OFF = "off"  # for --history: keep conversations only in memory
 MIB = 1 << 20
+SPACE_PROXIES = (  # addresses of a Space's proxies, as seen by the Space
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "fc00::/7",
+    "::1/128",
+)
 SPACE_DISK = Path("/data")  # a Space's persistent storage, if it has one
 HISTORY_FILE = "history.sqlite"
 _ENGINE = EngineConfig()
@@ -65,6 +75,14 @@ def _split_names(value: object) -> object:
     return tuple(name.strip() for text in texts for name in str(text).split(",") if name.strip())
 
 
+def _check_networks(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the addresses as networks. Raises ValueError."""
+    try:
+        return tuple(str(ip_network(name, strict=False)) for name in names)
+    except ValueError as error:
+        raise ValueError("write an address or a network, such as 10.0.0.2 or 10.0.0.0/8") from error
+
+
 def _check_logins(auth: SecretStr) -> SecretStr:
     parse_logins(auth)
     return auth
@@ -98,6 +116,12 @@ class AppSettings(BaseSettings):
     port: int = _option("Serving", "0 takes any free one.", 7860, ge=0, le=65535)
     hosts: Names = _option(
         "Serving", "More names that this server is known by, behind a proxy for instance.", ()
+    )
+    trusted_proxy: Annotated[Names, AfterValidator(_check_networks)] = _space_option(
+        "Serving",
+        "Proxy in front, whose X-Forwarded-* headers count: an address or network. Default: none.",
+        on_space=SPACE_PROXIES,
+        elsewhere=(),
     )
     history: Path | None = _option(
         "Serving",

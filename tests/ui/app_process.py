@@ -9,19 +9,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class AppProcess:
-    """A running app; `log` is its output so far."""
+    """A running app; `log` is its output so far. `command` is what Python runs."""
 
-    def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] = ("app.py",),
+    ) -> None:
         self.log = ""
         self.process = subprocess.Popen(
-            [sys.executable, "app.py", *arguments],
+            [sys.executable, *command, *arguments],
             cwd=ROOT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "GGUF_CHAT_HISTORY": "off", **(env or {})},
             stdout=subprocess.PIPE,
@@ -58,9 +63,11 @@ class AppProcess:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[AppProcess]:
+def running(
+    *arguments: str, env: Mapping[str, str] | None = None, command: Sequence[str] = ("app.py",)
+) -> Iterator[AppProcess]:
     """Run the app for the duration of the `with` block."""
-    app = AppProcess(*arguments, env=env)
+    app = AppProcess(*arguments, env=env, command=command)
     try:
         yield app
     finally:

@@ -94,7 +94,7 @@ class FakeBackend:
         self.closed = False
 
     def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> FakeStream:
-        assert not _in_event_loop(), (
+        assert not in_event_loop(), (
             "a long prompt would block the event loop: see ui.models.registry.start_stream"
         )
         if self.refuse is not None:
@@ -116,7 +116,7 @@ class FakeBackend:
         return [Queued(2), Queued(1), PrefillProgress(0, 10, 0), PrefillProgress(10, 10, 0), *texts, end]
 
 
-def _in_event_loop() -> bool:
+def in_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -40,6 +40,19 @@ def test_every_setting_of_the_engine_comes_from_its_option(monkeypatch: pytest.M
     assert read_settings([]).engine() == EngineConfig(speculation=False)
 
 
+def test_proxies_are_addresses_and_networks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_settings([]).trusted_proxy == ()
+    named = read_settings(["--trusted-proxy", "10.0.0.2", "--trusted-proxy", "fd00::1/8,127.0.0.1"])
+    assert named.trusted_proxy == ("10.0.0.2/32", "fd00::/8", "127.0.0.1/32")
+    assert "--trusted-proxy" in refused(capsys, "--trusted-proxy", "nginx")
+    monkeypatch.setenv("GGUF_CHAT_TRUSTED_PROXY", "10.1.0.0/16")
+    assert read_settings([]).trusted_proxy == ("10.1.0.0/16",)
+    monkeypatch.setenv("GGUF_CHAT_TRUSTED_PROXY", "*")
+    assert "such as 10.0.0.2 or 10.0.0.0/8" in refused(capsys)
+
+
 def test_every_option_is_a_variable_and_a_flag_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "MODEL": "a.gguf",

@@ -94,16 +94,24 @@ def admit(request: gr.Request | HTTPConnection) -> AbstractContextManager[None]:
     Raises RateLimitExceeded. Needs `ui.auth.middleware.AuthMiddleware` around the app.
     """
     access: Access = request.state.access
-    owner, address = owner_of(request), address_of(request)
+    return access.admit(counted_owner(request), address_of(request))
+
+
+def counted_owner(request: gr.Request | HTTPConnection) -> str:
+    """Return the owner; all clients of one address that keep no cookie count as one visitor."""
+    owner = owner_of(request)
     if owner.startswith(VISITOR) and not request.state.is_known:
-        # All clients of one address that keep no cookie count as one visitor.
-        owner = f"{VISITOR}{address}"
-    return access.admit(owner, address)
+        return f"{VISITOR}{address_of(request)}"
+    return owner
 
 
 def address_of(request: gr.Request | HTTPConnection) -> str:
     """Return a request's IP address; for IPv6 its /64 network, as one client can use any address in it."""
-    host = request.client.host if request.client else LOCAL
+    return network_of(request.client.host if request.client else LOCAL)
+
+
+def network_of(host: str) -> str:
+    """Return a client's address; for IPv6 its /64 network."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a name, from a proxy or a test client

@@ -41,6 +41,11 @@ CREATE TABLE node (
 CREATE INDEX node_conversation ON node (conversation);
 """
 
+# Added to a database on opening it; an older GGUF Chat, which does not know them, ignores them.
+ADDED_COLUMN = "ALTER TABLE conversation ADD COLUMN idle_since INTEGER REFERENCES served_day (id)"
+ADDED_TABLE = """CREATE TABLE IF NOT EXISTS served_day
+    (id INTEGER PRIMARY KEY AUTOINCREMENT, date INTEGER NOT NULL UNIQUE)"""
+
 
 class StoreError(Exception):
     """The history cannot be opened, read or written. The message is one line, with the fix."""
@@ -82,6 +87,10 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         _check_version(connection, name)
+        connection.execute(ADDED_TABLE)
+        columns = {row[1] for row in connection.execute("PRAGMA table_info (conversation)")}
+        if "idle_since" not in columns:
+            connection.execute(ADDED_COLUMN)
 
 
 def _check_version(connection: sqlite3.Connection, name: str) -> None:
@@ -190,6 +199,31 @@ def prune(connection: sqlite3.Connection, owner: str, keep: int) -> None:
     connection.execute(surplus, [owner, keep])
 
 
+def record_day(connection: sqlite3.Connection, now: float) -> int:
+    """Record a date on which the store is used; return how many such dates there have been.
+
+    A conversation is idle since the first new date after its last change (`idle_since`, NULL until then).
+    """
+    date = [int(now // 86_400)]
+    if connection.execute("INSERT OR IGNORE INTO served_day (date) VALUES (?)", date).rowcount:
+        idle = "UPDATE conversation SET idle_since = last_insert_rowid() WHERE idle_since IS NULL"
+        connection.execute(idle)
+    (latest,) = connection.execute("SELECT max(id) FROM served_day").fetchone()
+    return int(latest)
+
+
+def expire(connection: sqlite3.Connection, owners: str, days: int, now: float) -> None:
+    """Delete conversations of the owners LIKE `owners`, not changed for `days`, but not the pinned ones.
+
+    The clock may be wrong, so both count: the time since the last change, and the dates since then on which
+    the store was used. A clock that is ahead adds one date, whatever it says.
+    """
+    latest = record_day(connection, now)
+    old = """DELETE FROM conversation
+        WHERE owner LIKE ? AND NOT pinned AND updated < ? AND idle_since <= ?"""
+    connection.execute(old, [owners, now - days * 86_400, latest - days])
+
+
 def show(connection: sqlite3.Connection, key: str, leaf: int | None) -> None:
     """Make a message the last one shown."""
     connection.execute("UPDATE conversation SET leaf = ? WHERE id = ?", [leaf, key])
@@ -197,7 +231,7 @@ def show(connection: sqlite3.Connection, key: str, leaf: int | None) -> None:
 
 def touch(connection: sqlite3.Connection, key: str, now: float) -> None:
     """Set the time of a conversation's last change, by which the list is sorted."""
-    connection.execute("UPDATE conversation SET updated = ? WHERE id = ?", [now, key])
+    connection.execute("UPDATE conversation SET updated = ?, idle_since = NULL WHERE id = ?", [now, key])
 
 
 def replace_surrogates(text: str) -> str:

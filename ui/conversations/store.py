@@ -2,19 +2,23 @@
 
 A call's changes are on disk when it returns and survive a kill -9. Calls are thread-safe and take well under
 a millisecond, except `list` with a search, which reads all of the owner's messages. A call raises StoreError
-when the file cannot be read or written, for instance on a full disk.
+when the file cannot be read or written, for instance on a full disk, or when another program has locked it
+for `BUSY_SECONDS`. So an event loop calls it by `off_loop`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from ui.conversations import database as queries
 from ui.conversations.database import Conversation, NotFound, StoreError, Summary, open_database
@@ -31,25 +35,35 @@ from ui.conversations.model import (
 
 __all__ = ["Conversation", "NotFound", "Store", "StoreError", "Summary"]
 MAX_CONVERSATIONS = 1000  # of one owner; LOCAL has no limit
-VISITOR_DAYS = 90  # after which the conversations of an anonymous visitor are deleted
+BUSY_SECONDS = 1.0  # that a call waits for another program's lock
+_THREADS = 8  # for `off_loop`; they use one connection, and wait together when it is locked
+P = ParamSpec("P")
+T = TypeVar("T")
+VISITOR_DAYS = 90  # of use and by the clock, after which what an anonymous visitor has not pinned is deleted
 
 
 class Store:
     """The history in the file `path`, or in memory for None.
 
-    Opening marks unfinished answers as interrupted, since a crash cut them off, and deletes the
-    conversations of visitors who have not been back for `VISITOR_DAYS`. Raises StoreError.
+    Opening marks unfinished answers as interrupted, since a crash cut them off. Opening, and the first new
+    conversation of a day, delete what visitors have left for `VISITOR_DAYS`. Raises StoreError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._busy_at = threading.Lock(), -math.inf
+        self._threads = ThreadPoolExecutor(_THREADS, "history")
         self._connection = open_database(path)
         self._connection.create_function("contains", 2, _contains, deterministic=True)
         with self._transaction() as connection:
             unfinished = "UPDATE node SET made = ? WHERE role = 'assistant' AND made IS NULL"
             connection.execute(unfinished, [queries.generation_json(INTERRUPTED)])
-            old = "DELETE FROM conversation WHERE owner LIKE ? AND updated < ?"
-            connection.execute(old, [f"{VISITOR}%", time.time() - VISITOR_DAYS * 86_400])
+            self._expire(connection)
+        self._connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+
+    async def off_loop(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `call`, which uses the store, in a thread; one whose caller is cancelled is still completed."""
+        running = self._threads.submit(call, *args, **kwargs)
+        return await asyncio.shield(asyncio.wrap_future(running))
 
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
         """Return the pinned conversations, then the others, latest first.
@@ -72,6 +86,8 @@ class Store:
         """
         key, now = secrets.token_urlsafe(16), time.time()
         with self._transaction() as connection:
+            if now // 86_400 != self._date:
+                self._expire(connection)
             if owner != LOCAL:
                 queries.prune(connection, owner, MAX_CONVERSATIONS - 1)
             insert = "INSERT INTO conversation (id, owner, title, created, updated) VALUES (?, ?, '', ?, ?)"
@@ -190,28 +206,42 @@ class Store:
         with self._transaction() as connection:
             connection.execute("DELETE FROM conversation WHERE owner = ?", [owner])
 
+    def _expire(self, connection: sqlite3.Connection) -> None:
+        now = time.time()
+        queries.expire(connection, f"{VISITOR}%", VISITOR_DAYS, now)
+        self._date = now // 86_400
+
     def close(self) -> None:
-        """Close the file; later calls fail."""
+        """Complete the calls of `off_loop` and close the file; later calls fail."""
+        self._threads.shutdown()
         with self._lock:
             self._connection.close()
 
     @contextmanager
     def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
         """Run the block in a transaction, one thread at a time; other writing processes wait."""
+        began = time.monotonic()
         with self._locked() as connection, connection:
+            if begin == "BEGIN IMMEDIATE" and self._busy_at > began:
+                raise sqlite3.OperationalError("database is locked")  # as another thread found meanwhile
             connection.execute(begin)
             yield connection
 
     @contextmanager
     def _locked(self) -> Iterator[sqlite3.Connection]:
         """Give one thread the connection. Raises StoreError for SQLite's errors."""
-        try:
-            with self._lock:
+        with self._lock:
+            try:
                 yield self._connection
-        except sqlite3.Error as error:
-            busy = "locked" in str(error)  # for longer than the connection's timeout
-            fix = "end the other program that writes to it" if busy else "make room on its disk"
-            raise StoreError(f"the history cannot be read or written ({error}): {fix}") from error
+            except sqlite3.Error as error:
+                raise self._failure(error) from error
+
+    def _failure(self, error: sqlite3.Error) -> StoreError:
+        fix = "make room on its disk"
+        if "locked" in str(error):
+            self._busy_at = time.monotonic()
+            fix = "end the other program that writes to it"
+        return StoreError(f"the history cannot be read or written ({error}): {fix}")
 
 
 def _contains(text: str, words: str) -> bool:

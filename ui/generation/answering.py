@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
@@ -135,26 +136,31 @@ class Answerer:
             with self._live.track(session, stream):
                 if request.stopped:
                     stream.cancel()
-                writer = self._writer(task, backend)
+                writer = await self._writer(task, backend)
                 self._writing.add(writer.node.id)
                 try:
                     async with aclosing(
                         snapshots(stream, prefix=writer.node.text, readers=self._live.__len__)
                     ) as updates:
                         async for progress in updates:
-                            yield writer.update(progress), progress
+                            yield await writer.update(progress), progress
                 finally:
-                    self._writing.discard(writer.node.id)
-                    writer.close()
+                    try:
+                        await writer.close()
+                    finally:
+                        self._writing.discard(writer.node.id)
                 if writer.error is not None:
                     raise writer.error
 
-    def _writer(self, task: Task, backend: ChatBackend) -> _AnswerWriter:
+    async def _writer(self, task: Task, backend: ChatBackend) -> _AnswerWriter:
         made = start_generation(backend.info, task.system_prompt, task.sampling, self._hashes.of(backend))
         node, before = task.partial, None
         if node is None:
             parent = task.path[-1].id
-            node_id = self._store.add(task.owner, task.key, parent, "assistant", "", made=made)
+            add = self._store.add
+            node_id = await self._store.off_loop(
+                add, task.owner, task.key, parent, "assistant", "", made=made
+            )
             node = Node(node_id, parent, "assistant", "", time.time(), made)
         else:
             node, before = replace(node, text=node.text.rstrip(" ")), node.made
@@ -166,6 +172,7 @@ class Answerer:
 class _AnswerWriter:
     """Saves one answer to the store: every `SAVE_SECONDS` while it grows, and at its end with its numbers.
 
+    The answer goes on while it is saved. One save follows another, so the last one is the one that counts.
     `before` is the `made` of a continued answer; `made` returns the current one, whose hash may come late.
     `error` is the error of the last save, None if it succeeded.
     """
@@ -182,40 +189,50 @@ class _AnswerWriter:
         self._store, self._task, self._before, self._made = store, task, before, made
         self._saved_at = time.monotonic()
         self._last = Progress(node.text)
+        self._saving: asyncio.Task[None] | None = None
         self._ended = False
         self.error: StoreError | None = None
 
-    def update(self, progress: Progress) -> Node:
+    async def update(self, progress: Progress) -> Node:
         """Apply the progress and return the updated node. Raises NotFound when it was deleted meanwhile."""
         self._last = progress
         self.node = replace(self.node, text=progress.text)
+        if self._saving is not None and self._saving.done():
+            await self._until_saved()
         if progress.done:
-            self._end()
-        elif time.monotonic() - self._saved_at >= SAVE_SECONDS:
-            self._save(replace(self._made(), reason="interrupted"))
+            await self._end()
+        elif self._saving is None and time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            self._saving = asyncio.create_task(self._save(replace(self._made(), reason="interrupted")))
         return self.node
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Save an answer whose reader went away, unless it was deleted meanwhile."""
         if not self._ended:
             with suppress(NotFound):
-                self._end()
+                await self._end()
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
+        await self._until_saved()
         self._ended = True
         made = finish_generation(self._made(), self._last, self._before)
         self.node = replace(self.node, made=made)
-        self._save(made)
+        await self._save(made)
 
-    def _save(self, made: GenerationInfo) -> None:
+    async def _until_saved(self) -> None:
+        """Wait for the save under way, which goes on if this is cancelled. Raises NotFound."""
+        if self._saving is not None:
+            await asyncio.shield(self._saving)
+            self._saving = None
+
+    async def _save(self, made: GenerationInfo) -> None:
         """Save the answer, or delete it if it ended without text."""
         owner, key, node = self._task.owner, self._task.key, self.node
         self._saved_at = time.monotonic()
         try:
             if self._ended and not node.text.strip():
-                self._store.delete_subtree(owner, key, node.id)
+                await self._store.off_loop(self._store.delete_subtree, owner, key, node.id)
             else:
-                self._store.write(owner, key, node.id, node.text, made)
+                await self._store.off_loop(self._store.write, owner, key, node.id, node.text, made)
             self.error = None
         except StoreError as error:
             self.error = error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import os
 import signal
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 import gradio as gr
 import uvicorn
@@ -20,18 +20,22 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.system import raise_file_limit
 from engine.serving.model_pool import ModelPool
 from engine.serving.prometheus import CONTENT_TYPE, exposition, registry
 from engine.serving.protocols import ChatBackend
 from ui.auth.access import Access
 from ui.auth.identity import VisitorMiddleware
 from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
+from ui.auth.tabs import SessionOfEvent, TabMiddleware
 from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
 from ui.i18n.words import gradio_i18n
 from ui.models.registry import Models
 from ui.openai.routes import add_openai_api
 from ui.pages.assets import CSS, theme
+from ui.server.connections import BACKLOG, Connection, Connections
+from ui.server.logs import bound_logs
 from ui.server.page import build_page
 from ui.settings import on_a_space
 
@@ -50,18 +54,6 @@ CONTENT_POLICY = "; ".join(
         "base-uri 'self'",
         "form-action 'self'",
     )
-)
-
-
-# Addresses of a Space's proxies, as seen by the Space.
-_PROXIES = (
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "fc00::/7",
-    "::1",
 )
 
 
@@ -85,7 +77,7 @@ def create_app(
     access, own_machine = access or Access(), local and not hosts
 
     @app.get("/health")
-    def health(response: Response) -> dict[str, str]:
+    async def health(response: Response) -> dict[str, str]:
         """Return 200 while the default model can answer, 503 while it loads and after it failed."""
         pool = models.pool
         status = "down" if pool.failed() else "ok" if pool.loaded() else "loading"
@@ -98,6 +90,7 @@ def create_app(
     sessions = _mount_page(app, page, access, MAX_BYTES if own_machine else MAX_BYTES_REMOTE)
     # Gradio compresses its scripts, but not the page, which is the largest download of a phone.
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
+    app.add_middleware(TabMiddleware, session_of=_session_of(page))
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
     app.add_middleware(VisitorMiddleware, local=own_machine)
     app.add_middleware(OriginMiddleware, local=local, hosts=hosts)
@@ -136,6 +129,19 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
         return mounted.tokens.get(token) if access.page_needs_login else None
 
     return logged_in_user
+
+
+def _session_of(page: gr.Blocks) -> SessionOfEvent:
+    """Return the lookup of an event's session in Gradio's queue, where it stays until its end was sent."""
+
+    def session_of(event_id: str) -> str | None:
+        queue = page._queue
+        if (event := queue.event_ids_to_events.get(event_id)) is not None:
+            return str(event.session_hash)
+        sessions = queue.pending_event_ids_session.items()
+        return next((str(session) for session, ids in sessions if event_id in ids), None)
+
+    return session_of
 
 
 def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
@@ -177,18 +183,27 @@ def serve(
     bound: socket.socket,
     on_ready: Callable[[], None],
     model: Future[ChatBackend] | None = None,
+    *,
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; call `on_ready` once the page can be opened.
 
-    If loading `model` fails, stop serving and raise its error.
+    If loading `model` fails, stop serving and raise its error. X-Forwarded-* headers count only from
+    `trusted_proxies`, addresses and networks. uvicorn takes the last address in X-Forwarded-For that is not
+    one of these: the nearest proxy appended it. Earlier ones may be forged, as a client can send the header.
     """
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
+    bound_logs()
+    connections = Connections(raise_file_limit(), trusted_proxies)
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
-        forwarded_allow_ips=trusted_proxies(),
+        http=partial(Connection, connections),  # type: ignore[arg-type]  # it is called like a class
+        ws="none",
+        backlog=BACKLOG,
+        limit_concurrency=connections.total + BACKLOG,
+        forwarded_allow_ips=list(trusted_proxies) or os.environ.get("FORWARDED_ALLOW_IPS", ""),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops on a signal and raises it again at its end, which would kill us before the clean-up.
@@ -197,21 +212,6 @@ def serve(
     server.run(sockets=[bound])
     if model is not None and model.done():
         model.result()
-
-
-def trusted_proxies() -> list[str] | None:
-    """Return the addresses whose X-Forwarded-* headers count; None is uvicorn's default, this machine.
-
-    uvicorn takes the last address in X-Forwarded-For that is not one of these: the nearest proxy appended it.
-    Earlier ones may be forged, as a client can send the header too.
-    """
-    return list(_PROXIES) if on_a_space() else None
-
-
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Return False for open pages' streams that the shutdown cancels."""
-    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not cancelled and "timeout graceful shutdown" not in record.getMessage()
 
 
 class _Server(uvicorn.Server):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,14 @@ def run(settings: AppSettings) -> None:
                 models,
                 concurrency=2 * (engine.slots + engine.queue),
                 local=is_local(bound),
-                access=_access(settings),
+                access=access_of(settings),
                 hosts=settings.known_as,
                 store=store,
             )
             gc.freeze()
             gc.enable()
-            serve(app, bound, lambda: _announce(loading, address_of(bound)), model=loading)
+            ready = partial(_announce, loading, address_of(bound))
+            serve(app, bound, ready, loading, trusted_proxies=settings.trusted_proxy)
         finally:
             models.pool.close()
     finally:
@@ -98,7 +100,8 @@ def _announce(loading: Future[ChatBackend], address: str) -> None:
     loading.add_done_callback(loaded)
 
 
-def _access(settings: AppSettings) -> Access:
+def access_of(settings: AppSettings) -> Access:
+    """Return the logins, the API key and the limits of the settings."""
     from ui.auth.access import Access
 
     return Access(

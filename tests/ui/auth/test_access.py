@@ -18,7 +18,8 @@ from ui.auth.access import Access, address_of
 from ui.auth.identity import COOKIE
 from ui.auth.limits import ConcurrencyLimit, RateLimitExceeded, RequestRate
 from ui.models.registry import one_model
-from ui.server.app import create_app, trusted_proxies
+from ui.server.app import create_app
+from ui.settings import SPACE_PROXIES, AppSettings
 
 ASK = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -190,7 +191,8 @@ def test_a_space_takes_the_address_that_its_proxy_wrote(
     forwarded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPACE_ID", "me/chat")
-    site = ProxyHeadersMiddleware(show_address, trusted_proxies() or "")  # type: ignore[arg-type]
+    assert AppSettings().trusted_proxy == SPACE_PROXIES
+    site = ProxyHeadersMiddleware(show_address, list(SPACE_PROXIES))  # type: ignore[arg-type]
     for proxy, seen in (("10.16.3.80", "203.0.113.9"), ("198.51.100.7", "198.51.100.7")):
         page = TestClient(site, client=(proxy, 1))  # type: ignore[arg-type]
         assert page.get("/", headers={"X-Forwarded-For": forwarded}).text == seen

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ui.conversations.model import INTERRUPTED, GenerationInfo, Tree
-from ui.conversations.store import NotFound, Store, StoreError
+from ui.conversations.store import BUSY_SECONDS, NotFound, Store, StoreError
 
 ME, YOU = "user:me", "visitor:you"
 MADE = GenerationInfo(
@@ -209,6 +209,27 @@ def test_who_reads_does_not_wait_for_another_process_that_writes(store: Store, t
             store.pin(ME, key, True)
 
 
+def test_threads_that_wait_for_another_process_wait_together(store: Store, tmp_path: Path) -> None:
+    key, _, _ = chat(store)
+    (name,) = {file for file in (tmp_path / "history").iterdir() if file.suffix == ".sqlite"}
+    seconds: list[float] = []
+
+    def pin() -> None:
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="is locked"):
+            store.pin(ME, key, True)
+        seconds.append(time.monotonic() - began)
+
+    with closing(sqlite3.connect(name, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        threads = [threading.Thread(target=pin) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(seconds) == 8 and max(seconds) < 3 * BUSY_SECONDS
+
+
 def test_many_threads_write_at_once(store: Store) -> None:
     keys = [store.create(ME) for _ in range(8)]
 
@@ -310,12 +331,83 @@ def test_an_owner_keeps_the_latest_and_what_is_pinned(monkeypatch: pytest.Monkey
     assert [found.id for found in store.list("b")] == [foreign]
 
 
-def test_visitors_of_long_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in days, from which `time.time` reads."""
+    days = [20_000.5]
+    monkeypatch.setattr(time, "time", lambda: days[0] * 86_400)
+    return days
+
+
+def start(path: Path, *keys: str, owner: str = "visitor:x") -> list[bool]:
+    """Start the server once; return which of the visitor's conversations are still there."""
+    with closing(Store(path / "history.sqlite")) as store:
+        left = {found.id for found in store.list(owner)}
+    return [key in left for key in keys]
+
+
+def test_visitors_of_long_ago_are_forgotten(tmp_path: Path, clock: list[float]) -> None:
     store = Store(tmp_path / "history.sqlite")
-    for owner in ("visitor:x", "user:anna", "local"):
+    owners = ("visitor:x", "user:anna", "local")
+    for owner in owners:
         store.create(owner)
+    pinned = store.create("visitor:x")
+    store.pin("visitor:x", pinned, True)
     store.close()
-    later = time.time() + 91 * 86_400
-    monkeypatch.setattr(time, "time", lambda: later)
-    again = Store(tmp_path / "history.sqlite")
-    assert [len(again.list(owner)) for owner in ("visitor:x", "user:anna", "local")] == [0, 1, 1]
+    for _ in range(89):
+        clock[0] += 1
+        assert start(tmp_path) == []
+    used = Store(tmp_path / "history.sqlite")
+    assert [len(used.list(owner)) for owner in owners] == [2, 1, 1]
+    for _ in range(2):  # a server that runs on
+        clock[0] += 1
+        used.create("visitor:y")
+    assert [found.id for found in used.list("visitor:x")] == [pinned]
+    assert [len(used.list(owner)) for owner in owners[1:]] == [1, 1]
+
+
+@pytest.mark.parametrize("days", [100, 10_000, -10_000])
+def test_one_clock_deletes_nothing(tmp_path: Path, clock: list[float], days: int) -> None:
+    for _ in range(200):  # the server has been used for long
+        start(tmp_path)
+        clock[0] += 1
+    with closing(Store(tmp_path / "history.sqlite")) as store:
+        before = store.create("visitor:x")
+        store.add("visitor:x", before, None, "user", "Why?")
+    clock[0] += days
+    assert start(tmp_path, before) == [True]
+    with closing(Store(tmp_path / "history.sqlite")) as store:
+        wrong = store.create("visitor:x")
+        store.add("visitor:x", wrong, None, "user", "When?")
+    assert start(tmp_path, before, wrong) == [True, True]
+    clock[0] -= days
+    for _ in range(89):
+        clock[0] += 1
+        assert start(tmp_path, before, wrong) == [True, True]
+
+
+def test_who_comes_back_keeps_everything_for_as_long_again(tmp_path: Path, clock: list[float]) -> None:
+    with closing(Store(tmp_path / "history.sqlite")) as store:
+        key = store.create("visitor:x")
+        node = store.add("visitor:x", key, None, "user", "Why?")
+    for day in range(150):
+        clock[0] += 1
+        if day == 80:
+            with closing(Store(tmp_path / "history.sqlite")) as store:
+                store.add("visitor:x", key, node, "assistant", "So.")
+        assert start(tmp_path, key) == [True]
+
+
+def test_a_history_of_before_is_kept_for_as_long_again(tmp_path: Path, clock: list[float]) -> None:
+    with closing(Store(tmp_path / "history.sqlite")) as store:
+        key = store.create("visitor:x")
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as old:
+        old.executescript("ALTER TABLE conversation DROP COLUMN idle_since; DROP TABLE served_day")
+    clock[0] += 100
+    for _ in range(89):
+        clock[0] += 1
+        assert start(tmp_path, key) == [True]
+    clock[0] += 1
+    start(tmp_path)
+    clock[0] += 1
+    assert start(tmp_path, key) == [False]

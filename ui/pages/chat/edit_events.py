@@ -70,70 +70,72 @@ class EditHandlers:
         """Show the result of `act`; an answer under way in the tab is cancelled."""
         event = self._read(request, inputs)
         self._live.detach(event.session)
-        try:
-            return self._panel.show(act(self._panel.state(event.tab)), event.tab)
-        except (NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab)
+        return await self._with_state(event, lambda state: self._panel.show(act(state), event.tab))
 
     async def undo(self, request: gr.Request, *inputs: Any) -> Updates:
         """Move the last question back into the box."""
         event = self._read(request, inputs)
         self._live.detach(event.session)
-        try:
-            state, question = self._panel.state(event.tab).undo()
-        except (NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab)
-        return self._panel.show(state, event.tab, question)
+        return await self._with_state(event, lambda state: self._undone(state, event.tab))
+
+    def _undone(self, state: ConversationState, tab: TabContext) -> Updates:
+        before, question = state.undo()
+        return self._panel.show(before, tab, question)
 
     async def redo(self, request: gr.Request, typed: str, *inputs: Any) -> Updates:
         """Undo an undo; the question leaves the box, unless it was edited there."""
         event = self._read(request, inputs)
         self._live.detach(event.session)
-        try:
-            back = self._panel.state(event.tab)
+
+        def redone(back: ConversationState) -> Updates:
             question = None if back.redoable is None else back.tree.nodes[back.redoable].text
             return self._panel.show(back.redo(), event.tab, "" if typed == question else None)
-        except (NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab)
+
+        return await self._with_state(event, redone)
 
     async def mark(self, request: gr.Request, clicked: gr.SelectData, *inputs: Any) -> Updates:
         """Mark the clicked message for the toolbar; an answer under way continues."""
-        event = self._read(request, inputs)
-        try:
-            state = self._panel.state(event.tab).mark(row_index(clicked.index))
-        except (NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab)
-        return self._panel.show_marked(state, event.tab)
+        event, index = self._read(request, inputs), row_index(clicked.index)
+        return await self._with_state(
+            event, lambda state: self._panel.show_marked(state.mark(index), event.tab)
+        )
 
     async def ask_to_delete(self, request: gr.Request, *inputs: Any) -> Updates:
         """Ask for confirmation before the marked message is deleted."""
         event = self._read(request, inputs)
-        try:
-            return self._panel.bar.ask_to_confirm(self._panel.state(event.tab), event.tab.t)
-        except (NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab)
+        return await self._with_state(event, lambda state: self._panel.bar.ask_to_confirm(state, event.tab.t))
 
     async def rate(self, request: gr.Request, liked: gr.LikeData, *inputs: Any) -> Updates:
         """Save a thumb up or down, and ask for a note."""
         event, opinions = self._read(request, inputs), dict[object, Opinion]({True: "like", False: "dislike"})
-        try:
-            state = self._panel.state(event.tab)
+
+        def rated(state: ConversationState) -> Updates:
             node = state.message_at(row_index(liked.index))
-            rated = state.rate(node.id, opinions.get(liked.liked), node.note)
-        except (NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab)
-        return self._panel.ask_feedback(rated, rated.tree.nodes[node.id], event.tab)
+            after = state.rate(node.id, opinions.get(liked.liked), node.note)
+            return self._panel.ask_feedback(after, after.tree.nodes[node.id], event.tab)
+
+        return await self._with_state(event, rated)
 
     async def save_note(self, request: gr.Request, text: str, node: int | None, *inputs: Any) -> Updates:
         """Save the note on the rated answer."""
-        event = self._read(request, inputs)
-        try:
-            state = self._panel.state(event.tab)
+
+        def saved(state: ConversationState) -> Updates:
             if node is not None and node in state.tree.nodes:
                 state.rate(node, state.tree.nodes[node].opinion, text.strip())
-        except (NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab)
-        return self._panel.note.hide()
+            return self._panel.note.hide()
+
+        return await self._with_state(self._read(request, inputs), saved)
+
+    async def _with_state(self, event: EventContext, show: Callable[[ConversationState], Updates]) -> Updates:
+        """Return what `show` returns for the tab's state, or its error. It runs in a thread."""
+
+        def shown() -> Updates:
+            try:
+                return show(self._panel.state(event.tab))
+            except (NotFound, StoreError) as error:
+                return self._panel.show_error(error, event.tab)
+
+        return await self._panel.off_loop(shown)
 
 
 def row_index(index: object) -> int:

@@ -145,12 +145,21 @@ class ChatEvents:
         del self._works[session]
         if not work.turn.shown:
             return self._panel.no_update()
-        if isinstance(work.failure, StoreError) and work.progress.text:
+        if work.failure is None:
             there = work.there.view_at(work.node.id)
-            return self._panel.show_unsaved(there, work.node, work.failure, work.event.tab)
-        if work.failure is not None:
-            return self._panel.show_error(work.failure, work.event.tab, work.question)
-        return self._panel.show_ended(work.there.view_at(work.node.id), work.progress, work.event.tab)
+            try:
+                show = self._panel.show_ended
+                return await self._panel.off_loop(show, there, work.progress, work.event.tab)
+            except (NotFound, StoreError) as error:
+                work.failure = error
+        return await self._show_failure(work, work.failure)
+
+    async def _show_failure(self, work: Work, failure: Failure) -> Updates:
+        """Show what was written of an answer that cannot be kept, or else the chat without it."""
+        if isinstance(failure, StoreError) and work.progress.text:
+            there = work.there.view_at(work.node.id)
+            return self._panel.show_unsaved(there, work.node, failure, work.event.tab)
+        return await self._show_error(failure, work.event, work.question)
 
     async def open(self, request: gr.Request, current: str | None) -> Updates:
         """Show a conversation at its saved leaf; "" or a deleted one starts a new conversation.
@@ -163,15 +172,23 @@ class ChatEvents:
             return self._panel.show_translated(event.tab)
         self._live.detach(event.session)
         try:
-            state = self._panel.state(event.tab)
+            state = await self._state(event)
             for _ in range(round(SETTLE_SECONDS / 0.05)):
                 if state.last is None or not self._answerer.is_writing(state.last.id):
                     break
                 await asyncio.sleep(0.05)
-                state = self._panel.state(event.tab)
+                state = await self._state(event)
         except NotFound:
-            state = self._panel.state(replace(event.tab, current=""))
+            state = self._panel.state(replace(event.tab, current=""))  # reads nothing
+        except StoreError as error:
+            return await self._show_error(error, event)
         return self._panel.show_opened(state, event.tab)
+
+    async def _state(self, event: EventContext) -> ConversationState:
+        return await self._panel.off_loop(self._panel.state, event.tab)
+
+    async def _show_error(self, error: Failure, event: EventContext, question: str | None = None) -> Updates:
+        return await self._panel.off_loop(self._panel.show_error, error, event.tab, question)
 
     async def stop(self, request: gr.Request) -> None:
         """Cancel the answer under way in this tab."""
@@ -187,14 +204,18 @@ class ChatEvents:
         """Start an answer in the state that `start` returns; an error gives `question` back."""
         await self._until_ready(event)
         turn = self._live.new_request(event.session)
+        turn.key = event.tab.view.key or event.tab.current
         self._works.pop(event.session, None)
         try:
             system_prompt, sampling = SettingsPanel.read(event.settings)
             admitted = event.admit()  # before anything is written
-            here = self._panel.state(event.tab)
-            there = start(here)
+            here = await self._state(event)
+            there = await self._panel.off_loop(start, here)
         except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
-            return self._panel.show_error(error, event.tab, question)
+            return await self._show_error(error, event, question)
+        if not turn.shown:  # the tab has turned to something else meanwhile
+            await self._discard(here, there)
+            return self._panel.no_update()
         turn.key = there.view.key
         task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, event.model)
         work = Work(event, admitted, turn, here, there, task, question, task.path[-1])
@@ -222,10 +243,14 @@ class ChatEvents:
                 raise work.progress.error
         except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
             work.failure = error
-            with suppress(NotFound, StoreError):
-                work.here.discard(work.there)
+            await self._discard(work.here, work.there)
         finally:
             work.changed.set()
+
+    async def _discard(self, here: ConversationState, there: ConversationState) -> None:
+        """Remove the question that `there` has added to `here`, since it is not answered."""
+        with suppress(NotFound, StoreError):
+            await self._panel.off_loop(here.discard, there)
 
 
 def _asking(question: str) -> Act:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from gradio.components.chatbot import ExampleMessage
@@ -23,6 +23,8 @@ from ui.render.html import render
 from ui.render.messages import LATEX, ChatbotRow, chatbot_rows, opinions
 from ui.render.status import Failure, error_line, line, made_line, meter_of, meter_while, status
 
+P = ParamSpec("P")
+T = TypeVar("T")
 EXAMPLES = ("chat.example_1", "chat.example_2", "chat.example_3", "chat.example_4")
 SHORTCUTS = (
     ("Enter", "help.send"),
@@ -150,6 +152,10 @@ class ChatPanel:
         self.outputs += [*self.bar.outputs, *self.note.outputs]
         self.streamed = [self.chatbot, self.status, self.meter]
 
+    async def off_loop(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `call`, which uses the store, in a thread."""
+        return await self._store.off_loop(call, *args, **kwargs)
+
     def state(self, tab: TabContext) -> ConversationState:
         """Load the state of a tab. Raises NotFound."""
         if tab.view.key:
@@ -236,11 +242,16 @@ class ChatPanel:
         return any(self._is_writing(node.id) for node in state.path[-1:]) or any(map(self._is_writing, below))
 
     def show_error(self, error: Failure, tab: TabContext, question: str | None = None) -> Updates:
-        """Show the conversation after an error, with the error; `question` goes back into the box."""
+        """Show the conversation after an error, with the error; `question` goes back into the box.
+
+        One that cannot be read stays on the page as it is.
+        """
         try:
             state = self.state(tab)
-        except (NotFound, StoreError):
+        except NotFound:
             state = restore_conversation(self._store, tab.owner, "")
+        except StoreError:
+            return {self.box: idle(question), self.status: error_line(error, t=tab.t)}
         return self.show(state, tab, question) | {self.status: error_line(error, t=tab.t)}
 
     def ask_feedback(self, state: ConversationState, node: Node, tab: TabContext) -> Updates:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from markupsafe import Markup
@@ -23,6 +24,21 @@ from ui.pages.assets import File
 
 LISTED = 200  # more lines make a slow page; the search finds the others
 Shown = list[Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_one_line(handler: Callable[P, T]) -> Callable[P, T]:
+    """Make a handler show a StoreError in one line on the page; Gradio would log its traceback."""
+
+    @wraps(handler)
+    def handled(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return handler(*args, **kwargs)
+        except StoreError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return handled
 
 
 class HistoryActions:
@@ -38,22 +54,27 @@ class HistoryActions:
         self._store, self._owner_of, self._admit = store, owner_of, admit
         self._importing = threading.Lock()  # one file at a time, since each takes much memory
 
+    @in_one_line
     def start(self, request: gr.Request, key: str, search: str) -> Shown:
         """Open the chat that was open before the page was loaded, if it still exists."""
         return self._opened(request, key, search)
 
+    @in_one_line
     def refresh(self, request: gr.Request, key: str, search: str | None) -> Shown:
         """Update the list."""
         return self._show(request, key, search)
 
+    @in_one_line
     def open(self, request: gr.Request, search: str, chosen: gr.SelectData) -> Shown:
         """Open the chat that was chosen in the list."""
         return self._opened(request, str(chosen.value), search)
 
+    @in_one_line
     def new(self, request: gr.Request, search: str) -> Shown:
         """Begin a new chat."""
         return self._opened(request, "", search)
 
+    @in_one_line
     def pin(self, request: gr.Request, key: str, search: str) -> Shown:
         """Pin or unpin the open chat."""
         owner = self._owner_of(request)
@@ -61,6 +82,7 @@ class HistoryActions:
             self._store.pin(owner, key, not self._store.summary(owner, key).pinned)
         return self._show(request, key, search)
 
+    @in_one_line
     def ask_title(self, request: gr.Request, key: str) -> tuple[Any, Any, Any]:
         """Show the text box for the title, with the present title."""
         try:
@@ -69,6 +91,7 @@ class HistoryActions:
             raise _gone(request) from error
         return gr.Row(visible=True), title, gr.Column(visible=False)
 
+    @in_one_line
     def rename(self, request: gr.Request, key: str, search: str, title: str) -> Shown:
         """Give the open chat a title; an empty one changes nothing."""
         try:
@@ -85,6 +108,7 @@ class HistoryActions:
         """Ask before everything is deleted."""
         return _ask(translator(request)("history.delete_all_sure"), everything=True)
 
+    @in_one_line
     def delete(self, request: gr.Request, key: str, search: str, everything: bool) -> Shown:
         """Delete the open chat, or all chats."""
         owner = self._owner_of(request)
@@ -95,6 +119,7 @@ class HistoryActions:
                 self._store.delete(owner, key)
         return self._opened(request, "", search)
 
+    @in_one_line
     def import_file(self, request: gr.Request, key: str, search: str, file: str) -> Shown:
         """Import a file, which is then removed from the server."""
         t, path = translator(request), Path(file)
@@ -123,18 +148,22 @@ class HistoryActions:
             self._importing.release()
         return len(conversations)
 
+    @in_one_line
     def this_markdown(self, request: gr.Request, key: str) -> File:
         """Export the open chat as Markdown."""
         return _markdown(self._this(request, key))
 
+    @in_one_line
     def this_json(self, request: gr.Request, key: str) -> File:
         """Export the open chat as JSON."""
         return _json(self._this(request, key))
 
+    @in_one_line
     def all_markdown(self, request: gr.Request, key: str) -> File:
         """Export all chats as Markdown."""
         return _markdown(self._all(request))
 
+    @in_one_line
     def all_json(self, request: gr.Request, key: str) -> File:
         """Export all chats as JSON."""
         return _json(self._all(request))

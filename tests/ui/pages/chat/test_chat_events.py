@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +18,7 @@ import pytest
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
-from tests.ui.fake_backend import INFO, FakeBackend
+from tests.ui.fake_backend import INFO, FakeBackend, in_event_loop
 from ui.auth.access import Access
 from ui.conversations.model import Node
 from ui.conversations.store import Store
@@ -35,13 +38,23 @@ from ui.pages.settings_panel import SettingsPanel
 ME = "local"
 
 
+class OffLoopStore(Store):
+    """A store that no event loop may wait for."""
+
+    @contextmanager
+    def _locked(self) -> Iterator[sqlite3.Connection]:
+        assert not in_event_loop(), "a locked file would stop everybody: see Store.off_loop"
+        with super()._locked() as connection:
+            yield connection
+
+
 class Tab:
     """A browser tab: keeps the values of the updates, as a page does."""
 
     def __init__(
         self, backend: FakeBackend, store: Store | None = None, access: Access | None = None
     ) -> None:
-        self.backend, self.store, self.live = backend, store or Store(), ActiveStreams()
+        self.backend, self.store, self.live = backend, store or OffLoopStore(), ActiveStreams()
         access = access or Access()
         answerer = Answerer(partial(acquire_model, one_model(backend).pool), self.store, self.live, 2048)
         with gr.Blocks():
@@ -199,15 +212,15 @@ def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> 
     async def killed() -> None:
         updates = tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs))
         async for _ in updates:
-            kept = tab.path()[-1]
+            kept = (await asyncio.to_thread(tab.path))[-1]
             if kept.role == "assistant" and "word word" in kept.text:
                 assert kept.made is not None and kept.made.reason == "interrupted" and kept.made.model
                 break
         await updates.aclose()  # as when the tab is closed
-        assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
         assert tab.backend.streams[0].cancelled
 
     asyncio.run(killed())
+    assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
 
 
 def test_stop_before_the_first_word_keeps_the_question_to_be_answered() -> None:
@@ -252,9 +265,9 @@ def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
         task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
         await asyncio.sleep(0.02)
         tab.take(await tab.events.open(tab.request, ""))
-        while not tab.store.list(ME):
+        while not (listed := await asyncio.to_thread(tab.store.list, ME)):
             await asyncio.sleep(0.01)
-        tab.take(await tab.events.open(tab.request, tab.store.list(ME)[0].id))  # as the history list does
+        tab.take(await tab.events.open(tab.request, listed[0].id))  # as the history list does
         await task
 
     asyncio.run(quick())
@@ -268,7 +281,7 @@ def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.Mon
     async def deleted() -> None:
         async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
             if isinstance(tab.now[tab.panel.chatbot], list):
-                tab.store.delete_all(ME)
+                await asyncio.to_thread(tab.store.delete_all, ME)
 
     asyncio.run(deleted())
     assert tab.rows() == [] and "no longer there" in tab.status
@@ -286,6 +299,61 @@ def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> Non
     assert not tab.events._answerer._writing
     tab.send("x" * 100_000)  # not even the question can be stored
     assert tab.now[tab.panel.box]["value"] and "disk is full" in tab.status
+
+
+async def longest_pause(work: Awaitable[None]) -> float:
+    """Do the work; return the longest time in seconds for which the event loop did nothing else meanwhile."""
+    task, longest, last = asyncio.ensure_future(work), 0.0, time.monotonic()
+    while not task.done():
+        await asyncio.wait({task}, timeout=0.01)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    await task
+    return longest
+
+
+def test_a_history_that_another_program_locks_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.1)
+    file = tmp_path / "history.sqlite"
+    tab = Tab(FakeBackend("word " * 60, pause=0.02), OffLoopStore(file))
+    with closing(sqlite3.connect(file, isolation_level=None)) as backup:
+        seen: list[str] = []
+
+        async def answered(lock_at: int, unlock_at: int) -> None:
+            async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
+                seen.append(tab.rows()[-1])
+                words = seen[-1].count("word")
+                if words >= lock_at and words < unlock_at and not backup.in_transaction:
+                    backup.execute("BEGIN EXCLUSIVE")
+                elif words >= unlock_at and backup.in_transaction:
+                    backup.rollback()
+
+        assert asyncio.run(longest_pause(answered(lock_at=5, unlock_at=40))) < 0.8
+        assert tab.rows()[1].split() == ["word"] * 60 == tab.path()[1].text.split()  # the last save counts
+        seen.clear()
+        assert asyncio.run(longest_pause(answered(lock_at=5, unlock_at=1000))) < 0.8
+        assert len(set(seen)) > 8  # the answer goes on
+        assert tab.rows()[3].split() == ["word"] * 60 and "database is locked" in tab.status
+        assert asyncio.run(longest_pause(tab.follow(tab.events.send(tab.request, "Who?", *tab.inputs)))) < 0.8
+        assert "database is locked" in tab.status and tab.now[tab.panel.box]["value"] == "Who?"
+        backup.rollback()
+    tab.send("Who?")
+    assert tab.path()[-1].text.split() == ["word"] * 60
+
+
+def test_a_question_that_a_tab_turns_away_from_is_not_kept() -> None:
+    tab = Tab(FakeBackend("one"))
+
+    async def turned() -> None:
+        with tab.store._lock:
+            sent = asyncio.ensure_future(tab.events.send(tab.request, "Why?", *tab.inputs))
+            await asyncio.sleep(0)  # it waits for the store now
+            tab.take(await tab.events.open(tab.request, ""))
+        await sent
+
+    asyncio.run(turned())
+    assert tab.store.list(ME) == () and not tab.backend.asked
 
 
 def test_an_opinion_and_its_note_are_kept() -> None:

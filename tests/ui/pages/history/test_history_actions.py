@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import sqlite3
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,18 @@ def imported(do: HistoryActions, file: Path) -> str:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "chats.json"
+
+
+def test_a_locked_history_is_said_in_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path / "history.sqlite")
+    do, key = HistoryActions(store, lambda _: "local", lambda _: nullcontext()), store.create("local")
+    with closing(sqlite3.connect(tmp_path / "history.sqlite", isolation_level=None)) as backup:
+        backup.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(gr.Error, match="database is locked") as refused:
+            do.rename(REQUEST, key, "", "Title")
+    assert "\n" not in str(refused.value) and not refused.value.print_exception
+    do.rename(REQUEST, key, "", "Title")
+    assert store.summary("local", key).title == "Title"
 
 
 def test_a_file_is_taken_in_whole_or_not_at_all(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
