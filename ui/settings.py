@@ -142,6 +142,9 @@ class AppSettings(BaseSettings):
         "Engine", "MiB for conversations that lost their slot; 0 is off.", _ENGINE.cache_ram // MIB, ge=0
     )
     speculation: bool = _option("Engine", SPECULATION_HELP, _ENGINE.speculation)
+    deterministic: bool = _option(
+        "Engine", "The same request gives the same answer under load too; slower.", _ENGINE.deterministic
+    )
 
     max_prompt_tokens: int | None = _option(
         "Limits", "A longer conversation loses its oldest turns. Default: what the context leaves."
@@ -183,6 +186,7 @@ class AppSettings(BaseSettings):
             kv_type=self.kv_type,
             cache_ram=self.cache_ram * MIB,
             speculation=self.speculation,
+            deterministic=self.deterministic,
             max_prompt_tokens=self.max_prompt_tokens,
             max_new_tokens=self.max_new_tokens,
             max_seconds=self.max_seconds,
