@@ -9,7 +9,9 @@ from functools import cached_property
 
 from llama_cpp import llama_cpp as llama
 
-MAX_CHARACTERS = 8192  # characters; a third of what the hungriest pattern survives
+MAX_CHARACTERS = 8192  # characters; a third of what the hungriest BPE pattern survives
+_SLACK = 8  # tokens by which a cut may raise the count of a piece
+_SHIM = "\uf8ff"  # a private-use character: SentencePiece spells it in bytes, which merge with nothing
 
 
 # Match up to the last place that no token spans: before a line, else before a word. With more whitespace,
@@ -58,7 +60,8 @@ class LlamaTokenizer:
         self.eos: int = llama.llama_vocab_eos(self._vocab)
         self.add_bos: bool = llama.llama_vocab_get_add_bos(self._vocab)
         self.is_sentencepiece: bool = llama.llama_vocab_type(self._vocab) == _SPM
-        self._splits_words = llama.llama_vocab_type(self._vocab) == _BPE
+        # BPE's patterns recurse for each letter of a word; SentencePiece takes quadratic time for some texts.
+        self._needs_pieces = self.is_sentencepiece or llama.llama_vocab_type(self._vocab) == _BPE
         self._buffer = ctypes.create_string_buffer(512)
 
     @property
@@ -92,12 +95,37 @@ class LlamaTokenizer:
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Return the token ids of a text, without BOS; `special` parses special tokens like <|im_end|>."""
-        if not self._splits_words or len(text) <= MAX_CHARACTERS:
+        if not self._needs_pieces or len(text) <= MAX_CHARACTERS:
             return self._tokenize(text, special)
         ids: list[int] = []
         for piece in split_for_tokenizer(text, self._whole_spellings):
-            ids += self._tokenize(piece, special)
+            ids += self.continue_text(piece, special=special) if ids else self._tokenize(piece, special)
         return ids
+
+    def continue_text(self, text: str, *, special: bool) -> list[int]:
+        """Return the token ids of a text that does not begin the prompt.
+
+        SentencePiece puts a space before a text. A character in front takes that space, and is cut off again.
+        """
+        if not self.is_sentencepiece:
+            return self.tokenize(text, special=special)
+        return self.tokenize(_SHIM + text, special=special)[self._shim_size :]
+
+    def exceeds(self, text: str, limit: int) -> bool:
+        """Return True if a text surely has more than `limit` tokens.
+
+        Takes no longer than a text at the limit, whatever the length of this one.
+        """
+        if not self._needs_pieces:
+            return False
+        if len(text) > limit * self._longest:
+            return True
+        count = 0
+        for piece in split_for_tokenizer(text, ()):
+            count += max(0, len(self._tokenize(piece, special=False)) - _SLACK)
+            if count > limit:
+                return True
+        return False
 
     def _tokenize(self, text: str, special: bool) -> list[int]:
         raw = text.encode("utf-8", "replace")
@@ -109,6 +137,15 @@ class LlamaTokenizer:
             ids = (ctypes.c_int32 * room)()
             count = llama.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         return list(ids[:count])
+
+    @cached_property
+    def _shim_size(self) -> int:
+        return len(self._tokenize(_SHIM, special=False))
+
+    @cached_property
+    def _longest(self) -> int:
+        """Return the length of the longest spelling of a token in bytes, at least that of its text."""
+        return max(len(llama.llama_vocab_get_text(self._vocab, token) or b"") for token in range(self.size))
 
     @cached_property
     def eog_tokens(self) -> tuple[int, ...]:

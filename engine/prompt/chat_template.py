@@ -32,10 +32,17 @@ class TemplateTokenizer(Protocol):
 
     bos: int
     add_bos: bool
-    is_sentencepiece: bool
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Return the token ids of a text, without BOS."""
+        ...
+
+    def continue_text(self, text: str, *, special: bool) -> list[int]:
+        """Return the token ids of a text that does not begin the prompt."""
+        ...
+
+    def exceeds(self, text: str, limit: int) -> bool:
+        """Return True if a text surely has more than `limit` tokens, in time that the limit bounds."""
         ...
 
 
@@ -182,9 +189,16 @@ class PromptBuilder:
         text = self._template.render(hidden.messages, answered=answered)
         return self._one_bos(self._tokenize(text, hidden.spellings))
 
-    def measure(self, text: str) -> int:
-        """Return the number of tokens of a text, without the template's."""
+    def measure(self, text: str, limit: int) -> int:
+        """Return the number of tokens of a text without the template; `limit + 1` if it surely has more."""
+        if len(text) > limit and self._tokenizer.exceeds(text, limit):
+            return limit + 1
         return len(self._tokenizer.tokenize(text, special=False))
+
+    def exceeds(self, messages: Sequence[Message], limit: int) -> bool:
+        """Return True if the messages surely have more than `limit` tokens, in time that the limit bounds."""
+        texts = [message["content"] for message in messages]
+        return sum(map(bool, texts)) > limit or self._tokenizer.exceeds(" ".join(texts), limit)
 
     def _hide(self, messages: Sequence[Message]) -> _Hidden:
         """Replace each control spelling in the messages by a character that they do not contain."""
@@ -214,17 +228,9 @@ class PromptBuilder:
         return ids
 
     def _part(self, text: str, *, special: bool, first: bool) -> list[int]:
-        """Tokenize a part of the prompt that does not begin the text.
-
-        SentencePiece puts a space before a text. A private-use character in front takes that space, falls
-        back to byte tokens, which merge with nothing, and is cut off again.
-        """
-        if first or not self._tokenizer.is_sentencepiece:
-            return self._tokenizer.tokenize(text, special=special)
-        shim = chr(_PRIVATE_USE.stop)
-        return self._tokenizer.tokenize(shim + text, special=special)[
-            len(self._tokenizer.tokenize(shim, special=False)) :
-        ]
+        """Tokenize a part of the prompt; `first` begins it."""
+        tokenize = self._tokenizer.tokenize if first else self._tokenizer.continue_text
+        return tokenize(text, special=special)
 
     def _one_bos(self, ids: list[int]) -> list[int]:
         bos = self._tokenizer.bos

@@ -7,9 +7,10 @@ the same result without any stored state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol
 
 from engine.errors import RequestError
 from engine.types import Message, MessagesDropped
@@ -27,38 +28,65 @@ class Window:
     dropped: MessagesDropped | None
 
 
-def truncate(
-    messages: Sequence[Message],
-    room: int,
-    tokenize: Callable[[Sequence[Message]], list[int]],
-    measure: Callable[[str], int],
-) -> Window:
+class Measures(Protocol):
+    """What truncation needs of a PromptBuilder."""
+
+    def tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Return the prompt of messages."""
+        ...
+
+    def measure(self, text: str, limit: int) -> int:
+        """Return the number of tokens of a text without the template, or `limit + 1` if it has more."""
+        ...
+
+
+def truncate(messages: Sequence[Message], room: int, prompts: Measures) -> Window:
     """Drop the oldest turns until the prompt has at most `room` tokens, or only the last turn is left.
 
-    System messages and the last turn always stay, so the result may still be too long. `tokenize` returns the
-    prompt of messages, `measure` the number of tokens of a text without the template.
+    System messages and the last turn always stay, so the result may still be too long. A conversation of
+    more than twice the room is not rendered as a whole; then the number of dropped tokens is an estimate.
     """
-    tokens = tokenize(messages)
     turns = split_turns(messages)
-    if len(tokens) <= room or len(turns) == 1:
-        return Window(list(messages), tokens, None)
-    base = sum(measure(m["content"]) + _FRAME for m in messages if m["role"] == "system") + _FRAME
-    first = max(1, first_kept([_sizes(messages, turn, measure) for turn in turns], room - base))
+    if len(turns) == 1:
+        return Window(list(messages), prompts.tokens(messages), None)
+    if len(messages) > room or sum(len(m["content"]) for m in messages) > room:
+        measured = [prompts.measure(m["content"], room) for m in messages]
+    else:
+        measured = []  # short enough to be rendered as a whole
+    estimate = sum(measured)
+    whole = prompts.tokens(messages) if estimate <= 2 * room else []
+    if whole and len(whole) <= room:
+        return Window(list(messages), whole, None)
+    measured = measured or [prompts.measure(m["content"], room) for m in messages]
+    sizes = [size + _FRAME for size in measured]
+    system = sum(size for size, m in zip(sizes, messages, strict=True) if m["role"] == "system")
+    first = max(1, first_kept([_sizes(messages, turn, sizes) for turn in turns], room - system - _FRAME))
     kept = _keep(messages, turns[first:])
-    while len(shorter := tokenize(kept)) > room and first < len(turns) - 1:
+    while len(shorter := prompts.tokens(kept)) > room and first < len(turns) - 1:
         first += 1  # the sizes were estimates
         kept = _keep(messages, turns[first:])
-    return Window(kept, shorter, MessagesDropped(len(messages) - len(kept), len(tokens) - len(shorter)))
+    dropped = (len(whole) or estimate) - len(shorter)
+    return Window(kept, shorter, MessagesDropped(len(messages) - len(kept), max(0, dropped)))
 
 
 def keep_all(messages: Sequence[Message], tokens: list[int], room: int) -> Window:
     """Return all messages. Raises RequestError when they have more tokens than `room`."""
     if len(tokens) > room:
-        raise RequestError(
-            f"the conversation has {len(tokens)} tokens, and {room} are the most that leave an answer its "
-            "room: start a new chat, or let the oldest turns go"
-        )
+        raise too_long(room, len(tokens))
     return Window(list(messages), tokens, None)
+
+
+def too_long(room: int, tokens: int | None = None) -> RequestError:
+    """Return the error for a conversation of too many tokens, which may not lose its oldest turns."""
+    return RequestError(
+        f"the conversation has {tokens or f'more than {room}'} tokens, and {room} are the most that leave an "
+        "answer its room: start a new chat, or let the oldest turns go"
+    )
+
+
+def last_turn(messages: Sequence[Message]) -> list[Message]:
+    """Return what truncation always keeps: the system messages and the last turn."""
+    return _keep(messages, split_turns(messages)[-1:])
 
 
 def split_turns(messages: Sequence[Message]) -> list[list[int]]:
@@ -95,12 +123,11 @@ def first_kept(turns: Sequence[tuple[int, int]], room: int) -> int:
     return first
 
 
-def _sizes(
-    messages: Sequence[Message], turn: Sequence[int], measure: Callable[[str], int]
-) -> tuple[int, int]:
-    sizes = [measure(messages[index]["content"]) + _FRAME for index in turn]
+def _sizes(messages: Sequence[Message], turn: Sequence[int], sizes: Sequence[int]) -> tuple[int, int]:
+    """Return the tokens of a turn's question, and of the whole turn; `sizes` are those of all messages."""
+    here = [sizes[index] for index in turn]
     upto = next((n for n, index in enumerate(turn) if messages[index]["role"] == "user"), 0)
-    return sum(sizes[: upto + 1]), sum(sizes)
+    return sum(here[: upto + 1]), sum(here)
 
 
 def _keep(messages: Sequence[Message], turns: Sequence[Sequence[int]]) -> list[Message]:

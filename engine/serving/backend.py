@@ -24,8 +24,8 @@ from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_cpu_backend
 from engine.probe.describe import describe
-from engine.prompt.chat_template import PromptBuilder
-from engine.prompt.truncation import Window, keep_all, truncate
+from engine.prompt.chat_template import PromptBuilder, check_messages
+from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
 from engine.serving.model_pool import check_room
 from engine.serving.stream import EventStream, Sink
 from engine.serving.worker import Worker
@@ -53,6 +53,7 @@ class Prompt:
     continues: bool
 
 
+_FAR = 2  # times too long: how many tokens it is exactly does not matter any more
 _PROBED = 0.5  # share of the progress, for a file without a cached probe
 
 
@@ -191,14 +192,25 @@ class LlamaBackend:
         return "".join(event.delta for event in stream if isinstance(event, TextDelta))
 
     def _window(self, messages: Sequence[Message], sampling: SamplingParams) -> Window:
-        """Truncate the conversation to leave room for the answer: up to a quarter of the context."""
+        """Truncate the conversation to leave room for the answer: up to a quarter of the context.
+
+        What is far too long is refused before it is rendered. Raises RequestError.
+        """
+        check_messages(messages)
         context = self._info.context
         answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
         room = min(context - answer, self._max_prompt)
         with self._open_prompts() as prompts:
             if sampling.overflow == "refuse":
+                if prompts.exceeds(messages, _FAR * room):
+                    raise too_long(room)
                 return keep_all(messages, prompts.tokens(messages), room)
-            return truncate(messages, room, prompts.tokens, prompts.measure)
+            if prompts.exceeds(last_turn(messages), _FAR * self._max_prompt):
+                raise RequestError(
+                    f"the message is far too long: it has more than {_FAR * self._max_prompt} tokens, and "
+                    f"{self._max_prompt} are the most that it may have here; shorten it or raise the context"
+                )
+            return truncate(messages, room, prompts)
 
     @contextmanager
     def _open_prompts(self) -> Iterator[PromptBuilder]:

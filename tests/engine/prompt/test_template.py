@@ -34,6 +34,12 @@ class CharTokenizer:
             text = text[len(self.control[found[0]]) if found else 1 :]
         return ids
 
+    def continue_text(self, text: str, *, special: bool) -> list[int]:
+        return self.tokenize(text, special=special)[int(self.is_sentencepiece) :]
+
+    def exceeds(self, text: str, limit: int) -> bool:
+        return len(text) > limit
+
 
 def _user(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]

@@ -22,8 +22,33 @@ def _tokens(messages: Sequence[Message]) -> list[int]:
     return [0] * sum(len(m["content"]) + FRAME for m in messages)
 
 
+class Letters:
+    """A prompt builder with a token for each letter, and a frame around each message."""
+
+    def __init__(self) -> None:
+        self.rendered = 0  # the most messages that were rendered at once
+
+    def tokens(self, messages: Sequence[Message]) -> list[int]:
+        self.rendered = max(self.rendered, len(messages))
+        return _tokens(messages)
+
+    def measure(self, text: str, limit: int) -> int:
+        return min(len(text), limit + 1)
+
+
 def _fit(messages: Sequence[Message], room: int) -> Window:
-    return truncate(messages, room, _tokens, len)
+    return truncate(messages, room, Letters())
+
+
+def test_what_is_far_too_long_is_never_rendered_as_a_whole() -> None:
+    chat, letters = _chat([20, 20] * 5000 + [20], system=10), Letters()
+    window = truncate(chat, 150, letters)
+    assert letters.rendered == len(window.messages) <= 8 and window.messages[-1] == chat[-1]
+    assert window.dropped is not None and window.dropped.messages == len(chat) - len(window.messages)
+    assert window.dropped.tokens > 190_000
+    # the same turns stay as for a chat that is short enough to be rendered
+    short = _fit(_chat([20, 20] * 5 + [20], system=10), 150)
+    assert len(short.messages) in (len(window.messages), len(window.messages) + 2, len(window.messages) - 2)
 
 
 def _chat(lengths: Sequence[int], system: int = 0) -> list[Message]:
