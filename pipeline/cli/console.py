@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.certificate import STATUSES, Certificate, Finding
+from common.certificate import STATUSES, Certificate, Finding, recommended
 from common.errors import UserError
 from common.paths import masked
+from common.shard_names import model_sizes
 from pipeline.errors import InputError
 from pipeline.exporter.run import ExportResult
 from pipeline.progress import ProgressBars
@@ -96,6 +97,7 @@ def show_export(result: ExportResult, as_json: bool) -> None:
         console.print(f"note: {note}", markup=False)
     if result.certificate is not None:
         show_certificate(result.certificate, console)
+        _show_recommendation(result, result.certificate, console)
     if as_json:
         files = [{**asdict(output), "made": output.file in result.made} for output in result.outputs]
         print(
@@ -109,6 +111,12 @@ def show_export(result: ExportResult, as_json: bool) -> None:
                 }
             )
         )
+
+
+def _show_recommendation(result: ExportResult, certificate: Certificate, console: Console) -> None:
+    sizes = model_sizes({output.file: output.bytes for output in result.outputs})
+    if best := recommended(sizes, certificate):
+        console.print(f"take {best.name}: {best.why}", markup=False)
 
 
 def _size(count: int) -> str:

@@ -56,7 +56,7 @@ def run(settings: AppSettings) -> None:
     bound = bind(settings.host, settings.port)
     history = history_file(settings.history)
     store = Store(history)
-    print(f"{storage_note(history)}\nLoading {default.label} ...", flush=True)
+    print(f"{storage_note(history)}\n{default.loading}", flush=True)
     loader = ProcessLoader(engine)
     try:
         loader.start(Path(default.source))  # in its own process, while the page is built here

@@ -90,6 +90,8 @@ def run(
     from engine.serving.backend import ModelLoader
 
     named = default_entry(model)
+    if named.reason is not None:
+        typer.echo(named.loading, err=True)
     backend = ModelLoader(settings)(Path(named.source), named.adapter)
     try:
         chat = TerminalChat(backend, sampling_over(backend.info.recommended, given), system)

@@ -30,7 +30,7 @@ from ui.models.catalog import Catalog
 from ui.models.files import catalog_entry, embedded_gguf
 from ui.models.registry import Models
 from ui.pages.inspect.tensor_sample import look, unrounded_beside
-from ui.pages.quality.view import CHECKS, FileFigures, charts, file_figures, findings, verdict
+from ui.pages.quality.view import CHECKS, FileFigures, advice, charts, file_figures, findings, verdict
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
 NUMBER = ENGLISH.number
@@ -93,6 +93,17 @@ def test_a_model_in_several_files_is_one_row_and_every_file_of_it_counts(tmp_pat
     assert (figures.name, figures.label, figures.size, figures.kl) == ("bob-Q4_1.gguf", "Q4_1", 10, 0.06)
     assert "very file" in verdict(files[0], found, {file: file for file in files}, ENGLISH)
     assert "changed" in verdict(files[0], found, {files[0]: files[0], files[1]: "cd"}, ENGLISH)
+
+
+def test_the_file_to_take_is_named_with_the_reason(tmp_path: Path) -> None:
+    content = certificate("bob-Q4_1.gguf", "ab" * 32)
+    (tmp_path / NAME).write_text(json.dumps(content))
+    found = read_certificate(tmp_path / "bob-Q4_1.gguf")
+    assert found is not None
+    assert advice(found, tmp_path, ENGLISH) == ""
+    (tmp_path / "bob-Q4_1.gguf").write_text("12345")
+    assert "take bob-Q4_1.gguf: none passed without a warning" in advice(found, tmp_path, ENGLISH)
+    assert "Nehmen Sie von diesen Dateien bob-Q4_1.gguf" in advice(found, tmp_path, Translator("de"))
 
 
 def test_every_finding_of_the_exports_certificate_has_a_heading_in_each_language(root: Path) -> None:
