@@ -18,6 +18,7 @@ from ui.settings import AppSettings, history_file, storage_note
 if TYPE_CHECKING:  # imported in `run`, so that --help is fast
     from engine.serving.protocols import ChatBackend
     from ui.auth.access import Access
+    from ui.models.weights_hash import FileChange
 
 MODELS = Path(__file__).resolve().parents[2] / "models"  # the models on offer unless --models names others
 
@@ -64,7 +65,7 @@ def run(settings: AppSettings) -> None:
         from ui.server.app import create_app, serve
 
         info = replace(loader.describe(Path(default.source)), adapter=str(default.adapter or ""))
-        models = models_of(catalog, loader, settings.max_loaded, described=info)
+        models = models_of(catalog, loader, settings.max_loaded, described=info, on_change=_warn)
         try:
             loading = models.pool.preload()
             app = create_app(
@@ -96,6 +97,10 @@ def _announce(loading: Future[ChatBackend], address: str) -> None:
     if not loading.done():
         print(f"The page is there, the model still loads: {address}", flush=True)
     loading.add_done_callback(loaded)
+
+
+def _warn(change: FileChange) -> None:
+    print(f"warning: {change.text()}", file=sys.stderr, flush=True)
 
 
 def _access(settings: AppSettings) -> Access:

@@ -34,6 +34,7 @@ from ui.i18n.words import (
     THREADS_HELP,
 )
 from ui.models.files import short_name
+from ui.models.weights_hash import WeightsHashes
 from ui.render.messages import conversation
 from ui.render.status import explain, facts_text, outcome_text
 from ui.sampling import FIELDS, sampling_from
@@ -46,6 +47,9 @@ HELP = """\
 /exit             leave (Ctrl-D too); Ctrl-C stops an answer
 """
 
+
+HASH_SECONDS = 10.0
+"""How long a one-shot run waits for the hash of its model's files; the cache keeps it for the next run."""
 
 # Untrusted text must not move the cursor, fill the clipboard or rename the window.
 _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
@@ -61,6 +65,8 @@ class TerminalChat:
     history: list[Message] = field(default_factory=list)
     out: Console = field(default_factory=Console)
     err: Console = field(default_factory=lambda: Console(stderr=True))
+    hashes: WeightsHashes = field(default_factory=WeightsHashes)
+    _warned: bool = False
 
     def ask(self, question: str) -> Progress:
         """Stream an answer to stdout; Ctrl-C stops it and keeps its text in the conversation."""
@@ -96,6 +102,14 @@ class TerminalChat:
             self.print_error(explain(progress.error))
         else:
             self.print_note(outcome_text(progress))
+        self.warn()
+
+    def warn(self) -> None:
+        """Print once what is wrong with the model's files."""
+        change = self.hashes.change_of(self.backend)
+        if change is not None and not self._warned:
+            self._warned = True
+            self.print_error(f"warning: {change.text()}")
 
     def print_error(self, text: str) -> None:
         """Print an error to stderr."""
@@ -167,7 +181,9 @@ def run_once(chat: TerminalChat, prompt: str) -> int:
     if not prompt.strip():
         chat.print_error("the prompt is empty: give --prompt some text, or --prompt-file a file with some")
         return 2
+    chat.hashes.of(chat.backend)
     progress = chat.ask(prompt.strip())
+    chat.hashes.wait(chat.backend, HASH_SECONDS)
     chat.report(progress)
     return 1 if progress.error is not None else 0
 
@@ -175,6 +191,7 @@ def run_once(chat: TerminalChat, prompt: str) -> int:
 def run_loop(chat: TerminalChat, read: Callable[[], str] | None = None) -> None:
     """Chat until the user leaves. `read` returns a line; EOFError leaves, KeyboardInterrupt asks again."""
     read = read or _prompt()
+    chat.hashes.of(chat.backend)
     info = chat.backend.info
     chat.print_note(f"{short_name(info)} ({facts_text(info)}). /help lists the commands.")
     while True:
