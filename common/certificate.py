@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from common.dataclass_json import from_json_text, to_json
 from common.errors import InputError
+from common.files import open_input
 from common.shard_names import whole_name
 
 Status = Literal["fail", "warn", "pass", "skipped"]
@@ -204,7 +205,7 @@ def load_certificate(path: Path, *, strict: bool = True) -> Certificate | None:
     name no folder, since the page shows them to its visitors.
     """
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             text = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None

@@ -19,6 +19,7 @@ from common.certificate import STATUSES, Certificate, Finding, recommended
 from common.errors import UserError
 from common.paths import masked
 from common.shard_names import model_sizes
+from common.terminal import printable_logs, say, say_error, terminal_console
 from pipeline.errors import InputError
 from pipeline.exporter.run import ExportResult
 from pipeline.progress import ProgressBars
@@ -28,7 +29,7 @@ _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "di
 
 def show_certificate(certificate: Certificate, console: Console | None = None) -> None:
     """Print all findings, the most severe first, then thresholds and causes of failures and warnings."""
-    console = console or Console()
+    console = console or terminal_console()
     table = Table(title="certificate", title_justify="left")
     for heading in ("check", "", "found"):
         table.add_column(heading)
@@ -60,12 +61,16 @@ def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
 
     `after_interrupt` is the hint after Ctrl-C.
     """
+    printable_logs()
     try:
         yield
     except UserError as error:
         for line in (f"error: {error}", *error.more):
-            print(" ".join(masked(line, os.environ).split()), file=sys.stderr)
+            say(" ".join(masked(line, os.environ).split()), sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except RecursionError:
+        say_error("an input is nested too deeply: leave out what nobody wrote by hand")
+        raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -78,20 +83,22 @@ def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
 
 def terminal_progress() -> ProgressBars:
     """Return progress bars on standard error, separate from the output."""
-    return ProgressBars(Console(stderr=True))
+    return ProgressBars(terminal_console(stderr=True))
 
 
 def show_export(result: ExportResult, as_json: bool) -> None:
     """Print the table of files, notes and the certificate, and with `as_json` a summary as a line of JSON."""
-    console = Console()
-    table = Table(title=str(result.folder), title_justify="left")
+    console = terminal_console()
+    table = Table(title=Text(str(result.folder)), title_justify="left")
     for heading in ("file", "type"):
         table.add_column(heading)
     for heading in ("size", "bits per weight", "seconds"):
         table.add_column(heading, justify="right")
     for output in result.outputs:
         made = f"{output.seconds:.1f}" if output.file in result.made else "kept"
-        table.add_row(output.file, output.type, _size(output.bytes), f"{output.bits_per_weight:.2f}", made)
+        table.add_row(
+            Text(output.file), output.type, _size(output.bytes), f"{output.bits_per_weight:.2f}", made
+        )
     console.print(table)
     for note in result.notes:
         console.print(f"note: {note}", markup=False)

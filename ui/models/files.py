@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from common.certificate import (
     recommended,
 )
 from common.errors import InputError
+from common.files import read_json_input
 from common.shard_names import model_sizes
 from common.text import size_text
 from engine.errors import ModelError
@@ -113,6 +113,8 @@ def _first_shard(model: Path) -> Path:
                 f"model {str(model)!r} is one of {len(files)} files and {file.name} is missing: "
                 "put all of them into one folder"
             )
+        if not file.is_file():
+            raise ModelError(f"model {str(file)!r} is no regular file: give the path of a .gguf file")
     return files[0]
 
 
@@ -144,10 +146,10 @@ def _finished_files(folder: Path) -> list[Path]:
     """Return a folder's GGUF files; if an export left its manifest, only those that it lists as finished."""
     files = sorted(path for path in folder.glob("*.gguf") if path.is_file())
     manifest = folder / "manifest.json"
-    if not manifest.is_file():
+    if not manifest.exists():
         return files
     try:
-        outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
+        outputs = read_json_input(manifest)["outputs"]
         finished = {item["file"] for item in outputs}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{str(manifest)!r} is damaged ({error!r}): name the .gguf file itself") from error

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.terminal import printable_logs, say
 from engine.errors import EngineError
 from ui.cli import ServeError, address_of, bind, fail, is_local, read_settings
 from ui.settings import AppSettings, history_file, storage_note
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog_name: str | None = None) -
     settings = read_settings(sys.argv[1:] if arguments is None else arguments, prog_name)
     from ui.conversations.store import StoreError
 
+    printable_logs()
     try:
         run(settings)
     except (EngineError, ServeError, StoreError) as error:
@@ -57,7 +59,7 @@ def run(settings: AppSettings) -> None:
     bound = bind(settings.host, settings.port)
     history = history_file(settings.history)
     store = Store(history)
-    print(f"{storage_note(history)}\n{default.loading}", flush=True)
+    say(f"{storage_note(history)}\n{default.loading}")
     loader = ProcessLoader(engine)
     try:
         loader.start(Path(default.source))  # in its own process, while the page is built here
@@ -100,7 +102,7 @@ def _announce(loading: Future[ChatBackend], address: str) -> None:
 
 
 def _warn(change: FileChange) -> None:
-    print(f"warning: {change.text()}", file=sys.stderr, flush=True)
+    say(f"warning: {change.text()}", sys.stderr)
 
 
 def _access(settings: AppSettings) -> Access:

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.table import Table
 
+from common.files import read_input
+from common.terminal import printable, printable_logs, say_error
 from engine.config import SAMPLING_FIELDS, EngineConfig, KvType, SamplingField, SamplingParams
 from engine.errors import EngineError, SettingsError
 from engine.serving.protocols import ChatBackend
@@ -50,9 +52,6 @@ HELP = """\
 
 HASH_SECONDS = 10.0
 """How long a one-shot run waits for the hash of its model's files; the cache keeps it for the next run."""
-
-# Untrusted text must not move the cursor, fill the clipboard or rename the window.
-_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 
 
 @dataclass
@@ -91,7 +90,7 @@ class TerminalChat:
     def write(self, text: str) -> None:
         """Write a piece of an answer to stdout."""
         piece = Segments(
-            [Segment(_without_controls(text, self.out))]
+            [Segment(_shown(text, self.out))]
         )  # rich would turn the tabs of a plain text into spaces
         self.out.print(piece, end="", soft_wrap=True)
         self.out.file.flush()
@@ -113,11 +112,11 @@ class TerminalChat:
 
     def print_error(self, text: str) -> None:
         """Print an error to stderr."""
-        self.err.print(_without_controls(text, self.err), style="bold red", highlight=False, markup=False)
+        self.err.print(_shown(text, self.err), style="bold red", highlight=False, markup=False)
 
     def print_note(self, text: str) -> None:
         """Print a remark to stderr."""
-        self.err.print(_without_controls(text, self.err), style="dim", highlight=False, markup=False)
+        self.err.print(_shown(text, self.err), style="dim", highlight=False, markup=False)
 
     def command(self, text: str) -> bool:
         """Run a command line that begins with `/`; return False to leave the chat."""
@@ -221,16 +220,16 @@ def read_prompt(path: Path, stdin: Callable[[], str]) -> str:
     if str(path) == "-":
         return stdin()
     try:
-        return path.read_text(encoding="utf-8")
+        return read_input(path).decode("utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"prompt file {str(path)!r} cannot be read ({error}): give a UTF-8 text file"
         ) from error
 
 
-def _without_controls(text: str, console: Console) -> str:
-    """Remove control characters if the console is a terminal; a pipe gets the text unchanged."""
-    return text.translate(_CONTROLS) if console.is_terminal else text
+def _shown(text: str, console: Console) -> str:
+    """Return what a terminal may show of a text; a pipe gets the text unchanged."""
+    return printable(text) if console.is_terminal else text
 
 
 def _prompt() -> Callable[[], str]:
@@ -312,11 +311,12 @@ def run_cli(
     cli: typer.Typer, arguments: Sequence[str] | None = None, prog_name: str | None = None
 ) -> NoReturn:
     """Run the command and exit; invalid options are one line on stderr and exit code 2."""
+    printable_logs()
     try:
         code = cli(arguments, prog_name=prog_name, standalone_mode=False)
     except typer.TyperException as error:  # typer itself would draw a box of six lines
         said = " ".join(error.format_message().split())
         hint = ": put a question behind --prompt" if said.startswith("Got unexpected extra argument") else ""
-        print(f"error: {said}{hint}", file=sys.stderr)
+        say_error(f"{said}{hint}")
         sys.exit(error.exit_code)
     sys.exit(code)
