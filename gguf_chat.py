@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from common.terminal import say_error
+
 
 class Command(NamedTuple):
     """A sub-command: `entry` is "module:name" of a callable that takes (arguments, prog_name=...)."""
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if name not in COMMANDS:
         found = f"{name!r} is no command" if name else "a command is missing"
-        print(f"error: {found}: use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        say_error(f"{found}: use one of {', '.join(COMMANDS)}")
         raise SystemExit(2)
     module, _, attribute = COMMANDS[name].entry.partition(":")
     getattr(import_module(module), attribute)(rest, prog_name=f"gguf-chat {name}")

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.export import Comparison
 from bench.measure import Usage
 from bench.serve import Cell, ServeResult
 from bench.web_overhead import PageOverhead
+from common.terminal import terminal_console
 from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
     table.add_row(
         "written (GB)", _gb(ours.written_bytes), _gb(usual.written_bytes), f"{ratios['bytes_written']:.2f}"
     )
-    Console().print(table)
+    terminal_console().print(table)
     if as_json:
         _print_json({"ours": asdict(ours), "usual": asdict(usual)}, ratios)
 
@@ -52,7 +52,7 @@ def show_memory(curve: dict[int, Usage], as_json: bool) -> None:
         table.add_column(heading, justify="right")
     for layers, usage in curve.items():
         table.add_row(str(layers), _gb(usage.peak_bytes), f"{usage.seconds:.1f}", _gb(usage.written_bytes))
-    Console().print(table)
+    terminal_console().print(table)
     print(f"largest over smallest: {growth:.2f}")
     if as_json:
         figures = {str(layers): asdict(usage) for layers, usage in curve.items()}
@@ -65,7 +65,7 @@ def _gb(count: int) -> str:
 
 def show_serving(result: ServeResult, as_json: bool) -> None:
     """Print a table per workload, then the ratios, ours over each peer's."""
-    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log fits a whole row
+    console = terminal_console(**({} if sys.stdout.isatty() else {"width": 120}))  # a log fits a whole row
     single = result.single
     console.print(
         f"CPU backend {result.variant}, {result.threads} threads. One stream alone: prompt "
@@ -99,7 +99,7 @@ def show_page(overhead: PageOverhead, as_json: bool) -> None:
             *(_number(found, ".3f") for found in overhead.ratios[users].values()),
             *(f"{figures.ttft_mean:.3f} s" for figures in both),
         )
-    Console().print(table)
+    terminal_console().print(table)
     if as_json:
         systems = {"engine": overhead.engine, "page": overhead.page}
         figures = {
@@ -112,7 +112,7 @@ def show_page(overhead: PageOverhead, as_json: bool) -> None:
 
 def show_start(start: Start, as_json: bool) -> None:
     """Print the startup times."""
-    Console(soft_wrap=True).print(
+    terminal_console(soft_wrap=True).print(
         f"from the start of the process: the page answers after {start.page:.2f} s, "
         f"the model is loaded after {start.ready:.2f} s, a question can be typed after {start.typing:.2f} s"
     )
@@ -122,7 +122,7 @@ def show_start(start: Start, as_json: bool) -> None:
 
 def show_soak(result: SoakResult, as_json: bool) -> None:
     """Print the users' actions, the engine's statistics, the memory growth and the first 20 wrong answers."""
-    console, stats = Console(soft_wrap=True), result.stats
+    console, stats = terminal_console(soft_wrap=True), result.stats
     first, last = result.thirds
     actions = ", ".join(f"{count} {action}" for action, count in sorted(result.actions.items()))
     console.print(f"{result.seconds:.0f} s, {stats.requests} requests: {actions}")
@@ -205,7 +205,7 @@ def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
         table.add_row(one.quant, "without", *_quality_cells(one.without))
         table.add_row("", "with", *_quality_cells(one.weighed))
         table.add_row("", "won", "", "", _share(one.won, "+"), "", end_section=True)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = terminal_console() if sys.stdout.isatty() else terminal_console(width=120)
     console.print(table)
     console.print(
         f"Calibrated on {result.calibrated} chats, measured on {result.held_out} others: the tuned model's "

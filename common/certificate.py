@@ -7,6 +7,7 @@ The dataclasses are the file's schema: their field names are its keys. The pipel
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from common.dataclass_json import from_json_text, to_json
 from common.errors import InputError
+from common.files import open_input
 from common.shard_names import whole_name
 
 Status = Literal["fail", "warn", "pass", "skipped"]
@@ -129,6 +131,73 @@ def worst_status(statuses: Iterable[Status]) -> Status:
     return min(statuses, key=STATUSES.index, default="skipped")
 
 
+Reason = Literal["pass", "warn", "skipped", "fail"]
+REASONS: Mapping[Reason, str] = {
+    "pass": "the smallest file that passed every check",
+    "warn": "no file passed without a warning, and this one is the nearest to the tuned model",
+    "skipped": "no file was checked, and this type is the usual trade-off of size and quality",
+    "fail": "every file failed a check (do not use them), and this one is the nearest to the tuned model",
+}
+"""Why a file is recommended, by its status; better statuses first."""
+
+# The order of types without a certificate: the usual trade-offs of size and quality first, then the rest.
+PREFERENCE = (
+    *("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "IQ4_NL"),
+    *("Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
+)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A file out of several, with the reason as a key of REASONS."""
+
+    name: str
+    reason: Reason
+
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        return REASONS[self.reason]
+
+
+def recommended(sizes: Mapping[str, int], certificate: Certificate | None) -> Recommendation | None:
+    """Return the model to use out of several of one folder; None when there are none.
+
+    `sizes` are the models' bytes by file name, for shards the first's. Those that passed go before those with
+    a warning, then unchecked ones, then failed ones. The model card, the Modelfile, the app and the terminal
+    all choose by this function.
+    """
+    statuses: dict[str, Reason] = {name: _status(certificate, name) for name in sizes}
+    for reason in REASONS:
+        names = [name for name, status in statuses.items() if status == reason]
+        if names:
+            return Recommendation(
+                min(names, key=lambda name: _rank(name, reason, sizes, certificate)), reason
+            )
+    return None
+
+
+def _status(certificate: Certificate | None, name: str) -> Status:
+    entry = certificate.entry(name) if certificate else None
+    return entry.status if entry else "skipped"
+
+
+def _rank(
+    name: str, reason: Reason, sizes: Mapping[str, int], certificate: Certificate | None
+) -> tuple[float | str, ...]:
+    """Return the sort key among files of one status."""
+    if reason == "skipped":
+        return _type_rank(name), name
+    finding = certificate.finding("quantization", name) if certificate and reason != "pass" else None
+    kl = finding.figure("mean_kl") if finding else None
+    return kl is None, kl or 0.0, sizes[name], name
+
+
+def _type_rank(name: str) -> int:
+    tokens = re.split(r"[-.]", name.upper())
+    return min((PREFERENCE.index(token) for token in tokens if token in PREFERENCE), default=len(PREFERENCE))
+
+
 def load_certificate(path: Path, *, strict: bool = True) -> Certificate | None:
     """Read certificate.json; None when it does not exist. Raises InputError for any other content.
 
@@ -136,7 +205,7 @@ def load_certificate(path: Path, *, strict: bool = True) -> Certificate | None:
     name no folder, since the page shows them to its visitors.
     """
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             text = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None

@@ -1,18 +1,47 @@
-"""Atomic files and folders, hashes and cached JSON: a final name appears only when its content is on disk."""
+"""Input files that a user names, hashes, cached JSON; and atomic files and folders.
+
+A final name appears only when its content is on disk.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from common.errors import InputError
+
+
+def open_input(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises OSError, also for any other kind: a pipe may never end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_input(path: Path) -> bytes:
+    """Return the bytes of a regular file. Raises OSError."""
+    with open_input(path) as file:
+        return file.read()
+
+
+def read_json_input(path: Path) -> Any:
+    """Return the JSON in a regular file. Raises OSError, and ValueError also for deep nesting."""
+    text = read_input(path).decode("utf-8")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def sha256(path: Path) -> str:
@@ -37,7 +66,7 @@ def write_atomically(path: Path, text: str) -> None:
 def load_json(path: Path) -> Any:
     """Return the JSON in a cache file; None when it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json_input(path)
     except (OSError, ValueError):
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _NUMBERS = re.compile(r"-\d{5}-of-(?P<count>(?!00000)\d{5})(?=\.gguf)")
 
@@ -21,6 +22,15 @@ def names(name: str) -> list[str]:
 def split_names(whole: str, count: int) -> list[str]:
     """Return the names of the `count` shards of `NAME.gguf`; a single file keeps its name."""
     return [whole] if count == 1 else _numbered(whole, count)
+
+
+def model_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes of each model by its file, for shards the first, given those of all files."""
+    models: dict[str, int] = {}
+    for name, size in sizes.items():
+        first = names(name)[0]
+        models[first] = models.get(first, 0) + size
+    return models
 
 
 def _numbered(whole: str, count: int) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import traceback
+from pathlib import Path
 from typing import Any
 
 
@@ -34,6 +36,21 @@ def and_more(count: int, one: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+_FRAMES = 4  # the innermost ones, that a log shows of an error
+
+
+def error_place(error: BaseException) -> str:
+    """Return an error's type and where it was raised, in one line, for a log.
+
+    Its message is left out, since it may quote what a user wrote: "KeyError at app.py:3 (main), ...".
+    """
+    frames = traceback.extract_tb(error.__traceback__)[: -_FRAMES - 1 : -1]
+    places = [f"{'/'.join(Path(one.filename).parts[-2:])}:{one.lineno} ({one.name})" for one in frames]
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    of = f", caused by {error_place(cause)}" if cause is not None else ""
+    return f"{type(error).__name__} at {', '.join(places) or 'an unknown place'}{of}"
 
 
 def nan_to_none(tree: Any) -> Any:

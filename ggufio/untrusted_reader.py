@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from common.files import open_input
 from ggufio.errors import GgufError
 from ggufio.ggml import GGMLType, ggml_type
 
@@ -78,7 +79,7 @@ def read_header(path: Path) -> GgufHeader:
     """Read the header of a file. Raises GgufError, which names the defect."""
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_input(path) as file:
             return _read(path, _Source(file, size, path.name))
     except OSError as error:
         raise GgufError(f"{path.name} cannot be read: {error.strerror or error}") from error

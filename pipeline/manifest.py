@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.files import write_atomically
+from common.files import read_json_input, write_atomically
 from ggufio.shards import whole_name
 from pipeline.errors import InputError
 
@@ -75,7 +75,7 @@ class Record:
 def load_record(path: Path) -> Record | None:
     """Read a record; None when there is no file. Raises InputError for a damaged or unknown one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_input(path)
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:

@@ -42,7 +42,7 @@ class ProgressBars:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),

@@ -24,6 +24,7 @@ from bench.report import (
 from bench.serve import ServeConfig, compare_serving
 from bench.workload import WORKLOADS
 from common.system import physical_cores
+from common.terminal import say
 from pipeline.cli.console import report_errors, terminal_progress
 from pipeline.errors import InputError
 from pipeline.exporter.config import DEFAULT_QUANTS
@@ -243,7 +244,7 @@ def imatrix_command(
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)
 
 
 if __name__ == "__main__":

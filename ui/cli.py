@@ -20,6 +20,7 @@ from typing import Literal, NoReturn, get_args, get_origin
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from common.terminal import say_error
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings, Group
 
 ALIASES = {"ctx": "context"}  # of flags and variables
@@ -44,7 +45,7 @@ def read_settings(arguments: Sequence[str], prog_name: str | None = None) -> App
 
 def fail(message: str) -> NoReturn:
     """Print an error and exit with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    say_error(message)
     sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""What is changed in Gradio, for speed: its import, its events and its queue.
+"""What is changed in Gradio: its import, events and queue, for speed, and its log, for privacy.
 
 At each import, Gradio parses the source of each of its components, renders a `.pyi` beside it, and parses
 that too (gradio.component_meta.create_or_modify_pyi), which takes half of the import's time. No setting turns
@@ -9,12 +9,15 @@ This module does not import Gradio, since the hook comes first, and the terminal
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from common.text import error_place
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -55,6 +58,43 @@ class _WithoutStubs(SourceFileLoader):
             setattr(module, _FUNCTION, lambda *_: None)
 
 
+_log = logging.getLogger("ui")
+
+
+def log_without_values() -> None:
+    """Make Gradio, uvicorn and asyncio log an error by its type and place, in one line.
+
+    They would print the traceback, whose message quotes the values of the event: a prompt that a client sent
+    in a wrong form, or one of a megabyte.
+    """
+    from gradio import queueing, route_utils, routes, utils
+
+    module = SimpleNamespace(print_exc=_log_error, format_exc=_error_line)
+    for place in (queueing, route_utils, routes, utils):
+        assert hasattr(place, "traceback"), place
+        vars(place)["traceback"] = module
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(drop_values)
+
+
+def _log_error() -> None:
+    _log.error("an event failed: %s", _error_line())
+
+
+def _error_line() -> str:
+    error = sys.exc_info()[1]
+    return error_place(error) if error is not None else "no error"
+
+
+def drop_values(record: logging.LogRecord) -> bool:
+    """Replace a log record's traceback by the error's type and place. A logging filter that keeps all."""
+    if record.exc_info and (error := record.exc_info[1]) is not None:
+        head = (record.getMessage().splitlines() or [""])[0]  # asyncio's other lines quote the error
+        record.msg, record.args = f"{head}: {error_place(error)}", ()
+        record.exc_info = record.exc_text = None
+    return True
+
+
 QUEUE_POLL_SECONDS = 0.02  # between polls of Gradio's queue for work; its default is a millisecond
 
 
@@ -67,6 +107,8 @@ def fast_blocks(**options: Any) -> Blocks:
     inputs that are checked against them (a Radio's choices).
     """
     import gradio as gr
+
+    log_without_values()
 
     class FastBlocks(gr.Blocks):
         async def postprocess_data(

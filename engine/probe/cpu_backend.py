@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import load_json, store_json
+from common.files import load_json, open_input, store_json
 from common.paths import cache_folder
 from common.system import physical_cores
 from engine.errors import BackendError, ModelError
@@ -208,7 +208,7 @@ def _check_files(model: Path) -> None:
 
 def _check_file(model: Path) -> None:
     try:
-        with model.open("rb") as file:
+        with open_input(model) as file:
             magic = file.read(4)
     except OSError as error:
         raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error

@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.certificate import STATUSES, Certificate, Finding
+from common.certificate import STATUSES, Certificate, Finding, recommended
 from common.errors import UserError
 from common.paths import masked
+from common.shard_names import model_sizes
+from common.terminal import printable_logs, say, say_error, terminal_console
 from pipeline.errors import InputError
 from pipeline.exporter.run import ExportResult
 from pipeline.progress import ProgressBars
@@ -27,7 +29,7 @@ _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "di
 
 def show_certificate(certificate: Certificate, console: Console | None = None) -> None:
     """Print all findings, the most severe first, then thresholds and causes of failures and warnings."""
-    console = console or Console()
+    console = console or terminal_console()
     table = Table(title="certificate", title_justify="left")
     for heading in ("check", "", "found"):
         table.add_column(heading)
@@ -59,12 +61,16 @@ def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
 
     `after_interrupt` is the hint after Ctrl-C.
     """
+    printable_logs()
     try:
         yield
     except UserError as error:
         for line in (f"error: {error}", *error.more):
-            print(" ".join(masked(line, os.environ).split()), file=sys.stderr)
+            say(" ".join(masked(line, os.environ).split()), sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except RecursionError:
+        say_error("an input is nested too deeply: leave out what nobody wrote by hand")
+        raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -77,25 +83,28 @@ def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
 
 def terminal_progress() -> ProgressBars:
     """Return progress bars on standard error, separate from the output."""
-    return ProgressBars(Console(stderr=True))
+    return ProgressBars(terminal_console(stderr=True))
 
 
 def show_export(result: ExportResult, as_json: bool) -> None:
     """Print the table of files, notes and the certificate, and with `as_json` a summary as a line of JSON."""
-    console = Console()
-    table = Table(title=str(result.folder), title_justify="left")
+    console = terminal_console()
+    table = Table(title=Text(str(result.folder)), title_justify="left")
     for heading in ("file", "type"):
         table.add_column(heading)
     for heading in ("size", "bits per weight", "seconds"):
         table.add_column(heading, justify="right")
     for output in result.outputs:
         made = f"{output.seconds:.1f}" if output.file in result.made else "kept"
-        table.add_row(output.file, output.type, _size(output.bytes), f"{output.bits_per_weight:.2f}", made)
+        table.add_row(
+            Text(output.file), output.type, _size(output.bytes), f"{output.bits_per_weight:.2f}", made
+        )
     console.print(table)
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
     if result.certificate is not None:
         show_certificate(result.certificate, console)
+        _show_recommendation(result, result.certificate, console)
     if as_json:
         files = [{**asdict(output), "made": output.file in result.made} for output in result.outputs]
         print(
@@ -109,6 +118,12 @@ def show_export(result: ExportResult, as_json: bool) -> None:
                 }
             )
         )
+
+
+def _show_recommendation(result: ExportResult, certificate: Certificate, console: Console) -> None:
+    sizes = model_sizes({output.file: output.bytes for output in result.outputs})
+    if best := recommended(sizes, certificate):
+        console.print(f"take {best.name}: {best.why}", markup=False)
 
 
 def _size(count: int) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from common.terminal import say
 from common.text import pluralize
 from pipeline.cli.console import report_errors, terminal_progress
 from pipeline.training.config import ALL_LINEAR
@@ -123,21 +124,19 @@ def _quiet_libraries() -> None:
 def _print_summary(folder: Path, json_summary: bool) -> None:
     report: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))["report"]
     if json_summary:
-        typer.echo(json.dumps({"adapter": str(folder), **report}))
+        say(json.dumps({"adapter": str(folder), **report}))
         return
-    typer.echo(
+    say(
         f"{pluralize(report['steps'], 'step')} on {pluralize(report['train_chats'], 'chat')} "
         f"in {report['seconds']:.0f} s -> {folder}"
     )
-    typer.echo(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
+    say(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
     if report["held_out_loss"] is not None:
-        typer.echo(
-            f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}"
-        )
+        say(f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}")
     if cut := report["truncated_chats"]:
-        typer.echo(f"{pluralize(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
+        say(f"{pluralize(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
     if dropped := report["dropped_chats"]:
-        typer.echo(
+        say(
             f"{pluralize(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
             "tokens; raise it."
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from common.terminal import say
 from pipeline.cli.console import report_errors
 from pipeline.sources.bundled import make_base
 
@@ -25,4 +26,4 @@ def main(
     # transformers draws a bar for each of its steps; the whole takes 20 seconds.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with report_errors(after_interrupt=f"{out} is as it was before"):
-        typer.echo(f"The base model is in {make_base(out)}")
+        say(f"The base model is in {make_base(out)}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from common.files import read_input
 from common.text import pluralize
 from pipeline.data.chat_formats import Chat, ChatTurn, parse_line
 from pipeline.errors import InputError
@@ -78,7 +79,7 @@ def read_chats(path: Path, *, require_answer: bool = True) -> list[Chat]:
     Without `require_answer` the chats may end with the user's turn, as in a list of questions.
     """
     try:
-        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        raw = read_input(path).removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise InputError(f"the data set {path} does not exist: give a JSONL file of chats") from None
     except OSError as error:

@@ -6,6 +6,7 @@ So the base weights under PEFT's layers are empty float32 tensors on the CPU unt
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,10 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
+# PEFT validates a configuration by using it: a bad target, option, pattern or module raises any of these.
+_INVALID = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, re.error)
+
+
 def inject_adapter(model: Any, adapter: Adapter) -> Any:
     """Inject PEFT's layers for `adapter`, without weights, into `model`. Raises InputError."""
     try:
@@ -60,8 +65,7 @@ def inject_adapter(model: Any, adapter: Adapter) -> Any:
             _check_version(config, adapter)
             config.inference_mode = True
             return PeftModel(model, config, low_cpu_mem_usage=True)
-    # PEFT validates a configuration by using it: a bad target, option, pattern or module raises any of these.
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except _INVALID as error:
         raise InputError(
             f"the adapter {adapter.spec!r} does not fit the base model: {first_line(error)}"
         ) from None

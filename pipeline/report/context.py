@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.certificate import Certificate, Finding, Status
+from common.certificate import Certificate, Finding, Recommendation, Status, recommended
 from ggufio.shards import whole_name
 from pipeline.manifest import Output, Record
 
@@ -59,17 +59,15 @@ class ReportContext:
     files: tuple[ReportedFile, ...]
     status: Status
     findings: tuple[Finding, ...]
+    recommendation: Recommendation
     versions: Mapping[str, str]
     importance: Mapping[str, str] = field(default_factory=dict)
     choice: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> ReportedFile:
-        """The recommended file: the smallest that passed all checks, else the nearest to the tuned model."""
-        passed = [file for file in self.files if file.status == "pass"]
-        if passed:
-            return passed[0]
-        return min(self.files, key=lambda file: (file.kl is None, file.kl or 0.0, file.size))
+        """The recommended file."""
+        return next(file for file in self.files if file.name == self.recommendation.name)
 
 
 def report_context(name: str, record: Record, certificate: Certificate | None) -> ReportContext:
@@ -80,6 +78,8 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
     for output in record.outputs.values():
         models.setdefault(whole_name(output.file), []).append(output)
     files = [_reported_file(whole, shards, findings, statuses) for whole, shards in models.items()]
+    recommendation = recommended({file.name: file.size for file in files}, certificate)
+    assert recommendation is not None, name  # an export has a file
     return ReportContext(
         name=name,
         base=record.inputs["base"],
@@ -88,6 +88,7 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
         files=tuple(sorted(files, key=lambda file: file.size)),
         status=certificate.status if certificate else "skipped",
         findings=tuple(findings),
+        recommendation=recommendation,
         versions=record.versions,
         importance=record.inputs.get("importance", {}),
         choice=record.options.get("auto", {}),

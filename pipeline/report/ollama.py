@@ -91,11 +91,13 @@ def _message(role: Role, text: str) -> Message:
     return {"role": role, "content": text}
 
 
-def modelfile(file: str, turns: Turns | None, stops: Sequence[str], recommended: Mapping[str, float]) -> str:
+def modelfile(
+    file: str, turns: Turns | None, stops: Sequence[str], recommended: Mapping[str, float], why: str = ""
+) -> str:
     """Return the text of a Modelfile for a GGUF in the same folder.
 
-    `stops` are the tokens that end an answer. Without `turns`, Ollama tries to recognize the GGUF's own
-    template.
+    `stops` are the tokens that end an answer, `why` says why this file was taken out of several. Without
+    `turns`, Ollama tries to recognize the GGUF's own template.
     """
     lines = [f"FROM ./{Path(file).name}"]
     lines += [f'TEMPLATE """{go_template(turns)}"""'] if turns else []
@@ -105,6 +107,7 @@ def modelfile(file: str, turns: Turns | None, stops: Sequence[str], recommended:
         for row in SAMPLING_FIELDS
         if row.ollama and row.name in recommended
     ]
+    lines += [f"# {Path(file).name}: {why}."] if why else []
     return "\n".join(lines) + "\n"
 
 

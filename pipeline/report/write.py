@@ -53,7 +53,7 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
     texts: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     try:
-        texts["Modelfile"] = _modelfile(folder / context.best.name, context.best.whole)
+        texts["Modelfile"] = _modelfile(folder, context)
     except EngineError as error:  # the model has no chat template, or no backend runs on this machine
         notes += (f"no Modelfile is written: {error}",)
     for file, template in _TEMPLATES.items():
@@ -132,14 +132,14 @@ def _front_matter(context: ReportContext) -> str:
     return f"{front_matter(known)}\n"
 
 
-def _modelfile(gguf: Path, name: str) -> str:
-    """Return the Modelfile for the model `gguf`, whose file is called `name` in it."""
-    facts = probe_model(gguf).facts
+def _modelfile(folder: Path, context: ReportContext) -> str:
+    """Return the Modelfile for the recommended model; shards must be merged into one file for it."""
+    facts = probe_model(folder / context.best.name).facts
     template = facts.chat_template()
     bos = facts.bos if facts.adds_bos else ""  # then Ollama adds it too
     turns = find_turns(lambda chat: template.render(chat).removeprefix(bos))
     stops = dict.fromkeys(stop for stop in (facts.eos, *_end_of_turn(turns, facts.control)) if stop)
-    return modelfile(name, turns, list(stops), facts.recommended)
+    return modelfile(context.best.whole, turns, list(stops), facts.recommended, context.recommendation.why)
 
 
 def _end_of_turn(turns: Turns | None, control: tuple[str, ...]) -> list[str]:

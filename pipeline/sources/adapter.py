@@ -112,6 +112,57 @@ def is_lora(config: dict[str, Any]) -> bool:
     return _peft_type(config) == "LORA"
 
 
+_NUMBERS = (int, float)
+_FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    "r": (int,),
+    "lora_alpha": _NUMBERS,
+    "init_lora_weights": (bool, str),
+    "bias": (str,),
+    "rank_pattern": (dict,),
+    "alpha_pattern": (dict,),
+    "target_modules": (str, list),
+    "exclude_modules": (str, list),
+    "modules_to_save": (list,),
+    "trainable_token_indices": (list, dict),
+    "token_indices": (list,),
+    "use_rslora": (bool,),
+    "use_dora": (bool,),
+    "fan_in_fan_out": (bool,),
+}
+"""The JSON types of the fields that PEFT does not check; each may be null or absent too."""
+
+
+def reject_malformed(spec: str, config: dict[str, Any]) -> None:
+    """Raise InputError for a field whose value has another type than PEFT writes."""
+    for field, types in _FIELD_TYPES.items():
+        value = config.get(field)
+        if value is not None and not _is_of(value, types):
+            raise InputError(_malformed(spec, field, value))
+    try:
+        token_indices(config)
+    except (ValueError, TypeError):
+        field = "trainable_token_indices" if config.get("trainable_token_indices") else "token_indices"
+        raise InputError(_malformed(spec, field, config[field])) from None
+
+
+def _is_of(value: object, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
+def _malformed(spec: str, field: str, value: object) -> str:
+    return (
+        f"the adapter {spec!r} has {field} = {str(value)[:80]!r} in its adapter_config.json, which PEFT "
+        "never writes there: save the adapter again with PEFT, or correct the value"
+    )
+
+
+def token_indices(config: dict[str, Any]) -> set[int]:
+    """Return the ids of trained tokens. Raises ValueError or TypeError for what is no list of numbers."""
+    indices = config.get("trainable_token_indices") or config.get("token_indices") or []
+    lists = indices.values() if isinstance(indices, dict) else [indices]
+    return {int(token) for tokens in lists for token in tokens}
+
+
 def reject_unmergeable(spec: str, config: dict[str, Any]) -> None:
     """Raise InputError for an adapter that cannot be merged, with the reason and what to do instead."""
     kind = _peft_type(config)
@@ -185,15 +236,14 @@ class Adapter:
     @property
     def token_indices(self) -> set[int]:
         """The ids of trained tokens (trainable_token_indices)."""
-        indices = self.config.get("trainable_token_indices") or self.config.get("token_indices") or []
-        lists = indices.values() if isinstance(indices, dict) else [indices]
-        return {int(token) for tokens in lists for token in tokens}
+        return token_indices(self.config)
 
 
 def read_adapter(source: Source, weight: float = 1.0) -> Adapter:
     """Read and check an adapter. Raises InputError for one that is not supported."""
     config = read_json(source.folder / "adapter_config.json", f"the adapter {source.spec!r}")
     reject_unmergeable(source.spec, config)
+    reject_malformed(source.spec, config)
     tensors = tensors_of(source, [source.folder / WEIGHTS])
     if not tensors:
         raise InputError(f"the adapter {source.spec!r} holds no tensors")

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import paths as places
 from common.errors import MissingPackage
-from common.files import atomic_directory, sha256
+from common.files import atomic_directory, read_json_input, sha256
 from pipeline.errors import InputError
 
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -71,7 +71,7 @@ def is_complete(base: Path, digest: str | None = None) -> bool:
 def read_record(base: Path) -> dict[str, Any] | None:
     """Return the record in a base made here; None for any other folder."""
     try:
-        record = json.loads((base / RECORD).read_text(encoding="utf-8"))
+        record = read_json_input(base / RECORD)
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

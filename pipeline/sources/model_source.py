@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 import re
 import shlex
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import MissingPackage
+from common.files import read_input, read_json_input
 from common.hub_errors import hub_refusal
 from pipeline.errors import InputError
 
@@ -22,6 +22,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _BASE_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "*.json", "*.jinja", "*.model")
+_JSON_FILES = ("config.json", ".index.json", "tokenizer.json", "_map.json", "tokens.json", "vocab.json")
 _IGNORED_FILES = ("original/*", "consolidated*", "onnx/*", "*.bin.index.json", "checkpoint-*/*")
 
 
@@ -94,7 +95,7 @@ def adapter_source(spec: str, revision: str | None = None) -> Source:
 def read_json(path: Path, owner: str) -> dict[str, Any]:
     """Read a JSON object. Raises InputError when the file is missing or malformed."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_input(path)
     except FileNotFoundError:
         raise InputError(f"{owner} has no {path.name} in {path.parent}: is it the right folder?") from None
     except (ValueError, OSError) as error:
@@ -130,12 +131,28 @@ def _locate(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...
     if folder.is_dir():
         if revision:
             raise InputError(f"--{kind} {spec!r} is a folder: a revision goes with a Hub id only")
-        return Source(spec, folder.resolve(), None)
+        source = Source(spec, folder.resolve(), None)
+        _check_inputs(source)
+        return source
     if folder.exists():
         raise InputError(f"--{kind} {spec!r} is a file: give the folder that holds it, or a Hub id")
     if not HUB_ID.fullmatch(spec):
         raise InputError(f"--{kind} {spec!r}: there is no such folder, and a Hub id looks like owner/name")
     return _download(kind, spec, revision, patterns)
+
+
+def _check_inputs(source: Source) -> None:
+    """Raise InputError for what the libraries that read the files would hang or break on."""
+    for path in sorted(source.folder.iterdir()):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise InputError(f"{path} is no regular file: replace it by the file itself")
+        try:
+            if path.name.endswith(_JSON_FILES) and path.is_file():
+                read_json_input(path)
+            if path.suffix == ".jinja" and path.is_file():
+                read_input(path).decode("utf-8")
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def _download(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...]) -> Source:
@@ -153,7 +170,9 @@ def _download(kind: str, spec: str, revision: str | None, patterns: tuple[str, .
         reason = hub_refusal(error, "folder", revision) or failed
     else:
         # huggingface_hub keeps each snapshot in a folder named after its commit.
-        return Source(spec, Path(path), Path(path).name)
+        source = Source(spec, Path(path), Path(path).name)
+        _check_inputs(source)
+        return source
     raise InputError(f"--{kind} {spec!r}: {reason}")
 
 

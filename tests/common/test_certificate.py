@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.certificate import NAME, Certificate, Finding, load_certificate
+from common.certificate import NAME, Certificate, Finding, Status, load_certificate, recommended
 from common.errors import InputError
 
 FINDING = Finding("quality", "warn", "Good.", {"n": 1, "kept": {"low": 0.5}}, file="x.gguf")
@@ -79,3 +79,40 @@ def test_only_finite_numbers_are_figures() -> None:
 def test_the_schema_is_imported_without_pydantic(python: str, root: Path) -> None:
     code = "import sys, common.certificate; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([python, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def judged(**files: tuple[Status, float]) -> Certificate:
+    """Return a certificate with the status and KL of each file by its type."""
+    found = [
+        Finding("quantization", status, "", {"mean_kl": kl}, file=f"m-{kind}.gguf")
+        for kind, (status, kl) in files.items()
+    ]
+    return Certificate.of(found, dict.fromkeys((one.file for one in found), "ab"), {}, {})
+
+
+SIZES = {"m-Q4_K_M.gguf": 4, "m-Q5_K_M.gguf": 5, "m-Q8_0.gguf": 8, "m-Q2_K.gguf": 2}
+
+
+@pytest.mark.parametrize(
+    ("certificate", "best"),
+    [
+        (None, ("m-Q4_K_M.gguf", "skipped")),
+        (judged(Q4_K_M=("fail", 9), Q8_0=("pass", 0.1)), ("m-Q8_0.gguf", "pass")),
+        (judged(Q4_K_M=("pass", 0.2), Q5_K_M=("pass", 0.1)), ("m-Q4_K_M.gguf", "pass")),
+        (judged(Q4_K_M=("warn", 0.2), Q5_K_M=("pass", 0.3)), ("m-Q5_K_M.gguf", "pass")),
+        (
+            judged(Q4_K_M=("fail", 0.1), Q5_K_M=("warn", 0.3), Q8_0=("warn", 0.2)),
+            ("m-Q8_0.gguf", "warn"),
+        ),
+        (judged(Q4_K_M=("fail", 1), Q2_K=("fail", 1), Q5_K_M=("fail", 1)), ("m-Q8_0.gguf", "skipped")),
+        (
+            judged(Q4_K_M=("fail", 3), Q2_K=("fail", 2), Q5_K_M=("fail", 4), Q8_0=("fail", 2.5)),
+            ("m-Q2_K.gguf", "fail"),
+        ),
+    ],
+)
+def test_the_best_that_passed_is_recommended(certificate: Certificate | None, best: tuple[str, str]) -> None:
+    found = recommended(SIZES, certificate)
+    assert found is not None
+    assert (found.name, found.reason) == best
+    assert recommended({}, certificate) is None

@@ -105,10 +105,17 @@ class Task:
 class Answerer:
     """Runs tasks: streams answers from the model and writes them to the store."""
 
-    def __init__(self, acquire_model: AcquireModel, store: Store, live: ActiveStreams, context: int) -> None:
+    def __init__(
+        self,
+        acquire_model: AcquireModel,
+        store: Store,
+        live: ActiveStreams,
+        context: int,
+        hashes: WeightsHashes | None = None,
+    ) -> None:
         """`context` is assumed, in tokens, for a model that has not answered yet."""
         self._acquire_model, self._store, self._live = acquire_model, store, live
-        self._hashes = WeightsHashes()
+        self._hashes = hashes or WeightsHashes()
         self._writing: set[int] = set()
         self._context, self._contexts = context, dict[str | None, int]()
 

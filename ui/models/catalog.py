@@ -17,6 +17,7 @@ from ui.models.files import (
     CatalogEntry,
     catalog_entry,
     choose_gguf,
+    choose_with_reason,
     embedded_gguf,
     find_entries,
     is_embedded,
@@ -136,7 +137,8 @@ def resolve_entry(
     model, _, adapter = text.partition(_ADAPTER_SEPARATOR)
     if adapter and not Path(adapter).is_file():
         raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
-    return catalog_entry(choose_gguf(Path(model), progress), Path(adapter) if adapter else None, name)
+    file, reason = choose_with_reason(Path(model), progress)
+    return catalog_entry(file, Path(adapter) if adapter else None, name, reason)
 
 
 def _parse_entry(text: str) -> CatalogEntry:

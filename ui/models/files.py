@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import paths
+from common.certificate import NAME as CERTIFICATE
+from common.certificate import (
+    REASONS,
+    Certificate,
+    Reason,
+    Recommendation,
+    load_certificate,
+    recommended,
+)
+from common.errors import InputError
+from common.files import read_json_input
+from common.shard_names import model_sizes
 from common.text import size_text
 from engine.errors import ModelError
 from engine.types import ModelInfo, ProgressCallback, no_progress
@@ -28,11 +39,6 @@ def short_name(info: ModelInfo) -> str:
     return (stem or info.name) + (f" + {Path(info.adapter).stem}" if info.adapter else "")
 
 
-# The choice from a folder: the usual trade-offs of size and quality first, then the rest.
-PREFERENCE = (
-    *("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "IQ4_NL"),
-    *("Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
-)
 _ADAPTER = re.compile(r"-lora\b", re.IGNORECASE)
 _NO_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
@@ -42,16 +48,26 @@ def choose_gguf(model: Path | None, progress: ProgressCallback = no_progress) ->
 
     Hub models are downloaded, with calls of `progress`. Raises ModelError.
     """
+    return choose_with_reason(model, progress)[0]
+
+
+def choose_with_reason(
+    model: Path | None, progress: ProgressCallback = no_progress
+) -> tuple[Path, Reason | None]:
+    """Return as `choose_gguf`, and why that file out of a folder; None where a file was named."""
     if model is None:
-        return embedded_gguf()
+        return embedded_gguf(), None
     if is_hub_name(model):
-        return fetch_gguf(str(model), _best_name, progress)
+        return fetch_gguf(str(model), _recommended, progress)
     if not model.exists():
         raise ModelError(
             f"model {str(model)!r} does not exist: give the path of a .gguf file or of its folder, "
             "or a model on the Hub as owner/name/file.gguf"
         )
-    return _first_shard(_best_of(model) if model.is_dir() else model)
+    if not model.is_dir():
+        return _first_shard(model), None
+    best = _best_of(model)
+    return _first_shard(model / best.name), best.reason
 
 
 def is_hub_name(model: Path) -> bool:
@@ -97,41 +113,47 @@ def _first_shard(model: Path) -> Path:
                 f"model {str(model)!r} is one of {len(files)} files and {file.name} is missing: "
                 "put all of them into one folder"
             )
+        if not file.is_file():
+            raise ModelError(f"model {str(file)!r} is no regular file: give the path of a .gguf file")
     return files[0]
 
 
-def _best_of(folder: Path) -> Path:
-    best = _best_name([path.name for path in _finished_files(folder)])
+def _best_of(folder: Path) -> Recommendation:
+    certificate = _certificate_of(folder)
+    sizes = {path.name: path.stat().st_size for path in _finished_files(folder)}
+    best = _recommended(model_sizes(sizes), certificate)
     if best is None:
         inner = sorted({str(path.parent) for path in folder.glob("*/*.gguf")})
         fix = f"name one of {', '.join(inner)}" if inner else "name a folder with a .gguf file, or the file"
         raise ModelError(f"folder {str(folder)!r} holds no GGUF model: {fix}")
-    return folder / best
+    return best
 
 
-def _best_name(names: Sequence[str]) -> str | None:
-    candidates = [name for name in names if not _NO_MODEL.search(name)]
-    return min(candidates, key=_rank, default=None)
+def _certificate_of(folder: Path) -> Certificate | None:
+    try:
+        return load_certificate(folder / CERTIFICATE, strict=False)
+    except InputError as error:
+        raise ModelError(f"folder {str(folder)!r}: {error}, or name the .gguf file itself") from None
+
+
+def _recommended(sizes: Mapping[str, int], certificate: Certificate | None) -> Recommendation | None:
+    return recommended(
+        {name: size for name, size in sizes.items() if not _NO_MODEL.search(name)}, certificate
+    )
 
 
 def _finished_files(folder: Path) -> list[Path]:
     """Return a folder's GGUF files; if an export left its manifest, only those that it lists as finished."""
     files = sorted(path for path in folder.glob("*.gguf") if path.is_file())
     manifest = folder / "manifest.json"
-    if not manifest.is_file():
+    if not manifest.exists():
         return files
     try:
-        outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
+        outputs = read_json_input(manifest)["outputs"]
         finished = {item["file"] for item in outputs}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{str(manifest)!r} is damaged ({error!r}): name the .gguf file itself") from error
     return [path for path in files if path.name in finished]
-
-
-def _rank(name: str) -> tuple[int, str]:
-    tokens = re.split(r"[-.]", name.upper())
-    ranks = [PREFERENCE.index(token) for token in tokens if token in PREFERENCE]
-    return (min(ranks, default=len(PREFERENCE)), name)
 
 
 _TYPE_SUFFIX = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
@@ -142,7 +164,8 @@ class CatalogEntry:
     """A model on offer; `source` is a path or a Hub name, `adapter` a GGUF LoRA to load on it.
 
     Visitors see `key` and `label`, so neither contains a local path. `named` means that the name was chosen
-    (NAME=FILE) rather than derived from the file's.
+    (NAME=FILE) rather than derived from the file's. `reason` says why this file was taken out of a folder;
+    None where it was named.
     """
 
     key: str
@@ -150,16 +173,24 @@ class CatalogEntry:
     source: str
     adapter: Path | None = None
     named: bool = False
+    reason: Reason | None = None
+
+    @property
+    def loading(self) -> str:
+        """What a terminal says while it loads: the label, and why this file was taken out of a folder."""
+        return f"Loading {self.label}{f' ({REASONS[self.reason]})' if self.reason else ''} ..."
 
 
-def catalog_entry(path: Path, adapter: Path | None = None, name: str | None = None) -> CatalogEntry:
+def catalog_entry(
+    path: Path, adapter: Path | None = None, name: str | None = None, reason: Reason | None = None
+) -> CatalogEntry:
     """Return the entry of a local file."""
     stem = stem_of(path)
     short, quantization = name_and_type(path)
     facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), quantization]
     label = " · ".join(filter(None, [*facts, size_text(size(path) + (size(adapter) if adapter else 0))]))
     key = name or (f"{stem}+{adapter.stem}" if adapter else stem)
-    return CatalogEntry(key, label, str(path), adapter, named=name is not None)
+    return CatalogEntry(key, label, str(path), adapter, named=name is not None, reason=reason)
 
 
 def name_and_type(path: Path) -> tuple[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,27 @@ from engine.serving.protocols import ChatBackend, ChatStream, SupportsStart
 from engine.types import Message, ModelInfo, ProgressCallback, no_progress
 from ui.models.catalog import Catalog, OpenGguf
 from ui.models.files import CatalogEntry
+from ui.models.weights_hash import FileChange, WeightsHashes
 
 
 @dataclass(frozen=True)
 class Models:
     """The models on offer and those that are loaded.
 
-    `described` is the default model's info, if it was read before loading it.
+    `described` is the default model's info, if it was read before loading it; `hashes` watch the files.
     """
 
     catalog: Catalog
     pool: ModelPool
     described: ModelInfo | None = None
+    hashes: WeightsHashes = field(default_factory=WeightsHashes)
+
+    def change(self, key: str) -> FileChange | None:
+        """Return what was found wrong with the files of a loaded model. Never waits."""
+        if key not in self.pool.loaded():
+            return None
+        with self.pool.use(key) as backend:
+            return self.hashes.change_of(backend)
 
     def default_info(self) -> ModelInfo:
         """Return the default model's info, loading the model if needed. Raises the pool's errors."""
@@ -51,16 +60,30 @@ class Models:
 
 
 def models_of(
-    catalog: Catalog, open_gguf: OpenGguf, max_loaded: int = 2, described: ModelInfo | None = None
+    catalog: Catalog,
+    open_gguf: OpenGguf,
+    max_loaded: int = 2,
+    described: ModelInfo | None = None,
+    on_change: Callable[[FileChange], None] = lambda change: None,
 ) -> Models:
-    """Return the models of a catalog, none loaded yet; `described` as in Models."""
+    """Return the models of a catalog, none loaded yet; `described` as in Models.
+
+    `on_change` is called when a model's file is not the one that its manifest describes, or was loaded.
+    """
+    hashes = WeightsHashes(on_change)
+
+    def open_model(key: str, progress: ProgressCallback) -> ChatBackend:
+        backend = catalog.open(key, open_gguf, progress)
+        hashes.of(backend)
+        return backend
+
     pool = ModelPool(
-        lambda key, progress: catalog.open(key, open_gguf, progress),
+        open_model,
         catalog.keys(),
         catalog.default,
         max_loaded=max_loaded,
     )
-    return Models(catalog, pool, described)
+    return Models(catalog, pool, described, hashes)
 
 
 def one_model(backend: ChatBackend) -> Models:

@@ -31,13 +31,18 @@ def heading(text: str) -> Markup:
 
 
 def short_number(value: float | None, t: Translator, digits: int = 3) -> str:
-    """Format a number to `digits` significant digits; None and non-finite numbers are a dash."""
+    """Format a number to `digits` significant digits, or as a whole number if it has more before the point.
+
+    None and non-finite numbers are a dash. Very large and very small ones have an exponent.
+    """
     if value is None or not math.isfinite(value):
         return NOTHING
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
-    return t.number(value, places) if places <= 6 else f"{value:.{digits - 1}e}"
+    if places > 6 or abs(value) >= 1e9:
+        return f"{value:.{digits - 1}e}"
+    return t.number(value, max(0, places))
 
 
 def percent(share: float | None, t: Translator, digits: int = 1) -> str:

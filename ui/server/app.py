@@ -33,6 +33,7 @@ from ui.models.registry import Models
 from ui.openai.routes import add_openai_api
 from ui.pages.assets import CSS, theme
 from ui.server.page import build_page
+from ui.server.uploads import UploadMiddleware
 from ui.settings import on_a_space
 
 # Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
@@ -95,7 +96,9 @@ def create_app(
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
     page = build_page(models, concurrency, own_machine=own_machine, store=store)
-    sessions = _mount_page(app, page, access, MAX_BYTES if own_machine else MAX_BYTES_REMOTE)
+    max_file_size = MAX_BYTES if own_machine else MAX_BYTES_REMOTE
+    sessions = _mount_page(app, page, access, max_file_size)
+    app.add_middleware(UploadMiddleware, max_file_size=max_file_size, forget=page.upload_file_set.discard)
     # Gradio compresses its scripts, but not the page, which is the largest download of a phone.
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)

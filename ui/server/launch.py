@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.terminal import printable_logs, say
 from engine.errors import EngineError
 from ui.cli import ServeError, address_of, bind, fail, is_local, read_settings
 from ui.settings import AppSettings, history_file, storage_note
@@ -18,6 +19,7 @@ from ui.settings import AppSettings, history_file, storage_note
 if TYPE_CHECKING:  # imported in `run`, so that --help is fast
     from engine.serving.protocols import ChatBackend
     from ui.auth.access import Access
+    from ui.models.weights_hash import FileChange
 
 MODELS = Path(__file__).resolve().parents[2] / "models"  # the models on offer unless --models names others
 
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None, prog_name: str | None = None) -
     settings = read_settings(sys.argv[1:] if arguments is None else arguments, prog_name)
     from ui.conversations.store import StoreError
 
+    printable_logs()
     try:
         run(settings)
     except (EngineError, ServeError, StoreError) as error:
@@ -56,7 +59,7 @@ def run(settings: AppSettings) -> None:
     bound = bind(settings.host, settings.port)
     history = history_file(settings.history)
     store = Store(history)
-    print(f"{storage_note(history)}\nLoading {default.label} ...", flush=True)
+    say(f"{storage_note(history)}\n{default.loading}")
     loader = ProcessLoader(engine)
     try:
         loader.start(Path(default.source))  # in its own process, while the page is built here
@@ -64,7 +67,7 @@ def run(settings: AppSettings) -> None:
         from ui.server.app import create_app, serve
 
         info = replace(loader.describe(Path(default.source)), adapter=str(default.adapter or ""))
-        models = models_of(catalog, loader, settings.max_loaded, described=info)
+        models = models_of(catalog, loader, settings.max_loaded, described=info, on_change=_warn)
         try:
             loading = models.pool.preload()
             app = create_app(
@@ -96,6 +99,10 @@ def _announce(loading: Future[ChatBackend], address: str) -> None:
     if not loading.done():
         print(f"The page is there, the model still loads: {address}", flush=True)
     loading.add_done_callback(loaded)
+
+
+def _warn(change: FileChange) -> None:
+    say(f"warning: {change.text()}", sys.stderr)
 
 
 def _access(settings: AppSettings) -> Access:

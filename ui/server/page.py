@@ -71,7 +71,7 @@ def _chat(
         _head_button("page.quality", "open-quality", link="quality")
         open_settings = _head_button("page.settings", "open-settings")
     picker.show_below(info)
-    answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context)
+    answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context, models.hashes)
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
     read = ContextReader(answerer.context_of)
     edits = EditHandlers(panel, live, read)
@@ -85,6 +85,7 @@ def _chat(
     history.wire(page)
     for event in answered:
         history.refresh_after(event)
+        picker.warn_after(event)
     history.on_open(events.open, panel.outputs)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_common(page, open_settings, events.close)

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.table import Table
 
+from common.files import read_input
+from common.terminal import printable, printable_logs, say_error
 from engine.config import SAMPLING_FIELDS, EngineConfig, KvType, SamplingField, SamplingParams
 from engine.errors import EngineError, SettingsError
 from engine.serving.protocols import ChatBackend
@@ -34,6 +36,7 @@ from ui.i18n.words import (
     THREADS_HELP,
 )
 from ui.models.files import short_name
+from ui.models.weights_hash import WeightsHashes
 from ui.render.messages import conversation
 from ui.render.status import explain, facts_text, outcome_text
 from ui.sampling import FIELDS, sampling_from
@@ -47,8 +50,8 @@ HELP = """\
 """
 
 
-# Untrusted text must not move the cursor, fill the clipboard or rename the window.
-_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
+HASH_SECONDS = 10.0
+"""How long a one-shot run waits for the hash of its model's files; the cache keeps it for the next run."""
 
 
 @dataclass
@@ -61,6 +64,8 @@ class TerminalChat:
     history: list[Message] = field(default_factory=list)
     out: Console = field(default_factory=Console)
     err: Console = field(default_factory=lambda: Console(stderr=True))
+    hashes: WeightsHashes = field(default_factory=WeightsHashes)
+    _warned: bool = False
 
     def ask(self, question: str) -> Progress:
         """Stream an answer to stdout; Ctrl-C stops it and keeps its text in the conversation."""
@@ -85,7 +90,7 @@ class TerminalChat:
     def write(self, text: str) -> None:
         """Write a piece of an answer to stdout."""
         piece = Segments(
-            [Segment(_without_controls(text, self.out))]
+            [Segment(_shown(text, self.out))]
         )  # rich would turn the tabs of a plain text into spaces
         self.out.print(piece, end="", soft_wrap=True)
         self.out.file.flush()
@@ -96,14 +101,22 @@ class TerminalChat:
             self.print_error(explain(progress.error))
         else:
             self.print_note(outcome_text(progress))
+        self.warn()
+
+    def warn(self) -> None:
+        """Print once what is wrong with the model's files."""
+        change = self.hashes.change_of(self.backend)
+        if change is not None and not self._warned:
+            self._warned = True
+            self.print_error(f"warning: {change.text()}")
 
     def print_error(self, text: str) -> None:
         """Print an error to stderr."""
-        self.err.print(_without_controls(text, self.err), style="bold red", highlight=False, markup=False)
+        self.err.print(_shown(text, self.err), style="bold red", highlight=False, markup=False)
 
     def print_note(self, text: str) -> None:
         """Print a remark to stderr."""
-        self.err.print(_without_controls(text, self.err), style="dim", highlight=False, markup=False)
+        self.err.print(_shown(text, self.err), style="dim", highlight=False, markup=False)
 
     def command(self, text: str) -> bool:
         """Run a command line that begins with `/`; return False to leave the chat."""
@@ -167,7 +180,9 @@ def run_once(chat: TerminalChat, prompt: str) -> int:
     if not prompt.strip():
         chat.print_error("the prompt is empty: give --prompt some text, or --prompt-file a file with some")
         return 2
+    chat.hashes.of(chat.backend)
     progress = chat.ask(prompt.strip())
+    chat.hashes.wait(chat.backend, HASH_SECONDS)
     chat.report(progress)
     return 1 if progress.error is not None else 0
 
@@ -175,6 +190,7 @@ def run_once(chat: TerminalChat, prompt: str) -> int:
 def run_loop(chat: TerminalChat, read: Callable[[], str] | None = None) -> None:
     """Chat until the user leaves. `read` returns a line; EOFError leaves, KeyboardInterrupt asks again."""
     read = read or _prompt()
+    chat.hashes.of(chat.backend)
     info = chat.backend.info
     chat.print_note(f"{short_name(info)} ({facts_text(info)}). /help lists the commands.")
     while True:
@@ -204,16 +220,16 @@ def read_prompt(path: Path, stdin: Callable[[], str]) -> str:
     if str(path) == "-":
         return stdin()
     try:
-        return path.read_text(encoding="utf-8")
+        return read_input(path).decode("utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"prompt file {str(path)!r} cannot be read ({error}): give a UTF-8 text file"
         ) from error
 
 
-def _without_controls(text: str, console: Console) -> str:
-    """Remove control characters if the console is a terminal; a pipe gets the text unchanged."""
-    return text.translate(_CONTROLS) if console.is_terminal else text
+def _shown(text: str, console: Console) -> str:
+    """Return what a terminal may show of a text; a pipe gets the text unchanged."""
+    return printable(text) if console.is_terminal else text
 
 
 def _prompt() -> Callable[[], str]:
@@ -295,11 +311,12 @@ def run_cli(
     cli: typer.Typer, arguments: Sequence[str] | None = None, prog_name: str | None = None
 ) -> NoReturn:
     """Run the command and exit; invalid options are one line on stderr and exit code 2."""
+    printable_logs()
     try:
         code = cli(arguments, prog_name=prog_name, standalone_mode=False)
     except typer.TyperException as error:  # typer itself would draw a box of six lines
         said = " ".join(error.format_message().split())
         hint = ": put a question behind --prompt" if said.startswith("Got unexpected extra argument") else ""
-        print(f"error: {said}{hint}", file=sys.stderr)
+        say_error(f"{said}{hint}")
         sys.exit(error.exit_code)
     sys.exit(code)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from common.terminal import say, say_error
 from engine.config import EngineConfig, sampling_over
 from engine.errors import EngineError, SettingsError
 from ui.models.catalog import default_entry
@@ -68,7 +69,7 @@ def main(
         )
         code = run(model, settings, given, system, question)
     except EngineError as error:
-        typer.echo(f"error: {error}", err=True)
+        say_error(str(error))
         code = 2
     raise typer.Exit(code)
 
@@ -90,6 +91,8 @@ def run(
     from engine.serving.backend import ModelLoader
 
     named = default_entry(model)
+    if named.reason is not None:
+        say(named.loading, sys.stderr)
     backend = ModelLoader(settings)(Path(named.source), named.adapter)
     try:
         chat = TerminalChat(backend, sampling_over(backend.info.recommended, given), system)

@@ -139,6 +139,21 @@ def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_written(
     assert not (tmp_path / "models").exists()
 
 
+def test_what_peft_refuses_leaves_nothing_behind(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = inputs
+    broken = shutil.copytree(adapter, tmp_path / "adapter")
+    config = json.loads((broken / "adapter_config.json").read_text())
+    for field, value in (
+        ("alpha_pattern", {"(": 1}),
+        ("init_lora_weights", 5),
+        ("rank_pattern", {"q_proj": "x"}),
+    ):
+        (broken / "adapter_config.json").write_text(json.dumps(config | {field: value}))
+        with pytest.raises(InputError, match="the adapter '"):
+            export(config_for((base, broken), tmp_path / "models" / "bob"))
+        assert not (tmp_path / "models").exists()
+
+
 def test_a_second_run_has_nothing_to_do(inputs: tuple[Path, Path], exported: Path) -> None:
     steps = Steps()
     again = export(config_for(inputs, exported), steps)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from common.certificate import Certificate, Finding
+from common.certificate import NAME, REASONS, Certificate, Finding, Status
 from common.paths import embedded_gguf
 from pipeline.manifest import Output, Record
 from pipeline.report.write import remove_report, write_report
+from ui.models.files import choose_with_reason
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +106,28 @@ def test_the_card_is_for_the_hub(folder: Path) -> None:
     assert "\n# not a heading" not in body and "\\<img src=x" in body
     assert "- adapter: you/pirate\\<script\\> at c0ffee, LoRA of rank 8, weight 0.5" in body
     assert "python app.py bob-Q4_K_M.gguf" in body  # the smallest that passed
+
+
+def test_card_modelfile_and_app_take_the_same_file_for_the_same_reason(folder: Path) -> None:
+    shutil.copy(folder / "bob-Q4_K_M.gguf", folder / "bob-Q8_0.gguf")
+    made = record("Q4_K_M", "Q8_0")
+    statuses: list[tuple[Status, Status]] = [("fail", "pass"), ("warn", "pass"), ("fail", "warn")]
+    for found in statuses:
+        findings = [
+            Finding("quality", status, "", file=file)
+            for file, status in zip(made.outputs, found, strict=True)
+        ]
+        checked = Certificate.of(findings, dict.fromkeys(made.outputs, "ab" * 32), {}, {})
+        write_report(folder, "bob", made, checked)
+        (folder / NAME).write_text(json.dumps(checked.to_json()))
+        file, reason = choose_with_reason(folder)
+        assert (file.name, reason) == ("bob-Q8_0.gguf", found[1])
+        lines = (folder / "Modelfile").read_text().splitlines()
+        assert lines[0] == "FROM ./bob-Q8_0.gguf"
+        assert lines[-1] == f"# bob-Q8_0.gguf: {REASONS[found[1]]}."
+        card = (folder / "README.md").read_text()
+        assert f"`bob-Q8_0.gguf`: {REASONS[found[1]]}." in card and "app.py bob-Q8_0.gguf" in card
+        assert f"<code>bob-Q8_0.gguf</code>: {REASONS[found[1]]}." in (folder / "report.html").read_text()
 
 
 def test_a_readme_of_the_users_own_is_left_alone(folder: Path) -> None:

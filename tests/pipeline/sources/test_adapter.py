@@ -30,6 +30,29 @@ def test_what_cannot_be_merged_exactly_is_refused_by_name(tmp_path: Path) -> Non
         read_adapter(adapter_source(str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("init_lora_weights", 5),
+        ("r", True),
+        ("r", "x"),
+        ("lora_alpha", []),
+        ("bias", 7),
+        ("rank_pattern", 5),
+        ("target_modules", 5),
+        ("use_dora", "maybe"),
+        ("trainable_token_indices", "x"),
+        ("trainable_token_indices", {"embed_tokens": ["x"]}),
+        ("trainable_token_indices", {"embed_tokens": 3}),
+        ("token_indices", [[1]]),
+    ],
+)
+def test_a_value_that_peft_does_not_write_is_named(tmp_path: Path, field: str, value: object) -> None:
+    folder = write(tmp_path / "adapter", **{field: value})
+    with pytest.raises(InputError, match=rf"adapter' has {field} = .*save the adapter again"):
+        read_adapter(adapter_source(str(folder)))
+
+
 def test_other_safetensors_beside_the_adapter_are_none_of_its_tensors(tmp_path: Path) -> None:
     folder = write(tmp_path / "adapter")
     save_file({"step": np.zeros(1, np.float32)}, folder / "optimizer.safetensors")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from common.certificate import Certificate, Finding
 from engine.errors import ModelError
+from ui.models.catalog import default_entry
 from ui.models.files import choose_gguf, embedded_gguf, is_embedded
 
 
@@ -48,6 +50,28 @@ def test_a_file_that_the_manifest_does_not_list_is_unfinished(tmp_path: Path) ->
         json.dumps({"outputs": [{"file": "m-Q5_K_M.gguf", "sha256": "00"}]})
     )
     assert choose_gguf(folder).name == "m-Q5_K_M.gguf"
+
+
+def test_a_file_whose_certificate_failed_is_not_taken(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "m", "m-Q4_K_M.gguf", "m-Q5_K_M.gguf", "m-Q8_0.gguf")
+    found = [Finding("quality", "fail", "Do not use.", file="m-Q4_K_M.gguf")]
+    certificate = Certificate.of(found, dict.fromkeys(("m-Q4_K_M.gguf", "m-Q8_0.gguf"), "ab"), {}, {})
+    findings = [Finding("quality", "pass", "Good.", file="m-Q8_0.gguf"), *found]
+    for findings_now, best in ((found, "m-Q5_K_M.gguf"), (findings, "m-Q8_0.gguf")):
+        certificate = Certificate.of(findings_now, certificate.hashes, {}, {})
+        (folder / "certificate.json").write_text(json.dumps(certificate.to_json()))
+        assert choose_gguf(folder).name == best
+    entry = default_entry(folder)
+    assert entry.loading == ("Loading m · Q8_0 · 1 MB (the smallest file that passed every check) ...")
+    assert default_entry(folder / "m-Q4_K_M.gguf").loading == "Loading m · Q4_K_M · 1 MB ..."
+
+
+def test_a_broken_certificate_is_named(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "m", "m-Q4_K_M.gguf")
+    (folder / "certificate.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"certificate\.json cannot be read .*name the \.gguf file itself$"):
+        choose_gguf(folder)
+    assert choose_gguf(folder / "m-Q4_K_M.gguf").name == "m-Q4_K_M.gguf"
 
 
 def test_a_broken_manifest_is_named(tmp_path: Path) -> None:

@@ -219,6 +219,17 @@ def test_a_model_cannot_drive_the_terminal_and_a_pipe_gets_what_it_said() -> Non
         assert ("\x1b]0" in printed(chat.err)) is not is_terminal
 
 
+def test_a_changed_file_is_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "bob.gguf"
+    file.write_bytes(b"GGUF")
+    (tmp_path / "manifest.json").write_text('{"outputs": [{"file": "bob.gguf", "sha256": "00"}]}')
+    chat = terminal(FakeBackend(info=replace(INFO, path=str(file))))
+    assert run_once(chat, "Hi") == 0
+    run_loop(chat, lines("Again"))
+    said = " ".join(printed(chat.err).split())
+    assert said.count("warning: bob.gguf is not the file that manifest.json describes") == 1
+
+
 def test_one_shot_exit_codes() -> None:
     assert run_once(terminal(FakeBackend()), "hello") == 0
     assert run_once(terminal(FakeBackend(error=EngineStopped("died"))), "hello") == 1

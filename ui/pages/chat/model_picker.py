@@ -78,6 +78,7 @@ class ModelsPanel:
         self._name.value = model_name(info)
         self._facts = gr.HTML(padding=False, elem_id="facts")
         self._note = gr.HTML("", padding=False, elem_id="model-note")
+        self._warning = gr.HTML("", padding=False, elem_id="model-warning")
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the picker, and restore the browser's choice when the page loads."""
@@ -92,6 +93,23 @@ class ModelsPanel:
             self._choose, [self._picker, self.key, self._tab], trigger_mode="always_last", **quiet
         )
         self.switched = [chosen, page.load(self._restore, [self._kept, self.key, self._tab], **quiet)]
+        for event in self.switched:
+            self.warn_after(event)
+
+    def warn_after(self, event: gr.events.Dependency) -> None:
+        """Show what is wrong with the model's files after an event."""
+        event.then(
+            self._warn,
+            [self.key],
+            [self._warning],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+    def _warn(self, request: gr.Request, key: str) -> str:
+        change = self._models.change(key)
+        return line(change.text(translator(request)), "error") if change else ""
 
     def info_of(self, key: str) -> ModelInfo | None:
         """Return a model's facts, or None before any tab has chosen it."""

@@ -89,7 +89,9 @@ class QualityPanel:
         figures = view.file_figures(certificate, path.parent)
         return {
             self._verdict: about + view.findings(certificate.about(path.name), t),
-            self._files: view.files_table(figures, t) + charts(figures, whole_name(path.name), t),
+            self._files: view.files_table(figures, t)
+            + view.advice(certificate, path.parent, t)
+            + charts(figures, whole_name(path.name), t),
         }
 
     def _without_figures(self, why: str) -> Updates:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from common.certificate import Certificate, Finding
+from common.certificate import Certificate, Finding, recommended
 from common.certificate_charts import ChartedFile, Title, certificate_charts
+from common.shard_names import model_sizes
 from common.text import size_text
 from ggufio.shards import whole_name
 from ui.i18n.words import Translator
@@ -153,6 +154,16 @@ def files_table(figures: Sequence[FileFigures], t: Translator) -> Markup:
     rows = [_row(one, t) for one in figures]
     title = heading(label) + paragraph(t("quality.files.info"), "teach")
     return title + table([t(f"quality.head.{head}") for head in heads], rows, label)
+
+
+def advice(certificate: Certificate, folder: Path, t: Translator) -> Markup:
+    """Render which of the certificate's files in the folder to take, and why; empty when there are none."""
+    files = [folder / entry.file for entry in certificate.files]
+    sizes = {file.name: file.stat().st_size for file in files if file.is_file()}
+    best = recommended(model_sizes(sizes), certificate)
+    if best is None:
+        return Markup()
+    return paragraph(t(f"quality.take.{best.reason}", name=best.name), "advice")
 
 
 def chip(status: str, t: Translator) -> Markup:

@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -56,6 +58,18 @@ def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
     *loading, last = asyncio.run(notes())
     assert "Loading Model b · 40 % · 0 s" in loading[-1] and last == ""
+
+
+def test_a_changed_file_is_told_below_the_head(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    backend = FakeBackend(info=replace(INFO, path=str(file)))
+    panel = panel_over(lambda *_: backend)
+    assert panel._warn(REQUEST, "a") == ""  # not loaded
+    panel._models.pool.load("a")
+    assert panel._warn(REQUEST, "a") == ""
+    file.write_bytes(b"another")
+    assert "a.gguf was changed on disk while it is in use" in panel._warn(REQUEST, "a")
 
 
 def test_a_choice_by_hand_ends_the_load_of_the_last_visits_model(monkeypatch: pytest.MonkeyPatch) -> None:

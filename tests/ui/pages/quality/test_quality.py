@@ -29,8 +29,10 @@ from ui.i18n.words import ENGLISH, Translator
 from ui.models.catalog import Catalog
 from ui.models.files import catalog_entry, embedded_gguf
 from ui.models.registry import Models
-from ui.pages.inspect.tensor_sample import look, unrounded_beside
-from ui.pages.quality.view import CHECKS, FileFigures, charts, file_figures, findings, verdict
+from ui.pages.inspect.tensor_sample import contents, look, unrounded_beside
+from ui.pages.inspect.view import tensor_facts, tensor_tables
+from ui.pages.quality.view import CHECKS, FileFigures, advice, charts, file_figures, findings, verdict
+from ui.render.tables import short_number
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
 NUMBER = ENGLISH.number
@@ -93,6 +95,17 @@ def test_a_model_in_several_files_is_one_row_and_every_file_of_it_counts(tmp_pat
     assert (figures.name, figures.label, figures.size, figures.kl) == ("bob-Q4_1.gguf", "Q4_1", 10, 0.06)
     assert "very file" in verdict(files[0], found, {file: file for file in files}, ENGLISH)
     assert "changed" in verdict(files[0], found, {files[0]: files[0], files[1]: "cd"}, ENGLISH)
+
+
+def test_the_file_to_take_is_named_with_the_reason(tmp_path: Path) -> None:
+    content = certificate("bob-Q4_1.gguf", "ab" * 32)
+    (tmp_path / NAME).write_text(json.dumps(content))
+    found = read_certificate(tmp_path / "bob-Q4_1.gguf")
+    assert found is not None
+    assert advice(found, tmp_path, ENGLISH) == ""
+    (tmp_path / "bob-Q4_1.gguf").write_text("12345")
+    assert "take bob-Q4_1.gguf: none passed without a warning" in advice(found, tmp_path, ENGLISH)
+    assert "Nehmen Sie von diesen Dateien bob-Q4_1.gguf" in advice(found, tmp_path, Translator("de"))
 
 
 def test_every_finding_of_the_exports_certificate_has_a_heading_in_each_language(root: Path) -> None:
@@ -186,6 +199,28 @@ def test_a_tensor_is_held_against_the_file_in_full_precision_beside_it(tmp_path:
     assert look(model, "blk.0.attn_q.weight").reference == ""
     with pytest.raises(GgufError, match="no tensor"):
         look(model, "blk.9")
+
+
+def test_numbers_of_any_size_have_a_short_form() -> None:
+    shown = {0.00001234: "1.23e-05", 0.012345: "0.0123", 999.4: "999", 1234.5: "1,234", -54321.0: "-54,321"}
+    assert {value: short_number(value, ENGLISH) for value in shown} == shown
+    assert short_number(1234.5, Translator("de")) == "1.234" and short_number(1e300, ENGLISH) == "1.00e+300"
+    for exponent in range(-320, 308):
+        assert float(short_number(float(f"9.996e{exponent}"), ENGLISH).replace(",", "")) > 0
+
+
+def test_the_demos_own_tensors_are_shown_with_every_type() -> None:
+    """All of its vectors, which have numbers above 1,000, and the matrices of some layers."""
+    model = embedded_gguf()
+    names = [
+        name for name, one in contents(model).tensors.items() if one.rows == 1 or name.startswith("blk.7.")
+    ]
+    assert len(names) > 60
+    for name in names:
+        seen = look(model, name)
+        assert name in tensor_facts(seen, ENGLISH)
+        for rounded in (None, *seen.after.values()):
+            assert "table" in tensor_tables(seen, rounded, ENGLISH)
 
 
 @pytest.fixture
