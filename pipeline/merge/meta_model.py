@@ -22,6 +22,7 @@ from pipeline.sources.model_source import Source
 try:
     import peft
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from packaging.version import Version
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -30,6 +31,19 @@ try:
     from transformers import AutoConfig, AutoModelForCausalLM
 except ImportError as error:
     raise MissingPackage(error.name or "peft") from error
+
+
+# transformers and PEFT validate a configuration by using it: a bad value raises any of these.
+_INVALID = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    re.error,
+    StrictDataclassError,
+)
 
 
 def build_base(base: Source, settings: Mapping[str, object]) -> Any:
@@ -41,6 +55,8 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
             f"transformers cannot build the base model {base.spec!r}: {first_line(error)}; merge the "
             "adapter where the model's own code runs, save the model, and export that with --base"
         ) from None
+    except _INVALID as error:
+        raise InputError(_invalid_base(base, error)) from None
     if getattr(config, "quantization_config", None):
         raise InputError(
             f"the base model {base.spec!r} is quantized, and a merge needs full precision: "
@@ -49,12 +65,18 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
     for key, value in settings.items():
         setattr(config.get_text_config(), key, value)
         setattr(config, key, value)
-    with torch.device("meta"), suppress_warnings():
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"), suppress_warnings():
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except _INVALID as error:
+        raise InputError(_invalid_base(base, error)) from None
 
 
-# PEFT validates a configuration by using it: a bad target, option, pattern or module raises any of these.
-_INVALID = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, re.error)
+def _invalid_base(base: Source, error: Exception) -> str:
+    return (
+        f"{base.folder / 'config.json'} describes no model that transformers can build "
+        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): download it again, or correct it"
+    )
 
 
 def inject_adapter(model: Any, adapter: Adapter) -> Any:

@@ -23,6 +23,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _BASE_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "*.json", "*.jinja", "*.model")
 _JSON_FILES = ("config.json", ".index.json", "tokenizer.json", "_map.json", "tokens.json", "vocab.json")
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")  # config.json's names for their number
 _IGNORED_FILES = ("original/*", "consolidated*", "onnx/*", "*.bin.index.json", "checkpoint-*/*")
 
 
@@ -78,6 +79,7 @@ def base_source(spec: str, revision: str | None = None) -> Source:
             f"{source.folder / 'config.json'} names no architectures: it is no transformers model"
         )
     _check_shards(source)
+    _check_config(source, config)
     return source
 
 
@@ -235,13 +237,44 @@ def _conversion_command(what: str, source: Source, pickle: str) -> str:
     )
 
 
+def _check_config(source: Source, config: dict[str, Any]) -> None:
+    """Raise InputError for fields of a type that transformers never writes, or more layers than tensors."""
+    tensors = len(tensors_of(source))
+    for part in (config, config.get("text_config") or {}):
+        if not isinstance(part, dict):
+            raise InputError(_malformed(source, "text_config", part))
+        for field in ("vocab_size", *_LAYERS):
+            value = part.get(field)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise InputError(_malformed(source, field, value))
+        for field in _LAYERS:
+            if (value := part.get(field) or 0) > tensors:
+                raise InputError(
+                    f"{source.folder / 'config.json'} has {field} = {str(value)[:80]}, and the weights are "
+                    f"{tensors} tensors: they do not belong together"
+                )
+
+
+def _malformed(source: Source, field: str, value: object) -> str:
+    return (
+        f"{source.folder / 'config.json'} has {field} = {str(value)[:80]!r}, which transformers never writes "
+        "there: download it again, or correct the value"
+    )
+
+
 def _indexed_shards(source: Source) -> list[str]:
     """Return the file names in model.safetensors.index.json, in order; none without an index."""
     index = source.folder / "model.safetensors.index.json"
     if not index.is_file():
         return []
-    shards = read_json(index, f"the base model {source.spec!r}").get("weight_map", {}).values()
-    return sorted({Path(shard).name for shard in shards})
+    shards = read_json(index, f"the base model {source.spec!r}").get("weight_map")
+    if not isinstance(shards, dict) or not all(map(_is_file_name, shards.values())):
+        raise InputError(f"{index} is damaged: its weight_map does not name a file for each tensor")
+    return sorted({Path(shard).name for shard in shards.values()})
+
+
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and len(value.encode("utf-8", "replace")) < 256
 
 
 def _check_shards(source: Source) -> None:

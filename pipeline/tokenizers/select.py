@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import MissingPackage
-from common.text import and_more, pluralize
+from common.text import and_more, first_line, pluralize
+from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
 
@@ -128,12 +129,33 @@ def _template(folder: Path) -> str | None:
         return (folder / TEMPLATE).read_text(encoding="utf-8")
     if (folder / CONFIG).is_file():
         template = read_json(folder / CONFIG, "the tokenizer").get("chat_template")
-        return template if isinstance(template, str) else None
+        if not isinstance(template, str):
+            return None
+        if any("\ud800" <= letter <= "\udfff" for letter in template):
+            raise InputError(
+                f"{folder / CONFIG} has a chat_template that is no text: it holds half a character"
+            )
+        return template
     return None
 
 
 def _tokens(files: dict[str, Path]) -> Tokens:
-    """Return token -> id from the first vocabulary file there is; empty when there is none."""
+    """Return token -> id from the first vocabulary file there is; empty when there is none.
+
+    Raises InputError for files that no tokenizer has.
+    """
+    try:
+        tokens = _read_tokens(files)
+        odd = next((token for token, number in tokens.items() if type(number) is not int), None)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        odd = f"{type(error).__name__}: {first_line(error)}"
+    if odd is not None:
+        folder = next(iter(files.values())).parent
+        raise InputError(f"the tokenizer's files in {folder} are damaged ({odd!s:.80}): download them again")
+    return tokens
+
+
+def _read_tokens(files: dict[str, Path]) -> Tokens:
     if "tokenizer.json" in files:
         content = read_json(files["tokenizer.json"], "the tokenizer")
         vocabulary = content.get("model", {}).get("vocab", {})
@@ -197,7 +219,7 @@ def stage_checkpoint(
     """
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
     changed = _with_settings(config, settings)
-    tokenizer = choose_tokenizer(base, adapters, changed.get("text_config", changed).get("vocab_size"))
+    tokenizer = choose_tokenizer(base, adapters, (changed.get("text_config") or changed).get("vocab_size"))
     if not settings and tokenizer == choose_tokenizer(base, (), None):
         return StagedCheckpoint(base.folder, tokenizer.notes)
     folder = scratch / base.folder.name  # the converter derives the GGUF's general.name from it
@@ -210,5 +232,5 @@ def stage_checkpoint(
 
 
 def _with_settings(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
-    text = {"text_config": {**config["text_config"], **settings}} if "text_config" in config else {}
+    text = {"text_config": {**config["text_config"], **settings}} if config.get("text_config") else {}
     return {**config, **settings, **text}

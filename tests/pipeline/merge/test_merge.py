@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.config_mutations import write_good_folders
 from pipeline.errors import InputError
+from pipeline.merge.meta_model import build_base
+from pipeline.sources.model_source import base_source
 from tests.pipeline.conftest import Bases
 from tests.pipeline.merge.merging import assert_equals_peft, merger_for
 from tests.pipeline.tiny import ARCHITECTURES, make_adapter, make_base
@@ -145,6 +148,20 @@ def test_a_base_that_transformers_cannot_build_is_refused(bases: Bases, tmp_path
     )
     with pytest.raises(InputError, match=r"transformers cannot build.*export that with --base"):
         merger_for(base, adapter)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"hidden_size": "x"}, {"num_attention_heads": None}, {"hidden_act": "\0"}, {"intermediate_size": 2**70}],
+)
+def test_a_configuration_that_is_malformed_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    write_good_folders(tmp_path)
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    with pytest.raises(
+        InputError, match=r"config\.json describes no model that transformers can build \(\w+: "
+    ):
+        build_base(base_source(str(tmp_path / "base")), {})
 
 
 def test_a_target_that_is_never_merged_is_named(bases: Bases, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from bench.config_mutations import write_good_folders
 from pipeline.errors import InputError
 from pipeline.sources.model_source import adapter_source, base_source, tensors_of
+from pipeline.tokenizers.select import stage_checkpoint
 from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import make_base
 
@@ -122,3 +124,42 @@ def test_the_hubs_cache_layout_of_links_is_read(tmp_path: Path) -> None:
     for path in base.iterdir():
         (snapshot / path.name).symlink_to(path)
     assert tensors_of(base_source(str(snapshot))) == tensors_of(base_source(str(base)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.safetensors.index.json", {"weight_map": "x"}, "weight_map does not name a file for each"),
+        ("model.safetensors.index.json", {"weight_map": {"a": 1}}, "weight_map does not name a file"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "x" * 300}}, "weight_map does not name a file"),
+        (
+            "config.json",
+            {"num_hidden_layers": 10**9},
+            "has num_hidden_layers = 1000000000, and the weights are",
+        ),
+        ("config.json", {"num_hidden_layers": "2"}, "has num_hidden_layers = '2', which transformers never"),
+        ("config.json", {"text_config": {"n_layer": 2**70}}, "has n_layer = 1180591620717411303424, and"),
+        ("config.json", {"text_config": [1]}, r"has text_config = '\[1\]', which transformers never writes"),
+        ("config.json", {"vocab_size": 1.5}, "has vocab_size = '1.5', which transformers never writes"),
+    ],
+)
+def test_a_base_whose_files_are_malformed_is_refused(
+    tmp_path: Path, name: str, content: dict[str, object], says: str
+) -> None:
+    write_good_folders(tmp_path)
+    path = tmp_path / "base" / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    with pytest.raises(InputError, match=says) as refused:
+        base_source(str(tmp_path / "base"))
+    assert str(path) in str(refused.value)
+
+
+def test_null_is_absent(tmp_path: Path) -> None:
+    write_good_folders(tmp_path)
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "text_config": None, "n_layer": None}))
+    (tmp_path / "scratch").mkdir()
+    staged = stage_checkpoint(
+        base_source(str(tmp_path / "base")), (), {"vocab_size": 9}, tmp_path / "scratch"
+    )
+    assert json.loads((staged.folder / "config.json").read_text())["vocab_size"] == 9

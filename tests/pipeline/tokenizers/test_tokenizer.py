@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 from pipeline.tokenizers.select import TokenizerChoice, choose_tokenizer
@@ -84,3 +87,29 @@ def test_the_last_adapters_chat_template_is_used(tmp_path: Path) -> None:
     chosen = choose(base, first, second)
     assert chosen.template == "second's"
     assert [note.partition("(")[2][:8] for note in chosen.notes] == ["'first')", "'second'"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": 5},
+        {"model": {"vocab": {"a": "0"}}},
+        {"model": {"vocab": {"a": None}}},
+        {"model": {"vocab": [[]]}},
+        {"model": {"vocab": [[["a"], 0.0]]}},
+        {"added_tokens": ["a"]},
+        {"added_tokens": [{"content": "a"}]},
+    ],
+)
+def test_a_malformed_tokenizer_is_refused(tmp_path: Path, content: object) -> None:
+    base = folder(tmp_path / "base", TOKENS)
+    adapter = folder(tmp_path / "mine", TOKENS)
+    (adapter / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"tokenizer's files in .*mine are damaged \(.*download them again"):
+        choose(base, adapter)
+
+
+def test_half_a_character_in_a_template_is_refused(tmp_path: Path) -> None:
+    base = folder(tmp_path / "base", TOKENS, chat_template="\ud800")
+    with pytest.raises(InputError, match=r"tokenizer_config\.json has a chat_template that is no text"):
+        choose(base)
