@@ -7,6 +7,7 @@ at each use bounds that, as no check of the file can try all conversations.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import threading
 import time
@@ -22,6 +23,9 @@ CPU_SECONDS = 3.0
 """What one piece of work may take; preparing the longest prompts takes a tenth of it."""
 _IN_C = 10.0  # more seconds for C code, which cannot be interrupted, before the process is given up
 _TICK = 0.05
+_AT_ONCE = 2  # pieces of work; the others wait, as all share the interpreter's lock
+_LEAST = 0.3  # seconds; the limit is halved down to it each time that work exceeds it,
+_MEMORY = 60.0  # and is whole again after so many seconds without: many loops must not add up
 
 
 class Interrupt(BaseException):
@@ -50,10 +54,11 @@ class Task(Generic[T]):
 
     def _run(self) -> None:
         finish: Callable[[], None] = self._on_interrupt
-        with suppress(Interrupt):
-            self._clock.enter(self)
-            finish = self._outcome()
-        self._leave()
+        with self._clock.turns:
+            with suppress(Interrupt):
+                self._clock.enter(self)
+                finish = self._outcome()
+            self._leave()
         (self._on_interrupt if self.interrupted else finish)()
 
     def _outcome(self) -> Callable[[], None]:
@@ -83,6 +88,8 @@ class Clock:
     ) -> None:
         """`on_stuck` is called when work goes on for `in_c` seconds of CPU time after its interrupt."""
         self._on_stuck, self._seconds, self._in_c = on_stuck, seconds, in_c
+        self._limit, self._exceeded = seconds, -math.inf
+        self.turns = threading.Semaphore(_AT_ONCE)
         self._changed = threading.Condition(threading.RLock())
         self._ends: dict[Task[Any], _CpuTime] = {}
         threading.Thread(target=self._watch, name="clock", daemon=True).start()
@@ -125,13 +132,21 @@ class Clock:
             with self._changed:
                 while not self._ends:
                     self._changed.wait()
-                for task, used in list(self._ends.items()):
-                    seconds = used.seconds()
-                    if seconds > self._seconds + self._in_c:
-                        self._on_stuck()
-                    elif seconds > self._seconds:
-                        self.interrupt(task)
+                self._check()
             time.sleep(_TICK)
+
+    def _check(self) -> None:
+        """Interrupt what exceeds the limit, and lower the limit for what follows."""
+        now = time.monotonic()
+        if now - self._exceeded > _MEMORY:
+            self._limit = self._seconds
+        for task, used in list(self._ends.items()):
+            seconds = used.seconds()
+            if seconds > self._seconds + self._in_c:
+                self._on_stuck()
+            elif seconds > self._limit and not task.interrupted:
+                self.interrupt(task)
+                self._limit, self._exceeded = max(min(_LEAST, self._seconds), self._limit / 2), now
 
 
 class _CpuTime:

@@ -22,7 +22,7 @@ from typing import cast
 from common.system import limit_memory, private_memory, total_memory
 from common.worker_process import end_with_parent
 from engine.errors import EngineError, EngineStopped, RequestError
-from engine.process.clock import CPU_SECONDS, Clock, Task
+from engine.process.clock import Clock, Task
 from engine.process.messages import (
     COMMANDS,
     Accepted,
@@ -51,7 +51,7 @@ from engine.types import Event, Finished, Message, ProgressCallback, RequestStat
 STUCK = 71  # exit code: C code does not return, or the engine failed for good
 _GROWTH = 1 << 30  # bytes that the process may grow by after loading, beside its prefix cache
 _TOO_SLOW = (
-    f"the model's chat template or tokenizer takes more than {CPU_SECONDS:g} s for this conversation: "
+    "the model's chat template or tokenizer takes too long for this conversation: "
     "start a new chat, or choose another model"
 )
 _CANCELLED = Finished("cancelled", RequestStats(0, 0, 0, 0.0, 0.0, 0.0))
