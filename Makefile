@@ -11,28 +11,31 @@ BENCH ?= export --shape smollm2
 # Without PORT, GGUF_CHAT_PORT counts.
 SERVE := $(if $(PORT),--port $(PORT))
 
-.PHONY: setup demo chat test test-fast check bench llama-server clean browser
+.PHONY: setup demo chat test test-fast check bench lock llama-server clean browser
 
-# One stamp per requirements file, so that a change in one reinstalls that one alone.
+# One stamp per requirements file, so that a change in one reinstalls that one alone. What is installed is the
+# lock of each, by its hashes; `make lock` writes them.
 setup: $(VENV)/.pipeline
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Without pip's cache: it may hold a wheel of llama-cpp-python that was built with other flags.
-$(VENV)/.chat: requirements.txt | $(VENV)/bin/python
+$(VENV)/.chat: requirements.lock.txt | $(VENV)/bin/python
 	@echo "Installing the chat; compiling llama.cpp for every CPU takes 5 to 8 minutes on two cores ..."
-	$(PIP) install --quiet --no-cache-dir -r requirements.txt
+	$(PIP) install --quiet --no-cache-dir --require-hashes -r requirements.lock.txt
 	@touch $@
 
-$(VENV)/.pipeline: requirements-pipeline.txt $(VENV)/.chat
+# The last line adds torch, which no lock can hold for both its CPU and its CUDA build.
+$(VENV)/.pipeline: requirements-pipeline.txt requirements-pipeline.lock.txt $(VENV)/.chat
 	@echo "Installing the pipeline ..."
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements-pipeline.lock.txt
 	$(PIP) install --quiet -r requirements-pipeline.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.pipeline
+$(VENV)/.dev: requirements-dev.lock.txt $(VENV)/.pipeline
 	@echo "Installing the tests' tools ..."
-	$(PIP) install --quiet -r requirements-dev.txt
+	$(PIP) install --quiet --require-hashes -r requirements-dev.lock.txt
 	@touch $@
 
 demo: setup
@@ -59,6 +62,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(PY) scripts/bench.py $(BENCH)
+
+# The versions stay; `make lock LOCK=--upgrade` takes the newest that the requirements allow.
+lock: $(VENV)/.dev
+	$(PY) scripts/lock.py $(LOCK)
 
 # For `make bench BENCH="serve ... --llama-server PATH"`; prints PATH, which is in the cache folder.
 llama-server: $(VENV)/.dev
