@@ -9,6 +9,7 @@ This module does not import Gradio, since the hook comes first, and the terminal
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Sequence
@@ -87,8 +88,12 @@ def _error_line() -> str:
 
 
 def drop_values(record: logging.LogRecord) -> bool:
-    """Replace a log record's traceback by the error's type and place. A logging filter that keeps all."""
-    if record.exc_info and (error := record.exc_info[1]) is not None:
+    """Replace a log record's traceback by the error's type and place. A logging filter that keeps all.
+
+    A cancelled task quotes nothing, and ui.server.logs knows it by its exception.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and not isinstance(error, asyncio.CancelledError):
         head = (record.getMessage().splitlines() or [""])[0]  # asyncio's other lines quote the error
         record.msg, record.args = f"{head}: {error_place(error)}", ()
         record.exc_info = record.exc_text = None
