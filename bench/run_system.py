@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.systems import Contender, Setup
 
 OURS, PLAIN, SERVER, LOCK = "ours", "ours, no speculation", "llama-server", "lock"
+IN_PROCESS, DETERMINISTIC = "ours, in this process", "ours, deterministic"
 FACTS, SINGLE, BARE, PAGE = "facts", "single stream", "llama_decode alone", "page"
 
 
@@ -74,7 +75,7 @@ def _converse(contender: Contender, workload: Workload, user: int, answers: list
 def _work(request: Message) -> Message:
     name, before = request["contender"], _environment_of_peers(request["spin"])
 
-    if name not in (OURS, PLAIN):
+    if name not in (OURS, PLAIN, IN_PROCESS, DETERMINISTIC):
         # A peer gets the user's environment; libgomp reads it when the CPU backend loads.
         os.environ.clear()
         os.environ.update(before)
@@ -104,7 +105,7 @@ def _environment_of_peers(spin: str | None) -> dict[str, str]:
 
 def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str, str]) -> Contender:
     from bench.llama_server import LlamaServer
-    from bench.systems import LockedLlama, OurEngine
+    from bench.systems import LockedLlama, OurEngine, OurProcess
 
     if name == SERVER:
         assert binary is not None
@@ -115,7 +116,9 @@ def _open(name: str, setup: Setup, binary: str | None, environment: Mapping[str,
         from bench.web_page import WebPage
 
         return WebPage(setup)
-    return OurEngine(setup, speculation=name == OURS)
+    if name == IN_PROCESS:
+        return OurEngine(setup)
+    return OurProcess(setup, speculation=name == OURS, deterministic=name == DETERMINISTIC)
 
 
 def _facts(model: Path, threads: int | None) -> Message:

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.metrics import Figures, median_of, ratio
-from bench.run_system import BARE, FACTS, LOCK, OURS, PLAIN, SERVER, SINGLE
+from bench.run_system import (
+    BARE,
+    DETERMINISTIC,
+    FACTS,
+    IN_PROCESS,
+    LOCK,
+    OURS,
+    PLAIN,
+    SERVER,
+    SINGLE,
+)
 from bench.workload import find_workload
 from common.worker_process import run_worker
 from engine import SPIN_BEFORE
@@ -23,8 +33,8 @@ LogLine = Callable[[str], None]
 class ServeConfig:
     """Settings of a comparison. `context` is tokens per conversation; `threads` None: the physical cores.
 
-    Each contender runs `repeat` times, interleaved with the others; the result has medians. `quick` is for
-    tests.
+    Each contender runs `repeat` times, interleaved with the others; the result has medians.
+    `deterministic` adds our deterministic engine. `quick` is for tests.
     """
 
     model: Path
@@ -36,6 +46,7 @@ class ServeConfig:
     threads: int | None = None
     repeat: int = 1
     quick: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Check the options. Raises InputError."""
@@ -122,7 +133,8 @@ def _contenders(config: ServeConfig, workload: str) -> list[str]:
     server = [SERVER] if config.llama_server else []
     plain = [PLAIN] if workload == "repeat" else []
     bound = [BARE] if workload == "single" else []
-    return [OURS, *plain, *server, *bound, LOCK]
+    deterministic = [DETERMINISTIC] if config.deterministic else []
+    return [OURS, IN_PROCESS, *deterministic, *plain, *server, *bound, LOCK]
 
 
 def interleave(contenders: Sequence[str], repeat: int) -> Iterator[str]:

@@ -19,7 +19,9 @@ from llama_cpp import llama_cpp as llama
 
 from engine.config import EngineConfig, SamplingParams
 from engine.probe.cpu_backend import load_cpu_backend
+from engine.process.supervisor import ProcessLoader
 from engine.serving.backend import LlamaBackend
+from engine.serving.protocols import ChatBackend
 from engine.types import Finished, Message, TextDelta
 from pipeline.errors import PipelineError
 
@@ -62,18 +64,32 @@ class Contender(Protocol):
         ...
 
 
-class OurEngine:
-    """LlamaBackend, as the page uses it."""
+class OurProcess:
+    """Our engine in a process of its own, as the page uses it."""
 
-    def __init__(self, setup: Setup, *, speculation: bool) -> None:
+    def __init__(self, setup: Setup, *, speculation: bool, deterministic: bool) -> None:
+        self.decode_seconds = float("nan")
+        settings = _engine_config(setup, speculation=speculation, deterministic=deterministic)
+        self._backend = ProcessLoader(settings)(setup.model)
+
+    def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> TokenCounts:
+        """See Contender."""
+        return _answer(self._backend, messages, new_tokens, on_text)
+
+    def close(self) -> int:
+        """See Contender."""
+        peak = own_peak() + self._backend.model.peak_memory()
+        self._backend.close()
+        return peak
+
+
+class OurEngine:
+    """Our engine in this process, as a notebook uses it."""
+
+    def __init__(self, setup: Setup) -> None:
         self.decode_seconds = 0.0
         self._time_decode()
-        self._backend = LlamaBackend.open(
-            setup.model,
-            EngineConfig(
-                context=setup.context, slots=setup.slots, threads=setup.threads, speculation=speculation
-            ),
-        )
+        self._backend = LlamaBackend.open(setup.model, _engine_config(setup))
 
     def _time_decode(self) -> None:
         decode = llama.llama_decode
@@ -89,19 +105,35 @@ class OurEngine:
 
     def answer(self, messages: Sequence[Message], new_tokens: int, on_text: OnText) -> TokenCounts:
         """See Contender."""
-        sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=new_tokens, ignore_end=True)
-        for event in self._backend.stream(messages, sampling):
-            if isinstance(event, TextDelta):
-                on_text(event.delta)
-            elif isinstance(event, Finished):
-                stats = event.stats
-                return TokenCounts(stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens)
-        raise PipelineError("our engine ended an answer without a word")
+        return _answer(self._backend, messages, new_tokens, on_text)
 
     def close(self) -> int:
         """See Contender."""
         self._backend.close()
         return own_peak()
+
+
+def _engine_config(setup: Setup, *, speculation: bool = True, deterministic: bool = False) -> EngineConfig:
+    return EngineConfig(
+        context=setup.context,
+        slots=setup.slots,
+        threads=setup.threads,
+        speculation=speculation,
+        deterministic=deterministic,
+    )
+
+
+def _answer(
+    backend: ChatBackend, messages: Sequence[Message], new_tokens: int, on_text: OnText
+) -> TokenCounts:
+    sampling = SamplingParams(temperature=0, repeat_penalty=1.0, max_tokens=new_tokens, ignore_end=True)
+    for event in backend.stream(messages, sampling):
+        if isinstance(event, TextDelta):
+            on_text(event.delta)
+        elif isinstance(event, Finished):
+            stats = event.stats
+            return TokenCounts(stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens)
+    raise PipelineError("our engine ended an answer without a word")
 
 
 class LockedLlama:

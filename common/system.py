@@ -182,13 +182,13 @@ def raise_file_limit(wanted: int = 65_536) -> int:
     return wanted if soft == resource.RLIM_INFINITY else soft
 
 
-def private_memory() -> int:
-    """Return the private memory of this process in bytes, as `limit_memory` counts it; 0 when unknown."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:")), 0)
+def process_memory(kind: str, pid: int | None = None) -> int:
+    """Return one kind of memory of a process (default: this one) in bytes; 0 when unknown.
+
+    VmData is private memory, as `limit_memory` counts it; VmHWM is the peak of resident memory (man 5 proc).
+    """
+    lines = _read(Path(f"/proc/{pid or 'self'}/status")).splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")), 0)
 
 
 RENDER_SECONDS = 10.0

@@ -108,6 +108,9 @@ def serve(
     threads: Threads = None,
     repeat: Annotated[int, typer.Option(help="Run all so often, in turn, and take medians.")] = 1,
     quick: Quick = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Measure our deterministic engine too.")
+    ] = False,
     scratch: Logs = SCRATCH,
     json: Json = False,
 ) -> None:
@@ -123,6 +126,7 @@ def serve(
             threads=threads,
             repeat=repeat,
             quick=quick,
+            deterministic=deterministic,
         )
         result = compare_serving(config, log=_log)
         show_serving(result, as_json=json)

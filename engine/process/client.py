@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from common.system import process_memory
 from common.worker_process import start_child
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
@@ -152,6 +153,7 @@ class ModelProcess:
         self._heard = time.monotonic()  # when the last reply came
         self._began, self._replied = self._heard, False
         self._hung = False
+        self._over = threading.Event()  # set when nobody waits for this process any more
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._outgoing: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._child, self._lifeline = start_child(
@@ -202,6 +204,10 @@ class ModelProcess:
     def stats(self, adapter: int) -> EngineStats:
         """Return an engine's counters, as of the last second or the last answer."""
         return self._stats.get(adapter, EngineStats())
+
+    def peak_memory(self) -> int:
+        """Return the peak resident memory of the process in bytes; 0 when unknown."""
+        return process_memory("VmHWM", self._child.pid)
 
     def close(self) -> None:
         """Kill the process: it has nothing to save. Its answers raise EngineStopped. Idempotent."""
@@ -302,6 +308,7 @@ class ModelProcess:
             if self._end is not None:
                 return
             self._end = error
+            self._over.set()
             openings, answers = list(self._openings.values()), list(self._answers.values())
             self._openings.clear()
             self._answers.clear()
@@ -314,7 +321,7 @@ class ModelProcess:
     def _watch(self) -> None:
         """Ping while something is under way, and kill the process when it does not answer."""
         pinged: float | None = None  # when the first Ping without a reply was sent
-        while self._child.poll() is None and not self._closed:
+        while not self._over.is_set():
             if pinged is not None and self._heard > pinged:
                 pinged = None
             if pinged is None and (self._answers or self._openings):
@@ -325,8 +332,7 @@ class ModelProcess:
                 self._hung = True
                 self._child.kill()
                 return
-            with suppress(subprocess.TimeoutExpired):
-                self._child.wait(_PING_SECONDS)
+            self._over.wait(_PING_SECONDS)
 
     def _how(self, code: int) -> str:
         if self._hung:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from common.system import limit_memory, private_memory, total_memory
+from common.system import limit_memory, process_memory, total_memory
 from common.worker_process import end_with_parent
 from engine.errors import EngineError, EngineStopped, RequestError
 from engine.process.clock import Clock, Task
@@ -157,7 +157,7 @@ class ModelServer:
             self._send(Refused(adapter, Failure.of(known)))
         else:
             self._send(Opened(adapter, backend.info))
-        limit_memory(private_memory() + cache + _GROWTH)
+        limit_memory(process_memory("VmData") + cache + _GROWTH)
 
     def _progress(self, adapter: int) -> ProgressCallback:
         """Return a callback that reports each new percent. A load is stopped by ending the process."""

@@ -90,6 +90,10 @@ class SupervisedModel:
         """Return the counters of an adapter's engine, those of earlier processes included."""
         return total([self._past.get(adapter, EngineStats()), self._process.stats(adapter)])
 
+    def peak_memory(self) -> int:
+        """Return the peak resident memory of the process in bytes; 0 when unknown."""
+        return self._process.peak_memory()
+
     def detach(self, adapter: int) -> None:
         """Stop an adapter's engine; the last one ends the process."""
         with self._lock:
