@@ -121,9 +121,8 @@ def show_start(start: Start, as_json: bool) -> None:
 
 
 def show_soak(result: SoakResult, as_json: bool) -> None:
-    """Print the users' actions, the engine's statistics, the memory growth and the first 20 wrong answers."""
+    """Print what users did, the engine's statistics, both processes' usage and the first 20 wrong answers."""
     console, stats = terminal_console(soft_wrap=True), result.stats
-    first, last = result.thirds
     actions = ", ".join(f"{count} {action}" for action, count in sorted(result.actions.items()))
     console.print(f"{result.seconds:.0f} s, {stats.requests} requests: {actions}")
     console.print(
@@ -131,24 +130,46 @@ def show_soak(result: SoakResult, as_json: bool) -> None:
         f"{stats.cached_tokens} from caches; {stats.cancelled} cancelled, {stats.evictions} evictions, "
         f"{stats.saves} saves, {stats.restores} restores"
     )
-    console.print(
-        f"memory (MB): {first / 1e6:.1f} in the first third, {last / 1e6:.1f} in the last, "
-        f"ratio {result.growth:.3f}"
-    )
+    if result.turns:
+        console.print(f"one chat of {pluralize(result.turns, 'turn')}")
+    for name, usage in result.usages.items():
+        first, last = usage.thirds
+        console.print(
+            f"{name}'s process: {first / 1e6:.1f} MB in the first third, {last / 1e6:.1f} in the last, ratio "
+            f"{usage.growth:.3f}; {max(usage.descriptors)} descriptors at most, {usage.more_descriptors:+d}: "
+            f"{'flat' if usage.is_flat else 'NOT FLAT'}"
+        )
     for fault in result.wrong[:20]:
         console.print(f"WRONG: {fault}", markup=False)
-    console.print(pluralize(len(result.wrong), "wrong answer"))
+    console.print(
+        f"{pluralize(result.checked, 'answer')} checked, {len(result.wrong)} wrong; {result.ties} went on "
+        "with a token that is as likely as the reference's, and are checked up to there (a reference is sure "
+        f"for {result.sure_tokens:.1f} tokens on average)"
+    )
     if as_json:
-        figures = {
-            "seconds": result.seconds,
-            "fates": result.actions,
-            "wrong": result.wrong,
-            "memory_first_third": first,
-            "memory_last_third": last,
-            "memory": result.memory[:: max(1, len(result.memory) // 100)],
-            "stats": asdict(stats),
-        }
-        _print_json(figures, {"memory": result.growth})
+        _print_json(_soak_figures(result), {name: usage.growth for name, usage in result.usages.items()})
+
+
+def _soak_figures(result: SoakResult) -> dict[str, Any]:
+    return {
+        "seconds": result.seconds,
+        "fates": result.actions,
+        "turns": result.turns,
+        "checked": result.checked,
+        "ties": result.ties,
+        "sure_tokens": result.sure_tokens,
+        "wrong": result.wrong,
+        "flat": result.flat,
+        "usages": {
+            name: {
+                "memory": usage.memory[:: max(1, len(usage.memory) // 100)],
+                "descriptors": usage.descriptors[:: max(1, len(usage.descriptors) // 100)],
+                "more_descriptors": usage.more_descriptors,
+            }
+            for name, usage in result.usages.items()
+        },
+        "stats": asdict(result.stats),
+    }
 
 
 def _serving_table(workload: str, cells: list[Cell]) -> Table:

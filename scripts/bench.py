@@ -181,15 +181,16 @@ def soak_command(
     users: Annotated[int, typer.Option(help="Conversations at a time.")] = 20,
     minutes: Annotated[float, typer.Option(help="How long.")] = 5.0,
     talks: Annotated[int, typer.Option(help="Different conversations to choose from.")] = 32,
+    chat_turns: Annotated[int, typer.Option(metavar="N", help="Then one chat of so many turns.")] = 0,
     slots: Annotated[int, typer.Option(help="Answers written at the same time.")] = 4,
     cache_ram: Annotated[int, typer.Option(help="MiB for conversations that lost their slot.")] = 64,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Another number has other conversations.")] = 0,
     json: Json = False,
 ) -> None:
-    """Run our engine under load for minutes, with cancels and disconnects; check all answers and the memory.
+    """Run a model's process under load for minutes, with cancels and disconnects; check answers and memory.
 
-    Exits with code 1 when an answer was wrong.
+    Exits with code 1 when an answer was wrong. Memory and file descriptors are reported as flat or not.
     """
     # Imported here: the engine sets environment variables that the peers of `serve` must not inherit.
     from bench.soak import SoakConfig, soak
@@ -200,6 +201,7 @@ def soak_command(
             users=users,
             minutes=minutes,
             conversations=talks,
+            chat_turns=chat_turns,
             slots=slots,
             cache_ram=cache_ram << 20,
             threads=threads,

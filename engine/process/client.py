@@ -163,6 +163,11 @@ class ModelProcess:
         for work in (self._write_commands, self._read_errors, self._read_replies, self._watch):
             threading.Thread(target=work, name=f"model {self.name}", daemon=True).start()
 
+    @property
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return self._child.pid
+
     def follow(self, progress: ProgressCallback) -> None:
         """Report the progress of the opening to `progress`, and end the process when it returns False."""
         if opening := self._openings.get(0):  # else it is open already

@@ -52,6 +52,11 @@ class SupervisedModel:
         """Return whether it is neither closed nor given up."""
         return self.failure is None and not self._closed.is_set()
 
+    @property
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return self._process.pid
+
     def describe(self) -> ModelInfo:
         """Wait for the description, which comes before the weights are loaded. Raises as `open`."""
         return self._process.described.result()
@@ -196,6 +201,11 @@ class ProcessBackend:
     def failed(self) -> bool:
         """Return whether the model is closed or given up, so that it does not answer."""
         return self._closed or not self.model.usable
+
+    @property
+    def pid(self) -> int:
+        """Return the number of the model's process, another one after it was started again."""
+        return self.model.pid
 
     @property
     def given_up(self) -> bool:
