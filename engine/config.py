@@ -237,7 +237,8 @@ class EngineConfig:
         _require(1 <= self.slots <= 64, "slots", self.slots, "use 1 to 64")
         _require(self.queue >= 0, "queue", self.queue, "use 0 or more")
         _require(self.threads is None or self.threads >= 1, "threads", self.threads, "use 1 or more")
-        _require(self.batch >= 32, "batch", self.batch, "use 32 or more tokens")
+        least = 128 if self.deterministic else 32  # engine.core.scheduler.CHUNK
+        _require(self.batch >= least, "batch", self.batch, f"use {least} or more tokens")
         _require(self.kv_type in get_args(KvType), "kv_type", self.kv_type, "use f16, q8_0 or q4_0")
         _require(self.cache_ram >= 0, "cache_ram", self.cache_ram, "use 0 (off) or more bytes")
         for name in ("max_prompt_tokens", "max_new_tokens", "max_seconds"):

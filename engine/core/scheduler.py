@@ -126,19 +126,24 @@ class Scheduler:
         sequence = self.waiting.popleft()
         slot, keep, source = self._place(sequence, idle)
         saved, length = self._recall(sequence)
-        prompts: Mapping[int, Logits] = (slot if source is None else self.slots[source]).prompts
+        cache: Slot | SavedState = slot if source is None else self.slots[source]
         if saved is not None and length > keep + _WORTH_COPYING:
-            slot, keep, source, prompts = _oldest(idle), length, None, saved.prompts
+            slot, keep, source, cache = _oldest(idle), length, None, saved
             self.store.pop(saved, keep=keep * 2 < len(saved.tokens))
         else:
             saved = None
         # A cache of which half is reused belongs to the same conversation, continued or regenerated.
         same = common_prefix(slot.tokens, sequence.tokens) * 2 >= len(slot.tokens)
-        logits = prompts.get(len(sequence.tokens)) if keep == len(sequence.tokens) - 1 else None
-        keep += logits is not None
+        whole = len(sequence.tokens)
+        if (
+            keep == whole - 1
+            and whole in cache.prompts
+            and cache.tokens[keep : keep + 1] == sequence.tokens[keep:]
+        ):
+            keep = whole  # the very same prompt: its logits are there too
         slot.owner, sequence.slot = sequence, slot.index
         self.running.append(sequence)
-        return Admission(sequence, slot.index, keep, source, not same, saved, prompts)
+        return Admission(sequence, slot.index, keep, source, not same, saved, cache.prompts)
 
     def _recall(self, sequence: TokenSequence) -> tuple[SavedState | None, int]:
         """Find a saved prefix of the sequence, without its last token, which is always computed."""

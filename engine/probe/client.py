@@ -69,6 +69,7 @@ def run_probe(request: Message, seconds: float, progress: ProgressCallback = no_
 
     def on_message(message: Message) -> None:
         nonlocal stage
+        check_time()
         stage = message.get("stage", stage)
         if "loaded" in message and not progress(message["loaded"]):
             raise EngineStopped("nobody waits for this model any more")

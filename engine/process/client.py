@@ -9,7 +9,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import IO
 
 from common.system import process_memory
+from common.terminal import printable
 from common.worker_process import start_child
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
-from engine.errors import EngineError, EngineStopped, ModelError
+from engine.errors import EngineError, EngineStopped, ModelError, RequestError
 from engine.process.messages import (
     MAX_LINE,
     REPLIES,
@@ -52,7 +52,7 @@ HANG_SECONDS = 10.0
 """A process that sends nothing for so long after a Ping is killed."""
 _START_SECONDS = 120.0  # the same for its first reply, as a busy machine may take long to import libraries
 _PING_SECONDS = 1.0
-_LAST_LINES, _LINE = 5, 400  # of standard error, which a stranger's file may fill
+_LOG_LINES, _LINE = 20, 400  # of standard error, and bytes of each
 _CANCELLED = Finished("cancelled", RequestStats(0, 0, 0, 0.0, 0.0, 0.0))
 _log = logging.getLogger("engine")
 
@@ -154,12 +154,11 @@ class ModelProcess:
         self._began, self._replied = self._heard, False
         self._hung = False
         self._over = threading.Event()  # set when nobody waits for this process any more
-        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._outgoing: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._child, self._lifeline = start_child(
             "engine.process.server", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        self._outgoing.put(Open(str(path), settings))
+        self._send(Open(str(path), settings))
         for work in (self._write_commands, self._read_errors, self._read_replies, self._watch):
             threading.Thread(target=work, name=f"model {self.name}", daemon=True).start()
 
@@ -167,6 +166,11 @@ class ModelProcess:
     def pid(self) -> int:
         """Return the number of the process."""
         return self._child.pid
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the process died or was closed."""
+        return self._end is not None
 
     def follow(self, progress: ProgressCallback) -> None:
         """Report the progress of the opening to `progress`, and end the process when it returns False."""
@@ -181,30 +185,40 @@ class ModelProcess:
                 opened.set_exception(self._end)
                 return opened
             self._openings[adapter] = _Opening(opened, progress)
-        self._outgoing.put(Attach(adapter, str(path)))
+        self._send(Attach(adapter, str(path)))
         return opened
 
     def detach(self, adapter: int) -> None:
         """Stop the engine of an adapter, or that of the model for 0."""
-        self._outgoing.put(Detach(adapter))
+        self._send(Detach(adapter))
 
     def ask(self, answer: Answer) -> int:
         """Send a request; return its number for `cancel`. Never blocks."""
         number = next(self._numbers)
+        try:
+            line = encode(Ask(number, answer.adapter, answer.messages, answer.sampling))
+        except ProtocolError as error:
+            answer.fail(RequestError(f"the settings of the request cannot be sent: {error}"))
+            return number
         with self._lock:
             end = self._end
             if end is None:
                 self._answers[number] = answer
         if end is not None:
             answer.fail(end)
-            return number
-        self._outgoing.put(Ask(number, answer.adapter, answer.messages, answer.sampling))
+        else:
+            self._outgoing.put(line)
         return number
 
     def cancel(self, number: int) -> None:
-        """Stop a request, also while its prompt is prepared. Returns at once."""
+        """Stop a request, also before or while its prompt is prepared. Returns at once."""
         if number in self._answers:
-            self._outgoing.put(Cancel(number))
+            self._send(Cancel(number))
+
+    def take_stats(self) -> dict[int, EngineStats]:
+        """Return the counters of all engines by adapter, and forget them."""
+        stats, self._stats = self._stats, {}
+        return stats
 
     def stats(self, adapter: int) -> EngineStats:
         """Return an engine's counters, as of the last second or the last answer."""
@@ -223,18 +237,25 @@ class ModelProcess:
         self._ended(EngineStopped("the engine was shut down"))
         self._outgoing.put(None)
 
+    def _send(self, command: Command) -> None:
+        self._outgoing.put(encode(command))
+
     def _write_commands(self) -> None:
         assert self._child.stdin is not None
         with suppress(OSError), self._child.stdin as pipe:
-            while (command := self._outgoing.get()) is not None:
-                pipe.write(encode(command))
+            while (line := self._outgoing.get()) is not None:
+                pipe.write(line)
                 pipe.flush()
 
     def _read_errors(self) -> None:
+        """Log the first lines of the process's standard error: a stranger's file may fill it."""
         assert self._child.stderr is not None
         with self._child.stderr as pipe:
+            left = _LOG_LINES
             while line := pipe.readline(_LINE):
-                self._last_lines.append(line.decode("utf-8", "replace").strip())
+                if left and (text := line.decode("utf-8", "replace").rstrip()):
+                    _log.warning("%s: %s", self.name, printable(text))
+                    left -= 1
 
     def _read_replies(self) -> None:
         assert self._child.stdout is not None
@@ -245,14 +266,13 @@ class ModelProcess:
                 _log.error("the process of %s speaks nonsense: %s", self.name, error)
                 self._child.kill()
         code = self._child.wait()
+        self._outgoing.put(None)  # ends the writer
+        self._lifeline.close()
         if self._closed:
             return
-        _log.error(
-            "the process of %s ended: %s (%s)", self.name, self._how(code), " / ".join(self._last_lines)
-        )
-        opened = self.opened.done() and self.opened.exception() is None
         reason = f"the process of {self.name} ended ({self._how(code)})"
-        if not opened:
+        _log.error("%s", reason)
+        if not self.opened.done() or self.opened.exception() is not None:
             self._ended(DiedLoading(f"{reason} while it was loaded: the file is damaged, or memory is short"))
             return
         death = EngineStopped(f"{reason}; it starts again: repeat the request")
@@ -287,7 +307,7 @@ class ModelProcess:
         else:
             answer.deliver(reply.events)
         if ends:
-            self._outgoing.put(Ping())  # the counters changed
+            self._send(Ping())  # the counters changed
 
     def _handle_opening(self, reply: Progress | Opened | Refused) -> None:
         opening = self._openings.get(reply.adapter)
@@ -295,8 +315,7 @@ class ModelProcess:
             return
         if isinstance(reply, Progress):
             if not opening.progress(reply.share):
-                self._ended(EngineStopped("nobody waits for this model any more"))
-                self.close()
+                self._abandon(reply.adapter, opening)
         elif isinstance(reply, Opened):
             self._openings.pop(reply.adapter, None)
             _resolve(opening.opened, reply.info)
@@ -306,6 +325,17 @@ class ModelProcess:
         else:
             self._openings.pop(reply.adapter, None)
             _reject(opening.opened, reply.failure.error())
+
+    def _abandon(self, adapter: int, opening: _Opening) -> None:
+        """Stop a load that nobody waits for; that of an adapter leaves the model alone."""
+        error = EngineStopped("nobody waits for this model any more")
+        if adapter == 0:
+            self._ended(error)
+            self.close()
+            return
+        self._openings.pop(adapter, None)
+        _reject(opening.opened, error)
+        self.detach(adapter)
 
     def _ended(self, error: EngineError) -> None:
         """Give `error` to all who wait for this process; only the first call has an effect."""
@@ -331,7 +361,7 @@ class ModelProcess:
                 pinged = None
             if pinged is None and (self._answers or self._openings):
                 pinged = time.monotonic()
-                self._outgoing.put(Ping())
+                self._send(Ping())
             limit = HANG_SECONDS if self._replied else _START_SECONDS
             if pinged is not None and time.monotonic() - pinged > limit:
                 self._hung = True
@@ -342,7 +372,10 @@ class ModelProcess:
     def _how(self, code: int) -> str:
         if self._hung:
             return "it hung"
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if code >= 0:
+            return f"exit code {code}"
+        known = -code in signal.Signals._value2member_map_
+        return signal.Signals(-code).name if known else f"signal {-code}"
 
 
 def _valid(text: str) -> str:

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +23,7 @@ CPU_SECONDS = 3.0
 _IN_C = 10.0  # more seconds for C code, which cannot be interrupted, before the process is given up
 _TICK = 0.05
 _AT_ONCE = 2  # pieces of work; the others wait, as all share the interpreter's lock
-_LEAST = 0.3  # seconds; the limit is halved down to it each time that work exceeds it,
+_LEAST = 0.5  # seconds; the limit is halved down to it each time that work exceeds it,
 _MEMORY = 60.0  # and is whole again after so many seconds without: many loops must not add up
 
 
@@ -33,7 +32,7 @@ class Interrupt(BaseException):
 
 
 class Task(Generic[T]):
-    """One piece of work in its own thread."""
+    """One piece of work in its own thread; exactly one of its three callbacks is called."""
 
     def __init__(
         self,
@@ -44,8 +43,8 @@ class Task(Generic[T]):
         on_interrupt: Callable[[], None],
     ) -> None:
         self._clock, self._work = clock, work
-        self._on_result, self._on_error, self._on_interrupt = on_result, on_error, on_interrupt
-        self.interrupted = False
+        self._on_result, self._on_error, self.on_interrupt = on_result, on_error, on_interrupt
+        self.interrupted = self.begun = False  # guarded by the clock
         self.thread = threading.Thread(target=self._run, name="prompt", daemon=True)
 
     def interrupt(self) -> None:
@@ -53,16 +52,29 @@ class Task(Generic[T]):
         self._clock.interrupt(self)
 
     def _run(self) -> None:
-        finish: Callable[[], None] = self._on_interrupt
         with self._clock.turns:
-            with suppress(Interrupt):
-                self._clock.enter(self)
-                finish = self._outcome()
-            self._leave()
-        (self._on_interrupt if self.interrupted else finish)()
+            finish = self._outcome()
+        finish()
 
     def _outcome(self) -> Callable[[], None]:
-        """Do the work, and return the call that reports its outcome."""
+        """Do the work, unless it was interrupted before; return the call that reports what became of it.
+
+        An Interrupt may be raised anywhere after `enter`. At most one is, and it is raised at the latest when
+        `leave` returns, inside the try.
+        """
+        finish, entered, left = _nothing, False, False
+        while not left:
+            try:
+                if not entered:
+                    entered = True
+                    if self._clock.enter(self):
+                        finish = self._report()
+                left = self._clock.leave(self)
+            except Interrupt:
+                finish = self.on_interrupt
+        return self.on_interrupt if self.interrupted and finish is not _nothing else finish
+
+    def _report(self) -> Callable[[], None]:
         try:
             return partial(self._on_result, self._work())
         except EngineError as error:
@@ -70,14 +82,9 @@ class Task(Generic[T]):
         except Exception as error:  # noqa: BLE001 - the thread's boundary: the caller gets the error
             return partial(self._on_error, EngineError(f"the prompt cannot be prepared: {error!r}"))
 
-    def _leave(self) -> None:
-        """End the clock's hold on this thread; an interrupt that is under way arrives here at the latest."""
-        while True:
-            try:
-                self._clock.leave(self)
-                break
-            except Interrupt:
-                continue
+
+def _nothing() -> None:
+    """Report nothing: the interrupt of a task that had not begun was reported at once."""
 
 
 class Clock:
@@ -90,8 +97,10 @@ class Clock:
         self._on_stuck, self._seconds, self._in_c = on_stuck, seconds, in_c
         self._limit, self._exceeded = seconds, -math.inf
         self.turns = threading.Semaphore(_AT_ONCE)
-        self._changed = threading.Condition(threading.RLock())
-        self._ends: dict[Task[Any], _CpuTime] = {}
+        # A lock made in C: an Interrupt cannot come between acquiring it and the `with` that releases it.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._used: dict[Task[Any], _CpuTime] = {}
         threading.Thread(target=self._watch, name="clock", daemon=True).start()
 
     def start(
@@ -101,36 +110,43 @@ class Clock:
         on_error: Callable[[EngineError], None],
         on_interrupt: Callable[[], None],
     ) -> Task[T]:
-        """Run `work` in a thread, and exactly one of the callbacks there at its end."""
+        """Run `work` in a thread, and one of the callbacks there at its end.
+
+        `on_interrupt` of a task that has not begun is called by `interrupt`, in its caller's thread.
+        """
         task = Task(self, work, on_result, on_error, on_interrupt)
         task.thread.start()
         return task
 
-    def enter(self, task: Task[Any]) -> None:
-        """Watch the calling thread from now on. Raises Interrupt if the task was interrupted already."""
-        with self._changed:
-            if task.interrupted:
-                raise Interrupt
-            self._ends[task] = _CpuTime()
-            self._changed.notify()
+    def enter(self, task: Task[Any]) -> bool:
+        """Watch the calling thread from now on; return False if the task was interrupted before."""
+        with self._lock:
+            task.begun = not task.interrupted
+            if task.begun:
+                self._used[task] = _CpuTime()
+                self._changed.notify()
+            return task.begun
 
-    def leave(self, task: Task[Any]) -> None:
-        """Watch the calling thread no more."""
-        with self._changed:
-            self._ends.pop(task, None)
+    def leave(self, task: Task[Any]) -> bool:
+        """Watch the calling thread no more. Return True."""
+        with self._lock:
+            self._used.pop(task, None)
+            return True
 
     def interrupt(self, task: Task[Any]) -> None:
-        """Raise Interrupt in the task's thread."""
-        with self._changed:
-            if task in self._ends and not task.interrupted:
+        """Raise Interrupt in the task's thread, if it works."""
+        with self._lock:
+            before, task.interrupted = task.interrupted, True
+            if not before and task in self._used:
                 thread = ctypes.c_ulong(task.thread.ident or 0)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Interrupt))
-            task.interrupted = True
+        if not before and not task.begun:
+            task.on_interrupt()
 
     def _watch(self) -> None:
         while True:
-            with self._changed:
-                while not self._ends:
+            with self._lock:
+                while not self._used:
                     self._changed.wait()
                 self._check()
             time.sleep(_TICK)
@@ -140,7 +156,7 @@ class Clock:
         now = time.monotonic()
         if now - self._exceeded > _MEMORY:
             self._limit = self._seconds
-        for task, used in list(self._ends.items()):
+        for task, used in list(self._used.items()):
             seconds = used.seconds()
             if seconds > self._seconds + self._in_c:
                 self._on_stuck()

@@ -172,8 +172,21 @@ class ProtocolError(Exception):
 
 
 def encode(message: Command | Reply) -> bytes:
-    """Return the line of a message."""
-    return b'{"%s":%s}\n' % (type(message).__name__.encode(), to_json_text(message))
+    """Return the line of a message. Raises ProtocolError for text that is no valid Unicode."""
+    try:
+        content = to_json_text(message)
+    except ValueError as error:
+        raise ProtocolError(f"{type(message).__name__} has text that is not valid Unicode") from error
+    return b'{"%s":%s}\n' % (type(message).__name__.encode(), content)
+
+
+def request_of(line: bytes) -> int | None:
+    """Return the number of the request in a line that is no valid Ask."""
+    try:
+        number = json.loads(line)["Ask"]["request"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return number if isinstance(number, int) else None
 
 
 M = TypeVar("M", Command, Reply)

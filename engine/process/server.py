@@ -40,10 +40,12 @@ from engine.process.messages import (
     Ping,
     Pong,
     Progress,
+    ProtocolError,
     Refused,
     Reply,
     decode,
     encode,
+    request_of,
 )
 from engine.serving.backend import LlamaBackend, Prompt
 from engine.types import Event, Finished, Message, ProgressCallback, RequestStats
@@ -107,6 +109,7 @@ class ModelServer:
         self._send, self._leave = send, leave
         self._backends: dict[int, LlamaBackend] = {}  # by adapter; 0 is the model itself
         self._loader = ThreadPoolExecutor(1, "loader")
+        self._cache_ram = 0  # bytes of one engine's prefix cache
         self._clock = Clock(on_stuck=lambda: leave(STUCK))
         self._lock = threading.RLock()  # guards _requests; reentrant, as an engine may answer within `submit`
         self._requests: dict[int, _Request] = {}
@@ -128,9 +131,10 @@ class ModelServer:
 
     def _open(self, command: Open) -> None:
         limit_memory(total_memory())
+        self._cache_ram = command.settings.cache_ram
         self._serve(
             0,
-            command.settings.cache_ram,
+            self._cache_ram,
             lambda: LlamaBackend.open(
                 Path(command.path),
                 command.settings,
@@ -141,12 +145,13 @@ class ModelServer:
 
     def _attach(self, command: Attach) -> None:
         limit_memory(total_memory())
-        model = next(iter(self._backends.values()))  # any: they share the weights
-        self._serve(
-            command.adapter,
-            model.settings.cache_ram * (1 + len(self._backends)),
-            lambda: model.with_adapter(Path(command.path), progress=self._progress(command.adapter)),
-        )
+
+        def attach() -> LlamaBackend:
+            for model in self._backends.values():  # any: they share the weights
+                return model.with_adapter(Path(command.path), progress=self._progress(command.adapter))
+            raise EngineStopped("the model was closed")
+
+        self._serve(command.adapter, self._cache_ram * (1 + len(self._backends)), attach)
 
     def _serve(self, adapter: int, cache: int, open_backend: Callable[[], LlamaBackend]) -> None:
         """Open a backend, report it, and limit the memory that the process may take from then on."""
@@ -186,7 +191,7 @@ class ModelServer:
                 backend.check_room(len(preparing))
                 request = self._requests[ask.request] = _Request(backend)
         except EngineError as error:
-            self._send(Failed(ask.request, Failure.of(error)))
+            self.refuse(ask.request, error, backend)
             return
         request.task = self._clock.start(
             lambda: backend.prepare(cast(list[Message], ask.messages), ask.sampling),
@@ -221,8 +226,12 @@ class ModelServer:
 
     def _fail(self, number: int, error: EngineError) -> None:
         request = self._forget(number)
+        self.refuse(number, error, request.backend if request else None)
+
+    def refuse(self, number: int, error: EngineError, backend: LlamaBackend | None = None) -> None:
+        """End a request with an error, and the process too if its engine failed for good."""
         self._send(Failed(number, Failure.of(error)))
-        if request is not None and request.backend.failed and request.backend in self._backends.values():
+        if backend is not None and backend.failed and backend in self._backends.values():
             self._leave(STUCK)
 
     def _cancel(self, number: int) -> None:
@@ -257,7 +266,12 @@ def main() -> None:
     outbox = Outbox(replies)
     server = ModelServer(outbox.put, outbox.exit)
     for line in sys.stdin.buffer:
-        server.handle(decode(line, COMMANDS))
+        try:
+            server.handle(decode(line, COMMANDS))
+        except ProtocolError as error:
+            if (number := request_of(line)) is None:
+                raise
+            server.refuse(number, RequestError(f"the settings of the request are not valid: {error}"))
     os._exit(0)
 
 

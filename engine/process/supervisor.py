@@ -69,7 +69,7 @@ class SupervisedModel:
         except EngineError:
             self.close()
             raise
-        self._ready.set_result(self._process)
+        self._publish(self._process)
         progress(1.0)
         return ProcessBackend(self, 0, info)
 
@@ -123,31 +123,45 @@ class SupervisedModel:
                 return
             if self._ready.done():
                 self._ready = Future()
-            for adapter in self._adapters:
-                past = at_rest(self._process.stats(adapter))
-                self._past[adapter] = total([self._past.get(adapter, EngineStats()), past])
+            for adapter, stats in self._process.take_stats().items():
+                self._past[adapter] = total([self._past.get(adapter, EngineStats()), at_rest(stats)])
         threading.Thread(target=self._start_again, name="restart", daemon=True).start()
 
     def _start_again(self) -> None:
         """Start the process until it is up, or given up."""
         while not self._is_hopeless() and not self._closed.wait(_BACK_OFF if len(self._deaths) > 1 else 0.0):
-            with self._lock:
-                if self._closed.is_set():
-                    return
-                self._process = process = ModelProcess(self.path, self._settings, self._restart)
             try:
+                process = self._new_process()
                 process.opened.result()
                 self._attach_again(process)
-            except DiedLoading:
-                continue
-            except EngineStopped:  # it died after it was loaded, and `_restart` was called again
-                return
+            except (
+                DiedLoading,
+                OSError,
+                RuntimeError,
+            ) as error:  # the latter two: no memory, files or threads
+                _log.error("%s could not be started: %s", self.path.name, error)
             except EngineError as error:
                 self._give_up(error)
                 return
-            _log.warning("the process of %s was started again", self.path.name)
+            else:
+                self._publish(process)
+                return
+
+    def _new_process(self) -> ModelProcess:
+        """Raises OSError, and EngineStopped after `close`."""
+        with self._lock:
+            if self._closed.is_set():
+                raise EngineStopped("the engine was shut down")
+            self._process = ModelProcess(self.path, self._settings, self._restart)
+            return self._process
+
+    def _publish(self, process: ModelProcess) -> None:
+        """Let requests use a process, unless it ended meanwhile: then `_restart` starts the next one."""
+        with self._lock:
+            if process is not self._process or process.ended or self._ready.done():
+                return
+            _log.info("the process of %s is up", self.path.name)
             self._ready.set_result(process)
-            return
 
     def _is_hopeless(self) -> bool:
         """Count a death; return whether it was one too many, and the model is given up."""
@@ -163,13 +177,18 @@ class SupervisedModel:
         return hopeless
 
     def _attach_again(self, process: ModelProcess) -> None:
+        """Attach the adapters in use; requests to one that does not fit any more are refused."""
         with self._lock:
             adapters = dict(self._adapters)
         for number, path in adapters.items():
             if path is not None:
-                process.attach(number, path).result()
-        if 0 not in adapters:
-            process.detach(0)
+                try:
+                    process.attach(number, path).result()
+                except EngineError as error:
+                    _log.error("%s: %s", self.path.name, error)
+        with self._lock:
+            for number in {0, *adapters} - self._adapters.keys():  # closed meanwhile
+                process.detach(number)
 
     def _give_up(self, error: EngineError) -> None:
         """Give `error` to all who wait, and to all later requests; only the first call has an effect."""
@@ -179,8 +198,7 @@ class SupervisedModel:
             self.failure = error
             if self._ready.done():
                 self._ready = Future()
-            ready = self._ready
-        ready.set_exception(error)
+            self._ready.set_exception(error)
 
 
 class ProcessBackend:

@@ -60,6 +60,31 @@ def test_another_prompt_never_gets_the_logits() -> None:
     ]
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_prompt_that_differs_in_its_last_token_never_gets_the_logits(
+    slots: int, deterministic: bool
+) -> None:
+    """Two beginnings of an answer may differ there, in the chats of two people."""
+    engine = Engine(
+        FakeRunner(),
+        slots=slots,
+        context=2000,
+        queue=8,
+        batch=512,
+        cache_ram=1 << 20,
+        deterministic=deterministic,
+    )
+    question = prompt("x" * 126)  # with the beginning, one more than a chunk
+    for number, letter in enumerate("vwvuw"):
+        begun = [*question, ord("x"), ord(letter)]
+        events = run(engine, engine.add(number, begun, GREEDY, continues=True))[number]
+        slot = next(one for one in engine._scheduler.slots if one.tokens[: len(begun)] == begun)
+        assert engine.runner.caches[slot.index][: len(begun)] == begun, "the cache has this prompt's tokens"  # type: ignore[attr-defined]
+        alone = engine_of(FakeRunner())
+        assert text_of(events) == text_of(run(alone, alone.add(9, begun, GREEDY, continues=True))[9])
+
+
 def rows_of(runner: FakeRunner, slot_tokens: int) -> list[tuple[int, int]]:
     return [(row.start, len(row.tokens)) for batch in runner.batches for row in batch][:slot_tokens]
 

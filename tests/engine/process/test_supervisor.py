@@ -295,6 +295,66 @@ def test_a_load_that_nobody_waits_for_is_ended(loader: ProcessLoader, tmp_path: 
         loader(path, progress=lambda share: False)
 
 
+def test_an_adapter_that_nobody_waits_for_leaves_its_model_alone(
+    loader: ProcessLoader, tmp_path: Path
+) -> None:
+    backend = open_with(loader, tmp_path)
+    adapter = write_adapter(tmp_path / "adapter.gguf")
+    with pytest.raises(EngineStopped, match="nobody waits"):
+        loader(Path(backend.info.path), adapter, progress=lambda share: False)
+    assert ask(backend, "hello")
+    with loader(Path(backend.info.path), adapter) as tuned:
+        assert ask(tuned, "hello")
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [SamplingParams(stop=("\ud800",)), SamplingParams(grammar="\udfff"), SamplingParams(top_k=5.5)],  # type: ignore[arg-type]
+    ids=["stop", "grammar", "type"],
+)
+def test_settings_that_cannot_be_sent_are_refused_and_the_process_lives(
+    loader: ProcessLoader, tmp_path: Path, sampling: SamplingParams
+) -> None:
+    backend = open_with(loader, tmp_path)
+    before = pid(backend)
+    with pytest.raises(RequestError, match="settings of the request"):
+        backend.stream(user("hello"), sampling)
+    assert ask(backend, "hello") and pid(backend) == before
+
+
+def test_counters_survive_a_death_and_are_counted_once(loader: ProcessLoader, tmp_path: Path) -> None:
+    backend = open_with(loader, tmp_path)
+    assert ask(backend, "hello")
+    while backend.stats().requests < 1:
+        time.sleep(0.01)
+    os.kill(pid(backend), signal.SIGKILL)
+    while not ask_or_wait(backend):
+        assert backend.stats().requests == 1
+    while backend.stats().requests < 2:
+        time.sleep(0.01)
+    assert backend.stats().requests == 2
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(
+    loader: ProcessLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_BACK_OFF", 0.1)
+    backend = open_with(loader, tmp_path)
+    start, tries = supervisor.ModelProcess, []
+
+    def short_of_memory(*arguments: object) -> object:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise OSError("cannot allocate memory")
+        return start(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(supervisor, "ModelProcess", short_of_memory)
+    os.kill(pid(backend), signal.SIGKILL)
+    while not ask_or_wait(backend):
+        pass
+    assert len(tries) == 2
+
+
 def test_nothing_is_left_behind_a_server_that_was_killed(tmp_path: Path) -> None:
     """Also while C code keeps the lock of the model process's interpreter."""
     path = write_model(tmp_path / "tiny.gguf", template=when("abcdef", HANG))
