@@ -32,7 +32,7 @@ from engine.probe.client import ProbeResult, compute, run_probe
 from engine.types import ProgressCallback, no_progress, rising, scaled
 from ggufio import shards
 
-_FORMAT = 6  # raise it when cached values change their meaning
+_FORMAT = 7  # raise it when cached values change their meaning
 
 
 def cache_path(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
@@ -158,12 +158,12 @@ def is_known(model: Path, extra_buffers: bool) -> bool:
 
 
 def _is_plain(facts: ModelMetadata) -> bool:
-    """Return whether the weights are not quantized.
+    """Return whether the weights are not quantized, as far as the file says.
 
     Where AMX crashes, it does so with quantized types only. A plain file must not bring it into a process
     that opens a quantized one next.
     """
-    return facts.quantization in ("F32", "F16", "BF16")
+    return facts.quantization in ("all F32", "F16", "BF16", "unknown")
 
 
 def first_candidate() -> CpuChoice:
