@@ -18,7 +18,7 @@ from bench.tiny_gguf import KINDS as TOKENIZERS
 from engine.process import client
 from pipeline.errors import InputError
 
-NUMBER = 40  # mutants that are tried here
+NUMBER = 30  # mutants that are tried here
 HANG = "{% set n = 9 %}{% set x = n ** (n ** n) %}"  # one call of C that keeps the interpreter's lock
 
 

@@ -87,15 +87,15 @@ def test_what_cannot_be_run_is_said(smollm2: Path) -> None:
 
 def test_twenty_people_for_a_while(smollm2: Path, root: Path, python: str) -> None:
     command = [python, "scripts/bench.py", "soak", "--model", smollm2, "--users", "20", "--minutes", "0.15"]
-    command += ["--talks", "4", "--cache-ram", "16", "--chat-turns", "10", "--json"]
+    command += ["--talks", "4", "--cache-ram", "16", "--chat-turns", "4", "--json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     figures = result["figures"]
     stats = figures["stats"]
     assert figures["wrong"] == [] and set(figures["fates"]) == {"read", "cancel", "hang up", "cancel at once"}
-    assert figures["turns"] == 10
-    assert figures["checked"] == sum(figures["fates"].values()) + 10
+    assert figures["turns"] == 4
+    assert figures["checked"] == sum(figures["fates"].values()) + 4
     assert stats["requests"] == sum(figures["fates"].values()) > 20
     assert stats["cancelled"] > 1 and stats["evictions"] > 5 and stats["restores"] > 1
     assert (stats["running"], stats["waiting"]) == (0, 0)
