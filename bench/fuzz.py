@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import sys
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from bench.config_mutations import mutated_config, restore, write_good_folders
 from bench.mutations import MODEL_MUTATIONS, mutated_adapter, mutated_model
 from bench.tiny_gguf import write_model
 from common.errors import InputError
+from common.system import process_memory
 from common.worker_process import WorkerDied, WorkerProcess
 from engine.config import EngineConfig, SamplingParams
 from engine.errors import EngineError, EngineStopped
@@ -182,7 +182,7 @@ def fuzz(config: FuzzConfig, log: Callable[[str], None] = lambda line: None) -> 
                 shown = time.monotonic()
                 accepted = sum(one.fate == "accepted" for one in outcomes.values())
                 log(f"{number + 1} mutants, {accepted} accepted, {shown - began:.0f} s")
-    return FuzzResult(config.seed, outcomes, time.monotonic() - began, peak_memory())
+    return FuzzResult(config.seed, outcomes, time.monotonic() - began, process_memory("VmHWM"))
 
 
 class Fuzzer:
@@ -385,11 +385,3 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     if not done:
         raise TimeoutError
     return done[0]
-
-
-def peak_memory() -> int:
-    """Return the most resident memory that this process ever had, in bytes; 0 where /proc does not say it."""
-    if sys.platform != "linux":
-        return 0
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))

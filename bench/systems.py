@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from llama_cpp import llama_cpp as llama
 
+from common.system import process_memory
 from engine.config import EngineConfig, SamplingParams
 from engine.probe.cpu_backend import load_cpu_backend
 from engine.process.supervisor import ProcessLoader
@@ -78,7 +79,7 @@ class OurProcess:
 
     def close(self) -> int:
         """See Contender."""
-        peak = own_peak() + self._backend.model.peak_memory()
+        peak = own_peak() + process_memory("VmHWM", self._backend.pid)
         self._backend.close()
         return peak
 

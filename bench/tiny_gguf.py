@@ -95,11 +95,7 @@ def write_model(
         ones = name.endswith("norm.weight")
         data = np.ones(shape) if ones else random.normal(0, 0.1, shape)
         writer.add_tensor(name, data.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return _written(writer, path)
 
 
 def _tensors(vocabulary_size: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -131,6 +127,11 @@ def write_adapter(path: Path, *, width: int = _WIDTH, rank: int = 4, seed: int =
         for part, shape in (("a", (rank, width)), ("b", (width, rank))):
             name = f"blk.{layer}.attn_q.weight.lora_{part}"
             writer.add_tensor(name, random.normal(0, 0.1, shape).astype(np.float32))
+    return _written(writer, path)
+
+
+def _written(writer: GGUFWriter, path: Path) -> Path:
+    """Write the file and return its path."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

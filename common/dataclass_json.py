@@ -46,7 +46,5 @@ def from_json_text(cls: type[T], text: bytes, *, strict: bool) -> T:
 
     Keys that are no fields are refused if `strict`, or else ignored.
     """
-    from pydantic import TypeAdapter
-
-    value: T = TypeAdapter(cls).validate_json(text, extra="forbid" if strict else "ignore")
+    value: T = _adapter(cls).validate_json(text, extra="forbid" if strict else "ignore")
     return value

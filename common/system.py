@@ -124,16 +124,14 @@ _GROUP = Path("/sys/fs/cgroup")
 
 def free_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
     """Return the free and immediately reclaimable memory in bytes; None when unknown."""
-    left = [_available(proc), _below_limit(group)]
+    left = [_entry(proc, "MemAvailable"), _below_limit(group)]
     return min((value for value in left if value is not None), default=None)
 
 
-def _available(proc: Path) -> int | None:
-    try:
-        lines = proc.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+def _entry(path: Path, name: str) -> int | None:
+    """Return an entry of a file like /proc/meminfo (`NAME: 12 kB`) in bytes, or None."""
+    lines = _read(path).splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
 
 
 def _below_limit(group: Path) -> int | None:
@@ -151,13 +149,9 @@ def _below_limit(group: Path) -> int | None:
 
 def total_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
     """Return the memory of the machine or the container in bytes, whichever is less; None when unknown."""
-    sizes = []
-    with suppress(OSError, StopIteration):
-        lines = proc.read_text(encoding="ascii").splitlines()
-        sizes.append(1024 * int(next(line for line in lines if line.startswith("MemTotal:")).split()[1]))
-    with suppress(OSError, ValueError):  # "max" is no number
-        sizes.append(int((group / "memory.max").read_text(encoding="ascii")))
-    return min(sizes, default=None)
+    limit = _read(group / "memory.max").strip()  # "max" is no limit
+    sizes = [_entry(proc, "MemTotal"), int(limit) if limit.isdigit() else None]
+    return min((size for size in sizes if size is not None), default=None)
 
 
 def limit_memory(size: int | None) -> None:
@@ -187,8 +181,7 @@ def process_memory(kind: str, pid: int | None = None) -> int:
 
     VmData is private memory, as `limit_memory` counts it; VmHWM is the peak of resident memory (man 5 proc).
     """
-    lines = _read(Path(f"/proc/{pid or 'self'}/status")).splitlines()
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")), 0)
+    return _entry(Path(f"/proc/{pid or 'self'}/status"), kind) or 0
 
 
 RENDER_SECONDS = 10.0

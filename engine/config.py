@@ -11,6 +11,7 @@ from engine.errors import SettingsError
 
 KvType = Literal["f16", "q8_0", "q4_0"]
 Overflow = Literal["drop", "refuse"]
+CHUNK = 128  # tokens of a prompt that are computed together when answers must not depend on anything else
 MAX_TOKENS = 1_000_000  # of one answer
 
 
@@ -237,7 +238,7 @@ class EngineConfig:
         _require(1 <= self.slots <= 64, "slots", self.slots, "use 1 to 64")
         _require(self.queue >= 0, "queue", self.queue, "use 0 or more")
         _require(self.threads is None or self.threads >= 1, "threads", self.threads, "use 1 or more")
-        least = 128 if self.deterministic else 32  # engine.core.scheduler.CHUNK
+        least = CHUNK if self.deterministic else 32
         _require(self.batch >= least, "batch", self.batch, f"use {least} or more tokens")
         _require(self.kv_type in get_args(KvType), "kv_type", self.kv_type, "use f16, q8_0 or q4_0")
         _require(self.cache_ram >= 0, "cache_ram", self.cache_ram, "use 0 (off) or more bytes")

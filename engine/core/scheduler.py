@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from engine.config import CHUNK
 from engine.core.prefix_cache import Logits, PrefixCache, SavedState, common_prefix
 from engine.core.types import BatchRow
 from engine.errors import QueueFull
 
 _WORTH_COPYING = 16  # tokens; computing fewer again is as fast as copying a whole cache
 _MAX_PROMPTS = 4  # prompts of a conversation whose logits are kept: up to a megabyte each
-CHUNK = 128  # tokens of a prompt that are computed together when answers must not depend on anything else
 
 
 @dataclass

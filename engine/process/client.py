@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from common.system import process_memory
 from common.terminal import printable
 from common.worker_process import start_child
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped, ModelError, RequestError
 from engine.process.messages import (
+    CANCELLED,
     MAX_LINE,
     REPLIES,
     Accepted,
@@ -46,14 +46,13 @@ from engine.process.messages import (
 )
 from engine.prompt.chat_template import check_messages
 from engine.serving.stream import Sink
-from engine.types import Event, Finished, Message, ModelInfo, ProgressCallback, RequestStats, no_progress
+from engine.types import Event, Finished, Message, ModelInfo, ProgressCallback, no_progress
 
 HANG_SECONDS = 10.0
 """A process that sends nothing for so long after a Ping is killed."""
 _START_SECONDS = 120.0  # the same for its first reply, as a busy machine may take long to import libraries
 _PING_SECONDS = 1.0
 _LOG_LINES, _LINE = 20, 400  # of standard error, and bytes of each
-_CANCELLED = Finished("cancelled", RequestStats(0, 0, 0, 0.0, 0.0, 0.0))
 _log = logging.getLogger("engine")
 
 
@@ -97,7 +96,7 @@ class Answer:
         """Stop the answer, also while it waits for a process. Returns at once."""
         with self._lock:
             if self._process is None:
-                self.deliver([_CANCELLED])
+                self.deliver([CANCELLED])
             else:
                 self._process.cancel(self._number)
 
@@ -151,9 +150,9 @@ class ModelProcess:
         self._closed = False
         self._numbers = itertools.count(1)
         self._heard = time.monotonic()  # when the last reply came
-        self._began, self._replied = self._heard, False
+        self._replied = False
         self._hung = False
-        self._over = threading.Event()  # set when nobody waits for this process any more
+        self._over = threading.Event()  # the process ended or was closed
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._child, self._lifeline = start_child(
             "engine.process.server", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -223,10 +222,6 @@ class ModelProcess:
     def stats(self, adapter: int) -> EngineStats:
         """Return an engine's counters, as of the last second or the last answer."""
         return self._stats.get(adapter, EngineStats())
-
-    def peak_memory(self) -> int:
-        """Return the peak resident memory of the process in bytes; 0 when unknown."""
-        return process_memory("VmHWM", self._child.pid)
 
     def close(self) -> None:
         """Kill the process: it has nothing to save. Its answers raise EngineStopped. Idempotent."""
@@ -313,29 +308,23 @@ class ModelProcess:
         opening = self._openings.get(reply.adapter)
         if opening is None:
             return
-        if isinstance(reply, Progress):
-            if not opening.progress(reply.share):
-                self._abandon(reply.adapter, opening)
-        elif isinstance(reply, Opened):
+        if isinstance(reply, Opened):
             self._openings.pop(reply.adapter, None)
             _resolve(opening.opened, reply.info)
-        elif reply.adapter == 0:
-            self._ended(reply.failure.error())
-            self.close()
-        else:
-            self._openings.pop(reply.adapter, None)
-            _reject(opening.opened, reply.failure.error())
+        elif isinstance(reply, Refused):
+            self._end_opening(reply.adapter, opening, reply.failure.error())
+        elif not opening.progress(reply.share):
+            self.detach(reply.adapter)
+            self._end_opening(reply.adapter, opening, EngineStopped("nobody waits for this model any more"))
 
-    def _abandon(self, adapter: int, opening: _Opening) -> None:
-        """Stop a load that nobody waits for; that of an adapter leaves the model alone."""
-        error = EngineStopped("nobody waits for this model any more")
+    def _end_opening(self, adapter: int, opening: _Opening, error: EngineError) -> None:
+        """Fail a load. A failed model ends the process, a failed adapter does not."""
         if adapter == 0:
             self._ended(error)
             self.close()
-            return
-        self._openings.pop(adapter, None)
-        _reject(opening.opened, error)
-        self.detach(adapter)
+        else:
+            self._openings.pop(adapter, None)
+            _reject(opening.opened, error)
 
     def _ended(self, error: EngineError) -> None:
         """Give `error` to all who wait for this process; only the first call has an effect."""

@@ -20,7 +20,7 @@ from engine import errors
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped
-from engine.types import Event, ModelInfo
+from engine.types import Event, Finished, ModelInfo, RequestStats
 
 MAX_LINE = 16 << 20
 """The longest line in bytes; a process that sends a longer one is ended."""
@@ -165,6 +165,10 @@ COMMANDS: Mapping[str, type[Command]] = {
 REPLIES: Mapping[str, type[Reply]] = {
     kind.__name__: kind for kind in (Described, Progress, Opened, Refused, Accepted, Events, Failed, Pong)
 }
+
+
+CANCELLED = Finished("cancelled", RequestStats(0, 0, 0, 0.0, 0.0, 0.0))
+"""The end of an answer that was stopped before its prompt was queued."""
 
 
 class ProtocolError(Exception):

@@ -24,6 +24,7 @@ from common.worker_process import end_with_parent
 from engine.errors import EngineError, EngineStopped, RequestError
 from engine.process.clock import Clock, Task
 from engine.process.messages import (
+    CANCELLED,
     COMMANDS,
     Accepted,
     Ask,
@@ -48,7 +49,7 @@ from engine.process.messages import (
     request_of,
 )
 from engine.serving.backend import LlamaBackend, Prompt
-from engine.types import Event, Finished, Message, ProgressCallback, RequestStats
+from engine.types import Event, Finished, Message, ProgressCallback
 
 STUCK = 71  # exit code: C code does not return, or the engine failed for good
 _GROWTH = 1 << 30  # bytes that the process may grow by after loading, beside its prefix cache
@@ -56,7 +57,6 @@ _TOO_SLOW = (
     "the model's chat template or tokenizer takes too long for this conversation: "
     "start a new chat, or choose another model"
 )
-_CANCELLED = Finished("cancelled", RequestStats(0, 0, 0, 0.0, 0.0, 0.0))
 
 
 class Outbox:
@@ -130,11 +130,9 @@ class ModelServer:
             self._send(Pong({key: backend.stats() for key, backend in list(self._backends.items())}))
 
     def _open(self, command: Open) -> None:
-        limit_memory(total_memory())
         self._cache_ram = command.settings.cache_ram
         self._serve(
             0,
-            self._cache_ram,
             lambda: LlamaBackend.open(
                 Path(command.path),
                 command.settings,
@@ -144,17 +142,16 @@ class ModelServer:
         )
 
     def _attach(self, command: Attach) -> None:
-        limit_memory(total_memory())
-
         def attach() -> LlamaBackend:
             for model in self._backends.values():  # any: they share the weights
                 return model.with_adapter(Path(command.path), progress=self._progress(command.adapter))
             raise EngineStopped("the model was closed")
 
-        self._serve(command.adapter, self._cache_ram * (1 + len(self._backends)), attach)
+        self._serve(command.adapter, attach)
 
-    def _serve(self, adapter: int, cache: int, open_backend: Callable[[], LlamaBackend]) -> None:
+    def _serve(self, adapter: int, open_backend: Callable[[], LlamaBackend]) -> None:
         """Open a backend, report it, and limit the memory that the process may take from then on."""
+        limit_memory(total_memory())
         try:
             self._backends[adapter] = backend = open_backend()
         except Exception as error:  # noqa: BLE001 - the boundary: the server gets the error
@@ -162,7 +159,8 @@ class ModelServer:
             self._send(Refused(adapter, Failure.of(known)))
         else:
             self._send(Opened(adapter, backend.info))
-        limit_memory(process_memory("VmData") + cache + _GROWTH)
+        caches = self._cache_ram * max(1, len(self._backends))
+        limit_memory(process_memory("VmData") + caches + _GROWTH)
 
     def _progress(self, adapter: int) -> ProgressCallback:
         """Return a callback that reports each new percent. A load is stopped by ending the process."""
@@ -248,7 +246,7 @@ class ModelServer:
         """End a request whose preparation was cancelled or ran out of time."""
         request = self._forget(number)
         if request is not None and request.cancelled:
-            self._send(Events(number, [_CANCELLED]))
+            self._send(Events(number, [CANCELLED]))
         else:
             self._send(Failed(number, Failure.of(RequestError(_TOO_SLOW))))
 

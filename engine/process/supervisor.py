@@ -95,10 +95,6 @@ class SupervisedModel:
         """Return the counters of an adapter's engine, those of earlier processes included."""
         return total([self._past.get(adapter, EngineStats()), self._process.stats(adapter)])
 
-    def peak_memory(self) -> int:
-        """Return the peak resident memory of the process in bytes; 0 when unknown."""
-        return self._process.peak_memory()
-
     def detach(self, adapter: int) -> None:
         """Stop an adapter's engine; the last one ends the process."""
         with self._lock:
@@ -134,11 +130,7 @@ class SupervisedModel:
                 process = self._new_process()
                 process.opened.result()
                 self._attach_again(process)
-            except (
-                DiedLoading,
-                OSError,
-                RuntimeError,
-            ) as error:  # the latter two: no memory, files or threads
+            except (DiedLoading, OSError, RuntimeError) as error:  # such as no memory for another thread
                 _log.error("%s could not be started: %s", self.path.name, error)
             except EngineError as error:
                 self._give_up(error)

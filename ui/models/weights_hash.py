@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from common.certificate import NAME as CERTIFICATE
 from common.certificate import load_certificate
 from common.errors import InputError
-from common.files import load_json
+from common.files import load_json, write_atomically
 from common.paths import cache_folder
 from engine.serving.protocols import ChatBackend
 from ggufio import shards
@@ -228,9 +228,7 @@ def cached_hash(files: Sequence[Path]) -> str:
     value = hash_of(files)
     with suppress(OSError):  # without a writable cache the next start computes it again
         entry.parent.mkdir(parents=True, exist_ok=True)
-        partial = entry.with_suffix(f".{threading.get_ident()}")
-        partial.write_text(value, encoding="utf-8")
-        partial.replace(entry)
+        write_atomically(entry, value)
     return value
 
 

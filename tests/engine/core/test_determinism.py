@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.config import CHUNK
 from engine.core.engine import Engine
-from engine.core.scheduler import CHUNK
 from tests.engine.fakes import FakeRunner, prompt
 from tests.engine.helpers import GREEDY, run, text_of
 

@@ -54,10 +54,6 @@ def open_with(loader: ProcessLoader, folder: Path, template: str = CHATML) -> Pr
     return loader(write_model(folder / "tiny.gguf", template=template))
 
 
-def pid(backend: ProcessBackend) -> int:
-    return backend.model._process._child.pid
-
-
 def begin(backend: ProcessBackend) -> tuple[EventStream, str]:
     """Start a long answer and read its first words."""
     stream, text = backend.stream(user("hello"), LONG), ""
@@ -143,7 +139,7 @@ def test_killed_amid_three_answers_each_keeps_its_text_and_the_next_question_is_
     undisturbed = Reader(other.stream(user("hello"), endless))
     for reader in (*readers, undisturbed):
         assert reader.first.wait(30)
-    os.kill(pid(backend), signal.SIGKILL)
+    os.kill(backend.pid, signal.SIGKILL)
     for reader in readers:
         reader.join(30)
         assert reader.text
@@ -164,10 +160,10 @@ def test_after_three_deaths_it_is_given_up_by_name(
     monkeypatch.setattr(supervisor, "_BACK_OFF", 0.1)
     backend = open_with(loader, tmp_path)
     for _ in range(2):
-        os.kill(pid(backend), signal.SIGKILL)
+        os.kill(backend.pid, signal.SIGKILL)
         while not ask_or_wait(backend):
             pass
-    os.kill(pid(backend), signal.SIGKILL)
+    os.kill(backend.pid, signal.SIGKILL)
     with pytest.raises(EngineStopped, match=r"tiny\.gguf is not started again, as its process ended 3 times"):
         while True:
             ask_or_wait(backend)
@@ -210,7 +206,7 @@ def test_a_template_that_misbehaves_for_some_conversations_costs_only_those(
     loader: ProcessLoader, tmp_path: Path, trap: str, line: str
 ) -> None:
     backend = open_with(loader, tmp_path, when("abcdef", trap))
-    child = psutil.Process(pid(backend))
+    child = psutil.Process(backend.pid)
     with pytest.raises((RequestError, EngineStopped), match=line):
         backend.stream(user("abcdef"), SHORT)
     assert ask(backend, "hello")
@@ -221,7 +217,7 @@ def test_a_template_that_misbehaves_for_some_conversations_costs_only_those(
 def test_loops_of_many_callers_do_not_add_up(tmp_path: Path) -> None:
     loader = ProcessLoader(replace(SETTINGS, queue=40))
     with loader(write_model(tmp_path / "tiny.gguf", template=when("abcdef", LOOP))) as backend:
-        child = psutil.Process(pid(backend))
+        child = psutil.Process(backend.pid)
         before = child.cpu_times().user
         started = [backend.start(user("abcdef"), SHORT) for _ in range(40)]
         assert all(isinstance(accepted.exception(120), RequestError) for _, accepted in started)
@@ -249,7 +245,7 @@ def test_a_file_truncated_while_it_is_served_is_refused_with_the_cause(
     with pytest.raises((EngineStopped, ModelError)):
         while True:  # pages that were read stay in memory until the kernel takes them away
             ask(backend, "hello " * 20)
-            os.kill(pid(backend), signal.SIGBUS)
+            os.kill(backend.pid, signal.SIGBUS)
     with pytest.raises(ModelError, match=r"tiny\.gguf is damaged or not supported"):
         backend.stream(user("hello"), SHORT)
     assert backend.given_up
@@ -273,7 +269,7 @@ def test_an_adapter_shares_the_process_and_comes_back_with_it(loader: ProcessLoa
     assert tuned.model is backend.model and tuned.info.adapter == str(adapter)
     plain, changed = ask(backend, "hello"), ask(tuned, "hello")
     assert plain != changed
-    os.kill(pid(backend), signal.SIGKILL)
+    os.kill(backend.pid, signal.SIGKILL)
     while not (again := ask_or_wait(tuned)):
         pass
     assert again == changed and ask_or_wait(backend) == plain
@@ -284,7 +280,7 @@ def test_an_adapter_shares_the_process_and_comes_back_with_it(loader: ProcessLoa
     with pytest.raises(ModelError, match="is no working adapter"):
         loader(Path(tuned.info.path), write_adapter(tmp_path / "wrong.gguf", width=32))
     assert ask(tuned, "hello") == changed
-    child = psutil.Process(pid(tuned))
+    child = psutil.Process(tuned.pid)
     tuned.close()
     child.wait(10)
 
@@ -316,10 +312,10 @@ def test_settings_that_cannot_be_sent_are_refused_and_the_process_lives(
     loader: ProcessLoader, tmp_path: Path, sampling: SamplingParams
 ) -> None:
     backend = open_with(loader, tmp_path)
-    before = pid(backend)
+    before = backend.pid
     with pytest.raises(RequestError, match="settings of the request"):
         backend.stream(user("hello"), sampling)
-    assert ask(backend, "hello") and pid(backend) == before
+    assert ask(backend, "hello") and backend.pid == before
 
 
 def test_counters_survive_a_death_and_are_counted_once(loader: ProcessLoader, tmp_path: Path) -> None:
@@ -327,7 +323,7 @@ def test_counters_survive_a_death_and_are_counted_once(loader: ProcessLoader, tm
     assert ask(backend, "hello")
     while backend.stats().requests < 1:
         time.sleep(0.01)
-    os.kill(pid(backend), signal.SIGKILL)
+    os.kill(backend.pid, signal.SIGKILL)
     while not ask_or_wait(backend):
         assert backend.stats().requests == 1
     while backend.stats().requests < 2:
@@ -349,7 +345,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(
         return start(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(supervisor, "ModelProcess", short_of_memory)
-    os.kill(pid(backend), signal.SIGKILL)
+    os.kill(backend.pid, signal.SIGKILL)
     while not ask_or_wait(backend):
         pass
     assert len(tries) == 2
@@ -364,7 +360,7 @@ from pathlib import Path
 from engine.config import EngineConfig, SamplingParams
 from engine.process.supervisor import ProcessLoader
 backend = ProcessLoader(EngineConfig(context=512, slots=2, threads=1, speculation=False))(Path(sys.argv[1]))
-print("llama_cpp" in sys.modules, backend.model._process._child.pid, flush=True)
+print("llama_cpp" in sys.modules, backend.pid, flush=True)
 kept = backend.start([{"role": "user", "content": "abcdef"}], SamplingParams())
 time.sleep(60)
 """
