@@ -17,8 +17,8 @@ from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, run_worker, serve
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
-from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, is_lora
-from pipeline.sources.model_source import Source
+from pipeline.sources.adapter import PEFT_PREFIX, Adapter, is_lora
+from pipeline.sources.model_source import WEIGHTS, Source
 
 _INEXPRESSIBLE = {
     "use_dora": "DoRA rescales every row of the merged weight",

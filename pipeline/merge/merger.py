@@ -14,12 +14,14 @@ from typing import Any
 from common.errors import MissingPackage
 from common.text import and_more
 from pipeline.errors import InputError
+from pipeline.merge.base_check import check_base
 from pipeline.merge.checkpoint import Checkpoint, Parameters, Tensors
 from pipeline.merge.embeddings import check_added_rows, embedding_parameters, resized_rows, with_rows
 from pipeline.merge.meta_model import AdapterWeights, build_base, inject_adapter
 from pipeline.merge.peft_layer import tuned_layers
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
+from pipeline.sources.reading import reading
 
 try:
     import torch
@@ -88,6 +90,8 @@ class Merger:
 
     def _build(self, base: Source) -> Any:
         model = build_base(base, self.settings)
+        if isinstance(self._tensors, Checkpoint):
+            check_base(base, model, self._tensors)
         rows = resized_rows(model, self._adapter)
         if rows is not None:
             self.settings["vocab_size"] = rows
@@ -190,6 +194,8 @@ def merge_in_sequence(base: Source, adapters: Sequence[Adapter], qlora_base: str
 
         tensors = Nf4Base(base, tensors)
     for adapter in adapters:
-        tensors = Merger(base, tensors, adapter)
+        what = f"the adapter {adapter.spec!r} cannot be merged into the base {base.spec!r}"
+        with reading(what, "save it again with PEFT, or merge it with PEFT's merge_and_unload"):
+            tensors = Merger(base, tensors, adapter)
     assert isinstance(tensors, Merger)
     return tensors
