@@ -5,6 +5,7 @@ The worker is this module, run as `python -m pipeline.convert.lora`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import runpy
@@ -19,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter, is_lora
 from pipeline.sources.model_source import WEIGHTS, Source
+from pipeline.sources.reading import reading
 
 _INEXPRESSIBLE = {
     "use_dora": "DoRA rescales every row of the merged weight",
@@ -84,7 +86,9 @@ def write(request: Message) -> Message:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the two folders
     with tempfile.TemporaryDirectory(dir=job.target.parent, prefix="read-") as scratch:
         folder = Path(scratch) / job.name  # the script takes the GGUF's name from it
-        parameters = _write_scaled(job.base, job.adapter, folder)
+        what = f"the adapter {job.adapter.spec!r} cannot be a GGUF LoRA file"
+        with reading(what, "leave --format adapter away, which merges it"):
+            parameters = _write_scaled(job.base, job.adapter, folder)
         _run_script(job, folder)
     return to_json(WrittenAdapter(len(job.adapter.tensors) // 2, parameters))
 
@@ -126,7 +130,9 @@ def _run_script(job: AdapterJob, folder: Path) -> None:
     sys.argv = [str(script), *options, str(folder)]
     try:
         runpy.run_path(str(script), run_name="__main__")
-    except (NotImplementedError, ValueError, AssertionError, SystemExit) as error:  # whatever it refuses with
+    except (Exception, SystemExit) as error:  # whatever it refuses with
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         if isinstance(error, SystemExit) and not error.code:
             return
         raise InputError(

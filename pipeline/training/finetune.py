@@ -14,13 +14,14 @@ from typing import Any
 
 from common.errors import MissingPackage
 from common.files import atomic_directory, sha256
-from common.text import first_line
 from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.model_card import CARD, adapter_card, own_card
 from pipeline.sources.bundled import read_record
 from pipeline.sources.model_source import Source, base_source
+from pipeline.sources.reading import reading, reason
+from pipeline.tokenizers.diagnose import tokenizer_fault
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.trainer import faster_precision, load_model, train_adapter
 
@@ -71,12 +72,12 @@ def load_tokenizer(source: Source) -> Any:
     """Load the base's tokenizer. Raises InputError when it is unreadable or has no chat template."""
     from transformers import AutoTokenizer
 
-    try:
+    def fault(error: BaseException) -> str:
+        found = tokenizer_fault(source.folder)
+        return found or f"the base {source.spec!r} has no tokenizer that can be read: {reason(error)}"
+
+    with reading("", "", fault):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the base {source.spec!r} has no tokenizer that can be read: {first_line(error)}"
-        ) from None
     if not tokenizer.chat_template:
         raise InputError(
             f"the base {source.spec!r} has no chat template: choose its -Instruct or -Chat version"
@@ -108,15 +109,11 @@ def _check_targets(config: FinetuneConfig, source: Source) -> None:
 
     if config.targets == (ALL_LINEAR,):
         return
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"the base {source.spec!r} is of no known architecture: {first_line(error)}"
-        ) from None
+    what = f"the base {source.spec!r} is of no known architecture"
+    with reading(what, "correct its config.json, or download it again"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        )
     head = model.get_output_embeddings()
     linear = {
         name.rsplit(".", 1)[-1]
