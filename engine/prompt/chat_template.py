@@ -25,6 +25,7 @@ from engine.types import Message
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 _MARK = "system-prompt-probe"
+_MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
 
 
 class TemplateTokenizer(Protocol):
@@ -138,9 +139,13 @@ def _brief(error: Exception) -> str:
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raise RequestError unless there is at least one message and each has a known role and a text."""
+    """Raise RequestError unless there are messages, not too many, each with a known role and a text."""
     if not messages:
         raise RequestError("there are no messages: send at least one from the user")
+    if len(messages) > _MAX_MESSAGES:
+        raise RequestError(
+            f"the conversation has {len(messages)} messages: {_MAX_MESSAGES} are the most; start a new chat"
+        )
     for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
