@@ -229,7 +229,7 @@ class _AnswerWriter:
                 await self._end()
 
     async def save_later(self) -> None:
-        """Try to save an answer that has ended, until it succeeds or was deleted, or half an hour has passed."""
+        """Try for half an hour to save an answer that has ended, unless it is deleted meanwhile."""
         for seconds in RETRY_SECONDS:
             await asyncio.sleep(seconds)
             with suppress(NotFound):
