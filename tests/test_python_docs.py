@@ -49,8 +49,8 @@ def test_the_page_runs_as_it_is(
 
 
 def test_llama_of_llama_cpp_python_finds_a_backend_in_a_fresh_process(root: Path, python: str) -> None:
-    (block,) = (b for b in re.findall(r"```python\n(.*?)```", (root / "docs/python.md").read_text(), re.DOTALL)
-                if "import Llama\n" in b)  # fmt: skip
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs/python.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "import Llama\n" in block)
     paths = f"[{str(embedded_gguf())!r}]"
     model = f"from types import SimpleNamespace; result = SimpleNamespace(paths={paths})\n"
     done = subprocess.run(
