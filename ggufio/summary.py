@@ -74,10 +74,15 @@ class Summary:
             return "an importance matrix"
         if self.architecture == "controlvector":
             return "a control vector"
+        return "a vocabulary without weights" if self.is_vocabulary else None
+
+    @property
+    def is_vocabulary(self) -> bool:
+        """Whether it has a tokenizer and no weights, nor further shards with them."""
         shards = self.metadata.get("split.count", 1)
-        if kind == "vocab" or (not self.weights and isinstance(shards, int) and shards <= 1):
-            return "a vocabulary without weights"
-        return None
+        return self.metadata.get("general.type") == "vocab" or (
+            not self.weights and isinstance(shards, int) and shards <= 1
+        )
 
     @property
     def no_chat(self) -> str | None:

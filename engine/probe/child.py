@@ -22,7 +22,7 @@ from engine.llama.library import find_variants, load_variant, rank_variants
 from engine.llama.model import Adapter, Model, model_metadata
 from engine.llama.runner import Runner
 from engine.probe.trials import trials
-from ggufio.summary import summarize
+from ggufio.summary import Summary, summarize
 
 NO_CHAT = "with which nobody can chat"
 ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
@@ -32,7 +32,9 @@ def inspect(path: Path) -> Message:
     """Return the file's metadata, and the CPU variants that this machine supports, best first."""
     ranked = [str(p) for p in rank_variants(find_variants())]
     send({"stage": "header"})  # from here on, a crash is the file's fault
-    _reject_other_kinds(path)
+    summary = summarize(path)  # None for a file whose defect llama.cpp names
+    if summary is not None and not (summary.is_vocabulary and "tokenizer.chat_template" in summary.metadata):
+        _reject_other_kinds(summary)
     model = Model(path, vocab_only=True)
     if llama.llama_model_has_encoder(model.handle) or not llama.llama_model_has_decoder(model.handle):
         raise ModelError(f"it has an encoder, {NO_CHAT}: name a model that only decodes")
@@ -40,14 +42,13 @@ def inspect(path: Path) -> Message:
     for stage, trial in trials(model.vocab, facts).items():
         send({"stage": stage})
         trial()
+    if summary is not None:
+        _reject_other_kinds(summary)
     return {"variants": ranked, "facts": asdict(facts)}
 
 
-def _reject_other_kinds(path: Path) -> None:
+def _reject_other_kinds(summary: Summary) -> None:
     """Raise ModelError for a file that is no model, or a model that does not write text."""
-    summary = summarize(path)
-    if summary is None:  # llama.cpp names the defect
-        return
     if summary.no_model == "a LoRA adapter":
         raise ModelError(ADAPTER_ALONE)
     if summary.no_model:
