@@ -76,11 +76,12 @@ class RenderedChat:
 class TokenizerReference:
     """Everything recorded from transformers. The field names are the keys of the JSON file.
 
-    `vocabulary` holds the tokens by id, and `roles` maps "bos" and "eos" to ids. `adds_bos` is true when
-    plain text gets a BOS. `turn_end` is the added token that the template writes after an answer.
+    `vocabulary` holds the tokens by id, None for an id without one; `roles` maps "bos" and "eos" to ids.
+    `adds_bos` is true when plain text gets a BOS. `turn_end` is the added token that the template writes
+    after an answer.
     """
 
-    vocabulary: list[str]
+    vocabulary: list[str | None]
     roles: dict[str, int | None]
     adds_bos: bool
     tokens: tuple[Token, ...]
@@ -131,7 +132,10 @@ def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
     )
     user_chats = _user_chats(evaluation)
     return TokenizerReference(
-        vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
+        vocabulary=[
+            token if token is None else str(token)
+            for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        ],
         roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
         adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
         tokens=tokens,
