@@ -14,6 +14,7 @@ from common.errors import InputError
 
 OPTION = "--chat-template"
 ADVICE = f"give one with {OPTION} FILE|NAME"
+OTHER_ADVICE = f"give another one with {OPTION} FILE|NAME"
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".jinja"
 _MAX_BYTES = 1 << 20

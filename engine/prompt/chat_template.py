@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from common.chat_templates import ADVICE, OPTION, expand_name
+from common.chat_templates import ADVICE, OPTION, OTHER_ADVICE, expand_name
 from common.errors import InputError
 from common.message_form import Shaped, find_form
 from common.text import first_line
@@ -62,7 +62,7 @@ class ChatTemplate:
             raise ModelError(f"{error}, with {OPTION}") from error
         except Exception as error:  # an untrusted template may raise anything
             raise ModelError(
-                f"the model's chat template does not render: {_brief(error)}; {ADVICE}"
+                f"the model's chat template does not render: {_brief(error)}; {OTHER_ADVICE}"
             ) from error
         if self.form.lost:
             raise ModelError(lost_text(self.form.lost))
@@ -98,8 +98,8 @@ class ChatTemplate:
 def lost_text(roles: Sequence[str]) -> str:
     """Return the error for a template that leaves out the texts of these roles."""
     return (
-        f"what the {' and the '.join(sorted(roles, reverse=True))} says does not reach the prompt: the model's "
-        f"chat template leaves it out, as a text and as a list of parts; {ADVICE}"
+        f"what the {' and the '.join(sorted(roles, reverse=True))} says does not reach the prompt: the "
+        f"model's chat template leaves it out, as a text and as a list of parts; {OTHER_ADVICE}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The sandbox that chat templates render in; it equals that of transformers (utils/chat_template_utils.py)."""
+"""The sandbox of chat templates, equal to that of transformers (utils/chat_template_utils.py)."""
 
 from __future__ import annotations
 

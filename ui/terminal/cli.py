@@ -9,12 +9,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from common.chat_templates import read_template
+from common.errors import InputError
 from common.terminal import say, say_error
 from engine.config import EngineConfig, sampling_over
 from engine.errors import EngineError, SettingsError
 from ui.models.catalog import default_entry
 from ui.terminal.chat import DEFAULTS as ENGINE
 from ui.terminal.chat import (
+    ChatTemplateOption,
     ContextSize,
     KvCacheType,
     Model,
@@ -52,6 +55,7 @@ def main(
             metavar="TEXT", help="Text that ends an answer; may be repeated.", rich_help_panel="Answers"
         ),
     ] = None,
+    chat_template: ChatTemplateOption = None,
     context: ContextSize = ENGINE.context,
     threads: Threads = ENGINE.threads,
     kv_type: KvCacheType = ENGINE.kv_type,
@@ -65,10 +69,15 @@ def main(
         sampling_over({}, given)  # report an error before loading a model
         question = prompt_of(prompt, prompt_file)
         settings = EngineConfig(
-            context=context, slots=1, threads=threads, kv_type=kv_type, speculation=speculation
+            context=context,
+            slots=1,
+            threads=threads,
+            kv_type=kv_type,
+            speculation=speculation,
+            chat_template=read_template(chat_template).source if chat_template is not None else "",
         )
         code = run(model, settings, given, system, question)
-    except EngineError as error:
+    except (EngineError, InputError) as error:
         say_error(str(error))
         code = 2
     raise typer.Exit(code)
