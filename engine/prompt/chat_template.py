@@ -41,6 +41,18 @@ class TemplateTokenizer(Protocol):
         ...
 
 
+class LostWords(ModelError):
+    """The chat template leaves out what somebody says."""
+
+    def __init__(self, roles: Sequence[str]) -> None:
+        """`roles` are those whose texts do not reach the prompt."""
+        self.roles = tuple(roles)
+        super().__init__(
+            f"what the {' and the '.join(sorted(roles, reverse=True))} says does not reach the prompt: the "
+            f"model's chat template leaves it out, as a text and as a list of parts; {OTHER_ADVICE}"
+        )
+
+
 class ChatTemplate:
     """A compiled chat template that renders what everybody says in a conversation."""
 
@@ -65,7 +77,7 @@ class ChatTemplate:
                 f"the model's chat template does not render: {_brief(error)}; {OTHER_ADVICE}"
             ) from error
         if self.form.lost:
-            raise ModelError(lost_text(self.form.lost))
+            raise LostWords(self.form.lost)
 
     @property
     def takes_system(self) -> bool:
@@ -93,14 +105,6 @@ class ChatTemplate:
             raise RequestError(
                 f"the model's chat template refuses this conversation: {_brief(error)}"
             ) from error
-
-
-def lost_text(roles: Sequence[str]) -> str:
-    """Return the error for a template that leaves out the texts of these roles."""
-    return (
-        f"what the {' and the '.join(sorted(roles, reverse=True))} says does not reach the prompt: the "
-        f"model's chat template leaves it out, as a text and as a list of parts; {OTHER_ADVICE}"
-    )
 
 
 def _brief(error: Exception) -> str:

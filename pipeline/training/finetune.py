@@ -12,15 +12,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from common.chat_templates import GivenTemplate, read_template
 from common.errors import MissingPackage
 from common.files import atomic_directory, sha256
 from common.text import first_line
+from pipeline.data.chat_template import no_template, reject_lost_messages, set_template
 from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.model_card import CARD, adapter_card, own_card
 from pipeline.sources.bundled import read_record
 from pipeline.sources.model_source import Source, base_source
+from pipeline.tokenizers.folder_templates import TEMPLATE
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.trainer import faster_precision, load_model, train_adapter
 
@@ -36,7 +39,7 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
 
     It contains adapter_model.safetensors, adapter_config.json, training.json (the options, the data's
     SHA-256, the versions and a FinetuneReport) and README.md; a README.md by the user is kept. The base's
-    tokenizer and chat template are not copied. Raises InputError for wrong input, before anything is loaded.
+    tokenizer and chat template are not copied; a chat template that was given is. Raises InputError for wrong input, before anything is loaded.
     An interruption leaves `out` unchanged.
     """
     progress = progress or NoProgress()
@@ -47,7 +50,9 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package)
     source = base_source(config.base)
-    tokenizer = load_tokenizer(source)
+    given = read_template(config.chat_template) if config.chat_template is not None else None
+    tokenizer = load_tokenizer(source, given)
+    reject_lost_messages(tokenizer, chats)
     train = _encode(tokenizer, train_chats, config.max_length)
     held = _encode(tokenizer, held_chats, config.max_length)
     if not train:
@@ -64,11 +69,16 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
             config, model, tokenizer, train=train, held=held, dropped=dropped, progress=progress
         )
         _save(config, source, model, report, folder)
+        if given is not None:  # an export takes the adapter's template
+            (folder / TEMPLATE).write_text(given.source, encoding="utf-8")
     return config.out
 
 
-def load_tokenizer(source: Source) -> Any:
-    """Load the base's tokenizer. Raises InputError when it is unreadable or has no chat template."""
+def load_tokenizer(source: Source, given: GivenTemplate | None = None) -> Any:
+    """Load the base's tokenizer, with the user's chat template in place of its own if one is given.
+
+    Raises InputError when it is unreadable or has no chat template.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -77,10 +87,9 @@ def load_tokenizer(source: Source) -> Any:
         raise InputError(
             f"the base {source.spec!r} has no tokenizer that can be read: {first_line(error)}"
         ) from None
+    set_template(tokenizer, given.source if given else None)
     if not tokenizer.chat_template:
-        raise InputError(
-            f"the base {source.spec!r} has no chat template: choose its -Instruct or -Chat version"
-        )
+        raise no_template(source.spec)
     return tokenizer
 
 
@@ -170,6 +179,8 @@ def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:
         "base_revision": source.revision,
         "data": config.data.name,
     }
+    if config.chat_template is not None:
+        options["chat_template"] = read_template(config.chat_template).origin
     options["data_sha256"] = sha256(config.data)
     return options
 
