@@ -51,8 +51,8 @@ class ExportConfig:
     `verify` is the depth of the checks ("off", "fast", "full"; see pipeline.certificate), which also use the
     user's chats in `evaluation`, a JSONL file.
 
-    `chat_template` is a Jinja file or a name of llama.cpp's, for a model without a template or in place of it; it is
-    read at once, into `given_template`.
+    `chat_template` is a Jinja file or a name of llama.cpp's, for a model without a template or in place of
+    it; it is read at once, into `given_template`.
 
     `threads` is for the quantizer and the merge. With `resume`, finished files of an earlier run on the same
     inputs are kept; with `force`, everything in `out` is made again. Raises InputError.

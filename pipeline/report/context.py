@@ -48,8 +48,9 @@ class ReportedFile:
 class ReportContext:
     """An export: its inputs, its files from the smallest to the largest, and all findings.
 
-    `base`, `adapters`, `model`, `template` (the user's), `importance` (the source of an importance matrix) and `choice` (the trials of
-    `--quant auto`) are the manifest's entries; the last three are empty when there are none.
+    `base`, `adapters`, `model`, `importance` (the source of an importance matrix), `choice` (the trials of
+    `--quant auto`) and `template` (the user's) are the manifest's entries; the last three are empty when
+    there are none.
     """
 
     name: str

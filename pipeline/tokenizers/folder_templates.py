@@ -72,19 +72,22 @@ def _from_config(path: Path, given: Any) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of a text, of a list of {"name", "template"}, or of an object."""
     if isinstance(given, str):
         given = {_DEFAULT: given}
+    items: list[Any] = list(given.items()) if isinstance(given, dict) else []
     if isinstance(given, list):
         items = [(item.get("name"), item.get("template")) if isinstance(item, dict) else () for item in given]
-    else:
-        items = list(given.items()) if isinstance(given, dict) else [()]
+    if not isinstance(given, (dict, list)) or not all(map(_is_pair, items)):
+        raise InputError(
+            f"{path} has a chat_template that transformers cannot read: write a text, or a list of "
+            '{"name": ..., "template": ...}'
+        )
     for item in items:
-        if len(item) != 2 or not all(isinstance(text, str) for text in item):
-            raise InputError(
-                f"{path} has a chat_template that transformers cannot read: write a text, or a list of "
-                '{"name": ..., "template": ...}'
-            )
         if any("\ud800" <= letter <= "\udfff" for text in item for letter in text):
             raise InputError(f"{path} has a chat_template that is no text: it holds half a character")
         yield item
+
+
+def _is_pair(item: tuple[Any, ...]) -> bool:
+    return len(item) == 2 and all(isinstance(text, str) for text in item)
 
 
 def _templates(folder: Path, found: Mapping[str, str], *, plain: bool) -> FolderTemplates:

@@ -39,8 +39,8 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
 
     It contains adapter_model.safetensors, adapter_config.json, training.json (the options, the data's
     SHA-256, the versions and a FinetuneReport) and README.md; a README.md by the user is kept. The base's
-    tokenizer and chat template are not copied; a chat template that was given is. Raises InputError for wrong input, before anything is loaded.
-    An interruption leaves `out` unchanged.
+    tokenizer and chat template are not copied; a chat template that was given is. Raises InputError for wrong
+    input, before anything is loaded. An interruption leaves `out` unchanged.
     """
     progress = progress or NoProgress()
     _check_out(config)
