@@ -68,9 +68,7 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         report = train_adapter(
             config, model, tokenizer, train=train, held=held, dropped=dropped, progress=progress
         )
-        _save(config, source, model, report, folder)
-        if given is not None:  # an export takes the adapter's template
-            (folder / TEMPLATE).write_text(given.source, encoding="utf-8")
+        _save(config, source, model, report, folder, given=given)
     return config.out
 
 
@@ -139,7 +137,15 @@ def _check_targets(config: FinetuneConfig, source: Source) -> None:
             )
 
 
-def _save(config: FinetuneConfig, source: Source, model: Any, report: FinetuneReport, folder: Path) -> None:
+def _save(
+    config: FinetuneConfig,
+    source: Source,
+    model: Any,
+    report: FinetuneReport,
+    folder: Path,
+    *,
+    given: GivenTemplate | None,
+) -> None:
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -154,7 +160,9 @@ def _save(config: FinetuneConfig, source: Source, model: Any, report: FinetuneRe
     lora.target_modules = sorted(lora.target_modules)
     lora.inference_mode = True
     lora.save_pretrained(folder)
-    record = {"options": _options(config, source), "report": asdict(report), "versions": _versions()}
+    if given is not None:  # an export takes the adapter's template
+        (folder / TEMPLATE).write_text(given.source, encoding="utf-8")
+    record = {"options": _options(config, source, given), "report": asdict(report), "versions": _versions()}
     card = own_card(config.out) or adapter_card(
         config.out.resolve().name, record["options"], record["report"]
     )
@@ -170,7 +178,7 @@ def _base_name(config: FinetuneConfig, source: Source) -> str:
     return str(bundled) if bundled else source.spec if source.revision else source.folder.name
 
 
-def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:
+def _options(config: FinetuneConfig, source: Source, given: GivenTemplate | None) -> dict[str, Any]:
     options = asdict(config)
     for name in ("force", "out"):
         del options[name]
@@ -178,9 +186,8 @@ def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:
         "base": _base_name(config, source),
         "base_revision": source.revision,
         "data": config.data.name,
+        "chat_template": given.origin if given else None,
     }
-    if config.chat_template is not None:
-        options["chat_template"] = read_template(config.chat_template).origin
     options["data_sha256"] = sha256(config.data)
     return options
 
