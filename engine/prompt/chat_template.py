@@ -48,9 +48,11 @@ class LostWords(ModelError):
     def __init__(self, roles: Sequence[str]) -> None:
         """`roles` are those whose texts do not reach the prompt."""
         self.roles = tuple(roles)
+        first, *more = sorted(roles, reverse=True)
+        others = "".join(f", nor what the {role} says" for role in more)
         super().__init__(
-            f"what the {' and the '.join(sorted(roles, reverse=True))} says does not reach the prompt: the "
-            f"model's chat template leaves it out, as a text and as a list of parts; {OTHER_ADVICE}"
+            f"what the {first} says does not reach the prompt{others}: the model's chat template leaves it "
+            f"out, as a text and as a list of parts; {OTHER_ADVICE}"
         )
 
 

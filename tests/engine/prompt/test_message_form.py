@@ -56,13 +56,19 @@ def test_parts_are_given_where_a_template_wants_them() -> None:
 @pytest.mark.parametrize(
     ("source", "who"),
     [
-        ("<|im_start|>user\n<|im_end|>", "user and the assistant"),
-        ("{{ messages[-1].content }}", "user and the assistant"),
-        ("{{ messages[0].content }}", "user and the assistant"),
-        ("{% for m in messages[-3:] %}{{ m.content }}{% endfor %}", "user and the assistant"),
+        ("<|im_start|>user\n<|im_end|>", "user says does not reach the prompt, nor what the assistant"),
+        ("{{ messages[-1].content }}", "user says does not reach the prompt, nor what the assistant"),
+        ("{{ messages[0].content }}", "user says does not reach the prompt, nor what the assistant"),
+        (
+            "{% for m in messages[-3:] %}{{ m.content }}{% endfor %}",
+            "user says does not reach the prompt, nor what the assistant",
+        ),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "assistant"),
         ("{% for m in messages %}{{ m.content.split('\n')[0] }}{% endfor %}", "user"),
-        ("{% for m in messages %}{{ m.content[:9] }}{% endfor %}", "user and the assistant"),
+        (
+            "{% for m in messages %}{{ m.content[:9] }}{% endfor %}",
+            "user says does not reach the prompt, nor what the assistant",
+        ),
         ("{% for m in messages %}{% for p in m.content %}{{ p.value }}{% endfor %}{% endfor %}", "user"),
         ("{% for m in messages %}{% for p in m.content %}{{ p }}.{% endfor %}{% endfor %}", "user"),
         ("{% for m in messages %}{{ m.text }}{% endfor %}", "user"),
@@ -70,7 +76,7 @@ def test_parts_are_given_where_a_template_wants_them() -> None:
     ],
 )
 def test_a_template_that_leaves_words_out_is_refused(source: str, who: str) -> None:
-    with pytest.raises(ModelError, match=f"what the {who}.* does not reach the prompt") as refused:
+    with pytest.raises(ModelError, match=f"^what the {who} says") as refused:
         ChatTemplate(source, "", "")
     assert "--chat-template FILE|NAME" in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -75,9 +75,7 @@ def test_a_chat_template_is_read_at_once(tmp_path: Path) -> None:
     assert describe_template(config)["from"] == "the file mine.jinja"
     assert describe_template(ExportConfig("base", Path("bob"))) == {}
     path.write_text("{{ messages[0].content }}")
-    with pytest.raises(
-        InputError, match=r"^--chat-template '.*mine\.jinja': what the user and the assistant says"
-    ):
+    with pytest.raises(InputError, match=r"^--chat-template '.*mine\.jinja': what the user says"):
         ExportConfig("base", Path("bob"), chat_template=str(path))
 
 

@@ -26,7 +26,9 @@ def test_words_that_do_not_reach_the_prompt_fail(model: Model) -> None:
     (found,) = compare_templates(REFERENCE, "{{ messages[0].role }}", model.vocab, "the base's")
     assert (found.name, found.status) == ("template.words", "fail")
     assert found.figures == {"lost": ["assistant", "user"], "origin": "the base's"}
-    assert found.summary.startswith("what the user and the assistant says does not reach the prompt")
+    assert found.summary.startswith(
+        "what the user says does not reach the prompt, nor what the assistant says: "
+    )
     assert "--chat-template FILE|NAME" in found.cause
 
 
