@@ -51,7 +51,7 @@ def convert(request: Message) -> Message:
         if merger is None:
             _check_base(job.base)
         settings = merger.settings if merger else {}
-        staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch))
+        staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch), job.chat_template)
         with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
             model = _converter(job, staged.folder, merger)
         _write(model, job.base, job.types)
@@ -62,7 +62,9 @@ def convert(request: Message) -> Message:
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     parameters = sum(math.prod(info.shape) for info in tensors)
     merged = len(merger.changed) if merger else 0
-    return to_json(Converted(len(tensors), parameters, merged, staged.notes, settings))
+    return to_json(
+        Converted(len(tensors), parameters, merged, staged.notes, settings, staged.template_origin)
+    )
 
 
 def _prepare_process(job: ConvertJob) -> None:
