@@ -88,4 +88,4 @@ def test_what_nobody_can_chat_with_is_told_at_opening(
     tmp_path: Path, architecture: str, metadata: dict[str, Any], wanted: str
 ) -> None:
     with pytest.raises(ModelError, match=wanted):
-        inspect(write(tmp_path / "chat-Q4_K_M.gguf", architecture, **metadata), None)
+        inspect(write(tmp_path / "chat-Q4_K_M.gguf", architecture, **metadata), "")
