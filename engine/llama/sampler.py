@@ -11,6 +11,7 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from engine.config import SamplingParams
+from engine.errors import TooSlow
 from engine.llama.constraint import Constraint, new_constraint
 from engine.llama.grammar import as_array, whole_vocabulary
 from engine.llama.tokenizer import LlamaTokenizer
@@ -36,6 +37,7 @@ class Sampler:
     def __init__(self, sampling: SamplingParams, vocab: LlamaTokenizer) -> None:
         self._vocab, self._chain = vocab, sampler_chain(sampling, vocab)
         self._constraint = new_constraint(sampling, vocab)
+        self._ignores_end = sampling.ignore_end
 
     def sample(self, context: int, row: int, logits: NDArray[np.float32]) -> int:
         """Sample from one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
@@ -48,8 +50,10 @@ class Sampler:
         token = self._draw(logits)
         if self._constraint is not None and not self._constraint.accept(token):
             token = self._draw(logits, self._constraint)
-            if not self._constraint.accept(token):  # only an ignored end token is allowed
-                return self._vocab.eog_tokens[0]
+            if not self._constraint.accept(token):
+                if self._ignores_end:  # and nothing but an end is allowed
+                    return self._vocab.eog_tokens[0]
+                raise TooSlow  # the vocabulary cannot spell what must follow
         llama.llama_sampler_accept(self._chain, token)
         return token
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import date, datetime
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,10 +17,13 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, conlist, constr
 
+from bench.tiny_gguf import write_model
 from engine.config import SamplingParams
 from engine.errors import RequestError, TooSlow
 from engine.llama.constraint import SchemaMatcher, compile_constraint
 from engine.llama.grammar import whole_vocabulary
+from engine.llama.model import Model
+from engine.probe.cpu_backend import load_cpu_backend
 
 END = 256
 
@@ -306,3 +310,21 @@ def test_a_mask_without_any_token_ends_the_answer() -> None:
     assert all(map(state.accept, b'{"a":'))
     with pytest.raises(TooSlow):
         state.apply_mask(whole_vocabulary(np.zeros(END + 1, np.float32)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])  # the others lack letters here
+def test_each_kind_of_vocabulary_spells_its_answer(kind: str, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "tiny.gguf", kind)
+    load_cpu_backend(path)
+    model = Model(path, vocab_only=True)
+    schema = {"const": {"name": "Bob", "n": [1, 23]}}
+    sampling = compile_constraint(SamplingParams(json_schema=schema), model.vocab)
+    state, text = SchemaMatcher(str(sampling.json_schema), model.vocab), b""
+    for token in model.vocab.continue_text('{"name": "Bob", "n": [1, 23]}', special=False):
+        state.apply_mask(data := whole_vocabulary(np.zeros(model.vocab.size, np.float32)))
+        assert np.isfinite(data["logit"]).sum() < model.vocab.size / 2
+        assert state.accept(token)
+        text += model.vocab.piece(token)
+    assert json.loads(text) == {"name": "Bob", "n": [1, 23]}
+    assert [state.accept(token) for token in model.vocab.eog_tokens] == [True] * len(model.vocab.eog_tokens)
+    model.close()
