@@ -151,7 +151,10 @@ class OriginMiddleware:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._local and not self._is_own_host(host):
             return f"this server is not {host!r}: if it should be, start it with --hosts {_hostname(host)}"
-        if origin is None or self._is_own_page(origin, headers) or self._allowed.allows(scope):
+        if origin is None or self._allowed.allows(scope):
+            return None
+        asks_first = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
+        if self._is_own_page(origin, headers) and not asks_first:  # browsers ask only for another page
             return None
         if origin == "null":
             return (

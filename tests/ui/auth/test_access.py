@@ -262,6 +262,9 @@ def test_all_other_pages_are_refused_with_advice_that_helps(named: TestClient) -
     for origin in ("http://localhost:3001", "https://localhost:3000", "app://obsidian.md.evil.example"):
         refused = named.options("/v1/models", headers={"Origin": origin, **preflight("")})
         assert refused.status_code == 403 and f"--allow-origin {origin} " in refused.text
+    same_name = client(local=True, hosts=["localhost"])
+    asked = {"Host": "127.0.0.1:7860", "Origin": "http://localhost:5173", **preflight("")}
+    assert "--allow-origin http://localhost:5173 " in same_name.options("/v1/models", headers=asked).text
     assert "--allow-origin" not in named.get("/v1/models", headers={"Origin": "null"}).text
 
 
