@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bench.systems import own_peak
 from engine.config import EngineConfig, SamplingParams
 from engine.serving.backend import LlamaBackend
 from engine.serving.protocols import ChatStream
-from engine.types import Message, ModelInfo
+from engine.types import ModelInfo, PromptInput
 from ui.cli import address_of, bind
 from ui.models.registry import one_model
 from ui.server.app import create_app
@@ -35,9 +34,9 @@ class FullLength:
         """See ChatBackend."""
         return self._backend.info
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:
+    def stream(self, prompt: PromptInput, sampling: SamplingParams) -> ChatStream:
         """See ChatBackend."""
-        return self._backend.stream(messages, replace(sampling, ignore_end=True))
+        return self._backend.stream(prompt, replace(sampling, ignore_end=True))
 
     def close(self) -> None:
         """See ChatBackend."""

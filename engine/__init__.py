@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.errors import QueueFull as QueueFull
     from engine.errors import RequestError as RequestError
     from engine.errors import SettingsError as SettingsError
+    from engine.probe.cpu_backend import load_cpu_backend as load_cpu_backend
     from engine.serving.backend import LlamaBackend as LlamaBackend
     from engine.serving.backend import ModelLoader as ModelLoader
     from engine.serving.model_pool import ModelPool as ModelPool
@@ -74,6 +75,7 @@ _MODULES = {
     "SamplingParams": "engine.config",
     "SettingsError": "engine.errors",
     "TextDelta": "engine.types",
+    "load_cpu_backend": "engine.probe.cpu_backend",
 }
 __all__ = [
     "BackendError",
@@ -100,5 +102,6 @@ __all__ = [
     "SamplingParams",
     "SettingsError",
     "TextDelta",
+    "load_cpu_backend",
 ]
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

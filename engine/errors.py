@@ -29,6 +29,10 @@ class RequestError(EngineError, ValueError):
     """A request cannot be served: too long, empty, or badly formed."""
 
 
+class PromptTooLong(RequestError):
+    """A text without turns that could be dropped has more tokens than the context leaves room for."""
+
+
 class QueueFull(EngineError):
     """The engine's queue is full; the caller may try again later."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
@@ -37,6 +37,10 @@ class Message(TypedDict):
 
     role: Role
     content: str
+
+
+PromptInput = Sequence[Message] | str
+"""What an answer follows: a conversation, or a text as it is, without the chat template."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,14 @@ class RequestStats:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event: why the answer ended (by itself, at a limit, or by a cancel), and its statistics."""
+    """The last event: why the answer ended (by itself, at a limit, or by a cancel), and its statistics.
+
+    `stop` is the stop string that ended it, "" if none did.
+    """
 
     reason: FinishReason
     stats: RequestStats
+    stop: str = ""
 
 
 Event = MessagesDropped | Queued | PrefillProgress | TextDelta | Finished

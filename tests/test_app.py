@@ -86,6 +86,8 @@ def test_it_starts_from_the_environment_and_ends_at_once_while_it_answers(ending
         answer = threading.Thread(target=_ask_for_much, args=(url,), daemon=True)
         answer.start()
         time.sleep(1.5)
+        if sys.platform == "linux":
+            assert "libllama" not in Path(f"/proc/{app.process.pid}/maps").read_text()
         start = time.monotonic()
         app.process.send_signal(ending)
         assert app.process.wait(20) == 0

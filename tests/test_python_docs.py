@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from common.paths import embedded_gguf
+
 DOOR_IMPORTS = ("torch", "numba", "gradio", "llama_cpp", "transformers", "numpy")
 
 
@@ -44,6 +46,18 @@ def test_the_page_runs_as_it_is(
     assert done.returncode == 0, done.stderr
     assert re.search(r"\b(pass|warn)\b", done.stdout)
     assert "captain" in done.stdout.lower()  # the tuned model's answer
+
+
+def test_llama_of_llama_cpp_python_finds_a_backend_in_a_fresh_process(root: Path, python: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs/python.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "import Llama\n" in block)
+    paths = f"[{str(embedded_gguf())!r}]"
+    model = f"from types import SimpleNamespace; result = SimpleNamespace(paths={paths})\n"
+    done = subprocess.run(
+        [python, "-c", model + block], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 2
 
 
 @pytest.mark.parametrize("package", ["engine", "ggufio", "pipeline", "ui"])

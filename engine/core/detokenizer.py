@@ -18,10 +18,10 @@ class IncrementalDetokenizer:
         self._stop = tuple(stop)
         self._held = ""
         self._skip_space = skip_space
-        self.stopped = False
+        self.stopped = ""
 
     def push(self, piece: bytes) -> str:
-        """Add a token's bytes and return the text that is now certain. Sets `stopped` at a stop string."""
+        """Add a token's bytes and return the text that is now certain. Sets `stopped` to a stop string."""
         text = self._decoder.decode(piece)
         if text and self._skip_space:
             self._skip_space = False
@@ -35,10 +35,10 @@ class IncrementalDetokenizer:
 
     def _certain(self) -> int:
         """Return how many held characters precede a stop string, or a possible beginning of one."""
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            return min(found)
+            at, self.stopped = min(found)
+            return at
         return len(self._held) - max((_overlap(self._held, stop) for stop in self._stop), default=0)
 
     def _release(self, count: int) -> str:

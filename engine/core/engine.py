@@ -272,7 +272,7 @@ class Engine:
         rest = state.text.finish()
         stats = state.stats(self._clock())
         self._counters.finished(reason, stats)
-        return [*([TextDelta(rest)] if rest else []), Finished(reason, stats)]
+        return [*([TextDelta(rest)] if rest else []), Finished(reason, stats, state.text.stopped)]
 
     @staticmethod
     def _tagged(state: ActiveRequest, events: Sequence[Event]) -> list[Tagged]:

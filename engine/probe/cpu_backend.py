@@ -92,11 +92,15 @@ class Probe:
     choice: CpuChoice
 
 
-def load_cpu_backend(model: Path, *, threads: int | None = None, extra_buffers: bool = True) -> CpuChoice:
-    """Load the best CPU backend for the model into this process. Raises ModelError or BackendError.
+def load_cpu_backend(
+    model: Path | str, *, threads: int | None = None, extra_buffers: bool = True
+) -> CpuChoice:
+    """Load the best CPU backend for the model into this process, for `llama_cpp.Llama` too.
 
-    Pass the choice's `extra_buffers` on to llama_model_params.use_extra_bufts.
+    Pass the choice's `extra_buffers` on to llama_model_params.use_extra_bufts. Raises ModelError or
+    BackendError.
     """
+    model = Path(model)
     return load_choice(model, probe_model(model, threads=threads, extra_buffers=extra_buffers).choice)
 
 

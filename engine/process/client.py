@@ -44,9 +44,9 @@ from engine.process.messages import (
     decode,
     encode,
 )
-from engine.prompt.chat_template import check_messages
+from engine.prompt.chat_template import check_prompt
 from engine.serving.stream import Sink
-from engine.types import Event, Finished, Message, ModelInfo, ProgressCallback, no_progress
+from engine.types import Event, Finished, ModelInfo, ProgressCallback, PromptInput, no_progress
 
 HANG_SECONDS = 10.0
 """A process that sends nothing for so long after a Ping is killed."""
@@ -63,12 +63,14 @@ class DiedLoading(ModelError):
 class Answer:
     """One request and where its events go; `accepted` is done when it is queued, refused or cancelled."""
 
-    def __init__(self, adapter: int, messages: Sequence[Message], sampling: SamplingParams) -> None:
-        """Raises RequestError for messages without a known role or text."""
-        check_messages(messages)
-        self.messages: list[dict[str, str]] = [
-            {"role": m["role"], "content": _valid(m["content"])} for m in messages
-        ]
+    def __init__(self, adapter: int, prompt: PromptInput, sampling: SamplingParams) -> None:
+        """Raises RequestError for messages without a known role or text, and for an empty text."""
+        check_prompt(prompt)
+        self.prompt: list[dict[str, str]] | str = (
+            _valid(prompt)
+            if isinstance(prompt, str)
+            else [{"role": m["role"], "content": _valid(m["content"])} for m in prompt]
+        )
         self.adapter, self.sampling = adapter, sampling
         self.accepted: Future[None] = Future()
         self._sink: Sink = lambda item: None
@@ -195,7 +197,7 @@ class ModelProcess:
         """Send a request; return its number for `cancel`. Never blocks."""
         number = next(self._numbers)
         try:
-            line = encode(Ask(number, answer.adapter, answer.messages, answer.sampling))
+            line = encode(Ask(number, answer.adapter, answer.prompt, answer.sampling))
         except ProtocolError as error:
             answer.fail(RequestError(f"the settings of the request cannot be sent: {error}"))
             return number

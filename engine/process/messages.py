@@ -51,11 +51,11 @@ class Detach:
 
 @dataclass(frozen=True)
 class Ask:
-    """Start an answer; `adapter` 0 is the model without one. Messages are as engine.types.Message."""
+    """Start an answer to a PromptInput of engine.types; `adapter` 0 is the model without one."""
 
     request: int
     adapter: int
-    messages: list[dict[str, str]]
+    prompt: list[dict[str, str]] | str
     sampling: SamplingParams
 
 

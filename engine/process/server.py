@@ -49,7 +49,7 @@ from engine.process.messages import (
     request_of,
 )
 from engine.serving.backend import LlamaBackend, Prompt
-from engine.types import Event, Finished, Message, ProgressCallback
+from engine.types import Event, Finished, ProgressCallback, PromptInput
 
 STUCK = 71  # exit code: C code does not return, or the engine failed for good
 _GROWTH = 1 << 30  # bytes that the process may grow by after loading, beside its prefix cache
@@ -192,7 +192,7 @@ class ModelServer:
             self.refuse(ask.request, error, backend)
             return
         request.task = self._clock.start(
-            lambda: backend.prepare(cast(list[Message], ask.messages), ask.sampling),
+            lambda: backend.prepare(cast(PromptInput, ask.prompt), ask.sampling),
             on_result=lambda prompt: self._submit(ask.request, prompt),
             on_error=lambda error: self._fail(ask.request, error),
             on_interrupt=lambda: self._interrupted(ask.request),

@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from engine.errors import EngineError, EngineStopped
 from engine.process.client import Answer, DiedLoading, ModelProcess
 from engine.serving.model_pool import check_room
 from engine.serving.stream import EventStream
-from engine.types import Message, ModelInfo, ProgressCallback, no_progress, scaled
+from engine.types import ModelInfo, ProgressCallback, PromptInput, no_progress, scaled
 
 DEATHS, WINDOW = 3, 600.0
 """A model is given up when its process ended so often within so many seconds."""
@@ -83,10 +82,10 @@ class SupervisedModel:
         return ProcessBackend(self, number, info)
 
     def start(
-        self, adapter: int, messages: Sequence[Message], sampling: SamplingParams
+        self, adapter: int, prompt: PromptInput, sampling: SamplingParams
     ) -> tuple[EventStream, Future[None]]:
         """Send a request, once the process is up; return its stream and whether it was accepted, at once."""
-        answer = Answer(adapter, messages, sampling)
+        answer = Answer(adapter, prompt, sampling)
         stream = EventStream(answer.listen, answer.cancel)
         self._ready.add_done_callback(answer.send)
         return stream, answer.accepted
@@ -222,15 +221,13 @@ class ProcessBackend:
         """Return whether its process ended too often, so that opening it again is pointless."""
         return not self._closed and self.model.failure is not None
 
-    def start(
-        self, messages: Sequence[Message], sampling: SamplingParams
-    ) -> tuple[EventStream, Future[None]]:
+    def start(self, prompt: PromptInput, sampling: SamplingParams) -> tuple[EventStream, Future[None]]:
         """Start an answer without waiting; the future is done when it is queued, or raises as `stream`."""
-        return self.model.start(self._adapter, messages, sampling)
+        return self.model.start(self._adapter, prompt, sampling)
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingParams | None = None) -> EventStream:
+    def stream(self, prompt: PromptInput, sampling: SamplingParams | None = None) -> EventStream:
         """Start an answer. Raises RequestError, QueueFull or EngineStopped at once."""
-        stream, accepted = self.start(messages, sampling or SamplingParams())
+        stream, accepted = self.start(prompt, sampling or SamplingParams())
         accepted.result()
         return stream
 

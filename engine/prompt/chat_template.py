@@ -20,11 +20,12 @@ import jinja2.parser
 import jinja2.sandbox
 
 from common.text import first_line
-from engine.errors import ModelError, RequestError
-from engine.types import Message
+from engine.errors import ModelError, PromptTooLong, RequestError
+from engine.types import Message, PromptInput
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 _MARK = "system-prompt-probe"
+_MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
 
 
 class TemplateTokenizer(Protocol):
@@ -137,10 +138,22 @@ def _brief(error: Exception) -> str:
     return first_line(error)[:200]
 
 
+def check_prompt(prompt: PromptInput) -> None:
+    """Raise RequestError unless the prompt is a text with something in it, or messages in order."""
+    if not isinstance(prompt, str):
+        check_messages(prompt)
+    elif not prompt:
+        raise RequestError("the prompt is empty: send some text to be continued")
+
+
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raise RequestError unless there is at least one message and each has a known role and a text."""
+    """Raise RequestError unless there are messages, not too many, each with a known role and a text."""
     if not messages:
         raise RequestError("there are no messages: send at least one from the user")
+    if len(messages) > _MAX_MESSAGES:
+        raise RequestError(
+            f"the conversation has {len(messages)} messages: {_MAX_MESSAGES} are the most; start a new chat"
+        )
     for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
@@ -188,6 +201,21 @@ class PromptBuilder:
         hidden = self._hide(messages)
         text = self._template.render(hidden.messages, answered=answered)
         return self._one_bos(self._tokenize(text, hidden.spellings))
+
+    def raw_tokens(self, text: str, limit: int) -> list[int]:
+        """Return the token ids of a text without the template, with one BOS if the model uses one.
+
+        Spellings of control tokens are control tokens, as in llama.cpp's `llama-completion`: the text is the
+        caller's in full. Raises PromptTooLong for more than `limit` tokens, in time that the limit bounds.
+        """
+        if not self._tokenizer.exceeds(text, limit):
+            ids = self._one_bos(self._tokenizer.tokenize(text, special=True))
+            if len(ids) <= limit:
+                return ids
+        raise PromptTooLong(
+            f"the prompt has more than {limit} tokens, and {limit} are the most that leave an answer its "
+            "room: shorten it, or raise the context"
+        )
 
     def measure(self, text: str, limit: int) -> int:
         """Return the number of tokens of a text without the template; `limit + 1` if it surely has more."""

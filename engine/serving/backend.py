@@ -24,7 +24,7 @@ from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_cpu_backend
 from engine.probe.describe import describe
-from engine.prompt.chat_template import PromptBuilder, check_messages
+from engine.prompt.chat_template import PromptBuilder, check_prompt
 from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
 from engine.serving.model_pool import check_room
 from engine.serving.stream import EventStream, Sink
@@ -34,6 +34,7 @@ from engine.types import (
     MessagesDropped,
     ModelInfo,
     ProgressCallback,
+    PromptInput,
     TextDelta,
     no_progress,
     scaled,
@@ -42,7 +43,7 @@ from engine.types import (
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation ready to be queued: `dropped` of its turns do not fit, `continues` begins its answer.
+    """A prompt ready to be queued: `dropped` of its turns do not fit, `continues` begins its answer.
 
     `sampling` has a compiled schema or grammar.
     """
@@ -152,25 +153,27 @@ class LlamaBackend:
         """Return the engine's counters, which survive its restarts."""
         return self._worker.stats()
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingParams | None = None) -> EventStream:
+    def stream(self, prompt: PromptInput, sampling: SamplingParams | None = None) -> EventStream:
         """Start an answer. Raises RequestError, QueueFull or EngineStopped at once.
 
-        A conversation that outgrew its context loses its oldest turns (the first event is then
-        MessagesDropped) or is refused, depending on `sampling.overflow`.
+        A text is continued as it is, and refused if it is too long. A conversation that outgrew its context
+        loses its oldest turns (the first event is then MessagesDropped) or is refused, depending on
+        `sampling.overflow`.
         """
         self.check_room()
-        prompt = self.prepare(messages, sampling or SamplingParams())
-        return EventStream(partial(self.submit, prompt), self._worker.cancel, prompt.dropped)
+        prepared = self.prepare(prompt, sampling or SamplingParams())
+        return EventStream(partial(self.submit, prepared), self._worker.cancel, prepared.dropped)
 
     def check_room(self, preparing: int = 0) -> None:
         """Raise QueueFull or EngineStopped if `submit` would; `preparing` prompts are not submitted yet."""
         self._worker.check_room(preparing)
 
-    def prepare(self, messages: Sequence[Message], sampling: SamplingParams) -> Prompt:
-        """Return the prompt of a conversation. Raises RequestError, and EngineStopped after `close`."""
-        window = self._window(messages, sampling)
+    def prepare(self, prompt: PromptInput, sampling: SamplingParams) -> Prompt:
+        """Return a prompt, ready to be queued. Raises RequestError, and EngineStopped after `close`."""
+        check_prompt(prompt)
+        window = self._window(prompt, sampling)
         self._check(window.tokens)
-        continues = messages[-1]["role"] == "assistant"
+        continues = isinstance(prompt, str) or prompt[-1]["role"] == "assistant"
         return Prompt(window.tokens, self._compile(sampling), window.dropped, continues)
 
     def submit(self, prompt: Prompt, sink: Sink) -> int:
@@ -191,16 +194,18 @@ class LlamaBackend:
         stream = self.stream(messages, sampling_over(self._info.recommended, sampling))
         return "".join(event.delta for event in stream if isinstance(event, TextDelta))
 
-    def _window(self, messages: Sequence[Message], sampling: SamplingParams) -> Window:
+    def _window(self, prompt: PromptInput, sampling: SamplingParams) -> Window:
         """Truncate the conversation to leave room for the answer: up to a quarter of the context.
 
         What is far too long is refused before it is rendered. Raises RequestError.
         """
-        check_messages(messages)
         context = self._info.context
         answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
         room = min(context - answer, self._max_prompt)
         with self._open_prompts() as prompts:
+            if isinstance(prompt, str):
+                return Window([], prompts.raw_tokens(prompt, room), None)
+            messages = prompt
             if sampling.overflow == "refuse":
                 if prompts.exceeds(messages, _FAR * room):
                     raise too_long(room)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from typing import Protocol, runtime_checkable
 
 from engine.config import SamplingParams
 from engine.core.stats import EngineStats
-from engine.types import Event, Message, ModelInfo
+from engine.types import Event, ModelInfo, PromptInput
 
 
 class ChatStream(Protocol):
@@ -42,8 +42,8 @@ class ChatBackend(Protocol):
         """Return the description of the model."""
         ...
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> ChatStream:
-        """Start an answer to `messages`. Raises RequestError or QueueFull at once."""
+    def stream(self, prompt: PromptInput, sampling: SamplingParams) -> ChatStream:
+        """Start an answer to a conversation, or continue a text. Raises RequestError or QueueFull at once."""
         ...
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class ChatBackend(Protocol):
 class SupportsStart(Protocol):
     """A backend that prepares prompts elsewhere, so that starting an answer takes no thread."""
 
-    def start(self, messages: Sequence[Message], sampling: SamplingParams) -> tuple[ChatStream, Future[None]]:
+    def start(self, prompt: PromptInput, sampling: SamplingParams) -> tuple[ChatStream, Future[None]]:
         """Start an answer at once; the future is done when it is queued, or raises as `stream` does."""
         ...
 

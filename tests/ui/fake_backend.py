@@ -16,6 +16,7 @@ from engine.types import (
     Message,
     ModelInfo,
     PrefillProgress,
+    PromptInput,
     Queued,
     RequestStats,
     TextDelta,
@@ -76,7 +77,7 @@ class FakeStream:
 
 
 class FakeBackend:
-    """Answers every question with `answer`, word by word; `asked` records the requests."""
+    """Answers every question with `answer`, word by word; `asked` and `continued` record the requests."""
 
     def __init__(
         self,
@@ -90,16 +91,20 @@ class FakeBackend:
         self.answer, self.pause, self.error = answer, pause, error
         self.refuse: EngineError | None = None
         self.asked: list[tuple[list[Message], SamplingParams]] = []
+        self.continued: list[tuple[str, SamplingParams]] = []
         self.streams: list[FakeStream] = []
         self.closed = False
 
-    def stream(self, messages: Sequence[Message], sampling: SamplingParams) -> FakeStream:
+    def stream(self, prompt: PromptInput, sampling: SamplingParams) -> FakeStream:
         assert not in_event_loop(), (
             "a long prompt would block the event loop: see ui.models.registry.start_stream"
         )
         if self.refuse is not None:
             raise self.refuse
-        self.asked.append((list(messages), sampling))
+        if isinstance(prompt, str):
+            self.continued.append((prompt, sampling))
+        else:
+            self.asked.append((list(prompt), sampling))
         stream = FakeStream(self._script(sampling), self.pause)
         self.streams.append(stream)
         return stream

@@ -20,6 +20,11 @@ from ui.models.registry import start_stream
 from ui.models.weights_hash import WeightsHashes
 
 SAVE_SECONDS = 1.0  # between saves of a growing answer: the text that a kill -9 may lose
+RETRY_SECONDS = (
+    2.0,
+    *[5.0] * 12,
+    *[30.0] * 58,
+)  # before each further try to save an answer: half an hour in all
 AcquireModel = Callable[[str | None], AbstractAsyncContextManager[ChatBackend]]
 _RARELY_SET = ("stop", "grammar", "json_schema", "ignore_end")  # recorded only when they are set
 
@@ -118,6 +123,7 @@ class Answerer:
         self._acquire_model, self._store, self._live = acquire_model, store, live
         self._hashes = hashes or WeightsHashes()
         self._writing: set[int] = set()
+        self._retries: set[asyncio.Task[None]] = set()  # the event loop alone would not keep them
         self._context, self._contexts = context, dict[str | None, int]()
 
     def context_of(self, model: str | None) -> int:
@@ -135,7 +141,8 @@ class Answerer:
 
         Raises EngineError when the model cannot start the answer, and NotFound when the conversation was
         deleted; an error during generation is part of the last progress. A new answer that ends without text
-        is not saved. An answer that cannot be saved is still yielded; StoreError is raised at its end.
+        is not saved. An answer that cannot be saved is still yielded; StoreError is raised at its end, and
+        saving it is tried again for half an hour.
         """
         async with self._acquire_model(task.model) as backend:
             self._contexts[task.model] = backend.info.context
@@ -157,6 +164,9 @@ class Answerer:
                     finally:
                         self._writing.discard(writer.node.id)
                 if writer.error is not None:
+                    retry = asyncio.create_task(writer.save_later())
+                    self._retries.add(retry)
+                    retry.add_done_callback(self._retries.discard)
                     raise writer.error
 
     async def _writer(self, task: Task, backend: ChatBackend) -> _AnswerWriter:
@@ -217,6 +227,16 @@ class _AnswerWriter:
         if not self._ended:
             with suppress(NotFound):
                 await self._end()
+
+    async def save_later(self) -> None:
+        """Try for half an hour to save an answer that has ended, unless it is deleted meanwhile."""
+        for seconds in RETRY_SECONDS:
+            await asyncio.sleep(seconds)
+            with suppress(NotFound):
+                await self._save(finish_generation(self._made(), self._last, self._before))
+                if self.error is not None:
+                    continue
+            return
 
     async def _end(self) -> None:
         await self._until_saved()

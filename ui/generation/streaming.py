@@ -39,6 +39,7 @@ class Progress:
     prompt: PrefillProgress | None = None
     reason: FinishReason | None = None
     stats: RequestStats | None = None
+    stop: str = ""
     error: EngineError | None = None
     pieces: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -75,7 +76,7 @@ class Progress:
         elif isinstance(event, MessagesDropped):
             self.dropped = event
         elif isinstance(event, Finished):
-            self.reason, self.stats = event.reason, event.stats
+            self.reason, self.stats, self.stop = event.reason, event.stats, event.stop
 
     def _append(self, delta: str) -> None:
         self.last_text = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from engine.config import SamplingParams
 from engine.serving.model_pool import ModelPool
 from engine.serving.protocols import ChatBackend, ChatStream, SupportsStart
-from engine.types import Message, ModelInfo, ProgressCallback, no_progress
+from engine.types import ModelInfo, ProgressCallback, PromptInput, no_progress
 from ui.models.catalog import Catalog, OpenGguf
 from ui.models.files import CatalogEntry
 from ui.models.weights_hash import FileChange, WeightsHashes
@@ -113,15 +113,13 @@ async def acquire_model(pool: ModelPool, key: str | None = None) -> AsyncIterato
         lease.release()
 
 
-async def start_stream(
-    backend: ChatBackend, messages: Sequence[Message], sampling: SamplingParams
-) -> ChatStream:
+async def start_stream(backend: ChatBackend, prompt: PromptInput, sampling: SamplingParams) -> ChatStream:
     """Start an answer and wait until it is queued, without blocking the event loop. Raises as `stream`.
 
     If the task is cancelled meanwhile, so is the stream.
     """
     if isinstance(backend, SupportsStart):
-        stream, accepted = backend.start(messages, sampling)
+        stream, accepted = backend.start(prompt, sampling)
         queued = asyncio.wrap_future(accepted)
         try:
             await asyncio.shield(queued)
@@ -130,7 +128,7 @@ async def start_stream(
             stream.cancel()
             raise
         return stream
-    starting = asyncio.ensure_future(asyncio.to_thread(backend.stream, messages, sampling))
+    starting = asyncio.ensure_future(asyncio.to_thread(backend.stream, prompt, sampling))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:

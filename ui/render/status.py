@@ -143,6 +143,11 @@ def explain(error: Failure, t: Translator = ENGLISH) -> str:
     return t("status.failed", error=error)
 
 
+def not_saved_line(error: StoreError, t: Translator) -> Markup:
+    """Render the status line of an answer that is shown and could not be saved yet."""
+    return line(f"{explain(error, t)} {t('status.saved_later')}", "error")
+
+
 def error_line(error: Failure, partial: bool = False, t: Translator = ENGLISH) -> Markup:
     """Render the status line of a failed answer; `partial`: some of its text was kept."""
     kept = f" {t('status.kept')}" if partial else ""

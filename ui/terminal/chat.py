@@ -6,6 +6,7 @@ Never imports gradio, which would slow the start down. Answers go to stdout, eve
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,17 +15,16 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from prompt_toolkit import PromptSession
-from prompt_toolkit.formatted_text import HTML
 from rich.console import Console
 from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.table import Table
 
 from common.files import read_input
 from common.terminal import printable, printable_logs, say_error
 from engine.config import SAMPLING_FIELDS, EngineConfig, KvType, SamplingField, SamplingParams
 from engine.errors import EngineError, SettingsError
-from engine.serving.protocols import ChatBackend
+from engine.serving.protocols import ChatBackend, ChatStream
 from engine.types import Message
 from ui.generation.streaming import Progress
 from ui.i18n.words import (
@@ -40,13 +40,18 @@ from ui.models.weights_hash import WeightsHashes
 from ui.render.messages import conversation
 from ui.render.status import explain, facts_text, outcome_text
 from ui.sampling import FIELDS, sampling_from
+from ui.terminal.lines import line_editor, read_message
 
 HELP = """\
 /system TEXT      set the system prompt (alone: show it; "off": none)
 /set NAME VALUE   change a setting, such as: /set temperature 0.2   (alone: show them)
+/retry            ask the last question again, for another answer
+/undo             forget the last question and its answer
+/save FILE        write the conversation: FILE.jsonl to train with, any other name as Markdown
 /reset            forget the conversation, keep the settings
 /help             this
 /exit             leave (Ctrl-D too); Ctrl-C stops an answer
+A line that ends with \\ goes on in the next; \"\"\" begins and ends a text of several lines.
 """
 
 
@@ -70,7 +75,14 @@ class TerminalChat:
     def ask(self, question: str) -> Progress:
         """Stream an answer to stdout; Ctrl-C stops it and keeps its text in the conversation."""
         asked: list[Message] = [*self.history, {"role": "user", "content": question}]
-        stream = self.backend.stream(conversation(asked, self.system_prompt), self.sampling)
+        progress = self.stream(self.backend.stream(conversation(asked, self.system_prompt), self.sampling))
+        self.write("\n")
+        if progress.text:
+            self.history = [*asked, {"role": "assistant", "content": progress.text}]
+        return progress
+
+    def stream(self, stream: ChatStream) -> Progress:
+        """Print an answer as it grows; Ctrl-C stops it."""
         progress, events = Progress(), iter(stream)
         while not progress.done:
             try:
@@ -82,17 +94,12 @@ class TerminalChat:
                 events = iter(stream)  # the interrupted iterator has ended; the last event is still to come
             except EngineError as error:
                 progress.error = error
-        self.write("\n")
-        if progress.text:
-            self.history = [*asked, {"role": "assistant", "content": progress.text}]
         return progress
 
-    def write(self, text: str) -> None:
-        """Write a piece of an answer to stdout."""
-        piece = Segments(
-            [Segment(_shown(text, self.out))]
-        )  # rich would turn the tabs of a plain text into spaces
-        self.out.print(piece, end="", soft_wrap=True)
+    def write(self, text: str, style: str | None = None) -> None:
+        """Write a piece of a text to stdout; `style` is seen only in a terminal."""
+        shown = Segment(_shown(text, self.out), Style.parse(style) if style else None)
+        self.out.print(Segments([shown]), end="", soft_wrap=True)  # a plain text would lose its tabs
         self.out.file.flush()
 
     def report(self, progress: Progress) -> None:
@@ -124,6 +131,9 @@ class TerminalChat:
         commands: dict[str, Callable[[str], None]] = {
             "system": self._system,
             "set": self._set,
+            "retry": self._retry,
+            "undo": self._undo,
+            "save": self._save,
             "reset": self._reset,
             "help": self._help,
         }
@@ -157,12 +167,56 @@ class TerminalChat:
             table.add_row(name, "random" if value is None else f"{value:g}", ENGLISH(f"settings.{name}.info"))
         self.err.print(table)
 
+    def _last_question(self) -> int | None:
+        """Return the place of the last question in the history; None and a line if there is none."""
+        asked = [place for place, message in enumerate(self.history) if message["role"] == "user"]
+        if not asked:
+            self.print_error("no question was asked yet")
+        return asked[-1] if asked else None
+
+    def _retry(self, _: str) -> None:
+        if (place := self._last_question()) is not None:
+            before, question = self.history, self.history[place]["content"]
+            self.history = self.history[:place]
+            answer(self, question)
+            if len(self.history) == place:  # no answer came: the earlier one stays
+                self.history = before
+
+    def _undo(self, _: str) -> None:
+        if (place := self._last_question()) is not None:
+            self.history = self.history[:place]
+            left = sum(message["role"] == "user" for message in self.history)
+            self.print_note(f"The last question and its answer are forgotten; questions before it: {left}.")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            return self.print_error("/save needs a file, such as: /save chat.md")
+        said = conversation(self.history, self.system_prompt)
+        path = Path(name).expanduser()
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(as_text(said, path.suffix))
+        except FileExistsError:
+            return self.print_error(f"{name!r} exists: name a new file")
+        except OSError as error:
+            return self.print_error(
+                f"{name!r} cannot be written ({error.strerror or error}): name another file"
+            )
+        return self.print_note(f"Saved {len(said)} messages to {name}.")
+
     def _reset(self, _: str) -> None:
         self.history = []
         self.print_note("The conversation is forgotten.")
 
     def _help(self, _: str) -> None:
         self.err.print(HELP, highlight=False, markup=False, end="")
+
+
+def as_text(messages: Sequence[Message], suffix: str) -> str:
+    """Return a conversation as a line of a data set for the suffix .jsonl, else as Markdown."""
+    if suffix.lower() in (".jsonl", ".json"):
+        return json.dumps({"messages": list(messages)}, ensure_ascii=False) + "\n"
+    return "\n\n".join(f"**{m['role']}**\n\n{m['content']}" for m in messages) + "\n"
 
 
 def changed(sampling: SamplingParams, name: str, value: str) -> SamplingParams:
@@ -189,7 +243,7 @@ def run_once(chat: TerminalChat, prompt: str) -> int:
 
 def run_loop(chat: TerminalChat, read: Callable[[], str] | None = None) -> None:
     """Chat until the user leaves. `read` returns a line; EOFError leaves, KeyboardInterrupt asks again."""
-    read = read or _prompt()
+    read = read or partial(read_message, line_editor("you › "))
     chat.hashes.of(chat.backend)
     info = chat.backend.info
     chat.print_note(f"{short_name(info)} ({facts_text(info)}). /help lists the commands.")
@@ -230,12 +284,6 @@ def read_prompt(path: Path, stdin: Callable[[], str]) -> str:
 def _shown(text: str, console: Console) -> str:
     """Return what a terminal may show of a text; a pipe gets the text unchanged."""
     return printable(text) if console.is_terminal else text
-
-
-def _prompt() -> Callable[[], str]:
-    """Return a line editor that keeps its history only in memory, since questions are private."""
-    session: PromptSession[str] = PromptSession()
-    return lambda: session.prompt(HTML("<ansigreen><b>you ›</b></ansigreen> "))
 
 
 DEFAULTS = EngineConfig()
@@ -298,7 +346,8 @@ def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 def _sampling_option(row: SamplingField) -> inspect.Parameter:
     default = None if row.gguf_key else row.default
     shown = f"the model's own, else {row.default:g}" if row.gguf_key else True
-    option = typer.Option(metavar="N", help=row.help, show_default=shown, rich_help_panel="Answers")
+    names = [f"--{row.name.replace('_', '-')}", *(["-n"] if row.name == "max_tokens" else [])]
+    option = typer.Option(*names, metavar="N", help=row.help, show_default=shown, rich_help_panel="Answers")
     return inspect.Parameter(
         row.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -17,7 +17,7 @@ import pytest
 
 from bench.tiny_gguf import CHATML, write_adapter, write_model
 from engine.config import EngineConfig, SamplingParams
-from engine.errors import EngineError, EngineStopped, ModelError, QueueFull, RequestError
+from engine.errors import EngineError, EngineStopped, ModelError, PromptTooLong, QueueFull, RequestError
 from engine.process import client, supervisor
 from engine.process.supervisor import ProcessBackend, ProcessLoader
 from engine.serving.backend import LlamaBackend
@@ -91,14 +91,18 @@ def test_it_answers_as_the_model_in_this_process_does(loader: ProcessLoader, tmp
     path = write_model(tmp_path / "tiny.gguf")
     with LlamaBackend.open(path, SETTINGS) as here:
         expected = text_of(list(here.stream(user("hello ÿ é"), SHORT)))
+        continued = text_of(list(here.stream("hello ÿ é", SHORT)))
         info = here.info
     with loader(path) as backend:
         assert backend.info == info
         events = list(backend.stream(user("hello ÿ é"), SHORT))
         assert text_of(events) == expected
         assert isinstance(events[-1], Finished) and events[-1].stats.generated_tokens == 8
+        assert text_of(list(backend.stream("hello ÿ é", SHORT))) == continued != expected
         with pytest.raises(RequestError, match="tokens too long"):
             backend.stream(user("x" * 600), SHORT)
+        with pytest.raises(PromptTooLong, match="shorten it"):
+            backend.stream("x" * 600, SHORT)
         with pytest.raises(RequestError, match="not valid GBNF"):
             backend.stream(user("x"), SamplingParams(grammar="root ::= ("))
         assert ask(backend, "a lone \ud800 surrogate")

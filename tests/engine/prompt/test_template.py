@@ -130,6 +130,7 @@ def test_an_answer_that_comes_last_is_continued(spm: bool) -> None:
     ("messages", "word"),
     [
         ([], "no messages"),
+        ([{"role": "user", "content": "x"}] * 40_000, "40000 messages: 32768 are the most"),
         ([{"role": "assistant", "content": "x"}], "no messages"),
         ([{"role": "robot", "content": "x"}], "robot"),
         ([{"role": "user", "content": 3}], "int"),

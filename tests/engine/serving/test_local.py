@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from engine.config import EngineConfig, SamplingParams
-from engine.errors import EngineError, ModelError, RequestError
+from engine.errors import EngineError, ModelError, PromptTooLong, RequestError
 from engine.llama.model import Model
 from engine.llama.runner import Runner
 from engine.serving.backend import LlamaBackend
 from engine.types import Finished, Message, PrefillProgress, TextDelta
-from tests.engine.helpers import ask, user
+from tests.engine.helpers import ask, text_of, user
 
 QUESTIONS = [
     "Name a fruit.",
@@ -86,6 +86,25 @@ def test_a_cut_answer_is_continued_where_it_was_cut(backend: LlamaBackend) -> No
     assert (
         finished.stats.cached_tokens >= len(backend.prompt_tokens(begun)) - 1
     )  # the last one is always computed
+
+
+def test_a_text_is_continued_as_it_is_without_the_template(backend: LlamaBackend) -> None:
+    template = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    said = backend.prepare(template, GREEDY)
+    assert said.continues and said.dropped is None
+    assert said.tokens == backend._model.vocab.tokenize(template, special=True)  # its tags are control tokens
+    continued = text_of(list(backend.stream("1, 2, 3, 4,", GREEDY)))
+    assert continued.startswith(" 5, 6, 7")  # with the space that a first word of an answer does not have
+    context = backend.info.context
+    with pytest.raises(PromptTooLong, match="shorten it, or raise the context"):
+        backend.stream("word " * context, GREEDY)
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        backend.stream("", GREEDY)
+
+
+def test_the_stop_string_that_ended_an_answer_is_told(backend: LlamaBackend) -> None:
+    *_, end = backend.stream("1, 2, 3, 4,", dataclasses.replace(GREEDY, stop=("zebra", "7")))
+    assert isinstance(end, Finished) and (end.reason, end.stop) == ("stop", "7")
 
 
 def test_slots_with_gaps_between_them_answer_the_same(backend: LlamaBackend) -> None:

@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> 
 def test_a_models_own_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend(info=replace(INFO, recommended={"temperature": 0.6, "top_k": 20}))
     monkeypatch.setattr(LlamaBackend, "open", lambda *_: backend)
-    assert chat.run(None, EngineConfig(), {"top_k": 7, "seed": 1}, "", "hello") == 0
+    assert chat.run(None, EngineConfig(), {"top_k": 7, "seed": 1}, chat.Talk(prompt="hello")) == 0
     assert backend.asked[0][1] == SamplingParams(temperature=0.6, top_k=7, seed=1)
 
 

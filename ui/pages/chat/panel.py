@@ -21,7 +21,16 @@ from ui.pages.chat.message_toolbar import FeedbackNote, MessageToolbar, Updates
 from ui.pages.chat.navigation import ConversationState, TabView, open_conversation, restore_conversation
 from ui.render.html import render
 from ui.render.messages import LATEX, ChatbotRow, chatbot_rows, opinions
-from ui.render.status import Failure, error_line, line, made_line, meter_of, meter_while, status
+from ui.render.status import (
+    Failure,
+    error_line,
+    line,
+    made_line,
+    meter_of,
+    meter_while,
+    not_saved_line,
+    status,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -229,7 +238,7 @@ class ChatPanel:
     ) -> Updates:
         """Show an answer that could not be saved in full."""
         tree = Tree({**state.tree.nodes, answer.id: answer}, answer.id)
-        return self.show(replace(state, tree=tree), tab) | {self.status: error_line(error, t=tab.t)}
+        return self.show(replace(state, tree=tree), tab) | {self.status: not_saved_line(error, tab.t)}
 
     def show_marked(self, state: ConversationState, tab: TabContext) -> Updates:
         """Show the toolbar for the marked message."""

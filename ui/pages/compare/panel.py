@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from common.system import free_memory
 from common.text import size_text
@@ -107,7 +108,14 @@ class ComparePanel:
             return box, columns(current, t), note, gr.update(visible=False), None
         box = gr.update(submit_btn=t("compare.ask"), stop_btn=False)
         note = line(t("compare.please_vote") if current.votable else "")
+        if not blind:  # the line names the model
+            note += self._warnings([lane.key for lane in lanes], t)
         return box, columns(current, t), note, self._votes.offer(current, t), current
+
+    def _warnings(self, keys: Sequence[str], t: Translator) -> Markup:
+        """Say which models' files are not those of their manifest, or have changed in use."""
+        changes = [change for key in keys if (change := self._models.change(key)) is not None]
+        return Markup().join(line(change.text(t), "error") for change in changes)
 
     def _checked(self, prompt: str, chosen: Sequence[str], request: gr.Request, t: Translator) -> list[str]:
         """Return the keys of the models to compare. Raises EngineError."""

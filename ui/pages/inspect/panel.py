@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from common.errors import UserError
-from ggufio.blocks import Blocks, RoundTrip
-from ggufio.ggml import Floats
 from ui.i18n.words import Translator, text, translator
 from ui.pages.inspect import view
-from ui.pages.inspect.tensor_sample import Look, contents, histogram, look, type_sums
+from ui.pages.inspect.client import Inspector
+from ui.pages.inspect.contents import BlockFigures, Curve, Rounded, TensorFigures
 from ui.render.status import error_line
 
 _HEIGHT = 210
@@ -55,9 +53,9 @@ class BarFigure(Figure):
     def __init__(self, name: str, info: str) -> None:
         super().__init__(gr.BarPlot, name, info)
 
-    def show(self, values: Mapping[str, float | None], x_title: str, y_title: str) -> Updates:
+    def show(self, values: Mapping[str, float], x_title: str, y_title: str) -> Updates:
         """Show the names that have a value, in their order."""
-        rows: list[list[Any]] = [[name, value, ""] for name, value in values.items() if value is not None]
+        rows: list[list[Any]] = [[name, value, ""] for name, value in values.items()]
         names = [row[0] for row in rows]
         looks: dict[str, Any] = {"sort": names, "color_map": {"": _AFTER}, "colors_in_legend": []}
         return self._show(rows, "nominal", x_title=x_title, y_title=y_title, **looks)
@@ -91,13 +89,13 @@ ONE_AT_A_TIME: dict[str, Any] = {
     "api_visibility": "private",
 }
 _FIRST = ("blk.0.attn_q.weight", "blk.0.attn_qkv.weight", "blk.0.ffn_down.weight")  # most models have one
-_BINS = 40
 
 
 class InspectPanel:
     """The components of the view; `updates` fill it for a file."""
 
     def __init__(self) -> None:
+        self._inspector = Inspector()
         self._types = gr.HTML(padding=False)
         self._tensor = gr.Dropdown(
             [], label=text("inspect.tensor"), info=text("inspect.tensor.info"), elem_id="inspect-tensor"
@@ -133,12 +131,13 @@ class InspectPanel:
 
     def updates(self, path: Path, t: Translator) -> Updates:
         """Fill the view for a file, with a tensor that most models have. Raises ModelError."""
-        found = contents(path)
-        choices = [(view.tensor_label(tensor), name) for name, tensor in found.tensors.items()]
-        name = next((name for name in _FIRST if name in found.tensors), choices[0][1] if choices else "")
+        found = self._inspector.contents(path)
+        choices = [(view.tensor_label(tensor), tensor.name) for tensor in found.tensors]
+        names = [tensor.name for tensor in found.tensors]
+        name = next((name for name in (*_FIRST, *names) if name in names), "")
         return {
-            self._types: view.types_table(type_sums(found), t),
-            self._metadata: view.metadata_table(found, t),
+            self._types: view.types_table(found.types, t),
+            self._metadata: view.metadata_table(found.metadata, t),
             self._tensor: gr.update(choices=choices, value=name or None, visible=bool(choices)),
             **self._look_at(path, name, "", t),
         }
@@ -162,49 +161,46 @@ class InspectPanel:
     def _look_at(self, path: Path, name: str, wanted: str, t: Translator) -> Updates:
         """Show a tensor rounded to the type `wanted`, or else to the first type that can hold it."""
         try:
-            seen = look(path, name)
+            seen = self._inspector.tensor(path, name)
         except UserError as error:  # this tensor cannot be shown, and others can
             return self._nothing(error_line(error, t=t))
-        possible = [kind for kind, one in seen.after.items() if one is not None]
-        kind = wanted if wanted in possible else next(iter(possible), None)
-        one = seen.after[kind] if kind else None
+        possible = {one.type: one.result for one in seen.roundings if one.result is not None}
+        kind = wanted if wanted in possible else next(iter(possible), "")
+        rounded = possible.get(kind)
         choices = [(view.type_label(seen, kind, t), kind) for kind in possible]
         return {
-            self._type: gr.update(choices=choices, value=kind, visible=bool(possible)),
+            self._type: gr.update(choices=choices, value=kind or None, visible=bool(possible)),
             self._facts: view.tensor_facts(seen, t),
-            self._tables: view.tensor_tables(seen, one, t),
-            **self._plots_of(seen, one, t),
-            **self._plots_of_blocks(one.blocks if one else None, t),
+            self._tables: view.tensor_tables(seen, kind, t),
+            **self._plots_of(seen, kind, rounded, t),
+            **self._plots_of_blocks(rounded.blocks if rounded else None, t),
         }
 
-    def _plots_of(self, seen: Look, one: RoundTrip | None, t: Translator) -> Updates:
-        if one is None:
+    def _plots_of(self, seen: TensorFigures, kind: str, rounded: Rounded | None, t: Translator) -> Updates:
+        if rounded is None:
             return self._values.hide() | self._errors.hide()
-        middles, before, after = histogram(seen.before.values, one.values)
-        series = {t("inspect.before"): before.tolist(), one.dtype.name: after.tolist()}
-        errors = {kind: 100 * one.error.relative for kind, one in seen.after.items() if one is not None}
+        series = {t("inspect.before"): seen.histogram.y, kind: rounded.histogram}
+        errors = {
+            one.type: 100 * one.result.relative
+            for one in seen.roundings
+            if one.result is not None and one.result.relative is not None
+        }
         relative = f"{t('inspect.head.relative')}, %"
         return {
-            **self._values.show(middles.tolist(), series, t("inspect.value"), t("inspect.share")),
+            **self._values.show(seen.histogram.x, series, t("inspect.value"), t("inspect.share")),
             **self._errors.show(errors, t("inspect.head.type"), relative),
         }
 
-    def _plots_of_blocks(self, blocks: Blocks | None, t: Translator) -> Updates:
+    def _plots_of_blocks(self, blocks: BlockFigures | None, t: Translator) -> Updates:
         if blocks is None:
             return self._steps.hide() | self._zeros.hide()
-        steps = _spread(self._steps, np.abs(blocks.step), t("inspect.head.step"), t)
-        if blocks.symmetric:
-            return steps | self._zeros.hide()
-        return steps | _spread(self._zeros, blocks.zero_point, t("inspect.head.zero"), t)
+        return {
+            **_show(self._steps, blocks.step_curve, t("inspect.head.step"), t),
+            **_show(self._zeros, blocks.zero_curve, t("inspect.head.zero"), t),
+        }
 
 
-def _spread(figure: CurveFigure, values: Floats, title: str, t: Translator) -> Updates:
-    """Show the distribution of values between their 1st and 99th percentiles."""
-    finite = values[np.isfinite(values)]
-    if not finite.size or np.ptp(finite) == 0:
+def _show(figure: CurveFigure, curve: Curve | None, title: str, t: Translator) -> Updates:
+    if curve is None:
         return figure.hide()
-    low, high = np.percentile(finite, [1, 99])
-    counts, edges = np.histogram(finite, _BINS, (float(low), float(high)))
-    middles = ((edges[:-1] + edges[1:]) / 2).tolist()
-    shares = (counts * (100 / finite.size)).tolist()
-    return figure.show(middles, {title: shares}, title, t("inspect.blocks_share"))
+    return figure.show(curve.x, {title: curve.y}, title, t("inspect.blocks_share"))

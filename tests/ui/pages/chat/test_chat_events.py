@@ -335,11 +335,34 @@ def test_a_history_that_another_program_locks_stops_nobody(
         assert asyncio.run(longest_pause(answered(lock_at=5, unlock_at=1000))) < 0.8
         assert len(set(seen)) > 8  # the answer goes on
         assert tab.rows()[3].split() == ["word"] * 60 and "database is locked" in tab.status
+        assert "saving it is tried again" in tab.status
         assert asyncio.run(longest_pause(tab.follow(tab.events.send(tab.request, "Who?", *tab.inputs)))) < 0.8
         assert "database is locked" in tab.status and tab.now[tab.panel.box]["value"] == "Who?"
         backup.rollback()
     tab.send("Who?")
     assert tab.path()[-1].text.split() == ["word"] * 60
+
+
+def test_an_answer_whose_last_save_fails_is_saved_once_the_lock_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "RETRY_SECONDS", (0.01,) * 200)
+    file = tmp_path / "history.sqlite"
+    tab = Tab(FakeBackend("word " * 20, pause=0.01), OffLoopStore(file))
+
+    async def asked() -> None:
+        with closing(sqlite3.connect(file, isolation_level=None)) as backup:
+            async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
+                if "word" in tab.rows()[-1] and not backup.in_transaction:
+                    backup.execute("BEGIN EXCLUSIVE")
+            assert "database is locked" in tab.status
+            backup.rollback()
+        while (await asyncio.to_thread(tab.path))[1].text.split() != ["word"] * 20:
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(asked(), 20))
+    made = tab.path()[1].made
+    assert made is not None and made.reason == "stop"
 
 
 def test_a_question_that_a_tab_turns_away_from_is_not_kept() -> None:

@@ -29,7 +29,8 @@ from ui.i18n.words import ENGLISH, Translator
 from ui.models.catalog import Catalog
 from ui.models.files import catalog_entry, embedded_gguf
 from ui.models.registry import Models
-from ui.pages.inspect.tensor_sample import contents, look, unrounded_beside
+from ui.pages.inspect.client import Inspector
+from ui.pages.inspect.tensor_sample import measure_tensor, read_contents, unrounded_beside
 from ui.pages.inspect.view import tensor_facts, tensor_tables
 from ui.pages.quality.view import CHECKS, FileFigures, advice, charts, file_figures, findings, verdict
 from ui.render.tables import short_number
@@ -184,21 +185,24 @@ def test_a_tensor_is_held_against_the_file_in_full_precision_beside_it(tmp_path:
     values = np.random.default_rng(3).normal(0, 1, (8, 96)).astype(np.float32)
     model = tmp_path / "bob-Q4_0.gguf"
     write_gguf(model, "Q4_0", values)
-    without_reference = look(model, "blk.0.attn_q.weight")
+    without_reference = measure_tensor(model, "blk.0.attn_q.weight")
     assert without_reference.reference == "" and unrounded_beside(model) is None
-    again = without_reference.after["Q4_0"]
-    assert again is not None and again.error.relative < 1e-3  # rounding rounded values again changes little
+    again = next(one.result for one in without_reference.roundings if one.type == "Q4_0")
+    # Rounding rounded values again changes little.
+    assert again is not None and again.relative is not None and again.relative < 1e-3
     write_gguf(tmp_path / "bob-F32.gguf", "F32", values)
     write_gguf(tmp_path / "eve-F32.gguf", "F32", values)
-    seen = look(model, "blk.0.attn_q.weight")
-    assert seen.reference == "bob-F32.gguf" and (seen.before.values == values).all()
-    own = next(iter(seen.after.values()))
-    assert own is not None and 0.05 < own.error.relative < 0.15
-    assert seen.after["Q4_K"] is None  # rows of 96, not a multiple of 256
+    seen = measure_tensor(model, "blk.0.attn_q.weight")
+    assert seen.reference == "bob-F32.gguf"
+    assert (seen.low, seen.high) == (float(values.min()), float(values.max()))
+    own, *others = seen.roundings
+    assert own.type == "Q4_0" and own.result is not None and own.result.relative is not None
+    assert 0.05 < own.result.relative < 0.15
+    assert {one.type: one.result for one in others}["Q4_K"] is None  # rows of 96, not a multiple of 256
     (tmp_path / "bob-F32.gguf").write_bytes(b"GGUF")
-    assert look(model, "blk.0.attn_q.weight").reference == ""
+    assert measure_tensor(model, "blk.0.attn_q.weight").reference == ""
     with pytest.raises(GgufError, match="no tensor"):
-        look(model, "blk.9")
+        measure_tensor(model, "blk.9")
 
 
 def test_numbers_of_any_size_have_a_short_form() -> None:
@@ -212,15 +216,36 @@ def test_numbers_of_any_size_have_a_short_form() -> None:
 def test_the_demos_own_tensors_are_shown_with_every_type() -> None:
     """All of its vectors, which have numbers above 1,000, and the matrices of some layers."""
     model = embedded_gguf()
-    names = [
-        name for name, one in contents(model).tensors.items() if one.rows == 1 or name.startswith("blk.7.")
-    ]
+    found = read_contents(model)
+    names = [one.name for one in found.tensors if len(one.shape) == 1 or one.name.startswith("blk.7.")]
     assert len(names) > 60
     for name in names:
-        seen = look(model, name)
+        seen = measure_tensor(model, name)
         assert name in tensor_facts(seen, ENGLISH)
-        for rounded in (None, *seen.after.values()):
-            assert "table" in tensor_tables(seen, rounded, ENGLISH)
+        for kind in ("", *(one.type for one in seen.roundings)):
+            assert "table" in tensor_tables(seen, kind, ENGLISH)
+
+
+def test_a_strangers_file_is_read_in_a_worker_that_may_die(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).normal(0, 1, (8, 96)).astype(np.float32)
+    model = tmp_path / "bob-F32.gguf"
+    write_gguf(model, "F32", values)
+    inspector = Inspector()
+    assert [one.name for one in inspector.contents(model).tensors] == ["blk.0.attn_q.weight"]
+    worker = inspector._worker
+    assert worker is not None
+    worker._process.kill()
+    with pytest.raises(GgufError, match=r"^bob-F32.gguf cannot be inspected: it ends the process"):
+        inspector.tensor(model, "blk.0.attn_q.weight")
+    assert inspector.tensor(model, "blk.0.attn_q.weight").high == float(values.max())
+    inspector.close()
+    assert worker._process.poll() is not None and inspector._worker is None
+    assert (
+        inspector.tensor(model, "blk.0.attn_q.weight").of_rows == 8 and inspector._worker is None
+    )  # remembered
+    write_gguf(model, "F32", values[:4])
+    assert inspector.tensor(model, "blk.0.attn_q.weight").of_rows == 4
+    inspector.close()
 
 
 @pytest.fixture
