@@ -99,6 +99,9 @@ class _Rewriter:
     def __init__(self, root: object) -> None:
         self._root = root
         self._multiples: list[Fraction] = []
+        # Small models make up properties without end. As in llama.cpp, an object that names its properties
+        # has no others, unless another schema might ask for one.
+        self._closes = not any(_combines(part) for part in _objects(root))
         self._combines = False  # whether an outer schema is combined with others, and so checked already
 
     def schema(self, schema: object, where: str, depth: int = 0) -> Any:
@@ -121,6 +124,8 @@ class _Rewriter:
             out = _nullable(out)
         if (names := given.get("propertyNames")) is not None:
             self._property_names(out, names, where)
+        if self._closes and _lists_all(out):
+            out["additionalProperties"] = False
         if not self._combines and _combines(out):
             self._check_patterns(out, where)
         if "oneOf" in out and self._exclude_each_other(given["oneOf"]):
@@ -291,6 +296,24 @@ def _combines(schema: Schema) -> bool:
     """Return whether several schemas meet at one value."""
     others = schema.keys() - _ANNOTATIONS - {"$defs", "definitions"}
     return "allOf" in others or (len(others) > 1 and bool(others & {"$ref", "anyOf", "oneOf"}))
+
+
+def _objects(document: object) -> Iterator[Schema]:
+    """Yield every object of a document."""
+    todo = [document]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            yield part
+        todo += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+
+
+def _lists_all(schema: Schema) -> bool:
+    """Return whether the object's properties suffice for what it requires, and nothing is said of others."""
+    names, least = schema.get("properties"), schema.get("minProperties", 0)
+    if not isinstance(names, dict) or {"additionalProperties", "patternProperties"} & schema.keys():
+        return False
+    return isinstance(least, int) and least <= len(names) > 0 and names.keys() >= {*_required(schema)}
 
 
 def _refuse_unless(known: bool, key: str, where: str) -> None:

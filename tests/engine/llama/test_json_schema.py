@@ -167,6 +167,19 @@ DECIMAL = r"^(?!^[-+.]*$)[+-]?0*(?:\d{0,3}|(?=[\d.]{1,6}0*$)\d{0,3}\.\d{0,2}0*$)
         (EITHER, ['{"a":1}', '{"b":1}'], ["{}", '{"a":1,"b":1}']),
         ({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 4}]}, ["3", "4"], ["2", "5"]),
         ({"$defs": {"n": {"type": "integer"}}, "$ref": "#/$defs/n", "minimum": 3}, ["3"], ["2"]),
+        # An object that names its properties has no others, unless another schema or a count asks for them.
+        ({"type": "object", "properties": {"a": {}}}, ['{"a":1}', "{}"], ['{"a":1,"b":2}']),
+        (
+            {"type": "object", "properties": {"a": {}}, "required": ["a"], "minProperties": 2},
+            ['{"a":1,"b":2}'],
+            ['{"a":1}'],
+        ),
+        (
+            {"$defs": {"a": {"type": "object", "properties": {"a": {}}, "required": ["a"]}}}
+            | {"allOf": [{"$ref": "#/$defs/a"}, {"properties": {"b": {}}, "required": ["b"]}]},
+            ['{"a":1,"b":2}'],
+            ['{"a":1}', '{"b":2}'],
+        ),
         (LIST, ["null", "[]", "[[null],[]]"], ["[1]", "3"]),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, ['{"x":1}'], ['{"x":"1"}']),
         ({"type": "object", "patternProperties": {"^a": {"const": 1}}}, ['{"ab":1}'], ['{"ab":2}']),
