@@ -131,6 +131,8 @@ def _error_text(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if _FIELDS[name].annotation is SecretStr:
         return f"{_variable(name)}: {message}"
+    if message.startswith(_flag(name)):
+        return message
     return f"{_flag(name)} (or {_variable(name)}): {message}, not {first['input']!r}"
 
 

@@ -17,9 +17,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common import paths
+from common.chat_templates import read_template
+from common.errors import InputError
 from engine.config import EngineConfig, KvType
 from engine.errors import SettingsError
-from ui.i18n.words import CONTEXT_HELP, KV_TYPE_HELP, MODEL_HELP, SPECULATION_HELP, THREADS_HELP
+from ui.i18n.words import (
+    CHAT_TEMPLATE_HELP,
+    CONTEXT_HELP,
+    KV_TYPE_HELP,
+    MODEL_HELP,
+    SPECULATION_HELP,
+    THREADS_HELP,
+)
 
 ENV_PREFIX = "GGUF_CHAT_"
 OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read by common/paths.py
@@ -109,6 +118,16 @@ def _check_logins(auth: SecretStr) -> SecretStr:
     return auth
 
 
+def _check_template(option: str | None) -> str | None:
+    """Return the option --chat-template. Raises ValueError for one that is no template."""
+    if option is not None:
+        try:
+            read_template(option)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+    return option
+
+
 def _option(group: Group, text: str, default: Any = None, **constraints: Any) -> Any:
     return Field(default, description=text, json_schema_extra={"group": group}, **constraints)
 
@@ -154,6 +173,9 @@ class AppSettings(BaseSettings):
 
     models: Names = _option(
         "Models", "More to choose from: folders, files, NAME=FILE, FILE::ADAPTER.gguf, Hub names.", ()
+    )
+    chat_template: Annotated[str | None, AfterValidator(_check_template)] = _option(
+        "Models", f"{CHAT_TEMPLATE_HELP} For MODEL and those of --models."
     )
     max_loaded: int = _option("Models", "Models that are kept in memory at the same time.", 2, ge=1)
 
@@ -215,6 +237,11 @@ class AppSettings(BaseSettings):
             max_new_tokens=self.max_new_tokens,
             max_seconds=self.max_seconds,
         )
+
+    @property
+    def template_source(self) -> str:
+        """The Jinja source of `chat_template`, or ""."""
+        return read_template(self.chat_template).source if self.chat_template else ""
 
     @property
     def logins(self) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common.worker_process import Message, send, serve
@@ -25,8 +25,11 @@ from ggufio.untrusted_reader import is_adapter
 ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
 
 
-def inspect(path: Path) -> Message:
-    """Return the file's metadata, and the CPU variants that this machine supports, best first."""
+def inspect(path: Path, chat_template: str) -> Message:
+    """Return the file's metadata, and the CPU variants that this machine supports, best first.
+
+    A `chat_template` replaces the file's, also in the trials.
+    """
     ranked = [str(p) for p in rank_variants(find_variants())]
     send({"stage": "header"})  # from here on, a crash is the file's fault
     try:
@@ -34,6 +37,8 @@ def inspect(path: Path) -> Message:
     except ModelError as error:
         raise ModelError(ADAPTER_ALONE if is_adapter(path) else str(error)) from error
     facts = model_metadata(model, path)
+    if chat_template:
+        facts = replace(facts, template=chat_template)
     for stage, trial in trials(model.vocab, facts).items():
         send({"stage": stage})
         trial()
@@ -86,7 +91,7 @@ def probe(request: Message) -> Message:
     """Do the job that the request names. Raises EngineError when llama.cpp refuses the file."""
     job, model = request["job"], Path(request["model"])
     if job == "inspect":
-        return inspect(model)
+        return inspect(model, request["chat_template"])
     variant, adapter = request["variant"], request["adapter"]
     if variant is not None:
         load_variant(Path(variant))

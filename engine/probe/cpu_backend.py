@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.chat_templates import OPTION
 from common.files import load_json, open_input, store_json
 from common.paths import cache_folder
 from common.system import physical_cores
@@ -133,19 +134,21 @@ def probe_model(
     *,
     threads: int | None = None,
     extra_buffers: bool = True,
+    chat_template: str = "",
     cache: Path | None = None,
     progress: ProgressCallback = no_progress,
 ) -> Probe:
     """Return the model's metadata and the backend that runs it, from the cache or from child processes.
 
+    A `chat_template` replaces the file's, which then need not have one.
     `cache` is a folder (default: `cache_folder()`). Raises ModelError when the file is at fault, BackendError
     when no backend survives, and EngineStopped when `progress` returns False.
     """
     _check_files(model)
-    memo = cache_path("probe", model, extra_buffers, cache=cache)
+    memo = _probe_path(model, extra_buffers, chat_template, cache)
     if (known := _load_probe(memo)) is not None:
         return known
-    found = _inspect(model)
+    found = _inspect(model, chat_template)
     facts = ModelMetadata(**_tuples(found["facts"]))
     ranked = [Path(p) for p in found["variants"] if not (_is_plain(facts) and variant_name(Path(p)) in _AMX)]
     loading = rising(scaled(progress, 0.2, 1.0))  # a backend that crashes is followed by the next one
@@ -155,10 +158,15 @@ def probe_model(
     return probe
 
 
-def is_known(model: Path, extra_buffers: bool) -> bool:
+def is_known(model: Path, extra_buffers: bool, chat_template: str = "") -> bool:
     """Return whether `probe_model` has a cached result for this file."""
     _check_files(model)
-    return cache_path("probe", model, extra_buffers).exists()
+    return _probe_path(model, extra_buffers, chat_template).exists()
+
+
+def _probe_path(model: Path, extra_buffers: bool, chat_template: str, cache: Path | None = None) -> Path:
+    given = [chat_template] if chat_template else []
+    return cache_path("probe", model, extra_buffers, *given, cache=cache)
 
 
 def _is_plain(facts: ModelMetadata) -> bool:
@@ -220,16 +228,22 @@ def _check_file(model: Path) -> None:
         raise ModelError(f"{model} is not a GGUF file (it begins with {magic!r}): {_FIX}, or pass a .gguf")
 
 
-def _inspect(model: Path) -> dict[str, Any]:
-    done = run_probe({"job": "inspect", "model": str(model)}, _INSPECT_SECONDS)
+def _inspect(model: Path, chat_template: str) -> dict[str, Any]:
+    request = {"job": "inspect", "model": str(model), "chat_template": chat_template}
+    done = run_probe(request, _INSPECT_SECONDS)
     if done.answer is not None and "facts" in done.answer:
         return done.answer
     if not done.stage and done.answer is None:
         raise BackendError(f"llama-cpp-python does not start on this machine ({done.ending}): {_REBUILD}")
     if done.answer is None and (trial := _TRIALS.get(done.stage)):
+        if done.stage == "template" and chat_template:
+            raise ModelError(f"{model}: the template of {OPTION} takes too long: give another one")
         how = "takes too long" if done.code == -signal.SIGALRM else f"crashes llama.cpp ({done.ending})"
         raise ModelError(f"{model}: its {trial} {how}; do not trust this file")
-    raise ModelError(_reason(model, done))
+    reason = _reason(model, done)
+    if chat_template:
+        reason = reason.replace("the model's chat template", f"the template of {OPTION}")
+    raise ModelError(reason)
 
 
 def _reason(model: Path, done: ProbeResult) -> str:

@@ -44,7 +44,13 @@ class Description:
 def describe(path: Path, settings: EngineConfig, progress: ProgressCallback = no_progress) -> Description:
     """Probe a file. Raises as engine.probe.cpu_backend.probe_model, which calls `progress`."""
     threads = settings.threads or physical_cores()
-    probe = probe_model(path, threads=threads, extra_buffers=settings.use_extra_buffers, progress=progress)
+    probe = probe_model(
+        path,
+        threads=threads,
+        extra_buffers=settings.use_extra_buffers,
+        chat_template=settings.chat_template,
+        progress=progress,
+    )
     timed = settings.speculation and settings.kv_type == "f16"
     costs = batch_costs(path, probe.choice, threads) if timed else None
     return Description(probe, _info(path, probe, settings, threads), costs, timed)

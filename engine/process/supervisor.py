@@ -9,6 +9,7 @@ import time
 from collections import defaultdict, deque
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from common.system import free_memory
@@ -250,51 +251,70 @@ class ProcessBackend:
 
 
 class ProcessLoader:
-    """Opens models with the same settings, each in a process of its own. Call it from one thread."""
+    """Opens models with the same settings, each in a process of its own. Call it from one thread.
+
+    A `chat_template` is as in EngineConfig, for one model; "" uses that of the settings.
+    """
 
     def __init__(self, settings: EngineConfig) -> None:
         self._settings = settings
-        self._models: dict[Path, list[SupervisedModel]] = defaultdict(list)
-        self._started: dict[Path, SupervisedModel] = {}  # ahead, and not opened yet
+        self._models: dict[_Key, list[SupervisedModel]] = defaultdict(list)
+        self._started: dict[_Key, SupervisedModel] = {}  # ahead, and not opened yet
 
     def __call__(
-        self, path: Path, adapter: Path | None = None, progress: ProgressCallback = no_progress
+        self,
+        path: Path,
+        adapter: Path | None = None,
+        progress: ProgressCallback = no_progress,
+        *,
+        chat_template: str = "",
     ) -> ProcessBackend:
         """Open a model, with an adapter's GGUF if one is given. Raises ModelError, BackendError, EngineError.
 
         Raises QueueFull when the memory is short because of other models.
         """
+        key = path, chat_template
         if adapter is None:
-            return self._open(path, progress)
-        for model in self._usable(path):
+            return self._open(key, progress)
+        for model in self._usable(key):
             with suppress(EngineStopped):  # closed meanwhile
                 return model.attach(adapter, progress)
-        with self._open(path, scaled(progress, 0.0, 0.6)) as plain:
+        with self._open(key, scaled(progress, 0.0, 0.6)) as plain:
             return plain.model.attach(adapter, scaled(progress, 0.6, 1.0))
 
-    def start(self, path: Path) -> SupervisedModel:
+    def start(self, path: Path, chat_template: str = "") -> SupervisedModel:
         """Start a model's process ahead of its first use, and begin to load the model. Returns at once."""
-        if path not in self._started:
-            self._started[path] = SupervisedModel(path, self._settings)
-        return self._started[path]
+        key = path, chat_template
+        if key not in self._started:
+            self._started[key] = self._new(key)
+        return self._started[key]
 
-    def describe(self, path: Path) -> ModelInfo:
+    def describe(self, path: Path, chat_template: str = "") -> ModelInfo:
         """Describe a model as soon as it is probed, before it is loaded. Raises as a load."""
-        return self.start(path).describe()
+        return self.start(path, chat_template).describe()
 
     def close(self) -> None:
         """End the processes that were started and not opened."""
         while self._started:
             self._started.popitem()[1].close()
 
-    def _open(self, path: Path, progress: ProgressCallback) -> ProcessBackend:
-        if (model := self._started.pop(path, None)) is None:
+    def _new(self, key: _Key) -> SupervisedModel:
+        path, chat_template = key
+        settings = replace(self._settings, chat_template=chat_template or self._settings.chat_template)
+        return SupervisedModel(path, settings)
+
+    def _open(self, key: _Key, progress: ProgressCallback) -> ProcessBackend:
+        if (model := self._started.pop(key, None)) is None:
             if any(self._usable(other) for other in list(self._models)):
-                check_room(path, free_memory())
-            model = SupervisedModel(path, self._settings)
+                check_room(key[0], free_memory())
+            model = self._new(key)
         backend = model.open(progress)
-        self._models[path] = [*self._usable(path), model]
+        self._models[key] = [*self._usable(key), model]
         return backend
 
-    def _usable(self, path: Path) -> list[SupervisedModel]:
-        return [model for model in self._models[path] if model.usable]
+    def _usable(self, key: _Key) -> list[SupervisedModel]:
+        return [model for model in self._models[key] if model.usable]
+
+
+_Key = tuple[Path, str]
+"""A model's file and the chat template that replaces its own."""

@@ -1,30 +1,25 @@
 """Messages -> prompt tokens: the model's chat template, in jinja2's sandbox.
 
-The environment equals that of transformers (utils/chat_template_utils.py), so that templates render as in
-training. Control tokens spelled out in a message ("<|im_end|>") stay plain text: they are cut out
-before the template runs, so a message can neither end its turn nor open another.
+When a model is opened, marked messages must be found again in the prompt (common/message_form.py). Control
+tokens spelled out in a message ("<|im_end|>") stay plain text: they are cut out before the template runs, so
+a message can neither end its turn nor open another.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn, Protocol
+from typing import Protocol
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
-
+from common.chat_templates import ADVICE, OPTION, OTHER_ADVICE, expand_name
+from common.errors import InputError
+from common.message_form import Shaped, find_form
 from common.text import first_line
 from engine.errors import ModelError, PromptTooLong, RequestError
+from engine.prompt.jinja_environment import environment
 from engine.types import Message, PromptInput
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
-_MARK = "system-prompt-probe"
 _MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
 
 
@@ -47,73 +42,54 @@ class TemplateTokenizer(Protocol):
         ...
 
 
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's text for training; rendering ignores it."""
+class LostWords(ModelError):
+    """The chat template leaves out what somebody says."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2's interface
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """Keep the body, drop the tag."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: Any = None,
-    sort_keys: bool = False,
-) -> str:
-    # Not jinja2's own filter: that one escapes HTML, which no model was trained on.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    env.filters["tojson"] = _tojson
-    env.globals["raise_exception"] = _raise_exception
-    env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return env
+    def __init__(self, roles: Sequence[str]) -> None:
+        """`roles` are those whose texts do not reach the prompt."""
+        self.roles = tuple(roles)
+        first, *more = sorted(roles, reverse=True)
+        others = "".join(f", nor what the {role} says" for role in more)
+        super().__init__(
+            f"what the {first} says does not reach the prompt{others}: the model's chat template leaves it "
+            f"out, as a text and as a list of parts; {OTHER_ADVICE}"
+        )
 
 
 class ChatTemplate:
-    """A compiled chat template that renders at least a plain conversation."""
+    """A compiled chat template that renders what everybody says in a conversation."""
 
     def __init__(self, source: str, bos: str, eos: str) -> None:
-        """`bos` and `eos` are spellings of the vocabulary, or "". Raises ModelError."""
+        """`source` is Jinja, or a name of llama.cpp's; `bos` and `eos` are spellings, or "".
+
+        Raises ModelError when it does not render, or leaves out what somebody says.
+        """
         if not source.strip():
             raise ModelError(
-                "the GGUF carries no chat template: export it from the tuned model, whose tokenizer has one "
-                "(tokenizer_config.json or chat_template.jinja)"
+                f"the GGUF carries no chat template: {ADVICE}, or export it from the tuned model, whose "
+                "tokenizer has one (tokenizer_config.json or chat_template.jinja)"
             )
         self._tokens = {"bos_token": bos, "eos_token": eos}
         try:
-            self._template = _environment().from_string(source)
-            self._render([{"role": "user", "content": "Hello"}])
+            self._template = environment().from_string(expand_name(source))
+            self.form = find_form(self._render)
+        except InputError as error:
+            raise ModelError(f"{error}, with {OPTION}") from error
         except Exception as error:  # an untrusted template may raise anything
-            raise ModelError(f"the model's chat template does not render: {_brief(error)}") from error
-        self.takes_system = self._takes_system()
+            raise ModelError(
+                f"the model's chat template does not render: {_brief(error)}; {OTHER_ADVICE}"
+            ) from error
+        if self.form.lost:
+            raise LostWords(self.form.lost)
 
-    def _takes_system(self) -> bool:
-        # Some templates raise on a system message (Gemma), others drop it silently.
-        probe: list[Message] = [{"role": "system", "content": _MARK}, {"role": "user", "content": "Hello"}]
-        try:
-            return _MARK in self._render(probe)
-        except Exception:  # noqa: BLE001 - see above
-            return False
+    @property
+    def takes_system(self) -> bool:
+        """Whether the template has a system role, in the first message at least."""
+        return self.form.system != "nowhere"
 
-    def _render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
+    def _render(self, messages: list[Shaped], *, answered: bool = False) -> str:
         return self._template.render(
-            messages=[dict(m) for m in messages],
+            messages=messages,
             add_generation_prompt=not answered,
             tools=None,
             documents=None,
@@ -123,11 +99,11 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
         """Render the prompt up to the beginning of the answer. Raises RequestError.
 
-        With `answered`, it ends after the last message, without a generation prompt.
+        Contents are given as texts or lists of parts, and system messages where the template takes them. With
+        `answered`, it ends after the last message, without a generation prompt.
         """
-        shaped = list(messages) if self.takes_system else merge_system(messages)
         try:
-            return self._render(shaped, answered=answered)
+            return self._render(self.form.shape(messages), answered=answered)
         except Exception as error:
             raise RequestError(
                 f"the model's chat template refuses this conversation: {_brief(error)}"
@@ -162,19 +138,6 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise RequestError(
                 f"message {number} has no text: `content` is {type(content).__name__}, not a string"
             )
-
-
-def merge_system(messages: Sequence[Message]) -> list[Message]:
-    """Put system messages in front of the first user message, for templates without a system role."""
-    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
-    rest: list[Message] = [m for m in messages if m["role"] != "system"]
-    if not system:
-        return rest
-    for index, message in enumerate(rest):
-        if message["role"] == "user":
-            rest[index] = {"role": "user", "content": f"{system}\n\n{message['content']}"}
-            return rest
-    return [{"role": "user", "content": system}, *rest]
 
 
 class PromptBuilder:

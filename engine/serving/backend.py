@@ -22,7 +22,7 @@ from engine.errors import EngineStopped, RequestError
 from engine.llama.constraint import compile_constraint
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
-from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_cpu_backend
+from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_choice
 from engine.probe.describe import describe
 from engine.prompt.chat_template import PromptBuilder, check_prompt
 from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
@@ -92,11 +92,12 @@ class LlamaBackend:
         Raises ModelError, BackendError, and EngineError when memory is short or `progress` returns False.
         """
         settings = settings or EngineConfig()
-        begun = 0.0 if is_known(model_path, settings.use_extra_buffers) else _PROBED
+        is_probed = is_known(model_path, settings.use_extra_buffers, settings.chat_template)
+        begun = 0.0 if is_probed else _PROBED
         known = describe(model_path, settings, scaled(progress, 0.0, _PROBED))
         info, facts, choice = known.info, known.probe.facts, known.probe.choice
         on_described(info)
-        load_cpu_backend(model_path, threads=info.threads, extra_buffers=settings.use_extra_buffers)
+        load_choice(model_path, choice)
         model = Model(model_path, extra_buffers=choice.extra_buffers, progress=scaled(progress, begun, 1.0))
         try:
             prompts = facts.prompt_builder(model.vocab)

@@ -26,7 +26,7 @@ class Subject:
     cannot be checked. `full` is the full-precision GGUF, and `files` are the quantized ones by name, possibly
     none; a model in shards is given by the path of its first file and by its whole name. `evaluation` is a
     JSONL file of the user's chats. `scratch` is a folder for temporary files and caches, which the caller
-    removes.
+    removes. `template_origin` says whose the chat template is, "" if that is unknown.
     """
 
     reference: Path
@@ -39,6 +39,7 @@ class Subject:
     qlora_base: str | None = None
     evaluation: Path | None = None
     depth: Depth = "fast"
+    template_origin: str = ""
 
     @property
     def full_name(self) -> str:

@@ -76,6 +76,13 @@ def main(
     adapter_revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="The same for the adapter.")
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the model's template.",
+        ),
+    ] = None,
     quant: Annotated[
         list[str] | None,
         types(
@@ -163,6 +170,7 @@ def main(
             prefer=prefer,
             verify=verify,
             evaluation=evaluation,
+            chat_template=chat_template,
             threads=threads if threads is not None else physical_cores(),
             force=force,
             resume=resume,

@@ -56,6 +56,13 @@ def main(
         str | None,
         adapter(metavar="NAME", help="What the adapter calls its base.", show_default="the base's own name"),
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        training(
+            metavar="FILE|NAME",
+            help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the base's template.",
+        ),
+    ] = None,
     lr: Annotated[float, training(metavar="N", help="The highest learning rate.")] = DEFAULTS.learning_rate,
     schedule: Annotated[
         str, training(metavar="NAME", help="constant, linear or cosine, after the warm-up.")
@@ -104,6 +111,7 @@ def main(
             seed=seed,
             precision=precision,  # type: ignore[arg-type]  # checked by FinetuneConfig
             base_name=base_name,
+            chat_template=chat_template,
             force=force,
         )
         _quiet_libraries()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.chat_templates import GivenTemplate
 from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, run_worker
 from pipeline.progress import StepProgress
@@ -22,8 +23,8 @@ from pipeline.sources.model_source import Source
 class Converted:
     """The number of tensors and parameters written, and of checkpoint tensors that the adapters changed.
 
-    `notes` are lines about the tokenizer for the user; `settings` are the values in which the merged model's
-    config.json differs from its base's.
+    `notes` are lines about the tokenizer for the user, and `template` says whose the chat template is;
+    `settings` are the values in which the merged model's config.json differs from its base's.
     """
 
     tensors: int
@@ -31,6 +32,7 @@ class Converted:
     merged: int
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    template: str = "the base's"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class ConvertJob:
 
     `target` is written in place: the caller renames it when it is complete. `types` are the choices for the
     later quantization: one that fits no tensor is refused before anything is written. transformers' results
-    for the tokenizer, and for the chats in `evaluation`, are written to `tokenizer_reference`.
+    for the tokenizer, and for the chats in `evaluation`, are written to `tokenizer_reference`. A
+    `chat_template` replaces the model's own.
     """
 
     base: Source
@@ -53,6 +56,7 @@ class ConvertJob:
     types: TensorTypes = MIXTURE
     tokenizer_reference: Path | None = None
     evaluation: Path | None = None
+    chat_template: GivenTemplate | None = None
 
 
 def convert(job: ConvertJob, progress: StepProgress) -> Converted:

@@ -46,7 +46,7 @@ def convert(request: Message) -> Message:
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=folder, prefix="read-") as scratch:
         merger = _merger(job)
         settings = merger.settings if merger else {}
-        staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch))
+        staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch), job.chat_template)
         model = _converter(job, staged.folder, merger)
         _write(model, job.base, job.types)
         if job.tokenizer_reference:
@@ -56,7 +56,9 @@ def convert(request: Message) -> Message:
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     parameters = sum(math.prod(info.shape) for info in tensors)
     merged = len(merger.changed) if merger else 0
-    return to_json(Converted(len(tensors), parameters, merged, staged.notes, settings))
+    return to_json(
+        Converted(len(tensors), parameters, merged, staged.notes, settings, staged.template_origin)
+    )
 
 
 def _prepare_process(job: ConvertJob) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from common.files import read_input
-from common.text import pluralize
+from common.text import first_line, pluralize
 from pipeline.data.chat_formats import Chat, ChatTurn, parse_line
+from pipeline.data.chat_template import shaped
 from pipeline.errors import InputError
 
 __all__ = [
@@ -60,7 +61,7 @@ class ChatTokenizer(Protocol):
         """The special tokens' ids, such as an end of turn."""
         ...
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any:
         """Render a conversation to text or ids."""
         ...
 
@@ -176,13 +177,11 @@ def _ids(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) -> li
 
 
 def _template(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) -> Any:
-    from jinja2.exceptions import TemplateError
-
     try:
-        return tokenizer.apply_chat_template(chat.messages()[:count], **options)
-    except TemplateError as error:
+        return tokenizer.apply_chat_template(shaped(tokenizer, chat.messages()[:count]), **options)
+    except Exception as error:  # noqa: BLE001 - an untrusted template may raise anything
         raise InputError(
-            f"{chat.where}: the model's chat template refuses it ({error}): change the chat"
+            f"{chat.where}: the model's chat template refuses it ({first_line(error)}): change the chat"
         ) from None
 
 

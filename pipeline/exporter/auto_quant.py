@@ -210,10 +210,11 @@ class AutoStep:
 
 def reject_without_template(config: ExportConfig, sources: Sequence[Source]) -> None:
     """Raise InputError for AUTO, which compares answers, when no source has a chat template."""
-    if AUTO in config.quants and not any(_has_template(source.folder) for source in sources):
+    has_template = config.given_template is not None or any(_has_template(s.folder) for s in sources)
+    if AUTO in config.quants and not has_template:
         raise InputError(
-            "--quant auto chats with the candidates, and neither base nor adapter has a chat template: name "
-            "the types with --quant, or put a chat_template.jinja into the adapter's or the base's folder"
+            "--quant auto chats with the candidates, and neither base nor adapter has a chat template: "
+            "give one with --chat-template FILE|NAME, or name the types with --quant"
         )
 
 

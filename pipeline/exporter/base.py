@@ -15,7 +15,13 @@ from ggufio.shards import whole_name
 from pipeline.convert.lora import AdapterJob, write_adapter
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.exporter.config import ExportConfig
-from pipeline.exporter.resume import describe_adapter, describe_importance, describe_input, merged_into
+from pipeline.exporter.resume import (
+    describe_adapter,
+    describe_importance,
+    describe_input,
+    describe_template,
+    merged_into,
+)
 from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import Output, Record, versions
 from pipeline.progress import StepProgress
@@ -59,6 +65,8 @@ class ExportRun(ABC):
         if self.adapters:
             described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
             described["merged_into"] = merged_into(self.config)
+        if template := describe_template(self.config):
+            described["chat_template"] = template
         if importance := describe_importance(self.config):
             described["importance"] = importance
         return described

@@ -65,8 +65,9 @@ class CertificateStep:
         shutil.rmtree(reference, ignore_errors=True)  # left by an interrupted run
         reference.mkdir(parents=True)
         settings: Mapping[str, object] = record.model.get("settings", {})
+        staged = stage_checkpoint(self.base, self.adapters, settings, reference, self.config.given_template)
         return Subject(
-            reference=stage_checkpoint(self.base, self.adapters, settings, reference).folder,
+            reference=staged.folder,
             full=full,
             scratch=self.scratch,
             threads=self.config.threads,
@@ -75,6 +76,7 @@ class CertificateStep:
             qlora_base=self.config.qlora_base,
             evaluation=self.config.evaluation,
             depth="full" if self.config.verify == "full" else "fast",
+            template_origin=staged.template_origin,
         )
 
     def files(self, full: Path, record: Record) -> dict[str, Path]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.chat_templates import GivenTemplate, read_template
+from engine.errors import ModelError
+from engine.prompt.chat_template import ChatTemplate
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.quantize.types import (
@@ -48,6 +51,9 @@ class ExportConfig:
     `verify` is the depth of the checks ("off", "fast", "full"; see pipeline.certificate), which also use the
     user's chats in `evaluation`, a JSONL file.
 
+    `chat_template` is a Jinja file or a name of llama.cpp's, for a model without a template or in place of
+    it; it is read at once, into `given_template`.
+
     `threads` is for the quantizer and the merge. With `resume`, finished files of an earlier run on the same
     inputs are kept; with `force`, everything in `out` is made again. Raises InputError.
     """
@@ -72,9 +78,11 @@ class ExportConfig:
     prefer: str = "size"
     verify: str = "off"
     evaluation: Path | None = None
+    chat_template: str | None = None
     threads: int = 1
     force: bool = False
     resume: bool = True
+    given_template: GivenTemplate | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.base.strip():
@@ -98,6 +106,7 @@ class ExportConfig:
         self._check_adapters()
         self._check_quant_options()
         self._check_verifying()
+        self._check_template()
         names = quants_named(self.quants)
         object.__setattr__(self, "quants", names)
         self._check_importance(names)
@@ -157,6 +166,18 @@ class ExportConfig:
             raise InputError(f"--verify {self.verify!r} is unknown: use one of {', '.join(VERIFY)}")
         if self.evaluation is not None:
             read_chats(self.evaluation, require_answer=False)
+
+    def _check_template(self) -> None:
+        if self.chat_template is None:
+            return
+        if self.format == "adapter":
+            raise InputError("--format adapter takes no --chat-template: a LoRA file has none")
+        given = read_template(self.chat_template)
+        object.__setattr__(self, "given_template", given)
+        try:
+            ChatTemplate(given.source, "<s>", "</s>")
+        except ModelError as error:
+            raise InputError(f"--chat-template {self.chat_template!r}: {error}") from None
 
     def reject_unused_options(self) -> None:
         """Raise InputError for an option without effect.

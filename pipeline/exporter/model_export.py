@@ -180,6 +180,7 @@ class ModelExport(ExportRun):
             "full_precision_bytes": target.stat().st_size,
             "notes": [*base_mismatch_notes(self.base, self.adapters), *converted.notes],
             "settings": converted.settings,
+            "template": converted.template,
         }
         self.record.save(self.work.record)
         return target
@@ -198,6 +199,7 @@ class ModelExport(ExportRun):
             config.tensor_types,
             self._certifying.tokenizer_reference if config.verify != "off" else None,
             config.evaluation,
+            config.given_template,
         )
 
     def _full_precision_figures(self, full: Path) -> tuple[float, float]:

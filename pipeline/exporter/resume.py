@@ -36,6 +36,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         config.qlora_base,
         *([chosen] if (chosen := config.quant_options) else []),
         *([importance] if (importance := describe_importance(config)) else []),
+        *([template] if (template := describe_template(config)) else []),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -75,6 +76,14 @@ def describe_importance(config: ExportConfig) -> dict[str, str]:
     return {"calibrate" if config.calibrate else "imatrix": path.name, "sha256": sha256(path)}
 
 
+def describe_template(config: ExportConfig) -> dict[str, str]:
+    """Return the user's chat template for the manifest: where it came from, and the SHA-256 of its text."""
+    given = config.given_template
+    if given is None:
+        return {}
+    return {"from": given.origin, "sha256": hashlib.sha256(given.source.encode()).hexdigest()}
+
+
 _RUNTIME = "llama-cpp-python"
 
 
@@ -107,6 +116,8 @@ def _pairs(
     )
     was, now = inputs.get("importance", {}), describe_importance(config)
     yield "the importance matrix", list(was.values()), list(now.values())
+    was, now = inputs.get("chat_template", {}), describe_template(config)
+    yield "--chat-template", list(was.values()), list(now.values())
     yield _RUNTIME, earlier.versions.get(_RUNTIME), versions().get(_RUNTIME)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from common.dataclass_json import to_json
 from common.worker_process import run_worker
+from pipeline.data.chat_template import set_template
 from pipeline.data.dataset import Chat, render
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
@@ -56,6 +57,7 @@ def _tokenizer(base: Source) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     except (OSError, ValueError):
         return None
+    set_template(tokenizer)
     return tokenizer if tokenizer.chat_template else None
 
 

@@ -48,8 +48,9 @@ class ReportedFile:
 class ReportContext:
     """An export: its inputs, its files from the smallest to the largest, and all findings.
 
-    `base`, `adapters`, `model`, `importance` (the source of an importance matrix) and `choice` (the trials of
-    `--quant auto`) are the manifest's entries; the last two are empty when there are none.
+    `base`, `adapters`, `model`, `importance` (the source of an importance matrix), `choice` (the trials of
+    `--quant auto`) and `template` (the user's) are the manifest's entries; the last three are empty when
+    there are none.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ReportContext:
     versions: Mapping[str, str]
     importance: Mapping[str, str] = field(default_factory=dict)
     choice: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> ReportedFile:
@@ -92,6 +94,7 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
         versions=record.versions,
         importance=record.inputs.get("importance", {}),
         choice=record.options.get("auto", {}),
+        template=record.inputs.get("chat_template", {}),
     )
 
 
@@ -186,6 +189,8 @@ def provenance(context: ReportContext) -> Iterator[tuple[str, str]]:
     if context.importance:
         source = context.importance.get("calibrate") or context.importance["imatrix"]
         yield "importance matrix", f"{source}, sha256 {context.importance['sha256']}"
+    if context.template:
+        yield "chat template", f"{context.template['from']}, sha256 {context.template['sha256']}"
     for note in context.model.get("notes", ()):
         yield "note", note
     yield "versions", ", ".join(f"{name} {version}" for name, version in context.versions.items())

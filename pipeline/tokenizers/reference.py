@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from common.dataclass_json import to_json
 from common.errors import MissingPackage
 from common.files import write_atomically
 from common.system import RENDER_SECONDS, kill_after
+from pipeline.data.chat_template import set_template, shaped
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.tokenizers.stress_corpus import stress_corpus, token_texts
@@ -76,11 +78,12 @@ class RenderedChat:
 class TokenizerReference:
     """Everything recorded from transformers. The field names are the keys of the JSON file.
 
-    `vocabulary` holds the tokens by id, and `roles` maps "bos" and "eos" to ids. `adds_bos` is true when
-    plain text gets a BOS. `turn_end` is the added token that the template writes after an answer.
+    `vocabulary` holds the tokens by id, None for an id without one; `roles` maps "bos" and "eos" to ids.
+    `adds_bos` is true when plain text gets a BOS. `turn_end` is the added token that the template writes
+    after an answer.
     """
 
-    vocabulary: list[str]
+    vocabulary: list[str | None]
     roles: dict[str, int | None]
     adds_bos: bool
     tokens: tuple[Token, ...]
@@ -129,9 +132,14 @@ def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
         Token(number, str(token.content), bool(token.special))
         for number, token in sorted(tokenizer.added_tokens_decoder.items())
     )
+    with suppress(InputError):  # an unknown name renders as itself, and the check of the template says so
+        set_template(tokenizer)
     user_chats = _user_chats(evaluation)
     return TokenizerReference(
-        vocabulary=[str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))],
+        vocabulary=[
+            token if token is None else str(token)
+            for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        ],
         roles={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
         adds_bos=tokenizer.bos_token_id in tokenizer("x").input_ids[:1],
         tokens=tokens,
@@ -172,7 +180,9 @@ def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list
 
     try:
         with kill_after(RENDER_SECONDS):
-            ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+            ids = tokenizer.apply_chat_template(
+                shaped(tokenizer, messages), tokenize=True, return_dict=False, **options
+            )
     except TemplateError:
         return None
     return list(ids)

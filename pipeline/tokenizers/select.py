@@ -6,16 +6,18 @@ Differences between the two are reported as notes, which are shown and stored in
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.chat_templates import OPTION, GivenTemplate
 from common.errors import MissingPackage
 from common.text import and_more, first_line, pluralize
 from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
+from pipeline.tokenizers.folder_templates import CONFIG, TEMPLATE, FolderTemplates, as_config, read_templates
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _FILES = (
@@ -26,8 +28,6 @@ _FILES = (
     "tokenizer_config.json",
 )
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
-CONFIG = "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
 Tokens = dict[str, int]
 
 
@@ -35,35 +35,67 @@ Tokens = dict[str, int]
 class TokenizerChoice:
     """The files of a tokenizer, its chat template, and notes for the user.
 
-    `template` is None when neither the adapters nor the base have one.
+    `template` is None when neither the adapters nor the base have one; `named` are others by name, which the
+    GGUF carries too. `origin` says whose the template is.
     """
 
     files: dict[str, Path]
     template: str | None
     notes: tuple[str, ...]
+    named: tuple[tuple[str, str], ...] = ()
+    origin: str = "the base's"
 
 
-def choose_tokenizer(base: Source, adapters: Sequence[Adapter], rows: int | None) -> TokenizerChoice:
+def choose_tokenizer(
+    base: Source, adapters: Sequence[Adapter], rows: int | None, given: GivenTemplate | None = None
+) -> TokenizerChoice:
     """Return the tokenizer of the last adapter that has one, else the base's.
 
-    `rows` is the height of the embedding matrix: a tokenizer with ids beyond it is not used. None skips that.
+    So is the chat template, unless the user gives one. `rows` is the height of the embedding matrix: a
+    tokenizer with ids beyond it is not used. None skips that.
     """
     files = {path.name: path for path in base.files() if path.name in _FILES}
-    template: str | None = None
-    notes: list[str] = []
+    templates, origin = read_templates(base.folder), "the base's"
+    notes = [_name_note(base.spec, templates)] if templates.name else []
     for adapter in adapters:
         own = {name: adapter.folder / name for name in _FILES if (adapter.folder / name).is_file()}
         if set(own) & set(_VOCABULARY_FILES):
             files, lines = _with_adapter_files(files, own, adapter, rows)
             notes += lines
-        adapter_template = _template(adapter.folder)
-        if adapter_template is not None:
-            if adapter_template != (_template(base.folder) if template is None else template):
-                notes.append(
-                    f"the chat template is the adapter's ({adapter.spec!r}), which differs from the base's"
-                )
-            template = adapter_template
-    return TokenizerChoice(files, template if template is not None else _template(base.folder), tuple(notes))
+        own_templates = read_templates(adapter.folder)
+        if own_templates.default is not None or own_templates.named:
+            notes += _template_notes(templates, own_templates, adapter)
+            if own_templates != templates:
+                templates, origin = own_templates, "the adapter's"
+    if given is not None:
+        notes.append(_given_note(given, templates))
+        templates, origin = FolderTemplates(given.source), given.origin
+    return TokenizerChoice(files, templates.default, tuple(notes), templates.named, origin)
+
+
+def _template_notes(before: FolderTemplates, after: FolderTemplates, adapter: Adapter) -> Iterator[str]:
+    if after.default != before.default:
+        yield f"the chat template is the adapter's ({adapter.spec!r}), which differs from the base's"
+    if after.default is None:
+        yield f"the adapter ({adapter.spec!r}) has no chat template of the name default: give one by {OPTION}"
+    if after.name:
+        yield _name_note(adapter.spec, after)
+    if after.named:
+        yield f"the adapter's chat templates {after.names} ({adapter.spec!r}) are carried under their names"
+    elif before.named:
+        yield f"the base's chat templates {before.names} are not carried: the adapter has its own"
+
+
+def _name_note(spec: str, templates: FolderTemplates) -> str:
+    return (
+        f"the chat template of {spec!r} is the name {templates.name!r}: llama.cpp's built-in one is carried"
+    )
+
+
+def _given_note(given: GivenTemplate, before: FolderTemplates) -> str:
+    others = f", and the templates {before.names} are not carried" if before.named else ""
+    instead = ", in place of the model's own" if before.default not in (None, given.source) else ""
+    return f"the chat template is {given.origin} ({OPTION}){instead}{others}"
 
 
 def _with_adapter_files(
@@ -123,22 +155,6 @@ def _config(files: dict[str, Path]) -> dict[str, Any]:
     return read_json(files[CONFIG], "the tokenizer") if CONFIG in files else {}
 
 
-def _template(folder: Path) -> str | None:
-    """Read a folder's chat template as transformers does; None when it has none."""
-    if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
-    if (folder / CONFIG).is_file():
-        template = read_json(folder / CONFIG, "the tokenizer").get("chat_template")
-        if not isinstance(template, str):
-            return None
-        if any("\ud800" <= letter <= "\udfff" for letter in template):
-            raise InputError(
-                f"{folder / CONFIG} has a chat_template that is no text: it holds half a character"
-            )
-        return template
-    return None
-
-
 def _tokens(files: dict[str, Path]) -> Tokens:
     """Return token -> id from the first vocabulary file there is; empty when there is none.
 
@@ -189,11 +205,13 @@ def write_tokenizer(tokenizer: TokenizerChoice, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name, path in tokenizer.files.items():
         (folder / name).symlink_to(path)
-    if tokenizer.template is not None:
-        config = _config(tokenizer.files)
-        config.pop("chat_template", None)
-        replace_file(folder / CONFIG, json.dumps(config))
-        replace_file(folder / TEMPLATE, tokenizer.template)
+    if tokenizer.template is None and not tokenizer.named:
+        return
+    named = as_config(tokenizer.template, tokenizer.named) if tokenizer.named else None
+    (folder / TEMPLATE).unlink(missing_ok=True)
+    # Both the converter and transformers read this; the converter reads no template beside an empty file.
+    config = {**_config(tokenizer.files), "chat_template": named or tokenizer.template}
+    replace_file(folder / CONFIG, json.dumps(config))
 
 
 def replace_file(path: Path, content: str) -> None:
@@ -204,31 +222,38 @@ def replace_file(path: Path, content: str) -> None:
 
 @dataclass(frozen=True)
 class StagedCheckpoint:
-    """The folder that the converter reads, and notes about it for the user."""
+    """The folder that the converter reads, notes about it for the user, and whose its template is."""
 
     folder: Path
     notes: tuple[str, ...]
+    template_origin: str = "the base's"
 
 
 def stage_checkpoint(
-    base: Source, adapters: Sequence[Adapter], settings: Mapping[str, object], scratch: Path
+    base: Source,
+    adapters: Sequence[Adapter],
+    settings: Mapping[str, object],
+    scratch: Path,
+    given: GivenTemplate | None = None,
 ) -> StagedCheckpoint:
     """Return the base's folder if nothing differs from it, else a folder of links inside `scratch`.
 
-    `settings` replace those of config.json.
+    `settings` replace those of config.json, and a `given` chat template all others.
     """
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
     changed = _with_settings(config, settings)
-    tokenizer = choose_tokenizer(base, adapters, (changed.get("text_config") or changed).get("vocab_size"))
-    if not settings and tokenizer == choose_tokenizer(base, (), None):
-        return StagedCheckpoint(base.folder, tokenizer.notes)
+    rows = (changed.get("text_config") or changed).get("vocab_size")
+    tokenizer = choose_tokenizer(base, adapters, rows, given)
+    unchanged = tokenizer == choose_tokenizer(base, (), None) and read_templates(base.folder).plain
+    if not settings and unchanged:
+        return StagedCheckpoint(base.folder, tokenizer.notes, tokenizer.origin)
     folder = scratch / base.folder.name  # the converter derives the GGUF's general.name from it
     folder.mkdir()
     for path in base.files():
         (folder / path.name).symlink_to(path)
     replace_file(folder / "config.json", json.dumps(changed))
     write_tokenizer(tokenizer, folder)
-    return StagedCheckpoint(folder, tokenizer.notes)
+    return StagedCheckpoint(folder, tokenizer.notes, tokenizer.origin)
 
 
 def _with_settings(config: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:

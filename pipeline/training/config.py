@@ -23,7 +23,8 @@ class FinetuneConfig:
     `epochs`. `base_name` is the base's name in the adapter; None takes the base's name, never a path.
     `held_out` is the fraction of the chats for evaluation, not trained on. `max_length` is in tokens. The
     update is scaled by alpha / rank. `precision` is the type of matrix products in training; "auto" takes
-    the faster one on this CPU. `stored_type` is the type in the adapter's file.
+    the faster one on this CPU. `stored_type` is the type in the adapter's file. `chat_template` is
+    a Jinja file or a name of llama.cpp's, in place of the base's; the adapter then carries it.
     """
 
     base: str
@@ -45,6 +46,7 @@ class FinetuneConfig:
     precision: Precision = "auto"
     stored_type: StoredType = "float16"
     base_name: str | None = None
+    chat_template: str | None = None
     force: bool = False
 
     def __post_init__(self) -> None:

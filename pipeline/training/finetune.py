@@ -12,15 +12,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from common.chat_templates import GivenTemplate, read_template
 from common.errors import MissingPackage
 from common.files import atomic_directory, sha256
 from common.text import first_line
+from pipeline.data.chat_template import no_template, reject_lost_messages, set_template
 from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.model_card import CARD, adapter_card, own_card
 from pipeline.sources.bundled import read_record
 from pipeline.sources.model_source import Source, base_source
+from pipeline.tokenizers.folder_templates import TEMPLATE
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.trainer import faster_precision, load_model, train_adapter
 
@@ -36,8 +39,8 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
 
     It contains adapter_model.safetensors, adapter_config.json, training.json (the options, the data's
     SHA-256, the versions and a FinetuneReport) and README.md; a README.md by the user is kept. The base's
-    tokenizer and chat template are not copied. Raises InputError for wrong input, before anything is loaded.
-    An interruption leaves `out` unchanged.
+    tokenizer and chat template are not copied; a chat template that was given is. Raises InputError for wrong
+    input, before anything is loaded. An interruption leaves `out` unchanged.
     """
     progress = progress or NoProgress()
     _check_out(config)
@@ -47,7 +50,9 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package)
     source = base_source(config.base)
-    tokenizer = load_tokenizer(source)
+    given = read_template(config.chat_template) if config.chat_template is not None else None
+    tokenizer = load_tokenizer(source, given)
+    reject_lost_messages(tokenizer, chats)
     train = _encode(tokenizer, train_chats, config.max_length)
     held = _encode(tokenizer, held_chats, config.max_length)
     if not train:
@@ -63,12 +68,15 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         report = train_adapter(
             config, model, tokenizer, train=train, held=held, dropped=dropped, progress=progress
         )
-        _save(config, source, model, report, folder)
+        _save(config, source, model, report, folder, given=given)
     return config.out
 
 
-def load_tokenizer(source: Source) -> Any:
-    """Load the base's tokenizer. Raises InputError when it is unreadable or has no chat template."""
+def load_tokenizer(source: Source, given: GivenTemplate | None = None) -> Any:
+    """Load the base's tokenizer, with the user's chat template in place of its own if one is given.
+
+    Raises InputError when it is unreadable or has no chat template.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -77,10 +85,9 @@ def load_tokenizer(source: Source) -> Any:
         raise InputError(
             f"the base {source.spec!r} has no tokenizer that can be read: {first_line(error)}"
         ) from None
+    set_template(tokenizer, given.source if given else None)
     if not tokenizer.chat_template:
-        raise InputError(
-            f"the base {source.spec!r} has no chat template: choose its -Instruct or -Chat version"
-        )
+        raise no_template(source.spec)
     return tokenizer
 
 
@@ -130,7 +137,15 @@ def _check_targets(config: FinetuneConfig, source: Source) -> None:
             )
 
 
-def _save(config: FinetuneConfig, source: Source, model: Any, report: FinetuneReport, folder: Path) -> None:
+def _save(
+    config: FinetuneConfig,
+    source: Source,
+    model: Any,
+    report: FinetuneReport,
+    folder: Path,
+    *,
+    given: GivenTemplate | None,
+) -> None:
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -145,7 +160,9 @@ def _save(config: FinetuneConfig, source: Source, model: Any, report: FinetuneRe
     lora.target_modules = sorted(lora.target_modules)
     lora.inference_mode = True
     lora.save_pretrained(folder)
-    record = {"options": _options(config, source), "report": asdict(report), "versions": _versions()}
+    if given is not None:  # an export takes the adapter's template
+        (folder / TEMPLATE).write_text(given.source, encoding="utf-8")
+    record = {"options": _options(config, source, given), "report": asdict(report), "versions": _versions()}
     card = own_card(config.out) or adapter_card(
         config.out.resolve().name, record["options"], record["report"]
     )
@@ -161,7 +178,7 @@ def _base_name(config: FinetuneConfig, source: Source) -> str:
     return str(bundled) if bundled else source.spec if source.revision else source.folder.name
 
 
-def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:
+def _options(config: FinetuneConfig, source: Source, given: GivenTemplate | None) -> dict[str, Any]:
     options = asdict(config)
     for name in ("force", "out"):
         del options[name]
@@ -169,6 +186,7 @@ def _options(config: FinetuneConfig, source: Source) -> dict[str, Any]:
         "base": _base_name(config, source),
         "base_revision": source.revision,
         "data": config.data.name,
+        "chat_template": given.origin if given else None,
     }
     options["data_sha256"] = sha256(config.data)
     return options

@@ -6,9 +6,10 @@ any. Only the user of the serving machine may type a path or a Hub name, which i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from engine.errors import ModelError
 from engine.serving.protocols import ChatBackend
@@ -27,8 +28,16 @@ from ui.models.files import (
 
 _ADAPTER_SEPARATOR = "::"
 _DOWNLOAD_SHARE = 0.8  # of the progress, for a model that is downloaded before it is loaded
-OpenGguf = Callable[[Path, Path | None, ProgressCallback], ChatBackend]
-"""Loads a GGUF file, with a GGUF LoRA adapter or None."""
+
+
+class OpenGguf(Protocol):
+    """Loads GGUF files."""
+
+    def __call__(
+        self, path: Path, adapter: Path | None, progress: ProgressCallback, /, *, chat_template: str = ""
+    ) -> ChatBackend:
+        """Load a file, with a GGUF LoRA adapter or None; a `chat_template` replaces the file's own."""
+        ...
 
 
 class Catalog:
@@ -105,7 +114,8 @@ class Catalog:
         download = 0.0 if source.exists() else _DOWNLOAD_SHARE
         try:
             file = choose_gguf(source, scaled(progress, 0.0, download))
-            return open_gguf(file, entry.adapter, scaled(progress, download, 1.0))
+            given = {"chat_template": entry.chat_template} if entry.chat_template else {}
+            return open_gguf(file, entry.adapter, scaled(progress, download, 1.0), **given)
         except ModelError as error:
             raise ModelError(_without_folders(str(error), file, entry.adapter)) from error
 
@@ -118,16 +128,17 @@ def default_entry(model: Path | None) -> CatalogEntry:
     return resolve_entry(str(model)) if model is not None else catalog_entry(embedded_gguf())
 
 
-def make_catalog(default: CatalogEntry, models: Sequence[str]) -> Catalog:
+def make_catalog(default: CatalogEntry, models: Sequence[str], chat_template: str = "") -> Catalog:
     """Return the catalog of `default` and the option --models. Raises ModelError for a missing file.
 
     Each of `models` is a folder (its models and those in its subfolders), a .gguf file, `NAME=FILE`,
-    `FILE::ADAPTER.gguf`, or a model on the Hub, which is downloaded on its first use.
+    `FILE::ADAPTER.gguf`, or a model on the Hub, which is downloaded on its first use. They get the
+    `chat_template` in place of their own, unless it is "".
     """
-    entries = [default]
+    entries: list[CatalogEntry] = []
     for text in models:
         entries += find_entries(Path(text)) if Path(text).is_dir() else [_parse_entry(text)]
-    return Catalog(entries)
+    return Catalog([default, *(replace(entry, chat_template=chat_template) for entry in entries)])
 
 
 def resolve_entry(

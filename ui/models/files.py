@@ -165,7 +165,7 @@ class CatalogEntry:
 
     Visitors see `key` and `label`, so neither contains a local path. `named` means that the name was chosen
     (NAME=FILE) rather than derived from the file's. `reason` says why this file was taken out of a folder;
-    None where it was named.
+    None where it was named. `chat_template` is Jinja that replaces the file's, or "".
     """
 
     key: str
@@ -174,6 +174,7 @@ class CatalogEntry:
     adapter: Path | None = None
     named: bool = False
     reason: Reason | None = None
+    chat_template: str = ""
 
     @property
     def loading(self) -> str:

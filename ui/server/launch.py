@@ -54,20 +54,23 @@ def run(settings: AppSettings) -> None:
     from ui.models.registry import models_of
 
     engine = settings.engine()
-    default = default_entry(settings.model)
+    template = settings.template_source
+    default = replace(default_entry(settings.model), chat_template=template)
     bundled = (str(MODELS),) if MODELS.is_dir() else ()  # a Space may have none
-    catalog = make_catalog(default, settings.models or bundled)
+    # The models of the command line get the template, not the bundled ones beside them.
+    catalog = make_catalog(default, settings.models or bundled, template if settings.models else "")
     bound = bind(settings.host, settings.port)
     history = history_file(settings.history)
     store = Store(history)
     say(f"{storage_note(history)}\n{default.loading}")
     loader = ProcessLoader(engine)
     try:
-        loader.start(Path(default.source))  # in its own process, while the page is built here
+        loader.start(Path(default.source), template)  # in its own process, while the page is built here
         gc.disable()  # nothing built here is garbage, and looking for some takes a third of the time
         from ui.server.app import create_app, serve
 
-        info = replace(loader.describe(Path(default.source)), adapter=str(default.adapter or ""))
+        described = loader.describe(Path(default.source), template)
+        info = replace(described, adapter=str(default.adapter or ""))
         models = models_of(catalog, loader, settings.max_loaded, described=info, on_change=_warn)
         try:
             loading = models.pool.preload()

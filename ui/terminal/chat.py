@@ -28,6 +28,7 @@ from engine.serving.protocols import ChatBackend, ChatStream
 from engine.types import Message
 from ui.generation.streaming import Progress
 from ui.i18n.words import (
+    CHAT_TEMPLATE_HELP,
     CONTEXT_HELP,
     ENGLISH,
     KV_TYPE_HELP,
@@ -304,6 +305,12 @@ ContextSize = Annotated[
         metavar="N",
         envvar=["GGUF_CHAT_CONTEXT", "GGUF_CHAT_CTX"],
         help=CONTEXT_HELP,
+    ),
+]
+ChatTemplateOption = Annotated[
+    str | None,
+    running(
+        "--chat-template", metavar="FILE|NAME", envvar="GGUF_CHAT_CHAT_TEMPLATE", help=CHAT_TEMPLATE_HELP
     ),
 ]
 Threads = Annotated[

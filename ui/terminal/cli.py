@@ -11,12 +11,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from common.chat_templates import read_template
+from common.errors import InputError
 from common.terminal import say, say_error
 from engine.config import EngineConfig, sampling_over
 from engine.errors import EngineError, SettingsError
 from ui.models.catalog import default_entry
 from ui.terminal.chat import DEFAULTS as ENGINE
 from ui.terminal.chat import (
+    ChatTemplateOption,
     ContextSize,
     KvCacheType,
     Model,
@@ -79,6 +82,7 @@ def main(
             metavar="TEXT", help="Text that ends an answer; may be repeated.", rich_help_panel="Answers"
         ),
     ] = None,
+    chat_template: ChatTemplateOption = None,
     context: ContextSize = ENGINE.context,
     threads: Threads = ENGINE.threads,
     kv_type: KvCacheType = ENGINE.kv_type,
@@ -94,10 +98,15 @@ def main(
         talk = Talk(system, question, interactive, raw, tuple(reverse_prompt or ()), color)
         talk.check()
         settings = EngineConfig(
-            context=context, slots=1, threads=threads, kv_type=kv_type, speculation=speculation
+            context=context,
+            slots=1,
+            threads=threads,
+            kv_type=kv_type,
+            speculation=speculation,
+            chat_template=read_template(chat_template).source if chat_template is not None else "",
         )
         code = run(model, settings, given, talk)
-    except EngineError as error:
+    except (EngineError, InputError) as error:
         say_error(str(error))
         code = 2
     raise typer.Exit(code)

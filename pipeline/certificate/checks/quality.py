@@ -14,6 +14,7 @@ from common.text import nan_to_none
 from engine.errors import EngineError
 from ggufio.shards import size
 from pipeline.certificate.scoring.file_scores import measure_file
+from pipeline.certificate.scoring.grid_snap import GridSnap, find_snap
 from pipeline.certificate.scoring.metrics import (
     BAD_KL,
     BAD_SURVIVAL,
@@ -79,7 +80,7 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
             advance(done)
     for name, quality in measured.items():
         yield _quantization(name, measured, subject, reference)
-        yield _survival(name, quality, reference)
+        yield _survival(name, quality, subject, reference)
         yield _speed(name, quality.speed)
     if reference.speed is not None:
         yield _speed(subject.full_name, reference.speed)
@@ -109,7 +110,8 @@ def _quantization(
     status = _grade(divergence.mean_kl, GOOD_KL, BAD_KL)
     cause = ""
     if status != "pass" or better:
-        cause = _cause(subject.files[name], subject.full, reference.levels, better)
+        snap = find_snap(subject.files[name], subject)
+        cause = _cause(subject.files[name], subject.full, reference.levels, better, snap)
     if better:
         status = worst_status([status, "warn"])
     summary = (
@@ -157,7 +159,9 @@ def _smaller_and_better(name: str, measured: Mapping[str, Quality]) -> str:
     return min(better)[1] if better else ""
 
 
-def _cause(path: Path, full: Path, levels: int, better: str) -> str:
+def _cause(path: Path, full: Path, levels: int, better: str, snap: GridSnap | None) -> str:
+    if snap is not None:
+        return snap.explain()
     rounding = diagnose_quantization(path, full).explain(levels)
     if better:
         return f"{rounding}{better} is smaller and nearer to the model: use that, or Q6_K or Q8_0."
@@ -174,7 +178,7 @@ def _worst_prompts(scores: Sequence[TokenScores], reference: Reference) -> list[
     return [{"prompt": text, "mean_kl": kl} for kl, text in ranked[:_MAX_WORST_PROMPTS]]
 
 
-def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
+def _survival(name: str, quality: Quality, subject: Subject, reference: Reference) -> Finding:
     survived, gain = quality.survival, quality.gain
     if survived is None:
         return Finding("survival", "skipped", f"No tuning to compare with: {reference.no_base}.", file=name)
@@ -186,9 +190,11 @@ def _survival(name: str, quality: Quality, reference: Reference) -> Finding:
     if gain and gain.reliable:
         summary += f", and {_range(gain)} of what it gained on the held-out answers"
     status = _grade(-survived.value, -GOOD_SURVIVAL, -BAD_SURVIVAL)
-    cause = (
-        "" if status == "pass" else "Quantization moved the model where the adapter had: see `quantization`."
-    )
+    cause = ""
+    if status != "pass":
+        snap = find_snap(subject.files[name], subject)
+        moved = "Quantization moved the model where the adapter had: see `quantization`."
+        cause = snap.explain() if snap is not None else moved
     return Finding("survival", status, f"{summary}.", figures, SURVIVAL_REASON, cause, name)
 
 

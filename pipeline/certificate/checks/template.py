@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from common.certificate import Finding
+from common.message_form import MessageForm
 from common.system import RENDER_SECONDS, kill_after
 from common.text import all_of_them, pluralize
 from engine.errors import ModelError, RequestError
 from engine.llama.model import Model
 from engine.llama.tokenizer import LlamaTokenizer
-from engine.prompt.chat_template import ChatTemplate, PromptBuilder
+from engine.prompt.chat_template import ChatTemplate, LostWords, PromptBuilder
 from engine.types import Message
 from pipeline.certificate.checks.tokenizer import describe_difference, differ_only_in_spaces
 from pipeline.certificate.known_causes import find_cause
@@ -19,6 +20,7 @@ from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 from pipeline.tokenizers.reference import RenderedChat, TokenizerReference, load_tokenizer_reference
 
+_WORDS = "What everybody says in a conversation reaches the model."
 _TEXT = "Every conversation gives the same ids: a lost newline is another prompt than the trained one."
 _BOS = "One BOS and no more: a second one is a prompt that the model never saw."
 _END = "The token after an answer ends the generation, or the model talks on."
@@ -31,11 +33,17 @@ def check_template(subject: Subject, progress: StepProgress) -> Iterator[Finding
             subject.tokenizer_reference, subject.reference, subject.evaluation
         )
         with closing(Model(subject.full, vocab_only=True)) as model:
-            yield from compare_templates(reference, model.metadata("tokenizer.chat_template"), model.vocab)
+            source = model.metadata("tokenizer.chat_template")
+            yield from compare_templates(reference, source, model.vocab, subject.template_origin)
 
 
-def compare_templates(reference: TokenizerReference, source: str, vocab: LlamaTokenizer) -> Iterator[Finding]:
-    """Yield the findings on the chat template `source` of a GGUF; a single one when there is no template."""
+def compare_templates(
+    reference: TokenizerReference, source: str, vocab: LlamaTokenizer, origin: str = ""
+) -> Iterator[Finding]:
+    """Yield the findings on the chat template `source` of a GGUF; a single one when there is no usable one.
+
+    `origin` says where it came from.
+    """
     if not source and not reference.has_template:
         summary = (
             "Neither the tokenizer nor the GGUF has a chat template: it completes texts and cannot chat."
@@ -45,9 +53,14 @@ def compare_templates(reference: TokenizerReference, source: str, vocab: LlamaTo
     try:
         with kill_after(RENDER_SECONDS):
             template = ChatTemplate(source, vocab.text(vocab.bos), vocab.text(vocab.eos))
+    except LostWords as error:
+        figures = {"lost": list(error.roles), "origin": origin}
+        yield Finding("template.words", "fail", f"{error}.", figures, _WORDS, find_cause("template_loses"))
+        return
     except ModelError as error:
         yield Finding("template.text", "fail", f"{error}.", {}, _TEXT, find_cause("template_missing"))
         return
+    yield _describe_form(template.form, origin)
     with kill_after(RENDER_SECONDS):
         # The engine moves a system prompt into the user's message if the template takes none; transformers
         # then drops it, or raises. So conversations with one are compared only when the template takes it.
@@ -59,6 +72,14 @@ def compare_templates(reference: TokenizerReference, source: str, vocab: LlamaTo
         yield _compare_chats(chats, PromptBuilder(template, vocab, vocab.control_spellings), vocab)
         yield _compare_bos(chats, template, vocab)
     yield _check_turn_end(reference, vocab)
+
+
+def _describe_form(form: MessageForm, origin: str) -> Finding:
+    """Return the finding on marked messages, which were found again when the template was compiled."""
+    figures = {"lost": [], "parts": sorted(form.parts), "system": form.system, "origin": origin}
+    whose = f" The template is {origin}." if origin else ""
+    summary = f"Marked messages of each role stand in the prompt.{whose}"
+    return Finding("template.words", "pass", summary, figures, _WORDS)
 
 
 def _messages(chat: RenderedChat) -> list[Message]:

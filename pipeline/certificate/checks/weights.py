@@ -23,7 +23,8 @@ from pipeline.sources.adapter import Adapter
 _HEAD = "The output matrix is the embeddings where the model's is, and only there."
 _VALUES = (
     "The difference is what the file's number format rounds off (f16: 1e-6 of a tensor's energy at most), "
-    "and 95 to 105 % of the adapter's change is there, as far as the format can hold it."
+    "or a merge in bfloat16 did before, and 95 to 105 % of the adapter's change is there, as far as the "
+    "format can hold it."
 )
 _MIN_RATIO = 0.25  # of the change, in all tensors of a quantized file together
 _FINE_RATIO = 0.95  # of the change, in all tensors of a file that is not quantized
@@ -80,8 +81,11 @@ def _check_values(comparison: Comparison, adapters: Sequence[Adapter]) -> Findin
             f"All tensors are rounded as they must be, which leaves {ratio:.0%} of the adapter's change."
         )
         return Finding("weights.values", "warn", summary, figures, _VALUES, find_cause("delta_too_fine"))
+    before = sorted({one.rounded_before for one in compared if one.rounded_before})
+    figures["rounded_before"] = sum(bool(one.rounded_before) for one in compared)
+    rounded = f", but for an earlier rounding to {' and '.join(before)}" if before else ""
     summary = (
-        f"{all_of_them(len(compared), 'tensor is', 'tensors are')} what they must be; "
+        f"{all_of_them(len(compared), 'tensor is', 'tensors are')} what they must be{rounded}; "
         f"the worst is {worst.tensor} with an NMSE of {worst.error.nmse:.1e}."
     )
     return Finding("weights.values", "pass", summary, figures, _VALUES)

@@ -25,6 +25,7 @@ from pipeline.certificate.scoring.teacher_forcing import (
     open_runner,
 )
 from pipeline.certificate.subject import Subject
+from pipeline.data.chat_template import set_template
 from pipeline.data.dataset import IGNORED, Chat, ChatTurn, Example, encode_chat, read_chats
 from pipeline.errors import InputError
 
@@ -185,6 +186,7 @@ def _held_out_answers(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(subject.reference)
+    set_template(tokenizer)
     held_out: dict[int, Sample] = {}
     refused: dict[int, str] = {}
     for number, chat in answered.items():

@@ -6,24 +6,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, isfinite, sqrt
 from typing import Any
 
 import numpy as np
 
 from engine.llama.model import Model
-from ggufio.ggml import BF16, F16, F32, ggml_type
+from ggufio.ggml import BF16, F16, F32, ggml_type, type_name
 from ggufio.ggml_reader import UNQUANTIZED, Array, GgufTensors, rounded_to
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.certificate.tensors.expected import expected_tensors
 from pipeline.certificate.tensors.layout import GgufLocation, TensorMap
+from pipeline.certificate.tensors.rounding import ReadRows, is_bfloat16, is_rounding
 from pipeline.progress import Advance
 
 _SLAB = 2**18  # elements that stay in a core's cache from one sum to the next
-ReadRows = Callable[[int, int], Array]
-"""Reads rows of the GGUF's tensor: (first, count) -> [count, width]."""
-
-
 RoundTrip = Callable[[Array], Array]
 """Rounds values as the GGUF tensor's type does."""
 
@@ -137,6 +135,7 @@ def diagnose(
     return "damaged"
 
 
+_ROUNDED = {"BF16": BF16, "F16": F16}  # of safetensors
 _UNQUANTIZED_LIMITS = {F32: 1e-10, F16: 1e-6, BF16: 1e-5}
 
 
@@ -166,8 +165,10 @@ _WRONG_SHAPE = TensorError("", float("inf"), 0.0, 1.0)
 class ComparedTensor:
     """A tensor of the GGUF, its error, the limit of its NMSE, and the signature of the cause if it misfits.
 
-    `is_unquantized` is true for f32, f16 and bf16. For quantized types only the NMSE is checked: how much of
-    a small change so few bits keep is measured by the quality check.
+    `is_unquantized` is true for f32, f16 and bf16. `rounded_before` is the type to which the checkpoint or
+    the file was rounded on the way, if that explains a difference; `limit` is then that type's. For quantized
+    types only the NMSE is checked: how much of a small change so few bits keep is measured by the quality
+    check.
     """
 
     tensor: str
@@ -175,6 +176,7 @@ class ComparedTensor:
     limit: float
     is_unquantized: bool
     signature: str = ""
+    rounded_before: str = ""
 
     @property
     def excess(self) -> float:
@@ -223,7 +225,13 @@ def compare_tensors(subject: Subject, advance: Advance) -> Comparison:
     present = [(name, one) for name, one in locations.items() if one.tensor in tensors.tensors]
     compared: list[ComparedTensor] = []
     with ThreadPoolExecutor(min(subject.threads, expected.max_threads)) as pool:
-        for one in pool.map(lambda pair: _compare(layout, pair[1], expected.read(pair[0]), tensors), present):
+
+        def compare(name: str, location: GgufLocation) -> ComparedTensor:
+            value, delta = expected.read(name)
+            stored = expected.dtype(name) if delta is None else ""
+            return _compare(layout, location, (value, delta, stored), tensors)
+
+        for one in pool.map(lambda pair: compare(*pair), present):
             compared.append(one)
             advance(len(compared))
     tied = is_tied(config, expected.names)
@@ -242,10 +250,14 @@ def is_tied(config: Mapping[str, Any], names: Collection[str]) -> bool:
 
 
 def _compare(
-    layout: TensorMap, location: GgufLocation, values: tuple[Array, Array | None], tensors: GgufTensors
+    layout: TensorMap, location: GgufLocation, values: tuple[Array, Array | None, str], tensors: GgufTensors
 ) -> ComparedTensor:
-    """Compare one tensor. `values` are the tensor and the tuning's change, in the checkpoint's layout."""
-    value, delta = values
+    """Compare one tensor.
+
+    `values` are the tensor and the tuning's change, in the checkpoint's layout, and the type in which the
+    checkpoint has the tensor, "" where the comparison does not begin with that.
+    """
+    value, delta, stored = values
     tensor = tensors.tensors[location.tensor]
     limit, is_unquantized = max_nmse(tensor.type), tensor.type in UNQUANTIZED
     expected = layout.converted(location, value)
@@ -264,7 +276,21 @@ def _compare(
     compared = ComparedTensor(location.tensor, error, limit, is_unquantized)
     if compared.fits:
         return compared
+    rows = expected.reshape(-1, tensor.width)
+    for kind in _roundings_before(stored, rows, read) if is_unquantized else ():
+        error = tensor_error(location.tensor, expected, delta, read, partial(rounded_to, dtype=kind))
+        again = ComparedTensor(location.tensor, error, max_nmse(kind), True, rounded_before=type_name(kind))
+        if again.fits and is_rounding(rows, read, kind):
+            return again
     return replace(compared, signature=diagnose(layout, location, value, error, read))
+
+
+def _roundings_before(stored: str, expected: Array, read: ReadRows) -> list[int]:
+    """Return the types to which the checkpoint or the file may have been rounded before."""
+    kinds = [_ROUNDED[stored]] if stored in _ROUNDED else []
+    if BF16 not in kinds and is_bfloat16(len(expected), read, expected.shape[1]):
+        kinds.append(BF16)
+    return kinds
 
 
 def _has_own_head(tensors: GgufTensors) -> bool:

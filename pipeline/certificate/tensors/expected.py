@@ -71,6 +71,9 @@ class ExpectedTensors(Protocol):
     def max_threads(self) -> int:
         """The number of threads that may call `read` at the same time."""
 
+    def dtype(self, name: str) -> str:
+        """Return the type in which the checkpoint has a tensor (safetensors: BF16), "" if it has it not."""
+
     def read(self, name: str) -> tuple[Array, Array | None]:
         """Return a tensor of the tuned model and its change by the tuning, in the same shape.
 
@@ -157,6 +160,10 @@ class UpdatedTensors:
         """Any number is safe; more than a few would hold too many tensors in memory."""
         return 4
 
+    def dtype(self, name: str) -> str:
+        """Return the type in which the checkpoint has the tensor."""
+        return self._stored.tensors[name].dtype
+
     def read(self, name: str) -> tuple[Array, Array | None]:
         """Return the tensor with all its updates, and their sum."""
         value = self._stored.read(name)
@@ -190,6 +197,11 @@ class _MergedTensors:
     def max_threads(self) -> int:
         """The merger is not thread-safe."""
         return 1
+
+    def dtype(self, name: str) -> str:
+        """Return the type in which the checkpoint has the tensor, "" for one that the merge added."""
+        stored = self._stored.tensors.get(name)
+        return stored.dtype if stored is not None else ""
 
     def read(self, name: str) -> tuple[Array, Array | None]:
         """Return the merged tensor, and its difference from the stored one."""

@@ -18,6 +18,7 @@ import pytest
 from bench.tiny_gguf import CHATML, write_adapter, write_model
 from engine.config import EngineConfig, SamplingParams
 from engine.errors import EngineError, EngineStopped, ModelError, PromptTooLong, QueueFull, RequestError
+from engine.probe.cpu_backend import is_known
 from engine.process import client, supervisor
 from engine.process.supervisor import ProcessBackend, ProcessLoader
 from engine.serving.backend import LlamaBackend
@@ -108,6 +109,20 @@ def test_it_answers_as_the_model_in_this_process_does(loader: ProcessLoader, tmp
         assert ask(backend, "a lone \ud800 surrogate")
     with pytest.raises(EngineStopped, match="shut down"):
         backend.stream(user("x"), SHORT)
+
+
+def test_a_file_without_a_template_is_served_with_one_that_is_given(
+    loader: ProcessLoader, tmp_path: Path
+) -> None:
+    path = write_model(tmp_path / "tiny.gguf", template=" ")
+    with pytest.raises(ModelError, match="carries no chat template: give one with --chat-template FILE"):
+        loader(path)
+    with pytest.raises(ModelError, match=r"template of --chat-template does not render: .*give another"):
+        loader(path, chat_template="{% if %}")
+    with loader(write_model(tmp_path / "own.gguf")) as own, loader(path, chat_template="chatml") as given:
+        assert ask(given, "hello") == ask(own, "hello")
+    info = loader.describe(path, "chatml")
+    assert info.name == "tiny" and is_known(path, True, "chatml") and not is_known(path, True)
 
 
 def test_cancel_ends_an_answer_and_frees_its_slot(loader: ProcessLoader, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from common.message_form import merge_system
 from engine.errors import ModelError, RequestError
-from engine.prompt.chat_template import ChatTemplate, PromptBuilder, merge_system
+from engine.prompt.chat_template import ChatTemplate, PromptBuilder
 from engine.serving.backend import LlamaBackend
 from engine.types import Message
 
@@ -13,6 +14,8 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+TEXTS = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 FIRST = 0x110000  # the first control token: one more than the last code point
 
@@ -52,14 +55,14 @@ def _builder(template: str, tokenizer: CharTokenizer) -> PromptBuilder:
 @pytest.mark.parametrize("template", ["{{ bos_token }}", "", "{{ bos_token }}{{ bos_token }}"])
 @pytest.mark.parametrize("add_bos", [True, False])
 def test_exactly_one_bos(template: str, add_bos: bool) -> None:
-    builder = _builder(template + "{{ messages[0]['content'] }}", CharTokenizer(bos=True, add_bos=add_bos))
+    builder = _builder(template + TEXTS, CharTokenizer(bos=True, add_bos=add_bos))
     ids = builder.tokens(_user("hi"))
     assert ids[-2:] == [ord("h"), ord("i")]
     assert ids[:-2] == ([FIRST] if add_bos or template else [])
 
 
 def test_a_model_without_bos_gets_none() -> None:
-    assert _builder("{{ messages[0]['content'] }}", CharTokenizer()).tokens(_user("hi")) == [104, 105]
+    assert _builder(TEXTS, CharTokenizer()).tokens(_user("hi")) == [104, 105]
 
 
 @pytest.mark.parametrize("spm", [False, True])
@@ -75,7 +78,7 @@ def test_control_spellings_in_a_message_are_plain_text(spm: bool) -> None:
 def test_a_template_without_a_system_role_gets_it_in_the_first_user_message() -> None:
     raising = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        "{{ messages[0].content }}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
     )
     silent = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
     for source in (raising, silent):
@@ -96,7 +99,7 @@ def test_merge_system_keeps_the_order_of_the_rest() -> None:
 
 def test_the_environment_is_transformers_own() -> None:
     source = (
-        "{% generation %}{{ messages[0] | tojson }}{% endgeneration %}"
+        "{% generation %}{% for m in messages %}{{ m | tojson }}{% endfor %}{% endgeneration %}"
         "{% for i in range(3) %}{% if i == 1 %}{% break %}{% endif %}{{ i }}{% endfor %}"
         "{{ strftime_now('%Y')[:2] }}"
     )
@@ -113,7 +116,9 @@ def test_unusable_templates(source: str) -> None:
 
 
 def test_a_refusing_template_says_why() -> None:
-    source = "{% if messages | length > 1 %}{{ raise_exception('one only') }}{% endif %}x"
+    source = (
+        "{% if messages | length > 1 %}{{ raise_exception('one only') }}{% endif %}{{ messages[0].content }}"
+    )
     with pytest.raises(RequestError, match="one only"):
         ChatTemplate(source, "", "").render([*_user("a"), *_user("b")])
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.resume import describe_template
 from pipeline.sources.adapter import parse_adapter
 
 
@@ -40,6 +41,8 @@ def test_quantization_types_go_by_their_usual_names_in_any_case() -> None:
         ({"output_type": "q9"}, "--output-type 'q9' is no type of a tensor"),
         ({"embedding_type": "IQ3_XXS"}, "--embedding-type IQ3_XXS needs an importance matrix"),
         ({"format": "adapter", "adapters": ("a",), "pure": True}, "--format adapter takes no --pure"),
+        ({"chat_template": "lama3"}, "--chat-template 'lama3' is neither .* llama3,"),
+        ({"chat_template": "chatml", "format": "adapter", "adapters": ("a",)}, "takes no --chat-template"),
         ({"outtype": "q8"}, "f16, bf16, f32"),
         ({"threads": 0}, "--threads 0"),
         ({"base": " "}, "--base is empty"),
@@ -62,6 +65,18 @@ def test_a_bad_option_is_refused_by_name(change: dict[str, object], says: str) -
     options: dict[str, object] = {"base": "base", "out": Path("models/bob"), **change}
     with pytest.raises(InputError, match=says):
         ExportConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_chat_template_is_read_at_once(tmp_path: Path) -> None:
+    (path := tmp_path / "mine.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    config = ExportConfig("base", Path("bob"), chat_template=str(path))
+    path.unlink()
+    assert config.given_template is not None
+    assert describe_template(config)["from"] == "the file mine.jinja"
+    assert describe_template(ExportConfig("base", Path("bob"))) == {}
+    path.write_text("{{ messages[0].content }}")
+    with pytest.raises(InputError, match=r"^--chat-template '.*mine\.jinja': what the user says"):
+        ExportConfig("base", Path("bob"), chat_template=str(path))
 
 
 def test_an_option_that_would_change_nothing_is_refused(tmp_path: Path) -> None:

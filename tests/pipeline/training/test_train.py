@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
+from common.chat_templates import expand_name
 from common.errors import MissingPackage
 from pipeline.data.dataset import encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
@@ -136,6 +138,19 @@ def test_what_is_saved(config: FinetuneConfig, base: Path) -> None:
     assert (options["seed"], options["learning_rate"], options["data"]) == (42, 2e-2, "chats.jsonl")
 
 
+def test_a_base_without_a_template_is_trained_with_one_that_is_given(
+    config: FinetuneConfig, base: Path, tmp_path: Path
+) -> None:
+    own = finetune(replace(config, steps=1, out=tmp_path / "own"))
+    plain = shutil.copytree(base, tmp_path / "plain", ignore=shutil.ignore_patterns("*.jinja"))
+    given = finetune(replace(config, base=str(plain), steps=1, chat_template="chatml"))
+    weights = "adapter_model.safetensors"
+    assert (given / weights).read_bytes() == (own / weights).read_bytes(), "the same prompts"
+    assert (given / "chat_template.jinja").read_text() == expand_name("chatml")
+    options = json.loads((given / RECORD).read_text())["options"]
+    assert options["chat_template"] == "llama.cpp's built-in 'chatml'"
+
+
 def test_the_same_seed_gives_the_same_adapter(config: FinetuneConfig) -> None:
     def bytes_of(seed: int, name: str) -> bytes:
         out = finetune(replace(config, steps=3, seed=seed, out=config.out.with_name(name)))
@@ -248,10 +263,15 @@ def test_wrong_input_is_told_before_anything_is_loaded(
     for path in base.iterdir():
         if path.name != "chat_template.jinja":
             (plain / path.name).write_bytes(path.read_bytes())
+    (silent := tmp_path / "silent.jinja").write_text(
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    )
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"data": tmp_path / "none.jsonl"}, "does not exist"),
         ({"base": str(tmp_path / "none")}, "there is no such folder"),
-        ({"base": str(plain)}, "has no chat template"),
+        ({"base": str(plain)}, "has no chat template: give one with --chat-template FILE"),
+        ({"chat_template": "lama3"}, "--chat-template 'lama3' is neither .* llama3,"),
+        ({"chat_template": str(silent)}, "line 1, message 2: what the assistant says does not reach"),
         ({"targets": ("q_proj", "qq_proj")}, "'qq_proj' is no linear layer of the base: use .*q_proj"),
         ({"targets": ("lm_head",)}, "'lm_head' is no linear layer"),
         ({"max_length": 16}, "--max-length 16 cuts off every answer"),

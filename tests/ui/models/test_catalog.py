@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,26 @@ def test_a_model_that_does_not_load_is_named_without_its_folder(tmp_path: Path) 
             catalog.open(catalog.default, ModelLoader(EngineConfig()), lambda _: True)
         assert str(tmp_path) not in str(refused.value)
         broken.unlink(missing_ok=True)
+
+
+def test_a_given_template_is_for_the_models_of_the_command_line(folder: Path, tmp_path: Path) -> None:
+    opened: list[tuple[str, dict[str, str]]] = []
+
+    def open_gguf(path: Path, adapter: Path | None, progress: ProgressCallback, **given: str) -> FakeBackend:
+        opened.append((path.name, given))
+        return FakeBackend()
+
+    first, typed = folder / "bob" / "bob-Q4_K_M.gguf", touch(tmp_path / "typed.gguf")
+    catalog = make_catalog(
+        replace(catalog_entry(first), chat_template="{{ mine }}"), [str(folder)], "{{ mine }}"
+    )
+    keys = ["bob-Q4_K_M", "bob-Q5_K_M", catalog.admit(str(typed), own_machine=True)]
+    bundled = make_catalog(replace(catalog_entry(first), chat_template="{{ mine }}"), [str(folder)])
+    for each, names in ((catalog, keys), (bundled, keys[:2])):
+        for key in names:
+            each.open(key, open_gguf, lambda _: True)
+    mine = {"chat_template": "{{ mine }}"}
+    assert [given for _, given in opened] == [mine, mine, {}, mine, {}]
 
 
 def test_a_visitor_gets_the_owners_list_alone(folder: Path, tmp_path: Path) -> None:

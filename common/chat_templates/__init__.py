@@ -1,0 +1,85 @@
+"""Chat templates by name: llama.cpp's built-in ones as Jinja, and the option --chat-template.
+
+Each NAME.jinja renders the same text as llama_chat_apply_template does for that name. llama.cpp trims ASCII
+white space only, hence `strip` with its characters in place of Jinja's `trim`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from common.errors import InputError
+
+OPTION = "--chat-template"
+ADVICE = f"give one with {OPTION} FILE|NAME"
+OTHER_ADVICE = f"give another one with {OPTION} FILE|NAME"
+_FOLDER = Path(__file__).parent
+_SUFFIX = ".jinja"
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class GivenTemplate:
+    """A chat template that the user chose: its Jinja `source`, and where it came from, in words."""
+
+    source: str
+    origin: str
+
+
+@cache
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of llama.cpp's built-in templates, sorted."""
+    return tuple(sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}")))
+
+
+def expand_name(source: str) -> str:
+    """Return the template that a mere name stands for; any other text is returned as it is.
+
+    Raises InputError for a single word that is no name of llama.cpp's: it would render as itself.
+    """
+    name = source.strip()
+    if not is_name(name):
+        return source
+    if name not in builtin_names():
+        raise InputError(
+            f"the chat template {name[:80]!r} is neither Jinja nor one of llama.cpp's names: use one of "
+            f"{', '.join(builtin_names())}"
+        )
+    return (_FOLDER / f"{name}{_SUFFIX}").read_text(encoding="utf-8").rstrip("\n")
+
+
+def is_name(source: str) -> bool:
+    """Return whether a chat template is a single word, such as "chatml", and no Jinja."""
+    return len(source.split()) == 1 and not any(mark in source for mark in ("{{", "{%", "{#"))
+
+
+def read_template(option: str) -> GivenTemplate:
+    """Return the template of the option's value: an existing file's, else the built-in one of that name.
+
+    Raises InputError for an unknown name, and for a file that is no text or is empty.
+    """
+    path = Path(option).expanduser()
+    if option and path.exists():
+        return GivenTemplate(_read(path), f"the file {path.name}")
+    if option in builtin_names():
+        return GivenTemplate(expand_name(option), f"llama.cpp's built-in {option!r}")
+    raise InputError(
+        f"{OPTION} {option!r} is neither an existing file nor one of llama.cpp's names: use one of "
+        f"{', '.join(builtin_names())}"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"{OPTION} {str(path)!r} has more than a MiB: give a file with a Jinja template")
+        source = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{OPTION} {str(path)!r} is no text in UTF-8: give a Jinja template") from None
+    except OSError as error:
+        raise InputError(f"{OPTION} {str(path)!r} cannot be read: {error.strerror or error}") from None
+    if not source.strip():
+        raise InputError(f"{OPTION} {str(path)!r} is empty: give a file with a Jinja template")
+    return expand_name(source)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+from llama_cpp import llama_cpp as llama
+
+from common.chat_templates import builtin_names, expand_name, read_template
+from common.errors import InputError
+from engine.prompt.jinja_environment import environment
+
+S, U, A = "system", "user", "assistant"
+TEXT = {S: " Be brief.\n", U: "\t Who are\n\nyou? ", A: " A program.\n ", "tool": " 4 ", "function": "f"}
+CONVERSATIONS = [
+    [U],
+    [S, U],
+    [U, A, U],
+    [S, U, A, U, A, U],
+    [S, U, A],
+    [U, A, U, A],
+    [S, S, U],
+    [S, U, A, S, U],
+    [U, S, A, S],
+    [A, U],
+    [U, U, A, A, U],
+    [S],
+    [U, A, "tool", A],
+    [U, "function", "assistant_tool_call", U],
+]
+
+
+def _llama_cpp(name: str, messages: list[tuple[str, str]], *, prompt: bool) -> str:
+    pairs = [(role.encode(), content.encode()) for role, content in messages]
+    chat = (llama.llama_chat_message * len(pairs))(*(llama.llama_chat_message(*pair) for pair in pairs))
+    buffer = ctypes.create_string_buffer(1 << 16)
+    size = llama.llama_chat_apply_template(name.encode(), chat, len(pairs), prompt, buffer, len(buffer))
+    assert 0 <= size < len(buffer)
+    return buffer.raw[:size].decode()
+
+
+def test_the_names_are_llama_cpps() -> None:
+    count = llama.llama_chat_builtin_templates(None, 0)
+    names = (ctypes.c_char_p * count)()
+    llama.llama_chat_builtin_templates(names, count)
+    assert builtin_names() == tuple(sorted(name.decode() for name in names if name))
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_each_template_renders_the_same_bytes_as_llama_cpp(name: str) -> None:
+    template = environment().from_string(expand_name(name))
+    for roles in CONVERSATIONS:
+        # A no-break space is no white space for llama.cpp, and one for Jinja's `trim`.
+        for extra in ("", "\u00a0", "\v\f\r", "<|im_end|>{{ 1 }}'\"\\n é 日本"):
+            chat = [(role, extra + TEXT.get(role, role) + str(n) + extra) for n, role in enumerate(roles)]
+            messages = [{"role": role, "content": content} for role, content in chat]
+            for prompt in (True, False):
+                mine = template.render(messages=messages, add_generation_prompt=prompt)
+                assert mine == _llama_cpp(name, chat, prompt=prompt), roles
+
+
+def test_an_existing_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_template("chatml").origin == "llama.cpp's built-in 'chatml'"
+    Path("chatml").write_text("mine {{ messages }}")
+    given = read_template("chatml")
+    assert (given.source, given.origin) == ("mine {{ messages }}", "the file chatml")
+    Path("named.jinja").write_text("zephyr\n")
+    assert read_template("named.jinja").source == expand_name("zephyr")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "chatml, command-r"),
+        (b"", "is empty"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"llama5", "chatml, command-r"),
+    ],
+)
+def test_a_value_that_is_no_template_is_refused(content: bytes | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as refused:
+        read_template(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_is_no_template(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_template(str(tmp_path))
+
+
+def test_text_with_jinja_is_no_name() -> None:
+    for source in ("{{messages}}", "{%-if%}", "two words", ""):
+        assert expand_name(source) == source
+    with pytest.raises(InputError, match="'ChatML' is neither"):
+        expand_name("ChatML")
