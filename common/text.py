@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,18 @@ def nan_to_none(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [nan_to_none(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def map_texts(tree: Any, change: Callable[[str], str]) -> Any:
+    """Return the same tree of dicts, lists and tuples with every text changed, also those of keys."""
+    if isinstance(tree, str):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {map_texts(key, change): map_texts(value, change) for key, value in tree.items()}
+    return [map_texts(value, change) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def common_beginning(first: str, second: str) -> str:
+    """Return what two texts begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return first[: next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))]

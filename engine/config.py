@@ -78,6 +78,8 @@ class SamplingParams:
     `grammar` (GBNF text) or `json_schema` (JSON text or an object) constrains the answer.
     `overflow` drops the oldest turns of a conversation that no longer fits, or refuses it.
     `ignore_end` never draws the model's end tokens, so that a benchmark's answer has `max_tokens` tokens.
+    `tool_grammar` (of llguidance) and the control tokens that are `spelled` out in the text are set by the
+    backend, for a ToolRequest.
     """
 
     temperature: float = _field(
@@ -174,6 +176,8 @@ class SamplingParams:
         high=2,
         step=0.05,
     )
+    tool_grammar: str = ""
+    spelled: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for row in SAMPLING_FIELDS:

@@ -4,7 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+CALL_ID = "\0"
+"""Stands for the id of a call in the texts of a ToolFormat."""
+
+
+@dataclass(frozen=True)
+class ArgumentFormat:
+    """How a model writes an argument outside of a JSON object: `before` NAME `between` VALUE `after`.
+
+    Texts are written as they are, other values as JSON.
+    """
+
+    before: str
+    between: str
+    after: str
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """How a model writes calls of functions: `begin` NAME `middle` ARGUMENTS `end`.
+
+    `separator` is what follows the arguments of a call when another one follows, up to the name of that; None
+    if there is one call at most. The arguments are a JSON object, or each has the form of `argument`.
+    `trigger` is the part of `begin` by which a call is known, anywhere in an answer if `anywhere`, else only
+    at its beginning. `short_ids` are of nine letters and digits. An answer may have a thought first, from
+    `thought_begin` ("" if the prompt begins it) to `thought_end`.
+    """
+
+    begin: str
+    middle: str
+    separator: str | None
+    end: str
+    trigger: str
+    anywhere: bool
+    argument: ArgumentFormat | None = None
+    short_ids: bool = False
+    thought_begin: str = ""
+    thought_end: str = ""
 
 
 @dataclass(frozen=True)
@@ -26,20 +66,52 @@ class ModelInfo:
     threads: int
     recommended: Mapping[str, float] = field(default_factory=dict)
     adapter: str = ""
+    tools: ToolFormat | None = None
 
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "time", "cancelled"]
 
 
+class ToolCall(TypedDict):
+    """A call of a function that the assistant made; `id` is named by its result."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
 class Message(TypedDict):
-    """One message of a conversation, as chat templates take it."""
+    """One message of a conversation.
+
+    The assistant's may have `tool_calls`, beside a text or "". A message of the role tool is the result of
+    the call `tool_call_id`, of the function `name`.
+    """
 
     role: Role
     content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
 
 
-PromptInput = Sequence[Message] | str
+@dataclass(frozen=True)
+class ToolRequest:
+    """A conversation in which the model may call functions.
+
+    `functions` have a name, a description and `parameters`, the JSON schema of an object, as in OpenAI's API.
+    With the choice "required", the answer is a call; if `parallel`, perhaps several. `only` names the one
+    function that may be called, "" for any.
+    """
+
+    messages: Sequence[Message]
+    functions: list[dict[str, Any]]
+    choice: Literal["auto", "required"] = "auto"
+    parallel: bool = True
+    only: str = ""
+
+
+PromptInput = Sequence[Message] | ToolRequest | str
 """What an answer follows: a conversation, or a text as it is, without the chat template."""
 
 

@@ -255,13 +255,18 @@ class Engine:
         sequence.tokens.append(token)
         state.num_generated += 1
         self._counters.generated_tokens += 1
-        delta = state.text.push(self.runner.vocab.piece(token))
+        delta = state.text.push(self._piece(state, token))
         events: list[Event] = [TextDelta(delta)] if delta else []
         if state.text.stopped:
             return events + self._end(state, "stop")
         if state.num_generated >= state.max_tokens or len(sequence.tokens) >= self._context:
             return events + self._end(state, "length")
         return events
+
+    def _piece(self, state: ActiveRequest, token: int) -> bytes:
+        """Return what a token adds to the answer, which may ask for the spellings of control tokens."""
+        vocab = self.runner.vocab
+        return vocab.text(token).encode() if token in state.sampling.spelled else vocab.piece(token)
 
     def _end(self, state: ActiveRequest, reason: FinishReason) -> list[Event]:
         sequence = state.sequence

@@ -42,6 +42,10 @@ class TokenizerProtocol(Protocol):
         """Return the bytes that a token adds to the answer."""
         ...
 
+    def text(self, token: int) -> str:
+        """Return a token's spelling in the vocabulary."""
+        ...
+
 
 class ModelRunner(Protocol):
     """A model with one KV cache per slot."""

@@ -59,42 +59,41 @@ def compile_constraint(sampling: SamplingParams, vocab: LlamaTokenizer) -> Sampl
 
 def new_constraint(sampling: SamplingParams, vocab: LlamaTokenizer) -> Constraint | None:
     """Return the constraint of compiled settings, which the caller closes; None without one."""
+    if sampling.tool_grammar:
+        return Matcher(sampling.tool_grammar, vocab)
     if sampling.json_schema is not None:
         return SchemaMatcher(str(sampling.json_schema), vocab)
     return Grammar(sampling.grammar, vocab) if sampling.grammar else None
 
 
 # Whitespace as llama.cpp's schemas allow it: none, a space, or a new line with its indentation; not endless.
-_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r" |\n{1,2}[ \t]{0,20}"}
+OPTIONS: JsonCompileOptions = {"whitespace_pattern": r" |\n{1,2}[ \t]{0,20}"}
 _FUEL = 200_000  # of each stage of llguidance's work: at most some tenths of a second
 
 
-class SchemaMatcher:
-    """The state of one answer in its JSON schema, which is one of `supported_schema`.
+class Matcher:
+    """The state of one answer in a grammar of llguidance's.
 
     llguidance bounds the work for each token, so that untrusted schemas need no clock.
     """
 
-    def __init__(self, schema: str, vocab: LlamaTokenizer) -> None:
+    def __init__(self, grammar: str, vocab: LlamaTokenizer) -> None:
         limits = LLParserLimits(
             initial_lexer_fuel=_FUEL, step_lexer_fuel=_FUEL, max_items_in_row=20_000, verbose_errors=False
         )
-        if schema == "false":
-            raise ValueError("allows no value at all")
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_OPTIONS)
         self._ends = vocab.eog_tokens
         self._matcher = LLMatcher(_tokenizer(vocab), grammar, log_level=0, limits=limits)
 
     def check(self) -> None:
-        """Raise ValueError for a schema that is not supported or allows nothing. Call it before the rest."""
+        """Raise ValueError for a grammar that is not supported or allows nothing. Call it before the rest."""
         mask = b"" if self._matcher.is_error() else self._matcher.compute_bitmask()
         if self._matcher.is_error():
             raise ValueError(f"cannot be used ({_plain(self._matcher.get_error())})")
-        if self._matcher.is_accepting() or not any(mask):
+        if not any(mask):
             raise ValueError("allows no value at all: some reference leads back to itself")
 
     def accept(self, token: int) -> bool:
-        """Advance by the token; return False, without a change, if the schema does not allow it."""
+        """Advance by the token; return False, without a change, if the grammar does not allow it."""
         if token in self._ends:
             return bool(self._matcher.is_accepting())
         allowed = self._matcher.validate_tokens([token]) == 1
@@ -104,7 +103,7 @@ class SchemaMatcher:
         return allowed
 
     def apply_mask(self, data: NDArray[np.void]) -> None:
-        """Set the logits of candidates that the schema does not allow to -inf, in place."""
+        """Set the logits of candidates that the grammar does not allow to -inf, in place."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check_limits()
         allowed = np.unpackbits(bits, count=len(data), bitorder="little").view(np.bool_)
@@ -118,6 +117,21 @@ class SchemaMatcher:
     def _check_limits(self) -> None:
         if self._matcher.is_error():
             raise TooSlow
+
+
+class SchemaMatcher(Matcher):
+    """The state of one answer in its JSON schema, which is one of `supported_schema`."""
+
+    def __init__(self, schema: str, vocab: LlamaTokenizer) -> None:
+        if schema == "false":
+            raise ValueError("allows no value at all")
+        super().__init__(LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS), vocab)
+
+    def check(self) -> None:
+        """Raise ValueError for a schema that is not supported or allows nothing. Call it before the rest."""
+        super().check()
+        if self._matcher.is_accepting():
+            raise ValueError("allows no value at all: some reference leads back to itself")
 
 
 def _plain(message: str) -> str:

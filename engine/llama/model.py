@@ -16,7 +16,7 @@ from engine.errors import EngineError, ModelError
 from engine.llama.library import last_log, silence_log
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.prompt.chat_template import ChatTemplate, PromptBuilder
-from engine.types import ProgressCallback, no_progress
+from engine.types import ProgressCallback, ToolFormat, no_progress
 from ggufio import shards
 
 
@@ -139,6 +139,7 @@ class ModelMetadata:
     """Metadata of a GGUF. `control` and `ends` are spellings of tokens, `size` is in bytes.
 
     `adds_bos` is True when plain text gets a BOS; `recommended` has sampling values (engine.config).
+    `tool_template` is the chat template for tools, if it is another one; the probe sets `tools`.
     """
 
     name: str
@@ -154,10 +155,12 @@ class ModelMetadata:
     control: tuple[str, ...]
     ends: tuple[str, ...]
     recommended: Mapping[str, float]
+    tool_template: str = ""
+    tools: ToolFormat | None = None
 
     def chat_template(self) -> ChatTemplate:
         """Compile the file's chat template. Raises ModelError when there is none, or it does not render."""
-        return ChatTemplate(self.template, self.bos, self.eos)
+        return ChatTemplate(self.template, self.bos, self.eos, self.ends, self.tool_template)
 
     def prompt_builder(self, tokenizer: LlamaTokenizer) -> PromptBuilder:
         """Return the prompt builder for the file, whose `tokenizer` this is. Raises ModelError."""
@@ -183,6 +186,7 @@ def model_metadata(model: Model, path: Path) -> ModelMetadata:
         control=tuple(vocab.control_spellings),
         ends=tuple(vocab.text(t) for t in range(vocab.size) if vocab.is_eog(t)),
         recommended=recommended(model.metadata),
+        tool_template=model.metadata("tokenizer.chat_template.tool_use"),
     )
 
 

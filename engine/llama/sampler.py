@@ -22,7 +22,9 @@ _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 def is_plain(sampling: SamplingParams) -> bool:
     """Return whether sampling is a plain argmax, which needs no list of candidates."""
-    constrained = sampling.grammar or sampling.json_schema is not None or sampling.ignore_end
+    constrained = (
+        sampling.grammar or sampling.json_schema is not None or sampling.tool_grammar or sampling.ignore_end
+    )
     return sampling.temperature == 0 and not sampling.penalizes and not constrained
 
 

@@ -161,8 +161,13 @@ class LlamaTokenizer:
     @cached_property
     def control_spellings(self) -> tuple[str, ...]:
         """Return every spelling that only `tokenize(special=True)` reads as one control token."""
-        return tuple(
-            self.text(token)
+        return tuple(self.control_tokens)
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Return the control tokens by their spellings."""
+        return {
+            self.text(token): token
             for token in range(self.size)
             if llama.llama_vocab_get_attr(self._vocab, token) & (_UNKNOWN | _CONTROL)
-        )
+        }

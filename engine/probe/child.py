@@ -43,13 +43,13 @@ def inspect(path: Path, chat_template: str) -> Message:
         raise ModelError(f"it has an encoder, {NO_CHAT}: name a model that only decodes")
     facts = model_metadata(model, path)
     if chat_template:
-        facts = replace(facts, template=chat_template)
+        facts = replace(facts, template=chat_template, tool_template="")
     for stage, trial in trials(model.vocab, facts).items():
         send({"stage": stage})
         trial()
     if summary is not None:
         _reject_other_kinds(summary)
-    return {"variants": ranked, "facts": asdict(facts)}
+    return {"variants": ranked, "facts": asdict(replace(facts, tools=facts.chat_template().tools))}
 
 
 def _reject_other_kinds(summary: Summary) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.chat_templates import OPTION
+from common.dataclass_json import from_json
 from common.files import load_json, open_input, store_json
 from common.paths import cache_folder
 from common.system import physical_cores
@@ -33,7 +34,7 @@ from engine.probe.client import ProbeResult, compute, run_probe
 from engine.types import ProgressCallback, no_progress, rising, scaled
 from ggufio import shards
 
-_FORMAT = 7  # raise it when cached values change their meaning
+_FORMAT = 8  # raise it when cached values change their meaning
 
 
 def cache_path(kind: str, model: Path, *more: object, cache: Path | None = None) -> Path:
@@ -149,7 +150,7 @@ def probe_model(
     if (known := _load_probe(memo)) is not None:
         return known
     found = _inspect(model, chat_template)
-    facts = ModelMetadata(**_tuples(found["facts"]))
+    facts = from_json(ModelMetadata, found["facts"])
     ranked = [Path(p) for p in found["variants"] if not (_is_plain(facts) and variant_name(Path(p)) in _AMX)]
     loading = rising(scaled(progress, 0.2, 1.0))  # a backend that crashes is followed by the next one
     choice = _choose(model, ranked, threads or physical_cores(), extra_buffers, loading)
@@ -290,10 +291,6 @@ def candidates(ranked: list[Path], extra_buffers: bool) -> list[tuple[Path | Non
 def _load_probe(memo: Path) -> Probe | None:
     try:
         data = load_cached(memo)
-        return Probe(ModelMetadata(**_tuples(data["facts"])), CpuChoice(**data["choice"]))
-    except (TypeError, KeyError):
+        return Probe(from_json(ModelMetadata, data["facts"]), CpuChoice(**data["choice"]))
+    except (TypeError, KeyError, ValueError):  # pydantic's errors are ValueErrors
         return None
-
-
-def _tuples(facts: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}

@@ -69,4 +69,5 @@ def _info(path: Path, probe: Probe, settings: EngineConfig, threads: int) -> Mod
         cpu_variant=choice.variant + ("" if choice.extra_buffers else " (no extra buffers)"),
         threads=threads,
         recommended=facts.recommended,
+        tools=facts.tools,
     )

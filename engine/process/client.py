@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from common.terminal import printable
+from common.text import map_texts
 from common.worker_process import start_child
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
@@ -44,9 +45,9 @@ from engine.process.messages import (
     decode,
     encode,
 )
-from engine.prompt.chat_template import check_prompt
+from engine.prompt.message_checks import check_prompt
 from engine.serving.stream import Sink
-from engine.types import Event, Finished, ModelInfo, ProgressCallback, PromptInput, no_progress
+from engine.types import Event, Finished, ModelInfo, ProgressCallback, PromptInput, ToolRequest, no_progress
 
 HANG_SECONDS = 10.0
 """A process that sends nothing for so long after a Ping is killed."""
@@ -66,11 +67,7 @@ class Answer:
     def __init__(self, adapter: int, prompt: PromptInput, sampling: SamplingParams) -> None:
         """Raises RequestError for messages without a known role or text, and for an empty text."""
         check_prompt(prompt)
-        self.prompt: list[dict[str, str]] | str = (
-            _valid(prompt)
-            if isinstance(prompt, str)
-            else [{"role": m["role"], "content": _valid(m["content"])} for m in prompt]
-        )
+        self.prompt = _sendable(prompt)
         self.adapter, self.sampling = adapter, sampling
         self.accepted: Future[None] = Future()
         self._sink: Sink = lambda item: None
@@ -369,8 +366,17 @@ class ModelProcess:
         return signal.Signals(-code).name if known else f"signal {-code}"
 
 
-def _valid(text: str) -> str:
+def _sendable(prompt: PromptInput) -> list[dict[str, Any]] | ToolRequest | str:
     """Replace lone surrogates, which JSON in UTF-8 cannot carry, by question marks."""
+    if isinstance(prompt, str):
+        return _valid(prompt)
+    if isinstance(prompt, ToolRequest):
+        messages, functions = map_texts([*prompt.messages], _valid), map_texts(prompt.functions, _valid)
+        return replace(prompt, messages=messages, functions=functions)
+    return [dict(map_texts(m, _valid)) for m in prompt]
+
+
+def _valid(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from common.dataclass_json import from_json, to_json_text
 from engine import errors
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped
-from engine.types import Event, Finished, ModelInfo, RequestStats
+from engine.types import Event, Finished, ModelInfo, RequestStats, ToolRequest
 
 MAX_LINE = 16 << 20
 """The longest line in bytes; a process that sends a longer one is ended."""
@@ -55,7 +55,7 @@ class Ask:
 
     request: int
     adapter: int
-    prompt: list[dict[str, str]] | str
+    prompt: list[dict[str, Any]] | ToolRequest | str
     sampling: SamplingParams
 
 

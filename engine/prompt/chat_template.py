@@ -7,20 +7,32 @@ a message can neither end its turn nor open another.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import jinja2
 
 from common.chat_templates import ADVICE, OPTION, OTHER_ADVICE, expand_name
 from common.errors import InputError
-from common.message_form import Shaped, find_form
-from common.text import first_line
+from common.message_form import MessageForm, Shaped, find_form
+from common.text import first_line, map_texts
 from engine.errors import ModelError, PromptTooLong, RequestError
 from engine.prompt.jinja_environment import environment
-from engine.types import Message, PromptInput
+from engine.prompt.message_checks import check_messages
+from engine.prompt.tool_form import MARKED, ToolForm, find_tools
+from engine.types import Message, ToolFormat
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
-_MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
+NO_TOOLS = (
+    "this model's chat template has no tools, or none that can be read: leave tools and their messages out, "
+    "or serve a model whose template has them"
+)
 
 
 class TemplateTokenizer(Protocol):
@@ -59,8 +71,11 @@ class LostWords(ModelError):
 class ChatTemplate:
     """A compiled chat template that renders what everybody says in a conversation."""
 
-    def __init__(self, source: str, bos: str, eos: str) -> None:
+    def __init__(self, source: str, bos: str, eos: str, ends: Sequence[str] = (), tool_use: str = "") -> None:
         """`source` is Jinja, or a name of llama.cpp's; `bos` and `eos` are spellings, or "".
+
+        `ends` are spellings of all tokens that end an answer. `tool_use` is the template of conversations
+        with tools, where the first one has none.
 
         Raises ModelError when it does not render, or leaves out what somebody says.
         """
@@ -81,75 +96,117 @@ class ChatTemplate:
             ) from error
         if self.form.lost:
             raise LostWords(self.form.lost)
+        self._tool_use: _ToolUse | None = None
+        for other in (self._template, *self._compiled(tool_use)):
+            render = partial(self._render, template=other)
+            with suppress(Exception):  # an untrusted template may raise anything
+                form = self.form if other is self._template else find_form(partial(render, tools=MARKED))
+                if not form.lost and (found := find_tools(render, form, (eos, *ends))):
+                    self._tool_use = _ToolUse(other, form, *found)
+                    break
+
+    @property
+    def tools(self) -> ToolFormat | None:
+        """How the model writes calls of functions; None if the template has no tools that can be read."""
+        return self._tool_use.format if self._tool_use is not None else None
+
+    def _compiled(self, source: str) -> Iterator[jinja2.Template]:
+        with suppress(Exception):  # as above
+            if source.strip():
+                yield environment().from_string(source)
 
     @property
     def takes_system(self) -> bool:
         """Whether the template has a system role, in the first message at least."""
         return self.form.system != "nowhere"
 
-    def _render(self, messages: list[Shaped], *, answered: bool = False) -> str:
-        return self._template.render(
+    def _render(
+        self,
+        messages: list[Shaped],
+        *,
+        tools: list[Any] | None = None,
+        answered: bool = False,
+        template: jinja2.Template | None = None,
+    ) -> str:
+        return (template or self._template).render(
             messages=messages,
             add_generation_prompt=not answered,
-            tools=None,
+            tools=tools,
             documents=None,
             **self._tokens,
         )
 
-    def render(self, messages: Sequence[Message], *, answered: bool = False) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        functions: Sequence[Mapping[str, Any]] = (),
+        *,
+        answered: bool = False,
+    ) -> str:
         """Render the prompt up to the beginning of the answer. Raises RequestError.
 
-        Contents are given as texts or lists of parts, and system messages where the template takes them. With
-        `answered`, it ends after the last message, without a generation prompt.
+        Contents are given as texts or lists of parts, system messages and calls as the template takes them.
+        With `answered`, it ends after the last message, without a generation prompt.
         """
+        with_tools = functions or any(m["role"] == "tool" or m.get("tool_calls") for m in messages)
+        if with_tools and self._tool_use is None:
+            raise RequestError(NO_TOOLS)
         try:
-            return self._render(self.form.shape(messages), answered=answered)
+            if not with_tools or (use := self._tool_use) is None:
+                return self._render(self.form.shape(messages), answered=answered)
+            shaped, tools = use.message_form.shape(use.form.shape(messages)), use.form.functions(functions)
+            if not tools and use.template is self._template:
+                return self._render(shaped, answered=answered)
+            return self._render(shaped, tools=tools, answered=answered, template=use.template)
         except Exception as error:
             raise RequestError(
                 f"the model's chat template refuses this conversation: {_brief(error)}"
             ) from error
 
 
+@dataclass(frozen=True)
+class _ToolUse:
+    """The template of conversations with tools, and how it takes them."""
+
+    template: jinja2.Template
+    message_form: MessageForm
+    form: ToolForm
+    format: ToolFormat
+
+
 def _brief(error: Exception) -> str:
     return first_line(error)[:200]
-
-
-def check_prompt(prompt: PromptInput) -> None:
-    """Raise RequestError unless the prompt is a text with something in it, or messages in order."""
-    if not isinstance(prompt, str):
-        check_messages(prompt)
-    elif not prompt:
-        raise RequestError("the prompt is empty: send some text to be continued")
-
-
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raise RequestError unless there are messages, not too many, each with a known role and a text."""
-    if not messages:
-        raise RequestError("there are no messages: send at least one from the user")
-    if len(messages) > _MAX_MESSAGES:
-        raise RequestError(
-            f"the conversation has {len(messages)} messages: {_MAX_MESSAGES} are the most; start a new chat"
-        )
-    for number, message in enumerate(messages, 1):
-        role, content = message.get("role"), message.get("content")
-        if role not in ("system", "user", "assistant"):
-            raise RequestError(f"message {number} has the role {role!r}: use system, user or assistant")
-        if not isinstance(content, str):
-            raise RequestError(
-                f"message {number} has no text: `content` is {type(content).__name__}, not a string"
-            )
 
 
 class PromptBuilder:
     """Turns conversations into token ids; one per loaded model, safe to share between threads."""
 
-    def __init__(self, template: ChatTemplate, tokenizer: TemplateTokenizer, control: Sequence[str]) -> None:
-        """`control` are the spellings of the vocabulary's control tokens."""
-        self._template = template
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tokenizer: TemplateTokenizer,
+        control: Sequence[str],
+        functions: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """`control` are the spellings of the vocabulary's control tokens, `functions` a ToolRequest's."""
+        self._template, self._functions = template, functions
         self._tokenizer = tokenizer
         # Longest first, so that a spelling that begins with another one is taken whole.
         spellings = sorted({s for s in control if len(s) > 1}, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, spellings))) if spellings else None
+
+    @property
+    def tools(self) -> ToolFormat | None:
+        """How the model writes calls of functions; None if its template has none that can be read."""
+        return self._template.tools
+
+    def with_functions(self, functions: Sequence[Mapping[str, Any]]) -> PromptBuilder:
+        """Return a builder of prompts with these functions. Raises RequestError if the model has none."""
+        if functions and self._template.tools is None:
+            raise RequestError(NO_TOOLS)
+        other = copy(self)
+        other._functions = functions
+        return other
 
     def tokens(self, messages: Sequence[Message], *, answered: bool = False) -> list[int]:
         """Return the prompt's token ids, with exactly one BOS if the model uses one. Raises RequestError.
@@ -162,7 +219,7 @@ class PromptBuilder:
             begun = messages[-1]["content"]
             return self.tokens(messages[:-1]) + self._part(begun, special=False, first=False)
         hidden = self._hide(messages)
-        text = self._template.render(hidden.messages, answered=answered)
+        text = self._template.render(hidden.messages, hidden.functions, answered=answered)
         return self._one_bos(self._tokenize(text, hidden.spellings))
 
     def raw_tokens(self, text: str, limit: int) -> list[int]:
@@ -186,17 +243,24 @@ class PromptBuilder:
             return limit + 1
         return len(self._tokenizer.tokenize(text, special=False))
 
+    def overhead(self, limit: int) -> int:
+        """Return about how many tokens the functions take in each prompt; `limit + 1` if surely more."""
+        return self.measure(_json(self._functions), limit) if self._functions else 0
+
     def exceeds(self, messages: Sequence[Message], limit: int) -> bool:
         """Return True if the messages surely have more than `limit` tokens, in time that the limit bounds."""
-        texts = [message["content"] for message in messages]
+        texts = [text_of(message) for message in messages]
+        if self._functions:
+            texts.append(_json(self._functions))
         return sum(map(bool, texts)) > limit or self._tokenizer.exceeds(" ".join(texts), limit)
 
     def _hide(self, messages: Sequence[Message]) -> _Hidden:
-        """Replace each control spelling in the messages by a character that they do not contain."""
-        if self._control is None or not any(self._control.search(m["content"]) for m in messages):
-            return _Hidden(list(messages), {})
-        used = set().union(*(m["content"] for m in messages))
-        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
+        """Replace each control spelling in messages and functions by a character that they do not contain."""
+        texts = [*map(text_of, messages), _json(self._functions)]
+        if self._control is None or not any(self._control.search(text) for text in texts):
+            return _Hidden(list(messages), self._functions, {})
+        control, used = self._control, " ".join(texts)
+        free = (chr(n) for n in _PRIVATE_USE if chr(n) not in used and _escaped(chr(n)) not in used)
         stand_in: dict[str, str] = {}
 
         def hide(match: re.Match[str]) -> str:
@@ -204,14 +268,16 @@ class PromptBuilder:
                 stand_in[match[0]] = _next(free)
             return stand_in[match[0]]
 
-        shaped: list[Message] = [
-            {"role": m["role"], "content": self._control.sub(hide, m["content"])} for m in messages
-        ]
-        return _Hidden(shaped, {mark: spelling for spelling, mark in stand_in.items()})
+        shaped, functions = (
+            map_texts([*parts], lambda text: control.sub(hide, text)) for parts in (messages, self._functions)
+        )
+        return _Hidden(shaped, functions, {mark: spelling for spelling, mark in stand_in.items()})
 
     def _tokenize(self, text: str, spellings: Mapping[str, str]) -> list[int]:
         if not spellings:
             return self._tokenizer.tokenize(text, special=True)
+        for mark in spellings:  # as Python prints it in a dict, and JSON in ASCII
+            text = text.replace(_escaped(mark), mark)
         ids: list[int] = []
         for number, part in enumerate(re.split(f"([{''.join(spellings)}])", text)):
             if part:
@@ -232,6 +298,10 @@ class PromptBuilder:
         return [bos, *ids[start:]] if wanted else ids[start:]
 
 
+def _escaped(mark: str) -> str:
+    return f"\\u{ord(mark):04x}"
+
+
 def _next(free: Iterator[str]) -> str:
     """Return the next character that no message contains. Raises RequestError."""
     if (mark := next(free, None)) is None:
@@ -239,9 +309,20 @@ def _next(free: Iterator[str]) -> str:
     return mark
 
 
+@dataclass(frozen=True)
 class _Hidden:
-    """Messages with placeholders, and the spelling of each placeholder."""
+    """Messages and functions with placeholders, and the spelling of each placeholder."""
 
-    def __init__(self, messages: list[Message], spellings: dict[str, str]) -> None:
-        self.messages = messages
-        self.spellings = spellings
+    messages: list[Message]
+    functions: Sequence[Mapping[str, Any]]
+    spellings: dict[str, str]
+
+
+def text_of(message: Message) -> str:
+    """Return all that a message says, with its calls as JSON."""
+    extra = [message[key] for key in ("tool_calls", "name") if message.get(key)]
+    return f"{message['content']} {_json(extra)}" if extra else message["content"]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

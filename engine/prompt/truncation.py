@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from engine.errors import RequestError
+from engine.prompt.chat_template import text_of
 from engine.types import Message, MessagesDropped
 
 _LOW_WATER = 2 / 3  # share of the room that is still used after a drop
@@ -39,6 +40,10 @@ class Measures(Protocol):
         """Return the number of tokens of a text without the template, or `limit + 1` if it has more."""
         ...
 
+    def overhead(self, limit: int) -> int:
+        """Return about how many tokens are in each prompt beside the messages', or `limit + 1` if more."""
+        ...
+
 
 def truncate(messages: Sequence[Message], room: int, prompts: Measures) -> Window:
     """Drop the oldest turns until the prompt has at most `room` tokens, or only the last turn is left.
@@ -49,18 +54,19 @@ def truncate(messages: Sequence[Message], room: int, prompts: Measures) -> Windo
     turns = split_turns(messages)
     if len(turns) == 1:
         return Window(list(messages), prompts.tokens(messages), None)
-    if len(messages) > room or sum(len(m["content"]) for m in messages) > room:
-        measured = [prompts.measure(m["content"], room) for m in messages]
+    texts, always = [text_of(m) for m in messages], prompts.overhead(room)
+    if len(messages) > room or sum(map(len, texts)) > room:
+        measured = [prompts.measure(text, room) for text in texts]
     else:
         measured = []  # short enough to be rendered as a whole
-    estimate = sum(measured)
+    estimate = sum(measured) + always
     whole = prompts.tokens(messages) if estimate <= 2 * room else []
     if whole and len(whole) <= room:
         return Window(list(messages), whole, None)
-    measured = measured or [prompts.measure(m["content"], room) for m in messages]
+    measured = measured or [prompts.measure(text, room) for text in texts]
     sizes = [size + _FRAME for size in measured]
-    system = sum(size for size, m in zip(sizes, messages, strict=True) if m["role"] == "system")
-    first = max(1, first_kept([_sizes(messages, turn, sizes) for turn in turns], room - system - _FRAME))
+    always += sum(size for size, m in zip(sizes, messages, strict=True) if m["role"] == "system") + _FRAME
+    first = max(1, first_kept([_sizes(messages, turn, sizes) for turn in turns], room - always))
     kept = _keep(messages, turns[first:])
     while len(shorter := prompts.tokens(kept)) > room and first < len(turns) - 1:
         first += 1  # the sizes were estimates

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,9 +22,11 @@ from engine.errors import EngineStopped, RequestError
 from engine.llama.constraint import compile_constraint
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
+from engine.llama.tool_grammar import compile_tools
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_choice
 from engine.probe.describe import describe
-from engine.prompt.chat_template import PromptBuilder, check_prompt
+from engine.prompt.chat_template import PromptBuilder
+from engine.prompt.message_checks import check_prompt
 from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
 from engine.serving.model_pool import check_room
 from engine.serving.stream import EventStream, Sink
@@ -36,6 +38,7 @@ from engine.types import (
     ProgressCallback,
     PromptInput,
     TextDelta,
+    ToolRequest,
     no_progress,
     scaled,
 )
@@ -172,10 +175,11 @@ class LlamaBackend:
     def prepare(self, prompt: PromptInput, sampling: SamplingParams) -> Prompt:
         """Return a prompt, ready to be queued. Raises RequestError, and EngineStopped after `close`."""
         check_prompt(prompt)
-        window = self._window(prompt, sampling)
+        said = prompt.messages if isinstance(prompt, ToolRequest) else prompt
+        window = self._window(said, sampling, prompt.functions if isinstance(prompt, ToolRequest) else ())
         self._check(window.tokens)
-        continues = isinstance(prompt, str) or prompt[-1]["role"] == "assistant"
-        return Prompt(window.tokens, self._compile(sampling), window.dropped, continues)
+        continues = isinstance(said, str) or said[-1]["role"] == "assistant"
+        return Prompt(window.tokens, self._compile(prompt, sampling), window.dropped, continues)
 
     def submit(self, prompt: Prompt, sink: Sink) -> int:
         """Queue a prompt; `sink` gets its events and must not block. Raises as Worker.submit."""
@@ -195,7 +199,12 @@ class LlamaBackend:
         stream = self.stream(messages, sampling_over(self._info.recommended, sampling))
         return "".join(event.delta for event in stream if isinstance(event, TextDelta))
 
-    def _window(self, prompt: PromptInput, sampling: SamplingParams) -> Window:
+    def _window(
+        self,
+        prompt: Sequence[Message] | str,
+        sampling: SamplingParams,
+        functions: Sequence[Mapping[str, Any]],
+    ) -> Window:
         """Truncate the conversation to leave room for the answer: up to a quarter of the context.
 
         What is far too long is refused before it is rendered. Raises RequestError.
@@ -203,10 +212,10 @@ class LlamaBackend:
         context = self._info.context
         answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
         room = min(context - answer, self._max_prompt)
-        with self._open_prompts() as prompts:
+        with self._open_prompts() as plain:
             if isinstance(prompt, str):
-                return Window([], prompts.raw_tokens(prompt, room), None)
-            messages = prompt
+                return Window([], plain.raw_tokens(prompt, room), None)
+            messages, prompts = prompt, plain.with_functions(functions)
             if sampling.overflow == "refuse":
                 if prompts.exceeds(messages, _FAR * room):
                     raise too_long(room)
@@ -238,8 +247,11 @@ class LlamaBackend:
         with self._open_prompts() as prompts:
             return prompts.tokens(messages)
 
-    def _compile(self, sampling: SamplingParams) -> SamplingParams:
-        with self._open_prompts():
+    def _compile(self, prompt: PromptInput, sampling: SamplingParams) -> SamplingParams:
+        with self._open_prompts() as prompts:
+            if isinstance(prompt, ToolRequest):
+                assert prompts.tools is not None  # `with_functions` refuses a model without
+                return compile_tools(prompt, prompts.tools, sampling, self._model.vocab)
             return compile_constraint(sampling, self._model.vocab)
 
     @property

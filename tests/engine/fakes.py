@@ -25,6 +25,9 @@ class FakeVocabulary:
     def piece(self, token: int) -> bytes:
         return chr(token).encode()
 
+    def text(self, token: int) -> str:
+        return chr(token)
+
 
 class FakeRunner:
     """A model that answers with its prompt reversed: the tokens from last to first, then an end token.

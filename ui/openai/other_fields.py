@@ -13,8 +13,7 @@ from typing import Any
 
 # Field -> values that ask for nothing, beside null and empty ones.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    # tools and other outputs
-    **{"tools": (), "functions": (), "tool_choice": ("none", "auto"), "function_call": ("none", "auto")},
+    # other outputs
     **{"logprobs": (False, 0), "top_logprobs": (0,), "prompt_logprobs": (0,), "n_probs": (0,)},
     **{"modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (), "images": ()},
     **{"best_of": (1,), "echo": (False,), "suffix": (), "return_tokens": (False,)},
@@ -82,7 +81,7 @@ _HINTS = {
 # These change nothing of an answer here, or only with one of the above.
 _HARMLESS = frozenset(
     (
-        *("user", "store", "metadata", "service_tier", "parallel_tool_calls", "safety_identifier"),
+        *("user", "store", "metadata", "service_tier", "safety_identifier"),
         *(
             "prompt_cache_key",
             "prompt_cache_retention",

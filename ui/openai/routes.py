@@ -23,8 +23,9 @@ from ui.auth import access
 from ui.auth.identity import on_own_machine
 from ui.auth.limits import RateLimitExceeded
 from ui.models.registry import Models, acquire_model, start_stream
+from ui.openai.chat_response import ChatResponse
 from ui.openai.errors import ApiError, field_error, from_engine, from_limit, not_found, response
-from ui.openai.schemas import ChatRequest, ChatResponse
+from ui.openai.schemas import ChatRequest
 
 MAX_BODY = 4 << 20  # bytes
 _STALL_SECONDS = 60.0  # a client that reads nothing for so long loses its stream
@@ -98,9 +99,10 @@ async def _answer(request: Request, models: Models) -> Response:
         except EngineError as error:
             raise from_engine(error) from error
         stack.callback(stream.cancel)
+        answer = chat.response(key, backend.info)
         if chat.stream:
-            return _EventStream(_events(stream, ChatResponse(key), chat), stack.pop_all(), headers)
-        return await _completion(request, stream, ChatResponse(key), headers)
+            return _EventStream(_events(stream, answer, chat), stack.pop_all(), headers)
+        return await _completion(request, stream, answer, headers)
 
 
 async def _read(request: Request) -> ChatRequest:
@@ -188,8 +190,8 @@ async def _chunks(
     without_usage: dict[str, Any] = {"usage": None} if include_usage else {}
     yield answer.first_chunk() | without_usage
     async for event in stream:
-        if delta := answer.update(event):
-            yield answer.text_chunk(delta) | without_usage
+        for delta in answer.update(event):
+            yield answer.chunk(delta) | without_usage
     yield answer.last_chunk() | without_usage
     if include_usage:
         yield answer.usage_chunk()

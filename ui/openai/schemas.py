@@ -6,10 +6,8 @@ all fields that are not kept are ui.openai.other_fields'.
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
@@ -23,19 +21,11 @@ from pydantic import (
 )
 
 from engine.config import MAX_TOKENS, SAMPLING_FIELDS, SamplingParams, sampling_over
-from engine.types import (
-    Event,
-    Finished,
-    FinishReason,
-    Message,
-    MessagesDropped,
-    ModelInfo,
-    RequestStats,
-    Role,
-    TextDelta,
-)
+from engine.types import Message, ModelInfo, Role, ToolCall, ToolRequest
 from ui.openai.answer_form import FORM_FIELDS, AnswerForm, answer_form
+from ui.openai.chat_response import ChatResponse
 from ui.openai.other_fields import check_other_fields
+from ui.openai.tools import TOOL_FIELDS, Tools, name_results, read_calls, read_tools
 
 Content = str | list[Mapping[str, Any]] | None
 _ROLES: Mapping[str, Role] = {
@@ -43,6 +33,7 @@ _ROLES: Mapping[str, Role] = {
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
 }
 
 
@@ -62,10 +53,16 @@ class ChatMessage(_NullIsAbsent):
 
     role: str
     content: Content = None
+    tool_calls: list[Any] = Field(default_factory=list)
+    tool_call_id: str | None = None
+    name: str | None = None
+    _calls: list[ToolCall] = PrivateAttr(default_factory=list)
 
     @field_validator("role")
     @classmethod
     def _check_role(cls, role: str) -> str:
+        if role == "function":
+            raise ValueError("the role function is not served here: send tool_calls, and results as tool")
         if role not in _ROLES:
             raise ValueError(f"the role {role!r} is not served here: use {', '.join(_ROLES)}")
         return role
@@ -87,10 +84,20 @@ class ChatMessage(_NullIsAbsent):
 
     @model_validator(mode="after")
     def _check_calls(self) -> ChatMessage:
-        for name in ("tool_calls", "function_call", "audio"):
+        for name, hint in (("function_call", "send tool_calls"), ("audio", "leave it out")):
             if (self.model_extra or {}).get(name):
-                raise ValueError(f"{name} is not served here: leave it out")
+                raise ValueError(f"{name} is not served here: {hint}")
+        self._calls = read_calls(self.tool_calls)
         return self
+
+    def for_engine(self) -> Message:
+        """Return the message for the engine."""
+        message: Message = {"role": _ROLES[self.role], "content": self.text}
+        if self._calls:
+            message["tool_calls"] = self._calls
+        if message["role"] == "tool":
+            message |= {"tool_call_id": self.tool_call_id or "", "name": self.name or ""}
+        return message
 
 
 class StreamOptions(_NullIsAbsent):
@@ -117,6 +124,7 @@ class _ChatRequest(_NullIsAbsent):
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     _form: AnswerForm = PrivateAttr(default_factory=AnswerForm)
+    _tools: Tools = PrivateAttr(default_factory=Tools)
     _unknown: list[str] = PrivateAttr(default_factory=list)
 
     @field_validator("n")
@@ -136,8 +144,8 @@ class _ChatRequest(_NullIsAbsent):
     @model_validator(mode="after")
     def _read_others(self) -> _ChatRequest:
         others = self.model_extra or {}
-        self._form = answer_form(others)
-        others = {name: value for name, value in others.items() if name not in FORM_FIELDS}
+        self._form, self._tools = answer_form(others), read_tools(others)
+        others = {name: value for name, value in others.items() if name not in FORM_FIELDS | TOOL_FIELDS}
         self._unknown = check_other_fields(others, type(self).model_fields)
         return self
 
@@ -146,9 +154,13 @@ class _ChatRequest(_NullIsAbsent):
         """The names of the fields that are ignored because nothing is known of them."""
         return self._unknown
 
-    def conversation(self) -> list[Message]:
-        """Return the messages for the engine."""
-        return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
+    def conversation(self) -> list[Message] | ToolRequest:
+        """Return the messages for the engine, with the functions that the model may call."""
+        return self._tools.request(name_results([message.for_engine() for message in self.messages]))
+
+    def response(self, key: str, model: ModelInfo) -> ChatResponse:
+        """Return the response to come, from the model of `key`."""
+        return self._tools.response(key, model.tools) if model.tools is not None else ChatResponse(key)
 
     def sampling(self, model: ModelInfo) -> SamplingParams:
         """Return the sampling params; without a limit, up to the model's context. Raises SettingsError."""
@@ -175,85 +187,3 @@ if TYPE_CHECKING:
     ChatRequest = _ChatRequest
 else:  # adds a field for each sampling parameter but max_tokens and seed, which follow OpenAI's own rules
     ChatRequest = create_model("ChatRequest", __base__=_ChatRequest, **_SAMPLING_TYPES)
-
-
-_REASONS: Mapping[FinishReason, str] = {
-    "stop": "stop",
-    "length": "length",
-    "time": "length",
-    "cancelled": "stop",
-}
-
-
-@dataclass
-class ChatResponse:
-    """The response to one request, as its answer grows; `model` is the name to send back."""
-
-    model: str
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
-    created: int = field(default_factory=lambda: int(time.time()))
-    text: str = ""
-    dropped: int = 0
-    end: Finished | None = None
-
-    def update(self, event: Event) -> str:
-        """Apply an event; return its text."""
-        if isinstance(event, TextDelta):
-            self.text += event.delta
-            return event.delta
-        if isinstance(event, MessagesDropped):
-            self.dropped = event.messages
-        elif isinstance(event, Finished):
-            self.end = event
-        return ""
-
-    def completion(self) -> dict[str, Any]:
-        """Return the whole response, once the answer has ended."""
-        message = {"role": "assistant", "content": self.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(), **self._notes()}
-
-    def first_chunk(self) -> dict[str, Any]:
-        """Return the first chunk, with the role."""
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def text_chunk(self, delta: str) -> dict[str, Any]:
-        """Return a chunk with the next piece of text."""
-        return self._chunk({"content": delta})
-
-    def last_chunk(self) -> dict[str, Any]:
-        """Return the chunk with the finish reason."""
-        return self._chunk({}, self._reason) | self._notes()
-
-    def usage_chunk(self) -> dict[str, Any]:
-        """Return the chunk with the token counts, sent last if `include_usage` is set."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()}
-
-    def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
-
-    def _head(self, object_type: str) -> dict[str, Any]:
-        return {"id": self.id, "object": object_type, "created": self.created, "model": self.model}
-
-    def _notes(self) -> dict[str, Any]:
-        """Return the number of dropped oldest messages, if any did not fit: not in OpenAI's API."""
-        return {"dropped_messages": self.dropped} if self.dropped else {}
-
-    @property
-    def _reason(self) -> str:
-        return _REASONS[self._finished.reason]
-
-    @property
-    def _finished(self) -> Finished:
-        assert self.end is not None, "the answer has not ended"
-        return self.end
-
-    def _usage(self) -> dict[str, Any]:
-        stats: RequestStats = self._finished.stats
-        return {
-            "prompt_tokens": stats.prompt_tokens,
-            "completion_tokens": stats.generated_tokens,
-            "total_tokens": stats.prompt_tokens + stats.generated_tokens,
-            "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
-        }

@@ -35,6 +35,9 @@ class Letters:
     def measure(self, text: str, limit: int) -> int:
         return min(len(text), limit + 1)
 
+    def overhead(self, limit: int) -> int:
+        return 0
+
 
 def _fit(messages: Sequence[Message], room: int) -> Window:
     return truncate(messages, room, Letters())
