@@ -36,6 +36,11 @@ def compile_tools(
     """
     if sampling.grammar:
         raise RequestError("a grammar and tools do not go together: use one of them, or a JSON schema")
+    if sampling.json_schema is not None and request.choice == "auto" and not tools.anywhere:
+        raise RequestError(
+            "a JSON schema of the answer does not go together with tools for this model, whose calls are "
+            "JSON as well: leave one of them out, or require a call"
+        )
     writer = _Writer(request, tools, vocab)
     grammar = writer.grammar(sampling.json_schema)
     try:
@@ -194,9 +199,9 @@ class _Writer:
                 f"{place} has the keyword {bounds[0]!r}, which is not enforced with this model, as it writes "
                 "texts without quotes: leave it out"
             )
-        first, *rest = self._split.split(after)
+        first, *rest = self._split.split(after.lstrip())
         if not first:  # a control token ends it
-            return f"/{_ANY}/ {self._terms(after)}"
+            return f"/{_ANY}/ {self._terms(after.lstrip())}"
         number = len(self._rules)
         self._rules.append(f"value_{number}[lazy]: /{_ANY}/ {_quoted(first)}")
         return f"value_{number} {self._terms(''.join(rest))}"

@@ -114,13 +114,11 @@ class CallParser:
         start = _match(before, self._held, at)
         if start is None or start == _MORE:
             return start
-        waits = False
-        for name in self._parameters:
-            end = _match(name + self._tools.middle, self._held, start)
-            if end is not None and end != _MORE:
-                return name, end
-            waits = waits or end == _MORE
-        return _MORE if waits else None
+        ends = {name: _match(name + self._tools.middle, self._held, start) for name in self._parameters}
+        if _MORE in ends.values():  # one name may begin another one
+            return _MORE
+        matching = [(len(name), name, end) for name, end in ends.items() if end is not None]
+        return max(matching)[1:] if matching else None
 
     def _begin(self, before: str, at: int, pieces: list[Piece]) -> bool:
         known = self._name(before, at)
@@ -206,13 +204,15 @@ class _Written:
         begun = _match(form.before, text, start)
         if begun is None or begun == _MORE:
             return begun
+        after = form.after.lstrip()  # an empty value may lack the space before it
         equals = text.find(form.between, begun)
-        end = text.find(form.after, equals + len(form.between)) if equals >= 0 else -1
+        start = equals + len(form.between)
+        end = text.find(after, start) if equals >= 0 else -1
         if end < 0:
             return _MORE
-        name, value = text[begun:equals], text[equals + len(form.between) : end]
+        name, value = text[begun:equals], text[start:end].removesuffix(form.after.removesuffix(after))
         schema = properties_of(self._parameters).get(name, True)
-        return name, self._value(value, schema), end + len(form.after)
+        return name, self._value(value, schema), end + len(after)
 
     def _value(self, text: str, schema: Any) -> str:
         if not may_be_text(schema, self._parameters):

@@ -8,7 +8,9 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from engine.config import SamplingParams
-from engine.errors import EngineError
+from engine.errors import EngineError, RequestError
+from engine.prompt.chat_template import NO_TOOLS
+from engine.prompt.message_checks import check_prompt
 from engine.types import (
     Event,
     Finished,
@@ -20,6 +22,7 @@ from engine.types import (
     Queued,
     RequestStats,
     TextDelta,
+    ToolRequest,
 )
 
 INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000, 2048, "haswell", 2)
@@ -92,6 +95,7 @@ class FakeBackend:
         self.refuse: EngineError | None = None
         self.asked: list[tuple[list[Message], SamplingParams]] = []
         self.continued: list[tuple[str, SamplingParams]] = []
+        self.prompts: list[PromptInput] = []
         self.streams: list[FakeStream] = []
         self.closed = False
 
@@ -101,8 +105,14 @@ class FakeBackend:
         )
         if self.refuse is not None:
             raise self.refuse
+        check_prompt(prompt)
+        if isinstance(prompt, ToolRequest) and self.info.tools is None:
+            raise RequestError(NO_TOOLS)
+        self.prompts.append(prompt)
         if isinstance(prompt, str):
             self.continued.append((prompt, sampling))
+        elif isinstance(prompt, ToolRequest):
+            self.asked.append(([*prompt.messages], sampling))
         else:
             self.asked.append((list(prompt), sampling))
         stream = FakeStream(self._script(sampling), self.pause)

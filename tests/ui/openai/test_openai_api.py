@@ -125,10 +125,10 @@ def test_messages_are_read_whole_and_untouched() -> None:
     ("body", "named"),
     [
         ({"n": 2}, "n: only one answer"),
-        ({"tools": [{"type": "function"}]}, "tools is not served here"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function is missing"),
         ({"logprobs": True}, "logprobs is not served here"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "'tool'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "the result of the call ''"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "'image_url'"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": 9}, "temperature=9"),

@@ -104,3 +104,9 @@ def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-7")
     with pytest.raises(openai.BadRequestError, match="one answer"):
         client.chat.completions.create(model="", messages=QUESTION, n=2)
+
+
+def test_a_model_without_tools_says_so(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    with pytest.raises(openai.BadRequestError, match="chat template has no tools, or none that can be read"):
+        client.chat.completions.create(model="", messages=QUESTION, tools=tools)
