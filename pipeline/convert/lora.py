@@ -17,18 +17,8 @@ from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, run_worker, serve
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
-from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, is_lora
+from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, beyond_plain_lora
 from pipeline.sources.model_source import Source
-
-_INEXPRESSIBLE = {
-    "use_dora": "DoRA rescales every row of the merged weight",
-    "lora_bias": "its updates have biases",
-    "modules_to_save": "it brings whole modules",
-    "trainable_token_indices": "it brings embeddings of its own",
-    "target_parameters": "it changes bare parameters, such as fused experts",
-    "fan_in_fan_out": "its base keeps weights transposed",
-}
-
 
 @dataclass(frozen=True)
 class AdapterJob:
@@ -52,18 +42,7 @@ class WrittenAdapter:
 
 def reject_inexpressible(adapter: Adapter) -> None:
     """Raise InputError for an adapter that the GGUF LoRA format cannot represent."""
-    reason: str | None
-    if not is_lora(adapter.config):
-        reason = f"{adapter.kind} is no LoRA"
-    elif adapter.config.get("bias", "none") != "none":
-        reason = f"it trained biases (bias={adapter.config['bias']!r})"
-    else:
-        reason = next((text for option, text in _INEXPRESSIBLE.items() if adapter.config.get(option)), None)
-    other = next(
-        (name for name in adapter.tensors if ".lora_A." not in name and ".lora_B." not in name), None
-    )
-    if reason is None and other:
-        reason = f"it has {other}, and llama.cpp takes updates of linear layers alone"
+    reason = beyond_plain_lora(adapter)
     if reason:
         raise InputError(
             f"the adapter {adapter.spec!r} cannot be a GGUF LoRA file: {reason}; leave --format adapter "

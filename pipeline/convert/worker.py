@@ -29,7 +29,7 @@ from pipeline.tokenizers.reference import ask_tokenizer
 from pipeline.tokenizers.select import stage_checkpoint
 
 if TYPE_CHECKING:
-    from pipeline.merge.merger import Merger
+    from pipeline.merge.tensor_merger import TensorMerger
 
 
 Thunk = Callable[[], Any]
@@ -89,7 +89,7 @@ def _map_large_blocks() -> None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
-def _merger(job: ConvertJob) -> Merger | None:
+def _merger(job: ConvertJob) -> TensorMerger | None:
     if not job.adapters:
         return None
     from pipeline.merge.merger import merge_in_sequence
@@ -97,7 +97,7 @@ def _merger(job: ConvertJob) -> Merger | None:
     return merge_in_sequence(job.base, job.adapters, job.qlora_base)
 
 
-def _converter(job: ConvertJob, folder: Path, merger: Merger | None) -> Any:
+def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> Any:
     """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
     try:
         import conversion
@@ -122,7 +122,7 @@ def _converter(job: ConvertJob, folder: Path, merger: Merger | None) -> Any:
     return model_class(folder, file_types[job.outtype], job.target, model_name=job.name)
 
 
-def _merging(plain: Any, merger: Merger, base: Source) -> Any:
+def _merging(plain: Any, merger: TensorMerger, base: Source) -> Any:
     """Return a subclass of the converter's model class that reads merged tensors instead of the base's.
 
     Every tensor of the checkpoint passes `filter_tensors` under its original name, before the converter

@@ -83,14 +83,20 @@ def inject_adapter(model: Any, adapter: Adapter) -> Any:
     """Inject PEFT's layers for `adapter`, without weights, into `model`. Raises InputError."""
     try:
         with suppress_warnings():
-            config = PeftConfig.from_pretrained(str(adapter.folder))
-            _check_version(config, adapter)
+            config = peft_config(adapter)
             config.inference_mode = True
             return PeftModel(model, config, low_cpu_mem_usage=True)
     except _INVALID as error:
         raise InputError(
             f"the adapter {adapter.spec!r} does not fit the base model: {first_line(error)}"
         ) from None
+
+
+def peft_config(adapter: Adapter) -> Any:
+    """Return PEFT's configuration object. Raises InputError for an option of a newer PEFT."""
+    config = PeftConfig.from_pretrained(str(adapter.folder))
+    _check_version(config, adapter)
+    return config
 
 
 def _check_version(config: Any, adapter: Adapter) -> None:
