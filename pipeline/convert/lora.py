@@ -15,10 +15,12 @@ from pathlib import Path
 
 from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, run_worker, serve
+from pipeline.convert.remote_code import forbid_remote_code
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, beyond_plain_lora
 from pipeline.sources.model_source import Source
+
 
 @dataclass(frozen=True)
 class AdapterJob:
@@ -61,6 +63,7 @@ def write(request: Message) -> Message:
     """Run an AdapterJob in the worker; return a WrittenAdapter."""
     job = from_json(AdapterJob, request)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the two folders
+    forbid_remote_code()
     with tempfile.TemporaryDirectory(dir=job.target.parent, prefix="read-") as scratch:
         folder = Path(scratch) / job.name  # the script takes the GGUF's name from it
         parameters = _write_scaled(job.base, job.adapter, folder)
@@ -86,10 +89,16 @@ def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
 
 
 def _scales(base: Source, adapter: Adapter) -> dict[str, float]:
-    """Return PEFT's scaling of each layer. Building the layers also checks that the adapter fits the base."""
+    """Return PEFT's scaling of each layer, after checking that the adapter fits the base."""
+    from pipeline.merge.checkpoint import Checkpoint
+    from pipeline.merge.lora_merger import lora_layers
     from pipeline.merge.meta_model import AdapterWeights, build_base, inject_adapter
+    from pipeline.merge.model_class import missing_class
     from pipeline.merge.peft_layer import tuned_layers
 
+    if (model_type := missing_class(base)) is not None:
+        found = lora_layers(base, model_type, Checkpoint(base.weight_files()), adapter)
+        return {layer.path: layer.scale for layer in found}
     model = build_base(base, {})
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
     wrapped = inject_adapter(model, adapter)

@@ -21,6 +21,7 @@ from common.dataclass_json import from_json, to_json
 from common.errors import MissingPackage
 from common.worker_process import Message, send, serve
 from pipeline.convert.job import Converted, ConvertJob
+from pipeline.convert.remote_code import forbid_remote_code
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
@@ -73,6 +74,7 @@ def _prepare_process(job: ConvertJob) -> None:
     except ImportError as error:
         raise MissingPackage("torch") from error
     torch.set_num_threads(job.threads)
+    forbid_remote_code()
     _map_large_blocks()
 
 

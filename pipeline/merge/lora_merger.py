@@ -28,7 +28,7 @@ except ImportError as error:
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _TRANSPOSED = ("JAISLMHeadModel",)
-"""Architectures whose weights are [in, out], of those that llama.cpp's converter knows and transformers not."""
+"""Architectures whose weights are [in, out], of those that only llama.cpp's converter knows."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def _check_base(base: Source) -> None:
     transposed = [name for name in config["architectures"] if name in _TRANSPOSED]
     if transposed:
         raise InputError(
-            f"the base model {base.spec!r} ({transposed[0]}) keeps its weights transposed, and transformers has "
-            "no class that says which: merge the adapter where the model's own code runs, save the model, and "
+            f"the base model {base.spec!r} ({transposed[0]}) keeps weights transposed, and transformers has no "
+            "class that says which: merge the adapter where the model's own code runs, save the model, and "
             "export that with --base"
         )
 
@@ -128,8 +128,8 @@ def _check_shapes(layer: LoraLayer, base: Source, tensors: Tensors, adapter: Ada
     weight = tensors.shapes.get(layer.weight)
     if weight is None:
         raise InputError(
-            f"the adapter {adapter.spec!r} changes {layer.weight}, which the checkpoint of {base.spec!r} does "
-            "not have: give the base that it was trained on"
+            f"the adapter {adapter.spec!r} changes {layer.weight}, which the checkpoint of {base.spec!r} "
+            "does not have: give the base that it was trained on"
         )
     if len(weight) != 2:
         raise InputError(
@@ -142,8 +142,8 @@ def _check_shapes(layer: LoraLayer, base: Source, tensors: Tensors, adapter: Ada
             raise InputError(f"the adapter {adapter.spec!r} lacks {name}: its file is incomplete")
         if found.shape != expected:
             raise InputError(
-                f"the adapter {adapter.spec!r} has {name} of the shape {list(found.shape)}, and this base with "
-                f"rank {layer.rank} needs {list(expected)}: give the base that it was trained on"
+                f"the adapter {adapter.spec!r} has {name} of the shape {list(found.shape)}, and this base "
+                f"with rank {layer.rank} needs {list(expected)}: give the base that it was trained on"
             )
 
 

@@ -161,7 +161,9 @@ def merge_in_sequence(
     tensors: Tensors = Checkpoint(base.weight_files())
     model_type = missing_class(base)
     if qlora_base == "nf4":
-        require_class(base, "--qlora-base nf4", "merge the adapter where it was trained, and export the result")
+        require_class(
+            base, "--qlora-base nf4", "merge the adapter where it was trained, and export the result"
+        )
         from pipeline.merge.nf4 import Nf4Base
 
         tensors = Nf4Base(base, tensors)

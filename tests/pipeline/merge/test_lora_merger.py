@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from pipeline.errors import InputError
 from pipeline.merge.checkpoint import Checkpoint, Tensors
 from pipeline.merge.lora_merger import LoraMerger
-from pipeline.merge.merger import merge_in_sequence
 from pipeline.merge.tensor_merger import TensorMerger
-from pipeline.sources.adapter import WEIGHTS, read_adapter
+from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 from tests.pipeline.conftest import Bases
 from tests.pipeline.merge.merging import State, assert_equal, merger_for, ours
-from tests.pipeline.tiny import ARCHITECTURES, make_adapter, make_base
+from tests.pipeline.tiny import ARCHITECTURES, make_adapter
 
 PATTERNS = {
     "use_rslora": True,
@@ -50,4 +45,9 @@ def test_equals_pefts_layers_to_the_bit(architecture: str, bases: Bases, tmp_pat
 
 def test_an_output_matrix(bases: Bases, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", bases(), target_modules=["lm_head", "v_proj"])
-    assert assert_equal(by_formula(bases(), (adapter, 1.0)), ours(merger_for(bases(), adapter), bases()), bases()) == 3
+    assert (
+        assert_equal(
+            by_formula(bases(), (adapter, 1.0)), ours(merger_for(bases(), adapter), bases()), bases()
+        )
+        == 3
+    )
