@@ -143,8 +143,13 @@ REASONS: Mapping[Reason, str] = {
 # The order of types without a certificate: the usual trade-offs of size and quality first, then the rest.
 PREFERENCE = (
     *("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "IQ4_NL"),
-    *("Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "BF16", "F16", "F32"),
+    *("MXFP4", "Q5_0", "Q5_1", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS"),
+    *("Q2_K", "IQ3_XXS", "IQ2_M", "IQ2_S", "Q2_K_S", "TQ2_0", "TQ1_0", "", "BF16", "F16", "F32"),
 )
+_UNKNOWN = PREFERENCE.index("")
+"""The place of any other type, and of a file that says none: before full precision."""
+
+_TYPE = re.compile(r"(?<![A-Z0-9])(?:(?:I|T)?Q\d\w*|MXFP4\w*|NVFP4\w*|BF16|F(?:P)?(?:16|32))(?![A-Z0-9])")
 
 
 @dataclass(frozen=True)
@@ -160,11 +165,14 @@ class Recommendation:
         return REASONS[self.reason]
 
 
-def recommended(sizes: Mapping[str, int], certificate: Certificate | None) -> Recommendation | None:
+def recommended(
+    sizes: Mapping[str, int], certificate: Certificate | None, types: Mapping[str, str] | None = None
+) -> Recommendation | None:
     """Return the model to use out of several of one folder; None when there are none.
 
-    `sizes` are the models' bytes by file name, for shards the first's. Those that passed go before those with
-    a warning, then unchecked ones, then failed ones. The model card, the Modelfile, the app and the terminal
+    `sizes` are the models' bytes by file name, for shards the first's; `types` are the types of the weights,
+    which else the names tell. Those that passed go before those with a warning, then unchecked ones, then
+    failed ones. The model card, the Modelfile, the app and the terminal
     all choose by this function.
     """
     statuses: dict[str, Reason] = {name: _status(certificate, name) for name in sizes}
@@ -172,7 +180,7 @@ def recommended(sizes: Mapping[str, int], certificate: Certificate | None) -> Re
         names = [name for name, status in statuses.items() if status == reason]
         if names:
             return Recommendation(
-                min(names, key=lambda name: _rank(name, reason, sizes, certificate)), reason
+                min(names, key=lambda name: _rank(name, reason, sizes, certificate, types or {})), reason
             )
     return None
 
@@ -183,19 +191,37 @@ def _status(certificate: Certificate | None, name: str) -> Status:
 
 
 def _rank(
-    name: str, reason: Reason, sizes: Mapping[str, int], certificate: Certificate | None
+    name: str,
+    reason: Reason,
+    sizes: Mapping[str, int],
+    certificate: Certificate | None,
+    types: Mapping[str, str],
 ) -> tuple[float | str, ...]:
     """Return the sort key among files of one status."""
     if reason == "skipped":
-        return _type_rank(name), name
+        return _type_rank(types.get(name) or type_in_name(name)), name
     finding = certificate.finding("quantization", name) if certificate and reason != "pass" else None
     kl = finding.figure("mean_kl") if finding else None
     return kl is None, kl or 0.0, sizes[name], name
 
 
-def _type_rank(name: str) -> int:
-    tokens = re.split(r"[-.]", name.upper())
-    return min((PREFERENCE.index(token) for token in tokens if token in PREFERENCE), default=len(PREFERENCE))
+def type_in_name(name: str) -> str:
+    """Return the type of weights that a file's name tells last: "Q4_K_XL" of llama-UD-Q4_K_XL.gguf; or ""."""
+    found = _TYPE.findall(name.upper().removesuffix(".GGUF"))
+    return str(found[-1]).replace("FP", "F") if found and "MXFP" not in found[-1] else (found or [""])[-1]
+
+
+def _type_rank(kind: str) -> float:
+    """Return a type's place in PREFERENCE; a variant such as Q4_K_XL follows its type."""
+    if kind in PREFERENCE:
+        return PREFERENCE.index(kind)
+    start = kind
+    while "_" in start:
+        start = start.rpartition("_")[0]
+        like = next((place for place, one in enumerate(PREFERENCE) if one in (start, f"{start}_M")), None)
+        if like is not None:
+            return like + 0.5
+    return _UNKNOWN
 
 
 def load_certificate(path: Path, *, strict: bool = True) -> Certificate | None:

@@ -85,12 +85,18 @@ def read_header(path: Path) -> GgufHeader:
         raise GgufError(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
-def is_adapter(path: Path) -> bool:
-    """Return whether the file is a LoRA adapter; False for unreadable files, which other readers report."""
+def read_types(
+    path: Path,
+) -> tuple[dict[str, Scalar | ArraySummary], list[tuple[int, tuple[int, ...]]]]:
+    """Return the metadata, and each tensor's type number and shape. Needs no llama.cpp. Raises GgufError."""
     try:
-        return read_header(path).metadata.get("general.type") == "adapter"
-    except GgufError:
-        return False
+        size = path.stat().st_size
+        with open_input(path) as file:
+            source = _Source(file, size, path.name)
+            count, metadata = _read_metadata(path, source)
+            return metadata, [_described(source)[1:3] for _ in range(count)]
+    except OSError as error:
+        raise GgufError(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
 def read_rows(tensor: TensorInfo, rows: Iterable[int]) -> bytes:
@@ -153,7 +159,8 @@ class _Source:
         self.place += count
 
 
-def _read(path: Path, source: _Source) -> GgufHeader:
+def _read_metadata(path: Path, source: _Source) -> tuple[int, dict[str, Scalar | ArraySummary]]:
+    """Return the number of tensors, and the metadata."""
     if source.take(4) != b"GGUF":
         raise GgufError(f"{path.name} is not a GGUF file")
     version = source.number("I")
@@ -164,6 +171,11 @@ def _read(path: Path, source: _Source) -> GgufHeader:
     for _ in range(entries):
         key = source.text()
         metadata[key] = _value(source, int(source.number("I")))
+    return tensors, metadata
+
+
+def _read(path: Path, source: _Source) -> GgufHeader:
+    tensors, metadata = _read_metadata(path, source)
     listed = [_listed(source) for _ in range(tensors)]
     step = _alignment(metadata, source)
     data = -(-source.place // step) * step
@@ -201,15 +213,20 @@ def _array(source: _Source) -> ArraySummary:
 
 
 def _listed(source: _Source) -> tuple[str, GGMLType, tuple[int, ...], int]:
+    name, number, shape, place = _described(source)
+    if (kind := ggml_type(number)) is None:
+        raise GgufError(f"tensor {name[:80]!r} has type {number}, which this version of llama.cpp lacks")
+    return name, kind, shape, place
+
+
+def _described(source: _Source) -> tuple[str, int, tuple[int, ...], int]:
     name = source.text()
     dimensions = int(source.number("I"))
     if not 1 <= dimensions <= _MAX_DIMENSIONS:
         raise source.damaged(f"tensor {name[:80]!r} has {dimensions} dimensions, not 1 to {_MAX_DIMENSIONS}")
     shape = tuple(int(source.number("Q")) for _ in range(dimensions))
     number = int(source.number("I"))
-    if (kind := ggml_type(number)) is None:
-        raise GgufError(f"tensor {name[:80]!r} has type {number}, which this version of llama.cpp lacks")
-    return name, kind, shape, int(source.number("Q"))
+    return name, number, shape, int(source.number("Q"))
 
 
 def _alignment(metadata: dict[str, Scalar | ArraySummary], source: _Source) -> int:

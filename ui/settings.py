@@ -7,10 +7,11 @@ Never imports gradio, so that --help is fast.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -92,6 +93,26 @@ def _check_networks(names: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError("write an address or a network, such as 10.0.0.2 or 10.0.0.0/8") from error
 
 
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def checked_origins(origins: Iterable[str]) -> tuple[str, ...]:
+    """Return origins as browsers send them. Raises ValueError for what is no origin."""
+    return tuple(map(_checked_origin, origins))
+
+
+def _checked_origin(text: str) -> str:
+    origin = text.strip().lower().removesuffix("/")
+    parts = urlsplit(origin)
+    whole = f"{parts.scheme}://{parts.netloc}" == origin and parts.netloc and "@" not in origin
+    if not whole or "*" in origin:
+        raise ValueError(
+            f"{text!r} is no origin: use SCHEME://HOST or SCHEME://HOST:PORT, as http://localhost:3000 or "
+            "app://obsidian.md; no path, no wildcard"
+        )
+    return origin.removesuffix(_DEFAULT_PORTS.get(parts.scheme, ""))
+
+
 def _check_logins(auth: SecretStr) -> SecretStr:
     parse_logins(auth)
     return auth
@@ -135,6 +156,9 @@ class AppSettings(BaseSettings):
     port: int = _option("Serving", "0 takes any free one.", 7860, ge=0, le=65535)
     hosts: Names = _option(
         "Serving", "More names that this server is known by, behind a proxy for instance.", ()
+    )
+    allow_origin: Annotated[Names, AfterValidator(checked_origins)] = _option(
+        "Serving", "Pages that may use /v1 from a browser: app://obsidian.md, http://localhost:3000", ()
     )
     trusted_proxy: Annotated[Names, AfterValidator(_check_networks)] = _space_option(
         "Serving",

@@ -1,6 +1,6 @@
 """Runner: a llama_context with its KV cache, which decodes batches and samples tokens.
 
-One `Runner` belongs to one thread; only `abort` and the vocabulary's `tokenize` may be called from others.
+One `Runner` belongs to one thread; only `abort` and the vocabulary may be called from others.
 A slot is one llama.cpp sequence. llama.h is the reference for every call.
 """
 
@@ -19,7 +19,6 @@ from engine.errors import EngineError
 from engine.llama.library import last_log
 from engine.llama.model import Adapter, Model, new_context
 from engine.llama.sampler import Sampler, is_plain
-from engine.llama.tokenizer import LlamaTokenizer
 
 
 class Batch:
@@ -70,7 +69,7 @@ class Runner:
         adapter: Adapter | None = None,
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
-        self.vocab = LlamaTokenizer(model.handle)  # its buffer belongs to one thread
+        self.vocab = model.vocab
         self._context = new_context(
             model,
             slots=slots,

@@ -12,6 +12,8 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from llama_cpp import llama_cpp as llama
+
 from common.worker_process import Message, send, serve
 from engine.core.speculative import measure
 from engine.core.types import BatchRow
@@ -20,8 +22,9 @@ from engine.llama.library import find_variants, load_variant, rank_variants
 from engine.llama.model import Adapter, Model, model_metadata
 from engine.llama.runner import Runner
 from engine.probe.trials import trials
-from ggufio.untrusted_reader import is_adapter
+from ggufio.summary import Summary, summarize
 
+NO_CHAT = "with which nobody can chat"
 ADAPTER_ALONE = "it is a LoRA adapter, no model: name it after its base, as BASE.gguf::ADAPTER.gguf"
 
 
@@ -32,17 +35,31 @@ def inspect(path: Path, chat_template: str) -> Message:
     """
     ranked = [str(p) for p in rank_variants(find_variants())]
     send({"stage": "header"})  # from here on, a crash is the file's fault
-    try:
-        model = Model(path, vocab_only=True)
-    except ModelError as error:
-        raise ModelError(ADAPTER_ALONE if is_adapter(path) else str(error)) from error
+    summary = summarize(path)  # None for a file whose defect llama.cpp names
+    if summary is not None and not (summary.is_vocabulary and "tokenizer.chat_template" in summary.metadata):
+        _reject_other_kinds(summary)
+    model = Model(path, vocab_only=True)
+    if llama.llama_model_has_encoder(model.handle) or not llama.llama_model_has_decoder(model.handle):
+        raise ModelError(f"it has an encoder, {NO_CHAT}: name a model that only decodes")
     facts = model_metadata(model, path)
     if chat_template:
         facts = replace(facts, template=chat_template)
     for stage, trial in trials(model.vocab, facts).items():
         send({"stage": stage})
         trial()
+    if summary is not None:
+        _reject_other_kinds(summary)
     return {"variants": ranked, "facts": asdict(facts)}
+
+
+def _reject_other_kinds(summary: Summary) -> None:
+    """Raise ModelError for a file that is no model, or a model that does not write text."""
+    if summary.no_model == "a LoRA adapter":
+        raise ModelError(ADAPTER_ALONE)
+    if summary.no_model:
+        raise ModelError(f"it is {summary.no_model}, {NO_CHAT}: name the .gguf of a model")
+    if summary.no_chat:
+        raise ModelError(f"it is {summary.no_chat}, {NO_CHAT}: name a model that writes text")
 
 
 def run(path: Path, extra_buffers: bool, threads: int, lora: Path | None = None) -> Message:

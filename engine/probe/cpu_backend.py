@@ -248,7 +248,7 @@ def _inspect(model: Path, chat_template: str) -> dict[str, Any]:
 
 def _reason(model: Path, done: ProbeResult) -> str:
     reason = str(done.answer["error"]) if done.answer else f"llama.cpp ended with {done.ending}"
-    if any(word in reason for word in ("template", "tokenizer", "LoRA adapter")):
+    if any(word in reason for word in ("template", "tokenizer", "LoRA adapter", "nobody can chat")):
         return f"{model}: {reason}"
     return f"{model} is damaged or not supported: {reason.removeprefix(f'{model} does not load: ')}; {_FIX}"
 

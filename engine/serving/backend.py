@@ -19,7 +19,7 @@ from engine.core.engine import Engine
 from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
 from engine.errors import EngineStopped, RequestError
-from engine.llama.grammar import compile_grammar
+from engine.llama.constraint import compile_constraint
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_choice
@@ -45,7 +45,7 @@ from engine.types import (
 class Prompt:
     """A prompt ready to be queued: `dropped` of its turns do not fit, `continues` begins its answer.
 
-    `sampling` has a compiled grammar in place of a JSON schema.
+    `sampling` has a compiled schema or grammar.
     """
 
     tokens: list[int]
@@ -240,7 +240,7 @@ class LlamaBackend:
 
     def _compile(self, sampling: SamplingParams) -> SamplingParams:
         with self._open_prompts():
-            return compile_grammar(sampling, self._model.vocab)
+            return compile_constraint(sampling, self._model.vocab)
 
     @property
     def _max_prompt(self) -> int:

@@ -5,6 +5,7 @@ The worker is this module, run as `python -m pipeline.convert.lora`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import runpy
@@ -18,8 +19,9 @@ from common.worker_process import Message, run_worker, serve
 from pipeline.convert.remote_code import forbid_remote_code
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
-from pipeline.sources.adapter import PEFT_PREFIX, WEIGHTS, Adapter, beyond_plain_lora
-from pipeline.sources.model_source import Source
+from pipeline.sources.adapter import PEFT_PREFIX, Adapter, beyond_plain_lora
+from pipeline.sources.model_source import WEIGHTS, Source
+from pipeline.sources.reading import reading
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def write(request: Message) -> Message:
     forbid_remote_code()
     with tempfile.TemporaryDirectory(dir=job.target.parent, prefix="read-") as scratch:
         folder = Path(scratch) / job.name  # the script takes the GGUF's name from it
-        parameters = _write_scaled(job.base, job.adapter, folder)
+        what = f"the adapter {job.adapter.spec!r} cannot be a GGUF LoRA file"
+        with reading(what, "leave --format adapter away, which merges it"):
+            parameters = _write_scaled(job.base, job.adapter, folder)
         _run_script(job, folder)
     return to_json(WrittenAdapter(len(job.adapter.tensors) // 2, parameters))
 
@@ -114,7 +118,9 @@ def _run_script(job: AdapterJob, folder: Path) -> None:
     sys.argv = [str(script), *options, str(folder)]
     try:
         runpy.run_path(str(script), run_name="__main__")
-    except (NotImplementedError, ValueError, AssertionError, SystemExit) as error:  # whatever it refuses with
+    except (Exception, SystemExit) as error:  # whatever it refuses with
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         if isinstance(error, SystemExit) and not error.code:
             return
         raise InputError(

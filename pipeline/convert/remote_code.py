@@ -26,8 +26,8 @@ def forbid_remote_code() -> None:
     def tokenizer_without_code(folder: Any, *args: Any, **options: Any) -> Any:
         return load_without_code(load_tokenizer, Path(folder), *args, **options)
 
-    AutoConfig.from_pretrained = config_without_code  # type: ignore[method-assign]
-    AutoTokenizer.from_pretrained = tokenizer_without_code  # type: ignore[method-assign]
+    AutoConfig.from_pretrained = config_without_code
+    AutoTokenizer.from_pretrained = tokenizer_without_code
     # Every way to a class of a repository passes through these two.
     dynamic_module_utils.get_cached_module_file = _refuse
     dynamic_module_utils.get_class_in_module = _refuse

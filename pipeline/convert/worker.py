@@ -21,11 +21,14 @@ from common.dataclass_json import from_json, to_json
 from common.errors import MissingPackage
 from common.worker_process import Message, send, serve
 from pipeline.convert.job import Converted, ConvertJob
+from pipeline.convert.metadata_check import check_metadata
 from pipeline.convert.remote_code import forbid_remote_code
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
 from pipeline.sources.model_source import Source
+from pipeline.sources.reading import reading, reason
+from pipeline.tokenizers.diagnose import tokenizer_message
 from pipeline.tokenizers.reference import ask_tokenizer
 from pipeline.tokenizers.select import stage_checkpoint
 
@@ -45,10 +48,15 @@ def convert(request: Message) -> Message:
 
     folder = job.target.parent
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=folder, prefix="read-") as scratch:
+        with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
+            _require_known(job.base)
         merger = _merger(job)
+        if merger is None:
+            _check_base(job.base)
         settings = merger.settings if merger else {}
         staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch), job.chat_template)
-        model = _converter(job, staged.folder, merger)
+        with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
+            model = _converter(job, staged.folder, merger)
         _write(model, job.base, job.types)
         if job.tokenizer_reference:
             _save_tokenizer_reference(staged.folder, job.evaluation, job.tokenizer_reference)
@@ -99,22 +107,86 @@ def _merger(job: ConvertJob) -> TensorMerger | None:
     return merge_in_sequence(job.base, job.adapters, job.qlora_base)
 
 
-def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> Any:
-    """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
+def _check_base(base: Source) -> None:
+    """Raise InputError for tensors that do not fit config.json, if transformers knows the model."""
+    from pipeline.merge.base_check import check_base
+    from pipeline.merge.checkpoint import Checkpoint
+    from pipeline.merge.meta_model import build_base
+
+    try:
+        model = build_base(base, {})
+    except InputError:  # llama.cpp's converter also knows models that transformers does not
+        return
+    check_base(base, model, Checkpoint(base.weight_files()))
+
+
+def _about_base(base: Source) -> tuple[str, str]:
+    """Return what is being read, and the fix, for pipeline.sources.reading."""
+    return (
+        f"llama.cpp's converter cannot read the base model {base.spec!r}",
+        "download it again, or correct it",
+    )
+
+
+def _fault(base: Source, error: BaseException) -> str | None:
+    """Return the message for an error of llama.cpp's converter; None where the file at fault is unknown."""
+    from pipeline.merge.meta_model import build_base
+    from pipeline.merge.model_class import missing_class
+
+    if type(error).__module__.partition(".")[0] == "yaml":
+        card = base.folder / "README.md"
+        return f"{card} has a head that is no YAML ({reason(error)}): correct it, or remove it"
+    index = base.folder / "model.safetensors.index.json"
+    if "tensors: [" in str(error) and index.is_file():
+        return f"{index} does not list the tensors of its files ({reason(error)}): download both again"
+    if isinstance(error, NotImplementedError | RecursionError):
+        reasons = (
+            f"{error} (its tokenizer or its layout is unknown to it: use the tokenizer files of the original "
+            "model)",
+            "it calls itself without end for this architecture, a fault of this version: use another "
+            "llama-cpp-python, or another base",
+        )
+        why = reasons[isinstance(error, RecursionError)]
+        return f"llama.cpp's converter cannot handle the base model {base.spec!r}: {why}"
+    if missing_class(base) is not None:
+        return None
+    try:
+        build_base(base, {})
+    except InputError as refusal:
+        return str(refusal)
+    return None
+
+
+def _require_known(base: Source) -> None:
+    """Raise InputError for an architecture that neither transformers nor llama.cpp's converter knows."""
+    from pipeline.merge.model_class import missing_class
+
+    if missing_class(base) is not None:
+        _model_class(base, base.folder)
+
+
+def _model_class(base: Source, folder: Path) -> Any:
+    """Return the converter's class for the model in `folder`. Raises InputError when there is none."""
     try:
         import conversion
-        import gguf
 
         hparams = conversion.ModelBase.load_hparams(folder, False)
         architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
-        plain = conversion.get_model_class(architecture)
+        return conversion.get_model_class(architecture)
     except ImportError as error:
         raise MissingPackage(error.name or "gguf") from error
     except NotImplementedError:
         raise InputError(
-            f"the base model {job.base.spec!r} has the architecture {architecture}, which llama.cpp's "
+            f"the base model {base.spec!r} has the architecture {architecture}, which llama.cpp's "
             "converter does not know: use a base that it knows, or a newer llama-cpp-python"
         ) from None
+
+
+def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> Any:
+    """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
+    plain = _model_class(job.base, folder)
+    import gguf
+
     file_types = {
         "f32": gguf.LlamaFileType.ALL_F32,
         "f16": gguf.LlamaFileType.MOSTLY_F16,
@@ -169,19 +241,21 @@ def _merged(prefetcher: MergePrefetcher, name: str, shape: tuple[int, ...]) -> A
 
 def _write(model: Any, base: Source, types: TensorTypes) -> None:
     """Run the steps of llama.cpp's ModelBase.write. Raises InputError for faults of the input."""
-    try:
+    read_tokenizer = model.set_vocab
+
+    def set_vocab() -> None:
+        folder = model.dir_model
+        with reading("", "", diagnose=lambda error: tokenizer_message(base, folder, error)):
+            read_tokenizer()
+
+    model.set_vocab = set_vocab
+    with reading(*_about_base(base), diagnose=lambda error: _fault(base, error)):
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
-    except NotImplementedError as error:
-        raise InputError(
-            f"llama.cpp's converter cannot handle the base model {base.spec!r}: {error} "
-            "(its tokenizer or its layout is unknown to it: use the tokenizer files of the original model)"
-        ) from None
-    except FileNotFoundError as error:
-        raise InputError(f"the base model in {base.folder} lacks a tokenizer file: {error}") from None
     writer = model.gguf_writer
     tensors = {name: info for shard in writer.tensors for name, info in shard.items()}
     types.check({name: info.shape[-1] for name, info in tensors.items() if len(info.shape) > 1})
+    check_metadata(writer, base, model.dir_model)
     send({"bytes": sum(info.nbytes for info in tensors.values())})
     writer.write_header_to_file(path=model.fname_out)
     writer.write_kv_data_to_file()

@@ -1,4 +1,4 @@
-"""Parse a line of a chat data set: OpenAI/TRL messages, ShareGPT, Alpaca, prompt and completion."""
+"""Parse a line of a chat data set, in one of the formats of record_formats.py, into a Chat."""
 
 from __future__ import annotations
 
@@ -7,47 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from pipeline.data.record_formats import as_messages
 from pipeline.errors import InputError
-
-_KEYS = {"from": "role", "value": "content"}
-_ROLES = {"human": "user", "gpt": "assistant"}
-
-
-def as_messages(record: object) -> object:
-    """Return the messages of a record in a known format; None for any other."""
-    if not isinstance(record, dict):
-        return None
-    if "messages" in record:
-        return record["messages"]
-    if isinstance(turns := record.get("conversations"), list):
-        return [_sharegpt(turn) for turn in turns]
-    if "instruction" in record and "output" in record:
-        return _alpaca(record)
-    if "prompt" in record and "completion" in record:
-        return [*_side("user", record["prompt"]), *_side("assistant", record["completion"])]
-    return None
-
-
-def _sharegpt(turn: object) -> object:
-    if not isinstance(turn, dict):
-        return turn
-    named = {_KEYS.get(key, key): value for key, value in turn.items()}
-    role = named.get("role")
-    return {**named, "role": _ROLES.get(role, role)} if isinstance(role, str) else named
-
-
-def _alpaca(record: dict[str, Any]) -> list[object]:
-    instruction, text = record["instruction"], record.get("input")
-    system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
-    both = isinstance(instruction, str) and isinstance(text, str) and text
-    content = f"{instruction}\n\n{text}" if both else instruction
-    return [*system, *_side("user", content), *_side("assistant", record["output"])]
-
-
-def _side(role: str, content: object) -> list[object]:
-    """Return the messages of a prompt or completion, which TRL allows to be a text or messages."""
-    return content if isinstance(content, list) else [{"role": role, "content": content}]
-
 
 Role = Literal["system", "user", "assistant"]
 
@@ -87,7 +48,7 @@ def parse_line(file: str, number: int, line: bytes, *, require_answer: bool) -> 
     Without `require_answer` the chat may end with the user's turn.
     """
     where = f"{file}, line {number}"
-    messages = as_messages(_record(where, line))
+    messages = as_messages(_record(where, line), where)
     if not isinstance(messages, list) or not messages:
         raise InputError(
             f'{where}: there is no list "messages": write {{"messages": [{{"role": ..., ...}}]}}'
@@ -100,7 +61,9 @@ def parse_line(file: str, number: int, line: bytes, *, require_answer: bool) -> 
 
 def _record(where: str, line: bytes) -> object:
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), object_pairs_hook=_without_repetition)
+    except _RepeatedKey as error:
+        raise InputError(f"{where}: the key {error.args[0]!r} is there twice: keep one") from None
     except UnicodeDecodeError:
         raise InputError(f"{where}: this is not UTF-8 text: save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -109,6 +72,18 @@ def _record(where: str, line: bytes) -> object:
         raise InputError(
             f'{where}: this is not JSON ({error}): write one {{"messages": [...]}} a line'
         ) from None
+
+
+class _RepeatedKey(Exception):
+    """A JSON object has the same key twice, of which json keeps the last."""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKey(next(name for name in names if names.count(name) > 1)[:80])
+    return found
 
 
 def _turn(where: str, message: object) -> ChatTurn:
@@ -122,7 +97,7 @@ def _turn(where: str, message: object) -> ChatTurn:
         raise InputError(f"{where}: the {role}'s content is a list of parts: write its text as one string")
     if not isinstance(content, str) or not content.strip():
         raise InputError(f"{where}: the {role}'s content is empty or no text: write it, or remove the chat")
-    others = sorted(str(key) for key in message.keys() - {"role", "content"})
+    others = sorted(str(key) for key in message.keys() - {"role", "content"} - _weights(message))
     if others:
         raise InputError(f"{where}: {others[0]!r} would be lost in training: only role and content are used")
     try:
@@ -132,6 +107,12 @@ def _turn(where: str, message: object) -> ChatTurn:
             f"{where}: it holds half a character (a lone \\ud8.. escape): write it out"
         ) from None
     return ChatTurn(role, content)
+
+
+def _weights(message: dict[str, Any]) -> set[str]:
+    """Return the keys that say what is done anyway: answers are trained on, other messages are not."""
+    trained = message["role"] == "assistant"
+    return {key for key in ("weight", "train") if key in message and message[key] in (int(trained), trained)}
 
 
 def _order_problems(turns: tuple[ChatTurn, ...], require_answer: bool) -> Iterator[str]:

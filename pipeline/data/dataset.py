@@ -17,6 +17,7 @@ from common.files import read_input
 from common.text import first_line, pluralize
 from pipeline.data.chat_formats import Chat, ChatTurn, parse_line
 from pipeline.data.chat_template import shaped
+from pipeline.data.file_formats import reject_other_formats
 from pipeline.errors import InputError
 
 __all__ = [
@@ -80,6 +81,7 @@ def read_chats(path: Path, *, require_answer: bool = True) -> list[Chat]:
     Without `require_answer` the chats may end with the user's turn, as in a list of questions.
     """
     try:
+        reject_other_formats(path)
         raw = read_input(path).removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise InputError(f"the data set {path} does not exist: give a JSONL file of chats") from None
@@ -89,6 +91,11 @@ def read_chats(path: Path, *, require_answer: bool = True) -> list[Chat]:
         raise InputError(
             f"{path}, line 1: this is not JSONL but one JSON array: write one chat a line, "
             f"as `jq -c '.[]' {path.name} > chats.jsonl` does"
+        )
+    if raw.lstrip().splitlines()[:1] == [b"{"]:
+        raise InputError(
+            f"{path}, line 1: this is not JSONL but JSON over several lines: write one chat a line, "
+            f"as `jq -c . {path.name} > chats.jsonl` does"
         )
     numbered = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
     chats = collect_errors(numbered, lambda item: parse_line(str(path), *item, require_answer=require_answer))

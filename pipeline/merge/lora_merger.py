@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from common.errors import MissingPackage
 from pipeline.errors import InputError
 from pipeline.merge.checkpoint import Checkpoint, Tensors
-from pipeline.merge.meta_model import peft_config
+from pipeline.merge.meta_model import peft_config, suppress_warnings
 from pipeline.merge.tensor_merger import TensorMerger
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter, beyond_plain_lora
 from pipeline.sources.model_source import Source, read_json
@@ -87,7 +87,8 @@ def lora_layers(base: Source, model_type: str, tensors: Tensors, adapter: Adapte
             f"transformers has no class for {model_type}, without which only LoRA on linear layers is "
             "merged: merge it where the model's own code runs, save the model, and export that with --base"
         )
-    config = peft_config(adapter)
+    with suppress_warnings():
+        config = peft_config(adapter.config, adapter)
     paths = sorted({name.removesuffix(_DOWN).removesuffix(_UP) for name in adapter.tensors})
     layers = [_layer(path, config, adapter) for path in paths]
     for layer in layers:
@@ -106,9 +107,9 @@ def _check_base(base: Source) -> None:
     transposed = [name for name in config["architectures"] if name in _TRANSPOSED]
     if transposed:
         raise InputError(
-            f"the base model {base.spec!r} ({transposed[0]}) keeps weights transposed, and transformers has no "
-            "class that says which: merge the adapter where the model's own code runs, save the model, and "
-            "export that with --base"
+            f"the base model {base.spec!r} ({transposed[0]}) keeps weights transposed, and transformers has "
+            "no class that says which: merge the adapter where the model's own code runs, save the model, "
+            "and export that with --base"
         )
 
 

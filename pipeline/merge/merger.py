@@ -13,6 +13,7 @@ from typing import Any
 
 from common.errors import MissingPackage
 from pipeline.errors import InputError
+from pipeline.merge.base_check import check_base
 from pipeline.merge.checkpoint import Checkpoint, Parameters, Tensors
 from pipeline.merge.embeddings import check_added_rows, embedding_parameters, resized_rows, with_rows
 from pipeline.merge.lora_merger import LoraMerger
@@ -22,6 +23,7 @@ from pipeline.merge.peft_layer import tuned_layers
 from pipeline.merge.tensor_merger import TensorMerger
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
+from pipeline.sources.reading import reading
 
 try:
     import torch
@@ -63,6 +65,8 @@ class Merger(TensorMerger):
 
     def _build(self, base: Source) -> Any:
         model = build_base(base, self.settings)
+        if isinstance(self._tensors, Checkpoint):
+            check_base(base, model, self._tensors)
         rows = resized_rows(model, self._adapter)
         if rows is not None:
             self.settings["vocab_size"] = rows
@@ -168,9 +172,11 @@ def merge_in_sequence(
 
         tensors = Nf4Base(base, tensors)
     for adapter in adapters:
-        if model_type is None:
-            tensors = Merger(base, tensors, adapter)
-        else:
-            tensors = LoraMerger(base, model_type, tensors, adapter)
+        what = f"the adapter {adapter.spec!r} cannot be merged into the base {base.spec!r}"
+        with reading(what, "save it again with PEFT, or merge it with PEFT's merge_and_unload"):
+            if model_type is None:
+                tensors = Merger(base, tensors, adapter)
+            else:
+                tensors = LoraMerger(base, model_type, tensors, adapter)
     assert isinstance(tensors, TensorMerger)
     return tensors

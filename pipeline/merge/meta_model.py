@@ -6,10 +6,12 @@ So the base weights under PEFT's layers are empty float32 tensors on the CPU unt
 
 from __future__ import annotations
 
-import re
+import json
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from common.errors import MissingPackage
@@ -17,12 +19,12 @@ from common.text import first_line, pluralize
 from pipeline.errors import InputError
 from pipeline.merge.checkpoint import Checkpoint
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
-from pipeline.sources.model_source import Source
+from pipeline.sources.model_source import Source, read_json
+from pipeline.sources.reading import blamed_key, reading, reason, shown
 
 try:
     import peft
     import torch
-    from huggingface_hub.errors import StrictDataclassError
     from packaging.version import Version
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -31,19 +33,6 @@ try:
     from transformers import AutoConfig, AutoModelForCausalLM
 except ImportError as error:
     raise MissingPackage(error.name or "peft") from error
-
-
-# transformers and PEFT validate a configuration by using it: a bad value raises any of these.
-_INVALID = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    re.error,
-    StrictDataclassError,
-)
 
 
 def build_base(base: Source, settings: Mapping[str, object]) -> Any:
@@ -55,8 +44,8 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
             f"transformers cannot build the base model {base.spec!r}: {first_line(error)}; merge the "
             "adapter where the model's own code runs, save the model, and export that with --base"
         ) from None
-    except _INVALID as error:
-        raise InputError(_invalid_base(base, error)) from None
+    except Exception as error:
+        raise InputError(_invalid_base(base, error)) from error
     if getattr(config, "quantization_config", None):
         raise InputError(
             f"the base model {base.spec!r} is quantized, and a merge needs full precision: "
@@ -65,36 +54,61 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
     for key, value in settings.items():
         setattr(config.get_text_config(), key, value)
         setattr(config, key, value)
-    try:
-        with torch.device("meta"), suppress_warnings():
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except _INVALID as error:
-        raise InputError(_invalid_base(base, error)) from None
+    with reading("", "", lambda error: _invalid_base(base, error)):
+        return _without_weights(config)
 
 
-def _invalid_base(base: Source, error: Exception) -> str:
+def _without_weights(config: Any) -> Any:
+    with torch.device("meta"), suppress_warnings():
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _invalid_base(base: Source, error: BaseException) -> str:
+    path = base.folder / "config.json"
+    config = read_json(path, f"the base model {base.spec!r}")
+    key = blamed_key(config, _build_from)
     return (
-        f"{base.folder / 'config.json'} describes no model that transformers can build "
-        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): download it again, or correct it"
+        f"{path} describes no model that transformers can build "
+        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): download it again, or correct "
+        + (f"{key} = {shown(config[key])}" if key else "it")
     )
+
+
+def _build_from(config: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        _without_weights(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def inject_adapter(model: Any, adapter: Adapter) -> Any:
     """Inject PEFT's layers for `adapter`, without weights, into `model`. Raises InputError."""
-    try:
-        with suppress_warnings():
-            config = peft_config(adapter)
-            config.inference_mode = True
-            return PeftModel(model, config, low_cpu_mem_usage=True)
-    except _INVALID as error:
-        raise InputError(
-            f"the adapter {adapter.spec!r} does not fit the base model: {first_line(error)}"
-        ) from None
+    with reading("", "", lambda error: _misfit(model.config, adapter, error)):
+        return _injected(model, adapter.config, adapter)
 
 
-def peft_config(adapter: Adapter) -> Any:
+def _injected(model: Any, options: dict[str, Any], adapter: Adapter) -> Any:
+    with suppress_warnings():
+        config = peft_config(options, adapter)
+        config.inference_mode = True
+        return PeftModel(model, config, low_cpu_mem_usage=True)
+
+
+def _misfit(base_config: Any, adapter: Adapter, error: BaseException) -> str:
+    """Return the message for an adapter that PEFT refuses, with the key of adapter_config.json at fault."""
+    key = blamed_key(
+        adapter.config, lambda options: _injected(_without_weights(base_config), options, adapter)
+    )
+    at_fault = f"{key} = {shown(adapter.config[key])} in its adapter_config.json, " if key else ""
+    return (
+        f"the adapter {adapter.spec!r} does not fit the base model: {at_fault}{reason(error)}; "
+        "save the adapter again with PEFT, or give the base that it was trained on"
+    )
+
+
+def peft_config(options: dict[str, Any], adapter: Adapter) -> Any:
     """Return PEFT's configuration object. Raises InputError for an option of a newer PEFT."""
-    config = PeftConfig.from_pretrained(str(adapter.folder))
+    # As PeftConfig.from_pretrained, without the keys whose value is null.
+    config = PeftConfig.from_peft_type(**PeftConfig.check_kwargs(**options))
     _check_version(config, adapter)
     return config
 
@@ -224,6 +238,7 @@ class AdapterWeights:
                     "on this base: it would be lost in the merge"
                 )
             if shape != expected:
+                self._reject_other_rank(name, shape, expected)
                 raise InputError(
                     f"the adapter {self._spec!r} was made for another base: {name} has the shape "
                     f"{list(shape)}, this base needs {list(expected)}"
@@ -235,6 +250,16 @@ class AdapterWeights:
                 f"{pluralize(len(missing), 'tensor')} that its configuration "
                 f"names, {missing[0]} first: it was made for another base, or its file is incomplete"
             )
+
+    def _reject_other_rank(self, name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        """Raise InputError for a LoRA matrix that fits the base, but not its configuration's rank."""
+        axis = {"lora_A": 0, "lora_B": 1}.get(name.removesuffix(".weight").rpartition(".")[2])
+        if axis is None or len(shape) != 2 or shape[1 - axis] != expected[1 - axis]:
+            return
+        raise InputError(
+            f"the adapter {self._spec!r} has {name} of rank {shape[axis]}, and r (or rank_pattern) in its "
+            f"adapter_config.json gives {expected[axis]}: save the adapter again with PEFT, or correct it"
+        )
 
 
 def empty_base(path: str, module: Any, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -10,6 +10,7 @@ from common.errors import MissingPackage
 from pipeline.errors import InputError
 from pipeline.merge.meta_model import base_module, set_parameter, suppress_warnings, tuned_modules
 from pipeline.sources.adapter import Adapter
+from pipeline.sources.reading import reading
 
 try:
     import torch
@@ -39,14 +40,14 @@ class TunedLayer:
     def merged(self, read: Read) -> dict[str, torch.Tensor]:
         """Return the merged value of each parameter. Raises InputError where PEFT cannot merge."""
         base = base_module(self.module)
+        what = f"PEFT cannot merge the adapter's {self.path}"
         try:
-            for name in self.parameters:
-                set_parameter(base, self._inner(name), read(name))
-            tuned = _merge(self.module)
-            return {name: tuned.get_parameter(self._inner(name)).data for name in self.parameters}
-        # PEFT's layers raise these where they cannot merge: a singular matrix, a missing bias, ...
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            raise InputError(f"PEFT cannot merge the adapter's {self.path}: {error}") from None
+            # PEFT's layers raise where they cannot merge: a singular matrix, a missing bias, ...
+            with reading(what, "save the adapter again with PEFT, or merge it with merge_and_unload"):
+                for name in self.parameters:
+                    set_parameter(base, self._inner(name), read(name))
+                tuned = _merge(self.module)
+                return {name: tuned.get_parameter(self._inner(name)).data for name in self.parameters}
         finally:
             for name in self.parameters:
                 set_parameter(base, self._inner(name), torch.empty(0))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.sources.model_source import Source, TensorInfo, read_json, tensors_of
+from pipeline.sources.model_source import WEIGHTS, Source, TensorInfo, read_json, tensors_of
 
 
 def parse_adapter(text: str) -> tuple[str, float]:
@@ -22,7 +22,7 @@ def parse_adapter(text: str) -> tuple[str, float]:
     A folder with exactly that name takes precedence, so that its name may contain "=".
     """
     spec, found, weight = text.rpartition("=")
-    if not found or Path(text).expanduser().is_dir():
+    if not found or Path(text).expanduser().exists():
         return text, 1.0
     try:
         number = float(weight)
@@ -140,6 +140,9 @@ _NUMBERS = (int, float)
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "r": (int,),
     "lora_alpha": _NUMBERS,
+    "lora_dropout": _NUMBERS,
+    "lora_bias": (bool,),
+    "target_parameters": (list,),
     "init_lora_weights": (bool, str),
     "bias": (str,),
     "rank_pattern": (dict,),
@@ -160,7 +163,8 @@ def reject_malformed(spec: str, config: dict[str, Any]) -> None:
     """Raise InputError for a field whose value has another type than PEFT writes."""
     for field, types in _FIELD_TYPES.items():
         value = config.get(field)
-        if value is not None and not _is_of(value, types):
+        odd = isinstance(value, float) and not math.isfinite(value)
+        if value is not None and (odd or not _is_of(value, types)):
             raise InputError(_malformed(spec, field, value))
     try:
         token_indices(config)
@@ -190,9 +194,13 @@ def token_indices(config: dict[str, Any]) -> set[int]:
 def reject_unmergeable(spec: str, config: dict[str, Any]) -> None:
     """Raise InputError for an adapter that cannot be merged, with the reason and what to do instead."""
     kind = _peft_type(config)
+    if not kind:
+        raise InputError(
+            f"the adapter {spec!r} has no peft_type in its adapter_config.json: save it with PEFT"
+        )
     if kind not in MERGED:
         reason = _REFUSED.get(kind, "it was not tested to come out exactly as PEFT merges it")
-        raise InputError(_refusal(spec, f"is of PEFT's kind {kind or '(none)'}", reason, kind))
+        raise InputError(_refusal(spec, f"is of PEFT's kind {kind}", reason, kind))
     for option, reason in _OPTIONS.items():
         if config.get(option):
             raise InputError(_refusal(spec, f"uses {option}", reason, kind))
@@ -218,7 +226,6 @@ def _refusal(spec: str, what: str, reason: str, kind: str) -> str:
     return f"the adapter {spec!r} {what} ({reason}), which this export does not merge: {way_out}"
 
 
-WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 """PEFT's prefix of the base's parameter names in an adapter's file."""
 
@@ -264,11 +271,27 @@ class Adapter:
 
 
 def read_adapter(source: Source, weight: float = 1.0) -> Adapter:
-    """Read and check an adapter. Raises InputError for one that is not supported."""
-    config = read_json(source.folder / "adapter_config.json", f"the adapter {source.spec!r}")
+    """Read and check an adapter. Raises InputError for one that is not supported.
+
+    A key of its configuration whose value is null is the same as an absent one.
+    """
+    found = read_json(source.folder / "adapter_config.json", f"the adapter {source.spec!r}")
+    config = {key: value for key, value in found.items() if value is not None}
+    if "peft_type" in config:
+        config["peft_type"] = _peft_type(config)
     reject_unmergeable(source.spec, config)
     reject_malformed(source.spec, config)
     tensors = tensors_of(source, [source.folder / WEIGHTS])
     if not tensors:
         raise InputError(f"the adapter {source.spec!r} holds no tensors")
+    _reject_integers(source.spec, tensors)
     return Adapter(source, config, tensors, weight)
+
+
+def _reject_integers(spec: str, tensors: dict[str, TensorInfo]) -> None:
+    for name, info in tensors.items():
+        if ".lora_" in name and not info.dtype.startswith(("F", "BF")):
+            raise InputError(
+                f"the adapter {spec!r} stores {name} as {info.dtype}, and a LoRA has fractions: save it "
+                "again as float32 or bfloat16"
+            )

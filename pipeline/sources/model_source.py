@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 import re
 import shlex
 from collections.abc import Iterable
@@ -15,13 +14,35 @@ from common.errors import MissingPackage
 from common.files import read_input, read_json_input
 from common.hub_errors import hub_refusal
 from pipeline.errors import InputError
+from pipeline.sources.other_kinds import (
+    damaged_weights,
+    reject_empty_tensors,
+    reject_encoder,
+    reject_integer_weights,
+    reject_mlx,
+    reject_trainer_folder,
+)
+from pipeline.sources.tensor_info import TensorInfo
 
+__all__ = [
+    "HUB_ID",
+    "WEIGHTS",
+    "Source",
+    "TensorInfo",
+    "adapter_source",
+    "base_source",
+    "read_json",
+    "tensors_of",
+]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """A model's name on the Hub: owner/name."""
 
+WEIGHTS = "adapter_model.safetensors"
+"""The file of an adapter's tensors."""
+
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _BASE_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md")
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "*.json", "*.jinja", "*.model")
+_ADAPTER_FILES = ("adapter_config.json", WEIGHTS, "*.json", "*.jinja", "*.model")
 _JSON_FILES = ("config.json", ".index.json", "tokenizer.json", "_map.json", "tokens.json", "vocab.json")
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")  # config.json's names for their number
 _IGNORED_FILES = ("original/*", "consolidated*", "onnx/*", "*.bin.index.json", "checkpoint-*/*")
@@ -51,22 +72,10 @@ class Source:
         )
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor's shape and type, as its safetensors header has them."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def elements(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-
 def base_source(spec: str, revision: str | None = None) -> Source:
     """Find or download a base model, and check that it can be read. Raises InputError."""
     source = _locate("base", spec, revision, _BASE_FILES)
+    reject_trainer_folder("base model", source.folder, "model*.safetensors")
     if _has_only(source, "adapter_config.json", "config.json"):
         base = read_json(source.folder / "adapter_config.json", "the adapter").get("base_model_name_or_path")
         raise InputError(
@@ -78,6 +87,7 @@ def base_source(spec: str, revision: str | None = None) -> Source:
         raise InputError(
             f"{source.folder / 'config.json'} names no architectures: it is no transformers model"
         )
+    reject_encoder(spec, source.folder, config)
     _check_shards(source)
     _check_config(source, config)
     return source
@@ -86,11 +96,13 @@ def base_source(spec: str, revision: str | None = None) -> Source:
 def adapter_source(spec: str, revision: str | None = None) -> Source:
     """Find or download a PEFT adapter. Raises InputError."""
     source = _locate("adapter", spec, revision, _ADAPTER_FILES)
+    reject_mlx(spec, source.folder)
+    reject_trainer_folder("adapter", source.folder, WEIGHTS)
     if _has_only(source, "config.json", "adapter_config.json"):
         raise InputError(
             f"--adapter {spec!r} is a whole model: give it as --base, and an adapter's folder here"
         )
-    _require_safetensors("adapter", source, "adapter_model.safetensors")
+    _require_safetensors("adapter", source, WEIGHTS)
     return source
 
 
@@ -124,7 +136,8 @@ def tensors_of(source: Source, files: Iterable[Path] | None = None) -> dict[str,
                     header = file.get_slice(name)
                     found[name] = TensorInfo(tuple(header.get_shape()), header.get_dtype())
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is damaged or incomplete ({error}): download it again") from None
+            raise InputError(damaged_weights(path, error)) from None
+        reject_empty_tensors(path, found)
     return found
 
 
@@ -165,10 +178,10 @@ def _download(kind: str, spec: str, revision: str | None, patterns: tuple[str, .
         path = huggingface_hub.snapshot_download(
             spec, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_IGNORED_FILES)
         )
-    except errors.LocalEntryNotFoundError:
-        reason = "there is no such folder here, and the Hub cannot be reached: check the network"
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         failed = f"it could not be downloaded ({type(error).__name__})"
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            failed = "there is no such folder here, and the Hub cannot be reached: check the network"
         reason = hub_refusal(error, "folder", revision) or failed
     else:
         # huggingface_hub keeps each snapshot in a folder named after its commit.
@@ -239,7 +252,9 @@ def _conversion_command(what: str, source: Source, pickle: str) -> str:
 
 def _check_config(source: Source, config: dict[str, Any]) -> None:
     """Raise InputError for fields of a type that transformers never writes, or more layers than tensors."""
-    tensors = len(tensors_of(source))
+    found = tensors_of(source)
+    reject_integer_weights(source.folder, config, found)
+    tensors = len(found)
     for part in (config, config.get("text_config") or {}):
         if not isinstance(part, dict):
             raise InputError(_malformed(source, "text_config", part))

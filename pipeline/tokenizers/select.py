@@ -163,12 +163,17 @@ def _tokens(files: dict[str, Path]) -> Tokens:
     try:
         tokens = _read_tokens(files)
         odd = next((token for token, number in tokens.items() if type(number) is not int), None)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         odd = f"{type(error).__name__}: {first_line(error)}"
     if odd is not None:
         folder = next(iter(files.values())).parent
         raise InputError(f"the tokenizer's files in {folder} are damaged ({odd!s:.80}): download them again")
     return tokens
+
+
+def tokens_of(folder: Path) -> Tokens:
+    """Return token -> id of the tokenizer in a folder. Raises InputError for files that no tokenizer has."""
+    return _tokens({name: folder / name for name in _FILES if (folder / name).is_file()})
 
 
 def _read_tokens(files: dict[str, Path]) -> Tokens:

@@ -15,14 +15,16 @@ from typing import Any
 from common.chat_templates import GivenTemplate, read_template
 from common.errors import MissingPackage
 from common.files import atomic_directory, sha256
-from common.text import first_line
 from pipeline.data.chat_template import no_template, reject_lost_messages, set_template
 from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
+from pipeline.merge.model_class import require_class
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.model_card import CARD, adapter_card, own_card
 from pipeline.sources.bundled import read_record
 from pipeline.sources.model_source import Source, base_source
+from pipeline.sources.reading import reading, reason
+from pipeline.tokenizers.diagnose import tokenizer_fault
 from pipeline.tokenizers.folder_templates import TEMPLATE
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.trainer import faster_precision, load_model, train_adapter
@@ -50,6 +52,9 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package)
     source = base_source(config.base)
+    require_class(
+        source, "training", "train where the model's own code runs, and export the adapter with --adapter"
+    )
     given = read_template(config.chat_template) if config.chat_template is not None else None
     tokenizer = load_tokenizer(source, given)
     reject_lost_messages(tokenizer, chats)
@@ -79,12 +84,12 @@ def load_tokenizer(source: Source, given: GivenTemplate | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
+    def fault(error: BaseException) -> str:
+        found = tokenizer_fault(source.folder)
+        return found or f"the base {source.spec!r} has no tokenizer that can be read: {reason(error)}"
+
+    with reading("", "", fault):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the base {source.spec!r} has no tokenizer that can be read: {first_line(error)}"
-        ) from None
     set_template(tokenizer, given.source if given else None)
     if not tokenizer.chat_template:
         raise no_template(source.spec)
@@ -115,15 +120,11 @@ def _check_targets(config: FinetuneConfig, source: Source) -> None:
 
     if config.targets == (ALL_LINEAR,):
         return
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"the base {source.spec!r} is of no known architecture: {first_line(error)}"
-        ) from None
+    what = f"the base {source.spec!r} is of no known architecture"
+    with reading(what, "correct its config.json, or download it again"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        )
     head = model.get_output_embeddings()
     linear = {
         name.rsplit(".", 1)[-1]

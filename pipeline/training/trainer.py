@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from common.text import first_line
 from pipeline.data.dataset import Example
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.progress import Advance, StepProgress
 from pipeline.sources.model_source import Source
+from pipeline.sources.reading import reading
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport, Precision, StoredType
 
 
@@ -22,13 +22,18 @@ def load_model(config: FinetuneConfig, source: Source) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
+    from pipeline.merge.base_check import check_base
+    from pipeline.merge.checkpoint import Checkpoint
+    from pipeline.merge.meta_model import build_base
+
     set_seed(config.seed)  # before lora_A is initialized below
-    try:
+    check_base(source, build_base(source, {}), Checkpoint(source.weight_files()))
+    with reading(
+        f"the base {source.spec!r} cannot be loaded", "download it again, or correct its config.json"
+    ):
         base = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"the base {source.spec!r} cannot be loaded: {first_line(error)}") from None
     targets = ALL_LINEAR if config.targets == (ALL_LINEAR,) else list(config.targets)
     lora = LoraConfig(
         r=config.rank,
@@ -37,7 +42,8 @@ def load_model(config: FinetuneConfig, source: Source) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, lora)
+    with reading(f"PEFT cannot tune the base {source.spec!r}", "name its layers with --target"):
+        return get_peft_model(base, lora)
 
 
 def train_adapter(

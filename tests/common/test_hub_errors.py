@@ -22,8 +22,45 @@ def test_a_refusal_of_the_hub_says_why(error: Exception, revision: str | None, w
     assert wanted in str(hub_refusal(error, "folder", revision))
 
 
+def answered(code: int) -> errors.HfHubHTTPError:
+    response = httpx.Response(code, request=httpx.Request("GET", "https://huggingface.co"))
+    return errors.HfHubHTTPError("", response=response)
+
+
+def missing_locally(cause: Exception) -> Exception:
+    """Return the error by which snapshot_download hides its cause."""
+    error = errors.LocalEntryNotFoundError("Got: ...")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (
+            answered(401),
+            "refuses your token (401), which is mistyped or expired: log in with `hf auth login`",
+        ),
+        (answered(403), "denies your token access to it (403)"),
+        (answered(429), "limits your requests (429)"),
+        (answered(503), "the Hub itself has a fault (503): try again later"),
+        (answered(400), "the Hub refused it (HTTP 400)"),
+        (missing_locally(answered(403)), "denies your token access to it (403)"),
+        (missing_locally(answered(500)), "the Hub itself has a fault (500)"),
+        (missing_locally(errors.OfflineModeIsEnabled("")), "cannot be reached: HF_HUB_OFFLINE is set"),
+        (errors.DisabledRepoError("", response=ANSWER), "has disabled this repository"),
+        (errors.RemoteEntryNotFoundError("", response=ANSWER), "but not that file"),
+        (errors.RepositoryNotFoundError("", response=ANSWER), "if it is private, log in"),
+    ],
+)
+def test_the_hubs_answer_names_the_cause(error: Exception, wanted: str) -> None:
+    assert wanted in str(hub_refusal(error, "path"))
+
+
 def test_a_lost_connection_is_no_refusal() -> None:
     assert hub_refusal(httpx.ConnectError("no route"), "path") is None
+    assert hub_refusal(missing_locally(httpx.ConnectError("no route")), "path") is None
+    assert hub_refusal(errors.LocalEntryNotFoundError("none"), "path") is None
     assert hub_refusal(errors.RevisionNotFoundError("", response=ANSWER), "path") is None
 
 

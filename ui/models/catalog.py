@@ -145,7 +145,8 @@ def resolve_entry(
     text: str, name: str | None = None, progress: ProgressCallback = no_progress
 ) -> CatalogEntry:
     """Return the entry of a path or Hub name, optionally followed by `::ADAPTER.gguf`. Raises ModelError."""
-    model, _, adapter = text.partition(_ADAPTER_SEPARATOR)
+    whole = Path(text).exists()  # a path may contain the separator
+    model, _, adapter = (text, "", "") if whole else text.partition(_ADAPTER_SEPARATOR)
     if adapter and not Path(adapter).is_file():
         raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
     file, reason = choose_with_reason(Path(model), progress)
@@ -153,7 +154,7 @@ def resolve_entry(
 
 
 def _parse_entry(text: str) -> CatalogEntry:
-    name, equals, source = text.rpartition("=")
+    name, equals, source = ("", "", text) if Path(text).exists() else text.rpartition("=")
     if is_hub_name(Path(source.partition(_ADAPTER_SEPARATOR)[0])):  # not downloaded before it is used
         return CatalogEntry(name or source, name or source, source, named=bool(name))
     return resolve_entry(source, name if equals else None)

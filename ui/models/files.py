@@ -25,6 +25,7 @@ from engine.errors import ModelError
 from engine.types import ModelInfo, ProgressCallback, no_progress
 from ggufio import shards
 from ggufio.shards import size
+from ggufio.summary import summarize
 from ui.models.hub import fetch_gguf, looks_like_hub, stem_of
 
 
@@ -40,6 +41,7 @@ def short_name(info: ModelInfo) -> str:
 
 
 _ADAPTER = re.compile(r"-lora\b", re.IGNORECASE)
+_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}")
 _NO_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
 
@@ -95,13 +97,26 @@ def models_in(folder: Path) -> list[Path]:
 
     Raises ModelError for a damaged manifest.
     """
-    models = [path for path in _finished_files(folder) if not _NO_MODEL.search(path.name)]
+    models = [path for path in _finished_files(folder) if _is_model(path)]
     return [path for path in models if all(file.exists() for file in shards.files(path))]
 
 
 def adapters_in(folder: Path) -> list[Path]:
-    """Return the LoRA adapters of a folder, recognized by the names that llama.cpp and we give them."""
-    return sorted(path for path in folder.glob("*.gguf") if _ADAPTER.search(path.name))
+    """Return the LoRA adapters of a folder, by general.type; by their names where they cannot be read."""
+    return sorted(path for path in folder.glob("*.gguf") if _is_adapter(path))
+
+
+def _is_adapter(path: Path) -> bool:
+    if (summary := summarize(path)) is None:
+        return bool(_ADAPTER.search(path.name))
+    return summary.no_model == "a LoRA adapter"
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether a file is a model or its first shard, by its metadata, or its name if unreadable."""
+    if (summary := summarize(path)) is None:
+        return not _NO_MODEL.search(path.name)
+    return summary.no_model is None and not _LATER_SHARD.search(path.name)
 
 
 def _first_shard(model: Path) -> Path:
@@ -121,7 +136,18 @@ def _first_shard(model: Path) -> Path:
 def _best_of(folder: Path) -> Recommendation:
     certificate = _certificate_of(folder)
     sizes = {path.name: path.stat().st_size for path in _finished_files(folder)}
-    best = _recommended(model_sizes(sizes), certificate)
+    whole = model_sizes(sizes)
+    models = {name: size for name, size in whole.items() if _is_model(folder / name)}
+    summaries = {name: summarize(folder / name) for name in models}
+    chatty = {name: size for name, size in models.items() if not getattr(summaries[name], "no_chat", None)}
+    types = {name: found.weights_type or "" for name, found in summaries.items() if found is not None}
+    best = recommended(chatty or models, certificate, types)
+    if best is None and sizes:
+        name = next(iter(sizes))
+        what = (found := summarize(folder / name)) and found.no_model
+        raise ModelError(
+            f"folder {str(folder)!r} holds no GGUF model: {name} is {what or 'none'}; name a model's file"
+        )
     if best is None:
         inner = sorted({str(path.parent) for path in folder.glob("*/*.gguf")})
         fix = f"name one of {', '.join(inner)}" if inner else "name a folder with a .gguf file, or the file"
@@ -156,7 +182,7 @@ def _finished_files(folder: Path) -> list[Path]:
     return [path for path in files if path.name in finished]
 
 
-_TYPE_SUFFIX = re.compile(r"[-._](I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
+_TYPE_SUFFIX = re.compile(r"[-._]([IT]?Q\d\w*|BF16|F16|F32|MXFP4\w*|NVFP4\w*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -187,11 +213,20 @@ def catalog_entry(
 ) -> CatalogEntry:
     """Return the entry of a local file."""
     stem = stem_of(path)
-    short, quantization = name_and_type(path)
+    short, quantization = _short_and_type(path)
     facts = [(name or short) + (f" + {adapter.stem}" if adapter else ""), quantization]
     label = " · ".join(filter(None, [*facts, size_text(size(path) + (size(adapter) if adapter else 0))]))
     key = name or (f"{stem}+{adapter.stem}" if adapter else stem)
     return CatalogEntry(key, label, str(path), adapter, named=name is not None, reason=reason)
+
+
+def _short_and_type(path: Path) -> tuple[str, str]:
+    """Return the name and the type of the weights, as the file itself tells it where it can be read."""
+    short, named = name_and_type(path)
+    found = summary.weights_type if (summary := summarize(path)) else None
+    if found is None or found == named:
+        return short, named
+    return stem_of(path), found
 
 
 def name_and_type(path: Path) -> tuple[str, str]:

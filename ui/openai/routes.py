@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 from fastapi import FastAPI, Request, Response
@@ -68,10 +69,24 @@ def _allowed_key(request: Request, models: Models, key: str | None) -> str:
     return key or models.pool.default
 
 
+def _answering_key(request: Request, models: Models, name: str | None) -> str:
+    """Return the key of the model that answers: any name means the only model, if there is one."""
+    if len(models.catalog.choices(on_own_machine(request))) == 1:
+        return models.pool.default
+    return _allowed_key(request, models, name)
+
+
+def _headers(key: str, chat: ChatRequest) -> dict[str, str]:
+    """Return headers, percent-encoded: the model that answers, and fields that nothing is known of."""
+    ignored = {"X-Ignored-Fields": quote(",".join(chat.unknown_fields), ",")} if chat.unknown_fields else {}
+    return {"X-Model": quote(key, " "), **ignored}
+
+
 async def _answer(request: Request, models: Models) -> Response:
     """Answer a completion request. All refusals happen here, before a stream's status is sent."""
     chat = await _read(request)
-    key = _allowed_key(request, models, chat.model)
+    key = _answering_key(request, models, chat.model)
+    headers = _headers(key, chat)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(access.admit(request))
@@ -84,8 +99,8 @@ async def _answer(request: Request, models: Models) -> Response:
             raise from_engine(error) from error
         stack.callback(stream.cancel)
         if chat.stream:
-            return _EventStream(_events(stream, ChatResponse(key), chat), stack.pop_all())
-        return await _completion(request, stream, ChatResponse(key))
+            return _EventStream(_events(stream, ChatResponse(key), chat), stack.pop_all(), headers)
+        return await _completion(request, stream, ChatResponse(key), headers)
 
 
 async def _read(request: Request) -> ChatRequest:
@@ -103,7 +118,9 @@ async def _read(request: Request) -> ChatRequest:
         raise field_error(error.errors(include_url=False, include_context=False)[0]) from error
 
 
-async def _completion(request: Request, stream: ChatStream, answer: ChatResponse) -> Response:
+async def _completion(
+    request: Request, stream: ChatStream, answer: ChatResponse, headers: Mapping[str, str]
+) -> Response:
     """Return the whole answer; stop it when the client disconnects."""
     disconnected = asyncio.create_task(_wait_for_disconnect(request))
     disconnected.add_done_callback(lambda _: stream.cancel())
@@ -114,7 +131,7 @@ async def _completion(request: Request, stream: ChatStream, answer: ChatResponse
         raise from_engine(error) from error
     finally:
         disconnected.cancel()
-    return JSONResponse(answer.completion())
+    return JSONResponse(answer.completion(), headers=headers)
 
 
 async def _wait_for_disconnect(request: Request) -> None:
@@ -126,8 +143,13 @@ async def _wait_for_disconnect(request: Request) -> None:
 class _EventStream(StreamingResponse):
     """Server-sent events. `resources` are released at their end or when the client disconnects."""
 
-    def __init__(self, events: AsyncGenerator[str, None], resources: AsyncExitStack) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=_UNBUFFERED)
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        resources: AsyncExitStack,
+        headers: Mapping[str, str] = _UNBUFFERED,
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={**_UNBUFFERED, **headers})
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

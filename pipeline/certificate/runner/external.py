@@ -9,7 +9,7 @@ from typing import get_args
 
 from common.certificate import Certificate
 from ggufio.shards import shard_paths
-from ggufio.untrusted_reader import is_adapter
+from ggufio.summary import summarize
 from pipeline.certificate.runner.certify import certify
 from pipeline.certificate.subject import Depth, Subject
 from pipeline.data.dataset import read_chats
@@ -42,7 +42,13 @@ class ExternalCheck:
             with path.open("rb") as file:
                 if file.read(4) != b"GGUF":
                     raise InputError(f"{path} is not a GGUF file")
-        if is_adapter(self.file):
+        summary = summarize(shard_paths(self.file)[0])
+        what = summary and (summary.no_model or summary.no_chat)
+        if what and what != "a LoRA adapter":
+            raise InputError(
+                f"{self.file} is {what}, with which nobody can chat: give a model that writes text"
+            )
+        if what:
             raise InputError(
                 f"{self.file} is a LoRA adapter, no model: give the GGUF of a whole model, "
                 "with --adapter FOLDER if one is merged into it"

@@ -19,10 +19,13 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
 # In these architectures llama.cpp's RoPE rotates neighbouring pairs (NORM), transformers' rotates halves.
-_PERMUTED = {"llama", "granite", "granitemoe", "minicpm", "olmo", "smollm3", "deci"}
+_PERMUTED = {"llama", "granite", "granitemoe", "minicpm", "olmo", "smollm3", "deci", "deepseek", "xverse"}
 _SHIFTED = {"gemma", "gemma2", "gemma3"}  # norms multiply by 1 + w in transformers
 _TRANSPOSED = {"gpt2"}  # Conv1D stores [in, out]
-_PLAIN = {"phi3", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmo2", "stablelm", "starcoder2"}
+_PLAIN = {
+    *("phi3", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmo2", "stablelm", "starcoder2"),
+    *("internlm2", "orion", "pangu-embedded"),
+}
 KNOWN = _PERMUTED | _SHIFTED | _TRANSPOSED | _PLAIN
 """The architectures that are fully described here; for others a difference proves nothing."""
 

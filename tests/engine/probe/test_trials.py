@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.tiny_gguf import CHATML, KINDS, Vocabulary, vocabulary, write_model
 from engine.errors import ModelError
 from engine.probe import trials
+from engine.probe.child import inspect
 from engine.probe.cpu_backend import probe_model
+from tests.ggufio.test_summary import write
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,3 +71,21 @@ def test_a_huge_token_is_tried_with_a_schema(tmp_path: Path) -> None:
 def test_the_characters_have_every_lead_byte_of_utf_8() -> None:
     seen = {byte for character in trials._characters() for byte in character.encode()}
     assert seen == {*range(0x80), *range(0x80, 0xC0), *range(0xC2, 0xF5)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "metadata", "wanted"),
+    [
+        ("bert", {}, r"an embedding \(encoder\) model \(bert\), with which nobody can chat"),
+        ("t5", {}, r"an encoder-decoder \(t5\), with which nobody can chat"),
+        ("qwen3", {"qwen3__pooling_type": 3}, r"an embedding model \(qwen3, pooling_type 3\), with which"),
+        ("llama", {"general__type": "mmproj"}, "the image or audio encoder of another model"),
+        ("llama", {"general__type": "imatrix"}, "an importance matrix, with which nobody can chat"),
+        ("llama", {"general__type": "adapter"}, "a LoRA adapter, no model: name it after its base"),
+    ],
+)
+def test_what_nobody_can_chat_with_is_told_at_opening(
+    tmp_path: Path, architecture: str, metadata: dict[str, Any], wanted: str
+) -> None:
+    with pytest.raises(ModelError, match=wanted):
+        inspect(write(tmp_path / "chat-Q4_K_M.gguf", architecture, **metadata), "")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +137,82 @@ def test_files_that_are_no_jsonl(tmp_path: Path, content: bytes, message: str) -
         read_chats(path)
 
 
+def _zip(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "train.parquet",
+            b"PAR1\x15\x04",
+            r"is Parquet, not JSONL: .*Dataset.from_parquet\('train.parquet'\)",
+        ),
+        ("train.jsonl", b"PAR1\x15\x04", "is Parquet, not JSONL"),
+        (
+            "x.arrow",
+            b"ARROW1\0\0",
+            r"is Arrow, not JSONL: .*Dataset.from_file\('x.arrow'\).to_json\('x.jsonl'\)",
+        ),
+        ("x.arrow", b"\xff\xff\xff\xff\x10\0\0\0", "is Arrow"),
+        (
+            "x.jsonl.gz",
+            gzip.compress(b"{}"),
+            "is gzip, not JSONL: unpack it, as `zcat x.jsonl.gz > x.jsonl` does",
+        ),
+        ("my x.bz2", bz2.compress(b"{}"), "is bzip2, .*`bzcat 'my x.bz2' > 'my x.jsonl'` does"),
+        ("x.xz", lzma.compress(b"{}"), "is xz, .*`xzcat x.xz > x.jsonl`"),
+        ("x.zst", b"\x28\xb5\x2f\xfd\0", "is zstd, .*`zstdcat"),
+        ("x.zip", _zip("x.jsonl"), "is zip, .*`unzip -p x.zip > x.jsonl`"),
+        ("x.xlsx", _zip("xl/workbook.xml"), r"is Excel, .*pandas.read_excel\('x.xlsx'\)"),
+        ("x.pt", _zip("x/data.pkl"), "is a pickle, not JSONL: a pickle can run code"),
+        ("x.pkl", pickle.dumps([1]), "is a pickle, not JSONL: .*pandas.read_pickle"),
+        ("x.db", b"SQLite format 3\0", "is SQLite, not JSONL: write one"),
+        ("x.pdf", b"%PDF-1.7", "is PDF, not JSONL"),
+        (
+            "x.jsonl",
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "a Git LFS pointer, .*`git lfs pull`",
+        ),
+        ("x.jsonl", b"\n<!DOCTYPE html><html>", "is HTML, not JSONL: it is a web page"),
+        ("x.jsonl", '{"messages"'.encode("utf-16"), "is UTF-16, not JSONL: .*`iconv -f UTF-16 -t UTF-8"),
+        ("x.csv", b"instruction,output\nHi,Yo\n", r"is CSV, .*Dataset.from_csv\('x.csv'\)"),
+        ("x.json", b'{\n "messages": []\n}', "JSON over several lines: .*`jq -c . x.json"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_chats(path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ["dataset_dict.json", "train/x.arrow"],
+            r"load_from_disk\('d'\)\['train'\].to_json\('train.jsonl'\)",
+        ),
+        (["state.json", "x.arrow"], r"load_from_disk\('d'\).to_json\('train.jsonl'\)"),
+        (["data/b.jsonl", "README.md"], "name a file in it, such as data/b.jsonl"),
+        ([], "name a JSONL file of chats"),
+    ],
+)
+def test_a_folder_as_data_is_told_with_its_files(tmp_path: Path, files: list[str], message: str) -> None:
+    for file in files:
+        (tmp_path / "d" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / file).touch()
+    (tmp_path / "d").mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=f"cannot be read: it is a folder: .*{message}"):
+        read_chats(tmp_path / "d")
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -151,6 +233,101 @@ def test_files_that_are_no_jsonl(tmp_path: Path, content: bytes, message: str) -
 def test_other_common_formats_are_read_as_chats(tmp_path: Path, record: Any) -> None:
     (found,) = read_chats(write(tmp_path, record))
     assert found.messages() == [system("Be kind."), user("Hi\n\nthere"), bob("Yo")]
+
+
+_Q, _A = user("Hi"), bob("Yo")
+_CHAT = {"messages": [_Q, _A]}
+_SHAREGPT = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}
+
+
+@pytest.mark.parametrize(
+    ("record", "messages"),
+    [
+        ({"system": "Be.", **_CHAT}, [system("Be."), _Q, _A]),
+        ({"system": "Be.", **_SHAREGPT}, [system("Be."), _Q, _A]),
+        (
+            {"system_prompt": "Be.", "question": "Hi", "response": "Yo", "id": "flan.1"},
+            [system("Be."), _Q, _A],
+        ),
+        ({"system": "Be.", "prompt": "Hi", "completion": "Yo"}, [system("Be."), _Q, _A]),
+        ({"system": "Be.", "messages": [system("Be."), _Q, _A]}, [system("Be."), _Q, _A]),
+        ({"system": None, "history": None, "input": None, "instruction": "Hi", "output": "Yo"}, [_Q, _A]),
+        ({"system": "", "history": [], "input": "", "instruction": "Hi", "output": "Yo"}, [_Q, _A]),
+        ({"tools": "[]", "images": [], "label": None, "rejected": None, **_CHAT}, [_Q, _A]),
+        ({"history": [["A", "B"]], "instruction": "Hi", "output": "Yo"}, [user("A"), bob("B"), _Q, _A]),
+        (
+            {"instruction": "Hi", "context": "Ctx", "response": "Yo", "category": "qa"},
+            [user("Hi\n\nCtx"), _A],
+        ),
+        ({"instruction": "Hi", "input": "In", "output": "Yo", "text": "Hi\n\nIn Yo"}, [user("Hi\n\nIn"), _A]),
+        ({"prompt": "Hi", "prompt_id": "f0", **_CHAT}, [_Q, _A]),
+        ({"prompt": [_Q], **_CHAT, "completion": [_A]}, [_Q, _A]),
+        ({"conversation": [_Q, _A], "model": "gpt-4", "openai_moderation": [{"flagged": False}]}, [_Q, _A]),
+        ({"id": "1", "source": "x", "score": 4.5, "metadata": {"a": "b"}, "views": 7, **_CHAT}, [_Q, _A]),
+        (
+            {"messages": [{**_Q, "name": None, "weight": 0}, {**_A, "tool_calls": None, "weight": 1}]},
+            [_Q, _A],
+        ),
+        ({"messages": [{**_Q, "train": False}, {**_A, "train": True}], "weight": 1.0}, [_Q, _A]),
+        ({"messages": [{"role": "developer", "content": "Be."}, _Q, _A]}, [system("Be."), _Q, _A]),
+        ({"messages": [{"role": "User", "content": "Hi"}, {"role": "model", "content": "Yo"}]}, [_Q, _A]),
+        ({"input": "Hi", "output": "Yo"}, [_Q, _A]),
+    ],
+)
+def test_what_a_record_says_beside_its_messages_is_read(
+    tmp_path: Path, record: Any, messages: list[dict[str, Any]]
+) -> None:
+    (found,) = read_chats(write(tmp_path, record))
+    assert found.messages() == messages
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"tools": [{"type": "function"}], **_CHAT}, "'tools' would be lost in training"),
+        ({"tools": '[{"name": "f"}]', **_SHAREGPT}, "'tools' would be lost in training"),
+        ({"functions": [{"name": "f"}], **_CHAT}, "'functions' would be lost"),
+        ({"images": ["a.png"], **_CHAT}, "'images' would be lost"),
+        ({"context": "Ctx", **_CHAT}, "'context' would be lost"),
+        ({"history": [["A", "B"]], **_CHAT}, "'history' would be lost"),
+        ({"history": ["A", "B"], "instruction": "Hi", "output": "Yo"}, "'history' is no list of"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}, **_CHAT},
+            "'chat_template_kwargs' would be lost",
+        ),
+        ({"instruction": "Hi", "input": ["In"], "output": "Yo"}, "'input' would be lost"),
+        ({"prompt": [_Q], "context": "Ctx", "completion": [_A]}, "'context' would be lost"),
+        ({"thinking": "Hm.", "prompt": "Hi", "completion": "Yo"}, "'thinking' would be lost"),
+        ({"persona": "A pirate.", **_CHAT}, "'persona' would be lost"),
+        ({"instruction": "Other", **_CHAT}, "'instruction' would be lost"),
+        ({"weight": 0.5, **_CHAT}, "'weight' would be lost"),
+        ({"messages": [_Q, {**_A, "weight": 0}]}, "message 2: 'weight' would be lost"),
+        (
+            {"messages": [_Q, {**_A, "reasoning_content": "Hm."}]},
+            "message 2: 'reasoning_content' would be lost",
+        ),
+        ({"messages": [_Q, {**_A, "from": "gpt"}]}, "message 2: 'from' would be lost"),
+        ({"system": "A", "messages": [system("B"), _Q, _A]}, "'system' and the first message are two system"),
+        ({"prompt": "Hi", "chosen": "Yo", "rejected": "No"}, "'chosen' makes this preference data"),
+        ({"chosen": [_Q, _A], "rejected": [_Q, bob("No")], **_CHAT}, "'chosen' makes this preference data"),
+        ({"prompt": "Hi", "completion": "Yo", "label": False}, "'label' makes this preference data"),
+        ({"kto_tag": True, **_CHAT}, "'kto_tag' makes this preference data"),
+        ({"reward": 0.1, **_CHAT}, "'reward' makes this preference data"),
+    ],
+)
+def test_what_would_be_lost_is_refused_by_name(tmp_path: Path, record: Any, message: str) -> None:
+    path = write(tmp_path, record)
+    with pytest.raises(InputError) as caught:
+        read_chats(path)
+    assert str(caught.value).startswith(f"{path}, line 1")
+    assert message in str(caught.value)
+
+
+def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"system": "A", "system": "B", "instruction": "Hi", "output": "Yo"}')
+    with pytest.raises(InputError, match="line 1: the key 'system' is there twice: keep one"):
+        read_chats(path)
 
 
 def test_ten_wrong_lines_are_told_at_once(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from common.certificate import Certificate, Finding
 from engine.errors import ModelError
-from ui.models.catalog import default_entry
-from ui.models.files import choose_gguf, embedded_gguf, is_embedded
+from tests.ggufio.test_summary import F16, Q4_K, Q8_0, write
+from ui.models.catalog import default_entry, make_catalog
+from ui.models.files import adapters_in, choose_gguf, embedded_gguf, is_embedded, models_in
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -28,10 +29,55 @@ def touch(folder: Path, *names: str) -> Path:
         (["m.Q4_0.gguf", "mmproj-m.gguf", "imatrix.gguf"], "m.Q4_0.gguf"),
         (["big-Q6_K-00002-of-00002.gguf", "big-Q6_K-00001-of-00002.gguf"], "big-Q6_K-00001-of-00002.gguf"),
         (["whatever.gguf"], "whatever.gguf"),
+        (["Llama-BF16.gguf", "Llama-UD-Q4_K_XL.gguf"], "Llama-UD-Q4_K_XL.gguf"),
+        (["gemma-F16.gguf", "gemma-Q4_K_L.gguf"], "gemma-Q4_K_L.gguf"),
+        (["o-F16.gguf", "o-MXFP4_MOE.gguf", "o-Q2_K.gguf", "o-Q3_K_S.gguf"], "o-MXFP4_MOE.gguf"),
+        (["model_F16.gguf", "model_Q4_K_M.gguf"], "model_Q4_K_M.gguf"),
+        (["m-F32.gguf", "m-Q3_K_S.gguf"], "m-Q3_K_S.gguf"),
+        (["m.fp16.gguf", "m.IQ4_XS.gguf"], "m.IQ4_XS.gguf"),
+        (["m-bf16.gguf", "m-TQ1_0.gguf"], "m-TQ1_0.gguf"),
+        (["m-F16.gguf", "m-Q9_Z_NEW.gguf"], "m-Q9_Z_NEW.gguf"),
+        (["m-F16.gguf", "m.gguf"], "m.gguf"),
+        (["Q4-trial-F16.gguf", "Q4-trial-Q8_0.gguf"], "Q4-trial-Q8_0.gguf"),
     ],
 )
 def test_a_folders_most_sensible_file_is_taken(tmp_path: Path, names: list[str], best: str) -> None:
     assert choose_gguf(touch(tmp_path / "m", *names)).name == best
+
+
+def test_the_files_themselves_say_what_they_are(tmp_path: Path) -> None:
+    write(tmp_path / "a-Q4_K_M.gguf", weights=F16, general__file_type=1)
+    write(tmp_path / "b-F16.gguf", weights=Q8_0, general__file_type=7)
+    write(tmp_path / "c-Q4_K_M.gguf", general__type="adapter")
+    write(tmp_path / "d-Q4_K_M.gguf", general__type="mmproj")
+    write(tmp_path / "e-Q4_K_M.gguf", general__type="imatrix")
+    write(tmp_path / "f-Q4_K_M.gguf", weights=None)
+    write(tmp_path / "g-Q4_K_M.gguf", "bert", weights=Q4_K, general__file_type=15)
+    assert choose_gguf(tmp_path).name == "b-F16.gguf"
+    assert [path.name[0] for path in models_in(tmp_path)] == ["a", "b", "g"]
+    assert [path.name[0] for path in adapters_in(tmp_path)] == ["c"]
+    assert default_entry(tmp_path / "b-F16.gguf").label == "b-F16 · Q8_0 · 1 MB"
+
+
+def test_a_folder_of_other_files_names_one(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", general__type="mmproj")
+    with pytest.raises(
+        ModelError, match=r"holds no GGUF model: model\.gguf is the image or audio encoder of"
+    ):
+        choose_gguf(tmp_path)
+
+
+def test_an_existing_path_goes_before_any_syntax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a:Q4", "user/repo", "x::y", "n=m"):
+        (tmp_path / folder).mkdir(parents=True)
+        touch(tmp_path / folder, "m.gguf")
+        assert default_entry(Path(folder)).source == f"{folder}/m.gguf"
+    touch(tmp_path, "one=two.gguf", "p::q.gguf")
+    catalog = make_catalog(default_entry(Path("a:Q4")), ["one=two.gguf", "p::q.gguf", "n=m"])
+    assert [Path(str(catalog.file(key))).name for key in catalog.keys()] == [  # noqa: SIM118
+        *("m.gguf", "one=two.gguf", "p::q.gguf", "m.gguf")
+    ]
 
 
 def test_any_shard_names_the_whole_and_a_missing_one_is_named(tmp_path: Path) -> None:

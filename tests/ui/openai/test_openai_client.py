@@ -101,6 +101,6 @@ def test_an_answer_follows_its_schema_and_penalties_change_it(client: openai.Ope
 
 def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="gpt-7"):
-        client.chat.completions.create(model="gpt-7", messages=QUESTION)
+        client.models.retrieve("gpt-7")
     with pytest.raises(openai.BadRequestError, match="one answer"):
         client.chat.completions.create(model="", messages=QUESTION, n=2)
