@@ -99,6 +99,16 @@ def test_an_answer_follows_its_schema_and_penalties_change_it(client: openai.Ope
     assert len(texts) == 2
 
 
+def test_a_text_is_continued(client: openai.OpenAI) -> None:
+    counted = client.completions.create(model="any", prompt="1, 2, 3, 4,", max_tokens=9, temperature=0)
+    assert counted.choices[0].text.startswith(" 5, 6, 7")
+    assert counted.choices[0].finish_reason == "length" and counted.usage is not None
+    pieces = client.completions.create(
+        model="", prompt="1, 2, 3, 4,", max_tokens=9, temperature=0, stream=True
+    )
+    assert "".join(piece.choices[0].text for piece in pieces) == counted.choices[0].text
+
+
 def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="gpt-7"):
         client.models.retrieve("gpt-7")
