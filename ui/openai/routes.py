@@ -1,4 +1,4 @@
-"""Routes for OpenAI's clients: models, chat completions and completions, with the same models as the page."""
+"""Routes for OpenAI's clients: models, chats, completions and embeddings, with the page's models."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from engine.config import SamplingParams
 from engine.errors import EngineError
 from engine.serving.protocols import ChatStream
+from engine.types import TextToEmbed
 from ui.auth import access
 from ui.auth.identity import on_own_machine
 from ui.auth.limits import RateLimitExceeded
 from ui.models.registry import Models, acquire_model, start_stream
 from ui.openai.completions import CompletionRequest
+from ui.openai.embeddings import EmbeddingsRequest, EmbeddingsResponse
 from ui.openai.errors import ApiError, field_error, from_engine, from_limit, not_found, response
-from ui.openai.schemas import ChatRequest, ChatResponse, GenerationRequest
+from ui.openai.schemas import ChatRequest, ChatResponse, GenerationRequest, NullIsAbsent
 
 MAX_BODY = 4 << 20  # bytes
 _STALL_SECONDS = 60.0  # a client that reads nothing for so long loses its stream
@@ -61,9 +64,13 @@ def add_openai_api(app: FastAPI, models: Models) -> None:
     async def complete(request: Request) -> Response:
         return await _answer(request, models, CompletionRequest)
 
+    @app.post("/v1/embeddings")
+    async def embed(request: Request) -> Response:
+        return await _embed(request, models)
+
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     async def unknown_route(request: Request, path: str) -> Response:
-        routes = "GET /v1/models, POST /v1/chat/completions and POST /v1/completions"
+        routes = "GET /v1/models, and POST /v1/chat/completions, /v1/completions and /v1/embeddings"
         raise ApiError(404, f"{request.method} /v1/{path} does not exist here: there are {routes}")
 
 
@@ -81,7 +88,7 @@ def _answering_key(request: Request, models: Models, name: str | None) -> str:
     return _allowed_key(request, models, name)
 
 
-def _headers(key: str, chat: GenerationRequest) -> dict[str, str]:
+def _headers(key: str, chat: GenerationRequest | EmbeddingsRequest) -> dict[str, str]:
     """Return headers, percent-encoded: the model that answers, and fields that nothing is known of."""
     ignored = {"X-Ignored-Fields": quote(",".join(chat.unknown_fields), ",")} if chat.unknown_fields else {}
     return {"X-Model": quote(key, " "), **ignored}
@@ -113,7 +120,43 @@ async def _answer(
         return await _completion(request, streams, answers, headers)
 
 
-_Request = TypeVar("_Request", bound=GenerationRequest)
+async def _embed(request: Request, models: Models) -> Response:
+    """Answer with the embeddings of texts, which are computed one after another."""
+    asked = await _read(request, EmbeddingsRequest)
+    key = _answering_key(request, models, asked.model)
+    found = EmbeddingsResponse(key)
+    working = asyncio.create_task(_embed_all(request, models, key, asked.texts, found))
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
+    disconnected.add_done_callback(lambda _: working.cancel())
+    try:
+        await working
+    except asyncio.CancelledError:
+        raise ApiError(400, "the request broke off") from None
+    except RateLimitExceeded as error:
+        raise from_limit(error) from error
+    except EngineError as error:
+        raise from_engine(error) from error
+    finally:
+        disconnected.cancel()
+    size = len(found.vectors[0])
+    if asked.dimensions not in (None, size):
+        message = f"dimensions: {asked.dimensions} is not served here: this model's embeddings have {size}"
+        raise ApiError(400, message, param="dimensions")
+    return JSONResponse(found.body(asked.encoding_format), headers=_headers(key, asked))
+
+
+async def _embed_all(
+    request: Request, models: Models, key: str, texts: Sequence[str], found: EmbeddingsResponse
+) -> None:
+    with access.admit(request):
+        async with acquire_model(models.pool, key) as backend:
+            for text in texts:
+                stream = await start_stream(backend, TextToEmbed(text), SamplingParams())
+                async for event in stream:
+                    found.update(event)
+
+
+_Request = TypeVar("_Request", bound=NullIsAbsent)
 
 
 async def _read(request: Request, kind: type[_Request]) -> _Request:

@@ -47,7 +47,7 @@ _ROLES: Mapping[str, Role] = {
 }
 
 
-class _NullIsAbsent(BaseModel):
+class NullIsAbsent(BaseModel):
     """A part of a request, in which null means the same as a field that is missing."""
 
     model_config = ConfigDict(extra="allow")
@@ -58,7 +58,7 @@ class _NullIsAbsent(BaseModel):
         return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
 
-class ChatMessage(_NullIsAbsent):
+class ChatMessage(NullIsAbsent):
     """One message; its content is a text or a list of text parts."""
 
     role: str
@@ -94,7 +94,7 @@ class ChatMessage(_NullIsAbsent):
         return self
 
 
-class StreamOptions(_NullIsAbsent):
+class StreamOptions(NullIsAbsent):
     """Options of a streamed response."""
 
     include_usage: bool = False
@@ -104,7 +104,7 @@ MaxTokens = Annotated[int | None, Field(description="-1 is no limit, as in llama
 _NO_LIMIT = (-1, -2)  # llama.cpp's -2 fills the context, which is the limit here anyway
 
 
-class GenerationRequest(_NullIsAbsent):
+class GenerationRequest(NullIsAbsent):
     """What requests for an answer and for a completion have in common."""
 
     model: str | None = None
