@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,7 @@ from engine.types import (
     Message,
     MessagesDropped,
     ModelInfo,
+    PromptInput,
     RequestStats,
     Role,
     TextDelta,
@@ -46,7 +47,7 @@ _ROLES: Mapping[str, Role] = {
 }
 
 
-class _NullIsAbsent(BaseModel):
+class NullIsAbsent(BaseModel):
     """A part of a request, in which null means the same as a field that is missing."""
 
     model_config = ConfigDict(extra="allow")
@@ -57,7 +58,7 @@ class _NullIsAbsent(BaseModel):
         return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
 
-class ChatMessage(_NullIsAbsent):
+class ChatMessage(NullIsAbsent):
     """One message; its content is a text or a list of text parts."""
 
     role: str
@@ -93,7 +94,7 @@ class ChatMessage(_NullIsAbsent):
         return self
 
 
-class StreamOptions(_NullIsAbsent):
+class StreamOptions(NullIsAbsent):
     """Options of a streamed response."""
 
     include_usage: bool = False
@@ -103,15 +104,13 @@ MaxTokens = Annotated[int | None, Field(description="-1 is no limit, as in llama
 _NO_LIMIT = (-1, -2)  # llama.cpp's -2 fills the context, which is the limit here anyway
 
 
-class _ChatRequest(_NullIsAbsent):
-    """The body of the request."""
+class GenerationRequest(NullIsAbsent):
+    """What requests for an answer and for a completion have in common."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: MaxTokens = None
-    max_completion_tokens: MaxTokens = None
     n_predict: MaxTokens = None
     n: Annotated[int | None, Field(description="how many answers")] = None
     seed: int | None = None
@@ -126,7 +125,7 @@ class _ChatRequest(_NullIsAbsent):
             raise ValueError("only one answer at a time is served here: send 1, or several requests")
         return n
 
-    @field_validator("max_tokens", "max_completion_tokens", "n_predict")
+    @field_validator("max_tokens", "max_completion_tokens", "n_predict", check_fields=False)
     @classmethod
     def _check_limit(cls, limit: int | None) -> int | None:
         if limit is not None and limit < 1 and limit not in _NO_LIMIT:
@@ -134,7 +133,7 @@ class _ChatRequest(_NullIsAbsent):
         return limit
 
     @model_validator(mode="after")
-    def _read_others(self) -> _ChatRequest:
+    def _read_others(self) -> GenerationRequest:
         others = self.model_extra or {}
         self._form = answer_form(others)
         others = {name: value for name, value in others.items() if name not in FORM_FIELDS}
@@ -146,17 +145,22 @@ class _ChatRequest(_NullIsAbsent):
         """The names of the fields that are ignored because nothing is known of them."""
         return self._unknown
 
-    def conversation(self) -> list[Message]:
-        """Return the messages for the engine."""
-        return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
+    def _limits(self) -> list[int]:
+        """Return the limits of tokens that are given, the one that counts first."""
+        names = ("max_completion_tokens", "max_tokens", "n_predict")
+        return [limit for name in names if (limit := getattr(self, name, None)) is not None]
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether a limit of tokens was given, if only as -1."""
+        return bool(self._limits())
 
     def sampling(self, model: ModelInfo) -> SamplingParams:
         """Return the sampling params; without a limit, up to the model's context. Raises SettingsError."""
-        given = {name: value for name in _SAMPLING_TYPES if (value := getattr(self, name)) is not None}
+        given = {name: value for name in SAMPLING_TYPES if (value := getattr(self, name)) is not None}
         if given.get("top_k") == -1:  # off, as in vLLM and others
             given["top_k"] = 0
-        limits = (self.max_completion_tokens, self.max_tokens, self.n_predict)
-        limit = next((limit for limit in limits if limit is not None), -1)
+        limit = next(iter(self._limits()), -1)
         return replace(
             sampling_over(model.recommended, given),
             max_tokens=min(model.context, MAX_TOKENS) if limit in _NO_LIMIT else limit,
@@ -168,13 +172,37 @@ class _ChatRequest(_NullIsAbsent):
         )
 
 
-_SAMPLING_TYPES: dict[str, Any] = {
-    row.name: (row.type | None, None) for row in SAMPLING_FIELDS if row.name not in _ChatRequest.model_fields
+SAMPLING_TYPES: dict[str, Any] = {
+    row.name: (row.type | None, None)
+    for row in SAMPLING_FIELDS
+    if row.name not in GenerationRequest.model_fields
 }
+"""A field for each sampling parameter but max_tokens and seed, which follow OpenAI's own rules."""
+
+
+class _ChatRequest(GenerationRequest):
+    """The body of the request."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: MaxTokens = None
+
+    def conversation(self) -> list[Message]:
+        """Return the messages for the engine."""
+        return [{"role": _ROLES[message.role], "content": message.text} for message in self.messages]
+
+    def prompts(self) -> Sequence[PromptInput]:
+        """Return the one prompt for the engine."""
+        return [self.conversation()]
+
+    def responses(self, model: str) -> Sequence[ChatResponse]:
+        """Return an empty response; `model` is the name to send back."""
+        return [ChatResponse(model)]
+
+
 if TYPE_CHECKING:
     ChatRequest = _ChatRequest
-else:  # adds a field for each sampling parameter but max_tokens and seed, which follow OpenAI's own rules
-    ChatRequest = create_model("ChatRequest", __base__=_ChatRequest, **_SAMPLING_TYPES)
+else:
+    ChatRequest = create_model("ChatRequest", __base__=_ChatRequest, **SAMPLING_TYPES)
 
 
 _REASONS: Mapping[FinishReason, str] = {
@@ -207,11 +235,12 @@ class ChatResponse:
             self.end = event
         return ""
 
-    def completion(self) -> dict[str, Any]:
-        """Return the whole response, once the answer has ended."""
+    def completion(self, others: Sequence[ChatResponse] = ()) -> dict[str, Any]:
+        """Return the whole response, once the answer has ended; `others` is for several prompts."""
+        assert not others, "a chat has one prompt"
         message = {"role": "assistant", "content": self.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(), **self._notes()}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.reason}
+        return {**self.head("chat.completion"), "choices": [choice], "usage": self.usage(), **self._notes()}
 
     def first_chunk(self) -> dict[str, Any]:
         """Return the first chunk, with the role."""
@@ -223,17 +252,18 @@ class ChatResponse:
 
     def last_chunk(self) -> dict[str, Any]:
         """Return the chunk with the finish reason."""
-        return self._chunk({}, self._reason) | self._notes()
+        return self._chunk({}, self.reason) | self._notes()
 
     def usage_chunk(self) -> dict[str, Any]:
         """Return the chunk with the token counts, sent last if `include_usage` is set."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()}
+        return {**self.head("chat.completion.chunk"), "choices": [], "usage": self.usage()}
 
     def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+        return {**self.head("chat.completion.chunk"), "choices": [choice]}
 
-    def _head(self, object_type: str) -> dict[str, Any]:
+    def head(self, object_type: str) -> dict[str, Any]:
+        """Return the fields with which every response and chunk begins."""
         return {"id": self.id, "object": object_type, "created": self.created, "model": self.model}
 
     def _notes(self) -> dict[str, Any]:
@@ -241,7 +271,8 @@ class ChatResponse:
         return {"dropped_messages": self.dropped} if self.dropped else {}
 
     @property
-    def _reason(self) -> str:
+    def reason(self) -> str:
+        """The finish reason, once the answer has ended."""
         return _REASONS[self._finished.reason]
 
     @property
@@ -249,7 +280,8 @@ class ChatResponse:
         assert self.end is not None, "the answer has not ended"
         return self.end
 
-    def _usage(self) -> dict[str, Any]:
+    def usage(self) -> dict[str, Any]:
+        """Return the token counts, once the answer has ended."""
         stats: RequestStats = self._finished.stats
         return {
             "prompt_tokens": stats.prompt_tokens,
