@@ -7,16 +7,23 @@ from pipeline.sources.model_source import Source, read_json
 
 
 def missing_class(base: Source) -> str | None:
-    """Return the model_type in config.json if transformers has no causal language model of it, else None."""
+    """Return the model_type in config.json if transformers has no causal language model of it, else None.
+
+    A model_type that is unknown beside a class that is not, without any code in auto_map, is a mistake in
+    config.json: None too, so that transformers reports it.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config = read_json(base.folder / "config.json", f"the base model {base.spec!r}")
-    model_type = config.get("model_type")
+    model_type, architectures = config.get("model_type"), config.get("architectures")
     if not isinstance(model_type, str) or not model_type:
         return None  # a malformed config.json, which transformers refuses
-    known = model_type in CONFIG_MAPPING_NAMES and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return None if known else model_type
+    if model_type in CONFIG_MAPPING_NAMES and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return None
+    named = architectures[0] if isinstance(architectures, list) and architectures else architectures
+    mistaken = named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and not config.get("auto_map")
+    return None if mistaken else model_type
 
 
 def require_class(base: Source, purpose: str, way_out: str) -> None:

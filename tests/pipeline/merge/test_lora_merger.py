@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.merge.checkpoint import Checkpoint, Tensors
 from pipeline.merge.lora_merger import LoraMerger
 from pipeline.merge.merger import merge_in_sequence
+from pipeline.merge.model_class import missing_class
 from pipeline.merge.tensor_merger import TensorMerger
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import WEIGHTS, adapter_source, base_source
@@ -178,3 +179,21 @@ def test_what_needs_a_class_says_so(bases: Bases, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=missing + "training needs one; code .* is never run here"):
         finetune(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_whether_transformers_has_a_class(bases: Bases, tmp_path: Path) -> None:
+    llama = {"architectures": ["LlamaForCausalLM"]}
+    cases = [
+        ({}, "nemotron-nas"),
+        ({"auto_map": None}, "nemotron-nas"),
+        (llama, "nemotron-nas"),  # code of its own under transformers' name
+        ({**llama, "auto_map": None}, None),  # a mistake in config.json
+        ({"model_type": "llama"}, None),
+        ({"model_type": None}, None),
+        ({"model_type": "t5"}, "t5"),
+    ]
+    for number, (config, expected) in enumerate(cases):
+        base = base_source(str(without_class(bases(), tmp_path / str(number))))
+        path = base.folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+        assert missing_class(base) == expected, config
