@@ -47,7 +47,16 @@ from engine.process.messages import (
 )
 from engine.prompt.message_checks import check_prompt
 from engine.serving.stream import Sink
-from engine.types import Event, Finished, ModelInfo, ProgressCallback, PromptInput, ToolRequest, no_progress
+from engine.types import (
+    Event,
+    Finished,
+    ModelInfo,
+    ProgressCallback,
+    PromptInput,
+    TextToEmbed,
+    ToolRequest,
+    no_progress,
+)
 
 HANG_SECONDS = 10.0
 """A process that sends nothing for so long after a Ping is killed."""
@@ -366,8 +375,10 @@ class ModelProcess:
         return signal.Signals(-code).name if known else f"signal {-code}"
 
 
-def _sendable(prompt: PromptInput) -> list[dict[str, Any]] | ToolRequest | str:
+def _sendable(prompt: PromptInput) -> list[dict[str, Any]] | ToolRequest | str | TextToEmbed:
     """Replace lone surrogates, which JSON in UTF-8 cannot carry, by question marks."""
+    if isinstance(prompt, TextToEmbed):
+        return TextToEmbed(_valid(prompt.text))
     if isinstance(prompt, str):
         return _valid(prompt)
     if isinstance(prompt, ToolRequest):

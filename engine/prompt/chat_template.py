@@ -237,6 +237,18 @@ class PromptBuilder:
             "room: shorten it, or raise the context"
         )
 
+    def text_tokens(self, text: str, limit: int) -> list[int]:
+        """Return the token ids of a text to embed; control tokens that are spelled out in it stay text.
+
+        Raises PromptTooLong for more than `limit` tokens, in time that the limit bounds.
+        """
+        if not self._tokenizer.exceeds(text, limit):
+            ids = self._tokenizer.tokenize(text, special=False)
+            ids = [self._tokenizer.bos, *ids] if self._tokenizer.add_bos else ids
+            if len(ids) <= limit:
+                return ids
+        raise PromptTooLong(f"a text has more than {limit} tokens, and {limit} are the most: split it")
+
     def measure(self, text: str, limit: int) -> int:
         """Return the number of tokens of a text without the template; `limit + 1` if it surely has more."""
         if len(text) > limit and self._tokenizer.exceeds(text, limit):

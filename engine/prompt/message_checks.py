@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from engine.errors import RequestError
-from engine.types import Message, PromptInput, Role, ToolRequest
+from engine.types import Message, PromptInput, Role, TextToEmbed, ToolRequest
 
 _MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
 _MAX_FUNCTIONS = 128  # as in OpenAI's API
@@ -17,7 +17,10 @@ FUNCTION_KEYS = frozenset(("name", "description", "parameters", "strict"))
 
 def check_prompt(prompt: PromptInput) -> None:
     """Raise RequestError unless the prompt is a text with something in it, or messages in order."""
-    if isinstance(prompt, ToolRequest):
+    if isinstance(prompt, TextToEmbed):
+        if not prompt.text.strip():
+            raise RequestError("a text is empty: send some text to embed")
+    elif isinstance(prompt, ToolRequest):
         check_functions(prompt.functions)
         if prompt.only and all(prompt.only != function["name"] for function in prompt.functions):
             raise RequestError(f"there is no function {prompt.only!r} to be called: send it with the others")

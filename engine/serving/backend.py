@@ -20,6 +20,7 @@ from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
 from engine.errors import EngineStopped, RequestError
 from engine.llama.constraint import compile_constraint
+from engine.llama.embedder import MAX_TOKENS, Embedder
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.llama.tool_grammar import compile_tools
@@ -28,6 +29,7 @@ from engine.probe.describe import describe
 from engine.prompt.chat_template import PromptBuilder
 from engine.prompt.message_checks import check_prompt
 from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
+from engine.serving.embedding_queue import EmbeddingQueue
 from engine.serving.model_pool import check_room
 from engine.serving.stream import EventStream, Sink
 from engine.serving.worker import Worker
@@ -38,6 +40,7 @@ from engine.types import (
     ProgressCallback,
     PromptInput,
     TextDelta,
+    TextToEmbed,
     ToolRequest,
     no_progress,
     scaled,
@@ -48,6 +51,8 @@ from engine.types import (
 class Prompt:
     """A prompt ready to be queued: `dropped` of its turns do not fit, `continues` begins its answer.
 
+    `embeds` asks for the embedding of the tokens in place of an answer.
+
     `sampling` has a compiled schema or grammar.
     """
 
@@ -55,6 +60,7 @@ class Prompt:
     sampling: SamplingParams
     dropped: MessagesDropped | None
     continues: bool
+    embeds: bool = False
 
 
 _FAR = 2  # times too long: how many tokens it is exactly does not matter any more
@@ -175,6 +181,10 @@ class LlamaBackend:
     def prepare(self, prompt: PromptInput, sampling: SamplingParams) -> Prompt:
         """Return a prompt, ready to be queued. Raises RequestError, and EngineStopped after `close`."""
         check_prompt(prompt)
+        if isinstance(prompt, TextToEmbed):
+            with self._open_prompts() as prompts:
+                tokens = prompts.text_tokens(prompt.text, self._embedding_context)
+            return Prompt(tokens, sampling, None, True, embeds=True)
         said = prompt.messages if isinstance(prompt, ToolRequest) else prompt
         window = self._window(said, sampling, prompt.functions if isinstance(prompt, ToolRequest) else ())
         self._check(window.tokens)
@@ -183,7 +193,9 @@ class LlamaBackend:
 
     def submit(self, prompt: Prompt, sink: Sink) -> int:
         """Queue a prompt; `sink` gets its events and must not block. Raises as Worker.submit."""
-        return self._worker.submit(prompt.tokens, prompt.sampling, sink, continues=prompt.continues)
+        return self._worker.submit(
+            prompt.tokens, prompt.sampling, sink, continues=prompt.continues, embeds=prompt.embeds
+        )
 
     def cancel(self, request: int) -> None:
         """Stop a submitted request. Returns at once."""
@@ -198,6 +210,10 @@ class LlamaBackend:
         messages.append({"role": "user", "content": question})
         stream = self.stream(messages, sampling_over(self._info.recommended, sampling))
         return "".join(event.delta for event in stream if isinstance(event, TextDelta))
+
+    @property
+    def _embedding_context(self) -> int:
+        return min(MAX_TOKENS, self._info.context)
 
     def _window(
         self,
@@ -331,7 +347,11 @@ def _worker(
             counters=counters,
         )
 
-    return Worker(build, capacity=settings.slots + settings.queue)
+    def build_embedder() -> Embedder:
+        context = min(MAX_TOKENS, info.context)
+        return Embedder(model, context=context, threads=info.threads, adapter=adapter)
+
+    return Worker(build, EmbeddingQueue(build_embedder), capacity=settings.slots + settings.queue)
 
 
 def _measured(runner: Runner, settings: EngineConfig) -> BatchCostModel | None:

@@ -16,20 +16,12 @@ from pathlib import Path
 
 from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, run_worker, serve
+from pipeline.convert.remote_code import forbid_remote_code
 from pipeline.errors import InputError
 from pipeline.progress import StepProgress
-from pipeline.sources.adapter import PEFT_PREFIX, Adapter, is_lora
+from pipeline.sources.adapter import PEFT_PREFIX, Adapter, beyond_plain_lora
 from pipeline.sources.model_source import WEIGHTS, Source
 from pipeline.sources.reading import reading
-
-_INEXPRESSIBLE = {
-    "use_dora": "DoRA rescales every row of the merged weight",
-    "lora_bias": "its updates have biases",
-    "modules_to_save": "it brings whole modules",
-    "trainable_token_indices": "it brings embeddings of its own",
-    "target_parameters": "it changes bare parameters, such as fused experts",
-    "fan_in_fan_out": "its base keeps weights transposed",
-}
 
 
 @dataclass(frozen=True)
@@ -54,18 +46,7 @@ class WrittenAdapter:
 
 def reject_inexpressible(adapter: Adapter) -> None:
     """Raise InputError for an adapter that the GGUF LoRA format cannot represent."""
-    reason: str | None
-    if not is_lora(adapter.config):
-        reason = f"{adapter.kind} is no LoRA"
-    elif adapter.config.get("bias", "none") != "none":
-        reason = f"it trained biases (bias={adapter.config['bias']!r})"
-    else:
-        reason = next((text for option, text in _INEXPRESSIBLE.items() if adapter.config.get(option)), None)
-    other = next(
-        (name for name in adapter.tensors if ".lora_A." not in name and ".lora_B." not in name), None
-    )
-    if reason is None and other:
-        reason = f"it has {other}, and llama.cpp takes updates of linear layers alone"
+    reason = beyond_plain_lora(adapter)
     if reason:
         raise InputError(
             f"the adapter {adapter.spec!r} cannot be a GGUF LoRA file: {reason}; leave --format adapter "
@@ -84,6 +65,7 @@ def write(request: Message) -> Message:
     """Run an AdapterJob in the worker; return a WrittenAdapter."""
     job = from_json(AdapterJob, request)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the two folders
+    forbid_remote_code()
     with tempfile.TemporaryDirectory(dir=job.target.parent, prefix="read-") as scratch:
         folder = Path(scratch) / job.name  # the script takes the GGUF's name from it
         what = f"the adapter {job.adapter.spec!r} cannot be a GGUF LoRA file"
@@ -111,10 +93,16 @@ def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
 
 
 def _scales(base: Source, adapter: Adapter) -> dict[str, float]:
-    """Return PEFT's scaling of each layer. Building the layers also checks that the adapter fits the base."""
+    """Return PEFT's scaling of each layer, after checking that the adapter fits the base."""
+    from pipeline.merge.checkpoint import Checkpoint
+    from pipeline.merge.lora_merger import lora_layers
     from pipeline.merge.meta_model import AdapterWeights, build_base, inject_adapter
+    from pipeline.merge.model_class import missing_class
     from pipeline.merge.peft_layer import tuned_layers
 
+    if (model_type := missing_class(base)) is not None:
+        found = lora_layers(base, model_type, Checkpoint(base.weight_files()), adapter)
+        return {layer.path: layer.scale for layer in found}
     model = build_base(base, {})
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
     wrapped = inject_adapter(model, adapter)

@@ -22,6 +22,7 @@ from common.errors import MissingPackage
 from common.worker_process import Message, send, serve
 from pipeline.convert.job import Converted, ConvertJob
 from pipeline.convert.metadata_check import check_metadata
+from pipeline.convert.remote_code import forbid_remote_code
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
@@ -32,7 +33,7 @@ from pipeline.tokenizers.reference import ask_tokenizer
 from pipeline.tokenizers.select import stage_checkpoint
 
 if TYPE_CHECKING:
-    from pipeline.merge.merger import Merger
+    from pipeline.merge.tensor_merger import TensorMerger
 
 
 Thunk = Callable[[], Any]
@@ -47,6 +48,8 @@ def convert(request: Message) -> Message:
 
     folder = job.target.parent
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=folder, prefix="read-") as scratch:
+        with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
+            _require_known(job.base)
         merger = _merger(job)
         if merger is None:
             _check_base(job.base)
@@ -79,6 +82,7 @@ def _prepare_process(job: ConvertJob) -> None:
     except ImportError as error:
         raise MissingPackage("torch") from error
     torch.set_num_threads(job.threads)
+    forbid_remote_code()
     _map_large_blocks()
 
 
@@ -95,7 +99,7 @@ def _map_large_blocks() -> None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
-def _merger(job: ConvertJob) -> Merger | None:
+def _merger(job: ConvertJob) -> TensorMerger | None:
     if not job.adapters:
         return None
     from pipeline.merge.merger import merge_in_sequence
@@ -127,6 +131,7 @@ def _about_base(base: Source) -> tuple[str, str]:
 def _fault(base: Source, error: BaseException) -> str | None:
     """Return the message for an error of llama.cpp's converter; None where the file at fault is unknown."""
     from pipeline.merge.meta_model import build_base
+    from pipeline.merge.model_class import missing_class
 
     if type(error).__module__.partition(".")[0] == "yaml":
         card = base.folder / "README.md"
@@ -134,11 +139,17 @@ def _fault(base: Source, error: BaseException) -> str | None:
     index = base.folder / "model.safetensors.index.json"
     if "tensors: [" in str(error) and index.is_file():
         return f"{index} does not list the tensors of its files ({reason(error)}): download both again"
-    if isinstance(error, NotImplementedError):
-        return (
-            f"llama.cpp's converter cannot handle the base model {base.spec!r}: {error} "
-            "(its tokenizer or its layout is unknown to it: use the tokenizer files of the original model)"
+    if isinstance(error, NotImplementedError | RecursionError):
+        reasons = (
+            f"{error} (its tokenizer or its layout is unknown to it: use the tokenizer files of the original "
+            "model)",
+            "it calls itself without end for this architecture, a fault of this version: use another "
+            "llama-cpp-python, or another base",
         )
+        why = reasons[isinstance(error, RecursionError)]
+        return f"llama.cpp's converter cannot handle the base model {base.spec!r}: {why}"
+    if missing_class(base) is not None:
+        return None
     try:
         build_base(base, {})
     except InputError as refusal:
@@ -146,22 +157,36 @@ def _fault(base: Source, error: BaseException) -> str | None:
     return None
 
 
-def _converter(job: ConvertJob, folder: Path, merger: Merger | None) -> Any:
-    """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
+def _require_known(base: Source) -> None:
+    """Raise InputError for an architecture that neither transformers nor llama.cpp's converter knows."""
+    from pipeline.merge.model_class import missing_class
+
+    if missing_class(base) is not None:
+        _model_class(base, base.folder)
+
+
+def _model_class(base: Source, folder: Path) -> Any:
+    """Return the converter's class for the model in `folder`. Raises InputError when there is none."""
     try:
         import conversion
-        import gguf
 
         hparams = conversion.ModelBase.load_hparams(folder, False)
         architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
-        plain = conversion.get_model_class(architecture)
+        return conversion.get_model_class(architecture)
     except ImportError as error:
         raise MissingPackage(error.name or "gguf") from error
     except NotImplementedError:
         raise InputError(
-            f"the base model {job.base.spec!r} has the architecture {architecture}, which llama.cpp's "
+            f"the base model {base.spec!r} has the architecture {architecture}, which llama.cpp's "
             "converter does not know: use a base that it knows, or a newer llama-cpp-python"
         ) from None
+
+
+def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> Any:
+    """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
+    plain = _model_class(job.base, folder)
+    import gguf
+
     file_types = {
         "f32": gguf.LlamaFileType.ALL_F32,
         "f16": gguf.LlamaFileType.MOSTLY_F16,
@@ -171,7 +196,7 @@ def _converter(job: ConvertJob, folder: Path, merger: Merger | None) -> Any:
     return model_class(folder, file_types[job.outtype], job.target, model_name=job.name)
 
 
-def _merging(plain: Any, merger: Merger, base: Source) -> Any:
+def _merging(plain: Any, merger: TensorMerger, base: Source) -> Any:
     """Return a subclass of the converter's model class that reads merged tensors instead of the base's.
 
     Every tensor of the checkpoint passes `filter_tensors` under its original name, before the converter

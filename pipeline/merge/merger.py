@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.errors import MissingPackage
-from common.text import and_more
 from pipeline.errors import InputError
 from pipeline.merge.base_check import check_base
 from pipeline.merge.checkpoint import Checkpoint, Parameters, Tensors
 from pipeline.merge.embeddings import check_added_rows, embedding_parameters, resized_rows, with_rows
+from pipeline.merge.lora_merger import LoraMerger
 from pipeline.merge.meta_model import AdapterWeights, build_base, inject_adapter
+from pipeline.merge.model_class import missing_class, require_class
 from pipeline.merge.peft_layer import tuned_layers
+from pipeline.merge.tensor_merger import TensorMerger
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 from pipeline.sources.reading import reading
@@ -29,17 +31,11 @@ except ImportError as error:
     raise MissingPackage(error.name or "torch") from error
 
 
-class Merger:
-    """The Tensors of `base` with one adapter merged in; `tensors` are the base's.
-
-    `targets` are the names of the tensors that the adapter changes. They include `added` ones, which the
-    checkpoint lacks, when tied embeddings are no longer equal.
-    """
+class Merger(TensorMerger):
+    """The Tensors of `base` with one adapter merged in by PEFT's layers; `tensors` are the base's."""
 
     def __init__(self, base: Source, tensors: Tensors, adapter: Adapter) -> None:
-        self._adapter = adapter
-        self._tensors = tensors
-        self.settings: dict[str, object] = dict(tensors.settings)
+        super().__init__(tensors, adapter)
         model = self._build(base)
         self._embeddings = embedding_parameters(model)
         named = dict(model.named_parameters(remove_duplicate=False))
@@ -55,20 +51,8 @@ class Merger:
         }
         self._ready: dict[str, torch.Tensor] = {}
         self._owners = self._find_owners()
-        self.targets = frozenset(self._owners)
-        self.changed = self.targets | tensors.changed
-        self.added = tensors.added | (self.targets - tensors.shapes.keys())
+        self._set_targets(frozenset(self._owners))
         self.shapes = self._new_shapes()
-        self._unused = set(self.changed)
-
-    def merge(self, name: str) -> torch.Tensor:
-        """Return the merged tensor `name` in float32. Call it once per changed tensor."""
-        self.use(name)
-        return self.read(name).float()
-
-    def use(self, name: str) -> None:
-        """Record that the converter uses the merged `name`, as it must exactly once."""
-        self._unused.remove(name)  # a second use is a bug, and raises KeyError
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor of the merged model, in float32 if the adapter changes it."""
@@ -78,15 +62,6 @@ class Merger:
         if name not in self._ready:
             self._merge_parameter(parameter)
         return self._ready.pop(name)
-
-    def finish(self) -> None:
-        """Raise InputError when a tensor of the adapter was not used."""
-        if self._unused:
-            raise InputError(
-                f"the adapter {self._adapter.spec!r} needs {min(self._unused)}"
-                f"{and_more(len(self._unused) - 1, 'tensor')} in the GGUF, and llama.cpp's converter leaves "
-                "them out for this architecture: its tuning would be lost"
-            )
 
     def _build(self, base: Source) -> Any:
         model = build_base(base, self.settings)
@@ -143,11 +118,7 @@ class Merger:
         values = layer.merged(self._base) if layer else {parameter: self._base(parameter)}
         while values:
             name, value = values.popitem()
-            # PEFT's safe_merge checks every number and takes longer than the merge; one sum is enough.
-            if not torch.isfinite(value.sum()):
-                raise InputError(
-                    f"the adapter {self._adapter.spec!r} makes {name} infinite or not a number: it is damaged"
-                )
+            self._check_finite(name, value)
             stored = name in self._parameters
             self._ready.update(self._parameters.split(name, value) if stored else {name: value})
 
@@ -183,19 +154,29 @@ def _tied_parameters(named: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def merge_in_sequence(base: Source, adapters: Sequence[Adapter], qlora_base: str | None = None) -> Merger:
+def merge_in_sequence(
+    base: Source, adapters: Sequence[Adapter], qlora_base: str | None = None
+) -> TensorMerger:
     """Merge the adapters one after the other. Raises InputError for one that does not fit.
 
-    With `qlora_base` "nf4" they are merged into the base as rounded by loading it in 4 bits.
+    With `qlora_base` "nf4" they are merged into the base as rounded by loading it in 4 bits. Without a class
+    of transformers for the base, they are merged by the formula of LoRA.
     """
     tensors: Tensors = Checkpoint(base.weight_files())
+    model_type = missing_class(base)
     if qlora_base == "nf4":
+        require_class(
+            base, "--qlora-base nf4", "merge the adapter where it was trained, and export the result"
+        )
         from pipeline.merge.nf4 import Nf4Base
 
         tensors = Nf4Base(base, tensors)
     for adapter in adapters:
         what = f"the adapter {adapter.spec!r} cannot be merged into the base {base.spec!r}"
         with reading(what, "save it again with PEFT, or merge it with PEFT's merge_and_unload"):
-            tensors = Merger(base, tensors, adapter)
-    assert isinstance(tensors, Merger)
+            if model_type is None:
+                tensors = Merger(base, tensors, adapter)
+            else:
+                tensors = LoraMerger(base, model_type, tensors, adapter)
+    assert isinstance(tensors, TensorMerger)
     return tensors

@@ -88,9 +88,7 @@ def inject_adapter(model: Any, adapter: Adapter) -> Any:
 
 def _injected(model: Any, options: dict[str, Any], adapter: Adapter) -> Any:
     with suppress_warnings():
-        # As PeftConfig.from_pretrained, without the keys whose value is null.
-        config = PeftConfig.from_peft_type(**PeftConfig.check_kwargs(**options))
-        _check_version(config, adapter)
+        config = peft_config(options, adapter)
         config.inference_mode = True
         return PeftModel(model, config, low_cpu_mem_usage=True)
 
@@ -105,6 +103,14 @@ def _misfit(base_config: Any, adapter: Adapter, error: BaseException) -> str:
         f"the adapter {adapter.spec!r} does not fit the base model: {at_fault}{reason(error)}; "
         "save the adapter again with PEFT, or give the base that it was trained on"
     )
+
+
+def peft_config(options: dict[str, Any], adapter: Adapter) -> Any:
+    """Return PEFT's configuration object. Raises InputError for an option of a newer PEFT."""
+    # As PeftConfig.from_pretrained, without the keys whose value is null.
+    config = PeftConfig.from_peft_type(**PeftConfig.check_kwargs(**options))
+    _check_version(config, adapter)
+    return config
 
 
 def _check_version(config: Any, adapter: Adapter) -> None:

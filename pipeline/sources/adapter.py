@@ -112,6 +112,30 @@ def is_lora(config: dict[str, Any]) -> bool:
     return _peft_type(config) == "LORA"
 
 
+_BEYOND_PLAIN = {
+    "use_dora": "DoRA rescales every row of the merged weight",
+    "lora_bias": "its updates have biases",
+    "modules_to_save": "it brings whole modules",
+    "trainable_token_indices": "it brings embeddings of its own",
+    "target_parameters": "it changes bare parameters, such as fused experts",
+    "fan_in_fan_out": "its base keeps weights transposed",
+}
+
+
+def beyond_plain_lora(adapter: Adapter) -> str | None:
+    """Return why an adapter is not only LoRA or rsLoRA on linear layers; None when it is."""
+    if not is_lora(adapter.config):
+        return f"{adapter.kind} is no LoRA"
+    if (bias := adapter.config.get("bias") or "none") != "none":
+        return f"it trained biases (bias={bias!r})"
+    for option, reason in _BEYOND_PLAIN.items():
+        if adapter.config.get(option):
+            return reason
+    plain = (".lora_A.weight", ".lora_B.weight")
+    other = next((name for name in adapter.tensors if not name.endswith(plain)), None)
+    return f"it has {other}, which is no update of a linear layer" if other else None
+
+
 _NUMBERS = (int, float)
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "r": (int,),

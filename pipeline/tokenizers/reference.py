@@ -20,6 +20,7 @@ from common.system import RENDER_SECONDS, kill_after
 from pipeline.data.chat_template import set_template, shaped
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
+from pipeline.tokenizers.own_code import NeedsCode, load_without_code
 from pipeline.tokenizers.stress_corpus import stress_corpus, token_texts
 
 _REPLY = "A reply."
@@ -124,7 +125,9 @@ def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
     except ImportError as error:
         raise MissingPackage(error.name or "transformers") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_without_code(AutoTokenizer.from_pretrained, folder, local_files_only=True)
+    except NeedsCode:
+        raise
     except Exception as error:  # noqa: BLE001 - an untrusted file, and tokenizers raises plain Exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None

@@ -18,6 +18,7 @@ from common.files import atomic_directory, sha256
 from pipeline.data.chat_template import no_template, reject_lost_messages, set_template
 from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
+from pipeline.merge.model_class import require_class
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.model_card import CARD, adapter_card, own_card
 from pipeline.sources.bundled import read_record
@@ -51,6 +52,9 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package)
     source = base_source(config.base)
+    require_class(
+        source, "training", "train where the model's own code runs, and export the adapter with --adapter"
+    )
     given = read_template(config.chat_template) if config.chat_template is not None else None
     tokenizer = load_tokenizer(source, given)
     reject_lost_messages(tokenizer, chats)

@@ -12,6 +12,7 @@ from engine.errors import EngineError, RequestError
 from engine.prompt.chat_template import NO_TOOLS
 from engine.prompt.message_checks import check_prompt
 from engine.types import (
+    EmbeddingVector,
     Event,
     Finished,
     FinishReason,
@@ -22,6 +23,7 @@ from engine.types import (
     Queued,
     RequestStats,
     TextDelta,
+    TextToEmbed,
     ToolRequest,
 )
 
@@ -94,6 +96,7 @@ class FakeBackend:
         self.answer, self.pause, self.error = answer, pause, error
         self.refuse: EngineError | None = None
         self.asked: list[tuple[list[Message], SamplingParams]] = []
+        self.embedded: list[str] = []
         self.continued: list[tuple[str, SamplingParams]] = []
         self.prompts: list[PromptInput] = []
         self.streams: list[FakeStream] = []
@@ -109,6 +112,10 @@ class FakeBackend:
         if isinstance(prompt, ToolRequest) and self.info.tools is None:
             raise RequestError(NO_TOOLS)
         self.prompts.append(prompt)
+        if isinstance(prompt, TextToEmbed):
+            self.embedded.append(prompt.text)
+            stats = RequestStats(len(prompt.text.split()), 0, 0, 0.0, 0.0, 0.0)
+            return FakeStream([EmbeddingVector([0.6, 0.8]), Finished("stop", stats)], self.pause)
         if isinstance(prompt, str):
             self.continued.append((prompt, sampling))
         elif isinstance(prompt, ToolRequest):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,21 +32,22 @@ class ChatResponse:
     dropped: int = 0
     end: Finished | None = None
 
-    def update(self, event: Event) -> list[dict[str, Any]]:
-        """Apply an event; return the deltas of its chunks."""
+    def update(self, event: Event) -> str:
+        """Apply an event; return its text."""
         if isinstance(event, TextDelta):
             self.text += event.delta
-            return [{"content": event.delta}]
+            return event.delta
         if isinstance(event, MessagesDropped):
             self.dropped = event.messages
         elif isinstance(event, Finished):
             self.end = event
-        return []
+        return ""
 
-    def completion(self) -> dict[str, Any]:
-        """Return the whole response, once the answer has ended."""
-        choice = {"index": 0, "message": self.message(), "logprobs": None, "finish_reason": self._reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(), **self._notes()}
+    def completion(self, others: Sequence[ChatResponse] = ()) -> dict[str, Any]:
+        """Return the whole response, once the answer has ended; `others` is for several prompts."""
+        assert not others, "a chat has one prompt"
+        choice = {"index": 0, "message": self.message(), "logprobs": None, "finish_reason": self.reason}
+        return {**self.head("chat.completion"), "choices": [choice], "usage": self.usage(), **self._notes()}
 
     def message(self) -> dict[str, Any]:
         """Return the assistant's message, once the answer has ended."""
@@ -56,23 +57,29 @@ class ChatResponse:
         """Return the first chunk, with the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def chunk(self, delta: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a chunk with a delta of `update`."""
-        return self._chunk(delta)
+    def chunks(self, event: Event) -> list[dict[str, Any]]:
+        """Apply an event; return its chunks."""
+        delta = self.update(event)
+        return [self.text_chunk(delta)] if delta else []
+
+    def text_chunk(self, delta: str) -> dict[str, Any]:
+        """Return a chunk with the next piece of text."""
+        return self._chunk({"content": delta})
 
     def last_chunk(self) -> dict[str, Any]:
         """Return the chunk with the finish reason."""
-        return self._chunk({}, self._reason) | self._notes()
+        return self._chunk({}, self.reason) | self._notes()
 
     def usage_chunk(self) -> dict[str, Any]:
         """Return the chunk with the token counts, sent last if `include_usage` is set."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()}
+        return {**self.head("chat.completion.chunk"), "choices": [], "usage": self.usage()}
 
     def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+        return {**self.head("chat.completion.chunk"), "choices": [choice]}
 
-    def _head(self, object_type: str) -> dict[str, Any]:
+    def head(self, object_type: str) -> dict[str, Any]:
+        """Return the fields with which every response and chunk begins."""
         return {"id": self.id, "object": object_type, "created": self.created, "model": self.model}
 
     def _notes(self) -> dict[str, Any]:
@@ -80,7 +87,8 @@ class ChatResponse:
         return {"dropped_messages": self.dropped} if self.dropped else {}
 
     @property
-    def _reason(self) -> str:
+    def reason(self) -> str:
+        """The finish reason, once the answer has ended."""
         return _REASONS[self._finished.reason]
 
     @property
@@ -88,7 +96,8 @@ class ChatResponse:
         assert self.end is not None, "the answer has not ended"
         return self.end
 
-    def _usage(self) -> dict[str, Any]:
+    def usage(self) -> dict[str, Any]:
+        """Return the token counts, once the answer has ended."""
         stats: RequestStats = self._finished.stats
         return {
             "prompt_tokens": stats.prompt_tokens,

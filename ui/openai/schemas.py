@@ -6,9 +6,9 @@ all fields that are not kept are ui.openai.other_fields'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from engine.config import MAX_TOKENS, SAMPLING_FIELDS, SamplingParams, sampling_over
-from engine.types import Message, ModelInfo, Role, ToolCall, ToolRequest
+from engine.types import Message, ModelInfo, PromptInput, Role, ToolCall, ToolRequest
 from ui.openai.answer_form import FORM_FIELDS, AnswerForm, answer_form
 from ui.openai.chat_response import ChatResponse
 from ui.openai.other_fields import check_other_fields
@@ -37,7 +37,7 @@ _ROLES: Mapping[str, Role] = {
 }
 
 
-class _NullIsAbsent(BaseModel):
+class NullIsAbsent(BaseModel):
     """A part of a request, in which null means the same as a field that is missing."""
 
     model_config = ConfigDict(extra="allow")
@@ -48,7 +48,7 @@ class _NullIsAbsent(BaseModel):
         return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
 
-class ChatMessage(_NullIsAbsent):
+class ChatMessage(NullIsAbsent):
     """One message; its content is a text or a list of text parts."""
 
     role: str
@@ -100,7 +100,7 @@ class ChatMessage(_NullIsAbsent):
         return message
 
 
-class StreamOptions(_NullIsAbsent):
+class StreamOptions(NullIsAbsent):
     """Options of a streamed response."""
 
     include_usage: bool = False
@@ -110,21 +110,19 @@ MaxTokens = Annotated[int | None, Field(description="-1 is no limit, as in llama
 _NO_LIMIT = (-1, -2)  # llama.cpp's -2 fills the context, which is the limit here anyway
 
 
-class _ChatRequest(_NullIsAbsent):
-    """The body of the request."""
+class GenerationRequest(NullIsAbsent):
+    """What requests for an answer and for a completion have in common; `EXTRA` fields are read apart."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    EXTRA: ClassVar[frozenset[str]] = FORM_FIELDS
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: MaxTokens = None
-    max_completion_tokens: MaxTokens = None
     n_predict: MaxTokens = None
     n: Annotated[int | None, Field(description="how many answers")] = None
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     _form: AnswerForm = PrivateAttr(default_factory=AnswerForm)
-    _tools: Tools = PrivateAttr(default_factory=Tools)
     _unknown: list[str] = PrivateAttr(default_factory=list)
 
     @field_validator("n")
@@ -134,7 +132,7 @@ class _ChatRequest(_NullIsAbsent):
             raise ValueError("only one answer at a time is served here: send 1, or several requests")
         return n
 
-    @field_validator("max_tokens", "max_completion_tokens", "n_predict")
+    @field_validator("max_tokens", "max_completion_tokens", "n_predict", check_fields=False)
     @classmethod
     def _check_limit(cls, limit: int | None) -> int | None:
         if limit is not None and limit < 1 and limit not in _NO_LIMIT:
@@ -142,10 +140,10 @@ class _ChatRequest(_NullIsAbsent):
         return limit
 
     @model_validator(mode="after")
-    def _read_others(self) -> _ChatRequest:
+    def _read_others(self) -> GenerationRequest:
         others = self.model_extra or {}
-        self._form, self._tools = answer_form(others), read_tools(others)
-        others = {name: value for name, value in others.items() if name not in FORM_FIELDS | TOOL_FIELDS}
+        self._form = answer_form(others)
+        others = {name: value for name, value in others.items() if name not in self.EXTRA}
         self._unknown = check_other_fields(others, type(self).model_fields)
         return self
 
@@ -154,21 +152,22 @@ class _ChatRequest(_NullIsAbsent):
         """The names of the fields that are ignored because nothing is known of them."""
         return self._unknown
 
-    def conversation(self) -> list[Message] | ToolRequest:
-        """Return the messages for the engine, with the functions that the model may call."""
-        return self._tools.request(name_results([message.for_engine() for message in self.messages]))
+    def _limits(self) -> list[int]:
+        """Return the limits of tokens that are given, the one that counts first."""
+        names = ("max_completion_tokens", "max_tokens", "n_predict")
+        return [limit for name in names if (limit := getattr(self, name, None)) is not None]
 
-    def response(self, key: str, model: ModelInfo) -> ChatResponse:
-        """Return the response to come, from the model of `key`."""
-        return self._tools.response(key, model.tools) if model.tools is not None else ChatResponse(key)
+    @property
+    def has_limit(self) -> bool:
+        """Whether a limit of tokens was given, if only as -1."""
+        return bool(self._limits())
 
     def sampling(self, model: ModelInfo) -> SamplingParams:
         """Return the sampling params; without a limit, up to the model's context. Raises SettingsError."""
-        given = {name: value for name in _SAMPLING_TYPES if (value := getattr(self, name)) is not None}
+        given = {name: value for name in SAMPLING_TYPES if (value := getattr(self, name)) is not None}
         if given.get("top_k") == -1:  # off, as in vLLM and others
             given["top_k"] = 0
-        limits = (self.max_completion_tokens, self.max_tokens, self.n_predict)
-        limit = next((limit for limit in limits if limit is not None), -1)
+        limit = next(iter(self._limits()), -1)
         return replace(
             sampling_over(model.recommended, given),
             max_tokens=min(model.context, MAX_TOKENS) if limit in _NO_LIMIT else limit,
@@ -180,10 +179,41 @@ class _ChatRequest(_NullIsAbsent):
         )
 
 
-_SAMPLING_TYPES: dict[str, Any] = {
-    row.name: (row.type | None, None) for row in SAMPLING_FIELDS if row.name not in _ChatRequest.model_fields
+SAMPLING_TYPES: dict[str, Any] = {
+    row.name: (row.type | None, None)
+    for row in SAMPLING_FIELDS
+    if row.name not in GenerationRequest.model_fields
 }
+"""A field for each sampling parameter but max_tokens and seed, which follow OpenAI's own rules."""
+
+
+class _ChatRequest(GenerationRequest):
+    """The body of the request."""
+
+    EXTRA: ClassVar[frozenset[str]] = FORM_FIELDS | TOOL_FIELDS
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: MaxTokens = None
+    _tools: Tools = PrivateAttr(default_factory=Tools)
+
+    @model_validator(mode="after")
+    def _read_tools(self) -> _ChatRequest:
+        self._tools = read_tools(self.model_extra or {})
+        return self
+
+    def conversation(self) -> list[Message] | ToolRequest:
+        """Return the messages for the engine, with the functions that the model may call."""
+        return self._tools.request(name_results([message.for_engine() for message in self.messages]))
+
+    def prompts(self) -> Sequence[PromptInput]:
+        """Return the one prompt for the engine."""
+        return [self.conversation()]
+
+    def responses(self, key: str, model: ModelInfo) -> Sequence[ChatResponse]:
+        """Return an empty response; `key` is the model's name to send back."""
+        return [self._tools.response(key, model.tools) if model.tools is not None else ChatResponse(key)]
+
+
 if TYPE_CHECKING:
     ChatRequest = _ChatRequest
-else:  # adds a field for each sampling parameter but max_tokens and seed, which follow OpenAI's own rules
-    ChatRequest = create_model("ChatRequest", __base__=_ChatRequest, **_SAMPLING_TYPES)
+else:
+    ChatRequest = create_model("ChatRequest", __base__=_ChatRequest, **SAMPLING_TYPES)

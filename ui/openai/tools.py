@@ -139,8 +139,15 @@ class ToolResponse(ChatResponse):
     short_ids: bool = False
     calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def update(self, event: Event) -> list[dict[str, Any]]:
-        """Apply an event; return the deltas of its chunks."""
+    def update(self, event: Event) -> str:
+        """Apply an event; return its text."""
+        return "".join(delta.get("content", "") for delta in self._deltas(event))
+
+    def chunks(self, event: Event) -> list[dict[str, Any]]:
+        """Apply an event; return its chunks."""
+        return [self._chunk(delta) for delta in self._deltas(event)]
+
+    def _deltas(self, event: Event) -> list[dict[str, Any]]:
         if isinstance(event, TextDelta):
             return [self._delta(piece) for piece in self.parser.push(event.delta)]
         super().update(event)
@@ -175,6 +182,7 @@ class ToolResponse(ChatResponse):
         return text if self.short_ids else f"call_{text}"
 
     @property
-    def _reason(self) -> str:
-        reason = super()._reason
+    def reason(self) -> str:
+        """The finish reason, once the answer has ended."""
+        reason = super().reason
         return "tool_calls" if self.calls and reason == "stop" else reason

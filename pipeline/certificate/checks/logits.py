@@ -20,6 +20,7 @@ from pipeline.certificate.scoring.scorer import choose_backend
 from pipeline.certificate.scoring.teacher_forcing import Logits, Sample, logits_of, open_model
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
+from pipeline.merge.model_class import missing_class
 from pipeline.progress import Advance, StepProgress
 from pipeline.sources.model_source import tensors_of
 from pipeline.tokenizers.reference import load_tokenizer_reference
@@ -73,6 +74,11 @@ def _skip_reason(subject: Subject) -> str | None:
         return "The GGUF is quantized, so its logits differ; how much is lost is told against its full one."
     if subject.qlora_base:
         return "The base in 4 bits was not run through transformers: its logits need a GPU's kernels."
+    if (model_type := missing_class(subject.base)) is not None:
+        return (
+            f"transformers has no class for {model_type} to compare with, and code that a model brings is "
+            "never run here: only the weights were compared."
+        )
     # 4 bytes a weight in float32, and those of the adapter
     needed = 6 * sum(info.elements for info in tensors_of(subject.base).values())
     free = free_memory()
@@ -95,7 +101,7 @@ def tuned_model(subject: Subject) -> Any:
     torch.set_num_threads(subject.threads)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            subject.base.folder, dtype=torch.float32, local_files_only=True
+            subject.base.folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
         for adapter in subject.adapters:
             tuned = PeftModel.from_pretrained(model, str(adapter.folder))

@@ -40,6 +40,10 @@ def check_weights(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         comparison = compare_tensors(subject, advance)
     yield _check_head(comparison)
     yield _check_values(comparison, subject.adapters)
+    if comparison.compared and (unknown := comparison.uncompared):
+        count = pluralize(len(unknown), "tensor that the tuning changes", "tensors that the tuning changes")
+        summary = f"The GGUF has {count} in other parts ({unknown[0]} first), which were not compared."
+        yield Finding("weights.uncompared", "skipped", summary, {"tensors": list(unknown)})
 
 
 def _check_head(comparison: Comparison) -> Finding:
@@ -70,7 +74,8 @@ def _check_values(comparison: Comparison, adapters: Sequence[Adapter]) -> Findin
     missing = [name for name in comparison.missing if name != "output.weight"]
     if missing:
         summary = f"The GGUF lacks {missing[0]}{and_more(len(missing) - 1, 'tensor')} of the model."
-        return Finding("weights.values", "fail", summary, figures, _VALUES, find_cause("tensor_missing"))
+        lack: Status = "fail" if comparison.is_known else "warn"
+        return Finding("weights.values", lack, summary, figures, _VALUES, find_cause("tensor_missing"))
     if any(not one.fits for one in compared):
         return _describe_misfits(comparison, adapters, figures)
     if ratio is not None and ratio < _MIN_RATIO:

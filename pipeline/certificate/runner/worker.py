@@ -19,6 +19,7 @@ from ggufio.errors import GgufError
 from pipeline.certificate.subject import Subject, strip_private_paths
 from pipeline.errors import InputError
 from pipeline.progress import Advance
+from pipeline.tokenizers.own_code import NeedsCode
 
 
 class RemoteProgress:
@@ -41,6 +42,8 @@ def check(request: Message) -> Message:
         try:
             for finding in CHECKS[name](subject, RemoteProgress()):
                 send_finding(finding, subject)
+        except NeedsCode as error:
+            send_finding(Finding(name, "skipped", f"{str(error)[:1].upper()}{str(error)[1:]}."), subject)
         except InputError as error:
             send_finding(Finding(name, "warn", f"The check could not be made: {error}."), subject)
         except (EngineError, GgufError) as error:  # llama.cpp refuses the file

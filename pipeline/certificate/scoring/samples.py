@@ -28,6 +28,7 @@ from pipeline.certificate.subject import Subject
 from pipeline.data.chat_template import set_template
 from pipeline.data.dataset import IGNORED, Chat, ChatTurn, Example, encode_chat, read_chats
 from pipeline.errors import InputError
+from pipeline.tokenizers.own_code import NeedsCode, load_without_code
 
 PROMPTS = (
     "Hello!",
@@ -185,7 +186,10 @@ def _held_out_answers(
         return {}, {}
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(subject.reference)
+    try:
+        tokenizer = load_without_code(AutoTokenizer.from_pretrained, subject.reference)
+    except NeedsCode as error:
+        return {}, dict.fromkeys(answered, str(error))
     set_template(tokenizer)
     held_out: dict[int, Sample] = {}
     refused: dict[int, str] = {}

@@ -197,7 +197,9 @@ class Comparison:
 
     `tensors` is the number of tensors in the GGUF. `tied` is true when the model uses its embeddings as its
     output matrix, `own_head` when the GGUF has an output matrix that differs from its embeddings. If the
-    architecture is not fully known (`is_known`), a difference proves nothing.
+    architecture is not fully known (`is_known`), a difference proves nothing. `uncompared` are the tensors
+    of the checkpoint that the tuning changes and that the GGUF has in other parts, such as a fused matrix
+    that llama.cpp's converter splits.
     """
 
     compared: tuple[ComparedTensor, ...]
@@ -206,6 +208,7 @@ class Comparison:
     tied: bool
     own_head: bool
     is_known: bool
+    uncompared: tuple[str, ...] = ()
 
 
 def compare_tensors(subject: Subject, advance: Advance) -> Comparison:
@@ -234,9 +237,15 @@ def compare_tensors(subject: Subject, advance: Advance) -> Comparison:
         for one in pool.map(lambda pair: compare(*pair), present):
             compared.append(one)
             advance(len(compared))
-    tied = is_tied(config, expected.names)
+    has_head = any(location.tensor == _HEAD for location in locations.values())
     return Comparison(
-        tuple(compared), tuple(missing), len(tensors.tensors), tied, _has_own_head(tensors), layout.is_known
+        tuple(compared),
+        tuple(missing),
+        len(tensors.tensors),
+        is_tied(config, expected.names) and not has_head,
+        _has_own_head(tensors),
+        layout.is_known,
+        tuple(sorted(expected.changed - locations.keys())),
     )
 
 

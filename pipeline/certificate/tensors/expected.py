@@ -68,6 +68,10 @@ class ExpectedTensors(Protocol):
         """All of them, in order."""
 
     @property
+    def changed(self) -> frozenset[str]:
+        """Those that differ from the checkpoint's."""
+
+    @property
     def max_threads(self) -> int:
         """The number of threads that may call `read` at the same time."""
 
@@ -156,6 +160,11 @@ class UpdatedTensors:
         return list(self._stored.tensors)
 
     @property
+    def changed(self) -> frozenset[str]:
+        """The tensors with updates."""
+        return frozenset(self._updates)
+
+    @property
     def max_threads(self) -> int:
         """Any number is safe; more than a few would hold too many tensors in memory."""
         return 4
@@ -192,6 +201,11 @@ class _MergedTensors:
     def names(self) -> Sequence[str]:
         """The checkpoint's tensors, and an output matrix that was tied."""
         return [*self._stored.tensors, *sorted(self._merger.added)]
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The tensors that the merge changes or adds."""
+        return self._merger.changed
 
     @property
     def max_threads(self) -> int:

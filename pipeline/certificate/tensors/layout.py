@@ -19,10 +19,13 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
 # In these architectures llama.cpp's RoPE rotates neighbouring pairs (NORM), transformers' rotates halves.
-_PERMUTED = {"llama", "granite", "granitemoe", "minicpm", "olmo", "smollm3", "deci"}
+_PERMUTED = {"llama", "granite", "granitemoe", "minicpm", "olmo", "smollm3", "deci", "deepseek", "xverse"}
 _SHIFTED = {"gemma", "gemma2", "gemma3"}  # norms multiply by 1 + w in transformers
 _TRANSPOSED = {"gpt2"}  # Conv1D stores [in, out]
-_PLAIN = {"phi3", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmo2", "stablelm", "starcoder2"}
+_PLAIN = {
+    *("phi3", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmo2", "stablelm", "starcoder2"),
+    *("internlm2", "orion", "pangu-embedded"),
+}
 KNOWN = _PERMUTED | _SHIFTED | _TRANSPOSED | _PLAIN
 """The architectures that are fully described here; for others a difference proves nothing."""
 
@@ -49,8 +52,8 @@ class TensorMap:
         known = architecture in numbers
         self._names = gguf.get_tensor_name_map(numbers[architecture], blocks) if known else None
         self._architecture = architecture
-        heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
-        self._heads = {"attn_q": heads, "attn_k": int(config.get("num_key_value_heads") or heads)}
+        self._query_heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
+        self._key_heads = _key_heads(config, self._query_heads, blocks)
         self.is_known = architecture in KNOWN
 
     def location(self, name: str) -> GgufLocation | None:
@@ -72,12 +75,12 @@ class TensorMap:
         """Return the elements in the GGUF's order, unchanged otherwise: for the difference of two tensors."""
         rule = self._rule(location, value.ndim)
         if rule == "permuted":
-            return permuted(value, self._heads[_part(location)])
+            return permuted(value, self._heads(location))
         return value.T if rule == "transposed" else value
 
     def known_mistakes(self, location: GgufLocation, value: Array) -> Iterator[tuple[str, Array]]:
         """Yield the tensor as known mistakes would write it, each with the signature of its cause."""
-        rule, heads = self._rule(location, value.ndim), self._heads.get(_part(location))
+        rule, heads = self._rule(location, value.ndim), self._heads(location)
         if heads:
             yield "permutation", value if rule == "permuted" else permuted(value, heads)
             yield "permutation", permuted(self.converted(location, value), heads)
@@ -86,15 +89,32 @@ class TensorMap:
         if value.ndim == 2 and value.shape[0] == value.shape[1]:
             yield "transposed", self.converted(location, value).T
 
+    def _heads(self, location: GgufLocation) -> int:
+        """Return the number of heads of a tensor of queries or keys; 0 for all others."""
+        part, block = _part(location), re.match(r"blk\.(\d+)\.", location.tensor)
+        if part == "attn_q":
+            return self._query_heads
+        return self._key_heads[int(block[1])] if part == "attn_k" and block else 0
+
     def _rule(self, location: GgufLocation, dimensions: int) -> Rule:
         part = _part(location)
-        if self._architecture in _PERMUTED and part in self._heads:
+        if self._architecture in _PERMUTED and part in ("attn_q", "attn_k"):
             return "permuted"
         if self._architecture in _SHIFTED and "norm" in part:
             return "shifted"
         if self._architecture in _TRANSPOSED and dimensions == 2 and part.startswith(("attn", "ffn")):
             return "transposed"
         return "same"
+
+
+def _key_heads(config: Mapping[str, Any], heads: int, blocks: int) -> list[int]:
+    """Return the number of heads of the keys in each block, which differ in DeciLM."""
+    if listed := config.get("num_key_value_heads_per_layer"):
+        return [int(number) for number in listed]
+    if described := config.get("block_configs"):
+        groups = [block["attention"]["n_heads_in_group"] for block in described]
+        return [heads // group if group else 0 for group in groups]
+    return [int(config.get("num_key_value_heads") or heads)] * blocks
 
 
 def _part(location: GgufLocation) -> str:

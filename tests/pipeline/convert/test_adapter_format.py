@@ -129,7 +129,7 @@ def test_what_a_gguf_lora_cannot_say_is_refused(what: str) -> None:
 
 @pytest.mark.parametrize("tensor", ["model.embed_tokens.lora_embedding_A", "model.norm.weight"])
 def test_other_tensors_are_refused_by_name(tensor: str) -> None:
-    with pytest.raises(InputError, match=rf"it has {tensor}, and llama\.cpp takes updates of linear"):
+    with pytest.raises(InputError, match=rf"it has {tensor}, which is no update of a linear layer"):
         reject_inexpressible(adapter_of({}, tensor))
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
-from pipeline.merge.merger import Merger, merge_in_sequence
+from pipeline.merge.merger import merge_in_sequence
+from pipeline.merge.tensor_merger import TensorMerger
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 from tests.pipeline.tiny import merged_by_peft
@@ -20,7 +21,7 @@ from tests.pipeline.tiny import merged_by_peft
 State = dict[str, torch.Tensor]
 
 
-def merger_for(base: Path, *adapters: Path | tuple[Path, float]) -> Merger:
+def merger_for(base: Path, *adapters: Path | tuple[Path, float]) -> TensorMerger:
     weighted = [pair if isinstance(pair, tuple) else (pair, 1.0) for pair in adapters]
     read = [read_adapter(adapter_source(str(path)), weight) for path, weight in weighted]
     return merge_in_sequence(base_source(str(base)), read)
@@ -35,7 +36,7 @@ def stored(base: Path) -> State:
     }
 
 
-def ours(merger: Merger, base: Path) -> State:
+def ours(merger: TensorMerger, base: Path) -> State:
     """Return all tensors of the merged model, merged one at a time."""
     merged = {name: merger.merge(name) for name in sorted(merger.changed)}
     merger.finish()
@@ -88,7 +89,7 @@ def scale_by(model: Any, weight: float) -> None:
             module.scale_layer(weight)
 
 
-def assembled(base: Path, merger: Merger) -> Any:
+def assembled(base: Path, merger: TensorMerger) -> Any:
     """Return a transformers model of the merged tensors, with their settings."""
     from transformers import AutoConfig
 

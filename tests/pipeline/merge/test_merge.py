@@ -138,18 +138,6 @@ def test_an_option_of_a_newer_peft_is_refused_by_name(bases: Bases, tmp_path: Pa
         merger_for(bases(), adapter)
 
 
-def test_a_base_that_transformers_cannot_build_is_refused(bases: Bases, tmp_path: Path) -> None:
-    adapter = make_adapter(tmp_path / "adapter", bases())
-    base = make_base(tmp_path / "base", vocab_size=320)
-    config = json.loads((base / "config.json").read_text())
-    own_code = {"AutoConfig": "decilm.DeciLMConfig", "AutoModelForCausalLM": "decilm.DeciLMForCausalLM"}
-    (base / "config.json").write_text(
-        json.dumps({**config, "model_type": "nemotron-nas", "auto_map": own_code})
-    )
-    with pytest.raises(InputError, match=r"transformers cannot build.*export that with --base"):
-        merger_for(base, adapter)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"hidden_size": "x"}, {"num_attention_heads": None}, {"hidden_act": "\0"}, {"intermediate_size": 2**70}],
