@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from common.terminal import printable
-from common.text import map_texts
 from common.worker_process import start_child
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
@@ -44,6 +43,7 @@ from engine.process.messages import (
     Refused,
     decode,
     encode,
+    sendable,
 )
 from engine.prompt.message_checks import check_prompt
 from engine.serving.stream import Sink
@@ -53,8 +53,6 @@ from engine.types import (
     ModelInfo,
     ProgressCallback,
     PromptInput,
-    TextToEmbed,
-    ToolRequest,
     no_progress,
 )
 
@@ -76,7 +74,7 @@ class Answer:
     def __init__(self, adapter: int, prompt: PromptInput, sampling: SamplingParams) -> None:
         """Raises RequestError for messages without a known role or text, and for an empty text."""
         check_prompt(prompt)
-        self.prompt = _sendable(prompt)
+        self.prompt = sendable(prompt)
         self.adapter, self.sampling = adapter, sampling
         self.accepted: Future[None] = Future()
         self._sink: Sink = lambda item: None
@@ -373,22 +371,6 @@ class ModelProcess:
             return f"exit code {code}"
         known = -code in signal.Signals._value2member_map_
         return signal.Signals(-code).name if known else f"signal {-code}"
-
-
-def _sendable(prompt: PromptInput) -> list[dict[str, Any]] | ToolRequest | str | TextToEmbed:
-    """Replace lone surrogates, which JSON in UTF-8 cannot carry, by question marks."""
-    if isinstance(prompt, TextToEmbed):
-        return TextToEmbed(_valid(prompt.text))
-    if isinstance(prompt, str):
-        return _valid(prompt)
-    if isinstance(prompt, ToolRequest):
-        messages, functions = map_texts([*prompt.messages], _valid), map_texts(prompt.functions, _valid)
-        return replace(prompt, messages=messages, functions=functions)
-    return [dict(map_texts(m, _valid)) for m in prompt]
-
-
-def _valid(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _resolve(future: Future[ModelInfo], info: ModelInfo) -> None:

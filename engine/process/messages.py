@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from common.dataclass_json import from_json, to_json_text
+from common.text import map_texts
 from engine import errors
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped
-from engine.types import Event, Finished, ModelInfo, RequestStats, TextToEmbed, ToolRequest
+from engine.types import Event, Finished, ModelInfo, PromptInput, RequestStats, TextToEmbed, ToolRequest
 
 MAX_LINE = 16 << 20
 """The longest line in bytes; a process that sends a longer one is ended."""
@@ -182,6 +183,22 @@ def encode(message: Command | Reply) -> bytes:
     except ValueError as error:
         raise ProtocolError(f"{type(message).__name__} has text that is not valid Unicode") from error
     return b'{"%s":%s}\n' % (type(message).__name__.encode(), content)
+
+
+def sendable(prompt: PromptInput) -> list[dict[str, Any]] | ToolRequest | str | TextToEmbed:
+    """Replace lone surrogates, which JSON in UTF-8 cannot carry, by question marks."""
+    if isinstance(prompt, TextToEmbed):
+        return TextToEmbed(_valid(prompt.text))
+    if isinstance(prompt, str):
+        return _valid(prompt)
+    if isinstance(prompt, ToolRequest):
+        messages, functions = map_texts([*prompt.messages], _valid), map_texts(prompt.functions, _valid)
+        return replace(prompt, messages=messages, functions=functions)
+    return [dict(map_texts(m, _valid)) for m in prompt]
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def request_of(line: bytes) -> int | None:

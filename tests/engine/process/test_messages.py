@@ -12,6 +12,7 @@ from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.process import messages as m
 from engine.types import (
+    ArgumentFormat,
     Finished,
     MessagesDropped,
     ModelInfo,
@@ -19,9 +20,12 @@ from engine.types import (
     Queued,
     RequestStats,
     TextDelta,
+    ToolFormat,
+    ToolRequest,
 )
 
-INFO = ModelInfo("n", "/p", "llama", "Q4_K_M", 10, 20, 512, "zen4", 2, {"temperature": 0.5}, "/a")
+TOOLS = ToolFormat("<a>\0", "", None, "", "<a>", True, ArgumentFormat("<", "=", ">"), thought_end="</t>")
+INFO = ModelInfo("n", "/p", "llama", "Q4_K_M", 10, 20, 512, "zen4", 2, {"temperature": 0.5}, "/a", TOOLS)
 STATS = RequestStats(1, 0, 3, 0.5, 0.25, 0.125)
 MESSAGES = [
     m.Open("/model.gguf", EngineConfig(threads=2, kv_type="q8_0")),
@@ -104,3 +108,26 @@ def test_settings_cross_with_all_their_fields() -> None:
     values = {field.name: getattr(EngineConfig(), field.name) for field in fields(EngineConfig)}
     sent = m.decode(m.encode(m.Open("p", EngineConfig(**values))), m.COMMANDS)
     assert isinstance(sent, m.Open) and sent.settings == EngineConfig()
+
+
+def test_a_prompt_with_tools_arrives_as_it_was_sent() -> None:
+    asked = ToolRequest(
+        [
+            {"role": "user", "content": "a\ud800b"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "c", "name": "f", "arguments": {"x\udfff": [1, None]}}],
+            },
+            {"role": "tool", "content": "1", "tool_call_id": "c", "name": "f"},
+        ],
+        [{"name": "f", "parameters": {"properties": {"x": {"type": ["string", "null"]}}}}],
+        "required",
+        False,
+        "f",
+    )
+    prompt = m.sendable(asked)
+    back = m.decode(m.encode(m.Ask(1, 0, prompt, SamplingParams())), m.COMMANDS)
+    assert isinstance(back, m.Ask) and back.prompt == prompt and isinstance(prompt, ToolRequest)
+    assert prompt.messages[0]["content"] == "a?b" and prompt.functions == asked.functions
+    assert prompt.messages[1]["tool_calls"] == [{"id": "c", "name": "f", "arguments": {"x?": [1, None]}}]
