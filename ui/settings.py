@@ -7,10 +7,12 @@ Never imports gradio, so that --help is fast.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,6 +32,7 @@ from ui.i18n.words import (
 )
 
 ENV_PREFIX = "GGUF_CHAT_"
+GRADIO_ROOT_PATH = "GRADIO_ROOT_PATH"  # Gradio's own variable, where --root-path is not given
 OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read by common/paths.py
 OFF = "off"  # for --history: keep conversations only in memory
 MIB = 1 << 20
@@ -44,6 +47,13 @@ SPACE_PROXIES = (  # addresses of a Space's proxies, as seen by the Space
 )
 SPACE_DISK = Path("/data")  # a Space's persistent storage, if it has one
 HISTORY_FILE = "history.sqlite"
+# First parts of the server's own paths: below such a root path, a proxy that strips it and one that does not
+# could not be told apart.
+_OWN_PATHS = (
+    *("v1", "health", "metrics", "compare", "quality", "login", "logout", "gradio_api"),
+    *("assets", "static", "theme.css", "config", "svelte"),
+)
+_ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 _ENGINE = EngineConfig()
 _ENGINE_RANGES = (
     "context",
@@ -107,6 +117,27 @@ def _check_template(option: str | None) -> str | None:
     return option
 
 
+def check_root_path(root: str) -> str:
+    """Return a path before the server's own, or a URL that ends with one; "" for /. Raises ValueError."""
+    if root.startswith(("http://", "https://")):
+        check_prefix(urlsplit(root).path)
+        if not urlsplit(root).netloc or "?" in root or "#" in root:
+            raise ValueError("write a URL without a query, such as https://example.org/chat")
+        return root.removesuffix("/")
+    return check_prefix(root)
+
+
+def check_prefix(path: str) -> str:
+    """Return a path before the server's own; "" for /. Raises ValueError."""
+    if path in ("", "/"):
+        return ""
+    if not _ROOT_PATH.fullmatch(path) or {".", ".."} & {*path.split("/")}:
+        raise ValueError("write a path that begins with / and does not end with it, such as /chat")
+    if (first := path.split("/")[1]) in _OWN_PATHS:
+        raise ValueError(f"/{first} is a path of the server itself: take another, such as /chat")
+    return path
+
+
 def _option(group: Group, text: str, default: Any = None, **constraints: Any) -> Any:
     return Field(default, description=text, json_schema_extra={"group": group}, **constraints)
 
@@ -135,6 +166,12 @@ class AppSettings(BaseSettings):
     port: int = _option("Serving", "0 takes any free one.", 7860, ge=0, le=65535)
     hosts: Names = _option(
         "Serving", "More names that this server is known by, behind a proxy for instance.", ()
+    )
+    root_path: Annotated[str, AfterValidator(check_root_path)] = Field(
+        default_factory=lambda: os.environ.get(GRADIO_ROOT_PATH, "").rstrip("/"),
+        validate_default=True,
+        description="Path of a proxy that leads here, such as /chat. Default: its X-Forwarded-Prefix.",
+        json_schema_extra={"group": "Serving"},
     )
     trusted_proxy: Annotated[Names, AfterValidator(_check_networks)] = _space_option(
         "Serving",

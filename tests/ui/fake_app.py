@@ -19,4 +19,10 @@ if __name__ == "__main__":
     models.pool.load()
     app = create_app(models, 64, local=is_local(bound), access=access_of(settings), hosts=settings.known_as)
     ready = f"Ready: {address_of(bound)}"
-    serve(app, bound, lambda: print(ready, flush=True), trusted_proxies=settings.trusted_proxy)
+    serve(
+        app,
+        bound,
+        lambda: print(ready, flush=True),
+        trusted_proxies=settings.trusted_proxy,
+        root_path=settings.root_path,
+    )

@@ -65,6 +65,35 @@ def test_proxies_are_addresses_and_networks(
     assert "such as 10.0.0.2 or 10.0.0.0/8" in refused(capsys)
 
 
+def test_a_root_path_is_a_path_or_a_url(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_settings([]).root_path == ""
+    for root in ("/chat", "/a/b.c_d~e-f", "https://example.org:8443/chat", "https://example.org"):
+        assert read_settings(["--root-path", root]).root_path == root
+    assert read_settings(["--root-path", "/"]).root_path == ""
+    for root in (
+        "chat",
+        "/chat/",
+        "//a",
+        "/a//b",
+        "/a b",
+        "/a?b",
+        "/..",
+        "/é",
+        "https:///chat",
+        "https://a/b?c",
+    ):
+        line = refused(capsys, "--root-path", root)
+        assert line.startswith("error: --root-path (or GGUF_CHAT_ROOT_PATH): write a ") and root in line
+    assert "/v1 is a path of the server itself" in refused(capsys, "--root-path", "/v1")
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/gradio/")  # Gradio's own variable takes a slash at the end
+    assert read_settings([]).root_path == "/gradio"
+    monkeypatch.setenv("GGUF_CHAT_ROOT_PATH", "/ours")
+    assert read_settings([]).root_path == "/ours"
+    assert read_settings(["--root-path", "/flag"]).root_path == "/flag"
+
+
 def test_every_option_is_a_variable_and_a_flag_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "MODEL": "a.gguf",

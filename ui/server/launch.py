@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from common.terminal import printable_logs, say
 from engine.errors import EngineError
@@ -84,8 +85,15 @@ def run(settings: AppSettings) -> None:
             )
             gc.freeze()
             gc.enable()
-            ready = partial(_announce, loading, address_of(bound))
-            serve(app, bound, ready, loading, trusted_proxies=settings.trusted_proxy)
+            ready = partial(_announce, loading, f"{address_of(bound)}{urlsplit(settings.root_path).path}")
+            serve(
+                app,
+                bound,
+                ready,
+                loading,
+                trusted_proxies=settings.trusted_proxy,
+                root_path=settings.root_path,
+            )
         finally:
             models.pool.close()
     finally:
