@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -102,6 +103,31 @@ def drop_values(record: logging.LogRecord) -> bool:
     return True
 
 
+TRACKED_UPLOADS = 256
+"""The uploads whose progress is kept; the oldest ones beyond are forgotten."""
+
+
+def bound_upload_progress() -> None:
+    """Make Gradio keep the progress of few uploads.
+
+    A client chooses the id of an upload, and Gradio forgets it only when its progress was read to the end.
+    """
+    from gradio import routes
+
+    uploads = routes.file_upload_statuses
+    if not isinstance(uploads._signals, _Newest):
+        uploads._statuses, uploads._signals = _Newest(), _Newest(asyncio.Event)
+
+
+class _Newest(defaultdict[str, Any]):
+    """Keeps `TRACKED_UPLOADS` keys, the newest ones."""
+
+    def __setitem__(self, key: str, value: object) -> None:
+        super().__setitem__(key, value)
+        if len(self) > TRACKED_UPLOADS:
+            del self[next(iter(self))]
+
+
 def use_root_path_of_request() -> None:
     """Make Gradio build its URLs from the request's `state.root_path`, see ui/server/root_path.py.
 
@@ -145,6 +171,7 @@ def fast_blocks(**options: Any) -> Blocks:
 
     log_without_values()
     use_root_path_of_request()
+    bound_upload_progress()
 
     class FastBlocks(gr.Blocks):
         async def postprocess_data(

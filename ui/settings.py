@@ -117,6 +117,13 @@ def _check_template(option: str | None) -> str | None:
     return option
 
 
+def _check_history(file: Path | None) -> Path | None:
+    """Return the option --history. Raises ValueError for one in a home that nobody knows."""
+    if file is not None and paths.is_homeless(file):
+        raise ValueError("there is no such home folder: set HOME, or write the whole path")
+    return file
+
+
 def check_root_path(root: str) -> str:
     """Return a path before the server's own, or a URL that ends with one; "" for /. Raises ValueError."""
     if root.startswith(("http://", "https://")):
@@ -179,7 +186,7 @@ class AppSettings(BaseSettings):
         on_space=SPACE_PROXIES,
         elsewhere=(),
     )
-    history: Path | None = _option(
+    history: Annotated[Path | None, AfterValidator(_check_history)] = _option(
         "Serving",
         "File that keeps the conversations, or off. Default: in your data folder, on a Space /data.",
     )
@@ -270,12 +277,29 @@ class AppSettings(BaseSettings):
 def history_file(option: Path | None) -> Path | None:
     """Return the history's file for the option --history; None keeps conversations only in memory."""
     if option is not None:
-        return None if str(option) == OFF else option.expanduser()
+        return None if str(option) == OFF else paths.expanded(option)
     if not on_a_space():
-        return paths.data_folder() / HISTORY_FILE
+        return _own_history()
     return SPACE_DISK / HISTORY_FILE if SPACE_DISK.is_dir() and os.access(SPACE_DISK, os.W_OK) else None
 
 
-def storage_note(file: Path | None) -> str:
-    """Return the line that the app prints about its history at the start."""
-    return "Conversations are kept " + (f"in {file}" if file else "in memory, until the app ends")
+def _own_history() -> Path | None:
+    """Return the history in the user's data folder; None if it is not there and cannot be made."""
+    folder = paths.data_folder()
+    if folder is None or not (
+        os.access(file := folder / HISTORY_FILE, os.F_OK) or paths.can_be_written(folder)
+    ):
+        return None
+    return file
+
+
+def storage_note(option: Path | None) -> str:
+    """Return the line that the app prints about its history at the start, for the option --history."""
+    if file := history_file(option):
+        return f"Conversations are kept in {file}"
+    note = "Conversations are kept in memory, until the app ends"
+    if option is not None or on_a_space():
+        return note
+    folder = paths.data_folder()
+    why = f"{folder} cannot be written" if folder else "there is no home folder"
+    return f"{note}, as {why}: set HOME, or name a file with --history"

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from common.errors import InputError
+from common.paths import expanded
 
 OPTION = "--chat-template"
 ADVICE = f"give one with {OPTION} FILE|NAME"
@@ -60,7 +61,7 @@ def read_template(option: str) -> GivenTemplate:
 
     Raises InputError for an unknown name, and for a file that is no text or is empty.
     """
-    path = Path(option).expanduser()
+    path = expanded(option)
     if option and path.exists():
         return GivenTemplate(_read(path), f"the file {path.name}")
     if option in builtin_names():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from common.certificate import Certificate
+from common.paths import expanded
 from ggufio.shards import shard_paths
 from ggufio.summary import summarize
 from pipeline.certificate.runner.certify import certify
@@ -63,7 +64,7 @@ class ExternalCheck:
 
 def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
     """Run all checks that are possible for one file. Raises InputError."""
-    folder = Path(options.reference).expanduser()
+    folder = expanded(options.reference)
     if folder.is_dir() and not list(folder.glob("model*.safetensors")):  # no weights of its own
         reference = Source(options.reference, folder.resolve(), None)
         base = base_source(options.base) if options.base else None
