@@ -39,8 +39,22 @@ class Message(TypedDict):
     content: str
 
 
-PromptInput = Sequence[Message] | str
+@dataclass(frozen=True)
+class TextToEmbed:
+    """A text of which the embedding is wanted, in place of an answer."""
+
+    text: str
+
+
+PromptInput = Sequence[Message] | str | TextToEmbed
 """What an answer follows: a conversation, or a text as it is, without the chat template."""
+
+
+@dataclass(frozen=True)
+class EmbeddingVector:
+    """The embedding of a text, of length 1; a Finished follows."""
+
+    vector: list[float]
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,7 @@ class Finished:
     stop: str = ""
 
 
-Event = MessagesDropped | Queued | PrefillProgress | TextDelta | Finished
+Event = MessagesDropped | Queued | PrefillProgress | TextDelta | EmbeddingVector | Finished
 ProgressCallback = Callable[[float], bool]
 """Called with the progress of a step, 0 to 1; returns False to stop it."""
 

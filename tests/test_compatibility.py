@@ -117,13 +117,14 @@ def answers() -> Iterator[tuple[str, dict[str, Any]]]:
     wrong: dict[str, dict[str, Any]] = {
         "no_messages": {"messages": []},
         "temperature": {"messages": HELLO, "temperature": 9},
-        "unknown_model": {"messages": HELLO, "model": "nope"},
         "n": {"messages": HELLO, "n": 2},
         "tools": {"messages": HELLO, "tools": [tool]},
         "role": {"messages": [{"role": "boss", "content": "x"}]},
     }
     for name, body in wrong.items():
         yield f"error_{name}", answered(client.post(URL, json=body))
+    several = TestClient(service(FakeBackend(), others=["second"]))
+    yield "error_unknown_model", answered(several.post(URL, json={"messages": HELLO, "model": "nope"}))
     yield "error_not_json", answered(client.post(URL, content="{"))
     refusals = {
         "full": QueueFull("the queue is full: try again"),

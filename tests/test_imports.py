@@ -28,6 +28,7 @@ ONLY = {
         "pipeline/quantize/worker.py",
         "bench",
     },
+    "llguidance": {"engine/llama/constraint.py"},
     "torch": {"pipeline", "bench"},
     "transformers": {"pipeline", "bench"},
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,6 +102,26 @@ def _check_networks(names: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError("write an address or a network, such as 10.0.0.2 or 10.0.0.0/8") from error
 
 
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def checked_origins(origins: Iterable[str]) -> tuple[str, ...]:
+    """Return origins as browsers send them. Raises ValueError for what is no origin."""
+    return tuple(map(_checked_origin, origins))
+
+
+def _checked_origin(text: str) -> str:
+    origin = text.strip().lower().removesuffix("/")
+    parts = urlsplit(origin)
+    whole = f"{parts.scheme}://{parts.netloc}" == origin and parts.netloc and "@" not in origin
+    if not whole or "*" in origin:
+        raise ValueError(
+            f"{text!r} is no origin: use SCHEME://HOST or SCHEME://HOST:PORT, as http://localhost:3000 or "
+            "app://obsidian.md; no path, no wildcard"
+        )
+    return origin.removesuffix(_DEFAULT_PORTS.get(parts.scheme, ""))
+
+
 def _check_logins(auth: SecretStr) -> SecretStr:
     parse_logins(auth)
     return auth
@@ -179,6 +199,9 @@ class AppSettings(BaseSettings):
         validate_default=True,
         description="Path of a proxy that leads here, such as /chat. Default: its X-Forwarded-Prefix.",
         json_schema_extra={"group": "Serving"},
+    )
+    allow_origin: Annotated[Names, AfterValidator(checked_origins)] = _option(
+        "Serving", "Pages that may use /v1 from a browser: app://obsidian.md, http://localhost:3000", ()
     )
     trusted_proxy: Annotated[Names, AfterValidator(_check_networks)] = _space_option(
         "Serving",

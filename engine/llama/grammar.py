@@ -1,26 +1,21 @@
-"""Constrained decoding: GBNF grammars and JSON schemas, compiled before the request is queued."""
+"""Constrained decoding by a GBNF grammar, with llama.cpp's sampler in a thread with a time budget."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import queue
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
-from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from llama_cpp import llama_cpp as llama
-from llama_cpp.llama_grammar import INVALID_RULE_CHARS_RE, SchemaConverter
 from numpy.typing import NDArray
 
-from engine.config import SamplingParams
 from engine.errors import QueueFull, RequestError, TooSlow
 from engine.llama.library import silent_stderr
 from engine.llama.tokenizer import LlamaTokenizer
@@ -100,110 +95,30 @@ def _resolve(future: Future[_T], function: Callable[[], _T]) -> None:
         future.set_exception(error)
 
 
-_MAX_GRAMMAR = 1 << 21  # estimated characters of the grammar; far less is already too long
-_SCHEMA_SECONDS = 1.0  # of CPU time; milliseconds are normal
-_FRAME = 16  # characters around each name
-_MAX_VISITS = 10_000  # of subschemas; the longest schema without references has fewer
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError)
-
-
-def grammar_of(schema: str) -> str:
-    """Return the GBNF of a JSON schema's text. Safe from any thread.
-
-    Raises ValueError with a message that continues "the JSON schema".
-    """
-    converter = _Bounded()
-    try:
-        converter.visit(converter.resolve_refs(json.loads(schema), "stdin"), "")
-    except _TooMuch as error:
-        raise ValueError(str(error)) from error
-    except _BROKEN as error:  # the converter checks little, and has no exceptions of its own
-        raise ValueError(f"cannot be used ({type(error).__name__}: {str(error)[:200]})") from error
-    return str(converter.format_grammar())
-
-
-class _TooMuch(Exception):
-    """The schema exceeds the size or time limit."""
-
-
-class _Bounded(SchemaConverter):  # type: ignore[misc] # it has no types
-    """The converter of llama-cpp-python, which is unbounded on untrusted schemas, with limits."""
-
-    def __init__(self) -> None:
-        super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-        self._left, self._until = _MAX_GRAMMAR, time.thread_time() + _SCHEMA_SECONDS
-        self._visits = 0
-
-    def visit(self, schema: dict[str, Any], name: str) -> str:
-        """Write the rules of one (sub)schema and return the name of its rule."""
-        pattern = str(schema.get("pattern", ""))
-        counts = [*(schema.get(key) for key in _COUNTS), *_quantifiers(pattern)]
-        repeats = sum(abs(count) for count in counts if isinstance(count, int))  # from -9 to 0 are nine
-        self._left -= (1 + repeats) * (len(name) + len(pattern) + _FRAME)
-        self._visits += 1
-        if self._left < 0 or self._visits > _MAX_VISITS:
-            raise _TooMuch("makes too long a grammar: use smaller counts, fewer references or shorter names")
-        if time.thread_time() > self._until:
-            raise _TooMuch("takes too long to read: use fewer references")
-        return str(super().visit(schema, name))
-
-    def _format_literal(self, literal: str) -> str:
-        return str(super()._format_literal(literal.replace("\\", r"\\")))
-
-    def _resolve_ref(self, ref: str) -> str:
-        """Return a valid rule name; the converter leaves that of a recursive reference unescaped."""
-        return str(INVALID_RULE_CHARS_RE.sub("-", super()._resolve_ref(ref)))
-
-
-def _quantifiers(pattern: str) -> Iterator[int]:
-    """Yield the numbers of a pattern's {m,n}, parsed as the converter does."""
-    for inside in _BRACES.findall(pattern):
-        for number in inside.split(","):
-            try:
-                yield int(number)
-            except ValueError:
-                continue  # not a quantifier, or one that the converter refuses
-
-
-_MAX_CHARACTERS = 1 << 16  # llama.cpp's parser must not get megabytes of untrusted text
+_MAX_CHARACTERS = 1 << 16  # no parser must get megabytes of untrusted text
 _MAX_BRACKETS = 1 << 13  # the parser recurses for nested ones, and 30,000 crash the process
 _SECONDS = 2.0  # budget per answer, which delays all others; milliseconds are normal
 
 
-def compile_grammar(sampling: SamplingParams, vocab: LlamaTokenizer) -> SamplingParams:
-    """Return the settings with a grammar that llama.cpp can parse, in place of a JSON schema.
+def check_grammar(text: str, vocab: LlamaTokenizer) -> None:
+    """Raise RequestError for a text that is no GBNF (llama.cpp's grammars/README.md). Safe from any thread.
 
-    Raises RequestError, and QueueFull while an abandoned grammar is still running. Safe from any thread.
-    GBNF is described in llama.cpp's grammars/README.md.
+    Raises QueueFull while an abandoned grammar is still running.
     """
-    text, name = sampling.grammar, f"the grammar {_begin(sampling.grammar)!r}"
-    if sampling.json_schema is not None:
-        schema = str(sampling.json_schema)
-        text, name = _from_schema(schema), f"the JSON schema {_begin(schema)!r}"
-    if not text:
-        return sampling
     if TimeBudgetThread.has_runaway():
-        raise QueueFull("an earlier grammar or schema takes very long: try again later, or without one")
+        raise QueueFull("an earlier grammar takes very long: try again later, or without one")
     with silent_stderr():  # llama.cpp prints all of an invalid grammar there
-        llama.llama_sampler_free(_read(text, vocab, name))
-    return replace(sampling, grammar=text, json_schema=None)
+        llama.llama_sampler_free(new_grammar(text, vocab))
 
 
 def new_grammar(text: str, vocab: LlamaTokenizer) -> int:
     """Return llama.cpp's sampler for a grammar, which the caller frees. Raises RequestError."""
-    return _read(text, vocab, f"the grammar {_begin(text)!r}")
-
-
-def _read(text: str, vocab: LlamaTokenizer, name: str) -> int:
-    _check_length(f"{name} as a grammar", text)
+    name = f"the grammar {begin(text)!r}"
+    check_length(name, text)
     if "\0" in text:
         raise RequestError(f"{name} contains a NUL character: remove it")
     if (brackets := text.count("(")) > _MAX_BRACKETS:
-        raise RequestError(
-            f"{name} has {brackets} opening brackets as a grammar: {_MAX_BRACKETS} are the most"
-        )
+        raise RequestError(f"{name} has {brackets} opening brackets: {_MAX_BRACKETS} are the most")
     made: int = llama.llama_sampler_init_grammar(vocab.handle, text.encode("utf-8", "replace"), b"root")
     if not made:
         raise RequestError(
@@ -249,18 +164,12 @@ def _apply(sampler: int, data: NDArray[np.void]) -> None:
     llama.llama_sampler_apply(sampler, ctypes.byref(as_array(data)))
 
 
-def _from_schema(schema: str) -> str:
-    _check_length("the JSON schema", schema)
-    try:
-        return grammar_of(schema)
-    except ValueError as error:
-        raise RequestError(f"the JSON schema {_begin(schema)!r} {error}") from error
-
-
-def _check_length(name: str, text: str) -> None:
+def check_length(name: str, text: str) -> None:
+    """Raise RequestError for a grammar or schema that is too long; `name` begins the message."""
     if len(text) > _MAX_CHARACTERS:
         raise RequestError(f"{name} has {len(text)} characters: {_MAX_CHARACTERS} are the most")
 
 
-def _begin(text: str) -> str:
+def begin(text: str) -> str:
+    """Return the beginning of a text, for a message."""
     return text if len(text) <= 60 else f"{text[:57]}..."

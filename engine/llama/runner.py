@@ -1,6 +1,6 @@
 """Runner: a llama_context with its KV cache, which decodes batches and samples tokens.
 
-One `Runner` belongs to one thread; only `abort` and the vocabulary's `tokenize` may be called from others.
+One `Runner` belongs to one thread; only `abort` and the vocabulary may be called from others.
 A slot is one llama.cpp sequence. llama.h is the reference for every call.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as llama
@@ -19,7 +20,6 @@ from engine.errors import EngineError
 from engine.llama.library import last_log
 from engine.llama.model import Adapter, Model, new_context
 from engine.llama.sampler import Sampler, is_plain
-from engine.llama.tokenizer import LlamaTokenizer
 
 
 class Batch:
@@ -54,6 +54,14 @@ class Batch:
         llama.llama_batch_free(self.handle)
 
 
+def attach_adapter(context: Any, adapter: Adapter) -> None:
+    """Use the adapter in a llama_context. Frees the context and raises EngineError if it does not fit."""
+    handles = (llama.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
+    if llama.llama_set_adapters_lora(context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
+        llama.llama_free(context)
+        raise EngineError("llama.cpp does not take the adapter")
+
+
 class Runner:
     """A context with `slots` sequences: decodes batches of rows and samples the next token of a slot."""
 
@@ -70,7 +78,7 @@ class Runner:
         adapter: Adapter | None = None,
     ) -> None:
         """`context` is in tokens per slot. Raises EngineError when the memory does not suffice."""
-        self.vocab = LlamaTokenizer(model.handle)  # its buffer belongs to one thread
+        self.vocab = model.vocab
         self._context = new_context(
             model,
             slots=slots,
@@ -81,7 +89,7 @@ class Runner:
             kv_type=kv_type,
         )
         if adapter is not None:
-            self._attach(adapter)
+            attach_adapter(self._context, adapter)
         self._memory = llama.llama_get_memory(self._context)
         self._slot_size: int = llama.llama_n_ctx_seq(self._context)
         recurrent = llama.llama_model_is_recurrent(model.handle) or llama.llama_model_is_hybrid(model.handle)
@@ -94,12 +102,6 @@ class Runner:
         self._logits_type = ctypes.c_float * self.vocab.size
         self._to_copy: set[int] = set()  # slots that the next decode copies from
         self._install_abort()
-
-    def _attach(self, adapter: Adapter) -> None:
-        handles = (llama.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
-        if llama.llama_set_adapters_lora(self._context, handles, 1, (ctypes.c_float * 1)(adapter.scale)) != 0:
-            llama.llama_free(self._context)
-            raise EngineError("llama.cpp does not take the adapter")
 
     def _install_abort(self) -> None:
         # The callback runs before each of a graph's ~1,000 nodes. A Python function would take the GIL each

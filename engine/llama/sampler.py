@@ -1,4 +1,4 @@
-"""Sampler: SamplingParams -> llama.cpp's sampler chain, and a grammar that checks its tokens."""
+"""Sampler: SamplingParams -> llama.cpp's sampler chain, and a grammar or schema that checks its tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from engine.config import SamplingParams
-from engine.llama.grammar import Grammar, as_array, whole_vocabulary
+from engine.errors import TooSlow
+from engine.llama.constraint import Constraint, new_constraint
+from engine.llama.grammar import as_array, whole_vocabulary
 from engine.llama.tokenizer import LlamaTokenizer
 
 _PENALTY_WINDOW = 64  # last tokens of the answer that are penalized, as in llama.cpp
@@ -20,52 +22,55 @@ _RANDOM_SEED = 0xFFFFFFFF  # llama.h: LLAMA_DEFAULT_SEED asks for a random one
 
 def is_plain(sampling: SamplingParams) -> bool:
     """Return whether sampling is a plain argmax, which needs no list of candidates."""
-    constrained = sampling.grammar or sampling.ignore_end
+    constrained = sampling.grammar or sampling.json_schema is not None or sampling.ignore_end
     return sampling.temperature == 0 and not sampling.penalizes and not constrained
 
 
 class Sampler:
     """Draws the tokens of one answer. Belongs to the model's thread; `close` frees it.
 
-    The grammar comes last, as in llama.cpp's common_sampler_sample: a token is drawn without it, and redrawn
-    from the allowed ones only if the grammar rejects it. Checking one token takes microseconds and masking
-    the vocabulary milliseconds, and most tokens are allowed: a model that was asked for JSON writes JSON.
+    The constraint comes last, as in llama.cpp's common_sampler_sample: a token is drawn without it, and
+    redrawn from the allowed ones only if it is rejected. Checking one token takes microseconds and masking
+    the vocabulary longer, and most tokens are allowed: a model that was asked for JSON writes JSON.
     """
 
     def __init__(self, sampling: SamplingParams, vocab: LlamaTokenizer) -> None:
         self._vocab, self._chain = vocab, sampler_chain(sampling, vocab)
-        self._grammar = Grammar(sampling.grammar, vocab) if sampling.grammar else None
+        self._constraint = new_constraint(sampling, vocab)
+        self._ignores_end = sampling.ignore_end
 
     def sample(self, context: int, row: int, logits: NDArray[np.float32]) -> int:
         """Sample from one row of the last batch, whose logits are [vocabulary]. Raises TooSlow."""
-        if self._grammar is None:
+        if self._constraint is None:
             return int(llama.llama_sampler_sample(self._chain, context, row))
         return self.sample_from(logits)
 
     def sample_from(self, logits: NDArray[np.float32]) -> int:
         """Sample from logits [vocabulary]. Raises TooSlow."""
         token = self._draw(logits)
-        if self._grammar is not None and not self._grammar.accept(token):
-            token = self._draw(logits, self._grammar)
-            if not self._grammar.accept(token):  # only an ignored end token is allowed
-                return self._vocab.eog_tokens[0]
+        if self._constraint is not None and not self._constraint.accept(token):
+            token = self._draw(logits, self._constraint)
+            if not self._constraint.accept(token):
+                if self._ignores_end:  # and nothing but an end is allowed
+                    return self._vocab.eog_tokens[0]
+                raise TooSlow  # the vocabulary cannot spell what must follow
         llama.llama_sampler_accept(self._chain, token)
         return token
 
-    def _draw(self, logits: NDArray[np.float32], grammar: Grammar | None = None) -> int:
-        """Draw a token by the chain, from all or from those that the grammar allows."""
+    def _draw(self, logits: NDArray[np.float32], constraint: Constraint | None = None) -> int:
+        """Draw a token by the chain, from all or from those that the constraint allows."""
         data = whole_vocabulary(logits)
-        if grammar is not None:
-            grammar.apply_mask(data)
+        if constraint is not None:
+            constraint.apply_mask(data)
         candidates = as_array(data)
         llama.llama_sampler_apply(self._chain, ctypes.byref(candidates))
         return int(candidates.data[candidates.selected].id)
 
     def close(self) -> None:
-        """Free chain and grammar."""
+        """Free chain and constraint."""
         llama.llama_sampler_free(self._chain)
-        if self._grammar is not None:
-            self._grammar.close()
+        if self._constraint is not None:
+            self._constraint.close()
 
 
 def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:

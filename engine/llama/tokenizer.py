@@ -62,7 +62,6 @@ class LlamaTokenizer:
         self.is_sentencepiece: bool = llama.llama_vocab_type(self._vocab) == _SPM
         # BPE's patterns recurse for each letter of a word; SentencePiece takes quadratic time for some texts.
         self._needs_pieces = self.is_sentencepiece or llama.llama_vocab_type(self._vocab) == _BPE
-        self._buffer = ctypes.create_string_buffer(512)
 
     @property
     def handle(self) -> int:
@@ -86,12 +85,13 @@ class LlamaTokenizer:
         return bool(attributes & (_UNKNOWN | _CONTROL | _USER_DEFINED))
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; none for control tokens. Only for the model's thread."""
-        size = llama.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        """Return the bytes of a token; none for control tokens."""
+        buffer = ctypes.create_string_buffer(64)
+        size = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         if size < 0:
-            self._buffer = ctypes.create_string_buffer(-size)
-            size = llama.llama_token_to_piece(self._vocab, token, self._buffer, -size, 0, False)
-        return self._buffer.raw[:size]
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
+        return buffer.raw[:size]
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Return the token ids of a text, without BOS; `special` parses special tokens like <|im_end|>."""

@@ -6,14 +6,16 @@ They run in the probe's child process, each under a clock and a memory limit, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 
 from common.system import kill_after, limit_memory
 from engine.config import SamplingParams
-from engine.errors import ModelError, RequestError
-from engine.llama.grammar import Grammar, compile_grammar, whole_vocabulary
+from engine.errors import ModelError, RequestError, TooSlow
+from engine.llama.constraint import compile_constraint, new_constraint
+from engine.llama.grammar import whole_vocabulary
 from engine.llama.model import ModelMetadata
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.types import Message
@@ -21,6 +23,7 @@ from engine.types import Message
 TRIAL_SECONDS = 10.0
 TEMPLATE_SECONDS = 3.0
 _BYTES = 4 << 30
+_GRAMMAR = 'root ::= "{" [^}]* "}"'
 _SCHEMA = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
 
 
@@ -92,10 +95,12 @@ def _conversations() -> Iterator[list[Message]]:
 
 
 def try_grammar(vocab: LlamaTokenizer) -> None:
-    """Apply the grammar of a JSON schema to the whole vocabulary, and advance it by its first tokens."""
-    sampling = compile_grammar(SamplingParams(json_schema=_SCHEMA), vocab)
-    grammar = Grammar(sampling.grammar, vocab)
-    for token in vocab.tokenize('{"name": "Bob"}', special=False):
-        grammar.apply_mask(whole_vocabulary(np.zeros(vocab.size, np.float32)))
-        grammar.accept(token)
-    grammar.close()
+    """Apply a JSON schema and a grammar to the whole vocabulary, and advance them by their first tokens."""
+    for settings in (SamplingParams(json_schema=_SCHEMA), SamplingParams(grammar=_GRAMMAR)):
+        with suppress(RequestError, TooSlow):  # a vocabulary need not be able to spell them
+            constraint = new_constraint(compile_constraint(settings, vocab), vocab)
+            assert constraint is not None
+            for token in vocab.tokenize('{"name": "Bob"}', special=False):
+                constraint.apply_mask(whole_vocabulary(np.zeros(vocab.size, np.float32)))
+                constraint.accept(token)
+            constraint.close()

@@ -46,7 +46,7 @@ from engine.process.messages import (
 )
 from engine.prompt.chat_template import check_prompt
 from engine.serving.stream import Sink
-from engine.types import Event, Finished, ModelInfo, ProgressCallback, PromptInput, no_progress
+from engine.types import Event, Finished, ModelInfo, ProgressCallback, PromptInput, TextToEmbed, no_progress
 
 HANG_SECONDS = 10.0
 """A process that sends nothing for so long after a Ping is killed."""
@@ -66,11 +66,13 @@ class Answer:
     def __init__(self, adapter: int, prompt: PromptInput, sampling: SamplingParams) -> None:
         """Raises RequestError for messages without a known role or text, and for an empty text."""
         check_prompt(prompt)
-        self.prompt: list[dict[str, str]] | str = (
-            _valid(prompt)
-            if isinstance(prompt, str)
-            else [{"role": m["role"], "content": _valid(m["content"])} for m in prompt]
-        )
+        self.prompt: list[dict[str, str]] | str | TextToEmbed
+        if isinstance(prompt, TextToEmbed):
+            self.prompt = TextToEmbed(_valid(prompt.text))
+        elif isinstance(prompt, str):
+            self.prompt = _valid(prompt)
+        else:
+            self.prompt = [{"role": m["role"], "content": _valid(m["content"])} for m in prompt]
         self.adapter, self.sampling = adapter, sampling
         self.accepted: Future[None] = Future()
         self._sink: Sink = lambda item: None

@@ -20,7 +20,7 @@ from engine import errors
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped
-from engine.types import Event, Finished, ModelInfo, RequestStats
+from engine.types import Event, Finished, ModelInfo, RequestStats, TextToEmbed
 
 MAX_LINE = 16 << 20
 """The longest line in bytes; a process that sends a longer one is ended."""
@@ -55,7 +55,7 @@ class Ask:
 
     request: int
     adapter: int
-    prompt: list[dict[str, str]] | str
+    prompt: list[dict[str, str]] | str | TextToEmbed
     sampling: SamplingParams
 
 

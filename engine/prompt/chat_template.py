@@ -17,7 +17,7 @@ from common.message_form import Shaped, find_form
 from common.text import first_line
 from engine.errors import ModelError, PromptTooLong, RequestError
 from engine.prompt.jinja_environment import environment
-from engine.types import Message, PromptInput
+from engine.types import Message, PromptInput, TextToEmbed
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 _MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
@@ -116,7 +116,10 @@ def _brief(error: Exception) -> str:
 
 def check_prompt(prompt: PromptInput) -> None:
     """Raise RequestError unless the prompt is a text with something in it, or messages in order."""
-    if not isinstance(prompt, str):
+    if isinstance(prompt, TextToEmbed):
+        if not prompt.text.strip():
+            raise RequestError("a text is empty: send some text to embed")
+    elif not isinstance(prompt, str):
         check_messages(prompt)
     elif not prompt:
         raise RequestError("the prompt is empty: send some text to be continued")
@@ -179,6 +182,18 @@ class PromptBuilder:
             f"the prompt has more than {limit} tokens, and {limit} are the most that leave an answer its "
             "room: shorten it, or raise the context"
         )
+
+    def text_tokens(self, text: str, limit: int) -> list[int]:
+        """Return the token ids of a text to embed; control tokens that are spelled out in it stay text.
+
+        Raises PromptTooLong for more than `limit` tokens, in time that the limit bounds.
+        """
+        if not self._tokenizer.exceeds(text, limit):
+            ids = self._tokenizer.tokenize(text, special=False)
+            ids = [self._tokenizer.bos, *ids] if self._tokenizer.add_bos else ids
+            if len(ids) <= limit:
+                return ids
+        raise PromptTooLong(f"a text has more than {limit} tokens, and {limit} are the most: split it")
 
     def measure(self, text: str, limit: int) -> int:
         """Return the number of tokens of a text without the template; `limit + 1` if it surely has more."""

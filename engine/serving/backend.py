@@ -19,13 +19,15 @@ from engine.core.engine import Engine
 from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
 from engine.errors import EngineStopped, RequestError
-from engine.llama.grammar import compile_grammar
+from engine.llama.constraint import compile_constraint
+from engine.llama.embedder import MAX_TOKENS, Embedder
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, check_adapter, is_known, load_choice
 from engine.probe.describe import describe
 from engine.prompt.chat_template import PromptBuilder, check_prompt
 from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
+from engine.serving.embedding_queue import EmbeddingQueue
 from engine.serving.model_pool import check_room
 from engine.serving.stream import EventStream, Sink
 from engine.serving.worker import Worker
@@ -36,6 +38,7 @@ from engine.types import (
     ProgressCallback,
     PromptInput,
     TextDelta,
+    TextToEmbed,
     no_progress,
     scaled,
 )
@@ -45,13 +48,16 @@ from engine.types import (
 class Prompt:
     """A prompt ready to be queued: `dropped` of its turns do not fit, `continues` begins its answer.
 
-    `sampling` has a compiled grammar in place of a JSON schema.
+    `embeds` asks for the embedding of the tokens in place of an answer.
+
+    `sampling` has a compiled schema or grammar.
     """
 
     tokens: list[int]
     sampling: SamplingParams
     dropped: MessagesDropped | None
     continues: bool
+    embeds: bool = False
 
 
 _FAR = 2  # times too long: how many tokens it is exactly does not matter any more
@@ -172,6 +178,10 @@ class LlamaBackend:
     def prepare(self, prompt: PromptInput, sampling: SamplingParams) -> Prompt:
         """Return a prompt, ready to be queued. Raises RequestError, and EngineStopped after `close`."""
         check_prompt(prompt)
+        if isinstance(prompt, TextToEmbed):
+            with self._open_prompts() as prompts:
+                tokens = prompts.text_tokens(prompt.text, self._embedding_context)
+            return Prompt(tokens, sampling, None, True, embeds=True)
         window = self._window(prompt, sampling)
         self._check(window.tokens)
         continues = isinstance(prompt, str) or prompt[-1]["role"] == "assistant"
@@ -179,7 +189,9 @@ class LlamaBackend:
 
     def submit(self, prompt: Prompt, sink: Sink) -> int:
         """Queue a prompt; `sink` gets its events and must not block. Raises as Worker.submit."""
-        return self._worker.submit(prompt.tokens, prompt.sampling, sink, continues=prompt.continues)
+        return self._worker.submit(
+            prompt.tokens, prompt.sampling, sink, continues=prompt.continues, embeds=prompt.embeds
+        )
 
     def cancel(self, request: int) -> None:
         """Stop a submitted request. Returns at once."""
@@ -195,7 +207,11 @@ class LlamaBackend:
         stream = self.stream(messages, sampling_over(self._info.recommended, sampling))
         return "".join(event.delta for event in stream if isinstance(event, TextDelta))
 
-    def _window(self, prompt: PromptInput, sampling: SamplingParams) -> Window:
+    @property
+    def _embedding_context(self) -> int:
+        return min(MAX_TOKENS, self._info.context)
+
+    def _window(self, prompt: Sequence[Message] | str, sampling: SamplingParams) -> Window:
         """Truncate the conversation to leave room for the answer: up to a quarter of the context.
 
         What is far too long is refused before it is rendered. Raises RequestError.
@@ -240,7 +256,7 @@ class LlamaBackend:
 
     def _compile(self, sampling: SamplingParams) -> SamplingParams:
         with self._open_prompts():
-            return compile_grammar(sampling, self._model.vocab)
+            return compile_constraint(sampling, self._model.vocab)
 
     @property
     def _max_prompt(self) -> int:
@@ -319,7 +335,11 @@ def _worker(
             counters=counters,
         )
 
-    return Worker(build, capacity=settings.slots + settings.queue)
+    def build_embedder() -> Embedder:
+        context = min(MAX_TOKENS, info.context)
+        return Embedder(model, context=context, threads=info.threads, adapter=adapter)
+
+    return Worker(build, EmbeddingQueue(build_embedder), capacity=settings.slots + settings.queue)
 
 
 def _measured(runner: Runner, settings: EngineConfig) -> BatchCostModel | None:

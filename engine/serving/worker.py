@@ -15,6 +15,7 @@ from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped, QueueFull
+from engine.serving.embedding_queue import EmbeddingQueue
 from engine.serving.stream import Sink
 from engine.types import Event, Finished
 
@@ -28,6 +29,7 @@ class _Add:
     tokens: list[int]
     sampling: SamplingParams
     continues: bool
+    embeds: bool
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,15 @@ class _Close:
 class Worker:
     """Runs an engine in its own thread, and rebuilds it when it fails."""
 
-    def __init__(self, build: Callable[[], Engine], *, capacity: int) -> None:
+    def __init__(
+        self, build: Callable[[], Engine], embeddings: EmbeddingQueue | None = None, *, capacity: int
+    ) -> None:
         """Start the thread and wait until the engine is built; raises what `build` raises.
 
-        `capacity` is the maximum number of requests, running and waiting.
+        `embeddings` computes those in the same thread; without it, none may be asked for. `capacity` is the
+        maximum number of requests, running and waiting.
         """
-        self._build, self._capacity = build, capacity
+        self._build, self._embeddings, self._capacity = build, embeddings, capacity
         self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
         # Guards _sinks and _failure. Reentrant, because the garbage collector may run anywhere and collect an
         # abandoned stream, which cancels its request (see EventStream).
@@ -62,18 +67,25 @@ class Worker:
         self._thread.start()
 
     def submit(
-        self, tokens: list[int], sampling: SamplingParams, sink: Sink, *, continues: bool = False
+        self,
+        tokens: list[int],
+        sampling: SamplingParams,
+        sink: Sink,
+        *,
+        continues: bool = False,
+        embeds: bool = False,
     ) -> int:
         """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
 
-        `continues` is True when the prompt ends with the beginning of the answer. The last item that a sink
+        `continues` is True when the prompt ends with the beginning of the answer, `embeds` when the embedding
+        of the tokens is wanted in place of an answer. The last item that a sink
         gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
         """
         with self._lock:
             self.check_room()
             request = next(self._ids)
             self._sinks[request] = sink
-            self._inbox.put(_Add(request, tokens, sampling, continues))
+            self._inbox.put(_Add(request, tokens, sampling, continues, embeds))
         return request
 
     def check_room(self, preparing: int = 0) -> None:
@@ -135,18 +147,39 @@ class Worker:
             if isinstance(command, _Close):
                 return
             engine = self._engine
-            if isinstance(command, _Add):
+            if isinstance(command, _Add) and command.embeds:
+                assert self._embeddings is not None
+                self._embeddings.add(command.request, command.tokens)
+            elif isinstance(command, _Add):
                 request, tokens, sampling = command.request, command.tokens, command.sampling
                 self._deliver(engine.add(request, tokens, sampling, continues=command.continues))
             elif isinstance(command, _Cancel):
                 self._deliver(engine.cancel(command.request))
-            elif engine.busy:
-                self._deliver(engine.step())
+                if self._embeddings is not None:
+                    self._deliver(self._embeddings.cancel(command.request))
+            else:
+                if engine.busy:
+                    self._deliver(engine.step())
+                self._embed()
+
+    def _embed(self) -> None:
+        """Read a piece of a text whose embedding is wanted, if there is one."""
+        if self._embeddings is None or not self._embeddings.busy:
+            return
+        request, ended = self._embeddings.step()
+        if not isinstance(ended, EngineError):
+            self._deliver([(request, event) for event in ended])
+            return
+        with self._lock:
+            sink = self._sinks.pop(request, None)
+        if sink is not None:
+            sink(ended)
 
     def _next_command(self) -> _Add | _Cancel | _Close | None:
         """Return the next command, or None while the engine is busy. Blocks while it is idle."""
         try:
-            return self._inbox.get(block=not self._engine.busy)
+            embeds = self._embeddings is not None and self._embeddings.busy
+            return self._inbox.get(block=not self._engine.busy and not embeds)
         except queue.Empty:
             return None
 
@@ -163,6 +196,8 @@ class Worker:
     def _fail(self, error: EngineError) -> None:
         with self._lock:
             sinks, self._sinks = list(self._sinks.values()), {}
+            if self._embeddings is not None:
+                self._embeddings.clear()
             _drain(self._inbox)
         for sink in sinks:
             sink(error)
@@ -183,6 +218,8 @@ class Worker:
 
     def _close_engine(self) -> None:
         try:
+            if self._embeddings is not None:
+                self._embeddings.close()
             self._engine.close()
         except Exception as error:  # noqa: BLE001 - the boundary, as above
             _log.error("the engine did not close: %s", error)

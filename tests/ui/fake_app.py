@@ -17,7 +17,14 @@ if __name__ == "__main__":
     bound = bind(settings.host, settings.port)
     models = one_model(FakeBackend("word " * WORDS, 0.02))
     models.pool.load()
-    app = create_app(models, 64, local=is_local(bound), access=access_of(settings), hosts=settings.known_as)
+    app = create_app(
+        models,
+        64,
+        local=is_local(bound),
+        access=access_of(settings),
+        hosts=settings.known_as,
+        origins=settings.allow_origin,
+    )
     ready = f"Ready: {address_of(bound)}"
     serve(
         app,

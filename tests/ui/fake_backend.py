@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from engine.config import SamplingParams
 from engine.errors import EngineError
 from engine.types import (
+    EmbeddingVector,
     Event,
     Finished,
     FinishReason,
@@ -20,6 +21,7 @@ from engine.types import (
     Queued,
     RequestStats,
     TextDelta,
+    TextToEmbed,
 )
 
 INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000, 2048, "haswell", 2)
@@ -91,6 +93,7 @@ class FakeBackend:
         self.answer, self.pause, self.error = answer, pause, error
         self.refuse: EngineError | None = None
         self.asked: list[tuple[list[Message], SamplingParams]] = []
+        self.embedded: list[str] = []
         self.continued: list[tuple[str, SamplingParams]] = []
         self.streams: list[FakeStream] = []
         self.closed = False
@@ -101,6 +104,10 @@ class FakeBackend:
         )
         if self.refuse is not None:
             raise self.refuse
+        if isinstance(prompt, TextToEmbed):
+            self.embedded.append(prompt.text)
+            stats = RequestStats(len(prompt.text.split()), 0, 0, 0.0, 0.0, 0.0)
+            return FakeStream([EmbeddingVector([0.6, 0.8]), Finished("stop", stats)], self.pause)
         if isinstance(prompt, str):
             self.continued.append((prompt, sampling))
         else:

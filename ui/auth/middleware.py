@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.auth.access import Access, address_of
 from ui.auth.limits import RateLimitExceeded
+from ui.auth.origins import AllowedOrigins
 from ui.i18n.words import translator
 from ui.static import STATIC
 
@@ -127,28 +128,43 @@ def _json_error(status: int, message: str, headers: Mapping[str, str]) -> JSONRe
 class OriginMiddleware:
     """ASGI middleware that refuses other sites' pages and, on a `local` server, unknown Host headers.
 
-    `hosts` are more names of the server, for instance those behind a proxy.
+    `hosts` are more names of the server, for instance those behind a proxy. Pages of `origins`, as
+    `checked_origins` returns them, may use /v1.
     """
 
-    def __init__(self, app: ASGIApp, local: bool, hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, local: bool, hosts: Iterable[str] = (), origins: Iterable[str] = ()
+    ) -> None:
         self._app, self._local = app, local
+        self._allowed = AllowedOrigins(app, origins)
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""
-        problem = self._problem(Headers(scope=scope)) if scope["type"] in ("http", "websocket") else None
+        problem = self._problem(scope) if scope["type"] in ("http", "websocket") else None
         if problem is None:
-            await self._app(scope, receive, send)
+            await self._allowed(scope, receive, send)
         else:
             await PlainTextResponse(problem, 403)(scope, receive, send)
 
-    def _problem(self, headers: Headers) -> str | None:
+    def _problem(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._local and not self._is_own_host(host):
             return f"this server is not {host!r}: if it should be, start it with --hosts {_hostname(host)}"
-        if origin is not None and not self._is_own_page(origin, headers):
-            return f"a page of {origin!r} may not use this server: if that is its own, name it with --hosts"
-        return None
+        if origin is None or self._allowed.allows(scope):
+            return None
+        asks_first = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
+        if self._is_own_page(origin, headers) and not asks_first:  # browsers ask only for another page
+            return None
+        if origin == "null":
+            return (
+                "a page without an origin, as one of a file, may not use this server: open it from a server"
+            )
+        return (
+            f"a page of {origin!r} may not use this server: start it with --allow-origin {origin} to let it "
+            "use /v1, or with --hosts if that is a name of this server"
+        )
 
     def _is_own_host(self, host: str) -> bool:
         name = _hostname(host)

@@ -1,13 +1,14 @@
-"""Routes for OpenAI's clients: /v1/models and /v1/chat/completions, with the same models as the page."""
+"""Routes for OpenAI's clients: models, chats, completions and embeddings, with the page's models."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import anyio
 from fastapi import FastAPI, Request, Response
@@ -16,14 +17,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from engine.config import SamplingParams
 from engine.errors import EngineError
 from engine.serving.protocols import ChatStream
+from engine.types import TextToEmbed
 from ui.auth import access
 from ui.auth.identity import on_own_machine
 from ui.auth.limits import RateLimitExceeded
 from ui.models.registry import Models, acquire_model, start_stream
+from ui.openai.completions import CompletionRequest
+from ui.openai.embeddings import EmbeddingsRequest, EmbeddingsResponse
 from ui.openai.errors import ApiError, field_error, from_engine, from_limit, not_found, response
-from ui.openai.schemas import ChatRequest, ChatResponse
+from ui.openai.schemas import ChatRequest, ChatResponse, GenerationRequest, NullIsAbsent
 
 MAX_BODY = 4 << 20  # bytes
 _STALL_SECONDS = 60.0  # a client that reads nothing for so long loses its stream
@@ -52,12 +57,20 @@ def add_openai_api(app: FastAPI, models: Models) -> None:
         return model_object(_allowed_key(request, models, key))
 
     @app.post("/v1/chat/completions")
+    async def answer(request: Request) -> Response:
+        return await _answer(request, models, ChatRequest)
+
+    @app.post("/v1/completions")
     async def complete(request: Request) -> Response:
-        return await _answer(request, models)
+        return await _answer(request, models, CompletionRequest)
+
+    @app.post("/v1/embeddings")
+    async def embed(request: Request) -> Response:
+        return await _embed(request, models)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     async def unknown_route(request: Request, path: str) -> Response:
-        routes = "GET /v1/models and POST /v1/chat/completions"
+        routes = "GET /v1/models, and POST /v1/chat/completions, /v1/completions and /v1/embeddings"
         raise ApiError(404, f"{request.method} /v1/{path} does not exist here: there are {routes}")
 
 
@@ -68,27 +81,85 @@ def _allowed_key(request: Request, models: Models, key: str | None) -> str:
     return key or models.pool.default
 
 
-async def _answer(request: Request, models: Models) -> Response:
-    """Answer a completion request. All refusals happen here, before a stream's status is sent."""
-    chat = await _read(request)
-    key = _allowed_key(request, models, chat.model)
+def _answering_key(request: Request, models: Models, name: str | None) -> str:
+    """Return the key of the model that answers: any name means the only model, if there is one."""
+    if len(models.catalog.choices(on_own_machine(request))) == 1:
+        return models.pool.default
+    return _allowed_key(request, models, name)
+
+
+def _headers(key: str, chat: GenerationRequest | EmbeddingsRequest) -> dict[str, str]:
+    """Return headers, percent-encoded: the model that answers, and fields that nothing is known of."""
+    ignored = {"X-Ignored-Fields": quote(",".join(chat.unknown_fields), ",")} if chat.unknown_fields else {}
+    return {"X-Model": quote(key, " "), **ignored}
+
+
+async def _answer(
+    request: Request, models: Models, kind: type[ChatRequest] | type[CompletionRequest]
+) -> Response:
+    """Answer a request. All refusals happen here, before a stream's status is sent."""
+    chat = await _read(request, kind)
+    key = _answering_key(request, models, chat.model)
+    headers = _headers(key, chat)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(access.admit(request))
             backend = await stack.enter_async_context(acquire_model(models.pool, key))
             sampling = chat.sampling(backend.info)
-            stream = await start_stream(backend, chat.conversation(), sampling)
+            streams = []
+            for prompt in chat.prompts():
+                streams.append(await start_stream(backend, prompt, sampling))
+                stack.callback(streams[-1].cancel)
         except RateLimitExceeded as error:
             raise from_limit(error) from error
         except EngineError as error:
             raise from_engine(error) from error
-        stack.callback(stream.cancel)
+        answers = chat.responses(key)
         if chat.stream:
-            return _EventStream(_events(stream, ChatResponse(key), chat), stack.pop_all())
-        return await _completion(request, stream, ChatResponse(key))
+            return _EventStream(_events(streams[0], answers[0], chat), stack.pop_all(), headers)
+        return await _completion(request, streams, answers, headers)
 
 
-async def _read(request: Request) -> ChatRequest:
+async def _embed(request: Request, models: Models) -> Response:
+    """Answer with the embeddings of texts, which are computed one after another."""
+    asked = await _read(request, EmbeddingsRequest)
+    key = _answering_key(request, models, asked.model)
+    found = EmbeddingsResponse(key)
+    working = asyncio.create_task(_embed_all(request, models, key, asked.texts, found))
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
+    disconnected.add_done_callback(lambda _: working.cancel())
+    try:
+        await working
+    except asyncio.CancelledError:
+        raise ApiError(400, "the request broke off") from None
+    except RateLimitExceeded as error:
+        raise from_limit(error) from error
+    except EngineError as error:
+        raise from_engine(error) from error
+    finally:
+        disconnected.cancel()
+    size = len(found.vectors[0])
+    if asked.dimensions not in (None, size):
+        message = f"dimensions: {asked.dimensions} is not served here: this model's embeddings have {size}"
+        raise ApiError(400, message, param="dimensions")
+    return JSONResponse(found.body(asked.encoding_format), headers=_headers(key, asked))
+
+
+async def _embed_all(
+    request: Request, models: Models, key: str, texts: Sequence[str], found: EmbeddingsResponse
+) -> None:
+    with access.admit(request):
+        async with acquire_model(models.pool, key) as backend:
+            for text in texts:
+                stream = await start_stream(backend, TextToEmbed(text), SamplingParams())
+                async for event in stream:
+                    found.update(event)
+
+
+_Request = TypeVar("_Request", bound=NullIsAbsent)
+
+
+async def _read(request: Request, kind: type[_Request]) -> _Request:
     """Read and validate a request's body. Raises ApiError."""
     body = bytearray()
     try:
@@ -96,25 +167,36 @@ async def _read(request: Request) -> ChatRequest:
             body += chunk
             if len(body) > MAX_BODY:
                 raise ApiError(413, f"the request is too large: {MAX_BODY} bytes are the most")
-        return ChatRequest.model_validate_json(bytes(body))
+        return kind.model_validate_json(bytes(body))
     except ClientDisconnect as error:  # turned into an error only to keep it out of the log
         raise ApiError(400, "the request broke off") from error
     except ValidationError as error:
         raise field_error(error.errors(include_url=False, include_context=False)[0]) from error
 
 
-async def _completion(request: Request, stream: ChatStream, answer: ChatResponse) -> Response:
-    """Return the whole answer; stop it when the client disconnects."""
+async def _completion(
+    request: Request,
+    streams: Sequence[ChatStream],
+    answers: Sequence[ChatResponse],
+    headers: Mapping[str, str],
+) -> Response:
+    """Return the whole answers; stop them when the client disconnects."""
+
+    def cancel_all(_: object) -> None:
+        for stream in streams:
+            stream.cancel()
+
     disconnected = asyncio.create_task(_wait_for_disconnect(request))
-    disconnected.add_done_callback(lambda _: stream.cancel())
+    disconnected.add_done_callback(cancel_all)
     try:
-        async for event in stream:
-            answer.update(event)
+        for stream, answer in zip(streams, answers, strict=True):  # they are generated side by side
+            async for event in stream:
+                answer.update(event)
     except EngineError as error:
         raise from_engine(error) from error
     finally:
         disconnected.cancel()
-    return JSONResponse(answer.completion())
+    return JSONResponse(answers[0].completion(answers[1:]), headers=headers)
 
 
 async def _wait_for_disconnect(request: Request) -> None:
@@ -126,8 +208,13 @@ async def _wait_for_disconnect(request: Request) -> None:
 class _EventStream(StreamingResponse):
     """Server-sent events. `resources` are released at their end or when the client disconnects."""
 
-    def __init__(self, events: AsyncGenerator[str, None], resources: AsyncExitStack) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=_UNBUFFERED)
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        resources: AsyncExitStack,
+        headers: Mapping[str, str] = _UNBUFFERED,
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={**_UNBUFFERED, **headers})
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,7 +234,9 @@ class _EventStream(StreamingResponse):
             return  # uvicorn closes the connection of an incomplete response
 
 
-async def _events(stream: ChatStream, answer: ChatResponse, chat: ChatRequest) -> AsyncGenerator[str, None]:
+async def _events(
+    stream: ChatStream, answer: ChatResponse, chat: GenerationRequest
+) -> AsyncGenerator[str, None]:
     """Yield the server-sent events. An error is the last one, as the status has been sent already."""
     include_usage = chat.stream_options is not None and chat.stream_options.include_usage
     async with aclosing(_chunks(stream, answer, include_usage)) as chunks:

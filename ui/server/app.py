@@ -39,7 +39,7 @@ from ui.server.logs import bound_logs
 from ui.server.page import build_page
 from ui.server.root_path import RootPathMiddleware
 from ui.server.uploads import UploadMiddleware
-from ui.settings import on_a_space
+from ui.settings import checked_origins, on_a_space
 
 # Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
 # inline scripts; model output never becomes one, as its Markdown is neutralized and sanitized.
@@ -66,14 +66,16 @@ def create_app(
     local: bool = False,
     access: Access | None = None,
     hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
     store: Store | None = None,
 ) -> FastAPI:
     """Return the web application.
 
     `local` means that only this machine can reach it. `hosts` are more names of the server (see
     ui/auth/middleware.py); with them requests may come through a proxy from other machines, even without a
-    header of it, so no request counts as the machine's own user. A `store` of None keeps conversations until
-    the process ends. `concurrency` as in `build_page`.
+    header of it, so no request counts as the machine's own user. Pages of `origins` may use /v1. A `store` of
+    None keeps conversations until the process ends. `concurrency` as in `build_page`. Raises ValueError for
+    what is no origin.
     """
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
     access, own_machine = access or Access(), local and not hosts
@@ -97,7 +99,7 @@ def create_app(
     app.add_middleware(TabMiddleware, session_of=_session_of(page))
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
     app.add_middleware(VisitorMiddleware, local=own_machine)
-    app.add_middleware(OriginMiddleware, local=local, hosts=hosts)
+    app.add_middleware(OriginMiddleware, local=local, hosts=hosts, origins=checked_origins(origins))
     app.add_middleware(ContentPolicyMiddleware)  # outermost, as browsers show the others' refusals too
     return app
 

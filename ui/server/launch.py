@@ -99,6 +99,7 @@ def run(settings: AppSettings) -> None:
                 local=is_local(bound),
                 access=access_of(settings),
                 hosts=settings.known_as,
+                origins=settings.allow_origin,
                 store=store,
             )
             gc.freeze()

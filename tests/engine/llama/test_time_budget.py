@@ -66,7 +66,7 @@ def test_a_grammar_without_time_ends_its_answer(
     backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.llama.grammar._SECONDS", 0.0)
-    text, finished = ask(backend, user("Hi"), SamplingParams(temperature=0, json_schema={"type": "object"}))
+    text, finished = ask(backend, user("Hi"), SamplingParams(temperature=0, grammar='root ::= "a"'))
     assert (text, finished.reason) == ("", "time")
 
 
@@ -75,8 +75,8 @@ def test_no_other_grammar_is_taken_while_one_still_runs(backend: LlamaBackend) -
     with pytest.raises(TooSlow):
         thread.call(gate.wait)
     try:
-        with pytest.raises(QueueFull, match="schema"):
-            backend.stream(user("Hi"), SamplingParams(json_schema={"type": "object"}))
+        with pytest.raises(QueueFull, match="grammar"):
+            backend.stream(user("Hi"), SamplingParams(grammar='root ::= "a"'))
     finally:
         gate.set()
         thread.close(lambda: None)

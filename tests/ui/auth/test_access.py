@@ -19,7 +19,7 @@ from ui.auth.identity import COOKIE
 from ui.auth.limits import ConcurrencyLimit, RateLimitExceeded, RequestRate
 from ui.models.registry import one_model
 from ui.server.app import create_app
-from ui.settings import SPACE_PROXIES, AppSettings
+from ui.settings import SPACE_PROXIES, AppSettings, checked_origins
 
 ASK = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -209,3 +209,74 @@ def test_a_foreign_page_is_refused_on_a_public_server_too() -> None:
         assert page.options(path, headers=ask).status_code == 403
     behind = {"Host": "inner:7860", "X-Forwarded-Host": "me.hf.space", "Origin": "https://me.hf.space"}
     assert page.get("/v1/models", headers=behind).status_code == 200
+
+
+NOTES = "app://obsidian.md"
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[TestClient]:
+    access = Access({"anna": "s:cret"}, "key-1")
+    with client(access, local=True, origins=[NOTES, "http://LOCALHOST:3000/"]) as made:
+        made.headers["Host"] = "127.0.0.1:7860"
+        yield made
+
+
+def preflight(headers: str) -> dict[str, str]:
+    return {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
+
+
+@pytest.mark.parametrize("origin", [NOTES, "http://localhost:3000"])
+def test_a_named_page_may_use_v1_with_the_key(named: TestClient, origin: str) -> None:
+    asked = preflight("authorization,content-type,x-stainless-os,x-forwarded-for")
+    allowed = named.options("/v1/chat/completions", headers={"Origin": origin, **asked})
+    assert (allowed.status_code, allowed.headers["Access-Control-Allow-Origin"]) == (204, origin)
+    assert allowed.headers["Access-Control-Allow-Methods"] == "GET, POST"
+    assert allowed.headers["Access-Control-Allow-Headers"] == "authorization, content-type, x-stainless-os"
+    key = {"Origin": origin, "Authorization": "Bearer key-1"}
+    for answer, status in (
+        (named.post("/v1/chat/completions", json=ASK, headers=key), 200),
+        (named.get("/v1/models", headers=key), 200),
+        (named.get("/v1/models", headers={"Origin": origin}), 401),  # the page can read why
+    ):
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, origin)
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+        assert (
+            "Origin" in answer.headers["Vary"]
+            and "X-Model" in answer.headers["Access-Control-Expose-Headers"]
+        )
+        assert "Set-Cookie" not in answer.headers
+
+
+def test_a_named_page_gets_neither_the_page_nor_a_visitors_login(named: TestClient) -> None:
+    login = named.post("/login", data={"username": "anna", "password": "s:cret"})
+    cookies = "; ".join(cookie.partition(";")[0] for cookie in login.headers.get_list("set-cookie"))
+    named.cookies.clear()
+    assert named.get("/v1/models", headers={"Cookie": cookies}).status_code == 200
+    assert named.get("/v1/models", headers={"Cookie": cookies, "Origin": NOTES}).status_code == 401
+    for path in ("/", "/gradio_api/queue/join", "/v1x"):
+        assert named.options(path, headers={"Origin": NOTES, **preflight("")}).status_code == 403
+
+
+def test_all_other_pages_are_refused_with_advice_that_helps(named: TestClient) -> None:
+    for origin in ("http://localhost:3001", "https://localhost:3000", "app://obsidian.md.evil.example"):
+        refused = named.options("/v1/models", headers={"Origin": origin, **preflight("")})
+        assert refused.status_code == 403 and f"--allow-origin {origin} " in refused.text
+    same_name = client(local=True, hosts=["localhost"])
+    asked = {"Host": "127.0.0.1:7860", "Origin": "http://localhost:5173", **preflight("")}
+    assert "--allow-origin http://localhost:5173 " in same_name.options("/v1/models", headers=asked).text
+    assert "--allow-origin" not in named.get("/v1/models", headers={"Origin": "null"}).text
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "https://*.example.org", "null", "example.org", "http://a/b", "http://", ""]
+)
+def test_what_is_no_origin_cannot_be_named(text: str) -> None:
+    with pytest.raises(ValueError, match="no origin"):
+        checked_origins([text])
+
+
+def test_origins_are_named_as_options_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert AppSettings().allow_origin == ()
+    monkeypatch.setenv("GGUF_CHAT_ALLOW_ORIGIN", f"{NOTES},HTTPS://Example.org:443/")
+    assert AppSettings().allow_origin == (NOTES, "https://example.org")

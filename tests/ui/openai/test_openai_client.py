@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
@@ -99,8 +100,26 @@ def test_an_answer_follows_its_schema_and_penalties_change_it(client: openai.Ope
     assert len(texts) == 2
 
 
+def test_a_text_is_continued(client: openai.OpenAI) -> None:
+    counted = client.completions.create(model="any", prompt="1, 2, 3, 4,", max_tokens=9, temperature=0)
+    assert counted.choices[0].text.startswith(" 5, 6, 7")
+    assert counted.choices[0].finish_reason == "length" and counted.usage is not None
+    pieces = client.completions.create(
+        model="", prompt="1, 2, 3, 4,", max_tokens=9, temperature=0, stream=True
+    )
+    assert "".join(piece.choices[0].text for piece in pieces) == counted.choices[0].text
+
+
+def test_texts_have_embeddings(client: openai.OpenAI) -> None:
+    found = client.embeddings.create(model="any", input=["A cat on a sofa.", "A cat on a couch.", "Taxes."])
+    cat, couch, taxes = (np.array(one.embedding) for one in found.data)
+    assert cat.shape == (576,) and cat @ couch > cat @ taxes
+    (again,) = client.embeddings.create(model="any", input="Taxes.", encoding_format="float").data
+    assert again.embedding == pytest.approx(taxes.tolist(), abs=1e-6)
+
+
 def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="gpt-7"):
-        client.chat.completions.create(model="gpt-7", messages=QUESTION)
+        client.models.retrieve("gpt-7")
     with pytest.raises(openai.BadRequestError, match="one answer"):
         client.chat.completions.create(model="", messages=QUESTION, n=2)
