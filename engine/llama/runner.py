@@ -146,7 +146,7 @@ class Runner:
         return int(llama.llama_state_seq_get_size(self._context, slot))
 
     def save(self, slot: int) -> bytearray:
-        """Return the slot's whole cache, which must not be one that is still to be copied. Raises EngineError."""
+        """Return the slot's whole cache, which must not be still to be copied. Raises EngineError."""
         state = bytearray(self.state_size(slot))
         if llama.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
             raise EngineError("llama_state_seq_get_data wrote less than it announced")

@@ -1,4 +1,4 @@
-"""Saves, restores, copies, cancels and aborts on a tiny model: every greedy answer is that of an empty cache."""
+"""Saves, restores, copies, cancels and aborts: every greedy answer is the same as without a cache."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_no_answer_ever_sees_another_conversations_cache(tmp_path: Path) -> None
         if len(asked) < 20:
             for place in range(draw.choice([0, 1, 1, 2, 5])):
                 prompt = draw.choice(openings) + some_tokens(draw.choice([0, 0, 3]))
-                # An answer of one token to a known prompt needs no decode, so nothing copies its cache before.
+                # One token after a known prompt needs no decode, so its cache is still to be copied.
                 tokens = 1 if draw.random() < 0.3 else draw.randrange(1, 20)
                 asked[request := 10 * number + place] = prompt
                 engine.add(
@@ -86,4 +86,4 @@ def test_no_answer_ever_sees_another_conversations_cache(tmp_path: Path) -> None
     reference.close()
     model.close()
     assert not wrong, f"{len(wrong)} of {checked} answers"
-    assert checked > 300 and stats.restores > 50 and stats.saves > 50
+    assert checked > 200 and stats.restores > 50 and stats.saves > 50
