@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class _PrintableFormatter(logging.Formatter):
 
 
 def printable_logs() -> None:
-    """Make what is logged without a handler of its own printable."""
+    """Make what is logged without a handler of its own printable, and letters that the terminal lacks a ?."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where LANG is C, printing them would raise an error
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())

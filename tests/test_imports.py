@@ -17,6 +17,7 @@ ONLY = {
     "gradio": {"ui"},
     "fastapi": {"ui"},
     "llama_cpp": {
+        "engine/llama/embedder.py",
         "engine/llama/grammar.py",
         "engine/llama/library.py",
         "engine/llama/model.py",

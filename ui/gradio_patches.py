@@ -1,4 +1,4 @@
-"""What is changed in Gradio: its import, events and queue, for speed, and its log, for privacy.
+"""What is changed in Gradio: its import, events, queue and URLs, and its log, for privacy.
 
 At each import, Gradio parses the source of each of its components, renders a `.pyi` beside it, and parses
 that too (gradio.component_meta.create_or_modify_pyi), which takes half of the import's time. No setting turns
@@ -12,15 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from common.text import error_place
 
 if TYPE_CHECKING:
+    from fastapi import Request, Response
     from gradio import Blocks
     from gradio.block_function import BlockFunction
     from gradio.state_holder import SessionState
@@ -100,6 +103,59 @@ def drop_values(record: logging.LogRecord) -> bool:
     return True
 
 
+TRACKED_UPLOADS = 256
+"""The uploads whose progress is kept; the oldest ones beyond are forgotten."""
+
+
+def bound_upload_progress() -> None:
+    """Make Gradio keep the progress of few uploads.
+
+    A client chooses the id of an upload, and Gradio forgets it only when its progress was read to the end.
+    """
+    from gradio import routes
+
+    uploads = routes.file_upload_statuses
+    if not isinstance(uploads._signals, _Newest):
+        uploads._statuses, uploads._signals = _Newest(), _Newest(asyncio.Event)
+
+
+class _Newest(defaultdict[str, Any]):
+    """Keeps `TRACKED_UPLOADS` keys, the newest ones."""
+
+    def __setitem__(self, key: str, value: object) -> None:
+        super().__setitem__(key, value)
+        if len(self) > TRACKED_UPLOADS:
+            del self[next(iter(self))]
+
+
+def use_root_path_of_request() -> None:
+    """Make Gradio build its URLs from the request's `state.root_path`, see ui/server/root_path.py.
+
+    Gradio knows only one root path for all requests, while X-Forwarded-Prefix belongs to one. Links in its
+    pages are relative to the page's address, which has no slash at its end where a proxy strips all of /chat.
+    """
+    from gradio import route_utils, routes
+
+    root_url, respond = route_utils.get_root_url, routes.templates.TemplateResponse
+    if root_url.__module__ != route_utils.__name__:
+        return  # it is done already
+
+    def get_root_url(request: Request, route_path: str, root_path: str | None) -> str:
+        return str(root_url(request, route_path, _root_path(request) or root_path))
+
+    def template_response(request: Request, name: str, context: dict[str, Any], **options: Any) -> Response:
+        if context.get("base_url") and (root := _root_path(request)):
+            context["base_url"] = f"{urlsplit(root).path}/"
+        return respond(request=request, name=name, context=context, **options)
+
+    route_utils.get_root_url = get_root_url
+    vars(routes.templates)["TemplateResponse"] = template_response
+
+
+def _root_path(request: Request) -> str:
+    return str(request.scope.get("state", {}).get("root_path", ""))
+
+
 QUEUE_POLL_SECONDS = 0.02  # between polls of Gradio's queue for work; its default is a millisecond
 
 
@@ -114,6 +170,8 @@ def fast_blocks(**options: Any) -> Blocks:
     import gradio as gr
 
     log_without_values()
+    use_root_path_of_request()
+    bound_upload_progress()
 
     class FastBlocks(gr.Blocks):
         async def postprocess_data(

@@ -7,6 +7,7 @@ Never imports gradio, so that --help is fast.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -31,6 +32,7 @@ from ui.i18n.words import (
 )
 
 ENV_PREFIX = "GGUF_CHAT_"
+GRADIO_ROOT_PATH = "GRADIO_ROOT_PATH"  # Gradio's own variable, where --root-path is not given
 OTHER_VARIABLES = ("GGUF_CHAT_CACHE",)  # read by common/paths.py
 OFF = "off"  # for --history: keep conversations only in memory
 MIB = 1 << 20
@@ -45,6 +47,13 @@ SPACE_PROXIES = (  # addresses of a Space's proxies, as seen by the Space
 )
 SPACE_DISK = Path("/data")  # a Space's persistent storage, if it has one
 HISTORY_FILE = "history.sqlite"
+# First parts of the server's own paths: below such a root path, a proxy that strips it and one that does not
+# could not be told apart.
+_OWN_PATHS = (
+    *("v1", "health", "metrics", "compare", "quality", "login", "logout", "gradio_api"),
+    *("assets", "static", "theme.css", "config", "svelte"),
+)
+_ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 _ENGINE = EngineConfig()
 _ENGINE_RANGES = (
     "context",
@@ -128,6 +137,34 @@ def _check_template(option: str | None) -> str | None:
     return option
 
 
+def _check_history(file: Path | None) -> Path | None:
+    """Return the option --history. Raises ValueError for one in a home that nobody knows."""
+    if file is not None and paths.is_homeless(file):
+        raise ValueError("there is no such home folder: set HOME, or write the whole path")
+    return file
+
+
+def check_root_path(root: str) -> str:
+    """Return a path before the server's own, or a URL that ends with one; "" for /. Raises ValueError."""
+    if root.startswith(("http://", "https://")):
+        check_prefix(urlsplit(root).path)
+        if not urlsplit(root).netloc or "?" in root or "#" in root:
+            raise ValueError("write a URL without a query, such as https://example.org/chat")
+        return root.removesuffix("/")
+    return check_prefix(root)
+
+
+def check_prefix(path: str) -> str:
+    """Return a path before the server's own; "" for /. Raises ValueError."""
+    if path in ("", "/"):
+        return ""
+    if not _ROOT_PATH.fullmatch(path) or {".", ".."} & {*path.split("/")}:
+        raise ValueError("write a path that begins with / and does not end with it, such as /chat")
+    if (first := path.split("/")[1]) in _OWN_PATHS:
+        raise ValueError(f"/{first} is a path of the server itself: take another, such as /chat")
+    return path
+
+
 def _option(group: Group, text: str, default: Any = None, **constraints: Any) -> Any:
     return Field(default, description=text, json_schema_extra={"group": group}, **constraints)
 
@@ -157,6 +194,12 @@ class AppSettings(BaseSettings):
     hosts: Names = _option(
         "Serving", "More names that this server is known by, behind a proxy for instance.", ()
     )
+    root_path: Annotated[str, AfterValidator(check_root_path)] = Field(
+        default_factory=lambda: os.environ.get(GRADIO_ROOT_PATH, "").rstrip("/"),
+        validate_default=True,
+        description="Path of a proxy that leads here, such as /chat. Default: its X-Forwarded-Prefix.",
+        json_schema_extra={"group": "Serving"},
+    )
     allow_origin: Annotated[Names, AfterValidator(checked_origins)] = _option(
         "Serving", "Pages that may use /v1 from a browser: app://obsidian.md, http://localhost:3000", ()
     )
@@ -166,7 +209,7 @@ class AppSettings(BaseSettings):
         on_space=SPACE_PROXIES,
         elsewhere=(),
     )
-    history: Path | None = _option(
+    history: Annotated[Path | None, AfterValidator(_check_history)] = _option(
         "Serving",
         "File that keeps the conversations, or off. Default: in your data folder, on a Space /data.",
     )
@@ -257,12 +300,29 @@ class AppSettings(BaseSettings):
 def history_file(option: Path | None) -> Path | None:
     """Return the history's file for the option --history; None keeps conversations only in memory."""
     if option is not None:
-        return None if str(option) == OFF else option.expanduser()
+        return None if str(option) == OFF else paths.expanded(option)
     if not on_a_space():
-        return paths.data_folder() / HISTORY_FILE
+        return _own_history()
     return SPACE_DISK / HISTORY_FILE if SPACE_DISK.is_dir() and os.access(SPACE_DISK, os.W_OK) else None
 
 
-def storage_note(file: Path | None) -> str:
-    """Return the line that the app prints about its history at the start."""
-    return "Conversations are kept " + (f"in {file}" if file else "in memory, until the app ends")
+def _own_history() -> Path | None:
+    """Return the history in the user's data folder; None if it is not there and cannot be made."""
+    folder = paths.data_folder()
+    if folder is None or not (
+        os.access(file := folder / HISTORY_FILE, os.F_OK) or paths.can_be_written(folder)
+    ):
+        return None
+    return file
+
+
+def storage_note(option: Path | None) -> str:
+    """Return the line that the app prints about its history at the start, for the option --history."""
+    if file := history_file(option):
+        return f"Conversations are kept in {file}"
+    note = "Conversations are kept in memory, until the app ends"
+    if option is not None or on_a_space():
+        return note
+    folder = paths.data_folder()
+    why = f"{folder} cannot be written" if folder else "there is no home folder"
+    return f"{note}, as {why}: set HOME, or name a file with --history"

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from common.errors import InputError
+from common.paths import expanded
 
 OPTION = "--chat-template"
 ADVICE = f"give one with {OPTION} FILE|NAME"
@@ -58,17 +59,33 @@ def is_name(source: str) -> bool:
 def read_template(option: str) -> GivenTemplate:
     """Return the template of the option's value: an existing file's, else the built-in one of that name.
 
-    Raises InputError for an unknown name, and for a file that is no text or is empty.
+    Raises InputError for an unknown name, and for a file that is no text, is empty, or is a pipe, which could
+    be read only once.
     """
-    path = Path(option).expanduser()
-    if option and path.exists():
+    path = expanded(option)
+    if option and _exists(path):
+        if not path.is_file() and not path.is_dir():
+            raise InputError(f"{OPTION} {option!r} is a pipe or a device: store the template in a file")
         return GivenTemplate(_read(path), f"the file {path.name}")
     if option in builtin_names():
         return GivenTemplate(expand_name(option), f"llama.cpp's built-in {option!r}")
+    if option == "-":
+        raise InputError(
+            f"{OPTION} - would be standard input, which is not read: store the template in a file"
+        )
+    if "{{" in option or "{%" in option:
+        raise InputError(f"{OPTION} {option[:40]!r} is Jinja itself: store the template in a file")
     raise InputError(
-        f"{OPTION} {option!r} is neither an existing file nor one of llama.cpp's names: use one of "
+        f"{OPTION} {option[:80]!r} is neither an existing file nor one of llama.cpp's names: use one of "
         f"{', '.join(builtin_names())}"
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a text that no file can be named by
+        return False
 
 
 def _read(path: Path) -> str:

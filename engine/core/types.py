@@ -62,7 +62,7 @@ class ModelRunner(Protocol):
         ...
 
     def state_size(self, slot: int) -> int:
-        """Return the number of bytes that `save` would return."""
+        """Return the number of bytes that `save` would return; 0 for a cache that is still to be copied."""
         ...
 
     def save(self, slot: int) -> bytearray:

@@ -47,6 +47,12 @@ class Model:
         self.vocab = LlamaTokenizer(self.handle)
         self._path, self._owners, self._lock = path, 1, threading.Lock()
 
+    @property
+    def only_decodes(self) -> bool:
+        """Whether the model has a decoder and no encoder, as a model that chats."""
+        has_encoder, has_decoder = llama.llama_model_has_encoder, llama.llama_model_has_decoder
+        return bool(has_decoder(self.handle)) and not has_encoder(self.handle)
+
     def share(self) -> Model:
         """Add an owner, which must call `close` too, and return the model. It must not be closed yet."""
         with self._lock:

@@ -100,7 +100,7 @@ class Runner:
         self._samplers: dict[int, Sampler] = {}
         self._plain: set[int] = set()  # slots with plain greedy sampling
         self._logits_type = ctypes.c_float * self.vocab.size
-        self._to_copy: set[int] = set()  # slots that the next decode copies from
+        self._copies: set[tuple[int, int]] = set()  # (from, to): slots that the next decode copies
         self._install_abort()
 
     def _install_abort(self) -> None:
@@ -123,7 +123,7 @@ class Runner:
         if copy_from is not None:
             llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
             llama.llama_memory_seq_cp(self._memory, copy_from, slot, -1, -1)
-            self._to_copy.add(copy_from)
+            self._copies.add((copy_from, slot))
         cut = llama.llama_memory_seq_rm(self._memory, slot, keep, -1) and self.length(slot) == keep
         if cut and self._window_is_whole(slot, keep):
             return keep
@@ -140,11 +140,13 @@ class Runner:
         return bool(llama.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._sliding))
 
     def state_size(self, slot: int) -> int:
-        """Return the number of bytes that `save` would return."""
+        """Return the number of bytes that `save` would return; 0 for a cache that is still to be copied."""
+        if any(slot == target for _, target in self._copies):
+            return 0
         return int(llama.llama_state_seq_get_size(self._context, slot))
 
     def save(self, slot: int) -> bytearray:
-        """Return the slot's whole cache. Raises EngineError."""
+        """Return the slot's whole cache, which must not be still to be copied. Raises EngineError."""
         state = bytearray(self.state_size(slot))
         if llama.llama_state_seq_get_data(self._context, _view(state), len(state), slot) != len(state):
             raise EngineError("llama_state_seq_get_data wrote less than it announced")
@@ -154,10 +156,11 @@ class Runner:
         """Replace the slot's cache with a saved one; return False, with the slot empty, on failure.
 
         Restoring writes at once, but copies happen at the next decode. A slot that is still to be copied from
-        must keep its cache, or the copy would be another conversation's.
+        must keep its cache, or the copy would be another conversation's; one that is still to be copied to
+        would lose the restored cache to the copy.
         """
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
-        if slot in self._to_copy:
+        if any(slot in copy for copy in self._copies):
             return False
         if llama.llama_state_seq_set_data(self._context, _view(state), len(state), slot):
             return True
@@ -173,7 +176,7 @@ class Runner:
         bridges = self._bridges(rows)
         self._batch.fill(sorted([*rows, *bridges], key=lambda row: row.slot) if bridges else rows)
         code = llama.llama_decode(self._context, self._batch.handle)
-        self._to_copy.clear()
+        self._copies.clear()
         for bridge in bridges:
             llama.llama_memory_seq_rm(self._memory, bridge.slot, bridge.start, -1)
         if code == 2:

@@ -12,8 +12,6 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from llama_cpp import llama_cpp as llama
-
 from common.worker_process import Message, send, serve
 from engine.core.speculative import measure
 from engine.core.types import BatchRow
@@ -39,7 +37,7 @@ def inspect(path: Path, chat_template: str) -> Message:
     if summary is not None and not (summary.is_vocabulary and "tokenizer.chat_template" in summary.metadata):
         _reject_other_kinds(summary)
     model = Model(path, vocab_only=True)
-    if llama.llama_model_has_encoder(model.handle) or not llama.llama_model_has_decoder(model.handle):
+    if not model.only_decodes:
         raise ModelError(f"it has an encoder, {NO_CHAT}: name a model that only decodes")
     facts = model_metadata(model, path)
     if chat_template:

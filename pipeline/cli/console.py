@@ -17,7 +17,7 @@ from rich.text import Text
 
 from common.certificate import STATUSES, Certificate, Finding, recommended
 from common.errors import UserError
-from common.paths import masked
+from common.paths import cache_note, masked, use_cache_for_libraries
 from common.shard_names import model_sizes
 from common.terminal import printable_logs, say, say_error, terminal_console
 from pipeline.errors import InputError
@@ -53,6 +53,7 @@ def _explain(finding: Finding, console: Console) -> None:
 RESUME_HINT = "run the same command again to go on from the last finished step"
 RESTART_HINT = "run the same command again to begin anew"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @contextmanager
@@ -62,6 +63,9 @@ def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
     `after_interrupt` is the hint after Ctrl-C.
     """
     printable_logs()
+    use_cache_for_libraries()
+    if note := cache_note():
+        say(note, sys.stderr)
     try:
         yield
     except UserError as error:
@@ -72,10 +76,13 @@ def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
         say_error("an input is nested too deeply: leave out what nobody wrote by hand")
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno in _FULL:
+            say_error("the disk is full: make room, and run the same command again")
+            raise SystemExit(1) from None
+        if error.errno not in _UNWRITABLE and "temporary directory" not in str(error):
             raise
-        print("error: the disk is full: make room, and run the same command again", file=sys.stderr)
-        raise SystemExit(1) from None
+        say_error(f"{error}: name another folder (--out, or the variables GGUF_CHAT_CACHE and TMPDIR)")
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"interrupted: {after_interrupt}", file=sys.stderr)
         raise SystemExit(1) from None

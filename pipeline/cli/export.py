@@ -35,6 +35,14 @@ Threads = Annotated[
     int | None,
     running(metavar="N", help="Threads.", show_default="the physical cores that are really yours"),
 ]
+ChatTemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template",
+        metavar="FILE|NAME",
+        help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the model's template.",
+    ),
+]
 Evaluation = Annotated[
     Path | None, checks("--eval", metavar="FILE.jsonl", help="Your own chats to check the files with.")
 ]
@@ -76,13 +84,7 @@ def main(
     adapter_revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="The same for the adapter.")
     ] = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|NAME",
-            help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the model's template.",
-        ),
-    ] = None,
+    chat_template: ChatTemplateOption = None,
     quant: Annotated[
         list[str] | None,
         types(
@@ -207,6 +209,7 @@ def certify(
     out: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="Write the certificate to this file.")
     ] = None,
+    chat_template: ChatTemplateOption = None,
     verify: Annotated[str, checks(metavar="fast|full", help="How deeply to check.")] = "fast",
     evaluation: Evaluation = None,
     threads: Threads = None,
@@ -225,6 +228,7 @@ def certify(
             verify=verify,
             evaluation=evaluation,
             threads=threads if threads is not None else physical_cores(),
+            chat_template=chat_template,
         )
         certificate = certify_file(wanted, terminal_progress())
         show_certificate(certificate)

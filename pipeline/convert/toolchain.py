@@ -68,7 +68,13 @@ def _ensure(kind: str, wanted: tuple[str, ...]) -> Path:
         )
     folder = cache_folder() / kind / f"llama-cpp-python-{version}-{RELEASES[version][:12]}"
     if not folder.is_dir():  # created by a single rename, so it is complete
-        _install(version, folder, wanted)
+        try:
+            _install(version, folder, wanted)
+        except OSError as error:
+            raise PipelineError(
+                f"llama.cpp's converter cannot be stored in {folder.parent} ({error.strerror or error}): "
+                "set GGUF_CHAT_CACHE to a folder that can be written"
+            ) from error
     return folder
 
 

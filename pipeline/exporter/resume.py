@@ -18,6 +18,7 @@ from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import FORMAT, NAME, Record, load_record, versions
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
+from pipeline.tokenizers.folder_templates import additional_files
 
 
 def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter]) -> str:
@@ -44,8 +45,11 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
 def _identity(source: Source) -> object:
     if source.revision:
         return [source.spec, source.revision]
-    relevant = (path for path in source.files() if path.suffix != ".md")
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in relevant]
+    relevant = [path for path in source.files() if path.suffix != ".md"]
+    return [
+        [str(path.relative_to(source.folder)), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in (*relevant, *additional_files(source.folder))
+    ]
 
 
 def describe_input(source: Source) -> dict[str, Any]:
@@ -53,7 +57,9 @@ def describe_input(source: Source) -> dict[str, Any]:
     if source.revision:
         return {"source": source.spec, "revision": source.revision}
     # Only the last part of a path: manifests are published, and home folders are private.
-    return {"source": source.folder.name, "files": {path.name: sha256(path) for path in source.files()}}
+    files = (*source.files(), *additional_files(source.folder))
+    hashes = {path.relative_to(source.folder).as_posix(): sha256(path) for path in files}
+    return {"source": source.folder.name, "files": hashes}
 
 
 def describe_adapter(adapter: Adapter) -> dict[str, Any]:

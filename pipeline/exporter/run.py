@@ -20,6 +20,7 @@ from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
+from pipeline.tokenizers.select import reject_unknown_name
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
     check_importance(config, base)
-    reject_without_template(config, (base, *(adapter.source for adapter in adapters)))
+    sources = (base, *(adapter.source for adapter in adapters))
+    reject_without_template(config, sources)
+    if config.format == "model" and config.given_template is None:
+        reject_unknown_name(sources)
     with Workspace(config.out) as work:
         record = open_record(config, work, base, adapters)
         config = resolve_auto(config, record)

@@ -29,7 +29,11 @@ TINY = np.float32(1e-15)  # GROUP_MAX_EPS
 
 def kernel(function: F) -> F:
     """Compile for this CPU, with C's float arithmetic and without the GIL."""
-    return cast("F", njit(nogil=True, cache=True, error_model="numpy")(function))
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast("F", njit(cache=True, **options)(function))
+    except RuntimeError:  # neither this file's folder nor the home can be written
+        return cast("F", njit(**options)(function))
 
 
 def _phase(function: F) -> F:

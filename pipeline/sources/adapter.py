@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.paths import expanded
 from pipeline.errors import InputError
 from pipeline.sources.model_source import WEIGHTS, Source, TensorInfo, read_json, tensors_of
 
@@ -22,7 +23,7 @@ def parse_adapter(text: str) -> tuple[str, float]:
     A folder with exactly that name takes precedence, so that its name may contain "=".
     """
     spec, found, weight = text.rpartition("=")
-    if not found or Path(text).expanduser().exists():
+    if not found or expanded(text).exists():
         return text, 1.0
     try:
         number = float(weight)

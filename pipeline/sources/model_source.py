@@ -13,6 +13,7 @@ from typing import Any
 from common.errors import MissingPackage
 from common.files import read_input, read_json_input
 from common.hub_errors import hub_refusal
+from common.paths import expanded
 from pipeline.errors import InputError
 from pipeline.sources.other_kinds import (
     damaged_weights,
@@ -142,7 +143,7 @@ def tensors_of(source: Source, files: Iterable[Path] | None = None) -> dict[str,
 
 
 def _locate(kind: str, spec: str, revision: str | None, patterns: tuple[str, ...]) -> Source:
-    folder = Path(spec).expanduser()
+    folder = expanded(spec)
     if folder.is_dir():
         if revision:
             raise InputError(f"--{kind} {spec!r} is a folder: a revision goes with a Hub id only")

@@ -15,7 +15,7 @@ from pipeline.sources.model_source import read_json
 CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 _MORE = "additional_chat_templates"
-_PROCESSOR = "chat_template.json"  # a processor's; llama.cpp's converter reads it, AutoTokenizer does not
+PROCESSOR = "chat_template.json"  # a processor's; llama.cpp's converter reads it, AutoTokenizer does not
 _DEFAULT = "default"
 
 
@@ -43,19 +43,24 @@ def read_templates(folder: Path) -> FolderTemplates:
     config = read_json(folder / CONFIG, "the tokenizer") if (folder / CONFIG).is_file() else {}
     given = config.get("chat_template")
     if files := _from_files(folder):
-        return _templates(folder, files, plain=given is None and not (folder / _PROCESSOR).is_file())
+        return _templates(folder, files, plain=given is None and not (folder / PROCESSOR).is_file())
     if given is not None:
         plain = isinstance(given, (str, list))
         return _templates(folder, dict(_from_config(folder / CONFIG, given)), plain=plain)
-    if (folder / _PROCESSOR).is_file():
-        given = read_json(folder / _PROCESSOR, "the tokenizer").get("chat_template")
+    if (folder / PROCESSOR).is_file():
+        given = read_json(folder / PROCESSOR, "the tokenizer").get("chat_template")
         if given is not None:
-            return _templates(folder, dict(_from_config(folder / _PROCESSOR, given)), plain=False)
+            return _templates(folder, dict(_from_config(folder / PROCESSOR, given)), plain=False)
     return FolderTemplates()
 
 
+def additional_files(folder: Path) -> list[Path]:
+    """Return the files of a folder's templates with other names, in order: they have their own folder."""
+    return sorted((folder / _MORE).glob("*.jinja"))
+
+
 def _from_files(folder: Path) -> dict[str, str]:
-    found = {path.stem: _read(path) for path in sorted((folder / _MORE).glob("*.jinja"))}
+    found = {path.stem: _read(path) for path in additional_files(folder)}
     if (folder / TEMPLATE).is_file():
         found[_DEFAULT] = _read(folder / TEMPLATE)
     return found

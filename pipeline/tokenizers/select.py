@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.chat_templates import OPTION, GivenTemplate
+from common.chat_templates import OPTION, GivenTemplate, expand_name
 from common.errors import MissingPackage
 from common.text import and_more, first_line, pluralize
 from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
-from pipeline.tokenizers.folder_templates import CONFIG, TEMPLATE, FolderTemplates, as_config, read_templates
+from pipeline.tokenizers.folder_templates import (
+    CONFIG,
+    PROCESSOR,
+    TEMPLATE,
+    FolderTemplates,
+    as_config,
+    read_templates,
+)
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _FILES = (
@@ -71,6 +78,19 @@ def choose_tokenizer(
         notes.append(_given_note(given, templates))
         templates, origin = FolderTemplates(given.source), given.origin
     return TokenizerChoice(files, templates.default, tuple(notes), templates.named, origin)
+
+
+def reject_unknown_name(sources: Sequence[Source]) -> None:
+    """Raise InputError if the template of the last source that has one is a name that llama.cpp lacks."""
+    for source in reversed(sources):
+        templates = read_templates(source.folder)
+        if templates.default is None and not templates.named:
+            continue
+        try:
+            expand_name(templates.default or "")
+        except InputError as error:
+            raise InputError(f"{source.spec!r}: {error}, with {OPTION}") from None
+        return
 
 
 def _template_notes(before: FolderTemplates, after: FolderTemplates, adapter: Adapter) -> Iterator[str]:
@@ -223,6 +243,16 @@ def replace_file(path: Path, content: str) -> None:
     """Write a file; a symbolic link at `path` is replaced, not followed."""
     path.unlink(missing_ok=True)
     path.write_text(content, encoding="utf-8")
+
+
+def stage_template(folder: Path, given: GivenTemplate, target: Path) -> None:
+    """Make `target` a folder of links to the files of `folder`, with the given chat template as the only."""
+    target.mkdir()
+    source = Source(folder.name, folder, None)
+    for path in source.files():
+        (target / path.name).symlink_to(path.resolve())
+    (target / PROCESSOR).unlink(missing_ok=True)
+    write_tokenizer(choose_tokenizer(source, (), None, given), target)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_value_that_is_no_template_is_refused(content: bytes | None, words: st
     with pytest.raises(InputError, match=words) as refused:
         read_template(str(path))
     assert "\n" not in str(refused.value)
+
+
+def test_a_pipe_and_standard_input_are_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for option in (str(pipe), "/dev/null"):
+        with pytest.raises(InputError, match=f"^--chat-template '{option}' is a pipe or a device: store the"):
+            read_template(option)
+    with pytest.raises(InputError, match=r"^--chat-template - would be standard input, which is not read"):
+        read_template("-")
+
+
+@pytest.mark.parametrize("length", [1, 5000])
+def test_jinja_itself_and_impossible_names_are_refused_in_one_line(length: int) -> None:
+    with pytest.raises(InputError, match=r"is Jinja itself: store the template in a file$"):
+        read_template("{{ messages }}" * length)
+    for option in ("lama" * length, "a\0b" * length):
+        with pytest.raises(InputError, match=r"neither an existing file nor one of llama\.cpp's names"):
+            read_template(option)
 
 
 def test_a_folder_is_no_template(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from common.terminal import printable, say, terminal_console
+from common.terminal import printable, printable_logs, say, terminal_console
 from tests.ui.app_process import ROOT
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08\x00b"
@@ -86,3 +86,11 @@ def test_an_error_of_any_command_is_one_printable_line(
     assert error.startswith("error: ") and "Traceback" not in done.stderr
     assert all(line.startswith("Loading ") for line in before)
     assert printable(done.stdout + done.stderr) == done.stdout + done.stderr
+
+
+def test_letters_that_the_terminal_lacks_raise_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    printable_logs()
+    say("SmolLM2 · Q4_1 é")
+    assert written.getvalue() == b"SmolLM2 ? Q4_1 ?\n"

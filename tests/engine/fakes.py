@@ -47,10 +47,12 @@ class FakeRunner:
         self.exact = 16
         self.closed = self.refuses_states = False
         self.can_truncate, self._aborted = can_truncate, False
+        self.copies: set[tuple[int, int]] = set()  # (from, to), which llama.cpp makes at the next decode
 
     def prepare(self, slot: int, keep: int, copy_from: int | None = None) -> int:
         if copy_from is not None:
             self.caches[slot] = list(self.caches[copy_from])
+            self.copies.add((copy_from, slot))
         cache = self.caches.get(slot, [])
         assert keep <= len(cache), "asked to keep more than there is"
         if not self.can_truncate and keep != len(cache):
@@ -59,13 +61,14 @@ class FakeRunner:
         return keep
 
     def state_size(self, slot: int) -> int:
-        return 4 * len(self.caches[slot])
+        return 0 if self._is_to_be_copied(slot) else 4 * len(self.caches[slot])
 
     def save(self, slot: int) -> bytearray:
+        assert not self._is_to_be_copied(slot), "its numbers are not there yet"
         return bytearray(struct.pack(f"{len(self.caches[slot])}I", *self.caches[slot]))
 
     def restore(self, slot: int, state: bytearray) -> bool:
-        if self.refuses_states:
+        if self.refuses_states or any(slot in copy for copy in self.copies):
             self.caches[slot] = []
             return False
         self.caches[slot] = list(struct.unpack(f"{len(state) // 4}I", state))
@@ -73,6 +76,7 @@ class FakeRunner:
 
     def decode(self, rows: Sequence[BatchRow]) -> None:
         self.before_decode()
+        self.copies.clear()
         assert rows and len({row.slot for row in rows}) == len(rows)
         self.batches.append(list(rows))
         if self._aborted:
@@ -82,6 +86,9 @@ class FakeRunner:
             assert row.tokens and row.start == len(self.caches[row.slot])
             self.caches[row.slot] += row.tokens
             self.computed += len(row.tokens)
+
+    def _is_to_be_copied(self, slot: int) -> bool:
+        return any(slot == target for _, target in self.copies)
 
     def exact_rows(self, sizes: Sequence[int]) -> int:
         self.caches[0] = []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from tests.ui.app_process import AppProcess, running
 from tests.ui.fake_backend import FakeBackend
@@ -112,7 +112,7 @@ def fake_site() -> Iterator[Callable[[FakeBackend | Models], FakeSite]]:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: ASGIApp) -> Iterator[str]:
     """Serve an application in this process; yield its URL."""
     bound = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))

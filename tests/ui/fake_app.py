@@ -26,4 +26,10 @@ if __name__ == "__main__":
         origins=settings.allow_origin,
     )
     ready = f"Ready: {address_of(bound)}"
-    serve(app, bound, lambda: print(ready, flush=True), trusted_proxies=settings.trusted_proxy)
+    serve(
+        app,
+        bound,
+        lambda: print(ready, flush=True),
+        trusted_proxies=settings.trusted_proxy,
+        root_path=settings.root_path,
+    )

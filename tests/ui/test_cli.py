@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from common import paths
 from engine.config import EngineConfig
 from ui.cli import read_settings
-from ui.settings import AppSettings, history_file
+from ui.settings import AppSettings, history_file, storage_note
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -63,6 +63,35 @@ def test_proxies_are_addresses_and_networks(
     assert read_settings([]).trusted_proxy == ("10.1.0.0/16",)
     monkeypatch.setenv("GGUF_CHAT_TRUSTED_PROXY", "*")
     assert "such as 10.0.0.2 or 10.0.0.0/8" in refused(capsys)
+
+
+def test_a_root_path_is_a_path_or_a_url(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_settings([]).root_path == ""
+    for root in ("/chat", "/a/b.c_d~e-f", "https://example.org:8443/chat", "https://example.org"):
+        assert read_settings(["--root-path", root]).root_path == root
+    assert read_settings(["--root-path", "/"]).root_path == ""
+    for root in (
+        "chat",
+        "/chat/",
+        "//a",
+        "/a//b",
+        "/a b",
+        "/a?b",
+        "/..",
+        "/é",
+        "https:///chat",
+        "https://a/b?c",
+    ):
+        line = refused(capsys, "--root-path", root)
+        assert line.startswith("error: --root-path (or GGUF_CHAT_ROOT_PATH): write a ") and root in line
+    assert "/v1 is a path of the server itself" in refused(capsys, "--root-path", "/v1")
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/gradio/")  # Gradio's own variable takes a slash at the end
+    assert read_settings([]).root_path == "/gradio"
+    monkeypatch.setenv("GGUF_CHAT_ROOT_PATH", "/ours")
+    assert read_settings([]).root_path == "/ours"
+    assert read_settings(["--root-path", "/flag"]).root_path == "/flag"
 
 
 def test_every_option_is_a_variable_and_a_flag_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +174,40 @@ def test_a_space_has_limits_and_an_open_address(monkeypatch: pytest.MonkeyPatch)
     assert space.known_as == ("someone-space.hf.space",)
 
 
+def test_without_a_home_conversations_are_in_memory_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    memory, fix = (
+        "Conversations are kept in memory, until the app ends, as",
+        "set HOME, or name a file with --history",
+    )
+    assert history_file(None) is None
+    assert storage_note(None) == f"{memory} there is no home folder: {fix}"
+    assert "there is no such home folder: set HOME" in refused(capsys, "--history", "~/mine.sqlite")
+    (file := tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(file))
+    assert history_file(None) is None
+    assert storage_note(None) == f"{memory} {file}/.local/share/gguf-chat cannot be written: {fix}"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_settings(["--history", "~/mine.sqlite"]).history == Path("~/mine.sqlite")
+    assert history_file(Path("~/mine.sqlite")) == tmp_path / "mine.sqlite"
+    (folder := tmp_path / ".local/share/gguf-chat").mkdir(parents=True)
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.F_OK and Path(path).exists())
+    assert history_file(None) is None
+    (folder / "history.sqlite").touch()  # then it is there, and a failure to write it an error
+    assert history_file(None) == folder / "history.sqlite"
+
+
 def test_where_conversations_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert history_file(Path("off")) is None
     assert history_file(tmp_path / "mine.sqlite") == tmp_path / "mine.sqlite"
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert history_file(None) == paths.data_folder() / "history.sqlite"
+    assert history_file(None) == tmp_path / "gguf-chat" / "history.sqlite"
+    assert storage_note(None) == f"Conversations are kept in {tmp_path}/gguf-chat/history.sqlite"
+    assert storage_note(Path("off")) == "Conversations are kept in memory, until the app ends"
     monkeypatch.setenv("SPACE_ID", "someone/space")
     monkeypatch.setattr("ui.settings.SPACE_DISK", tmp_path)
     assert history_file(None) == tmp_path / "history.sqlite"

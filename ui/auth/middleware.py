@@ -32,7 +32,8 @@ def _template() -> Template:
 def login_page(request: HTTPConnection) -> HTMLResponse:
     """The form in the visitor's language, in place of whatever page was asked for."""
     t = translator(request)
-    page = _template().render({gap: t(f"login.{gap}") for gap in _TEXTS}, language=t.language)
+    root = getattr(request.state, "root_path", "")  # "/login" would leave the path of a proxy
+    page = _template().render({gap: t(f"login.{gap}") for gap in _TEXTS}, language=t.language, root=root)
     return HTMLResponse(page, headers={"Cache-Control": "private, no-store"})
 
 

@@ -37,6 +37,7 @@ from ui.pages.assets import CSS, theme
 from ui.server.connections import BACKLOG, Connection, Connections
 from ui.server.logs import bound_logs
 from ui.server.page import build_page
+from ui.server.root_path import RootPathMiddleware
 from ui.server.uploads import UploadMiddleware
 from ui.settings import checked_origins, on_a_space
 
@@ -115,6 +116,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
         app,
         page,
         path="/",
+        root_path="",  # each request has its own, see ui/server/root_path.py
         theme=theme(),
         css_paths=CSS,
         footer_links=[],
@@ -190,17 +192,20 @@ def serve(
     model: Future[ChatBackend] | None = None,
     *,
     trusted_proxies: Sequence[str] = (),
+    root_path: str = "",
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; call `on_ready` once the page can be opened.
 
     If loading `model` fails, stop serving and raise its error. X-Forwarded-* headers count only from
     `trusted_proxies`, addresses and networks. uvicorn takes the last address in X-Forwarded-For that is not
     one of these: the nearest proxy appended it. Earlier ones may be forged, as a client can send the header.
+    `root_path` as in `RootPathMiddleware`.
     """
     bound_logs()
     connections = Connections(raise_file_limit(), trusted_proxies)
+    trusted = list(trusted_proxies) or os.environ.get("FORWARDED_ALLOW_IPS", "")
     config = uvicorn.Config(
-        app,
+        RootPathMiddleware(app, root_path, trusted),  # has uvicorn's own proxy_headers inside
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
@@ -208,7 +213,7 @@ def serve(
         ws="none",
         backlog=BACKLOG,
         limit_concurrency=connections.total + BACKLOG,
-        forwarded_allow_ips=list(trusted_proxies) or os.environ.get("FORWARDED_ALLOW_IPS", ""),
+        proxy_headers=False,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops on a signal and raises it again at its end, which would kill us before the clean-up.

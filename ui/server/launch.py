@@ -5,16 +5,20 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from common.paths import cache_note, use_cache_for_libraries
 from common.terminal import printable_logs, say
 from engine.errors import EngineError
 from ui.cli import ServeError, address_of, bind, fail, is_local, read_settings
+from ui.server.upload_folder import upload_folder
 from ui.settings import AppSettings, history_file, storage_note
 
 if TYPE_CHECKING:  # imported in `run`, so that --help is fast
@@ -40,10 +44,23 @@ def main(arguments: Sequence[str] | None = None, prog_name: str | None = None) -
     from ui.conversations.store import StoreError
 
     printable_logs()
+    use_cache_for_libraries()
     try:
-        run(settings)
+        with _own_upload_folder():
+            run(settings)
     except (EngineError, ServeError, StoreError) as error:
         fail(str(error))
+
+
+@contextmanager
+def _own_upload_folder() -> Iterator[None]:
+    """Use `upload_folder`. Raises ServeError if there is no place for it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(upload_folder())
+        except OSError as error:
+            raise ServeError(f"no temporary file can be made ({error}): set TMPDIR to a folder") from error
+        yield
 
 
 def run(settings: AppSettings) -> None:
@@ -62,7 +79,9 @@ def run(settings: AppSettings) -> None:
     bound = bind(settings.host, settings.port)
     history = history_file(settings.history)
     store = Store(history)
-    say(f"{storage_note(history)}\n{default.loading}")
+    if note := cache_note():
+        say(note)
+    say(f"{storage_note(settings.history)}\n{default.loading}")
     loader = ProcessLoader(engine)
     try:
         loader.start(Path(default.source), template)  # in its own process, while the page is built here
@@ -85,8 +104,15 @@ def run(settings: AppSettings) -> None:
             )
             gc.freeze()
             gc.enable()
-            ready = partial(_announce, loading, address_of(bound))
-            serve(app, bound, ready, loading, trusted_proxies=settings.trusted_proxy)
+            ready = partial(_announce, loading, f"{address_of(bound)}{urlsplit(settings.root_path).path}")
+            serve(
+                app,
+                bound,
+                ready,
+                loading,
+                trusted_proxies=settings.trusted_proxy,
+                root_path=settings.root_path,
+            )
         finally:
             models.pool.close()
     finally:

@@ -21,6 +21,7 @@ from rich.style import Style
 from rich.table import Table
 
 from common.files import read_input
+from common.paths import expanded
 from common.terminal import printable, printable_logs, say_error
 from engine.config import SAMPLING_FIELDS, EngineConfig, KvType, SamplingField, SamplingParams
 from engine.errors import EngineError, SettingsError
@@ -193,7 +194,7 @@ class TerminalChat:
         if not name:
             return self.print_error("/save needs a file, such as: /save chat.md")
         said = conversation(self.history, self.system_prompt)
-        path = Path(name).expanduser()
+        path = expanded(name)
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(as_text(said, path.suffix))

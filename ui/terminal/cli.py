@@ -13,6 +13,7 @@ from rich.console import Console
 
 from common.chat_templates import read_template
 from common.errors import InputError
+from common.paths import cache_note, use_cache_for_libraries
 from common.terminal import say, say_error
 from engine.config import EngineConfig, sampling_over
 from engine.errors import EngineError, SettingsError
@@ -173,6 +174,8 @@ def run(model: Path | None, settings: EngineConfig, given: Mapping[str, Any], ta
     """
     from engine.serving.backend import ModelLoader
 
+    if note := cache_note():
+        say(note, sys.stderr)
     named = default_entry(model)
     if named.reason is not None:
         say(named.loading, sys.stderr)
@@ -187,4 +190,5 @@ def run(model: Path | None, settings: EngineConfig, given: Mapping[str, Any], ta
 
 def main_chat(arguments: Sequence[str] | None = None, prog_name: str | None = None) -> NoReturn:
     """Run the command on `arguments` (default: sys.argv). Exits with code 2 if an option is wrong."""
+    use_cache_for_libraries()
     run_cli(cli, arguments, prog_name)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 from common.certificate import Certificate
+from common.chat_templates import read_template
+from common.paths import expanded
 from ggufio.shards import shard_paths
 from ggufio.summary import summarize
 from pipeline.certificate.runner.certify import certify
@@ -17,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import Source, adapter_source, base_source
+from pipeline.tokenizers.select import stage_template
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class ExternalCheck:
     """The options of a check: `file` (or any of its shards), and the model that it was made of.
 
     That is `reference`, or `base` with `adapters` merged into it. `reference` and `base` are folders or Hub
-    ids; without a base the reference's own weights are used, if it has any. Raises InputError for invalid
-    options.
+    ids; without a base the reference's own weights are used, if it has any. `chat_template`, a Jinja file or
+    a name of llama.cpp's, replaces the reference's. Raises InputError for invalid options.
     """
 
     file: Path
@@ -35,8 +38,11 @@ class ExternalCheck:
     verify: str = "fast"
     evaluation: Path | None = None
     threads: int = 1
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
+        if self.chat_template is not None:
+            read_template(self.chat_template)
         _check_is_file(self.file)
         for path in shard_paths(self.file):
             with path.open("rb") as file:
@@ -63,7 +69,7 @@ class ExternalCheck:
 
 def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
     """Run all checks that are possible for one file. Raises InputError."""
-    folder = Path(options.reference).expanduser()
+    folder = expanded(options.reference)
     if folder.is_dir() and not list(folder.glob("model*.safetensors")):  # no weights of its own
         reference = Source(options.reference, folder.resolve(), None)
         base = base_source(options.base) if options.base else None
@@ -74,7 +80,7 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
         raise InputError("--adapter needs --base: the checkpoint that it was merged into")
     with tempfile.TemporaryDirectory(prefix="certify-") as scratch:
         subject = Subject(
-            reference=reference.folder,
+            reference=_with_template(reference.folder, options.chat_template, Path(scratch)),
             full=shard_paths(options.file)[0],
             scratch=Path(scratch),
             threads=options.threads,
@@ -83,7 +89,19 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
             evaluation=options.evaluation,
             depth="full" if options.verify == "full" else "fast",
         )
-        return hint_at_adapters(subject, certify(subject, progress, inputs={"verify": options.verify}))
+        inputs = {"verify": options.verify}
+        if options.chat_template is not None:
+            inputs["chat_template"] = read_template(options.chat_template).origin
+        return hint_at_adapters(subject, certify(subject, progress, inputs=inputs))
+
+
+def _with_template(reference: Path, chat_template: str | None, scratch: Path) -> Path:
+    """Return the reference's folder, or one in `scratch` with the given template in place of its own."""
+    if chat_template is None:
+        return reference
+    folder = scratch / "reference"
+    stage_template(reference, read_template(chat_template), folder)
+    return folder
 
 
 def hint_at_adapters(subject: Subject, certificate: Certificate) -> Certificate:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,20 @@ def test_a_copy_is_of_what_was_there_and_not_of_what_is_restored_after_it(smollm
     together = answers(2, [other], [filler], [long], [asked, other])
     model.close()
     assert together[-2:] == [*single, together[0]]
+
+
+def test_a_cache_that_is_still_to_be_copied_is_not_saved() -> None:
+    """The same prompt again is answered from kept logits, in a copy that is made only at the next decode."""
+    runner = FakeRunner()
+    engine = Engine(runner, slots=2, context=1000, queue=8, batch=64, cache_ram=1_000_000)
+    assert _turns(engine, FIRST) == [FIRST[::-1]]
+    events = engine.add(1, prompt(FIRST), replace(GREEDY, max_tokens=1))  # over before any decode
+    events += engine.add(2, prompt(SECOND), GREEDY)
+    events += engine.add(3, prompt("third" * 12), GREEDY)  # takes the copy's slot
+    said = run(engine, events)
+    assert [text_of(said[number]) for number in (1, 2, 3)] == [
+        FIRST[-1],
+        SECOND[::-1],
+        ("third" * 12)[::-1],
+    ]
+    assert _turns(engine, FIRST, SECOND) == [FIRST[::-1], SECOND[::-1]]

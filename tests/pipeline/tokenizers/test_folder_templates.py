@@ -16,7 +16,13 @@ from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 from pipeline.tokenizers.folder_templates import read_templates
-from pipeline.tokenizers.select import StagedCheckpoint, choose_tokenizer, stage_checkpoint
+from pipeline.tokenizers.select import (
+    StagedCheckpoint,
+    choose_tokenizer,
+    reject_unknown_name,
+    stage_checkpoint,
+    stage_template,
+)
 from tests.pipeline.chatml import CHATML, byte_tokenizer
 
 MINE = "{% for m in messages %}[[{{ m.role }}]] {{ m.content }}{% endfor %}"
@@ -34,6 +40,34 @@ def write(folder: Path, config: Any = None, files: dict[str, str] | None = None)
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return folder
+
+
+def test_a_name_that_llama_cpp_lacks_is_refused_unless_another_source_has_a_template(tmp_path: Path) -> None:
+    unknown, known, jinja, without = (
+        Source(name, write(tmp_path / name, text), None)
+        for name, text in (("unknown", " lama3\n"), ("known", "llama3"), ("jinja", MINE), ("without", None))
+    )
+    for sources in ([known], [jinja], [without], [unknown, jinja], [unknown, known, without]):
+        reject_unknown_name(sources)
+    for sources in ([unknown], [unknown, without], [jinja, unknown]):
+        with pytest.raises(
+            InputError, match=r"^'unknown': the chat template 'lama3' .*, with --chat-template"
+        ):
+            reject_unknown_name(sources)
+
+
+@pytest.mark.parametrize("form", ["text", "list", "files", "processor"])
+def test_a_given_template_is_the_only_one_of_a_reference(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "reference"
+    byte_tokenizer().save_pretrained(folder)
+    processor = {"chat_template.json": json.dumps({"chat_template": MINE})}
+    write(folder, *FORMS.get(form, (None, processor)))
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    stage_template(folder, GivenTemplate(CHATML, "the file chatml.jinja"), tmp_path / "staged")
+    assert read_templates(tmp_path / "staged").default == CHATML
+    assert not read_templates(tmp_path / "staged").named
+    assert AutoTokenizer.from_pretrained(tmp_path / "staged").chat_template == CHATML
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 FORMS: dict[str, tuple[Any, dict[str, str]]] = {
