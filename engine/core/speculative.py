@@ -2,7 +2,8 @@
 
 Answers repeat their context: an edited text, a quotation, code. The tokens that followed the last occurrence
 of the current n-gram are computed with the next token, and kept while sampling agrees with them. The text
-stays the same; only the speed changes. After Saxena, prompt-lookup-decoding (2023).
+stays the same but for rounding (see BatchCostModel); only the speed changes. After Saxena,
+prompt-lookup-decoding (2023).
 """
 
 from __future__ import annotations
@@ -83,11 +84,16 @@ class BatchCostModel:
         """`seconds` has at least an entry for 1.
 
         Batches of up to `exact` tokens give the logits of single tokens, bit for bit; None means all do.
-        llama.cpp's kernels for larger batches round differently, which can change the argmax of near-ties.
+        llama.cpp's kernels for larger batches round differently, which can change the argmax of near-ties; so
+        does its attention to more than 256 tokens, which it splits over threads for single tokens only.
         """
         self.exact = max(seconds) if exact is None else min(exact, max(seconds))
         self._rows = sorted(seconds)
-        self._seconds = dict(seconds)
+        self._seconds, self._first = dict(seconds), dict(seconds)
+
+    def uncorrected(self) -> BatchCostModel:
+        """Return the table as it was measured: what is decided by it does not depend on the time."""
+        return BatchCostModel(self._first, self.exact)
 
     @property
     def table(self) -> dict[int, float]:
@@ -185,6 +191,8 @@ class Drafter:
         for state in requests:
             state.proposer = state.proposer or NgramProposer(state.sequence.tokens)
             state.proposal = state.proposer.propose(min(longest, state.max_tokens - state.num_generated - 1))
+        if len(requests) == 1 and (greedy or requests[0].sampling.seed is not None):
+            costs = costs.uncorrected()  # the same request gives the same batches, so the same rounding
         length = best_length([state.proposal for state in requests], costs, longest)
         if not length:
             return rows

@@ -107,6 +107,25 @@ def test_text_is_the_same_and_takes_fewer_steps() -> None:
     assert runs["plain"] == runs["ahead"] == [text[::-1] for text in texts]
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=0.7, seed=1)])
+def test_the_same_request_is_computed_in_the_same_batches_however_long_they_took(
+    sampling: SamplingParams,
+) -> None:
+    runner = FakeRunner()
+    engine = _engine(runner, BatchCostModel(dict(FREE)))
+    batches: list[list[int]] = []
+    for number in (1, 2):
+        runner.batches.clear()
+        run(engine, engine.add(number, prompt("abcabcabcabcabc" * 4), sampling))
+        batches.append([len(row.tokens) for rows in runner.batches[1:] for row in rows])
+        assert engine._drafter is not None
+        for rows in FREE:  # the machine becomes busy with something else
+            for _ in range(20):
+                engine._drafter.costs.observe(rows, float(rows))
+    assert batches[0][-5:] == batches[1][-5:] and max(batches[1]) > 4
+    assert engine._drafter.costs.of(16) > 4 * engine._drafter.costs.of(1)
+
+
 def test_dear_batches_draft_nothing() -> None:
     engine = _engine(FakeRunner(), BatchCostModel(dict(DEAR)))
     ticks = itertools.count(0, 1.0)
