@@ -123,7 +123,7 @@ class Answerer:
         self._acquire_model, self._store, self._live = acquire_model, store, live
         self._hashes = hashes or WeightsHashes()
         self._writing: set[int] = set()
-        self._retries: set[asyncio.Task[None]] = set()  # the event loop alone would not keep them
+        self._retries: dict[int, asyncio.Task[None]] = {}  # by node; the event loop alone would not keep them
         self._context, self._contexts = context, dict[str | None, int]()
 
     def context_of(self, model: str | None) -> int:
@@ -163,11 +163,20 @@ class Answerer:
                         await writer.close()
                     finally:
                         self._writing.discard(writer.node.id)
+                        if writer.error is not None:
+                            self._save_later(writer)
                 if writer.error is not None:
-                    retry = asyncio.create_task(writer.save_later())
-                    self._retries.add(retry)
-                    retry.add_done_callback(self._retries.discard)
                     raise writer.error
+
+    def _save_later(self, writer: _AnswerWriter) -> None:
+        retry = asyncio.get_running_loop().create_task(writer.save_later())
+        self._retries[writer.node.id] = retry
+
+        def forget(done: asyncio.Task[None]) -> None:
+            if self._retries.get(writer.node.id) is done:
+                del self._retries[writer.node.id]
+
+        retry.add_done_callback(forget)
 
     async def _writer(self, task: Task, backend: ChatBackend) -> _AnswerWriter:
         made = start_generation(backend.info, task.system_prompt, task.sampling, self._hashes.of(backend))
@@ -180,6 +189,8 @@ class Answerer:
             )
             node = Node(node_id, parent, "assistant", "", time.time(), made)
         else:
+            if (retry := self._retries.pop(node.id, None)) is not None:
+                retry.cancel()  # what it would save is the beginning of what comes now
             node, before = replace(node, text=node.text.rstrip(" ")), node.made
         return _AnswerWriter(
             self._store, task, node, before, lambda: replace(made, model_hash=self._hashes.of(backend))
@@ -232,11 +243,24 @@ class _AnswerWriter:
         """Try for half an hour to save an answer that has ended, unless it is deleted meanwhile."""
         for seconds in RETRY_SECONDS:
             await asyncio.sleep(seconds)
-            with suppress(NotFound):
+            try:
+                if await self._store.off_loop(self._is_outdated):
+                    return
                 await self._save(finish_generation(self._made(), self._last, self._before))
-                if self.error is not None:
-                    continue
-            return
+            except NotFound:
+                return
+            except StoreError as error:
+                self.error = error
+            if self.error is None:
+                return
+
+    def _is_outdated(self) -> bool:
+        """Return whether the stored answer was changed meanwhile, or an empty one was gone on from."""
+        tree = self._store.load(self._task.owner, self._task.key).tree
+        stored = tree.nodes.get(self.node.id)
+        if stored is None or not self.node.text.startswith(stored.text):
+            return True
+        return not self.node.text.strip() and bool(tree.children.get(self.node.id))
 
     async def _end(self) -> None:
         await self._until_saved()

@@ -196,8 +196,9 @@ class TerminalChat:
         said = conversation(self.history, self.system_prompt)
         path = expanded(name)
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(as_text(said, path.suffix))
+            content = as_text(said, path.suffix).encode("utf-8", "replace")
+            with path.open("xb") as file:
+                file.write(content)
         except FileExistsError:
             return self.print_error(f"{name!r} exists: name a new file")
         except OSError as error:

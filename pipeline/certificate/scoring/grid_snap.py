@@ -75,7 +75,8 @@ def find_snap(quantized: Path, subject: Subject) -> GridSnap | None:
     on_grid = [one for one in found if one[1]]
     if 2 * len(on_grid) <= len(found):
         return None
-    kept = float(sum(one[2] for one in found) / sum(one[3] for one in found))
+    energy = sum(one[3] for one in found)
+    kept = sum(one[2] for one in found) / energy if energy else 1.0
     return GridSnap(type_name(on_grid[0][0]), kept) if kept < _MUCH_LOST else None
 
 

@@ -117,12 +117,12 @@ def test_the_same_request_is_computed_in_the_same_batches_however_long_they_took
     for number in (1, 2):
         runner.batches.clear()
         run(engine, engine.add(number, prompt("abcabcabcabcabc" * 4), sampling))
-        batches.append([len(row.tokens) for rows in runner.batches[1:] for row in rows])
+        batches.append([len(row.tokens) for rows in runner.batches for row in rows if not row.is_prefill])
         assert engine._drafter is not None
         for rows in FREE:  # the machine becomes busy with something else
-            for _ in range(20):
+            for _ in range(100):
                 engine._drafter.costs.observe(rows, float(rows))
-    assert batches[0][-5:] == batches[1][-5:] and max(batches[1]) > 4
+    assert batches[0] == batches[1] and max(batches[1]) > 4
     assert engine._drafter.costs.of(16) > 4 * engine._drafter.costs.of(1)
 
 

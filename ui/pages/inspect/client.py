@@ -88,9 +88,14 @@ _State = tuple[tuple[str, int, int], ...]
 
 def _state(path: Path) -> _State:
     """Return the sizes and times of all GGUFs in the folder: a reference may appear beside a model."""
-    try:
-        beside = {*shards.files(path), *path.parent.glob("*.gguf")}
-        stats = [(file.name, file.stat()) for file in sorted(beside)]
-    except OSError as error:
-        raise GgufError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    return tuple((name, one.st_size, one.st_mtime_ns) for name, one in stats)
+    own = set(shards.files(path))
+    state = []
+    for file in sorted({*own, *path.parent.glob("*.gguf")}):
+        try:
+            stat = file.stat()
+        except OSError as error:
+            if file in own:
+                raise GgufError(f"{path.name} cannot be read: {error.strerror or error}") from error
+            continue  # another file that was deleted just now, or a link to nothing
+        state.append((file.name, stat.st_size, stat.st_mtime_ns))
+    return tuple(state)

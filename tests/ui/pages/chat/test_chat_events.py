@@ -365,6 +365,50 @@ def test_an_answer_whose_last_save_fails_is_saved_once_the_lock_is_gone(
     assert made is not None and made.reason == "stop"
 
 
+def test_what_was_written_after_a_failed_save_is_not_overwritten_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "RETRY_SECONDS", (0.2,) * 5)
+    file = tmp_path / "history.sqlite"
+    store = OffLoopStore(file)
+    tab = Tab(FakeBackend("word " * 20, pause=0.01), store)
+
+    async def asked() -> None:
+        with closing(sqlite3.connect(file, isolation_level=None)) as backup:
+            async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
+                if "word" in tab.rows()[-1] and not backup.in_transaction:
+                    backup.execute("BEGIN EXCLUSIVE")
+            backup.rollback()
+            path = await asyncio.to_thread(tab.path)
+            backup.execute("UPDATE node SET text = 'other words' WHERE id = ?", [path[1].id])
+        await asyncio.sleep(0.6)
+
+    asyncio.run(asyncio.wait_for(asked(), 20))
+    assert tab.path()[1].text == "other words"
+
+
+def test_an_answer_whose_reader_went_away_is_saved_later_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "RETRY_SECONDS", (0.01,) * 200)
+    file = tmp_path / "history.sqlite"
+    tab = Tab(FakeBackend("word " * 20, pause=0.01), OffLoopStore(file))
+
+    async def asked() -> None:
+        with closing(sqlite3.connect(file, isolation_level=None)) as backup:
+            async with aclosing(tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs))) as updates:
+                async for _ in updates:
+                    if tab.rows()[-1].count("word") > 3:
+                        backup.execute("BEGIN EXCLUSIVE")
+                        break
+            await asyncio.sleep(1.5)  # the save has failed
+            backup.rollback()
+        while len((await asyncio.to_thread(tab.path))[1].text.split()) < 3:
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(asked(), 20))
+
+
 def test_a_question_that_a_tab_turns_away_from_is_not_kept() -> None:
     tab = Tab(FakeBackend("one"))
 
