@@ -298,7 +298,7 @@ class Fuzzer:
 
     @staticmethod
     def _inspect(path: Path) -> dict[str, Any]:
-        return {"job": "inspect", "model": str(path)}
+        return {"job": "inspect", "model": str(path), "chat_template": ""}
 
     def _ask(
         self, backend: ProcessBackend, question: tuple[list[Message], SamplingParams], outcome: Outcome

@@ -36,7 +36,7 @@ def test_a_real_files_recommendations_are_facts_of_it(smollm2: Path, tmp_path: P
         _entry("general.sampling.top_p", _FLOAT32, struct.pack("<f", 95.0)),  # not a probability: left out
     ]
     _with_entries(smollm2, file, entries)
-    answer = run_probe({"job": "inspect", "model": str(file)}, seconds=60).answer
+    answer = run_probe({"job": "inspect", "model": str(file), "chat_template": ""}, seconds=60).answer
     assert answer is not None
     facts = answer["facts"]
     assert facts["recommended"] == {"temperature": 0.6, "top_k": 20}

@@ -24,9 +24,9 @@ from ui.render.tables import NOTHING, heading, paragraph, percent, short_number,
 
 CHECKS = {
     "tokenizer": ("size", "vocabulary", "added", "roles", "text"),
-    "template": ("text", "bos", "end"),
+    "template": ("words", "text", "bos", "end"),
     "settings": ("base", "shape", "rope"),
-    "weights": ("head", "values"),
+    "weights": ("head", "values", "uncompared"),
     "behaviour": ("first_words",),
     **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed"), ()),
 }
