@@ -273,6 +273,16 @@ def deep(levels: int) -> object:
     return schema
 
 
+def test_a_schema_may_have_many_levels() -> None:
+    value: object = 1
+    for _ in range(123):
+        value = [value]
+    assert all(map(matcher({"const": value}).accept, json.dumps(value).encode()))
+    for text in (json.dumps({"const": [value]}), json.dumps(deep(300)), "[" * 60_000):
+        with pytest.raises(RequestError, match="is nested too deeply"):
+            compile_constraint(SamplingParams(json_schema=text), BYTES)
+
+
 def hostile() -> Iterator[tuple[str, object]]:
     text = {"type": "string"}
     yield "nested repetition", {**text, "pattern": "^((a?){0,30}){0,30}$"}
