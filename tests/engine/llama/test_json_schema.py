@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import time
+import weakref
 from collections.abc import Iterator
 from datetime import date, datetime
 from enum import Enum
@@ -15,6 +17,7 @@ from uuid import UUID
 import jsonschema
 import numpy as np
 import pytest
+from llguidance import TokenizerWrapper
 from pydantic import BaseModel, Field, TypeAdapter, conlist, constr
 
 from bench.tiny_gguf import write_model
@@ -323,6 +326,26 @@ def test_a_hostile_schema_is_refused_or_bounded(name: str, schema: object) -> No
     except (RequestError, TooSlow):
         pass
     assert time.process_time() - began < 2, name
+
+
+def test_the_tokens_for_llguidance_go_with_their_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[object]] = []
+
+    class Wrapper(TokenizerWrapper):
+        def __init__(self, tokens: object) -> None:
+            super().__init__(tokens)
+            made.extend((weakref.ref(self), weakref.ref(tokens)))
+
+    monkeypatch.setattr("engine.llama.constraint.TokenizerWrapper", Wrapper)
+    vocab: Any = type(BYTES)()
+    state = SchemaMatcher('{"const": "Bob"}', vocab)
+    made.append(weakref.ref(vocab))
+    del vocab
+    gc.collect()
+    assert all(map(state.accept, b'"Bob"')) and [one() is None for one in made] == [False] * 3
+    del state
+    gc.collect()
+    assert [one() is None for one in made] == [True] * 3
 
 
 def test_a_mask_without_any_token_ends_the_answer() -> None:
