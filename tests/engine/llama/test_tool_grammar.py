@@ -346,7 +346,7 @@ def test_arguments_of_functions_without_quotes() -> None:
         ({"properties": {"x": {"type": "str"}}}, "the type 'str'"),
         ({"properties": {"x": {"$ref": "#/properties/x"}}}, "'#/properties/x'"),
         (
-            {"properties": {"x": {"allOf": [{"anyOf": [{f"{n}{m}": 1} for m in "abcdefg"]} for n in "abcd"]}}},
+            {"properties": {"x": {"allOf": [{"anyOf": [{f"{n}{m}": 1} for m in "abcdefg"]} for n in "abc"]}}},
             "branches",
         ),
     ],
