@@ -72,6 +72,15 @@ def map_texts(tree: Any, change: Callable[[str], str]) -> Any:
     return [map_texts(value, change) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
+def nesting(tree: Any) -> int:
+    """Return how many lists and objects are inside one another, at most, in JSON values of any depth."""
+    level, inner = 0, [tree]
+    while inner := [value for value in inner if isinstance(value, dict | list)]:
+        level += 1
+        inner = [part for value in inner for part in (value.values() if isinstance(value, dict) else value)]
+    return level
+
+
 def common_beginning(first: str, second: str) -> str:
     """Return what two texts begin with."""
     pairs = enumerate(zip(first, second, strict=False))

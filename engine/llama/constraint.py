@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -81,7 +81,7 @@ class Matcher:
         limits = LLParserLimits(
             initial_lexer_fuel=_FUEL, step_lexer_fuel=_FUEL, max_items_in_row=20_000, verbose_errors=False
         )
-        self._ends = vocab.eog_tokens
+        self._vocab, self._ends = vocab, vocab.eog_tokens  # _Vocabulary needs it alive
         self._matcher = LLMatcher(_tokenizer(vocab), grammar, log_level=0, limits=limits)
 
     def check(self) -> None:
@@ -146,13 +146,16 @@ def _plain(message: str) -> str:
 
 
 class _Vocabulary:
-    """The tokens of a model as llguidance's TokenizerWrapper takes them."""
+    """The tokens of a model as llguidance's TokenizerWrapper takes them.
+
+    It does not keep the model's vocabulary alive, as it is kept for as long as that lives.
+    """
 
     bos_token_id = None
     special_token_ids: Sequence[int] = ()
 
     def __init__(self, vocab: LlamaTokenizer) -> None:
-        self._vocab = vocab
+        self._vocab = ref(vocab)
         self.tokens = [vocab.piece(token) for token in range(vocab.size)]
         self.ends = list(vocab.eog_tokens)
         if not self.ends:  # llguidance needs one
@@ -162,7 +165,9 @@ class _Vocabulary:
 
     def __call__(self, text: bytes) -> list[int]:
         """Return the tokens of a text that the schema forces."""
-        return self._vocab.continue_text(text.decode("utf-8", "replace"), special=False)
+        vocab = self._vocab()
+        assert vocab is not None, "a Matcher keeps it"
+        return vocab.continue_text(text.decode("utf-8", "replace"), special=False)
 
 
 _tokenizers: WeakKeyDictionary[LlamaTokenizer, LLTokenizer] = WeakKeyDictionary()

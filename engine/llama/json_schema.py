@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
+from common.text import nesting
 from engine.llama.schema_patterns import PATTERN_OF_FORMAT, TIGHTER_FORMAT, without_lookahead
 
 Schema = dict[str, Any]
@@ -76,7 +77,8 @@ _ANY_NUMBER = frozenset(("float", "double"))
 _MAX_MULTIPLE = 100_000  # the least common multiple, which is the number of states of llguidance's automaton
 _MAX_PATTERNS = 12
 _MAX_BRANCHES = 60  # of a oneOf that are compared in pairs
-_MAX_DEPTH = 100  # llguidance reads 128
+_MAX_DEPTH = 100
+_MAX_LEVELS = 124  # of lists and objects: llguidance reads 128, with its own around them
 
 
 def supported_schema(text: str) -> str:
@@ -86,11 +88,14 @@ def supported_schema(text: str) -> str:
     """
     try:
         root = json.loads(text)
-        return json.dumps({} if root is True else _Rewriter(root).schema(root, "#"))
+        schema = {} if root is True else _Rewriter(root).schema(root, "#")
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error}") from None
+    if nesting(schema) > _MAX_LEVELS:
+        raise ValueError(f"is nested too deeply: {_MAX_LEVELS} lists and objects in one another are the most")
+    return json.dumps(schema)
 
 
 class _Rewriter:

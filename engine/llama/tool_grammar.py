@@ -18,12 +18,12 @@ from engine.llama.constraint import OPTIONS, Matcher, SchemaMatcher
 from engine.llama.grammar import begin, check_length
 from engine.llama.json_schema import supported_schema
 from engine.llama.tokenizer import LlamaTokenizer
-from engine.prompt.argument_schema import may_be_text, properties_of, resolved
+from engine.prompt.argument_schema import arguments_of, resolved, values_of
 from engine.types import CALL_ID, ArgumentFormat, ToolFormat, ToolRequest
 
 _ANY, _SPACE = "(?s:.*)", r"[ \n]{0,4}"
 _ID, _SHORT_ID = r"/[a-zA-Z0-9_.:-]{1,64}/", r"/[a-zA-Z0-9]{9}/"
-_TEXT_KEYWORDS = ("pattern", "format", "minLength", "maxLength")
+_NAME = "/[a-zA-Z_][a-zA-Z0-9_.-]{0,63}/"  # of an argument that a schema does not name
 
 
 def compile_tools(
@@ -170,35 +170,44 @@ class _Writer:
     def _arguments(self, function: str, parameters: Mapping[str, Any], form: ArgumentFormat) -> Iterator[str]:
         """Yield the rules of arguments that are written one by one, in the order of the schema."""
         check_length(_of(function), json.dumps(parameters))
-        required = parameters.get("required") or []
-        for name, schema in properties_of(parameters).items():
+        try:
+            known = arguments_of(parameters)
+        except ValueError as error:
+            raise RequestError(f"{_of(function)} {error}") from error
+        for name, schema in known.properties.items():
             value = self._argument(function, name, schema, parameters, form.after)
             rule = f"argument_{len(self._rules)}"
             self._rules.append(f"{rule}: {self._terms(form.before + name + form.between)} {value}")
-            yield rule if name in required else f"{rule}?"
+            yield rule if name in known.required else f"{rule}?"
+        if known.others is not False:
+            value = self._argument(function, "additionalProperties", known.others, parameters, form.after)
+            number, declared = len(self._rules), "|".join(map(_regex, known.properties))
+            others = f"{_NAME} & ~/{declared}/" if declared else _NAME
+            before, between = self._terms(form.before), self._terms(form.between)
+            self._rules += [
+                f"NAME_{number}: {others}",
+                f"argument_{number}: {before} NAME_{number} {between} {value}",
+            ]
+            yield f"argument_{number}*"
 
     def _argument(
         self, function: str, name: str, schema: Any, parameters: Mapping[str, Any], after: str
     ) -> str:
         """Return the rule of one value and what ends it."""
         place = f"the argument {name!r} of the function {function!r}"
-        if not may_be_text(schema, parameters):
-            known = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
-            return f"{self._json({**schema, **known}, place)} {self._terms(after)}"
-        whole = resolved(schema, parameters)
-        values = (
-            whole.get("enum", [whole["const"]] if "const" in whole else None)
-            if isinstance(whole, dict)
-            else None
-        )
-        if isinstance(values, list):
-            spelled = (value if isinstance(value, str) else json.dumps(value) for value in values)
-            return f"({' | '.join(map(_quoted, spelled))}) {self._terms(after)}"
-        if isinstance(whole, dict) and (bounds := [key for key in _TEXT_KEYWORDS if key in whole]):
-            raise RequestError(
-                f"{place} has the keyword {bounds[0]!r}, which is not enforced with this model, as it writes "
-                "texts without quotes: leave it out"
-            )
+        definitions = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+        try:
+            values = values_of(schema, parameters)
+            whole = resolved(schema, parameters)
+            if values.may_be_text and isinstance(whole, dict):
+                supported_schema(json.dumps({**whole, **definitions}))
+        except ValueError as error:
+            raise RequestError(f"{place} {error}") from error
+        if not values.may_be_text:
+            return f"{self._json({**schema, **definitions}, place)} {self._terms(after)}"
+        if not values.free:
+            others = (self._json({**schema, **definitions}, place) for schema in values.schemas)
+            return f"({' | '.join((*map(_quoted, values.texts), *others))}) {self._terms(after)}"
         first, *rest = self._split.split(after.lstrip())
         if not first:  # a control token ends it
             return f"/{_ANY}/ {self._terms(after.lstrip())}"

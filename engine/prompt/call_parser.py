@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Literal
 
-from engine.prompt.argument_schema import may_be_text, properties_of
+from engine.prompt.argument_schema import Arguments, ArgumentValues, arguments_of, values_of
 from engine.types import CALL_ID, ArgumentFormat, ToolFormat
 
 
@@ -186,6 +186,10 @@ class _Written:
 
     def __init__(self, form: ArgumentFormat, parameters: Mapping[str, Any]) -> None:
         self._form, self._parameters, self._count = form, parameters, 0
+        try:
+            self._arguments = arguments_of(parameters)
+        except ValueError:  # such a request is refused
+            self._arguments = Arguments({}, frozenset(), True)
 
     def read(self, text: str) -> tuple[str, int, bool]:
         """Return whole arguments as pieces of a JSON object, their length in the text, and its end."""
@@ -211,14 +215,12 @@ class _Written:
         if end < 0:
             return _MORE
         name, value = text[begun:equals], text[start:end].removesuffix(form.after.removesuffix(after))
-        schema = properties_of(self._parameters).get(name, True)
-        return name, self._value(value, schema), end + len(after)
+        return name, self._value(name, value), end + len(after)
 
-    def _value(self, text: str, schema: Any) -> str:
-        if not may_be_text(schema, self._parameters):
-            try:
-                json.loads(text)
-                return text.strip()
-            except ValueError:
-                pass
-        return json.dumps(text, ensure_ascii=False)
+    def _value(self, name: str, text: str) -> str:
+        """Return a value as JSON."""
+        try:
+            known = values_of(self._arguments.schema(name), self._parameters)
+        except ValueError:
+            known = ArgumentValues(free=True)
+        return known.read(text)

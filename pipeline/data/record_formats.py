@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.data.repeated_text import repeats
 from pipeline.errors import InputError
 
 _CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -74,8 +75,10 @@ def _conversation(
     if key := _first(given, _CONVERSATIONS):
         turns = given[key]
         return ([_message(turn) for turn in turns] if isinstance(turns, list) else None), {key}
-    question = _first(given, _QUESTIONS) or _first(record, _QUESTIONS)
-    answer = _first(given, _ANSWERS) or _first(record, _ANSWERS)
+    filled = {key: value for key, value in given.items() if not _is_empty(value)}
+    question, answer = (
+        _first(filled, keys) or _first(given, keys) or _first(record, keys) for keys in (_QUESTIONS, _ANSWERS)
+    )
     if question is None or answer is None:
         return None, set()
     asked: Any = given.get(question)
@@ -165,7 +168,7 @@ def _has_text(message: object) -> bool:
 def _is_repeated(value: object, said: list[str]) -> bool:
     """Return whether the messages say the same: one of them, several of them, or all rendered as one text."""
     if isinstance(value, str):
-        return value in said or (bool(said) and all(text in value for text in said))
+        return value in said or repeats(value, said)
     texts = list(_texts(value))
     return bool(texts) and all(text in said for text in texts)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from common.text import nesting
 from engine.prompt.call_parser import ArgumentsDelta, CallBegun, CallParser, Piece
 from engine.types import Event, Finished, Message, TextDelta, ToolCall, ToolFormat, ToolRequest
 from ui.openai.chat_response import ChatResponse
@@ -19,6 +20,7 @@ from ui.openai.chat_response import ChatResponse
 TOOL_FIELDS = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"))
 _FUNCTION_KEYS = {"name", "description", "parameters", "strict"}
 _CHOICES = ("none", "auto", "required", "any")  # the last one is Mistral's name for required
+_MAX_LEVELS = 100  # of arguments; the engine's protocol carries 200
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -74,15 +76,18 @@ def read_tools(fields: Mapping[str, Any]) -> Tools:
 
 
 def _function(place: str, tool: object) -> dict[str, Any]:
-    kind = tool.get("type", "function") if isinstance(tool, dict) else None
-    if not isinstance(tool, dict) or kind != "function":
+    if not isinstance(tool, dict):
+        raise ValueError(f"{place}: send an object with the type function")
+    if (kind := tool.get("type")) not in (None, "function"):
         raise ValueError(f"{place}.type: {kind!r} is not served here: use function")
     function = tool.get("function")
     if not isinstance(function, dict):
         raise ValueError(f"{place}.function is missing: send the function's name and parameters there")
-    if others := (tool.keys() - {"type", "function"}) | (function.keys() - _FUNCTION_KEYS):
+    given = {name: value for name, value in function.items() if value is not None}
+    others = {name for name, value in tool.items() if value is not None} - {"type", "function"}
+    if others := others | (given.keys() - _FUNCTION_KEYS):
         raise ValueError(f"{place}: {min(others)} is not served here: leave it out")
-    return {name: value for name, value in function.items() if value is not None and name != "strict"}
+    return {name: value for name, value in given.items() if name != "strict"}
 
 
 def _named(choice: Mapping[str, Any]) -> str:
@@ -108,8 +113,15 @@ def _call(place: str, number: int, call: object) -> ToolCall:
         raise ValueError(f"{place}.function.name is missing")
     try:
         arguments = json.loads(given or "{}") if isinstance(given, str | None) else given
+        too_deep = nesting(arguments) > _MAX_LEVELS
     except ValueError:
-        arguments = None
+        arguments, too_deep = None, False
+    except RecursionError:
+        arguments, too_deep = None, True
+    if too_deep:
+        raise ValueError(
+            f"{place}.function.arguments are nested too deeply: {_MAX_LEVELS} levels are the most"
+        )
     if not isinstance(arguments, dict):
         raise ValueError(f"{place}.function.arguments: send a JSON object, as text")
     return {"id": str(call.get("id") or f"call_{number}"), "name": name, "arguments": arguments}

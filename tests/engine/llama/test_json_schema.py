@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import time
+import weakref
 from collections.abc import Iterator
 from datetime import date, datetime
 from enum import Enum
@@ -15,6 +17,7 @@ from uuid import UUID
 import jsonschema
 import numpy as np
 import pytest
+from llguidance import TokenizerWrapper
 from pydantic import BaseModel, Field, TypeAdapter, conlist, constr
 
 from bench.tiny_gguf import write_model
@@ -273,6 +276,16 @@ def deep(levels: int) -> object:
     return schema
 
 
+def test_a_schema_may_have_many_levels() -> None:
+    value: object = 1
+    for _ in range(123):
+        value = [value]
+    assert all(map(matcher({"const": value}).accept, json.dumps(value).encode()))
+    for text in (json.dumps({"const": [value]}), json.dumps(deep(300)), "[" * 60_000):
+        with pytest.raises(RequestError, match="is nested too deeply"):
+            compile_constraint(SamplingParams(json_schema=text), BYTES)
+
+
 def hostile() -> Iterator[tuple[str, object]]:
     text = {"type": "string"}
     yield "nested repetition", {**text, "pattern": "^((a?){0,30}){0,30}$"}
@@ -313,6 +326,26 @@ def test_a_hostile_schema_is_refused_or_bounded(name: str, schema: object) -> No
     except (RequestError, TooSlow):
         pass
     assert time.process_time() - began < 2, name
+
+
+def test_the_tokens_for_llguidance_go_with_their_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[object]] = []
+
+    class Wrapper(TokenizerWrapper):
+        def __init__(self, tokens: object) -> None:
+            super().__init__(tokens)
+            made.extend((weakref.ref(self), weakref.ref(tokens)))
+
+    monkeypatch.setattr("engine.llama.constraint.TokenizerWrapper", Wrapper)
+    vocab: Any = type(BYTES)()
+    state = SchemaMatcher('{"const": "Bob"}', vocab)
+    made.append(weakref.ref(vocab))
+    del vocab
+    gc.collect()
+    assert all(map(state.accept, b'"Bob"')) and [one() is None for one in made] == [False] * 3
+    del state
+    gc.collect()
+    assert [one() is None for one in made] == [True] * 3
 
 
 def test_a_mask_without_any_token_ends_the_answer() -> None:

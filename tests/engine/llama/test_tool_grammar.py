@@ -253,6 +253,111 @@ def test_what_is_not_enforced_is_named_with_its_function(schema: Any, name: str,
         compile_tools(ToolRequest([USER], [function]), form(name), SamplingParams(), BYTES)
 
 
+DEFS = {"unit": {"enum": ["C", "F"]}, "arguments": {"properties": {"x": {"type": "integer"}}}}
+
+
+def one_call(name: str, parameters: dict[str, Any], **given: str) -> tuple[bool, Any]:
+    """Return whether arguments as they are written are allowed, and what the parser reads."""
+    functions, a = [{"name": "f", "parameters": {"$defs": DEFS, **parameters}}], form(name).argument
+    assert a is not None
+    body = "".join(f"{a.before}{k}{a.between}{v}{a.after}" for k, v in given.items())
+    text = form(name).begin + "f" + form(name).middle + body + form(name).end
+    pieces = CallParser(form(name), functions).push(text)
+    read = json.loads("".join(p.delta for p in pieces if isinstance(p, ArgumentsDelta)))
+    return allows(ToolRequest([USER], functions, "required"), form(name), text), read
+
+
+UNQUOTED = [name for name in FORMS if form(name).argument and not form(name).thought_end]
+
+
+@pytest.mark.parametrize(
+    ("schema", "allowed", "refused"),
+    [
+        ({"anyOf": [{"enum": ["C", "F"]}, {"type": "null"}]}, {"C": "C", "null": None}, ["KELVIN", "3"]),
+        ({"allOf": [{"$ref": "#/$defs/unit"}], "default": "C"}, {"F": "F"}, ["K", "null"]),
+        ({"$ref": "#/$defs/unit", "nullable": True}, {"F": "F", "null": None}, ["K"]),
+        ({"allOf": [{"$ref": "#/$defs/unit"}, {"enum": ["F", "K"]}]}, {"F": "F"}, ["C", "K"]),
+        ({"type": "string", "enum": ["ab", "abc", 1], "minLength": 3}, {"abc": "abc"}, ["ab", "1"]),
+        ({"oneOf": [{"const": "a"}, {"type": "integer", "maximum": 9}]}, {"a": "a", "7": 7}, ["c", "10"]),
+        ({"enum": ["a", 3, None]}, {"a": "a", "3": 3, "null": None}, ["4", "b"]),
+        ({"anyOf": [{"enum": ["a"]}, {"type": "array", "items": {"const": 1}}]}, {"[1]": [1]}, ["[2]"]),
+        ({"type": ["string", "null"]}, {"null": None, "nullx": "nullx", "5": "5"}, []),
+        ({"anyOf": [{"type": "string", "minLength": 0}, {"type": "null"}]}, {"null": None, "": ""}, []),
+        ({"type": "string"}, {"null": "null"}, []),
+        ({"enum": ["null", None]}, {"null": "null"}, ["nil"]),
+        ({"oneOf": [{"type": "object", "required": ["a"], "properties": {"a": {"const": n}}} for n in "12"]},
+         {'{"a": "1"}': {"a": "1"}}, ['{"a": "3"}', "x"]),
+    ],
+)  # fmt: skip
+def test_branches_of_arguments_without_quotes(
+    schema: Any, allowed: dict[str, Any], refused: list[str]
+) -> None:
+    for name in UNQUOTED:
+        parameters = {"properties": {"x": schema}, "required": ["x"]}
+        for text, value in allowed.items():
+            assert one_call(name, parameters, x=text) == (True, {"x": value})
+        for text in refused:
+            assert not one_call(name, parameters, x=text)[0], text
+
+
+def test_arguments_of_functions_without_quotes() -> None:
+    text = {"x": {"type": "string"}}
+    for name in UNQUOTED:
+        for parameters in (
+            {"additionalProperties": {"type": "integer"}},
+            {"additionalProperties": {"type": "integer"}, "properties": text},
+        ):
+            assert one_call(name, parameters, a="1", b_2="22") == (True, {"a": 1, "b_2": 22})
+            assert one_call(name, parameters)[0] and not one_call(name, parameters, a="u")[0]
+        assert one_call(name, {"properties": text, "additionalProperties": True}, x="1", y="v")[0]
+        assert not one_call(
+            name, {"properties": {"x": {"type": "integer"}}, "additionalProperties": True}, x="v"
+        )[0]
+        assert not one_call(name, {"properties": text}, y="v")[0]
+        needs = {"properties": text, "required": ["y"], "minProperties": 1}
+        assert one_call(name, needs, x="1", y="2") == (True, {"x": "1", "y": "2"})
+        assert not one_call(name, needs, x="1")[0]
+        for referred in ({"$ref": "#/$defs/arguments"}, {"allOf": [{"$ref": "#/$defs/arguments"}]}):
+            assert one_call(name, {**referred, "required": ["x"]}, x="1") == (True, {"x": 1})
+            assert not one_call(name, {**referred, "required": ["x"]}, x="v")[0]
+            assert not one_call(name, {**referred, "required": ["x"]})[0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fault"),
+    [
+        ({"anyOf": [{"required": ["x"]}]}, "of the function 'f' has the keyword 'anyOf'"),
+        ({"not": {"required": ["x"]}}, "'not'"),
+        ({"minProperties": 1}, "'minProperties'"),
+        ({"maxProperties": 1}, "'maxProperties'"),
+        ({"dependentRequired": {"x": ["y"]}}, "'dependentRequired'"),
+        ({"patternProperties": {"^x": {}}}, "'patternProperties'"),
+        ({"required": ["z"], "additionalProperties": False}, "requires 'z'"),
+        ({"allOf": [{"properties": {"y": {}}}], "additionalProperties": False}, "'additionalProperties'"),
+        ({"allOf": [{"if": {}}]}, "'if'"),
+        ({"$ref": "#/$defs/nowhere"}, "'#/\\$defs/nowhere', which is not in the schema"),
+        ({"required": "x"}, "has 'x' as required: use a list"),
+        ({"properties": {"x": {"anyOf": [{"maxLength": 2}, {"type": "null"}]}}}, "'x' of the .* 'maxLength'"),
+        ({"properties": {"x": {"allOf": [{"type": "string"}, {"format": "uuid"}]}}}, "'format'"),
+        ({"properties": {"x": {"type": "string", "not": {"const": "a"}}}}, "'x' of the function 'f' .*'not'"),
+        ({"properties": {"x": {"oneOf": [{"type": "string"}, {"const": "a"}]}}}, "'oneOf'.*use anyOf"),
+        ({"properties": {"x": {"allOf": [{"const": "a"}, {"const": "b"}]}}}, "allows no value"),
+        ({"properties": {"x": {"enum": "ab"}}}, "has 'ab' as enum: use a list"),
+        ({"properties": {"x": {"type": "str"}}}, "the type 'str'"),
+        ({"properties": {"x": {"$ref": "#/properties/x"}}}, "'#/properties/x'"),
+        (
+            {"properties": {"x": {"allOf": [{"anyOf": [{f"{n}{m}": 1} for m in "abcdefg"]} for n in "abc"]}}},
+            "branches",
+        ),
+    ],
+)  # fmt: skip
+def test_what_functions_without_quotes_do_not_enforce_is_named(parameters: Any, fault: str) -> None:
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"x": {}}, **parameters}}
+    for name in UNQUOTED:
+        with pytest.raises(RequestError, match=fault):
+            compile_tools(ToolRequest([USER], [function]), form(name), SamplingParams(), BYTES)
+
+
 def test_many_large_functions_are_no_problem() -> None:
     many = [replace_name(SAY, f"f{n}") for n in range(128)]
     made = compile_tools(ToolRequest([USER], many), form("QWEN_2_5"), SamplingParams(), BYTES)

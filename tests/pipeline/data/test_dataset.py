@@ -260,6 +260,45 @@ _SHAREGPT = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt",
             [user("Hi\n\nCtx"), _A],
         ),
         ({"instruction": "Hi", "input": "In", "output": "Yo", "text": "Hi\n\nIn Yo"}, [user("Hi\n\nIn"), _A]),
+        ({"instruction": "", "input": "Hi", "output": "Yo"}, [_Q, _A]),
+        ({"instruction": " ", "prompt": None, "query": "Hi", "output": "", "response": "Yo"}, [_Q, _A]),
+        (
+            {"text": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n", **_CHAT},
+            [_Q, _A],
+        ),
+        ({"text": "<s>[INST] Hi [/INST] Yo</s>", **_CHAT}, [_Q, _A]),
+        ({"text": "USER: Hi ASSISTANT: Yo</s>", **_CHAT}, [_Q, _A]),
+        ({"text": "**Human**: Hi\n\n**AI**: Yo", **_CHAT}, [_Q, _A]),
+        (
+            {
+                "text": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+                "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+                "<|start_header_id|>user<|end_header_id|>"
+                "\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYo<|eot_id|>",
+                **_CHAT,
+            },
+            [_Q, _A],
+        ),
+        (
+            {
+                "instruction": "Add.",
+                "input": "2, 2",
+                "output": "4",
+                "text": "Below is an instruction that describes a task, paired with an input that provides "
+                "further context. Write a response that appropriately completes the request.\n\n"
+                "### Instruction:\nAdd.\n\n### Input:\n2, 2\n\n### Response:\n4",
+            },
+            [user("Add.\n\n2, 2"), bob("4")],
+        ),
+        (
+            {
+                "instruction": "Hi",
+                "output": "Yo",
+                "text": "Below is an instruction that describes a task. Write a response that appropriately "
+                "completes the request.\n\n### Instruction:\nHi\n\n### Response:\nYo",
+            },
+            [_Q, _A],
+        ),
         ({"prompt": "Hi", "prompt_id": "f0", **_CHAT}, [_Q, _A]),
         ({"prompt": [_Q], **_CHAT, "completion": [_A]}, [_Q, _A]),
         ({"conversation": [_Q, _A], "model": "gpt-4", "openai_moderation": [{"flagged": False}]}, [_Q, _A]),
@@ -299,6 +338,18 @@ def test_what_a_record_says_beside_its_messages_is_read(
         ({"prompt": [_Q], "context": "Ctx", "completion": [_A]}, "'context' would be lost"),
         ({"thinking": "Hm.", "prompt": "Hi", "completion": "Yo"}, "'thinking' would be lost"),
         ({"persona": "A pirate.", **_CHAT}, "'persona' would be lost"),
+        (
+            {"question": "2+2", "answer": "4", "rationale": "2+2 is 4 because..."},
+            "'rationale' would be lost",
+        ),
+        ({"instruction": "a", "output": "yes", "notes": "a yes!"}, "'notes' would be lost"),
+        ({"instruction": "a", "output": "yes", "notes": "yes a"}, "'notes' would be lost"),
+        ({"text": "User: Hi\nThought: Hm.\nAssistant: Yo", **_CHAT}, "'text' would be lost"),
+        (
+            {"text": "<|im_start|>system\nBe.<|im_end|>user\nHi assistant\nYo", **_CHAT},
+            "'text' would be lost",
+        ),
+        ({"instruction": "Hi", "output": "Yo", "hint": "Say Hi: Yo"}, "'hint' would be lost"),
         ({"instruction": "Other", **_CHAT}, "'instruction' would be lost"),
         ({"weight": 0.5, **_CHAT}, "'weight' would be lost"),
         ({"messages": [_Q, {**_A, "weight": 0}]}, "message 2: 'weight' would be lost"),

@@ -109,6 +109,20 @@ def test_what_a_request_asks_for() -> None:
         assert asked(**nothing) == HELLO
 
 
+def test_null_is_absent_in_a_tool() -> None:
+    nulls = {"cache_control": None}
+    tool = {"type": "function", "function": {**WEATHER, **nulls, "strict": None}, **nulls}
+    assert asked(tools=[tool]).functions == [WEATHER]
+    assert asked(tools=[{**tool, "type": None}]).functions == [WEATHER]
+
+
+def test_arguments_may_have_many_levels() -> None:
+    text = '{"a":' * 100 + "1" + "}" * 100
+    result = {"role": "tool", "content": "1", "tool_call_id": "call_0"}
+    (made,) = asked(messages=[*calling(name="f", arguments=text)["messages"], result])[-2]["tool_calls"]
+    assert json.dumps(made["arguments"], separators=(",", ":")) == text
+
+
 def test_langchains_requests() -> None:
     """ChatOpenAI.bind_tools: `tool_choice="any"` becomes required, a name becomes a function."""
     schema = {
@@ -189,6 +203,10 @@ def calling(**function: Any) -> dict[str, Any]:
         ),
         (calling(name="f", arguments="{"), "tool_calls.0.function.arguments: send a JSON object"),
         (calling(name="f", arguments="[1]"), "tool_calls.0.function.arguments: send a JSON object"),
+        *(
+            (calling(name="f", arguments=text), "tool_calls.0.function.arguments are nested too deeply: 100")
+            for text in ("[" * 100_000, '{"a":' * 101 + "1" + "}" * 101, '{"a":' * 400 + "1" + "}" * 400)
+        ),
         (calling(arguments="{}"), "tool_calls.0.function.name is missing"),
         ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"type": "custom"}]}]}, "only calls of"),
         ({"messages": [*HELLO, {"role": "assistant", "tool_calls": "x"}]}, "tool_calls"),
