@@ -36,7 +36,7 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def expand_name(source: str) -> str:
-    """Return the template that a mere name stands for; any other text is returned as it is.
+    """Return the built-in template of that name; any other text is returned unchanged.
 
     Raises InputError for a single word that is no name of llama.cpp's: it would render as itself.
     """

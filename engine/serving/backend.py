@@ -183,7 +183,7 @@ class LlamaBackend:
         check_prompt(prompt)
         if isinstance(prompt, TextToEmbed):
             with self._open_prompts() as prompts:
-                tokens = prompts.text_tokens(prompt.text, self._embedding_context)
+                tokens = prompts.text_tokens(prompt.text, _embedding_context(self._info))
             return Prompt(tokens, sampling, None, True, embeds=True)
         said = prompt.messages if isinstance(prompt, ToolRequest) else prompt
         window = self._window(said, sampling, prompt.functions if isinstance(prompt, ToolRequest) else ())
@@ -210,10 +210,6 @@ class LlamaBackend:
         messages.append({"role": "user", "content": question})
         stream = self.stream(messages, sampling_over(self._info.recommended, sampling))
         return "".join(event.delta for event in stream if isinstance(event, TextDelta))
-
-    @property
-    def _embedding_context(self) -> int:
-        return min(MAX_TOKENS, self._info.context)
 
     def _window(
         self,
@@ -303,6 +299,10 @@ class LlamaBackend:
         self.close()
 
 
+def _embedding_context(info: ModelInfo) -> int:
+    return min(MAX_TOKENS, info.context)
+
+
 def _worker(
     model: Model,
     info: ModelInfo,
@@ -348,7 +348,7 @@ def _worker(
         )
 
     def build_embedder() -> Embedder:
-        context = min(MAX_TOKENS, info.context)
+        context = _embedding_context(info)
         return Embedder(model, context=context, threads=info.threads, adapter=adapter)
 
     return Worker(build, EmbeddingQueue(build_embedder), capacity=settings.slots + settings.queue)

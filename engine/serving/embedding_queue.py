@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.errors import EngineError
 from engine.llama.embedder import Embedder, Embedding
-from engine.types import EmbeddingVector, Event, Finished, RequestStats
+from engine.types import EmbeddingVector, Event, Finished, FinishReason, RequestStats
 
 
 @dataclass
@@ -70,6 +70,5 @@ class EmbeddingQueue:
             self._embedder = None
 
 
-def _finished(reason: str, tokens: int) -> Finished:
-    assert reason in ("stop", "cancelled")
-    return Finished("stop" if reason == "stop" else "cancelled", RequestStats(tokens, 0, 0, 0.0, 0.0, 0.0))
+def _finished(reason: FinishReason, tokens: int) -> Finished:
+    return Finished(reason, RequestStats(tokens, 0, 0, 0.0, 0.0, 0.0))

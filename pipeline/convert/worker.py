@@ -28,7 +28,7 @@ from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
 from pipeline.sources.model_source import Source
 from pipeline.sources.reading import reading, reason
-from pipeline.tokenizers.diagnose import tokenizer_message
+from pipeline.tokenizers.diagnose import tokenizer_message, unknown_to_converter
 from pipeline.tokenizers.reference import ask_tokenizer
 from pipeline.tokenizers.select import stage_checkpoint
 
@@ -139,15 +139,8 @@ def _fault(base: Source, error: BaseException) -> str | None:
     index = base.folder / "model.safetensors.index.json"
     if "tensors: [" in str(error) and index.is_file():
         return f"{index} does not list the tensors of its files ({reason(error)}): download both again"
-    if isinstance(error, NotImplementedError | RecursionError):
-        reasons = (
-            f"{error} (its tokenizer or its layout is unknown to it: use the tokenizer files of the original "
-            "model)",
-            "it calls itself without end for this architecture, a fault of this version: use another "
-            "llama-cpp-python, or another base",
-        )
-        why = reasons[isinstance(error, RecursionError)]
-        return f"llama.cpp's converter cannot handle the base model {base.spec!r}: {why}"
+    if isinstance(error, NotImplementedError | RecursionError):  # both are the converter's own
+        return unknown_to_converter(base, error)
     if missing_class(base) is not None:
         return None
     try:

@@ -164,14 +164,25 @@ def beyond_rows(base: Source, folder: Path) -> str | None:
     )
 
 
+def unknown_to_converter(base: Source, error: NotImplementedError | RecursionError) -> str:
+    """Return the message for a base that llama.cpp's converter does not know, or for which it never ends."""
+    why = (
+        f"{error} (its tokenizer or its layout is unknown to it: use the tokenizer files of the original "
+        "model)"
+    )
+    if isinstance(error, RecursionError):
+        why = (
+            "it calls itself without end for this architecture, a fault of this version: use another "
+            "llama-cpp-python, or another base"
+        )
+    return f"llama.cpp's converter cannot handle the base model {base.spec!r}: {why}"
+
+
 def tokenizer_message(base: Source, folder: Path, error: BaseException) -> str:
     """Return the whole message for a tokenizer in `folder` that llama.cpp's converter cannot read."""
     found = tokenizer_fault(folder) or beyond_rows(base, folder)
-    if found is None and isinstance(error, NotImplementedError):
-        found = (
-            f"llama.cpp's converter cannot handle the base model {base.spec!r}: {error} "
-            "(its tokenizer or its layout is unknown to it: use the tokenizer files of the original model)"
-        )
+    if found is None and isinstance(error, NotImplementedError):  # an unknown pre-tokenizer
+        found = unknown_to_converter(base, error)
     if found is None and isinstance(error, FileNotFoundError):
         found = f"the base model in {base.folder} lacks a tokenizer file: {error}"
     found = found or f"the tokenizer in {base.folder} cannot be converted ({reason(error)}): {_FIX}"

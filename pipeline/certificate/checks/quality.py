@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 
 _CLEARLY_WORSE = 1.3  # ratio of two files' divergences that is no chance on the 96 tokens of `fast`
+SnapOf = Callable[[str], GridSnap | None]
+"""Returns what snapping to the base's grid costs in a file, by its name."""
+
 _MAX_WORST_PROMPTS = 3
 _MAX_SHOWN = 200  # characters of a prompt
 
@@ -78,9 +82,10 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
             except EngineError as error:
                 yield Finding("quantization", "fail", f"{name} does not run: {error}.", file=name)
             advance(done)
+    snap_of: SnapOf = cache(lambda name: find_snap(subject.files[name], subject))  # two findings ask for it
     for name, quality in measured.items():
-        yield _quantization(name, measured, subject, reference)
-        yield _survival(name, quality, subject, reference)
+        yield _quantization(name, measured, subject, reference, snap_of)
+        yield _survival(name, quality, reference, snap_of)
         yield _speed(name, quality.speed)
     if reference.speed is not None:
         yield _speed(subject.full_name, reference.speed)
@@ -103,15 +108,14 @@ def _quality(path: Path, reference: Reference, scores: Sequence[TokenScores], sp
 
 
 def _quantization(
-    name: str, measured: Mapping[str, Quality], subject: Subject, reference: Reference
+    name: str, measured: Mapping[str, Quality], subject: Subject, reference: Reference, snap_of: SnapOf
 ) -> Finding:
     quality = measured[name]
     divergence, better = quality.divergence, _smaller_and_better(name, measured)
     status = _grade(divergence.mean_kl, GOOD_KL, BAD_KL)
     cause = ""
     if status != "pass" or better:
-        snap = find_snap(subject.files[name], subject)
-        cause = _cause(subject.files[name], subject.full, reference.levels, better, snap)
+        cause = _cause(subject.files[name], subject.full, reference.levels, better, snap_of(name))
     if better:
         status = worst_status([status, "warn"])
     summary = (
@@ -178,7 +182,7 @@ def _worst_prompts(scores: Sequence[TokenScores], reference: Reference) -> list[
     return [{"prompt": text, "mean_kl": kl} for kl, text in ranked[:_MAX_WORST_PROMPTS]]
 
 
-def _survival(name: str, quality: Quality, subject: Subject, reference: Reference) -> Finding:
+def _survival(name: str, quality: Quality, reference: Reference, snap_of: SnapOf) -> Finding:
     survived, gain = quality.survival, quality.gain
     if survived is None:
         return Finding("survival", "skipped", f"No tuning to compare with: {reference.no_base}.", file=name)
@@ -192,7 +196,7 @@ def _survival(name: str, quality: Quality, subject: Subject, reference: Referenc
     status = _grade(-survived.value, -GOOD_SURVIVAL, -BAD_SURVIVAL)
     cause = ""
     if status != "pass":
-        snap = find_snap(subject.files[name], subject)
+        snap = snap_of(name)
         moved = "Quantization moved the model where the adapter had: see `quantization`."
         cause = snap.explain() if snap is not None else moved
     return Finding("survival", status, f"{summary}.", figures, SURVIVAL_REASON, cause, name)

@@ -1,4 +1,4 @@
-"""What a merge in bfloat16 rounds off is told from another adapter's change."""
+"""Rounding by a merge in bfloat16 is distinguished from another adapter's change."""
 
 from __future__ import annotations
 

@@ -343,6 +343,13 @@ def test_a_history_that_another_program_locks_stops_nobody(
     assert tab.path()[-1].text.split() == ["word"] * 60
 
 
+async def ask_and_lock(tab: Tab, backup: sqlite3.Connection) -> None:
+    """Ask a question, and lock the history from the answer's first word on."""
+    async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
+        if "word" in tab.rows()[-1] and not backup.in_transaction:
+            backup.execute("BEGIN EXCLUSIVE")
+
+
 def test_an_answer_whose_last_save_fails_is_saved_once_the_lock_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,9 +359,7 @@ def test_an_answer_whose_last_save_fails_is_saved_once_the_lock_is_gone(
 
     async def asked() -> None:
         with closing(sqlite3.connect(file, isolation_level=None)) as backup:
-            async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
-                if "word" in tab.rows()[-1] and not backup.in_transaction:
-                    backup.execute("BEGIN EXCLUSIVE")
+            await ask_and_lock(tab, backup)
             assert "database is locked" in tab.status
             backup.rollback()
         while (await asyncio.to_thread(tab.path))[1].text.split() != ["word"] * 20:
@@ -375,9 +380,7 @@ def test_what_was_written_after_a_failed_save_is_not_overwritten_by_it(
 
     async def asked() -> None:
         with closing(sqlite3.connect(file, isolation_level=None)) as backup:
-            async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
-                if "word" in tab.rows()[-1] and not backup.in_transaction:
-                    backup.execute("BEGIN EXCLUSIVE")
+            await ask_and_lock(tab, backup)
             backup.rollback()
             path = await asyncio.to_thread(tab.path)
             backup.execute("UPDATE node SET text = 'other words' WHERE id = ?", [path[1].id])
