@@ -1,204 +1,149 @@
-"""Train a LoRA adapter with TRL's SFTTrainer on tokenized chats, and measure its loss."""
+"""transformers' Trainer with the loss on trained tokens, our order of batches and checkpoints that are whole."""
 
 from __future__ import annotations
 
-import math
-import tempfile
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
 from pipeline.data.dataset import Example
-from pipeline.errors import PipelineError
-from pipeline.progress import Advance, StepProgress
-from pipeline.sources.model_source import Source
-from pipeline.sources.reading import reading
-from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport, Precision, StoredType
+from pipeline.errors import InputError
+from pipeline.training.batches import LengthGroupedOrder, PackedRow, collate, collate_packed, pack
+from pipeline.training.config import FinetuneConfig
+from pipeline.training.loss import mean_loss, row_losses, token_losses
+
+_SCHEDULERS = {
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "cosine-restarts": "cosine_with_restarts",
+    "plateau": "reduce_lr_on_plateau",
+}
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw-8bit": "adamw_8bit",
+    "paged-adamw": "paged_adamw_32bit",
+    "paged-adamw-8bit": "paged_adamw_8bit",
+}
+_PLATEAU = {"factor": 0.5, "patience": 2}
+"""The rate is halved when the held-out loss has not improved in three evaluations."""
 
 
-def load_model(config: FinetuneConfig, source: Source) -> Any:
-    """Load the base with a new adapter injected. Raises InputError."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, set_seed
+class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped to mypy
+    """Trains on Examples, or on packed rows of them; measures the loss on `held`."""
 
-    from pipeline.merge.base_check import check_base
-    from pipeline.merge.checkpoint import Checkpoint
-    from pipeline.merge.meta_model import build_base
-
-    set_seed(config.seed)  # before lora_A is initialized below
-    check_base(source, build_base(source, {}), Checkpoint(source.weight_files()))
-    with reading(
-        f"the base {source.spec!r} cannot be loaded", "download it again, or correct its config.json"
-    ):
-        base = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        model: Any,
+        train: Sequence[Example],
+        held: Sequence[Example] = (),
+        *,
+        work: Path,
+        pad_id: int = 0,
+    ) -> None:
+        self._config = config
+        self._held = held
+        self.tokens = 0
+        """Tokens seen in training, without padding."""
+        self.trained_tokens = 0
+        rows: Sequence[Any] = pack(train, config.max_length) if config.packing else train
+        self._lengths = [row.length if isinstance(row, PackedRow) else len(row.input_ids) for row in rows]
+        join = collate_packed if config.packing else collate
+        super().__init__(
+            model=model,
+            args=training_arguments(config, work),
+            train_dataset=rows,
+            eval_dataset=held or None,
+            data_collator=lambda batch: join(batch, pad_id),
         )
-    targets = ALL_LINEAR if config.targets == (ALL_LINEAR,) else list(config.targets)
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-    with reading(f"PEFT cannot tune the base {source.spec!r}", "name its layers with --target"):
-        return get_peft_model(base, lora)
+        self.remove_callback(PrinterCallback)  # it prints a dict for each step
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole step
+        self._loss_shifts_labels = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
+        return LengthGroupedOrder(self._lengths, self.args.train_batch_size, self._config.seed)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Return the mean loss over the trained tokens of the whole step, also where it has several batches."""
+        losses, _ = token_losses(model, self.accelerator.unwrap_model(model), inputs)
+        self.tokens += int(inputs["lengths"].sum())
+        self.trained_tokens += losses.numel()
+        # Gradients are averaged over processes, and the count is of all of them.
+        return losses.sum() * self.args.world_size / num_items_in_batch
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Train on one batch. Raises InputError when its loss is no number."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not loss.isfinite():
+            raise InputError(diverged(self._config, self.state.global_step + 1))
+        return loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Return the held-out loss in nats a trained token, and tell the callbacks."""
+        losses = row_losses(self.model, self._held, self._config.batch_size)
+        metrics = {"eval_loss": mean_loss(losses)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
 
-def train_adapter(
-    config: FinetuneConfig,
-    model: Any,
-    tokenizer: Any,
-    *,
-    train: Sequence[Example],
-    held: Sequence[Example],
-    dropped: int,
-    progress: StepProgress,
-) -> FinetuneReport:
-    """Train the adapter in `model` in place, and measure the loss before and after.
-
-    `dropped` is the number of chats left out, for the report. The trained weights are rounded to the type
-    that they are stored in. Raises PipelineError when the training diverges.
-    """
-    started = time.monotonic()
-    # About as many chats as are held out, evenly from the data set: enough to compare the two losses.
-    sample = train[:: max(1, len(train) // max(len(held), 16))]
-    loss_before, held_before = _measure(model, sample, held, progress, "Loss before")
-    steps = _run_trainer(config, model, tokenizer, train, progress)
-    _round_adapter(model, config.stored_type)
-    loss, held_loss = _measure(model, sample, held, progress, "Loss after")
-    return FinetuneReport(
-        steps=steps,
-        seconds=round(time.monotonic() - started, 1),
-        train_chats=len(train),
-        held_out_chats=len(held),
-        truncated_chats=sum(example.truncated for example in (*train, *held)),
-        dropped_chats=dropped,
-        trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        train_loss_before=loss_before,
-        train_loss=loss,
-        held_out_loss_before=held_before,
-        held_out_loss=held_loss,
-    )
+def diverged(config: FinetuneConfig, step: int) -> str:
+    """Return the message for a loss that is no number."""
+    ways = [f"a lower --lr than {config.rate:g}"]
+    if config.precision == "float16":
+        ways.append("--precision bfloat16")
+    if config.warmup < 0.05:
+        ways.append("--warmup 0.05")
+    return f"the training diverged at step {step} (the loss is no number): try {' or '.join(ways)}"
 
 
-def _measure(
-    model: Any, sample: Sequence[Example], held: Sequence[Example], progress: StepProgress, title: str
-) -> tuple[float, float | None]:
-    with progress.step(title, len(sample) + len(held)) as advance:
-        train_loss = token_loss(model, sample, advance)
-        held_loss = token_loss(model, held, lambda done: advance(len(sample) + done)) if held else None
-    return round(train_loss, 4), None if held_loss is None else round(held_loss, 4)
-
-
-def _run_trainer(
-    config: FinetuneConfig, model: Any, tokenizer: Any, train: Sequence[Example], progress: StepProgress
-) -> int:
-    """Train `model` in place; return the number of optimizer steps."""
-    from transformers import TrainerCallback
-
-    with tempfile.TemporaryDirectory() as scratch:  # the trainer needs a folder; nothing is saved there
-        trainer = make_trainer(config, model, tokenizer, train, scratch)
-        steps = config.steps or math.ceil(len(trainer.get_train_dataloader()) * config.epochs)
-        with progress.step("Training", steps) as advance:
-
-            class ReportStep(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
-                def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                    advance(state.global_step)
-
-            trainer.add_callback(ReportStep())
-            trainer.train()
-    if not all(bool(weight.isfinite().all()) for weight in model.parameters() if weight.requires_grad):
-        raise PipelineError(
-            f"the training diverged (weights are no numbers): lower --lr {config.learning_rate:g}"
-        )
-    return int(trainer.state.global_step)
-
-
-def make_trainer(
-    config: FinetuneConfig, model: Any, tokenizer: Any, train: Sequence[Example], scratch: str
-) -> Any:
-    """Return TRL's trainer on `train`, with its labels unchanged."""
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import SFTTrainer
-
-    rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in train]
-    trainer = SFTTrainer(
-        model=model,
-        args=_trainer_arguments(config, scratch),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)  # it prints a dict per step into the progress bar
-    return trainer
-
-
-def faster_precision() -> Precision:
-    """Return the type that this CPU multiplies faster (with AMX, bfloat16 by 7 times)."""
-    import torch
-
-    def seconds(dtype: Any) -> float:
-        left, right = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        times = []
-        for _ in range(5):  # the first warms up; the minimum is the least disturbed
-            started = time.perf_counter()
-            left @ right
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    return "bfloat16" if seconds(torch.bfloat16) * 1.5 < seconds(torch.float32) else "float32"
-
-
-def _trainer_arguments(config: FinetuneConfig, scratch: str) -> Any:
-    from trl import SFTConfig
-
-    return SFTConfig(
-        output_dir=scratch,
+def training_arguments(config: FinetuneConfig, work: Path) -> Any:
+    """Return the options in transformers' terms; checkpoints go to `work`."""
+    schedule_options = {"cosine-restarts": {"num_cycles": config.cycles}, "plateau": _PLATEAU}
+    evaluates = config.eval_every is not None
+    return TrainingArguments(
+        output_dir=str(work),
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.rate,
+        lr_scheduler_type=_SCHEDULERS[config.schedule],
+        lr_scheduler_kwargs=schedule_options.get(config.schedule, {}),
         warmup_steps=config.warmup,  # below 1 it is a fraction of all steps
-        max_length=None,  # already cut by encode_chat
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim=_OPTIMIZERS[config.optimizer],
+        neftune_noise_alpha=config.neftune or None,
+        bf16=config.precision == "bfloat16",  # autocast: trained weights and the optimizer stay in float32
+        fp16=config.precision == "float16",
+        gradient_checkpointing=config.checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.checkpointing else None,
         seed=config.seed,
         data_seed=config.seed,
-        train_sampling_strategy="group_by_length",  # a batch is padded to its longest chat
-        use_cpu=True,
-        bf16=config.precision == "bfloat16",  # autocast: the weights and the optimizer stay in float32
-        gradient_checkpointing=False,  # on in TRL; it costs a fifth of the speed
-        save_strategy="no",
-        report_to="none",
+        use_cpu=config.device == "cpu",
+        dataloader_pin_memory=config.device == "cuda",
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=config.eval_every,
+        metric_for_best_model="eval_loss" if evaluates else None,
+        greater_is_better=False if evaluates else None,
+        save_strategy="steps" if config.save_every else "no",
+        save_steps=config.save_every or 500,
+        logging_steps=1,
+        report_to=list(config.trackers) or "none",
         disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
-
-
-def _round_adapter(model: Any, stored_type: StoredType) -> None:
-    """Round the trained weights to their stored type, so that the measured loss is the file's."""
-    import torch
-
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.to(getattr(torch, stored_type)).float()
-
-
-def token_loss(model: Any, examples: Sequence[Example], advance: Advance | None = None) -> float:
-    """Return the mean cross entropy in nats over the trained tokens of `examples`, without dropout."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    total, count = 0.0, 0
-    for done, example in enumerate(examples, 1):
-        tokens = example.answer_tokens
-        with torch.no_grad():
-            ids, labels = torch.tensor([example.input_ids]), torch.tensor([example.labels])
-            total += float(model(input_ids=ids, labels=labels).loss) * tokens
-        count += tokens
-        if advance:
-            advance(done)
-    model.train(was_training)
-    return total / count

@@ -1,0 +1,150 @@
+"""Load the base that is tuned: in its type or in 4 bits, with an adapter injected or all weights trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.sources.adapter import Adapter, beyond_plain_lora, read_adapter
+from pipeline.sources.model_source import Source, adapter_source
+from pipeline.sources.reading import reading
+from pipeline.training.config import ALL_LINEAR, FinetuneConfig
+from pipeline.training.memory import require_memory
+
+
+def load_model(config: FinetuneConfig, source: Source) -> Any:
+    """Load the base with an adapter injected, or whole for --full; its trained weights are float32.
+
+    Raises InputError, also where the base does not fit into the memory.
+    """
+    from transformers import set_seed
+
+    from pipeline.merge.base_check import check_base
+    from pipeline.merge.checkpoint import Checkpoint
+    from pipeline.merge.meta_model import build_base
+
+    shape = build_base(source, {})
+    checkpoint = Checkpoint(source.weight_files())
+    check_base(source, shape, checkpoint)
+    adapter = _adapter_to_go_on_from(config, shape, checkpoint)
+    require_memory(config, source, shape, frozen_type(config, source))
+    set_seed(config.seed)  # before lora_A is initialized below
+    model = _load_base(config, source)
+    if config.checkpointing:
+        model.config.use_cache = False
+    if config.full:
+        return model
+    if config.qlora or config.checkpointing:
+        _prepare_frozen(model)
+    return _with_adapter(config, source, model, adapter)
+
+
+def frozen_type(config: FinetuneConfig, source: Source) -> str:
+    """Return the type of the weights in memory, such as "float32".
+
+    Trained weights are float32. A frozen base stays in its stored type if products are computed in it, where
+    autocast would round it to that type anyway, and on a GPU in the type of the products.
+    """
+    if config.full or config.precision == "float32":
+        return "float32"
+    if config.device != "cpu":
+        return str(config.precision)
+    return str(config.precision) if _stored_types(source) == {config.precision} else "float32"
+
+
+def qlora_record(config: FinetuneConfig, source: Source) -> dict[str, Any] | None:
+    """Return how the base was rounded, for training.json: an export must merge into that very base."""
+    if config.qlora is None:
+        return None
+    return {"quant_type": config.qlora, "double_quant": True, "dtype": frozen_type(config, source)}
+
+
+def _stored_types(source: Source) -> set[str]:
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    from pipeline.sources.model_source import tensors_of
+
+    return {names.get(info.dtype, info.dtype) for info in tensors_of(source).values()}
+
+
+def _load_base(config: FinetuneConfig, source: Source) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {}
+    if config.qlora:
+        options["quantization_config"] = _four_bits(config)
+        options["device_map"] = {"": config.device}
+    dtype = getattr(torch, frozen_type(config, source))
+    what = f"the base {source.spec!r} cannot be loaded"
+    with reading(what, "download it again, or correct its config.json"):
+        return AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+        )
+
+
+def _four_bits(config: FinetuneConfig) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.qlora,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, str(config.precision)),
+    )
+
+
+def _prepare_frozen(model: Any) -> None:
+    """Freeze the base, and let gradients pass its embeddings, as checkpointing needs."""
+    for weight in model.parameters():
+        weight.requires_grad_(requires_grad=False)
+    model.enable_input_require_grads()
+
+
+def _with_adapter(config: FinetuneConfig, source: Source, model: Any, adapter: Adapter | None) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if adapter is not None:
+        with reading(f"the adapter {adapter.spec!r} does not fit the base {source.spec!r}", "give its base"):
+            return PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=True)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=ALL_LINEAR if config.targets == (ALL_LINEAR,) else list(config.targets),
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        task_type="CAUSAL_LM",
+    )
+    with reading(f"PEFT cannot tune the base {source.spec!r}", "name its layers with --target"):
+        return get_peft_model(model, lora)
+
+
+def _adapter_to_go_on_from(config: FinetuneConfig, shape: Any, base: Checkpoint) -> Adapter | None:
+    """Return the adapter of --adapter, checked against the base's shapes. Raises InputError."""
+    from pipeline.merge.meta_model import AdapterTensors, inject_adapter
+
+    if config.adapter is None:
+        return None
+    adapter = read_adapter(adapter_source(config.adapter))
+    if reason := beyond_lora(adapter):
+        raise InputError(f"--adapter {config.adapter!r} cannot be trained on ({reason}): give a LoRA")
+    rounded = recorded_qlora(adapter.folder)
+    if bool(rounded) != bool(config.qlora):
+        fix = "give --qlora nf4 again" if rounded else "leave out --qlora"
+        raise InputError(f"--adapter {config.adapter!r} was trained on another base, as --qlora differs: {fix}")
+    AdapterTensors(inject_adapter(shape, adapter), adapter, dict(base.shapes))
+    return adapter
+
+
+def adapter_settings(model: Any) -> Mapping[str, Any]:
+    """Return rank, alpha, dropout and layers of the injected adapter, which may be an earlier one's."""
+    lora = model.peft_config["default"]
+    return {
+        "rank": lora.r,
+        "alpha": lora.lora_alpha,
+        "dropout": lora.lora_dropout,
+        "rslora": lora.use_rslora,
+        "dora": lora.use_dora,
+    }

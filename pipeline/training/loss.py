@@ -1,0 +1,91 @@
+"""The loss on trained tokens only: the output head computes no logits for the others.
+
+Logits are a training's largest tensor (tokens x vocabulary), and most tokens of a chat are not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from pipeline.data.dataset import IGNORED, Example
+from pipeline.evaluation.statistics import RowLoss
+from pipeline.training.batches import collate
+
+
+class TrainedPositions:
+    """While it is open, the model's head sees only the hidden states before a trained token.
+
+    `rows` are flat positions in the batch. The head is the module that transformers names the output
+    embeddings; what follows it (scales, soft caps) works on each token alone.
+    """
+
+    def __init__(self, model: Any, rows: torch.Tensor) -> None:
+        self._rows = rows
+        self._hook = model.get_output_embeddings().register_forward_pre_hook(self._select)
+
+    def _select(self, _head: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        hidden = inputs[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[self._rows].unsqueeze(0),)
+
+    def __enter__(self) -> None:
+        """Start to select."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Compute all logits again."""
+        self._hook.remove()
+
+
+def token_losses(
+    forward: Callable[..., Any], model: Any, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cross entropies of a batch's trained tokens in nats (float32), and the row of each.
+
+    `forward` is the model or a wrapper around it, such as DistributedDataParallel's.
+    """
+    labels = batch["labels"][:, 1:]
+    trained = labels != IGNORED
+    row, column = trained.nonzero(as_tuple=True)
+    inputs = {name: value for name, value in batch.items() if name in ("input_ids", "position_ids")}
+    with TrainedPositions(model, row * batch["labels"].shape[1] + column):
+        logits = forward(**inputs, use_cache=False).logits[0]
+    return cross_entropy(logits.float(), labels[trained], reduction="none"), row
+
+
+@torch.no_grad()
+def row_losses(
+    model: Any,
+    examples: Sequence[Example],
+    batch_size: int,
+    advance: Callable[[int], None] | None = None,
+) -> list[RowLoss]:
+    """Return the summed cross entropy of each example's trained tokens in nats, without dropout.
+
+    Examples of similar length share a batch; the results are in the order of `examples`.
+    """
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(examples)), key=lambda place: len(examples[place].input_ids))
+    losses: dict[int, RowLoss] = {}
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        batch = {name: value.to(model.device) for name, value in collate([examples[p] for p in places]).items()}
+        each, row = token_losses(model, model, batch)
+        sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row.cpu(), each.double().cpu())
+        for place, nats in zip(places, sums.tolist(), strict=True):
+            losses[place] = RowLoss(nats, examples[place].answer_tokens, examples[place].category)
+        if advance:
+            advance(start + len(places))
+    model.train(was_training)
+    return [losses[place] for place in range(len(examples))]
+
+
+def mean_loss(losses: Sequence[RowLoss]) -> float:
+    """Return the loss a token over all rows, in nats."""
+    return sum(row.nats for row in losses) / sum(row.tokens for row in losses)

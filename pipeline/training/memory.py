@@ -1,0 +1,107 @@
+"""The memory that a training needs, reckoned from the model's shapes before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.system import free_memory
+from pipeline.errors import InputError
+from pipeline.sources.model_source import Source
+from pipeline.training.config import FinetuneConfig
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_TRAINED = 16
+"""Bytes of a trained weight: itself, its gradient and AdamW's two moments, each float32."""
+
+_FOUR_BITS = 0.516
+"""Bytes of a weight in NF4 with double quantization: 4 bits, and 8.125 bits for each 64."""
+
+_ACTIVATIONS = 34
+"""Activations that a layer keeps for the backward pass, in hidden-size vectors of 2 bytes a token, without the
+attention's matrix (Korthikanti et al., https://arxiv.org/abs/2205.05198)."""
+
+
+def require_memory(config: FinetuneConfig, source: Source, shape: Any, frozen_type: str) -> None:
+    """Raise InputError where the training needs more than the memory that is free; says both.
+
+    `shape` is the model on the meta device.
+    """
+    free = _free(config)
+    needed = needed_memory(config, shape, frozen_type)
+    if free is not None and needed > free:
+        raise InputError(
+            f"training {source.spec!r} needs about {_gigabytes(needed)} and {_gigabytes(free)} are free: "
+            f"{_way_out(config)}"
+        )
+
+
+def needed_memory(config: FinetuneConfig, shape: Any, frozen_type: str) -> int:
+    """Return the bytes that weights, their optimizer and one batch's activations need, about."""
+    count = sum(weight.numel() for weight in shape.parameters())
+    linear = _linear_weights(shape)
+    if config.full:
+        weights = count * _TRAINED
+    else:
+        per_weight = _FOUR_BITS if config.qlora else _BYTES[frozen_type]
+        weights = int(linear * per_weight) + (count - linear) * _BYTES[frozen_type]
+        weights += _adapter_weights(config, shape) * _TRAINED
+    return weights + _batch_memory(config, shape)
+
+
+def _linear_weights(shape: Any) -> int:
+    from torch.nn import Linear
+
+    head = shape.get_output_embeddings()
+    return sum(
+        module.weight.numel()
+        for module in shape.modules()
+        if isinstance(module, Linear) and module is not head
+    )
+
+
+def _adapter_weights(config: FinetuneConfig, shape: Any) -> int:
+    from torch.nn import Linear
+
+    head = shape.get_output_embeddings()
+    return sum(
+        config.rank * (module.in_features + module.out_features)
+        for module in shape.modules()
+        if isinstance(module, Linear) and module is not head
+    )
+
+
+def _batch_memory(config: FinetuneConfig, shape: Any) -> int:
+    """Return the bytes of the activations of a batch of short chats, which a typical one is.
+
+    A batch of chats of --max-length tokens may need more: it is not known before the data is tokenized.
+    """
+    settings = shape.config.get_text_config()
+    tokens = config.batch_size * min(config.max_length, 256)
+    width = settings.hidden_size * (_BYTES["float32"] if config.precision == "float32" else 2)
+    kept = 2 if config.checkpointing else _ACTIVATIONS // 2
+    return int(tokens * width * kept * settings.num_hidden_layers) + tokens * settings.vocab_size * 4
+
+
+def _free(config: FinetuneConfig) -> int | None:
+    import torch
+
+    if config.device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return free_memory()
+
+
+def _way_out(config: FinetuneConfig) -> str:
+    ways = []
+    if not config.qlora and not config.full:
+        ways.append("--qlora nf4")
+    if config.full:
+        ways.append("an adapter in place of --full")
+    if not config.checkpointing:
+        ways.append("--checkpointing")
+    if config.batch_size > 1:
+        ways.append("a smaller --batch-size with --accumulate")
+    return f"use {' or '.join([*ways, 'a smaller base'])}"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
