@@ -175,18 +175,18 @@ def _share(part: Floats, whole: Floats, tokens: int, too_little: str) -> Share:
         too_few = pluralize(len(part), "answer is", "answers are")
         doubt = f"{too_few} too few to tell: give {MIN_ANSWERS} chats or more with --eval"
         return Share(value, float("nan"), float("nan"), change, doubt)
-    low, high = _bootstrap_interval(part, whole)
+    low, high = bootstrap_interval(part, whole)
     # NaN, from a draw without any change, counts as wide
     doubt = "" if high - low <= MAX_INTERVAL else "the interval is wide: give more chats with --eval"
     return Share(value, low, high, change, doubt)
 
 
-def _bootstrap_interval(part: Floats, whole: Floats) -> tuple[float, float]:
-    """Return the percentile interval of the ratio of sums over answers drawn with replacement.
+def bootstrap_interval(part: Floats, whole: Floats) -> tuple[float, float]:
+    """Return the 95 % percentile interval of sum(part) / sum(whole), over answers drawn with replacement.
 
-    Answers are drawn, not tokens: those of one answer are correlated. The interval spans more than the middle
-    95 %, as draws from few answers vary less than answers do ("expanded percentile", Hesterberg,
-    arXiv:1411.5279).
+    Both are [answers], of two or more, and of `MIN_ANSWERS` to be right. Answers are drawn, not tokens: those
+    of one answer are correlated. The interval spans more than the middle 95 %, as draws from few answers vary
+    less than answers do ("expanded percentile", Hesterberg, arXiv:1411.5279).
     """
     count = len(part)
     tail = _tail(count)
