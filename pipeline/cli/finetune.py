@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -10,22 +11,49 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from common.terminal import say
 from common.text import pluralize
 from pipeline.cli.console import report_errors, terminal_progress
-from pipeline.training.config import ALL_LINEAR
-from pipeline.training.finetune import RECORD, FinetuneConfig, finetune
+from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
+from pipeline.data.options import DataOptions
+from pipeline.errors import InputError
+from pipeline.training.config import ALL_LINEAR, FinetuneConfig
+from pipeline.training.finetune import RECORD, finetune
+from pipeline.training.recipe import read_recipe
 
-DEFAULTS = FinetuneConfig(base="-", data=Path(), out=Path())
+DEFAULTS = FinetuneConfig(base="-", data="-", out=Path())
 
 
 # Options by their panel in --help; those without a panel come first.
-adapter = partial(typer.Option, rich_help_panel="Adapter")
+adapter_options = partial(typer.Option, rich_help_panel="Adapter")
+data_options = partial(typer.Option, rich_help_panel="Data")
 training = partial(typer.Option, rich_help_panel="Training")
+measuring = partial(typer.Option, rich_help_panel="Held-out loss")
+running = partial(typer.Option, rich_help_panel="Running")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _use_recipe(context: click.Context, path: Path | None) -> Path | None:
+    """Make a recipe's values the defaults of the options that are not given."""
+    if path is None:
+        return None
+    with report_errors():
+        known = {_name(one): one for one in context.command.params if one.name not in ("recipe", "help")}
+        for name, value in read_recipe(path).items():
+            if name not in known:
+                raise InputError(
+                    f"--recipe {str(path)!r} has {name!r}, which is no option: use {', '.join(sorted(known))}"
+                )
+            context.default_map = {**(context.default_map or {}), str(known[name].name): value}
+    return path
+
+
+def _name(parameter: click.Parameter) -> str:
+    return max(parameter.opts, key=len).removeprefix("--")
 
 
 @app.command()
@@ -35,38 +63,88 @@ def main(
         str, typer.Option(metavar="BASE", help="The model to tune: a folder with safetensors, or a Hub id.")
     ],
     data: Annotated[
-        Path, typer.Option(metavar="FILE.jsonl", help='The chats, one {"messages": [...]} a line.')
+        str, typer.Option(metavar="FILE|ID", help="The data set: a file (docs/data.md), or a Hub id.")
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The adapter's folder.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the adapter in --out.")] = False,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="Options from a file, such as an adapter's recipe.yaml; those given here win.",
+            is_eager=True,
+            callback=_use_recipe,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in --out.")] = False,
     json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
-    rank: Annotated[int, adapter(metavar="N", help="How much it can learn.")] = DEFAULTS.rank,
+    rank: Annotated[int, adapter_options(metavar="N", help="How much it can learn.")] = DEFAULTS.rank,
     alpha: Annotated[
         float | None,
-        adapter(metavar="N", help="Scales the update by alpha / rank.", show_default="2 x rank"),
+        adapter_options(metavar="N", help="Scales the update by alpha / rank.", show_default="2 x rank"),
     ] = None,
-    dropout: Annotated[float, adapter(metavar="N", help="Dropout on its input.")] = DEFAULTS.dropout,
+    dropout: Annotated[float, adapter_options(metavar="N", help="Dropout on its input.")] = DEFAULTS.dropout,
     target: Annotated[
         list[str] | None,
-        adapter(
+        adapter_options(
             metavar="LAYER", help="A layer to adapt, such as q_proj; repeat it.", show_default=ALL_LINEAR
         ),
     ] = None,
+    rslora: Annotated[
+        bool, adapter_options("--rslora", help="Scale by alpha / sqrt(rank), for high ranks.")
+    ] = False,
+    dora: Annotated[
+        bool, adapter_options("--dora", help="Train directions and magnitudes apart (DoRA).")
+    ] = False,
+    qlora: Annotated[
+        str | None,
+        adapter_options(metavar="nf4", help="Round the base to 4 bits first; the export does the same."),
+    ] = None,
+    full: Annotated[
+        bool, adapter_options("--full", help="Train all weights, without an adapter; for small models.")
+    ] = False,
+    adapter: Annotated[
+        str | None, adapter_options(metavar="ADAPTER", help="Go on from this adapter, with its shape.")
+    ] = None,
     base_name: Annotated[
         str | None,
-        adapter(metavar="NAME", help="What the adapter calls its base.", show_default="the base's own name"),
-    ] = None,
-    chat_template: Annotated[
-        str | None,
-        training(
-            metavar="FILE|NAME",
-            help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the base's template.",
+        adapter_options(
+            metavar="NAME", help="What the adapter calls its base.", show_default="the base's own name"
         ),
     ] = None,
-    lr: Annotated[float, training(metavar="N", help="The highest learning rate.")] = DEFAULTS.learning_rate,
+    columns: Columns = None,
+    text: Text = None,
+    split: Split = None,
+    revision: Revision = None,
+    field: Field = None,
+    template: Annotated[
+        str | None,
+        data_options(
+            "--template",
+            "--chat-template",
+            metavar="FILE|NAME",
+            help="A Jinja file, or a name such as chatml, in place of the base's chat template.",
+        ),
+    ] = None,
+    train_on: Annotated[
+        str, data_options(metavar="all|last", help="Learn all answers of a chat, or the last one.")
+    ] = DEFAULTS.train_on,
+    max_length: Annotated[
+        int, data_options(metavar="N", help="Cut chats to this many tokens.")
+    ] = DEFAULTS.max_length,
+    packing: Annotated[
+        bool, data_options("--packing", help="Fill rows of --max-length tokens with whole chats.")
+    ] = False,
+    lr: Annotated[
+        float | None,
+        training(metavar="N", help="The highest learning rate.", show_default="3e-4, or 2e-5 with --full"),
+    ] = None,
     schedule: Annotated[
-        str, training(metavar="NAME", help="constant, linear or cosine, after the warm-up.")
+        str,
+        training(
+            metavar="NAME", help="constant, linear, cosine, cosine-restarts or plateau, after the warm-up."
+        ),
     ] = DEFAULTS.schedule,
+    cycles: Annotated[int, training(metavar="N", help="Cycles of cosine-restarts.")] = DEFAULTS.cycles,
     warmup: Annotated[
         float, training(metavar="N", help="The warm-up's share of the steps.")
     ] = DEFAULTS.warmup,
@@ -74,24 +152,59 @@ def main(
     steps: Annotated[
         int | None, training(metavar="N", help="Train this many steps instead of --epochs.")
     ] = None,
-    batch_size: Annotated[int, training(metavar="N", help="Chats a step.")] = DEFAULTS.batch_size,
-    max_length: Annotated[
-        int, training(metavar="N", help="Cut chats to this many tokens.")
-    ] = DEFAULTS.max_length,
-    held_out: Annotated[
-        float, training(metavar="N", help="The share of the chats kept to measure on.")
-    ] = DEFAULTS.held_out,
+    batch_size: Annotated[int, training(metavar="N", help="Chats in memory at once.")] = DEFAULTS.batch_size,
+    accumulate: Annotated[
+        int, training(metavar="N", help="Batches a step (gradient accumulation).")
+    ] = DEFAULTS.accumulate,
+    weight_decay: Annotated[float, training(metavar="N", help="AdamW's.")] = DEFAULTS.weight_decay,
+    max_grad_norm: Annotated[
+        float, training(metavar="N", help="Clip gradients to this norm; 0 does not.")
+    ] = DEFAULTS.max_grad_norm,
+    neftune: Annotated[
+        float, training(metavar="ALPHA", help="Noise on the embeddings (NEFTune), such as 5.")
+    ] = DEFAULTS.neftune,
+    optimizer: Annotated[
+        str, training(metavar="NAME", help="adamw, adamw-8bit, paged-adamw or paged-adamw-8bit.")
+    ] = DEFAULTS.optimizer,
+    checkpointing: Annotated[
+        bool, training("--checkpointing", help="Less memory, a third more time (gradient checkpointing).")
+    ] = False,
     seed: Annotated[int, training(metavar="N", help="The same seed gives the same adapter.")] = DEFAULTS.seed,
+    held_out: Annotated[
+        float, measuring(metavar="N", help="The share of the chats kept to measure on.")
+    ] = DEFAULTS.held_out,
+    valid: Annotated[
+        str | None, measuring(metavar="FILE|ID", help="Held-out chats, in place of --held-out.")
+    ] = None,
+    eval_every: Annotated[
+        int | None, measuring(metavar="N", help="Measure each N steps; else before and after.")
+    ] = None,
+    early_stopping: Annotated[
+        int | None, measuring(metavar="N", help="Stop after N measures without gain; keep the best weights.")
+    ] = None,
     precision: Annotated[
         str,
-        training(metavar="NAME", help="float32, bfloat16, or auto: what this CPU multiplies faster."),
+        running(metavar="NAME", help="float32, bfloat16, float16, or auto: what multiplies faster here."),
     ] = DEFAULTS.precision,
+    device: Annotated[str, running(metavar="NAME", help="auto, cpu, cuda or mps.")] = DEFAULTS.device,
+    save_every: Annotated[
+        int | None,
+        running(
+            metavar="N", help="Save a checkpoint each N steps; 0 does not.", show_default="about a minute"
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, running("--resume/--no-resume", help="Go on from the last checkpoint of the same training.")
+    ] = True,
+    track: Annotated[
+        list[str] | None, running(metavar="NAME", help="Report to trackio, tensorboard or wandb; repeat it.")
+    ] = None,
 ) -> None:
-    """Fine-tune a LoRA adapter on chats, on the CPU.
+    """Fine-tune a LoRA adapter on chats or texts, on a CPU or a GPU.
 
     The model's own chat template is used, and only the assistant's words are trained on.
     """
-    with report_errors(after_interrupt=f"{out} is as it was before"):
+    with report_errors(after_interrupt=RESUME):
         config = FinetuneConfig(
             base=base,
             data=data,
@@ -100,36 +213,67 @@ def main(
             alpha=2 * rank if alpha is None else alpha,
             dropout=dropout,
             targets=tuple(target or DEFAULTS.targets),
+            rslora=rslora,
+            dora=dora,
+            qlora=qlora,
+            full=full,
+            adapter=adapter,
             learning_rate=lr,
-            schedule=schedule,  # type: ignore[arg-type]  # checked by FinetuneConfig
+            schedule=schedule,  # type: ignore[arg-type]  # names are checked by FinetuneConfig
+            cycles=cycles,
             warmup=warmup,
             epochs=epochs,
             steps=steps,
             batch_size=batch_size,
+            accumulate=accumulate,
             max_length=max_length,
+            train_on=train_on,  # type: ignore[arg-type]
+            packing=packing,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            neftune=neftune,
+            optimizer=optimizer,  # type: ignore[arg-type]
+            checkpointing=checkpointing,
             held_out=held_out,
+            valid=valid,
+            eval_every=eval_every,
+            early_stopping=early_stopping,
             seed=seed,
-            precision=precision,  # type: ignore[arg-type]  # checked by FinetuneConfig
+            precision=precision,  # type: ignore[arg-type]
+            device=device,  # type: ignore[arg-type]
             base_name=base_name,
-            chat_template=chat_template,
+            chat_template=template,
+            data_options=DataOptions(columns, text, split, revision, field),
+            save_every=save_every,
+            resume=resume,
+            trackers=tuple(track or ()),  # type: ignore[arg-type]
             force=force,
         )
-        _quiet_libraries()
+        quiet_libraries(four_bits=qlora is not None or optimizer != DEFAULTS.optimizer)
         folder = finetune(config, terminal_progress())
-    _print_summary(folder, json_summary)
+    print_summary(folder, json_summary)
 
 
-def _quiet_libraries() -> None:
-    # Their progress bars and hints would garble ours; errors are still shown.
-    # PEFT would import bitsandbytes without need, which complains of missing libraries; None disables it.
-    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
+RESUME = "run the same command again to go on from the last checkpoint"
+
+
+def quiet_libraries(*, four_bits: bool) -> None:
+    """Silence other people's progress bars and hints, which would garble ours; errors are still shown.
+
+    Without `four_bits` PEFT does not import bitsandbytes, which complains of missing libraries.
+    """
+    if not four_bits:
+        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # None disables it
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _print_summary(folder: Path, json_summary: bool) -> None:
+def print_summary(folder: Path, json_summary: bool) -> None:
+    """Print the results of a training, or one line of JSON."""
     report: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))["report"]
     if json_summary:
         say(json.dumps({"adapter": str(folder), **report}))
@@ -141,6 +285,10 @@ def _print_summary(folder: Path, json_summary: bool) -> None:
     say(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
     if report["held_out_loss"] is not None:
         say(f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}")
+        paired = report["evaluation"]["paired"]
+        say(f"Wanted answer likelier   in {paired['better']} of {paired['rows']} held-out chats")
+    if report["best_step"] not in (None, report["steps"]):
+        say(f"The weights are those of step {report['best_step']}, the best on held-out chats.")
     if cut := report["truncated_chats"]:
         say(f"{pluralize(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
     if dropped := report["dropped_chats"]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from common.files import load_json
 from pipeline.errors import InputError
-from pipeline.sources.adapter import Adapter, beyond_plain_lora, read_adapter
-from pipeline.sources.model_source import Source, adapter_source
+from pipeline.sources.adapter import Adapter, is_lora, read_adapter
+from pipeline.sources.model_source import Source, adapter_source, tensors_of
 from pipeline.sources.reading import reading
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
 from pipeline.training.memory import require_memory
+
+if TYPE_CHECKING:
+    from pipeline.merge.checkpoint import Tensors
+
+TYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""torch's names of the types in a safetensors header."""
 
 
 def load_model(config: FinetuneConfig, source: Source) -> Any:
@@ -61,10 +67,7 @@ def qlora_record(config: FinetuneConfig, source: Source) -> dict[str, Any] | Non
 
 
 def _stored_types(source: Source) -> set[str]:
-    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    from pipeline.sources.model_source import tensors_of
-
-    return {names.get(info.dtype, info.dtype) for info in tensors_of(source).values()}
+    return {TYPE_NAMES.get(info.dtype, info.dtype) for info in tensors_of(source).values()}
 
 
 def _load_base(config: FinetuneConfig, source: Source) -> Any:
@@ -121,30 +124,21 @@ def _with_adapter(config: FinetuneConfig, source: Source, model: Any, adapter: A
         return get_peft_model(model, lora)
 
 
-def _adapter_to_go_on_from(config: FinetuneConfig, shape: Any, base: Checkpoint) -> Adapter | None:
+def _adapter_to_go_on_from(config: FinetuneConfig, shape: Any, base: Tensors) -> Adapter | None:
     """Return the adapter of --adapter, checked against the base's shapes. Raises InputError."""
-    from pipeline.merge.meta_model import AdapterTensors, inject_adapter
+    from pipeline.merge.meta_model import AdapterWeights, inject_adapter
 
     if config.adapter is None:
         return None
     adapter = read_adapter(adapter_source(config.adapter))
-    if reason := beyond_lora(adapter):
-        raise InputError(f"--adapter {config.adapter!r} cannot be trained on ({reason}): give a LoRA")
-    rounded = recorded_qlora(adapter.folder)
-    if bool(rounded) != bool(config.qlora):
-        fix = "give --qlora nf4 again" if rounded else "leave out --qlora"
-        raise InputError(f"--adapter {config.adapter!r} was trained on another base, as --qlora differs: {fix}")
-    AdapterTensors(inject_adapter(shape, adapter), adapter, dict(base.shapes))
+    if not is_lora(adapter.config) or adapter.config.get("modules_to_save"):
+        raise InputError(
+            f"--adapter {config.adapter!r} is {adapter.kind} or brings whole modules, and training goes on "
+            "from a LoRA only: train a new adapter, or give a LoRA"
+        )
+    record = load_json(adapter.folder / "training.json") or {}
+    if bool(record.get("options", {}).get("qlora")) != bool(config.qlora):
+        fix = "leave out --qlora" if config.qlora else "give --qlora nf4 too"
+        raise InputError(f"--adapter {config.adapter!r} was trained on another base, in 4 bits or not: {fix}")
+    AdapterWeights(inject_adapter(shape, adapter), adapter, dict(base.shapes))
     return adapter
-
-
-def adapter_settings(model: Any) -> Mapping[str, Any]:
-    """Return rank, alpha, dropout and layers of the injected adapter, which may be an earlier one's."""
-    lora = model.peft_config["default"]
-    return {
-        "rank": lora.r,
-        "alpha": lora.lora_alpha,
-        "dropout": lora.lora_dropout,
-        "rslora": lora.use_rslora,
-        "dora": lora.use_dora,
-    }

@@ -65,7 +65,7 @@ class PackedRow:
 
 
 def pack(examples: Sequence[Example], max_length: int) -> list[PackedRow]:
-    """Fill rows of at most `max_length` tokens with whole chats: the longest first, each where it fits best."""
+    """Fill rows of at most `max_length` tokens with whole chats; the longest first, where it fits best."""
     rows: list[list[Example]] = []
     room: list[int] = []
     for example in sorted(examples, key=lambda one: -len(one.input_ids)):
@@ -82,7 +82,7 @@ def pack(examples: Sequence[Example], max_length: int) -> list[PackedRow]:
 
 
 def collate(examples: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:
-    """Return input_ids and labels of a batch, padded on the right: [rows, longest row]; and the lengths [rows].
+    """Return input_ids and labels [rows, longest row] of a batch, padded on the right, and lengths [rows].
 
     Nothing masks the padding: no token sees what is to its right, and its labels are not trained on. Without
     a mask the attention takes its fast path.

@@ -24,7 +24,10 @@ METRICS = "metrics.jsonl"
 
 @dataclass
 class RunState:
-    """What a training knows beside its weights: `best_loss` is held out, `without_gain` counts evaluations."""
+    """What a training knows beside its weights.
+
+    `best_loss` is held out; `without_gain` counts the evaluations since.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -41,13 +44,16 @@ class Checkpoints:
     def __init__(self, out: Path) -> None:
         self.folder = out.with_name(f".{out.name}.training")
 
-    def open(self, options: Mapping[str, Any], *, resume: bool) -> RunState:
-        """Return the state to go on from; a new one where there is none. Removes what is half written.
+    def open(self, options: Mapping[str, Any], *, resume: bool, main: bool = True) -> RunState:
+        """Return the state to go on from; a new one where there is none.
 
-        Raises InputError where the checkpoints are of another training.
+        The `main` process removes what is half written. Raises InputError where the checkpoints are of
+        another training.
         """
         known = load_json(self.folder / _OPTIONS)
         newest = self._newest()
+        if not main:
+            return RunState(**load_json(newest / _SEAL)) if resume and newest else RunState()
         if not resume or known is None or newest is None:
             self.remove()
             try:
@@ -115,7 +121,9 @@ class Checkpoints:
     def _require_same(self, known: Mapping[str, Any], options: Mapping[str, Any], newest: Path) -> None:
         changed = [key for key in sorted({*known, *options}) if known.get(key) != options.get(key)]
         if changed:
-            was = ", ".join(f"{key} {_shown(known.get(key))}, now {_shown(options.get(key))}" for key in changed[:3])
+            was = ", ".join(
+                f"{key} {_shown(known.get(key))}, now {_shown(options.get(key))}" for key in changed[:3]
+            )
             raise InputError(
                 f"{self.folder} has {newest.name} of a training with other options ({was}): give those to go "
                 "on, or --no-resume to begin anew"

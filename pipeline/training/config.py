@@ -131,7 +131,12 @@ def _ranges(config: FinetuneConfig) -> list[tuple[str, bool, object, str]]:
         ("--accumulate", one.accumulate >= 1, one.accumulate, "use 1 or more"),
         ("--max-length", one.max_length >= 16, one.max_length, "use 16 or more tokens"),
         ("--weight-decay", 0 <= one.weight_decay <= 1, one.weight_decay, "use 0 to 1, usually 0 to 0.1"),
-        ("--max-grad-norm", 0 <= one.max_grad_norm < 1e6, one.max_grad_norm, "use about 1, or 0 for no limit"),
+        (
+            "--max-grad-norm",
+            0 <= one.max_grad_norm < 1e6,
+            one.max_grad_norm,
+            "use about 1, or 0 for none",
+        ),
         ("--neftune", 0 <= one.neftune <= 100, one.neftune, "use 0 for none, or about 5"),
         ("--held-out", 0 <= one.held_out < 1, one.held_out, "use a fraction, 0 to below 1"),
         ("--eval-every", (one.eval_every or 1) >= 1, one.eval_every, "use 1 or more steps"),

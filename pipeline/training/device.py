@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -59,3 +62,25 @@ def _faster_precision(device: Device) -> Precision:
         return min(times)
 
     return "bfloat16" if seconds(torch.bfloat16) * 1.5 < seconds(torch.float32) else "float32"
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes: the only one, or the first that `accelerate launch` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def process_count() -> int:
+    """Return the number of processes that `accelerate launch` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Run the block in the main process, and then in the others."""
+    if process_count() == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    with PartialState().main_process_first():
+        yield

@@ -1,54 +1,54 @@
-"""Supervised fine-tuning of a LoRA adapter on chats, on the CPU: TRL trains, PEFT holds the adapter.
+"""Supervised fine-tuning on chats and texts: transformers' Trainer trains, PEFT holds the adapter.
 
-The loss covers only the assistant's tokens, as rendered by the model's chat template (data/dataset.py).
+The loss covers only the trained tokens of a row, as rendered by the chat template (pipeline/data).
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import hashlib
 import importlib.util
-import json
-from dataclasses import asdict, replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.chat_templates import GivenTemplate, read_template
-from common.errors import MissingPackage
-from common.files import atomic_directory, sha256
+from common.errors import MissingPackage, UserError
 from pipeline.data.chat_template import no_template, reject_lost_messages, set_template
-from pipeline.data.dataset import Chat, Example, collect_errors, encode_chat, read_chats, split_chats
+from pipeline.data.dataset import Chat, Example, Row, encode_row, split_rows
+from pipeline.data.reader import collect_errors, read_data
 from pipeline.errors import InputError
 from pipeline.merge.model_class import require_class
 from pipeline.progress import NoProgress, StepProgress
-from pipeline.report.model_card import CARD, adapter_card, own_card
-from pipeline.sources.bundled import read_record
 from pipeline.sources.model_source import Source, base_source
 from pipeline.sources.reading import reading, reason
 from pipeline.tokenizers.diagnose import tokenizer_fault
-from pipeline.tokenizers.folder_templates import TEMPLATE
+from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
-from pipeline.training.trainer import faster_precision, load_model, train_adapter
+from pipeline.training.device import is_main_process, main_process_first, process_count, settled
+from pipeline.training.job import TrainingData, TrainingJob
+from pipeline.training.outputs import PACKAGES, RECORD, base_name, versions, write_adapter, write_model
+from pipeline.training.recipe import recipe_of
 
 __all__ = ["RECORD", "FinetuneConfig", "FinetuneReport", "finetune", "load_tokenizer"]
-RECORD = "training.json"
-"""Written last into an adapter: the options, the data's SHA-256, the versions and the FinetuneReport."""
-
-_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
 
 
 def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Path:
-    """Train an adapter, write it to `config.out` and return that folder.
+    """Train an adapter (or with `full` the model), write it to `config.out` and return that folder.
 
-    It contains adapter_model.safetensors, adapter_config.json, training.json (the options, the data's
-    SHA-256, the versions and a FinetuneReport) and README.md; a README.md by the user is kept. The base's
-    tokenizer and chat template are not copied; a chat template that was given is. Raises InputError for wrong
-    input, before anything is loaded. An interruption leaves `out` unchanged.
+    An adapter's folder has adapter_model.safetensors, adapter_config.json, training.json (the options, the
+    data's SHA-256, the versions and a FinetuneReport), recipe.yaml, metrics.jsonl and README.md with the loss
+    curve; a README.md by the user is kept. The base's tokenizer and chat template are not copied; a chat
+    template that was given is. A whole model's folder has its weights and tokenizer besides.
+
+    An interruption leaves `out` unchanged, and checkpoints in `.NAME.training` beside it, from which the
+    same call goes on to the same result. Raises InputError for wrong input, before anything is loaded.
     """
     progress = progress or NoProgress()
-    _check_out(config)
-    chats = read_chats(config.data)
-    train_chats, held_chats = split_chats(chats, config.held_out, config.seed)
-    for package in _PACKAGES:
+    check_out(config)
+    rows, valid = _read(config)
+    for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package)
     source = base_source(config.base)
@@ -56,31 +56,39 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         source, "training", "train where the model's own code runs, and export the adapter with --adapter"
     )
     given = read_template(config.chat_template) if config.chat_template is not None else None
-    tokenizer = load_tokenizer(source, given)
-    reject_lost_messages(tokenizer, chats)
-    train = _encode(tokenizer, train_chats, config.max_length)
-    held = _encode(tokenizer, held_chats, config.max_length)
-    if not train:
-        raise InputError(
-            f"--max-length {config.max_length} cuts off every answer in the data set: give more tokens"
-        )
-    _check_targets(config, source)
-    if config.precision == "auto":
-        config = replace(config, precision=faster_precision())  # so that it is recorded
-    with atomic_directory(config.out) as folder:
-        model = load_model(config, source)
-        dropped = len(chats) - len(train) - len(held)
-        report = train_adapter(
-            config, model, tokenizer, train=train, held=held, dropped=dropped, progress=progress
-        )
-        _save(config, source, model, report, folder, given=given)
+    texts_only = not any(isinstance(row, Chat) for row in (*rows, *valid))
+    tokenizer = load_tokenizer(source, given, needs_template=not texts_only)
+    data = _encode(config, tokenizer, rows, valid)
+    check_targets(config, source)
+    return _train(TrainingJob(settled(config), source, tokenizer, data, given), progress)
+
+
+def _train(job: TrainingJob, progress: StepProgress) -> Path:
+    from pipeline.training.run import train
+
+    config = job.config
+    checkpoints = Checkpoints(config.out)
+    with main_process_first():
+        state = checkpoints.open(_identity(job), resume=config.resume, main=is_main_process())
+    try:
+        model, report = train(job, checkpoints, state, progress)
+        if is_main_process():
+            write = write_model if config.full else write_adapter
+            write(job, model, report, checkpoints.metrics())
+            checkpoints.remove()
+    except UserError:
+        raise
+    except Exception as error:
+        if _is_full(checkpoints.folder):
+            raise InputError(_full(checkpoints, state)) from error
+        raise
     return config.out
 
 
-def load_tokenizer(source: Source, given: GivenTemplate | None = None) -> Any:
+def load_tokenizer(source: Source, given: GivenTemplate | None = None, *, needs_template: bool = True) -> Any:
     """Load the base's tokenizer, with the user's chat template in place of its own if one is given.
 
-    Raises InputError when it is unreadable or has no chat template.
+    Raises InputError when it is unreadable, or has no chat template and needs one.
     """
     from transformers import AutoTokenizer
 
@@ -91,29 +99,26 @@ def load_tokenizer(source: Source, given: GivenTemplate | None = None) -> Any:
     with reading("", "", fault):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     set_template(tokenizer, given.source if given else None)
-    if not tokenizer.chat_template:
+    if needs_template and not tokenizer.chat_template:
         raise no_template(source.spec)
     return tokenizer
 
 
-def _check_out(config: FinetuneConfig) -> None:
+def check_out(config: FinetuneConfig) -> None:
+    """Raise InputError where --out exists and may not be replaced."""
     out = config.out
     if not out.exists():
         return
     if not config.force:
         raise InputError(f"--out {str(out)!r} exists already: choose another, or give --force to replace it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "adapter_config.json").is_file()):
+    ours = (out / "adapter_config.json").is_file() or (out / RECORD).is_file()
+    if not out.is_dir() or (any(out.iterdir()) and not ours):
         raise InputError(
             f"--out {str(out)!r} is no adapter folder, so --force will not replace it: choose another"
         )
 
 
-def _encode(tokenizer: Any, chats: list[Chat], max_length: int) -> list[Example]:
-    examples = collect_errors(chats, lambda chat: encode_chat(tokenizer, chat, max_length))
-    return [example for example in examples if example.answer_tokens]
-
-
-def _check_targets(config: FinetuneConfig, source: Source) -> None:
+def check_targets(config: FinetuneConfig, source: Source) -> None:
     """Raise InputError unless every target is a linear layer of the base, built on the meta device."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -138,60 +143,61 @@ def _check_targets(config: FinetuneConfig, source: Source) -> None:
             )
 
 
-def _save(
-    config: FinetuneConfig,
-    source: Source,
-    model: Any,
-    report: FinetuneReport,
-    folder: Path,
-    *,
-    given: GivenTemplate | None,
-) -> None:
-    import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
+def _read(config: FinetuneConfig) -> tuple[list[Row], list[Row]]:
+    """Return the rows to train on and the held-out ones. Raises InputError."""
+    rows = read_data(config.data, config.data_options)
+    if config.valid is None:
+        return split_rows(rows, config.held_out, config.seed)
+    options = config.data_options
+    if Path(config.valid).exists():  # else it is a data set's split or another data set
+        options = replace(options, split=None, revision=None)
+    return rows, read_data(config.valid, options)
 
-    # Not model.save_pretrained: that stores float32, an empty model card and this machine's path to the base.
-    dtype = getattr(torch, config.stored_type)
-    state = {name: weight.to(dtype).contiguous() for name, weight in get_peft_model_state_dict(model).items()}
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
-    lora = model.peft_config["default"]
-    lora.base_model_name_or_path = _base_name(config, source)
-    lora.target_modules = sorted(lora.target_modules)
-    lora.inference_mode = True
-    lora.save_pretrained(folder)
-    if given is not None:  # an export takes the adapter's template
-        (folder / TEMPLATE).write_text(given.source, encoding="utf-8")
-    record = {"options": _options(config, source, given), "report": asdict(report), "versions": _versions()}
-    card = own_card(config.out) or adapter_card(
-        config.out.resolve().name, record["options"], record["report"]
+
+def _encode(
+    config: FinetuneConfig, tokenizer: Any, rows: Sequence[Row], valid: Sequence[Row]
+) -> TrainingData:
+    if tokenizer.chat_template:
+        reject_lost_messages(tokenizer, [row for row in (*rows, *valid) if isinstance(row, Chat)])
+
+    def encode(row: Row) -> Example:
+        return encode_row(tokenizer, row, config.max_length, train_on=config.train_on)
+
+    train, held = (
+        [one for one in collect_errors(part, encode) if one.answer_tokens] for part in (rows, valid)
     )
-    (folder / CARD).write_text(card, encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if not train:
+        raise InputError(
+            f"--max-length {config.max_length} cuts off every answer in the data set: give more tokens"
+        )
+    return TrainingData(
+        train,
+        held,
+        truncated=sum(example.truncated for example in (*train, *held)),
+        dropped=len(rows) + len(valid) - len(train) - len(held),
+    )
 
 
-def _base_name(config: FinetuneConfig, source: Source) -> str:
-    if config.base_name:
-        return config.base_name
-    bundled = (read_record(source.folder) or {}).get("model")
-    # Not the path, which is only valid on this machine.
-    return str(bundled) if bundled else source.spec if source.revision else source.folder.name
-
-
-def _options(config: FinetuneConfig, source: Source, given: GivenTemplate | None) -> dict[str, Any]:
-    options = asdict(config)
-    for name in ("force", "out"):
-        del options[name]
-    options |= {
-        "base": _base_name(config, source),
-        "base_revision": source.revision,
-        "data": config.data.name,
-        "chat_template": given.origin if given else None,
+def _identity(job: TrainingJob) -> dict[str, Any]:
+    """Return what makes the result: a training goes on only where it is the same."""
+    options = recipe_of(job.config)
+    for name in ("out", "data", "valid", "save-every", "force", "track", "base"):
+        options.pop(name, None)
+    rows = [(example.input_ids, example.labels) for example in (*job.data.train, *job.data.held)]
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in job.source.weight_files()]
+    return {
+        **options,
+        "base": job.source.revision or [base_name(job.config, job.source), files],
+        "data": hashlib.sha256(repr(rows).encode()).hexdigest(),
+        "versions": versions(),
+        "processes": process_count(),
     }
-    options["data_sha256"] = sha256(config.data)
-    return options
 
 
-def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder if folder.exists() else folder.parent).free < 16 << 20
+
+
+def _full(checkpoints: Checkpoints, state: RunState) -> str:
+    last = f" to go on from step {state.step}" if state.step else ""
+    return f"the disk of {checkpoints.folder.parent} is full: make room, and run the same command again{last}"

@@ -75,7 +75,9 @@ def row_losses(
     losses: dict[int, RowLoss] = {}
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        batch = {name: value.to(model.device) for name, value in collate([examples[p] for p in places]).items()}
+        batch = {
+            name: value.to(model.device) for name, value in collate([examples[p] for p in places]).items()
+        }
         each, row = token_losses(model, model, batch)
         sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row.cpu(), each.double().cpu())
         for place, nats in zip(places, sums.tolist(), strict=True):
@@ -84,6 +86,11 @@ def row_losses(
             advance(start + len(places))
     model.train(was_training)
     return [losses[place] for place in range(len(examples))]
+
+
+def on_device(batch: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """Return the batch on the model's device."""
+    return {name: value.to(model.device) for name, value in batch.items()}
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:

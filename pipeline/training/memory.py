@@ -17,8 +17,8 @@ _FOUR_BITS = 0.516
 """Bytes of a weight in NF4 with double quantization: 4 bits, and 8.125 bits for each 64."""
 
 _ACTIVATIONS = 34
-"""Activations that a layer keeps for the backward pass, in hidden-size vectors of 2 bytes a token, without the
-attention's matrix (Korthikanti et al., https://arxiv.org/abs/2205.05198)."""
+"""Bytes of activations that a layer keeps for the backward pass, for each token and unit of the hidden size
+in 16 bits, without the attention's matrix (Korthikanti et al., https://arxiv.org/abs/2205.05198)."""
 
 
 def require_memory(config: FinetuneConfig, source: Source, shape: Any, frozen_type: str) -> None:
@@ -53,7 +53,7 @@ def _linear_weights(shape: Any) -> int:
 
     head = shape.get_output_embeddings()
     return sum(
-        module.weight.numel()
+        int(module.weight.numel())
         for module in shape.modules()
         if isinstance(module, Linear) and module is not head
     )
@@ -79,7 +79,8 @@ def _batch_memory(config: FinetuneConfig, shape: Any) -> int:
     tokens = config.batch_size * min(config.max_length, 256)
     width = settings.hidden_size * (_BYTES["float32"] if config.precision == "float32" else 2)
     kept = 2 if config.checkpointing else _ACTIVATIONS // 2
-    return int(tokens * width * kept * settings.num_hidden_layers) + tokens * settings.vocab_size * 4
+    layers, logits = tokens * width * kept * settings.num_hidden_layers, tokens * settings.vocab_size * 4
+    return int(layers + logits)
 
 
 def _free(config: FinetuneConfig) -> int | None:

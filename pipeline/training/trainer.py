@@ -1,4 +1,4 @@
-"""transformers' Trainer with the loss on trained tokens, our order of batches and checkpoints that are whole."""
+"""transformers' Trainer with the loss on trained tokens, and batches in an order that the seed decides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from pipeline.data.dataset import Example
 from pipeline.errors import InputError
-from pipeline.training.batches import LengthGroupedOrder, PackedRow, collate, collate_packed, pack
+from pipeline.training.batches import LengthGroupedOrder, PackedRow, collate, collate_packed
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.loss import mean_loss, row_losses, token_losses
 
@@ -33,13 +33,13 @@ _PLATEAU = {"factor": 0.5, "patience": 2}
 
 
 class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped to mypy
-    """Trains on Examples, or on packed rows of them; measures the loss on `held`."""
+    """Trains on Examples, or with `packing` on rows of them; measures the loss on `held`."""
 
     def __init__(
         self,
         config: FinetuneConfig,
         model: Any,
-        train: Sequence[Example],
+        rows: Sequence[Example] | Sequence[PackedRow],
         held: Sequence[Example] = (),
         *,
         work: Path,
@@ -50,7 +50,6 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.tokens = 0
         """Tokens seen in training, without padding."""
         self.trained_tokens = 0
-        rows: Sequence[Any] = pack(train, config.max_length) if config.packing else train
         self._lengths = [row.length if isinstance(row, PackedRow) else len(row.input_ids) for row in rows]
         join = collate_packed if config.packing else collate
         super().__init__(
@@ -74,12 +73,13 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Return the mean loss over the trained tokens of the whole step, also where it has several batches."""
+        """Return the loss's share of the step's mean over its trained tokens, in all of its batches."""
         losses, _ = token_losses(model, self.accelerator.unwrap_model(model), inputs)
         self.tokens += int(inputs["lengths"].sum())
         self.trained_tokens += losses.numel()
         # Gradients are averaged over processes, and the count is of all of them.
-        return losses.sum() * self.args.world_size / num_items_in_batch
+        loss: torch.Tensor = losses.sum() * self.args.world_size / num_items_in_batch
+        return loss
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -95,7 +95,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         losses = row_losses(self.model, self._held, self._config.batch_size)
         metrics = {"eval_loss": mean_loss(losses)}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
@@ -147,3 +147,33 @@ def training_arguments(config: FinetuneConfig, work: Path) -> Any:
         report_to=list(config.trackers) or "none",
         disable_tqdm=True,
     )
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Load the trained weights of a checkpoint into the model."""
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    state = {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, state)
+    else:
+        model.load_state_dict(state, strict=False)  # a tied head is not stored
+        model.tie_weights()
+
+
+def reject_mixed_packing(model: Any, examples: Sequence[Example]) -> None:
+    """Raise InputError where the model lets packed chats see each other, which changes their losses."""
+    two = sorted(examples, key=lambda one: len(one.input_ids))[:2]
+    apart = sum(row.nats for row in row_losses(model, two, 1))
+    with torch.no_grad():
+        model.eval()
+        packed = {
+            name: value.to(model.device) for name, value in collate_packed([PackedRow(tuple(two))]).items()
+        }
+        losses, _ = token_losses(model, model, packed)
+        model.train()
+    if abs(float(losses.sum()) - apart) > 0.02 * max(1.0, apart):
+        raise InputError(
+            "--packing does not work with this base: its attention would mix the chats of a row; leave it out"
+        )

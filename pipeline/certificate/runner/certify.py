@@ -96,7 +96,7 @@ class _CheckRun:
         self.current = ""
         self._progress = progress
         self._step = ExitStack()
-        self._advance: Advance = lambda done: None
+        self._advance: Advance = lambda done, note="": None
 
     def run(self, worker: WorkerProcess, subject: Subject, names: Sequence[str]) -> None:
         """Run the checks to their end; raises WorkerDied when the worker crashes before."""

@@ -29,7 +29,7 @@ class RemoteProgress:
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
         """Start a step, for which the parent shows a progress bar."""
         send({"step": title, "total": total})
-        yield lambda done: send({"done": done})
+        yield lambda done, note="": send({"done": done})
 
 
 def check(request: Message) -> Message:
