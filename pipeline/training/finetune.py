@@ -111,7 +111,8 @@ def check_out(config: FinetuneConfig) -> None:
         return
     if not config.force:
         raise InputError(f"--out {str(out)!r} exists already: choose another, or give --force to replace it")
-    ours = (out / "adapter_config.json").is_file() or (out / RECORD).is_file()
+    tuned = (out / RECORD).is_file() and (out / "config.json").is_file()
+    ours = tuned or (out / "adapter_config.json").is_file()
     if not out.is_dir() or (any(out.iterdir()) and not ours):
         raise InputError(
             f"--out {str(out)!r} is no adapter folder, so --force will not replace it: choose another"
@@ -158,7 +159,8 @@ def _encode(
     config: FinetuneConfig, tokenizer: Any, rows: Sequence[Row], valid: Sequence[Row]
 ) -> TrainingData:
     if tokenizer.chat_template:
-        reject_lost_messages(tokenizer, [row for row in (*rows, *valid) if isinstance(row, Chat)])
+        chats = [row for row in (*rows, *valid) if isinstance(row, Chat)]
+        reject_lost_messages(tokenizer, sorted(chats, key=lambda chat: (chat.file, chat.line)))
 
     def encode(row: Row) -> Example:
         return encode_row(tokenizer, row, config.max_length, train_on=config.train_on)

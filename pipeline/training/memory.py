@@ -80,7 +80,7 @@ def _batch_memory(config: FinetuneConfig, shape: Any) -> int:
     width = settings.hidden_size * (_BYTES["float32"] if config.precision == "float32" else 2)
     kept = 2 if config.checkpointing else _ACTIVATIONS // 2
     layers, logits = tokens * width * kept * settings.num_hidden_layers, tokens * settings.vocab_size * 4
-    return int(layers + logits)
+    return int(layers) + int(logits)
 
 
 def _free(config: FinetuneConfig) -> int | None:

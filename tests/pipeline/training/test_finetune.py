@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,81 +16,18 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from common.chat_templates import expand_name
 from common.errors import MissingPackage
 from pipeline.data.dataset import encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
-from pipeline.progress import Advance
 from pipeline.sources.model_source import base_source
-from pipeline.training import finetune as train
 from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, finetune, load_tokenizer
-from pipeline.training.trainer import load_model, make_trainer, token_loss
-from tests.pipeline.chatml import byte_tokenizer, trained_text
+from pipeline.training.loss import mean_loss, row_losses
 
 pytestmark = pytest.mark.slow
-
-CHATS = [
-    {
-        "messages": [
-            {"role": "user", "content": f"Question {n}?"},
-            {"role": "assistant", "content": f"Aye, {n}!"},
-        ]
-    }
-    for n in range(12)
-] + [
-    {
-        "messages": [
-            {"role": "system", "content": "Be kind."},
-            {"role": "user", "content": "Ahoy"},
-            {"role": "assistant", "content": "Hello, matey 🦜"},
-            {"role": "user", "content": "Bye"},
-            {"role": "assistant", "content": "Fair winds!"},
-        ]
-    }
-]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        tie_word_embeddings=True,
-        initializer_range=0.2,  # so that the frozen head can say something
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def config(base: Path, tmp_path: Path) -> FinetuneConfig:
-    data = tmp_path / "chats.jsonl"
-    data.write_text("".join(json.dumps(chat) + "\n" for chat in CHATS), encoding="utf-8")
-    return FinetuneConfig(
-        base=str(base),
-        data=data,
-        out=tmp_path / "out" / "adapter",
-        rank=4,
-        alpha=8,
-        learning_rate=2e-2,
-        steps=15,
-        batch_size=4,
-        precision="float32",
-    )
 
 
 def report_of(folder: Path) -> dict[str, Any]:
@@ -110,17 +46,24 @@ def test_the_loss_falls_and_the_file_holds_what_was_measured(config: FinetuneCon
     held = split_chats(read_chats(config.data), config.held_out, config.seed)[1]
     examples = [encode_chat(tokenizer, chat, config.max_length) for chat in held]
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    assert token_loss(model, examples) == pytest.approx(report["held_out_loss_before"], abs=1e-4)
+    assert mean_loss(row_losses(model, examples, 2)) == pytest.approx(
+        report["held_out_loss_before"], abs=1e-4
+    )
     tuned = PeftModel.from_pretrained(model, str(folder))
-    assert token_loss(tuned, examples) == pytest.approx(report["held_out_loss"], abs=1e-4)
+    assert mean_loss(row_losses(tuned, examples, 2)) == pytest.approx(report["held_out_loss"], abs=1e-4)
+    assert report["evaluation"]["tuned"]["loss"] == pytest.approx(report["held_out_loss"], abs=1e-4)
+    assert report["evaluation"]["paired"]["better"] == len(held)
 
 
 def test_what_is_saved(config: FinetuneConfig, base: Path) -> None:
-    folder = finetune(replace(config, steps=1))
+    folder = finetune(replace(config, steps=2))
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "loss.svg",
+        "metrics.jsonl",
+        "recipe.yaml",
         RECORD,
     ]
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -161,53 +104,12 @@ def test_the_same_seed_gives_the_same_adapter(config: FinetuneConfig) -> None:
     assert bytes_of(2, "c") != first
 
 
-def test_the_trainer_gets_the_answers_and_nothing_else(
-    config: FinetuneConfig, base: Path, tmp_path: Path
-) -> None:
-    source = base_source(str(base))
-    tokenizer = load_tokenizer(source)
-    examples = [encode_chat(tokenizer, chat, 1000) for chat in read_chats(config.data)]
-    trainer = make_trainer(config, load_model(config, source), tokenizer, examples, str(tmp_path / "scratch"))
-    seen = {
-        trained_text(tokenizer, labels)
-        for batch in trainer.get_train_dataloader()
-        for labels in batch["labels"].tolist()
-    }
-    assert seen == {f"Aye, {n}!<|im_end|>" for n in range(12)} | {
-        "Hello, matey 🦜<|im_end|>Fair winds!<|im_end|>"
-    }
-
-
 def test_only_the_named_targets_are_trained(config: FinetuneConfig) -> None:
     folder = finetune(replace(config, steps=1, targets=("q_proj", "down_proj"), base_name="me/base"))
     names = load_file(folder / "adapter_model.safetensors")
     assert len(names) == 2 * 2 * 2
     assert all("q_proj" in name or "down_proj" in name for name in names)
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "me/base"
-
-
-class Interrupting:
-    """A progress display that raises Ctrl-C in the middle of the training."""
-
-    def step(self, title: str, total: int | None) -> AbstractContextManager[Advance]:
-        def advance(done: int) -> None:
-            if title == "Training" and done == 2:
-                raise KeyboardInterrupt
-
-        return nullcontext(advance)
-
-
-def test_an_interrupt_leaves_what_was_there(config: FinetuneConfig) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, Interrupting())
-    assert list(config.out.parent.iterdir()) == []
-
-    finetune(replace(config, steps=1))
-    before = {path.name: path.read_bytes() for path in config.out.iterdir()}
-    with pytest.raises(KeyboardInterrupt):
-        finetune(replace(config, force=True), Interrupting())
-    assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
-    assert list(config.out.parent.iterdir()) == [config.out]
 
 
 def test_what_stands_at_out_is_replaced_only_when_asked(config: FinetuneConfig) -> None:
@@ -257,7 +159,7 @@ def test_wrong_input_is_told_before_anything_is_loaded(
     def loaded(*_: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(train, "load_model", loaded)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
     plain = tmp_path / "plain"
     plain.mkdir()
     for path in base.iterdir():
@@ -284,19 +186,19 @@ def test_wrong_input_is_told_before_anything_is_loaded(
 
 
 def test_missing_packages_are_told(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trl" else object())
-    with pytest.raises(MissingPackage, match="'trl' is not installed: run `pip install"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else object())
+    with pytest.raises(MissingPackage, match="'peft' is not installed: run `pip install"):
         finetune(config)
 
 
 def test_the_script_trains_and_sums_up_in_json(config: FinetuneConfig, tmp_path: Path) -> None:
-    from pipeline.cli.finetune import main
+    from pipeline.cli.finetune import app
 
     late = [{"role": "user", "content": "Hm? " * 100}, {"role": "assistant", "content": "Aye."}]
     data = tmp_path / "late.jsonl"  # with an answer that begins after the cut
     data.write_text(config.data.read_text() + json.dumps({"messages": late}) + "\n")
     words = ["--base", config.base, "--data", str(data), "--out", str(config.out), "--steps", "2"]
-    result = CliRunner().invoke(_app(main), [*words, "--rank", "2", "--max-length", "256", "--json"])
+    result = CliRunner().invoke(app, [*words, "--rank", "2", "--max-length", "256", "--json"])
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["steps"] == 2
@@ -311,12 +213,12 @@ def test_the_script_trains_and_sums_up_in_json(config: FinetuneConfig, tmp_path:
 def test_chats_that_were_left_out_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, message: str
 ) -> None:
-    from pipeline.cli.finetune import _print_summary
+    from pipeline.cli.finetune import print_summary
 
     names = [field.name for field in fields(FinetuneReport)]
-    report = {**dict.fromkeys(names, 0), "held_out_loss": None, "dropped_chats": dropped}
+    report = {**dict.fromkeys(names, 0), "held_out_loss": None, "best_step": None, "dropped_chats": dropped}
     (tmp_path / RECORD).write_text(json.dumps({"report": report}))
-    _print_summary(tmp_path, json_summary=False)
+    print_summary(tmp_path, json_summary=False)
     assert (message or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -339,11 +241,11 @@ def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_pa
 
 
 def test_the_script_hides_what_plain_lora_has_no_use_for() -> None:
-    from pipeline.cli.finetune import _quiet_libraries
+    from pipeline.cli.finetune import quiet_libraries
 
     with patch.dict(sys.modules):
         sys.modules.pop("bitsandbytes", None)
-        _quiet_libraries()
+        quiet_libraries(four_bits=False)
         assert importlib.util.find_spec("bitsandbytes") is None
 
 
@@ -353,11 +255,3 @@ def test_help_loads_nothing_heavy(root: Path, python: str, script: str) -> None:
     code = f"import sys, scripts.{script}; print({heavy} & set(sys.modules))"
     done = subprocess.run([python, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-
-
-def _app(command: Any) -> Any:
-    import typer
-
-    app = typer.Typer()
-    app.command()(command)
-    return app
