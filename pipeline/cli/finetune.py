@@ -20,7 +20,9 @@ from pipeline.cli.console import report_errors, terminal_progress
 from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
 from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
+from pipeline.progress import NoProgress
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
+from pipeline.training.device import is_main_process
 from pipeline.training.finetune import RECORD, finetune
 from pipeline.training.recipe import read_recipe
 
@@ -250,8 +252,9 @@ def main(
             force=force,
         )
         quiet_libraries(four_bits=qlora is not None or optimizer != DEFAULTS.optimizer)
-        folder = finetune(config, terminal_progress())
-    print_summary(folder, json_summary)
+        folder = finetune(config, terminal_progress() if is_main_process() else NoProgress())
+    if is_main_process():
+        print_summary(folder, json_summary)
 
 
 RESUME = "run the same command again to go on from the last checkpoint"

@@ -82,6 +82,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Seal the checkpoint."""
+        self._trainer.accelerator.wait_for_everyone()  # each process writes its dice
         if state.is_world_process_zero:
             self._checkpoints.seal(self.state)
         now = time.monotonic()

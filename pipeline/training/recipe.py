@@ -46,7 +46,7 @@ def write_recipe(config: FinetuneConfig, path: Path) -> None:
     import yaml
 
     values = recipe_of(config)
-    for name in ("out", "force"):
+    for name in ("out", "force", "resume"):
         values.pop(name, None)
     head = "# python scripts/finetune.py --recipe recipe.yaml --out FOLDER\n"
     path.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

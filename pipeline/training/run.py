@@ -26,6 +26,8 @@ from pipeline.training.trainer import FinetuneTrainer, diverged, load_weights, r
 _EVALUATIONS = 10
 """Held-out losses of a training whose schedule or stopping needs them, without --eval-every."""
 
+_CHECKPOINTS = 20
+
 
 def train(
     job: TrainingJob, checkpoints: Checkpoints, state: RunState, progress: StepProgress
@@ -34,7 +36,7 @@ def train(
     data = job.data
     rows = pack(data.train, job.config.max_length) if job.config.packing else data.train
     total = planned_steps(job.config, len(rows))
-    config = _with_evaluations(job.config, total)
+    config = _with_intervals(job.config, total)
     model = load_model(config, job.source)
     pad_id = _pad_id(job.tokenizer)
     trainer = FinetuneTrainer(config, model, rows, data.held, work=checkpoints.folder, pad_id=pad_id)
@@ -55,10 +57,13 @@ def planned_steps(config: FinetuneConfig, rows: int) -> int:
     return math.ceil(config.epochs * max(1, math.ceil(batches / config.accumulate)))
 
 
-def _with_evaluations(config: FinetuneConfig, steps: int) -> FinetuneConfig:
-    if config.eval_every or not (config.early_stopping or config.schedule == "plateau"):
-        return config
-    return replace(config, eval_every=max(1, steps // _EVALUATIONS))
+def _with_intervals(config: FinetuneConfig, steps: int) -> FinetuneConfig:
+    """Set how often the held-out loss is measured and a checkpoint is saved, where it was not given."""
+    if config.eval_every is None and (config.early_stopping or config.schedule == "plateau"):
+        config = replace(config, eval_every=max(1, steps // _EVALUATIONS))
+    if config.save_every is None and process_count() > 1:  # by the clock, processes would not agree
+        config = replace(config, save_every=max(1, steps // _CHECKPOINTS))
+    return config
 
 
 def _pad_id(tokenizer: Any) -> int:

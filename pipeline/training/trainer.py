@@ -75,11 +75,17 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     ) -> torch.Tensor:
         """Return the loss's share of the step's mean over its trained tokens, in all of its batches."""
         losses, _ = token_losses(model, self.accelerator.unwrap_model(model), inputs)
-        self.tokens += int(inputs["lengths"].sum())
-        self.trained_tokens += losses.numel()
+        self._count(inputs["lengths"].sum(), losses.numel())
         # Gradients are averaged over processes, and the count is of all of them.
         loss: torch.Tensor = losses.sum() * self.args.world_size / num_items_in_batch
         return loss
+
+    def _count(self, tokens: torch.Tensor, trained: int) -> None:
+        counted = torch.stack([tokens, tokens.new_tensor(trained)])
+        if self.args.world_size > 1:
+            counted = self.accelerator.reduce(counted)
+        self.tokens += int(counted[0])
+        self.trained_tokens += int(counted[1])
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
