@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.data.options import DataOptions
 from pipeline.data.record_files import keys_text
+from pipeline.data.rows import UnknownForm
 from pipeline.errors import InputError
 
 
@@ -56,7 +57,7 @@ def _field(record: object, column: str, where: str, option: str) -> Any:
         raise InputError(f"{where}: it is no object with columns: write {{{column!r}: ...}}")
     if column not in record:
         close = get_close_matches(column, [str(key) for key in record], 1)
-        raise InputError(
+        raise UnknownForm(
             f"{where}: {option} names {column!r}, and the row has only {keys_text(record)}"
             + (f": use {close[0]!r}" if close else "")
         )

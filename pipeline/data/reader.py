@@ -15,7 +15,7 @@ from pipeline.data.options import DataOptions
 from pipeline.data.record_files import Records, file_records
 from pipeline.data.record_formats import find_messages
 from pipeline.data.repositories import folder_records, hub_records, is_hub_id
-from pipeline.data.rows import Chat, PlainText, Row, parse_turns, require_text
+from pipeline.data.rows import Chat, PlainText, Row, UnknownForm, parse_turns, require_text
 from pipeline.data.trees import TreePath, flat_paths, is_flat, is_nested, nested_path
 from pipeline.errors import InputError
 
@@ -76,13 +76,16 @@ def load_data(
 def collect_errors(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
     """Return `make(item)` for each item.
 
-    Raises the first InputError, with the next ones in its `more`, so that all can be fixed at once.
+    Raises the first InputError, with the next ones in its `more`, so that all can be fixed at once; an
+    UnknownForm of the first item comes without them, as it is that of all.
     """
     results, errors = [], []
     for item in items:
         try:
             results.append(make(item))
         except InputError as error:
+            if isinstance(error, UnknownForm) and not results and not errors:
+                raise
             errors.append(str(error))
     if errors:
         left = (

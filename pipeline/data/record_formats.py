@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline.data.record_files import keys_text
 from pipeline.data.repeated_text import repeats
+from pipeline.data.rows import UnknownForm
 from pipeline.data.text_formats import TEXT_FORMS, parse_text
 from pipeline.errors import InputError
 
@@ -35,8 +36,8 @@ _SYSTEMS = ("system", "system_prompt", "system_message")
 _CONTEXTS = ("input", "context")
 _NAMES = frozenset((*_CONVERSATIONS, *_QUESTIONS, *_ANSWERS, *_SYSTEMS, *_CONTEXTS, "text", "history"))
 FORMS_TAKEN = (
-    "messages, ShareGPT, Alpaca, Dolly, prompt and completion, question and answer, oasst trees, or a text of "
-    f"turns ({', '.join(TEXT_FORMS)})"
+    "messages, ShareGPT, Alpaca, Dolly, prompt and completion, question and answer, oasst trees, or a text "
+    f"of turns ({', '.join(TEXT_FORMS)})"
 )
 _KEYS = {"from": "role", "value": "content"}
 _ROLES = {
@@ -69,7 +70,7 @@ _HARMLESS = re.compile(
 
 
 class Found(NamedTuple):
-    """The messages of a record and their form; `unanswered` if a last, open question was left out."""
+    """A record's messages and their form; `unanswered` if a last, open question was left out."""
 
     form: str
     messages: object
@@ -94,11 +95,11 @@ def find_messages(record: object, where: str, *, require_answer: bool = True) ->
             _reject_lost(given, {"text"}, chat.messages, where)
             return Found(*chat)
         if all(key == "text" or _HARMLESS.fullmatch(key) for key in given):
-            raise InputError(
+            raise UnknownForm(
                 f"{where}: the text is no chat of a known form ({', '.join(TEXT_FORMS)}): "
                 "to train on it whole, give --text '{text}'"
             )
-    raise InputError(
+    raise UnknownForm(
         f'{where}: there is no list "messages" nor another known form in the keys {keys_text(record)}: '
         f"use {FORMS_TAKEN}; or name what it has with --columns question=COLUMN,answer=COLUMN, or --text "
         f"'{{{next(iter(record), 'column')}}}' for plain text"

@@ -66,7 +66,10 @@ def test_plain_names_are_found(tmp_path: Path, question: str, answer: str) -> No
         ({"columns": "question=Frage,answer=Antwort", "field": "lang"}, "--field names 'lang', and the row"),
         ({"columns": "question=Frage,answer=Antwort", "field": "list"}, "which names no category"),
         ({"columns": "question=Frage,answer=Antwort", "field": "none"}, "'none' is None, which names no cat"),
-        ({}, "in the keys 'Frage', 'Antwort', .*--columns question=COLUMN,answer=COLUMN"),
+        (
+            {},
+            "line 1: there is no list .*the keys 'Frage', 'Antwort', .*--columns question=COLUMN,",
+        ),
     ],
 )
 def test_a_column_that_is_not_there_is_told_with_those_that_are(

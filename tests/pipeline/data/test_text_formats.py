@@ -24,8 +24,8 @@ Q, A, Q2, A2 = user("Hi"), bob("Yo"), user("And?"), bob("No.")
         ("### System: Be.\n### Human: Hi\n### Assistant: Yo\n", [system("Be."), Q, A]),
         ("###Human: Hi\n\n###Assistant: Yo</s>", [Q, A]),
         (
-            "### Human: Hi### Assistant: ### Step 1\nYo ### Human### x",
-            [Q, bob("### Step 1\nYo ### Human### x")],
+            "### Human: Hi### Assistant: ### 1\nYo ### Human### x",
+            [Q, bob("### 1\nYo ### Human### x")],
         ),
         ("<s>[INST] Hi [/INST] Yo </s>", [Q, A]),
         ("<s>[INST] Hi [/INST] Yo </s><s>[INST] And? [/INST] No. </s>", [Q, A, Q2, A2]),
@@ -44,8 +44,8 @@ Q, A, Q2, A2 = user("Hi"), bob("Yo"), user("And?"), bob("No.")
         ("<|system|>\nBe.</s>\n<|user|>\nHi</s>\n<|assistant|>\nYo</s>\n", [system("Be."), Q, A]),
         ("<|user|>\nHi<|end|>\n<|assistant|>\nYo<|end|>\n<|endoftext|>", [Q, A]),
         (
-            "Below is an instruction that describes a task. Write a response that appropriately completes the "
-            "request.\n\n### Instruction:\nHi\n\n### Response:\nYo",
+            "Below is an instruction that describes a task. Write a response that appropriately completes the"
+            " request.\n\n### Instruction:\nHi\n\n### Response:\nYo",
             [Q, A],
         ),
         ("### Instruction:\nHi\n\n### Input:\nthere\n\n### Response:\nYo</s>", [user("Hi\n\nthere"), A]),
@@ -99,7 +99,7 @@ def test_a_last_question_without_an_answer_is_left_out_and_counted(tmp_path: Pat
         ({"text": "### Human: Hi### Assistant: Yo", "notes": "Hm"}, "'notes' would be lost"),
         (
             {"text": "<|im_start|>tool\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>"},
-            "role 'tool' is unkn",
+            "role 'tool' is",
         ),
         ({"text": "### Human: Hi### Human: Hm### Assistant: Yo"}, "message 2: the role is 'user'"),
     ],
