@@ -45,9 +45,9 @@ def shown(command: Callable[..., None]) -> str:
         ("finetune", ["(2 x rank)", "(all-linear)", "(the base's own name)", "─ Adapter ─", "─ Training ─"]),
         (
             "dataset inspect",
-            ["[default: 1024]", "─ Form of the data ─", "─ Model ─", "{quote}\\nAuthor", "FILE..."],
+            ["[default: 1024]", "─ Data ─", "─ Model ─", "'Quote: {quote}'", "FILE..."],
         ),
-        ("dataset convert", ["OUT.jsonl", "question=Q,answer=A[,system=S,context=C]"]),
+        ("dataset convert", ["OUT.jsonl", "question=Q,answer=A"]),
         ("dataset render", ["[default: all]", "─ Model ─"]),
         ("dataset split", ["(as many as possible)", "(the file's name, of several)", "[default: 0.1]"]),
         ("chat", ["--prompt -p TEXT", "─ Answers ─", "─ Running ─"]),

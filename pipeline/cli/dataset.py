@@ -15,6 +15,7 @@ from common.files import write_atomically
 from common.terminal import say, terminal_console
 from common.text import pluralize
 from pipeline.cli.console import given_path, report_errors
+from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
 from pipeline.cli.dataset_tables import print_row, print_summary, print_tokens
 from pipeline.cli.libraries import quiet_libraries
 from pipeline.data.chat_template import no_template, set_template
@@ -37,7 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-form = partial(typer.Option, rich_help_panel="Form of the data")
+data_panel = partial(typer.Option, rich_help_panel="Data")
 model = partial(typer.Option, rich_help_panel="Model")
 
 File = Annotated[
@@ -45,19 +46,6 @@ File = Annotated[
     typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, TSV, Parquet (or .gz), a folder, or owner/name."),
 ]
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", hidden=True)]
-Columns = Annotated[
-    str | None,
-    form(metavar="SIDE=COLUMN,...", help="The columns of a chat: question=Q,answer=A[,system=S,context=C]."),
-]
-Text = Annotated[
-    str | None,
-    form(metavar="TEMPLATE", help="Train on plain texts, such as 'Quote: {quote}\\nAuthor: {author}'."),
-]
-HubSplit = Annotated[
-    str | None, form("--split", metavar="NAME", help="Which split, on the Hub or in a folder.")
-]
-Revision = Annotated[str | None, form(metavar="REV", help="A commit, tag or branch on the Hub.")]
-Field = Annotated[str | None, form(metavar="COLUMN", help="The column that is a row's category.")]
 Base = Annotated[
     str | None, model(metavar="BASE", help="The model whose tokens count: a folder, or a Hub id.")
 ]
@@ -88,7 +76,7 @@ def inspect(
     train_on: TrainOnOption = "all",
     columns: Columns = None,
     text: Text = None,
-    split: HubSplit = None,
+    split: Split = None,
     revision: Revision = None,
     field: Field = None,
     as_json: Json = False,
@@ -141,7 +129,7 @@ def convert(
     out: Annotated[str, typer.Option(metavar="OUT.jsonl", help="The file to write.")],
     columns: Columns = None,
     text: Text = None,
-    split: HubSplit = None,
+    split: Split = None,
     revision: Revision = None,
     field: Field = None,
     force: Force = False,
@@ -177,7 +165,7 @@ def render(
     train_on: TrainOnOption = "all",
     columns: Columns = None,
     text: Text = None,
-    split: HubSplit = None,
+    split: Split = None,
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
@@ -221,11 +209,11 @@ def split_command(
     ] = SplitOptions.seed,
     columns: Columns = None,
     text: Text = None,
-    hub_split: HubSplit = None,
+    hub_split: Split = None,
     revision: Revision = None,
     field: Annotated[
         str | None,
-        form(
+        data_panel(
             metavar="COLUMN",
             help="The column that is a row's category.",
             show_default="the file's name, of several",

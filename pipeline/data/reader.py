@@ -79,7 +79,8 @@ def collect_errors(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
     Raises the first InputError, with the next ones in its `more`, so that all can be fixed at once; an
     UnknownForm of the first item comes without them, as it is that of all.
     """
-    results, errors = [], []
+    results: list[R] = []
+    errors: list[str] = []
     for item in items:
         try:
             results.append(make(item))
