@@ -23,6 +23,7 @@ COMMANDS = {
     "export": Command("pipeline.cli.export:app", "Merge a LoRA adapter, convert to GGUF, quantize, certify."),
     "certify": Command("pipeline.cli.export:certify_app", "Check a GGUF against the model it was made from."),
     "finetune": Command("pipeline.cli.finetune:app", "Fine-tune a LoRA adapter on chats."),
+    "dataset": Command("pipeline.cli.dataset:app", "Inspect, convert and split data sets."),
     "make-base": Command("pipeline.cli.make_base:app", "Write the demo's base model as a checkpoint folder."),
 }
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +14,7 @@ from common.terminal import say
 from common.text import pluralize
 from pipeline.cli.console import report_errors, terminal_progress
 from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
+from pipeline.cli.libraries import quiet_libraries
 from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
 from pipeline.progress import NoProgress
@@ -258,21 +255,6 @@ def main(
 
 
 RESUME = "run the same command again to go on from the last checkpoint"
-
-
-def quiet_libraries(*, four_bits: bool) -> None:
-    """Silence other people's progress bars and hints, which would garble ours; errors are still shown.
-
-    Without `four_bits` PEFT does not import bitsandbytes, which complains of missing libraries.
-    """
-    if not four_bits:
-        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # None disables it
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def print_summary(folder: Path, json_summary: bool) -> None:
