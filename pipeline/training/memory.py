@@ -37,7 +37,7 @@ def require_memory(config: FinetuneConfig, source: Source, shape: Any, frozen_ty
 
 def needed_memory(config: FinetuneConfig, shape: Any, frozen_type: str) -> int:
     """Return the bytes that weights, their optimizer and one batch's activations need, about."""
-    count = sum(weight.numel() for weight in shape.parameters())
+    count = sum(int(weight.numel()) for weight in shape.parameters())
     linear = _linear_weights(shape)
     if config.full:
         weights = count * _TRAINED
