@@ -8,9 +8,10 @@ from weakref import WeakKeyDictionary
 
 from common.chat_templates import ADVICE, OTHER_ADVICE, expand_name
 from common.message_form import MessageForm, Render, Shaped, find_form, lost_places
-from pipeline.data.chat_formats import Chat
+from pipeline.data.rows import Chat
 from pipeline.errors import InputError
 
+_ends: WeakKeyDictionary[Any, tuple[object, tuple[int, ...]]] = WeakKeyDictionary()
 _forms: WeakKeyDictionary[Any, tuple[object, MessageForm]] = WeakKeyDictionary()
 
 
@@ -62,6 +63,33 @@ def reject_lost_messages(tokenizer: Any, chats: Sequence[Chat]) -> None:
                 f"{chat.where}, message {lost + 1}: what the {roles[lost]} says does not reach the prompt, "
                 f"as the model's chat template leaves it out: {OTHER_ADVICE}, or leave such messages out"
             )
+
+
+def end_of_turn(tokenizer: Any) -> tuple[int, ...]:
+    """Return the id of the token that the template puts after an answer; none if that is plain text.
+
+    Phi-3.5's <|end|> is such a token and is not among the tokenizer's special ones.
+    """
+    source = getattr(tokenizer, "chat_template", None)
+    known = _ends.get(tokenizer)
+    if known is None or known[0] != source:
+        _ends[tokenizer] = known = (source, _end_of_turn(tokenizer))
+    return known[1]
+
+
+def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
+    answer = "zyxwvu"
+    texts = ("tsrqpo", answer, "nmlkji")
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    try:
+        text = _render(tokenizer)(shaped(tokenizer, messages))
+    except Exception:  # noqa: BLE001 - an untrusted template may raise anything; each chat is refused then
+        return ()
+    after = text.rpartition(answer)[2].lstrip()
+    added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
+    found = max((token for token in added if token and after.startswith(token)), key=len, default=None)
+    return () if found is None else (added[found],)
 
 
 def no_template(spec: str) -> InputError:

@@ -1,16 +1,16 @@
-"""Parse a line of a chat data set, in one of the formats of record_formats.py, into a Chat."""
+"""The rows of a data set: chats, whose answers are trained on, and plain texts, trained on whole."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pipeline.data.record_formats import as_messages
 from pipeline.errors import InputError
 
 Role = Literal["system", "user", "assistant"]
+Unit = Literal["line", "row"]
+"""How a file's rows are counted: lines of JSONL, or rows of a table or list."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,60 @@ class ChatTurn:
 class Chat:
     """A conversation: an optional system turn, then user and assistant alternating.
 
-    `line` is its line in `file`, counted from 1.
+    `line` is its line (or row, as `unit` says) in `file`, counted from 1. `category` is the value of the
+    field that DataOptions names, None without one.
     """
 
     turns: tuple[ChatTurn, ...]
     line: int
     file: str = "the data set"
+    category: str | None = None
+    unit: Unit = "line"
 
     @property
     def where(self) -> str:
         """Its file and line, for messages about it."""
-        return f"{self.file}, line {self.line}"
+        return f"{self.file}, {self.unit} {self.line}"
+
+    @property
+    def content(self) -> tuple[ChatTurn, ...]:
+        """What makes two rows copies of each other."""
+        return self.turns
 
     def messages(self) -> list[dict[str, str]]:
         """Return the conversation as messages for a chat template."""
         return [{"role": turn.role, "content": turn.content} for turn in self.turns]
 
 
-def parse_line(file: str, number: int, line: bytes, *, require_answer: bool) -> Chat:
-    """Parse line `number` of `file`. Raises InputError with the place, what is wrong and the fix.
+@dataclass(frozen=True)
+class PlainText:
+    """A text that is trained on whole. The other fields are as in Chat."""
 
-    Without `require_answer` the chat may end with the user's turn.
+    text: str
+    line: int
+    file: str = "the data set"
+    category: str | None = None
+    unit: Unit = "line"
+
+    @property
+    def where(self) -> str:
+        """Its file and line, for messages about it."""
+        return f"{self.file}, {self.unit} {self.line}"
+
+    @property
+    def content(self) -> str:
+        """What makes two rows copies of each other."""
+        return self.text
+
+
+Row = Chat | PlainText
+
+
+def parse_turns(messages: object, where: str, *, require_answer: bool) -> tuple[ChatTurn, ...]:
+    """Return the messages as turns. Raises InputError that begins with `where`.
+
+    Without `require_answer` they may end with the user's turn.
     """
-    where = f"{file}, line {number}"
-    messages = as_messages(_record(where, line), where)
     if not isinstance(messages, list) or not messages:
         raise InputError(
             f'{where}: there is no list "messages": write {{"messages": [{{"role": ..., ...}}]}}'
@@ -56,34 +86,17 @@ def parse_line(file: str, number: int, line: bytes, *, require_answer: bool) -> 
     turns = tuple(_turn(f"{where}, message {place}", message) for place, message in enumerate(messages, 1))
     for problem in _order_problems(turns, require_answer):
         raise InputError(f"{where}{problem}")
-    return Chat(turns, number, file)
+    return turns
 
 
-def _record(where: str, line: bytes) -> object:
+def require_text(text: str, where: str) -> None:
+    """Raise InputError for a text that is no valid Unicode, as half of an emoji's escape makes it."""
     try:
-        return json.loads(line.decode("utf-8"), object_pairs_hook=_without_repetition)
-    except _RepeatedKey as error:
-        raise InputError(f"{where}: the key {error.args[0]!r} is there twice: keep one") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: this is not UTF-8 text: save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        if line.rstrip().endswith(b"},"):
-            raise InputError(f"{where}: a comma ends the line: leave it out, one chat is one line") from None
+        text.encode("utf-8")
+    except UnicodeEncodeError:
         raise InputError(
-            f'{where}: this is not JSON ({error}): write one {{"messages": [...]}} a line'
+            f"{where}: it holds half a character (a lone \\ud8.. escape): write it out"
         ) from None
-
-
-class _RepeatedKey(Exception):
-    """A JSON object has the same key twice, of which json keeps the last."""
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKey(next(name for name in names if names.count(name) > 1)[:80])
-    return found
 
 
 def _turn(where: str, message: object) -> ChatTurn:
@@ -100,12 +113,7 @@ def _turn(where: str, message: object) -> ChatTurn:
     others = sorted(str(key) for key in message.keys() - {"role", "content"} - _weights(message))
     if others:
         raise InputError(f"{where}: {others[0]!r} would be lost in training: only role and content are used")
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{where}: it holds half a character (a lone \\ud8.. escape): write it out"
-        ) from None
+    require_text(content, where)
     return ChatTurn(role, content)
 
 
