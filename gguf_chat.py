@@ -23,6 +23,9 @@ COMMANDS = {
     "export": Command("pipeline.cli.export:app", "Merge a LoRA adapter, convert to GGUF, quantize, certify."),
     "certify": Command("pipeline.cli.export:certify_app", "Check a GGUF against the model it was made from."),
     "finetune": Command("pipeline.cli.finetune:app", "Fine-tune a LoRA adapter on chats."),
+    "evaluate": Command(
+        "pipeline.cli.evaluate:run", "Compare base, tuned model and GGUF files on held-out data."
+    ),
     "make-base": Command("pipeline.cli.make_base:app", "Write the demo's base model as a checkpoint folder."),
 }
 
