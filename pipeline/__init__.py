@@ -1,4 +1,4 @@
-"""Fine-tunes LoRA adapters, evaluates them, and exports them to GGUF files that are checked against the model.
+"""Fine-tunes LoRA adapters, evaluates them, and exports them to GGUF files checked against the tuned model.
 
     from pipeline import ExportConfig, export
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.cli import export, finetune, make_base
+from pipeline.cli import evaluate, export, finetune, make_base
 from scripts import bench
 from ui.terminal import cli as chat
 
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.main,
     "certify": export.certify,
     "finetune": finetune.main,
+    "evaluate": evaluate.main,
     "chat": chat.main,
 }
 
@@ -39,6 +40,7 @@ def shown(command: Callable[..., None]) -> str:
         ),
         ("certify", ["[default: (the reference, if it has weights)]", "─ Checks ─", "─ Running ─"]),
         ("finetune", ["(2 x rank)", "(all-linear)", "(the base's own name)", "─ Adapter ─", "─ Training ─"]),
+        ("evaluate", ["(as the adapter was trained)", "─ Data ─", "─ Running ─", "evaluate tasks"]),
         ("chat", ["--prompt -p TEXT", "─ Answers ─", "─ Running ─"]),
     ],
 )

@@ -45,7 +45,9 @@ def main(
     ],
     base: Annotated[
         str | None,
-        typer.Option(metavar="BASE", help="The model before the tuning: a folder with safetensors, or a Hub id."),
+        typer.Option(
+            metavar="BASE", help="The model before the tuning: a folder with safetensors, or a Hub id."
+        ),
     ] = None,
     adapter: Annotated[
         list[str] | None,
@@ -53,11 +55,15 @@ def main(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A whole tuned checkpoint, in place of --adapter; --base may be left out."),
+        typer.Option(
+            metavar="MODEL", help="A whole tuned checkpoint, in place of --adapter; --base may be left out."
+        ),
     ] = None,
     gguf: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE|FOLDER", help="A GGUF of the tuned model, or a folder of them; repeat it."),
+        typer.Option(
+            metavar="FILE|FOLDER", help="A GGUF of the tuned model, or a folder of them; repeat it."
+        ),
     ] = None,
     questions: Annotated[
         str,
@@ -78,12 +84,18 @@ def main(
         str | None, reading(metavar="TEMPLATE", help="Make plain texts of the rows, as for finetune.")
     ] = None,
     split: Annotated[str | None, reading(metavar="NAME", help="The split of a data set on the Hub.")] = None,
-    revision: Annotated[str | None, reading(metavar="COMMIT", help="The data set's commit on the Hub.")] = None,
+    revision: Annotated[
+        str | None, reading(metavar="COMMIT", help="The data set's commit on the Hub.")
+    ] = None,
     train_on: Annotated[
         str | None,
-        reading(metavar="last|all", help="The answers to measure.", show_default="as the adapter was trained"),
+        reading(
+            metavar="last|all", help="The answers to measure.", show_default="as the adapter was trained"
+        ),
     ] = None,
-    max_length: Annotated[int, reading(metavar="N", help="Cut rows to this many tokens.")] = DEFAULTS.max_length,
+    max_length: Annotated[
+        int, reading(metavar="N", help="Cut rows to this many tokens.")
+    ] = DEFAULTS.max_length,
     max_tokens: Annotated[
         int, running(metavar="N", help="The longest answer, in tokens.")
     ] = DEFAULTS.max_tokens,

@@ -97,8 +97,9 @@ def check_vocabulary(path: Path, vocabulary: Sequence[str | None], log: Path) ->
     """Raise InputError for a GGUF whose tokens are not the tokenizer's, so that ids mean other words."""
     try:
         found = run_worker(_WORKER, to_json(VocabularyJob(path, tuple(vocabulary))), log)
-    except WorkerDied as error:
-        raise InputError(f"--gguf {path} cannot be read ({error.reason}): make it anew") from None
+    except (WorkerDied, InputError) as error:
+        why = getattr(error, "reason", str(error))
+        raise InputError(f"--gguf {path} cannot be read ({why}): export it again") from None
     if found["differ"]:
         number, theirs = found["first"]
         named = "no token" if theirs is None else repr(theirs)
