@@ -24,6 +24,9 @@ COMMANDS = {
     "certify": Command("pipeline.cli.export:certify_app", "Check a GGUF against the model it was made from."),
     "finetune": Command("pipeline.cli.finetune:app", "Fine-tune a LoRA adapter on chats."),
     "dataset": Command("pipeline.cli.dataset:app", "Inspect, convert and split data sets."),
+    "evaluate": Command(
+        "pipeline.cli.evaluate:run", "Compare base, tuned model and GGUF files on held-out data."
+    ),
     "make-base": Command("pipeline.cli.make_base:app", "Write the demo's base model as a checkpoint folder."),
 }
 

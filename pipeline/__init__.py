@@ -1,4 +1,4 @@
-"""Fine-tunes LoRA adapters, and exports them to GGUF files that are checked against the tuned model.
+"""Fine-tunes LoRA adapters, evaluates them, and exports them to GGUF files checked against the tuned model.
 
     from pipeline import ExportConfig, export
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from pipeline.certificate.runner.external import certify_file as certify_file
     from pipeline.errors import InputError as InputError
     from pipeline.errors import PipelineError as PipelineError
+    from pipeline.evaluation.config import EvaluateConfig as EvaluateConfig
+    from pipeline.evaluation.config import Evaluation as Evaluation
+    from pipeline.evaluation.evaluate import evaluate as evaluate
+    from pipeline.evaluation.statistics import RowLoss as RowLoss
+    from pipeline.evaluation.statistics import compare_in_memory as compare_in_memory
     from pipeline.exporter.config import ExportConfig as ExportConfig
     from pipeline.exporter.run import ExportResult as ExportResult
     from pipeline.exporter.run import export as export
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Certificate": "common.certificate",
+    "EvaluateConfig": "pipeline.evaluation.config",
+    "Evaluation": "pipeline.evaluation.config",
     "ExportConfig": "pipeline.exporter.config",
     "ExportResult": "pipeline.exporter.run",
     "ExternalCheck": "pipeline.certificate.runner.external",
@@ -38,8 +45,11 @@ _MODULES = {
     "FinetuneReport": "pipeline.training.config",
     "InputError": "pipeline.errors",
     "PipelineError": "pipeline.errors",
+    "RowLoss": "pipeline.evaluation.statistics",
     "certify": "pipeline.certificate.runner.certify",
     "certify_file": "pipeline.certificate.runner.external",
+    "compare_in_memory": "pipeline.evaluation.statistics",
+    "evaluate": "pipeline.evaluation.evaluate",
     "export": "pipeline.exporter.run",
     "finetune": "pipeline.training.finetune",
     "load_certificate": "common.certificate",
@@ -47,6 +57,8 @@ _MODULES = {
 }
 __all__ = [
     "Certificate",
+    "EvaluateConfig",
+    "Evaluation",
     "ExportConfig",
     "ExportResult",
     "ExternalCheck",
@@ -55,8 +67,11 @@ __all__ = [
     "FinetuneReport",
     "InputError",
     "PipelineError",
+    "RowLoss",
     "certify",
     "certify_file",
+    "compare_in_memory",
+    "evaluate",
     "export",
     "finetune",
     "load_certificate",

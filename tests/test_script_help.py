@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.cli import dataset, export, finetune, make_base
+from pipeline.cli import dataset, evaluate, export, finetune, make_base
 from scripts import bench
 from ui.terminal import cli as chat
 
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "dataset convert": dataset.convert,
     "dataset render": dataset.render,
     "dataset split": dataset.split_command,
+    "evaluate": evaluate.main,
     "chat": chat.main,
 }
 
@@ -50,6 +51,7 @@ def shown(command: Callable[..., None]) -> str:
         ("dataset convert", ["OUT.jsonl", "question=Q,answer=A"]),
         ("dataset render", ["[default: all]", "─ Model ─"]),
         ("dataset split", ["(as many as possible)", "(the file's name, of several)", "[default: 0.1]"]),
+        ("evaluate", ["(as the adapter was trained)", "─ Data ─", "─ Running ─", "evaluate tasks"]),
         ("chat", ["--prompt -p TEXT", "─ Answers ─", "─ Running ─"]),
     ],
 )

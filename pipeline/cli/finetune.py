@@ -248,7 +248,7 @@ def main(
             trackers=tuple(track or ()),  # type: ignore[arg-type]
             force=force,
         )
-        quiet_libraries(four_bits=qlora is not None or optimizer != DEFAULTS.optimizer)
+        quiet_libraries()
         folder = finetune(config, terminal_progress() if is_main_process() else NoProgress())
     if is_main_process():
         print_summary(folder, json_summary)

@@ -8,16 +8,13 @@ import sys
 import warnings
 
 
-def quiet_libraries(*, four_bits: bool = False) -> None:
-    """Silence bars, hints and warnings of transformers, the Hub and others; errors are still shown.
-
-    Without `four_bits` PEFT does not import bitsandbytes, which complains of missing libraries.
-    """
-    if not four_bits:
-        sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # None disables it
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+def quiet_libraries() -> None:
+    """Turn off bars and hints of transformers, the Hub, bitsandbytes and others; errors are still shown."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it whether needed or not
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "torch" not in sys.modules:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # of loading weights

@@ -23,6 +23,7 @@ __all__ = [
     "by_category",
     "compare",
     "compare_in_memory",
+    "group_by_category",
     "summarize",
     "wilson_interval",
 ]
@@ -93,12 +94,17 @@ def summarize(rows: Sequence[RowLoss]) -> LossSummary:
 
 def by_category(rows: Sequence[RowLoss]) -> dict[str, LossSummary]:
     """Return a summary for each category, in the order of their names; empty if no row has one."""
+    return {name: summarize(group) for name, group in group_by_category(rows).items()}
+
+
+def group_by_category(rows: Sequence[RowLoss]) -> dict[str, list[RowLoss]]:
+    """Return the rows of each category, in the order of their names; empty if no row has one."""
     if all(row.category is None for row in rows):
         return {}
     groups: dict[str, list[RowLoss]] = {}
     for row in rows:
         groups.setdefault(NO_CATEGORY if row.category is None else row.category, []).append(row)
-    return {name: summarize(groups[name]) for name in sorted(groups)}
+    return {name: groups[name] for name in sorted(groups)}
 
 
 def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss]) -> PairedComparison:
@@ -126,9 +132,8 @@ def compare_in_memory(base_losses: Sequence[RowLoss], tuned_losses: Sequence[Row
     as `compare` does.
     """
     summary = _pair(base_losses, tuned_losses)
-    summary["categories"] = {
-        name: _pair(_of(base_losses, name), _of(tuned_losses, name)) for name in by_category(base_losses)
-    }
+    base, tuned = group_by_category(base_losses), group_by_category(tuned_losses)
+    summary["categories"] = {name: _pair(group, tuned[name]) for name, group in base.items()}
     tree: dict[str, Any] = nan_to_none(summary)
     return tree
 
@@ -150,10 +155,6 @@ def _pair(base: Sequence[RowLoss], tuned: Sequence[RowLoss]) -> dict[str, Any]:
         "tuned": asdict(summarize(tuned)),
         "paired": asdict(compare(base, tuned)),
     }
-
-
-def _of(rows: Sequence[RowLoss], category: str) -> list[RowLoss]:
-    return [row for row in rows if (NO_CATEGORY if row.category is None else row.category) == category]
 
 
 def _interval(part: Floats, whole: Floats) -> tuple[float, float]:

@@ -54,7 +54,7 @@ def _compare_size(reference: TokenizerReference, vocab: LlamaTokenizer) -> Findi
 
 def _compare_tokens(reference: TokenizerReference, vocab: LlamaTokenizer) -> Finding:
     known = reference.vocabulary[: vocab.size]
-    moved = [number for number, spelling in enumerate(known) if not _is_same_token(number, spelling, vocab)]
+    moved = [number for number, spelling in enumerate(known) if not is_same_token(number, spelling, vocab)]
     figures = {"tokens": len(known), "differ": len(moved)}
     if moved:
         first = moved[0]
@@ -69,7 +69,7 @@ def _compare_tokens(reference: TokenizerReference, vocab: LlamaTokenizer) -> Fin
     return Finding("tokenizer.vocabulary", "pass", summary, figures, _VOCABULARY)
 
 
-def _is_same_token(number: int, spelling: str | None, vocab: LlamaTokenizer) -> bool:
+def is_same_token(number: int, spelling: str | None, vocab: LlamaTokenizer) -> bool:
     """Return whether the GGUF has the tokenizer's token at this id; None is an id that the tokenizer lacks.
 
     llama.cpp looks for added tokens in the text as it is typed, so its converter writes "  " for Gemma's

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -239,15 +236,6 @@ def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_pa
         f"error: the data set {tmp_path / 'no'} does not exist: give a file (JSONL, JSON, CSV, Parquet), "
         "a folder, or a name on the Hub (owner/name)\n"
     )
-
-
-def test_the_script_hides_what_plain_lora_has_no_use_for() -> None:
-    from pipeline.cli.libraries import quiet_libraries
-
-    with patch.dict(sys.modules):
-        sys.modules.pop("bitsandbytes", None)
-        quiet_libraries(four_bits=False)
-        assert importlib.util.find_spec("bitsandbytes") is None
 
 
 @pytest.mark.parametrize("script", ["finetune", "make_base"])

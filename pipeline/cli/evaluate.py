@@ -1,0 +1,190 @@
+"""The command `evaluate` (scripts/evaluate.py), and `evaluate tasks`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from common.system import physical_cores
+from common.terminal import say, terminal_console
+from common.text import pluralize
+from pipeline.cli.console import given_path, report_errors, terminal_progress
+from pipeline.cli.libraries import quiet_libraries
+from pipeline.data.options import DataOptions
+from pipeline.evaluation.config import EvaluateConfig, Evaluation, ModelResult
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.page import number, percent, summary
+
+DEFAULTS = EvaluateConfig(data="-", out=Path("/nonexistent"), base="-")
+
+# Options by their panel in --help; those without a panel come first.
+reading = partial(typer.Option, rich_help_panel="Data")
+running = partial(typer.Option, rich_help_panel="Running")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    *,
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="The held-out rows: a file as for finetune, or a Hub id.")
+    ],
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="The folder of evaluation.html and results.json.")
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASE", help="The model before the tuning: a folder with safetensors, or a Hub id."
+        ),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADAPTER[=W]", help="What it was tuned by, as in an export; repeat it."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A whole tuned checkpoint, in place of --adapter; --base may be left out."
+        ),
+    ] = None,
+    gguf: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE|FOLDER", help="A GGUF of the tuned model, or a folder of them; repeat it."
+        ),
+    ] = None,
+    questions: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|N",
+            help="Answer these side by side: chats, a .txt of one question a line, or the first N rows.",
+        ),
+    ] = str(DEFAULTS.questions),
+    force: Annotated[bool, typer.Option("--force", help="Replace the evaluation in --out.")] = False,
+    json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    field: Annotated[
+        str | None, reading(metavar="NAME", help="The key of a row's category, to see each apart.")
+    ] = None,
+    columns: Annotated[
+        str | None, reading(metavar="SIDE=NAME,...", help="The columns of a table, as for finetune.")
+    ] = None,
+    text: Annotated[
+        str | None, reading(metavar="TEMPLATE", help="Make plain texts of the rows, as for finetune.")
+    ] = None,
+    split: Annotated[str | None, reading(metavar="NAME", help="The split of a data set on the Hub.")] = None,
+    revision: Annotated[
+        str | None, reading(metavar="COMMIT", help="The data set's commit on the Hub.")
+    ] = None,
+    train_on: Annotated[
+        str | None,
+        reading(
+            metavar="last|all", help="The answers to measure.", show_default="as the adapter was trained"
+        ),
+    ] = None,
+    max_length: Annotated[
+        int, reading(metavar="N", help="Cut rows to this many tokens.")
+    ] = DEFAULTS.max_length,
+    max_tokens: Annotated[
+        int, running(metavar="N", help="The longest answer, in tokens.")
+    ] = DEFAULTS.max_tokens,
+    qlora_base: Annotated[
+        str | None,
+        running(
+            metavar="nf4",
+            help="The adapter was trained on the base in 4 bits.",
+            show_default="as the adapter's training.json says",
+        ),
+    ] = None,
+    chat_template: Annotated[
+        str | None,
+        running(
+            metavar="FILE|NAME",
+            help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the model's template.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, running(metavar="N", help="Threads to compute with.", show_default="the physical cores")
+    ] = None,
+) -> None:
+    """Compare a base, its tuned model and GGUF files of it on held-out data.
+
+    The loss is that of the wanted answers' tokens; evaluation.html has it with the models' own answers.
+
+    `evaluate tasks MODEL.gguf` runs standard tasks by lm-eval instead.
+
+    Exit codes: 0 all was measured, 1 a file does not run, 2 the input is wrong.
+    """
+    with report_errors(after_interrupt=f"{out} is as it was before"):
+        config = EvaluateConfig(
+            data=data,
+            out=given_path("--out", out),
+            base=base,
+            adapters=tuple(adapter or ()),
+            model=model,
+            gguf=tuple(gguf or ()),
+            data_options=DataOptions(columns, text, split, revision, field),
+            train_on=train_on,  # type: ignore[arg-type]  # checked by EvaluateConfig
+            questions=int(questions) if questions.lstrip("-").isdecimal() else Path(questions),
+            max_tokens=max_tokens,
+            max_length=max_length,
+            qlora_base=qlora_base,
+            chat_template=chat_template,
+            threads=threads if threads is not None else physical_cores(),
+            force=force,
+        )
+        quiet_libraries()
+        found = evaluate(config, terminal_progress())
+        _show(found, json_summary)
+    if found.failed:
+        raise SystemExit(1)
+
+
+def run(arguments: Sequence[str] | None = None, prog_name: str | None = None) -> None:
+    """Run the command; `tasks` as the first word is the second one."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = prog_name or "evaluate.py"
+    app(given, prog_name=name)
+
+
+def _show(evaluation: Evaluation, as_json: bool) -> None:
+    console = terminal_console()
+    rows = pluralize(evaluation.rows, "held-out row")
+    table = Table(title=rows, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for heading in ("loss (95 %)", "perplexity", "below base", "rows likelier"):
+        table.add_column(heading, justify="right")
+    for model in evaluation.models:
+        table.add_row(Text(model.name), *_cells(model))
+    console.print(table)
+    for model in evaluation.failed:
+        say(f"{model.name} does not run: {model.failure}", sys.stderr)
+    for note in evaluation.notes:
+        console.print(f"note: {note}", markup=False)
+    say(f"-> {evaluation.page}")
+    if as_json:
+        say(json.dumps(summary(evaluation), allow_nan=False))
+
+
+def _cells(model: ModelResult) -> list[str]:
+    found, paired = model.summary, model.paired
+    if found is None:
+        return ["does not run", "", "", ""]
+    known = "" if math.isnan(found.low) else f" ({number(found.low, 2)}-{number(found.high, 2)})"
+    return [
+        f"{number(found.loss)}{known}",
+        number(found.perplexity, 2),
+        number(paired.gain) if paired else "",
+        f"{percent(paired.share)} ({percent(paired.low)}-{percent(paired.high)})" if paired else "",
+    ]

@@ -1,0 +1,141 @@
+"""GGUF files to evaluate: find them, check their vocabulary, and score them in processes that may die."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.dataclass_json import to_json
+from common.paths import expanded
+from common.worker_process import WorkerDied, run_worker
+from engine.errors import EngineError
+from engine.probe.cpu_backend import CpuChoice, probe_model
+from ggufio.errors import GgufError
+from ggufio.shards import shard_paths, size
+from ggufio.summary import summarize
+from pipeline.data.dataset import IGNORED, Example
+from pipeline.errors import InputError, PipelineError
+from pipeline.evaluation.statistics import RowLoss
+from pipeline.progress import StepProgress
+
+_WORKER = "pipeline.evaluation.gguf_worker"
+
+
+@dataclass(frozen=True)
+class VocabularyJob:
+    """Whether the GGUF `model` has the tokens of `vocabulary` at their ids; None is an id without one."""
+
+    model: Path
+    vocabulary: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Score rows, and answer prompts with up to `max_tokens` tokens, by the GGUF `model`.
+
+    A row is the ids, and the places of the trained ones in them, from 1.
+    """
+
+    model: Path
+    choice: CpuChoice
+    rows: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    prompts: tuple[tuple[int, ...], ...]
+    max_tokens: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class FileScores:
+    """The losses of the rows and the answers' tokens, of one file."""
+
+    losses: tuple[RowLoss, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the models among the files and folders given; of several shards the first.
+
+    Folders are sorted from large to small, and what is no model in them is left out. Raises InputError for a
+    missing file, and for one that is no model.
+    """
+    found = [file for path in paths for file in _files_at(expanded(path))]
+    return list(dict.fromkeys(found))
+
+
+def _files_at(path: Path) -> list[Path]:
+    if path.is_dir():
+        inside = {_first(file) for file in path.glob("*.gguf")}
+        models = [file for file in inside if _no_model(file) is None]
+        if not models:
+            raise InputError(f"--gguf {path}: there is no model in GGUF in this folder")
+        return sorted(models, key=lambda file: (-size(file), file.name))
+    if not path.is_file():
+        raise InputError(f"--gguf {path} does not exist: give a GGUF file, or a folder of them")
+    with path.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise InputError(f"--gguf {path} is not a GGUF file")
+    first = _first(path)
+    if what := _no_model(first):
+        raise InputError(f"--gguf {path} is {what}: give the GGUF of a whole model that writes text")
+    return [first]
+
+
+def _first(path: Path) -> Path:
+    try:
+        return shard_paths(path)[0]
+    except GgufError as error:
+        raise InputError(f"--gguf {error}") from None
+
+
+def _no_model(path: Path) -> str | None:
+    summary = summarize(path)
+    return (summary.no_model or summary.no_chat) if summary else None
+
+
+def check_vocabulary(path: Path, vocabulary: Sequence[str | None], log: Path) -> None:
+    """Raise InputError for a GGUF whose tokens are not the tokenizer's, so that ids mean other words."""
+    try:
+        found = run_worker(_WORKER, to_json(VocabularyJob(path, tuple(vocabulary))), log)
+    except (WorkerDied, InputError) as error:
+        why = getattr(error, "reason", str(error))
+        raise InputError(f"--gguf {path} cannot be read ({why}): export it again") from None
+    if found["differ"]:
+        number, theirs = found["first"]
+        named = "no token" if theirs is None else repr(theirs)
+        raise InputError(
+            f"--gguf {path} has another vocabulary than the tuned model: token {number} is {named} in it and "
+            f"{vocabulary[number]!r} in the tokenizer ({found['differ']} differ): give a GGUF of this model"
+        )
+
+
+def score_file(job: ScoreJob, examples: Sequence[Example], log: Path, progress: StepProgress) -> FileScores:
+    """Score a file. Raises PipelineError when llama.cpp refuses it or dies of it."""
+    try:
+        with progress.step(f"Score {job.model.name}", len(job.rows) + len(job.prompts)) as advance:
+            found = run_worker(_WORKER, to_json(job), log, lambda message: advance(int(message["done"])))
+    except (WorkerDied, InputError) as error:
+        raise PipelineError(str(getattr(error, "reason", error))) from None
+    pairs = zip(found["nats"], examples, strict=True)
+    # JSON has no infinity: None is a token that the file holds for impossible, or a number that is none.
+    if any(nats is None for nats in found["nats"]):
+        raise PipelineError("its numbers are not finite")
+    losses = tuple(RowLoss(nats, example.answer_tokens, example.category) for nats, example in pairs)
+    return FileScores(losses, tuple(tuple(answer) for answer in found["answers"]))
+
+
+def backend_for(path: Path, threads: int) -> CpuChoice:
+    """Return the CPU backend that runs the file, tried in child processes. Raises PipelineError."""
+    try:
+        return probe_model(path, threads=threads).choice
+    except EngineError as error:
+        raise PipelineError(str(error)) from None
+
+
+def job_rows(examples: Sequence[Example]) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """Return examples as the rows of a ScoreJob."""
+    return tuple((tuple(example.input_ids), tuple(_trained(example))) for example in examples)
+
+
+def _trained(example: Example) -> Iterator[int]:
+    return (place for place, label in enumerate(example.labels) if place and label != IGNORED)

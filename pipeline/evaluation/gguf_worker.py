@@ -1,0 +1,77 @@
+"""The worker process that reads and scores a GGUF: an untrusted file may abort llama.cpp.
+
+gguf_files.py runs it as `python -m pipeline.evaluation.gguf_worker`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+
+from common.dataclass_json import from_json
+from common.worker_process import Message, send, serve
+from engine.errors import EngineError
+from engine.llama.model import Model
+from ggufio.errors import GgufError
+from pipeline.certificate.checks.tokenizer import is_same_token
+from pipeline.certificate.scoring.metrics import log_p_of, log_softmax
+from pipeline.certificate.scoring.samples import greedy_answers
+from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of, open_model
+from pipeline.errors import InputError
+from pipeline.evaluation.gguf_files import ScoreJob, VocabularyJob
+
+
+def work(request: Message) -> Message:
+    """Run a VocabularyJob or a ScoreJob."""
+    try:
+        if "vocabulary" in request:
+            return _compare(from_json(VocabularyJob, request))
+        return _score(from_json(ScoreJob, request))
+    except (EngineError, GgufError) as error:
+        raise InputError(str(error)) from error
+
+
+def _compare(job: VocabularyJob) -> Message:
+    """Return how many tokens `differ`, and the `first` one's id and spelling in the GGUF."""
+    with closing(Model(job.model, vocab_only=True)) as model:
+        vocab = model.vocab
+        moved = [
+            number
+            for number, spelling in enumerate(job.vocabulary)
+            if number >= vocab.size or not is_same_token(number, spelling, vocab)
+        ]
+        if not moved:
+            return {"differ": 0}
+        first = moved[0]
+        return {"differ": len(moved), "first": [first, vocab.text(first) if first < vocab.size else None]}
+
+
+def _score(job: ScoreJob) -> Message:
+    with open_model(job.model, job.choice) as model:
+        nats = []
+        for done, value in enumerate(_nats(model, job), 1):
+            nats.append(value if math.isfinite(value) else None)
+            send({"done": done})
+        answers = []
+        for answer in greedy_answers(model, job.prompts, job.max_tokens, job.threads):
+            answers.append(answer.tokens)
+            send({"done": len(nats) + len(answers)})
+    return {"nats": nats, "answers": answers}
+
+
+def _nats(model: Model, job: ScoreJob) -> Iterator[float]:
+    """Yield each row's summed cross entropy over its trained places, from one pass over its text."""
+    samples = [
+        Sample(number, "", ids[: places[0]], ids[places[0] : places[-1] + 1], own=False)
+        for number, (ids, places) in enumerate(job.rows)
+    ]
+    for (ids, places), logits in zip(job.rows, logits_of(model, samples, job.threads), strict=True):
+        rows = [place - places[0] for place in places]
+        yield -float(log_p_of(log_softmax(logits[np.array(rows)]), [ids[place] for place in places]).sum())
+
+
+if __name__ == "__main__":
+    serve(work)
