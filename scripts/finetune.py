@@ -1,4 +1,4 @@
-"""Fine-tune a LoRA adapter on a JSONL file of chats."""
+"""Fine-tune a LoRA adapter, or all weights of a small model, on chats or texts."""
 
 import sys
 from pathlib import Path

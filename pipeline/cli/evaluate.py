@@ -146,7 +146,9 @@ def main(
         )
         quiet_libraries()
         found = evaluate(config, terminal_progress())
-        _show(found, json_summary)
+        show_evaluation(found)
+        if json_summary:
+            say(json.dumps(summary(found), allow_nan=False))
     if found.failed:
         raise SystemExit(1)
 
@@ -158,7 +160,8 @@ def run(arguments: Sequence[str] | None = None, prog_name: str | None = None) ->
     app(given, prog_name=name)
 
 
-def _show(evaluation: Evaluation, as_json: bool) -> None:
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print the table of the models, the notes and the page's path."""
     console = terminal_console()
     rows = pluralize(evaluation.rows, "held-out row")
     table = Table(title=rows, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -173,8 +176,6 @@ def _show(evaluation: Evaluation, as_json: bool) -> None:
     for note in evaluation.notes:
         console.print(f"note: {note}", markup=False)
     say(f"-> {evaluation.page}")
-    if as_json:
-        say(json.dumps(summary(evaluation), allow_nan=False))
 
 
 def _cells(model: ModelResult) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +38,7 @@ running = partial(typer.Option, rich_help_panel="Running")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def _use_recipe(context: click.Context, path: Path | None) -> Path | None:
+def use_recipe(context: click.Context, path: Path | None) -> Path | None:
     """Make a recipe's values the defaults of the options that are not given."""
     if path is None:
         return None
@@ -71,7 +73,7 @@ def main(
             metavar="FILE.yaml",
             help="Options from a file, such as an adapter's recipe.yaml; those given here win.",
             is_eager=True,
-            callback=_use_recipe,
+            callback=use_recipe,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in --out.")] = False,
@@ -203,58 +205,30 @@ def main(
 
     The model's own chat template is used, and only the assistant's words are trained on.
     """
-    with report_errors(after_interrupt=RESUME):
-        config = FinetuneConfig(
-            base=base,
-            data=data,
-            out=out,
-            rank=rank,
-            alpha=2 * rank if alpha is None else alpha,
-            dropout=dropout,
-            targets=tuple(target or DEFAULTS.targets),
-            rslora=rslora,
-            dora=dora,
-            qlora=qlora,
-            full=full,
-            adapter=adapter,
-            learning_rate=lr,
-            schedule=schedule,  # type: ignore[arg-type]  # names are checked by FinetuneConfig
-            cycles=cycles,
-            warmup=warmup,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            max_length=max_length,
-            train_on=train_on,  # type: ignore[arg-type]
-            packing=packing,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            neftune=neftune,
-            optimizer=optimizer,  # type: ignore[arg-type]
-            checkpointing=checkpointing,
-            held_out=held_out,
-            valid=valid,
-            eval_every=eval_every,
-            early_stopping=early_stopping,
-            seed=seed,
-            precision=precision,  # type: ignore[arg-type]
-            device=device,  # type: ignore[arg-type]
-            base_name=base_name,
-            chat_template=template,
-            data_options=DataOptions(columns, text, split, revision, field),
-            save_every=save_every,
-            resume=resume,
-            trackers=tuple(track or ()),  # type: ignore[arg-type]
-            force=force,
-        )
+    values = locals()
+    with report_errors(after_interrupt=GO_ON):
+        config = config_of(values)
         quiet_libraries()
         folder = finetune(config, terminal_progress() if is_main_process() else NoProgress())
     if is_main_process():
         print_summary(folder, json_summary)
 
 
-RESUME = "run the same command again to go on from the last checkpoint"
+def config_of(values: Mapping[str, Any]) -> FinetuneConfig:
+    """Return the configuration of the options' values. Raises InputError."""
+    own = {name: values[name] for name in (one.name for one in fields(FinetuneConfig)) if name in values}
+    rank, alpha = values["rank"], values["alpha"]
+    return FinetuneConfig(
+        **{**own, "alpha": 2 * rank if alpha is None else alpha},
+        targets=tuple(values["target"] or DEFAULTS.targets),
+        learning_rate=values["lr"],
+        chat_template=values["template"],
+        data_options=DataOptions(*(values[one.name] for one in fields(DataOptions))),
+        trackers=tuple(values["track"] or ()),
+    )
+
+
+GO_ON = "run the same command again to go on from the last checkpoint"
 
 
 def print_summary(folder: Path, json_summary: bool) -> None:

@@ -89,7 +89,7 @@ class _Run:
                 prompts,
                 stops,
                 self.config.max_tokens,
-                lambda done: advance(len(examples) + done),
+                lambda done, note="": advance(len(examples) + done, note),
             )
         if not all(math.isfinite(row.nats) for row in losses):
             raise PipelineError(f"the loss of the {model.kind} model is no number: its weights are damaged")

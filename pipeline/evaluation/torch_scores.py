@@ -16,7 +16,7 @@ from pipeline.progress import Advance
 
 @torch.inference_mode()
 def row_losses(
-    model: Any, examples: Sequence[Example], advance: Advance = lambda done: None
+    model: Any, examples: Sequence[Example], advance: Advance = lambda done, note="": None
 ) -> list[RowLoss]:
     """Return the loss of each example's trained tokens, in nats. The model is in evaluation mode.
 
@@ -51,7 +51,7 @@ def greedy_answers(
     prompts: Sequence[Sequence[int]],
     stops: Iterable[int],
     max_tokens: int,
-    advance: Advance = lambda done: None,
+    advance: Advance = lambda done, note="": None,
 ) -> list[list[int]]:
     """Return the likeliest tokens after each prompt, with the one of `stops` that ends them if it comes."""
     from transformers import GenerationConfig

@@ -1,0 +1,196 @@
+"""From a data set to files to chat with, in one call: split, train, export, certify, evaluate.
+
+Each step is another function of this package; finished ones are not repeated when the same call goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common.files import load_json, store_json
+from pipeline.data.options import DataOptions
+from pipeline.data.reader import load_data
+from pipeline.data.rows import PlainText
+from pipeline.data.split_folder import write_split
+from pipeline.data.stratified_split import SplitOptions
+from pipeline.data.writing import rows_sha256
+from pipeline.errors import InputError
+from pipeline.evaluation.config import EvaluateConfig, Evaluation
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.exporter.config import DEFAULT_QUANTS, ExportConfig
+from pipeline.exporter.run import ExportResult, export
+from pipeline.progress import NoProgress, StepProgress
+from pipeline.sources.model_source import base_source
+from pipeline.training.config import FinetuneConfig
+from pipeline.training.finetune import finetune
+from pipeline.training.recipe import recipe_of
+
+T = TypeVar("T")
+_STATE = "tune.json"
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """The options: those of the `training`, whose `out` is the folder of the GGUF files, and the export's.
+
+    Beside `out`, the folder `NAME-tuning` has the split data, the adapter (with `training.full`, the model)
+    and the evaluation. A quantization may be "auto". `verify` is "off", "fast" or "full".
+    """
+
+    training: FinetuneConfig
+    quants: tuple[str, ...] = DEFAULT_QUANTS
+    verify: str = "fast"
+    threads: int = 1
+    questions: int = 5
+
+    @property
+    def work(self) -> Path:
+        """The folder of everything but the GGUF files."""
+        return self.training.out.with_name(f"{self.training.out.name}-tuning")
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter, or of the tuned model."""
+        return self.work / ("model" if self.training.full else "lora")
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What was made: the adapter's folder, the export, and the evaluation's folder.
+
+    `evaluation` is None if an earlier run evaluated.
+    """
+
+    adapter: Path
+    export: ExportResult
+    evaluation_folder: Path
+    evaluation: Evaluation | None
+
+
+def tune(config: TuneConfig, progress: StepProgress | None = None) -> TuneResult:
+    """Split the data, train, export, certify and evaluate; go on from what the same call has finished.
+
+    Raises InputError for wrong input, and where other options made what is there, without `training.force`.
+    """
+    progress = progress or NoProgress()
+    exported = _export_config(config)  # raises for wrong options before anything is done
+    steps = _Steps(config)
+    steps.run("split", lambda: _split(config))
+    steps.run("train", lambda: finetune(_training(config), progress))
+    result = export(exported, progress)
+    found = steps.run("evaluate", lambda: evaluate(_evaluation(config, result), progress))
+    return TuneResult(config.adapter, result, config.work / "evaluation", found)
+
+
+class _Steps:
+    """The steps that are finished, recorded in NAME-tuning/tune.json with the options that they had."""
+
+    def __init__(self, config: TuneConfig) -> None:
+        self._path = config.work / _STATE
+        base_source(config.training.base)  # raises InputError before anything is written
+        options = json.loads(json.dumps(_identity(config)))
+        known = load_json(self._path) or {}
+        self._done: list[str] = list(known.get("done", []))
+        self._options = options
+        if known.get("options") == options and config.training.resume:
+            return
+        if known and not config.training.force:
+            changed = [key for key in sorted(options) if known.get("options", {}).get(key) != options[key]]
+            raise InputError(
+                f"{config.work} was made with another {', '.join(changed) or 'run'}: choose another --out, "
+                "or give --force to begin anew"
+            )
+        shutil.rmtree(config.work, ignore_errors=True)
+        self._done = []
+        self._store()
+
+    def run(self, name: str, step: Callable[[], T]) -> T | None:
+        """Run a step and return its result; None if an earlier run has finished it."""
+        if name in self._done:
+            return None
+        result = step()
+        self._done.append(name)
+        self._store()
+        return result
+
+    def _store(self) -> None:
+        store_json(self._path, {"options": self._options, "done": self._done})
+
+
+def _identity(config: TuneConfig) -> dict[str, Any]:
+    options = recipe_of(config.training)
+    for name in ("out", "data", "valid", "force", "save-every", "track"):
+        options.pop(name, None)
+    rows = load_data(config.training.data, config.training.data_options).rows
+    return {**options, "data": rows_sha256(rows), "quant": list(config.quants), "base": config.training.base}
+
+
+def _splits(training: FinetuneConfig) -> bool:
+    return training.valid is None and training.held_out > 0
+
+
+def _split(config: TuneConfig) -> None:
+    """Write train.jsonl and valid.jsonl, unless the held-out rows are given, or none are wanted."""
+    training = config.training
+    if _splits(training):
+        options = SplitOptions(valid=str(training.held_out), test="0", seed=training.seed)
+        write_split([str(training.data)], training.data_options, options, config.work / "data", force=True)
+
+
+def _training(config: TuneConfig) -> FinetuneConfig:
+    """Return the options of the training, on the split data if it was split."""
+    training, folder = config.training, config.work / "data"
+    if not _splits(training):
+        return replace(training, out=config.adapter, force=True)
+    return replace(
+        training,
+        data=folder / "train.jsonl",
+        valid=folder / "valid.jsonl",
+        data_options=DataOptions(
+            text="{text}" if _are_texts(training) else None, field=training.data_options.field
+        ),
+        out=config.adapter,
+        force=True,
+    )
+
+
+def _are_texts(training: FinetuneConfig) -> bool:
+    return isinstance(load_data(training.data, training.data_options).rows[0], PlainText)
+
+
+def _export_config(config: TuneConfig) -> ExportConfig:
+    training = config.training
+    return ExportConfig(
+        base=str(config.adapter) if training.full else training.base,
+        out=training.out,
+        adapters=() if training.full else (str(config.adapter),),
+        quants=config.quants,
+        qlora_base=training.qlora,
+        verify=config.verify,
+        threads=config.threads,
+        force=training.force,
+    )
+
+
+def _evaluation(config: TuneConfig, result: ExportResult) -> EvaluateConfig:
+    training = _training(config)
+    held = training.valid if training.valid is not None else training.data
+    return EvaluateConfig(
+        data=held,
+        out=config.work / "evaluation",
+        base=training.base,
+        adapters=() if training.full else (str(config.adapter),),
+        model=str(config.adapter) if training.full else None,
+        gguf=tuple(result.folder / output.file for output in result.outputs),
+        data_options=training.data_options,
+        questions=config.questions,
+        max_length=training.max_length,
+        chat_template=training.chat_template,
+        threads=config.threads,
+        force=True,
+    )
