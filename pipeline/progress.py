@@ -100,7 +100,7 @@ class _Lines:
             return
         self._shown = now
         left = (now - self._started) / max(1, done - self._first) * (self._total - done)
-        parts = [f"{done} of {self._total}", note, f"{_clock(left)} left"]
+        parts = [f"{done} of {self._total}", note, f"{_clock(left)} left" if done else ""]
         self._console.print(
             f"{self._title}: {', '.join(part for part in parts if part)}", markup=False, highlight=False
         )

@@ -43,7 +43,12 @@ def use_recipe(context: click.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     with report_errors():
-        known = {_name(one): one for one in context.command.params if one.name not in ("recipe", "help")}
+        known = {
+            spelling.removeprefix("--"): one
+            for one in context.command.params
+            for spelling in one.opts
+            if one.name not in ("recipe", "help", "json_summary")
+        }
         for name, value in read_recipe(path).items():
             if name not in known:
                 raise InputError(
@@ -51,10 +56,6 @@ def use_recipe(context: click.Context, path: Path | None) -> Path | None:
                 )
             context.default_map = {**(context.default_map or {}), str(known[name].name): value}
     return path
-
-
-def _name(parameter: click.Parameter) -> str:
-    return max(parameter.opts, key=len).removeprefix("--")
 
 
 @app.command()

@@ -1,0 +1,128 @@
+"""Recipes: what a training writes repeats it, and options given on the command line win."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import finetune as command
+from pipeline.data.options import DataOptions
+from pipeline.errors import InputError
+from pipeline.training.config import FinetuneConfig
+from pipeline.training.recipe import read_recipe, recipe_of, write_recipe
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[FinetuneConfig]:
+    """The configurations that the command would train with."""
+    configs: list[FinetuneConfig] = []
+
+    def record(config: FinetuneConfig, _progress: Any) -> Path:
+        configs.append(config)
+        return config.out
+
+    monkeypatch.setattr(command, "finetune", record)
+    monkeypatch.setattr(command, "print_summary", lambda *_: None)
+    return configs
+
+
+def invoke(*words: str) -> Any:
+    return CliRunner().invoke(command.app, list(words))
+
+
+EVERY = FinetuneConfig(
+    base="b",
+    data="d.csv",
+    out=Path("o"),
+    rank=4,
+    alpha=9,
+    dropout=0.1,
+    targets=("q_proj", "v_proj"),
+    rslora=True,
+    qlora="nf4",
+    learning_rate=1e-3,
+    schedule="cosine-restarts",
+    cycles=2,
+    steps=7,
+    accumulate=3,
+    train_on="last",
+    packing=True,
+    neftune=5.0,
+    checkpointing=True,
+    valid="v.csv",
+    eval_every=2,
+    early_stopping=3,
+    precision="bfloat16",
+    device="cpu",
+    base_name="me/base",
+    chat_template="chatml",
+    data_options=DataOptions(columns="question=Q,answer=A", field="kind"),
+    save_every=5,
+    trackers=("tensorboard",),
+)
+
+
+def test_a_written_recipe_repeats_the_training(tmp_path: Path, seen: list[FinetuneConfig]) -> None:
+    write_recipe(EVERY, tmp_path / "recipe.yaml")
+    result = invoke("--recipe", str(tmp_path / "recipe.yaml"), "--out", "o")
+    assert result.exit_code == 0, result.output
+    assert seen == [EVERY]
+
+
+def test_options_that_are_given_win(tmp_path: Path, seen: list[FinetuneConfig]) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "base: b\ndata: d\nrank: 4\nbatch_size: 2\ntarget: [q_proj]\nrslora: true\n"
+    )
+    result = invoke("--recipe", str(tmp_path / "r.yaml"), "--out", "o", "--rank", "16", "--target", "k_proj")
+    assert result.exit_code == 0, result.output
+    (config,) = seen
+    assert (config.rank, config.alpha, config.batch_size, config.targets, config.rslora) == (
+        16,
+        32,
+        2,
+        ("k_proj",),
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 1", "has 'learning-rate', which is no option: use accumulate, adapter,"),
+        ("- a", "is no list of `option: value` lines"),
+        ("a: [", "is no YAML"),
+        ("rank: many\nbase: b\ndata: d", "unable to parse string as an integer"),
+        ("rank: 0\nbase: b\ndata: d", "--rank 0 is out of range"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path: Path, seen: list[FinetuneConfig], text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    result = invoke("--recipe", str(tmp_path / "r.yaml"), "--out", "o")
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert not seen
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_recipe(tmp_path / "none.yaml")
+
+
+def test_a_recipe_has_the_names_of_the_command_line() -> None:
+    names = {name for parameter in _parameters() for name in parameter}
+    assert recipe_of(replace(EVERY, full=False)).keys() <= names
+    assert json.dumps(recipe_of(EVERY))
+
+
+def _parameters() -> list[list[str]]:
+    import typer.main
+
+    return [
+        [option.removeprefix("--") for option in parameter.opts]
+        for parameter in typer.main.get_command(command.app).params
+    ]
