@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.imatrix import FileQuality, ImatrixResult
     from bench.soak import SoakResult
     from bench.start import Start
+    from bench.train import TrainingFigures
     from pipeline.certificate.scoring.metrics import Share
 
 
@@ -118,6 +119,28 @@ def show_start(start: Start, as_json: bool) -> None:
     )
     if as_json:
         _print_json(asdict(start))
+
+
+def show_training(figures: Sequence[TrainingFigures], as_json: bool) -> None:
+    """Print each way's speed and peak memory, and ours over it."""
+    ours = figures[0]
+    table = Table(title="Training", title_justify="left")
+    for heading in ("", "tokens a CPU second", "ours over it", "peak memory (GB)", "ours over it"):
+        table.add_column(heading, justify="right" if heading else "left")
+    ratios = {}
+    for one in figures:
+        spread = f" ({min(one.speeds):.0f}-{max(one.speeds):.0f})" if len(one.speeds) > 1 else ""
+        ratios[one.name] = {"speed": ours.speed / one.speed, "peak_memory": ours.peak / one.peak}
+        table.add_row(
+            one.name,
+            f"{one.speed:.1f}{spread}",
+            f"{ratios[one.name]['speed']:.2f}",
+            f"{one.peak / 1e9:.2f}",
+            f"{ratios[one.name]['peak_memory']:.2f}",
+        )
+    terminal_console().print(table)
+    if as_json:
+        print(json.dumps({"figures": [asdict(one) for one in figures], "ratios": ratios}))
 
 
 def show_soak(result: SoakResult, as_json: bool) -> None:

@@ -82,7 +82,7 @@ def tune(config: TuneConfig, progress: StepProgress | None = None) -> TuneResult
     steps = _Steps(config)
     steps.run("split", lambda: _split(config))
     steps.run("train", lambda: finetune(_training(config), progress))
-    result = export(exported, progress)
+    result = export(replace(exported, evaluation=_chats_to_check(config)), progress)
     found = steps.run("evaluate", lambda: evaluate(_evaluation(config, result), progress))
     return TuneResult(config.adapter, result, config.work / "evaluation", found)
 
@@ -175,6 +175,13 @@ def _export_config(config: TuneConfig) -> ExportConfig:
         threads=config.threads,
         force=training.force,
     )
+
+
+def _chats_to_check(config: TuneConfig) -> Path | None:
+    """Return the held-out chats for the certificate, if they are in a file that it reads."""
+    path = config.work / "data" / "valid.jsonl"
+    checks = config.verify != "off" and not _are_texts(config.training)
+    return path if checks and path.is_file() else None
 
 
 def _evaluation(config: TuneConfig, result: ExportResult) -> EvaluateConfig:

@@ -20,8 +20,10 @@ from bench.report import (
     show_serving,
     show_soak,
     show_start,
+    show_training,
 )
 from bench.serve import ServeConfig, compare_serving
+from bench.train import TrainingOptions, compare_training
 from bench.workload import WORKLOADS
 from common.system import physical_cores
 from common.terminal import say
@@ -172,6 +174,25 @@ def start(
 
     with report_errors():
         show_start(measure_start(model.resolve(), repeat), as_json=json)
+
+
+@app.command()
+def train(
+    *,
+    base: Annotated[Path, typer.Option(help="A base model's folder.")],
+    data: Annotated[Path, typer.Option(help="The chats to train on.")],
+    rows: Annotated[int, typer.Option(help="Take so many of them, once.")] = TrainingOptions.rows,
+    batch: Annotated[int, typer.Option(help="Chats a step.")] = TrainingOptions.batch,
+    threads: Annotated[int, typer.Option(metavar="N", help="Threads.")] = TrainingOptions.threads,
+    repeat: Annotated[int, typer.Option(help="Run all so often, in turn, and take medians.")] = 1,
+    scratch: Logs = SCRATCH,
+    json: Json = False,
+) -> None:
+    """Compare our training with TRL's and with a plain loop: tokens a CPU second, and peak memory."""
+    with report_errors():
+        options = TrainingOptions(rows, batch, threads, repeat)
+        figures = compare_training(base.resolve(), data.resolve(), options, scratch.resolve(), _log)
+        show_training(figures, as_json=json)
 
 
 @app.command("soak")

@@ -1,0 +1,158 @@
+"""One training for `bench.train`, in a process of its own: ours, TRL's, or a plain loop.
+
+Run as `python -m bench.train_run WAY BASE DATA ROWS BATCH THREADS RESULT.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, set_seed
+
+from common.system import process_memory
+from pipeline.data.dataset import Example, encode_row
+from pipeline.data.reader import read_data
+from pipeline.sources.model_source import base_source
+from pipeline.training.base_model import load_model
+from pipeline.training.batches import LengthGroupedOrder, collate
+from pipeline.training.config import FinetuneConfig
+from pipeline.training.finetune import load_tokenizer
+from pipeline.training.trainer import FinetuneTrainer
+
+RATE = 3e-4
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: a base, its tokenizer, the rows, those of a batch; and a folder to write to."""
+
+    base: str
+    tokenizer: Any
+    examples: Sequence[Example]
+    batch: int
+    work: Path
+
+
+def main(words: list[str]) -> None:
+    """Train for one epoch; write tokens, CPU seconds of the training alone and peak memory to RESULT.json."""
+    way, base, data, rows, batch, threads, result = words
+    torch.set_num_threads(int(threads))
+    source = base_source(base)
+    tokenizer = load_tokenizer(source)
+    examples = [encode_row(tokenizer, row, 1024) for row in read_data(data)[: int(rows)]]
+    with tempfile.TemporaryDirectory() as work:
+        train = WAYS[way](Task(base, tokenizer, examples, int(batch), Path(work)))
+        started = time.process_time()
+        losses = train()
+        seconds = time.process_time() - started
+    found = {
+        "tokens": sum(len(example.input_ids) for example in examples),
+        "cpu_seconds": seconds,
+        "peak_bytes": process_memory("VmHWM"),
+        "last_loss": losses[-1],
+    }
+    Path(result).write_text(json.dumps(found))
+
+
+def ours(task: Task) -> Callable[[], list[float]]:
+    """Return our training."""
+    config = FinetuneConfig(
+        base=task.base,
+        data="-",
+        out=task.work / "out",
+        batch_size=task.batch,
+        epochs=1,
+        precision="float32",
+        device="cpu",
+    )
+    trainer = FinetuneTrainer(
+        config, load_model(config, base_source(task.base)), task.examples, work=task.work
+    )
+    return lambda: _trained(trainer)
+
+
+def trl_defaults(task: Task) -> Callable[[], list[float]]:
+    """Return TRL's training with its own defaults."""
+    return _trl(task)
+
+
+def trl_tuned(task: Task) -> Callable[[], list[float]]:
+    """Return TRL's training in float32, without checkpointing, with rows grouped by length."""
+    options = {"bf16": False, "gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+    return _trl(task, **options)
+
+
+def plain_loop(task: Task) -> Callable[[], list[float]]:
+    """Return a loop of a few lines over torch and PEFT, with transformers' own loss."""
+    set_seed(42)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(task.base, dtype=torch.float32), _lora())
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], RATE)
+    order = LengthGroupedOrder([len(one.input_ids) for one in task.examples], task.batch, 42).order(0)
+
+    def train() -> list[float]:
+        losses = []
+        model.train()
+        for start in range(0, len(order), task.batch):
+            rows = collate([task.examples[place] for place in order[start : start + task.batch]])
+            loss = model(input_ids=rows["input_ids"], labels=rows["labels"], use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss))
+        return losses
+
+    return train
+
+
+WAYS = {"ours": ours, "trl": trl_defaults, "trl-tuned": trl_tuned, "plain": plain_loop}
+
+
+def _trl(task: Task, **options: Any) -> Callable[[], list[float]]:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    set_seed(42)
+    arguments = SFTConfig(
+        output_dir=str(task.work),
+        num_train_epochs=1,
+        per_device_train_batch_size=task.batch,
+        learning_rate=RATE,
+        max_length=None,
+        use_cpu=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+    rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in task.examples]
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(task.base, dtype=torch.float32),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=task.tokenizer,
+        peft_config=_lora(),
+    )
+    return lambda: _trained(trainer)
+
+
+def _lora() -> Any:
+    return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _trained(trainer: Any) -> list[float]:
+    trainer.train()
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
