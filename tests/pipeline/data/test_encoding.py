@@ -152,7 +152,7 @@ def test_an_answer_ends_before_the_next_question_without_end_tokens(
 
 
 def test_an_end_of_turn_that_is_no_special_token_is_found() -> None:
-    """Phi-3.5's <|end|> is an added token that transformers does not call special."""
+    """An added token need not be among the special ones that the tokenizer lists."""
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken("<|end|>", special=False), AddedToken("<think>", special=False)])
     tokenizer.chat_template = (
