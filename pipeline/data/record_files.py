@@ -136,6 +136,12 @@ def _json(name: str, raw: bytes) -> Records:
     lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
     if (listed := _listed(name, raw, lines)) is not None:
         return Records(name, "JSON", "row", enumerate(listed, 1))
+    number, first = lines[0] if lines else (1, b"{")
+    if (
+        isinstance(wrong := _parsed(f"{name}, line {number}", first), InputError)
+        and first.strip()[:1].isalnum()
+    ):
+        raise InputError(f"{wrong}; if it is a table, call the file .csv or .tsv")
     numbered = ((number, _parsed(f"{name}, line {number}", line)) for number, line in lines)
     return Records(name, "JSON Lines", "line", numbered)
 

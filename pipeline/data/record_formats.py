@@ -114,7 +114,7 @@ def find_messages(record: object, where: str, *, require_answer: bool = True) ->
             )
     raise UnknownForm(
         f'{where}: there is no list "messages" nor another known form in the keys {keys_text(record)}: '
-        f"use {FORMS_TAKEN}; or name what it has with {_suggestion(record)} for plain text"
+        f"name what it has with {_suggestion(record)} for plain text; known forms are {FORMS_TAKEN}"
     )
 
 

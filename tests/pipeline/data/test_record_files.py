@@ -31,6 +31,10 @@ from tests.pipeline.data.seed_rows import write_rows
         (b'{\n "messages": [\n}', "line 1: this is not JSON .*line 3 column 1"),
         (b'{"messages": []},\n', "line 1: a comma ends the line: leave it out"),
         (b" \n\n", "is empty"),
+        (
+            b"question,answer\nHi,Yo\n",
+            "line 1: this is not JSON .*; if it is a table, call the file .csv or .tsv",
+        ),
     ],
 )
 def test_files_that_are_no_jsonl(tmp_path: Path, content: bytes, message: str) -> None:
@@ -99,7 +103,7 @@ def _zip(*names: str) -> bytes:
         (
             "x.csv",
             b"Hi,Yo\nAnd,So\n",
-            "row 2: .*in the keys 'Hi', 'Yo': use messages, .*--columns question=Hi,answer=Yo, or",
+            "row 2: .*in the keys 'Hi', 'Yo': name what it has with --columns question=Hi,answer=Yo, or",
         ),
     ],
 )
