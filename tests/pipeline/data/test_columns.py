@@ -19,6 +19,7 @@ ROW = {"Frage": "Hi", "Antwort": "Yo", "Regel": "Be.", "Text": "Ctx", "n": 3, "n
     ("columns", "messages"),
     [
         ("question=Frage,answer=Antwort", [user("Hi"), bob("Yo")]),
+        ("question=frage,answer=ANTWORT", [user("Hi"), bob("Yo")]),
         (" answer = Antwort , question = Frage ", [user("Hi"), bob("Yo")]),
         (
             "question=Frage,answer=Antwort,system=Regel,context=Text",
