@@ -1,15 +1,19 @@
-"""Quiet the libraries whose progress bars and hints would garble a command's own output."""
+"""Quiet the libraries whose progress bars and hints would garble the commands' own."""
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import warnings
 
 
 def quiet_libraries() -> None:
-    """Silence bars, hints and warnings of transformers and the Hub; errors are still shown."""
+    """Turn off bars and hints of transformers, tokenizers and the Hub's client; errors are still shown."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it whether needed or not
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "torch" not in sys.modules:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # of loading weights
