@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -65,7 +64,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 def main() -> None:
     """Look into data sets, convert them to JSON Lines, and split them."""
     quiet_libraries()
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 @app.command()
