@@ -56,6 +56,9 @@ def _field(record: object, column: str, where: str, option: str) -> Any:
     if not isinstance(record, dict):
         raise InputError(f"{where}: it is no object with columns: write {{{column!r}: ...}}")
     if column not in record:
+        alike = [key for key in record if str(key).strip().lower() == column.lower()]
+        if len(alike) == 1:
+            return record[alike[0]]
         close = get_close_matches(column, [str(key) for key in record], 1)
         raise UnknownForm(
             f"{where}: {option} names {column!r}, and the row has only {keys_text(record)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -98,6 +99,9 @@ def collect_errors(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
 
 def _open(spec: str | Path, options: DataOptions) -> Records:
     path = Path(spec)
+    if link := re.match(r"https?://[^/]+/(?:datasets/([\w.-]+/[\w.-]+))?", str(spec)):
+        found = f"the data set's name on the Hub, {link[1]}" if link[1] else "the file itself, downloaded"
+        raise InputError(f"the data set {spec} is a link: give {found}")
     try:
         if path.is_dir():
             records = folder_records(path, options)

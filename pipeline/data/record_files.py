@@ -136,6 +136,12 @@ def _json(name: str, raw: bytes) -> Records:
     lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
     if (listed := _listed(name, raw, lines)) is not None:
         return Records(name, "JSON", "row", enumerate(listed, 1))
+    number, first = lines[0] if lines else (1, b"{")
+    if (
+        isinstance(wrong := _parsed(f"{name}, line {number}", first), InputError)
+        and first.strip()[:1].isalnum()
+    ):
+        raise InputError(f"{wrong}; if it is a table, call the file .csv or .tsv")
     numbered = ((number, _parsed(f"{name}, line {number}", line)) for number, line in lines)
     return Records(name, "JSON Lines", "line", numbered)
 
@@ -156,8 +162,27 @@ def _listed(name: str, raw: bytes, lines: list[tuple[int, bytes]]) -> list[objec
             return None
     if isinstance(whole, list):
         return whole
+    if (columns := _columnar(whole)) is not None:
+        return columns
     inner = _list_in(whole)
     return inner if inner is not None or len(lines) == 1 else [whole]
+
+
+def _columnar(whole: object) -> list[object] | None:
+    """Return the rows of {"question": [...], "answer": [...]}, or pandas' {"question": {"0": ...}, ...}."""
+    if not isinstance(whole, dict) or len(whole) < 2:
+        return None
+    first, *others = columns = list(whole.values())
+    if not all(type(column) is type(first) and first for column in columns):
+        return None
+    if isinstance(first, dict) and all(column.keys() == first.keys() for column in others):
+        numbered = all(key.isdigit() for key in first)
+        return [{name: column[key] for name, column in whole.items()} for key in first] if numbered else None
+    if not isinstance(first, list) or any(len(column) != len(first) for column in others):
+        return None
+    if any(isinstance(value, dict | list) for column in columns for value in column):
+        return None
+    return [dict(zip(whole, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _list_in(whole: object) -> list[object] | None:

@@ -8,6 +8,7 @@ name. null is the same as an absent key.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,18 @@ from pipeline.data.text_formats import TEXT_FORMS, parse_text
 from pipeline.errors import InputError
 
 _CONVERSATIONS = ("messages", "conversations", "conversation")
-_QUESTIONS = ("instruction", "prompt", "question", "query", "input", "inputs", "user", "human", "q")
+_QUESTIONS = (
+    "instruction",
+    "prompt",
+    "question",
+    "query",
+    "input",
+    "inputs",
+    "user",
+    "human",
+    "problem",
+    "q",
+)
 _ANSWERS = (
     "output",
     "completion",
@@ -30,6 +42,7 @@ _ANSWERS = (
     "reply",
     "target",
     "targets",
+    "solution",
     "a",
 )
 _SYSTEMS = ("system", "system_prompt", "system_message")
@@ -57,8 +70,8 @@ _PREFERENCES = re.compile(
 _HARMLESS = re.compile(
     r"""(__index_level_0__ | (.*_)?(id|idx|ids|uuid|hash|url|date|time|timestamp|name|count|version|at|by)
     | (num|n|is|has|avg|min|max)_.* | index | row | views | length | split | fold | seed | avatarurl | links?
-    | source | origin | dataset | subset | collection | file | path | author | annotator | worker | country
-    | state | region | created | updated | published | licen[cs]e | copyright
+    | (.*_)?(source|fingerprint) | origin | dataset | subset | collection | file | path | author | annotator
+    | worker | country | state | region | created | updated | published | licen[cs]e | copyright
     | categor(y|ies) | subcategory | topics? | subtopic | title | subject | domain | genre | tags? | keywords?
     | intent | cluster | tasks? | task_type | type | kind | lang | languages? | locale | models? | generator
     | scores? | score_.* | ratings? | stars | quality | difficulty | level | complexity | toxicity | toxic
@@ -101,9 +114,19 @@ def find_messages(record: object, where: str, *, require_answer: bool = True) ->
             )
     raise UnknownForm(
         f'{where}: there is no list "messages" nor another known form in the keys {keys_text(record)}: '
-        f"use {FORMS_TAKEN}; or name what it has with --columns question=COLUMN,answer=COLUMN, or --text "
-        f"'{{{next(iter(record), 'column')}}}' for plain text"
+        f"name what it has with {_suggestion(record)} for plain text; known forms are {FORMS_TAKEN}"
     )
+
+
+def _suggestion(record: dict[str, Any]) -> str:
+    """Return --columns and --text with the record's own columns of text, as far as these are plain."""
+    texts = [key for key, value in record.items() if _is_text(value) and not _HARMLESS.fullmatch(key.strip())]
+    question, answer = (
+        texts if len(texts) == 2 and not set(",=") & set("".join(texts)) else ("COLUMN", "COLUMN")
+    )
+    sample = (texts or [*record, "COLUMN"])[0]
+    columns = shlex.quote(f"question={question},answer={answer}")
+    return f"--columns {columns}, or --text {shlex.quote(f'{{{sample}}}')}"
 
 
 def _with_plain_names(record: dict[str, Any]) -> dict[str, Any]:

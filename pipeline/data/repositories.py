@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from common.hub_errors import hub_refusal
 from common.text import first_line
 from pipeline.data.file_formats import SUFFIXES
 from pipeline.data.options import DataOptions
-from pipeline.data.record_files import Records
+from pipeline.data.record_files import Records, file_records
 from pipeline.errors import InputError
 from pipeline.sources.model_source import HUB_ID
 
@@ -50,13 +49,15 @@ def folder_records(folder: Path, options: DataOptions) -> Records:
     if (folder / "state.json").is_file():
         return Records(str(folder), "Arrow", "row", enumerate(_saved(folder), 1))
     files = [path for kind in _DATA_FILES for path in sorted(folder.glob(f"**/*.{kind}"))]
-    example = next((str(path.relative_to(folder)) for path in islice(files, 1)), None)
-    if example is None:
+    if len(files) == 1 and options.split is None:
+        return file_records(files[0])
+    if not files:
         raise InputError(
             f"the data set {folder} cannot be read: it is a folder without data: name a file of chats"
         )
 
     def fault(error: Exception) -> str:
+        example = files[0].relative_to(folder)
         return (
             f"it is a folder that the library datasets cannot load ({_said(error)}): "
             f"name a file in it, such as {example}"

@@ -19,6 +19,7 @@ ROW = {"Frage": "Hi", "Antwort": "Yo", "Regel": "Be.", "Text": "Ctx", "n": 3, "n
     ("columns", "messages"),
     [
         ("question=Frage,answer=Antwort", [user("Hi"), bob("Yo")]),
+        ("question=frage,answer=ANTWORT", [user("Hi"), bob("Yo")]),
         (" answer = Antwort , question = Frage ", [user("Hi"), bob("Yo")]),
         (
             "question=Frage,answer=Antwort,system=Regel,context=Text",
@@ -68,7 +69,8 @@ def test_plain_names_are_found(tmp_path: Path, question: str, answer: str) -> No
         ({"columns": "question=Frage,answer=Antwort", "field": "none"}, "'none' is None, which names no cat"),
         (
             {},
-            "line 1: there is no list .*the keys 'Frage', 'Antwort', .*--columns question=COLUMN,",
+            "line 1: there is no list .*the keys 'Frage', .*--columns question=COLUMN,answer=COLUMN, "
+            "or --text '{Frage}' for",
         ),
     ],
 )
@@ -117,6 +119,30 @@ def test_a_template_of_a_plain_text(tmp_path: Path, template: str, text: str) ->
     assert read_data(path, DataOptions(text=template, field="author")) == [
         PlainText(text, 1, str(path), "Bob")
     ]
+
+
+@pytest.mark.parametrize(
+    ("record", "advice"),
+    [
+        (
+            {"id": "1", "dialogue": "Hi", "summary": "Yo"},
+            "--columns question=dialogue,answer=summary, or --text '{dial",
+        ),
+        (
+            {"Question Text": "Hi", "My answer": "Yo"},
+            "--columns 'question=Question Text,answer=My answer', or --text",
+        ),
+        ({"translation": {"en": "a"}}, "--columns question=COLUMN,answer=COLUMN, or --text '{translation}'"),
+        (
+            {"id": "1", "joke": "Ha"},
+            "--columns question=COLUMN,answer=COLUMN, or --text '{joke}' for plain text",
+        ),
+    ],
+)
+def test_the_advice_has_the_columns_that_are_there(tmp_path: Path, record: Any, advice: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_data(write(tmp_path, record, record))
+    assert advice in str(caught.value) and not caught.value.more
 
 
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:

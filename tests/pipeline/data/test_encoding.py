@@ -9,6 +9,8 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
+from common.chat_templates import builtin_names
+from pipeline.data.chat_template import set_template
 from pipeline.data.dataset import IGNORED, PlainText, encode_chat, encode_row, render
 from pipeline.data.encoding import require_train_on
 from pipeline.errors import InputError
@@ -151,8 +153,21 @@ def test_an_answer_ends_before_the_next_question_without_end_tokens(
     assert trained_text(tokenizer, example.labels) == "Yo\nAye\n"
 
 
+def test_the_token_that_begins_the_next_turn_ends_an_answer_that_has_no_other() -> None:
+    """GLM's templates write <|user|> after an answer only as the beginning of the next question."""
+    tokenizer = byte_tokenizer()
+    marks = {"additional_special_tokens": ["<|user|>", "<|assistant|>"]}
+    tokenizer.add_special_tokens(marks)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    example = encode_row(tokenizer, chat(user("Hi"), bob("Yo"), user("Hm"), bob("Aye")), 1000)
+    assert trained_text(tokenizer, example.labels) == "Yo<|user|>Aye"
+
+
 def test_an_end_of_turn_that_is_no_special_token_is_found() -> None:
-    """Phi-3.5's <|end|> is an added token that transformers does not call special."""
+    """An added token need not be among the special ones that the tokenizer lists."""
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken("<|end|>", special=False), AddedToken("<think>", special=False)])
     tokenizer.chat_template = (
@@ -164,3 +179,20 @@ def test_an_end_of_turn_that_is_no_special_token_is_found() -> None:
     assert trained_text(tokenizer, example.labels) == "<think>Hm Yo<|end|>Aye<|end|>"
     with pytest.raises(InputError, match=r"message 2: '<\|end\|>' is one of the model's own"):
         encode_row(tokenizer, chat(user("Hi"), bob("Yo <|end|>")), 1000)
+
+
+def test_no_named_template_trains_on_a_question() -> None:
+    talk = chat(user("Hi"), bob("Ahoy there"), user("Bye"), bob("Farewell"))
+    refused = []
+    for name in builtin_names():
+        tokenizer = byte_tokenizer()
+        set_template(tokenizer, name)
+        try:
+            trained = trained_text(tokenizer, encode_row(tokenizer, talk, 1000).labels)
+        except InputError as error:
+            assert "renders earlier turns differently" in str(error)
+            refused.append(name)
+            continue
+        assert "Hi" not in trained and "Bye" not in trained, name
+        assert trained.index("Ahoy there") < trained.index("Farewell"), name
+    assert refused == ["bailing-think", "yandex"]

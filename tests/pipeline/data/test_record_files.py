@@ -31,6 +31,10 @@ from tests.pipeline.data.seed_rows import write_rows
         (b'{\n "messages": [\n}', "line 1: this is not JSON .*line 3 column 1"),
         (b'{"messages": []},\n', "line 1: a comma ends the line: leave it out"),
         (b" \n\n", "is empty"),
+        (
+            b"question,answer\nHi,Yo\n",
+            "line 1: this is not JSON .*; if it is a table, call the file .csv or .tsv",
+        ),
     ],
 )
 def test_files_that_are_no_jsonl(tmp_path: Path, content: bytes, message: str) -> None:
@@ -99,7 +103,7 @@ def _zip(*names: str) -> bytes:
         (
             "x.csv",
             b"Hi,Yo\nAnd,So\n",
-            "row 2: .*in the keys 'Hi', 'Yo': use messages, .*--columns question=COLUMN",
+            "row 2: .*in the keys 'Hi', 'Yo': name what it has with --columns question=Hi,answer=Yo, or",
         ),
     ],
 )
@@ -139,6 +143,9 @@ def test_the_same_rows_are_read_from_each_kind(tmp_path: Path, name: str, packed
         ("x.json", '{\n"question": "Hi",\n"answer": "Yo"}'),
         ("x.json", '{"question": "Hi",\n"answer": "Yo"}'),
         ("x.json", '{"question": "Hi", "answer": "Yo"}\n'),
+        ("x.json", '{"question": {"0": "Hi"}, "answer": {"0": "Yo"}}'),
+        ("x.json", '{"question": ["Hi"], "answer": ["Yo"], "n": [1]}'),
+        ("x.json", '{"prompt": [{"role": "user", "content": "Hi"}], "completion": "Yo"}'),
         ("x.csv", "\ufeffquestion;answer\r\nHi;Yo\r\n;\r\n"),
         ("x.csv", "Question |Answer\nHi|Yo\n"),
         ("x.csv", "id,question,answer,lang\n1,Hi,Yo\n"),

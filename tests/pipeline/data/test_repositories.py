@@ -56,6 +56,12 @@ def test_a_folder_laid_out_as_on_the_hub_is_read(tmp_path: Path, monkeypatch: py
         read_data(folder, DataOptions(split="dev"))
 
 
+def test_the_only_file_of_a_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x.csv").write_text("question;answer\nHi;Yo\n")
+    assert contents(tmp_path) == CHATS[:1]
+
+
 @pytest.mark.parametrize("files", [["README.md"], []])
 def test_a_folder_without_data_is_refused(tmp_path: Path, files: list[str]) -> None:
     for file in files:
@@ -103,6 +109,12 @@ def test_a_path_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(read_data("owner/name", DataOptions(text="{quote}"))) == 2
     for spec in ("owner/other", "data/train.jsonl", "data/train.json.gz", "x.csv", "a/b/c"):
         with pytest.raises(InputError, match=f"the data set {spec} does not exist: give a file"):
+            read_data(spec)
+    for spec, message in (
+        ("https://hub.example/datasets/a/b-c", "is a link: give the data set's name on the Hub, a/b-c"),
+        ("http://example.org/x.csv", "is a link: give the file itself, downloaded"),
+    ):
+        with pytest.raises(InputError, match=message):
             read_data(spec)
     with pytest.raises(InputError, match="--revision is for a data set on the Hub, and owner/name is here"):
         read_data("owner/name", DataOptions(revision="main", text="{quote}"))
