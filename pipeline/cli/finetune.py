@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from common.chat_templates import OPTION, current_option
 from common.terminal import say
 from common.text import pluralize
 from pipeline.cli.console import report_errors, terminal_progress
@@ -28,7 +29,7 @@ training = partial(typer.Option, rich_help_panel="Training")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(context_settings={"token_normalize_func": current_option})
 def main(
     *,
     base: Annotated[
@@ -59,8 +60,9 @@ def main(
     chat_template: Annotated[
         str | None,
         training(
+            OPTION,
             metavar="FILE|NAME",
-            help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the base's template.",
+            help="A Jinja file, or a name such as chatml, llama3 or alpaca, in place of the base's template.",
         ),
     ] = None,
     lr: Annotated[float, training(metavar="N", help="The highest learning rate.")] = DEFAULTS.learning_rate,

@@ -23,13 +23,14 @@ from common.worker_process import Message, send, serve
 from pipeline.convert.job import Converted, ConvertJob
 from pipeline.convert.metadata_check import check_metadata
 from pipeline.convert.remote_code import forbid_remote_code
+from pipeline.convert.stop_token import add_stop_token
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
 from pipeline.sources.model_source import Source
 from pipeline.sources.reading import reading, reason
 from pipeline.tokenizers.diagnose import tokenizer_message, unknown_to_converter
-from pipeline.tokenizers.reference import ask_tokenizer
+from pipeline.tokenizers.reference import ask_tokenizer, load_tokenizer, turn_end
 from pipeline.tokenizers.select import stage_checkpoint
 
 if TYPE_CHECKING:
@@ -57,9 +58,10 @@ def convert(request: Message) -> Message:
         staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch), job.chat_template)
         with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
             model = _converter(job, staged.folder, merger)
-        _write(model, job.base, job.types)
-        if job.tokenizer_reference:
-            _save_tokenizer_reference(staged.folder, job.evaluation, job.tokenizer_reference)
+        tokenizer = _tokenizer(staged.folder)
+        _write(model, job.base, job.types, None if tokenizer is None else turn_end(tokenizer))
+        if job.tokenizer_reference and tokenizer is not None:
+            ask_tokenizer(tokenizer, job.evaluation).save(job.tokenizer_reference)
     if merger is not None:
         merger.finish()
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
@@ -86,10 +88,11 @@ def _prepare_process(job: ConvertJob) -> None:
     _map_large_blocks()
 
 
-def _save_tokenizer_reference(folder: Path, evaluation: Path | None, path: Path) -> None:
-    """Save transformers' results for the tokenizer, for the certificate: it is loaded here anyway."""
-    with suppress(InputError):  # the certificate reports it
-        ask_tokenizer(folder, evaluation).save(path)
+def _tokenizer(folder: Path) -> Any | None:
+    """Return transformers' tokenizer; None when it does not load, which the certificate reports."""
+    with suppress(InputError):
+        return load_tokenizer(folder)
+    return None
 
 
 def _map_large_blocks() -> None:
@@ -232,8 +235,11 @@ def _merged(prefetcher: MergePrefetcher, name: str, shape: tuple[int, ...]) -> A
     return LazyTorchTensor(meta=meta, func=lambda: prefetcher.take(name))
 
 
-def _write(model: Any, base: Source, types: TensorTypes) -> None:
-    """Run the steps of llama.cpp's ModelBase.write. Raises InputError for faults of the input."""
+def _write(model: Any, base: Source, types: TensorTypes, stop: int | None) -> None:
+    """Run the steps of llama.cpp's ModelBase.write. Raises InputError for faults of the input.
+
+    The token `stop` ends an answer in every program that reads the file, although it may not be the EOS.
+    """
     read_tokenizer = model.set_vocab
 
     def set_vocab() -> None:
@@ -246,6 +252,8 @@ def _write(model: Any, base: Source, types: TensorTypes) -> None:
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
     writer = model.gguf_writer
+    if stop is not None:
+        add_stop_token(writer, stop)
     tensors = {name: info for shard in writer.tensors for name, info in shard.items()}
     types.check({name: info.shape[-1] for name, info in tensors.items() if len(info.shape) > 1})
     check_metadata(writer, base, model.dir_model)

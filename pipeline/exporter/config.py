@@ -51,7 +51,7 @@ class ExportConfig:
     `verify` is the depth of the checks ("off", "fast", "full"; see pipeline.certificate), which also use the
     user's chats in `evaluation`, a JSONL file.
 
-    `chat_template` is a Jinja file or a name of llama.cpp's, for a model without a template or in place of
+    `chat_template` is a Jinja file or a name, for a model without a template or in place of
     it; it is read at once, into `given_template`.
 
     `threads` is for the quantizer and the merge. With `resume`, finished files of an earlier run on the same
@@ -171,13 +171,13 @@ class ExportConfig:
         if self.chat_template is None:
             return
         if self.format == "adapter":
-            raise InputError("--format adapter takes no --chat-template: a LoRA file has none")
+            raise InputError("--format adapter takes no --template: a LoRA file has none")
         given = read_template(self.chat_template)
         object.__setattr__(self, "given_template", given)
         try:
             ChatTemplate(given.source, "<s>", "</s>")
         except ModelError as error:
-            raise InputError(f"--chat-template {self.chat_template!r}: {error}") from None
+            raise InputError(f"--template {self.chat_template!r}: {error}") from None
 
     def reject_unused_options(self) -> None:
         """Raise InputError for an option without effect.

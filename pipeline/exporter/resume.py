@@ -123,7 +123,7 @@ def _pairs(
     was, now = inputs.get("importance", {}), describe_importance(config)
     yield "the importance matrix", list(was.values()), list(now.values())
     was, now = inputs.get("chat_template", {}), describe_template(config)
-    yield "--chat-template", list(was.values()), list(now.values())
+    yield "--template", list(was.values()), list(now.values())
     yield _RUNTIME, earlier.versions.get(_RUNTIME), versions().get(_RUNTIME)
 
 

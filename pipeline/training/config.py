@@ -24,7 +24,7 @@ class FinetuneConfig:
     `held_out` is the fraction of the chats for evaluation, not trained on. `max_length` is in tokens. The
     update is scaled by alpha / rank. `precision` is the type of matrix products in training; "auto" takes
     the faster one on this CPU. `stored_type` is the type in the adapter's file. `chat_template` is
-    a Jinja file or a name of llama.cpp's, in place of the base's; the adapter then carries it.
+    a Jinja file or a name, in place of the base's; the adapter then carries it.
     """
 
     base: str

@@ -28,7 +28,7 @@ class ExternalCheck:
 
     That is `reference`, or `base` with `adapters` merged into it. `reference` and `base` are folders or Hub
     ids; without a base the reference's own weights are used, if it has any. `chat_template`, a Jinja file or
-    a name of llama.cpp's, replaces the reference's. Raises InputError for invalid options.
+    a name, replaces the reference's. Raises InputError for invalid options.
     """
 
     file: Path
