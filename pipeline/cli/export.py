@@ -70,7 +70,8 @@ def main(
         str | None,
         typer.Option(
             metavar="nf4",
-            help="Merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it.",
+            help="Merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it. "
+            "Those of finetune.py say so themselves.",
         ),
     ] = None,
     output_format: Annotated[

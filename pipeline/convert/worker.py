@@ -34,6 +34,7 @@ from pipeline.tokenizers.reference import ask_tokenizer, load_tokenizer, turn_en
 from pipeline.tokenizers.select import stage_checkpoint
 
 if TYPE_CHECKING:
+    from pipeline.merge.nf4 import RoundedBase
     from pipeline.merge.tensor_merger import TensorMerger
 
 
@@ -77,7 +78,7 @@ def _prepare_process(job: ConvertJob) -> None:
     sys.path[:0] = [str(job.toolchain), str(job.toolchain / "gguf-py")]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the base's folder
     logging.basicConfig(level=logging.WARNING)
-    if not job.qlora_base:  # PEFT would import it without need, which takes most of a second
+    if not job.rounding:  # PEFT would import it without need, which takes most of a second
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # makes its import fail
     try:
         import torch
@@ -102,12 +103,18 @@ def _map_large_blocks() -> None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
-def _merger(job: ConvertJob) -> TensorMerger | None:
-    if not job.adapters:
-        return None
-    from pipeline.merge.merger import merge_in_sequence
+def _merger(job: ConvertJob) -> TensorMerger | RoundedBase | None:
+    """Return what changes the base's tensors; None if nothing does."""
+    if job.adapters:
+        from pipeline.merge.merger import merge_in_sequence
 
-    return merge_in_sequence(job.base, job.adapters, job.qlora_base)
+        return merge_in_sequence(job.base, job.adapters, job.rounding)
+    if job.rounding is not None:
+        from pipeline.merge.checkpoint import Checkpoint
+        from pipeline.merge.nf4 import RoundedBase
+
+        return RoundedBase(job.base, Checkpoint(job.base.weight_files()), job.rounding)
+    return None
 
 
 def _check_base(base: Source) -> None:
@@ -178,7 +185,7 @@ def _model_class(base: Source, folder: Path) -> Any:
         ) from None
 
 
-def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> Any:
+def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | RoundedBase | None) -> Any:
     """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
     plain = _model_class(job.base, folder)
     import gguf
@@ -192,7 +199,7 @@ def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> An
     return model_class(folder, file_types[job.outtype], job.target, model_name=job.name)
 
 
-def _merging(plain: Any, merger: TensorMerger, base: Source) -> Any:
+def _merging(plain: Any, merger: TensorMerger | RoundedBase, base: Source) -> Any:
     """Return a subclass of the converter's model class that reads merged tensors instead of the base's.
 
     Every tensor of the checkpoint passes `filter_tensors` under its original name, before the converter
