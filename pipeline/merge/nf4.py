@@ -43,6 +43,8 @@ class Nf4Base:
     def __init__(self, base: Source, tensors: Tensors, rounding: Nf4Rounding) -> None:
         self._tensors, self._double_quant = tensors, rounding.double_quant
         self._dtype: torch.dtype | None = getattr(torch, rounding.dtype) if rounding.dtype else None
+        compute = rounding.compute_dtype
+        self._compute_dtype: torch.dtype | None = getattr(torch, compute) if compute else None
         self._transposed = _linear_weights(base, tensors)
         stored = tensors_of(base)
         cast = {name for name, info in stored.items() if _loses(info.dtype, rounding.dtype)}
@@ -66,6 +68,7 @@ class Nf4Base:
         packed, state = quantize_4bit(
             weight, blocksize=_BLOCK, compress_statistics=self._double_quant, quant_type="nf4"
         )
+        state.dtype = self._compute_dtype or state.dtype
         rounded: torch.Tensor = dequantize_4bit(packed, state)
         return rounded
 

@@ -1,7 +1,8 @@
 """The base as an adapter saw it in training: as it is, or rounded to NF4 by QLoRA.
 
 scripts/finetune.py records it in the adapter's training.json, as options.qlora: null, or
-{"quant_type": "nf4", "double_quant": true, "dtype": "bfloat16"}. An adapter of other programs has none.
+{"quant_type": "nf4", "double_quant": true, "dtype": "bfloat16"}, with
+"compute_dtype" where it is another one. An adapter of other programs has no record.
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ from pipeline.sources.model_source import read_json
 RECORD = "training.json"
 _DTYPES = ("float32", "bfloat16", "float16")
 _QLORA_KEYS = {"quant_type", "double_quant", "dtype"}
+_OPTIONAL_KEY = "compute_dtype"
 
 
 @dataclass(frozen=True)
 class Nf4Rounding:
     """How a base was rounded to NF4 in blocks of 64.
 
-    `dtype` is the type in which it was loaded, before rounding, and to which its weights are dequantized;
-    None is the type of its files. With `double_quant` the blocks' scales are quantized too.
+    `dtype` is the type in which it was loaded, before rounding; None is the type of its files. With
+    `double_quant` the blocks' scales are quantized too. bitsandbytes dequantizes to the type in
+    which it multiplies, `compute_dtype`; None is `dtype`.
     """
 
     dtype: str | None = None
     double_quant: bool = True
+    compute_dtype: str | None = None
 
     def __str__(self) -> str:
         loaded = f" from {self.dtype}" if self.dtype else ""
-        return f"nf4{loaded}{'' if self.double_quant else ' without double quantization'}"
+        computed = f" to {self.compute_dtype}" if self.compute_dtype not in (None, self.dtype) else ""
+        return f"nf4{loaded}{computed}{'' if self.double_quant else ' without double quantization'}"
 
 
 def trained_rounding(qlora_base: str | None, adapters: Sequence[Adapter]) -> Nf4Rounding | None:
@@ -90,7 +95,7 @@ def _rounding(spec: str, record: Any) -> Nf4Rounding | None:
             f"the adapter {spec!r} has {fault} in its {RECORD}, a base that is not made here: merge it with "
             "PEFT's merge_and_unload where it was trained, and export that with --base"
         )
-    return Nf4Rounding(record["dtype"], record["double_quant"])
+    return Nf4Rounding(record["dtype"], record["double_quant"], record.get(_OPTIONAL_KEY))
 
 
 def _fault(record: Any) -> str:
@@ -101,7 +106,8 @@ def _fault(record: Any) -> str:
         "quant_type": record["quant_type"] != "nf4",
         "double_quant": not isinstance(record["double_quant"], bool),
         "dtype": record["dtype"] not in _DTYPES,
-        **dict.fromkeys(sorted(record.keys() - _QLORA_KEYS), True),
+        _OPTIONAL_KEY: record.get(_OPTIONAL_KEY) not in (None, *_DTYPES),
+        **dict.fromkeys(sorted(record.keys() - _QLORA_KEYS - {_OPTIONAL_KEY}), True),
     }
     key = next((key for key, is_wrong in wrong.items() if is_wrong), None)
     return f"options.qlora.{key} = {str(record[key])[:80]!r}" if key else ""

@@ -162,3 +162,16 @@ def test_a_model_in_four_bits_multiplies_by_the_dequantized_weights_in_evaluatio
         value.requires_grad_()
         layer.train()(value).sum().backward()
         assert torch.equal(value.grad, torch.ones(3, len(weight)) @ weight)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_a_layer_dequantizes_to_the_type_in_which_it_multiplies(compute: str, bases: Bases) -> None:
+    base, dtype = bases("llama", dtype=torch.float32), getattr(torch, compute)
+    model = in_four_bits(base, torch.bfloat16)
+    multiply_exactly(model)
+    layer = model.model.layers[0].mlp.down_proj.eval()
+    with torch.no_grad():
+        seen = layer(torch.eye(layer.in_features, dtype=dtype)).T
+    source = base_source(str(base))
+    ours = Nf4Base(source, Checkpoint(source.weight_files()), Nf4Rounding("bfloat16", compute_dtype=compute))
+    assert torch.equal(ours.read("model.layers.0.mlp.down_proj.weight"), seen)

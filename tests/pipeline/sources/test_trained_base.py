@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ def test_the_record_decides_and_the_option_speaks_for_adapters_without_one(tmp_p
     assert trained_rounding(None, [one]) == trained_rounding("nf4", [one]) == bf16
     assert trained_rounding(None, [two]) == Nf4Rounding("bfloat16", double_quant=False)
     assert trained_rounding(None, [unknown, one]) == trained_rounding("nf4", [one, unknown]) == bf16
+    mixed = adapter(tmp_path / "mixed", {**NF4, "compute_dtype": "float32"})
+    found = trained_rounding(None, [mixed])
+    assert (found, str(found)) == (replace(bf16, compute_dtype="float32"), "nf4 from bfloat16 to float32")
     assert trained_rounding(None, [plain]) is trained_rounding(None, [unknown, plain]) is None
     assert trained_rounding("nf4", [unknown]) == Nf4Rounding()
     assert trained_rounding(None, []) is None
@@ -68,6 +72,7 @@ def test_contradictions_are_one_line(tmp_path: Path) -> None:
         ({**NF4, "dtype": ["float32"]}, "options.qlora.dtype = "),
         ({**NF4, "double_quant": 1}, "options.qlora.double_quant = '1'"),
         ({**NF4, "double_quant": None}, "options.qlora.double_quant = 'None'"),
+        ({**NF4, "compute_dtype": "int8"}, "options.qlora.compute_dtype = 'int8'"),
         ({**NF4, "blocksize": 128}, "options.qlora.blocksize = '128'"),
         ({"quant_type": "nf4"}, "options.qlora = "),
         (True, "options.qlora = 'True'"),
