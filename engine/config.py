@@ -219,7 +219,7 @@ class EngineConfig:
     `speculation` enables prompt-lookup decoding where it is faster.
     `deterministic` computes one conversation at a time, in the same steps always, so that the same request
     gives the same answer whatever else is served; that is slower.
-    `chat_template` is Jinja, or a name of llama.cpp's, used in place of the file's; "" keeps the file's.
+    `chat_template` is Jinja, or a name, used in place of the file's; "" keeps the file's.
     The `max_...` are limits of each request, None for none: a longer prompt loses its oldest turns or is
     refused, a longer answer ends with the reason "length" or "time".
     """

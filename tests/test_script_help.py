@@ -67,3 +67,17 @@ def test_a_paragraph_of_help_is_one_line() -> None:
     for command in (*COMMANDS.values(), make_base.main, *filter(None, benchmarks)):
         for paragraph in inspect.cleandoc(command.__doc__ or "").split("\n\n"):
             assert "\n" not in paragraph, command
+
+
+APPS = (export.app, export.certify_app, finetune.app, chat.cli)
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_the_chat_template_is_taken_by_its_earlier_name_which_help_leaves_out(app: typer.Typer) -> None:
+    command = typer.main.get_command(app)
+    context = command.context_class(command, **command.context_settings)
+    values, _, _ = command.make_parser(context).parse_args(["--chat-template", "alpaca"])
+    assert values["chat_template"] == "alpaca"
+    text = CliRunner().invoke(app, ["--help"]).stdout
+    assert "--template" in text
+    assert "--chat-templ" not in text

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from common.terminal import say_error
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings, Group
 
-ALIASES = {"ctx": "context"}  # of flags and variables
+ALIASES = {"ctx": "context", "chat_template": "template"}  # of flags and variables
 _TERMINAL_FLAGS = ("--chat", "--prompt", "-p", "--prompt-file", "--system")  # those of scripts/chat.py
 _FIELDS = AppSettings.model_fields
 _SECRETS = "By the environment alone, since others on this machine can read a command line:\n"

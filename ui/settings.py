@@ -23,11 +23,11 @@ from common.errors import InputError
 from engine.config import EngineConfig, KvType
 from engine.errors import SettingsError
 from ui.i18n.words import (
-    CHAT_TEMPLATE_HELP,
     CONTEXT_HELP,
     KV_TYPE_HELP,
     MODEL_HELP,
     SPECULATION_HELP,
+    TEMPLATE_HELP,
     THREADS_HELP,
 )
 
@@ -128,7 +128,7 @@ def _check_logins(auth: SecretStr) -> SecretStr:
 
 
 def _check_template(option: str | None) -> str | None:
-    """Return the option --chat-template. Raises ValueError for one that is no template."""
+    """Return the option --template. Raises ValueError for one that is no template."""
     if option is not None:
         try:
             read_template(option)
@@ -217,8 +217,8 @@ class AppSettings(BaseSettings):
     models: Names = _option(
         "Models", "More to choose from: folders, files, NAME=FILE, FILE::ADAPTER.gguf, Hub names.", ()
     )
-    chat_template: Annotated[str | None, AfterValidator(_check_template)] = _option(
-        "Models", f"{CHAT_TEMPLATE_HELP} For MODEL and those of --models."
+    template: Annotated[str | None, AfterValidator(_check_template)] = _option(
+        "Models", f"{TEMPLATE_HELP} For MODEL and those of --models."
     )
     max_loaded: int = _option("Models", "Models that are kept in memory at the same time.", 2, ge=1)
 
@@ -283,8 +283,8 @@ class AppSettings(BaseSettings):
 
     @property
     def template_source(self) -> str:
-        """The Jinja source of `chat_template`, or ""."""
-        return read_template(self.chat_template).source if self.chat_template else ""
+        """The Jinja source of `template`, or ""."""
+        return read_template(self.template).source if self.template else ""
 
     @property
     def logins(self) -> Mapping[str, str]:

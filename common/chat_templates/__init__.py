@@ -1,7 +1,8 @@
-"""Chat templates by name: llama.cpp's built-in ones as Jinja, and the option --chat-template.
+"""Chat templates by name: llama.cpp's built-in ones as Jinja, Alpaca's, and the option --template.
 
 Each NAME.jinja renders the same text as llama_chat_apply_template does for that name. llama.cpp trims ASCII
-white space only, hence `strip` with its characters in place of Jinja's `trim`.
+white space only, hence `strip` with its characters in place of Jinja's `trim`. It has none for Alpaca's
+prompt, so `alpaca` is this project's own. None of them writes a BOS: tokenizers that use one add it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from pathlib import Path
 from common.errors import InputError
 from common.paths import expanded
 
-OPTION = "--chat-template"
+OPTION = "--template"
+_EARLIER = "chat-template"
+
+OWN_NAMES = ("alpaca",)
 ADVICE = f"give one with {OPTION} FILE|NAME"
 OTHER_ADVICE = f"give another one with {OPTION} FILE|NAME"
 _FOLDER = Path(__file__).parent
@@ -23,30 +27,52 @@ _MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class GivenTemplate:
-    """A chat template that the user chose: its Jinja `source`, and where it came from, in words."""
+    """A chat template that the user chose: its Jinja `source`, and where it came from, in words.
+
+    One that `is_named`, here or in a file that holds only the name, writes no BOS.
+    """
 
     source: str
     origin: str
+    is_named: bool = False
+
+
+def current_option(name: str) -> str:
+    """Return an option's name, without its dashes: --chat-template is still taken for --template.
+
+    It is for click's `token_normalize_func`, which keeps the earlier name out of --help.
+    """
+    return OPTION.removeprefix("--") if name == _EARLIER else name
 
 
 @cache
-def builtin_names() -> tuple[str, ...]:
-    """Return the names of llama.cpp's built-in templates, sorted."""
+def template_names() -> tuple[str, ...]:
+    """Return all names, sorted: those of llama.cpp's built-in templates, and OWN_NAMES."""
     return tuple(sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}")))
 
 
-def expand_name(source: str) -> str:
-    """Return the built-in template of that name; any other text is returned unchanged.
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of llama.cpp's built-in templates, sorted."""
+    return tuple(name for name in template_names() if name not in OWN_NAMES)
 
-    Raises InputError for a single word that is no name of llama.cpp's: it would render as itself.
+
+def owner(name: str) -> str:
+    """Return whose the template of that name is, in words."""
+    return "GGUF Chat's own" if name in OWN_NAMES else "llama.cpp's built-in"
+
+
+def expand_name(source: str) -> str:
+    """Return the template of that name; any other text is returned unchanged.
+
+    Raises InputError for a single word that is no name: it would render as itself.
     """
     name = source.strip()
     if not is_name(name):
         return source
-    if name not in builtin_names():
+    if name not in template_names():
         raise InputError(
-            f"the chat template {name[:80]!r} is neither Jinja nor one of llama.cpp's names: use one of "
-            f"{', '.join(builtin_names())}"
+            f"the chat template {name[:80]!r} is neither Jinja nor one of the known names: use one of "
+            f"{', '.join(template_names())}"
         )
     return (_FOLDER / f"{name}{_SUFFIX}").read_text(encoding="utf-8").rstrip("\n")
 
@@ -57,7 +83,7 @@ def is_name(source: str) -> bool:
 
 
 def read_template(option: str) -> GivenTemplate:
-    """Return the template of the option's value: an existing file's, else the built-in one of that name.
+    """Return the template of the option's value: an existing file's, else the one of that name.
 
     Raises InputError for an unknown name, and for a file that is no text, is empty, or is a pipe, which could
     be read only once.
@@ -66,9 +92,10 @@ def read_template(option: str) -> GivenTemplate:
     if option and _exists(path):
         if not path.is_file() and not path.is_dir():
             raise InputError(f"{OPTION} {option!r} is a pipe or a device: store the template in a file")
-        return GivenTemplate(_read(path), f"the file {path.name}")
-    if option in builtin_names():
-        return GivenTemplate(expand_name(option), f"llama.cpp's built-in {option!r}")
+        content = _read(path)
+        return GivenTemplate(expand_name(content), f"the file {path.name}", is_name(content))
+    if option in template_names():
+        return GivenTemplate(expand_name(option), f"{owner(option)} {option!r}", is_named=True)
     if option == "-":
         raise InputError(
             f"{OPTION} - would be standard input, which is not read: store the template in a file"
@@ -76,8 +103,8 @@ def read_template(option: str) -> GivenTemplate:
     if "{{" in option or "{%" in option:
         raise InputError(f"{OPTION} {option[:40]!r} is Jinja itself: store the template in a file")
     raise InputError(
-        f"{OPTION} {option[:80]!r} is neither an existing file nor one of llama.cpp's names: use one of "
-        f"{', '.join(builtin_names())}"
+        f"{OPTION} {option[:80]!r} is neither an existing file nor one of the known names: use one of "
+        f"{', '.join(template_names())}"
     )
 
 
@@ -99,4 +126,4 @@ def _read(path: Path) -> str:
         raise InputError(f"{OPTION} {str(path)!r} cannot be read: {error.strerror or error}") from None
     if not source.strip():
         raise InputError(f"{OPTION} {str(path)!r} is empty: give a file with a Jinja template")
-    return expand_name(source)
+    return source

@@ -41,12 +41,12 @@ _CAUSES = {
         "only where such characters are typed."
     ),
     "template_missing": (
-        "The GGUF carries no template that renders: convert again with --chat-template FILE|NAME, or with "
+        "The GGUF carries no template that renders: convert again with --template FILE|NAME, or with "
         "chat_template.jinja in the adapter's or the base's folder."
     ),
     "template_loses": (
         "A model is asked without the words that are missing from its prompt: convert again with "
-        "--chat-template FILE|NAME."
+        "--template FILE|NAME."
     ),
     "template_differs": (
         "The template was edited or lost white space on its way (a shell, YAML and some editors strip "

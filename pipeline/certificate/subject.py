@@ -13,6 +13,7 @@ from common.files import sha256
 from ggufio.shards import whole_name
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source, read_json
+from pipeline.sources.trained_base import Nf4Rounding
 
 Depth = Literal["fast", "full"]
 
@@ -22,11 +23,12 @@ class Subject:
     """The paths of an export's files, or of someone else's GGUF, and of what they were made of.
 
     `reference` is a Hugging Face folder with the tokenizer and the chat template of the tuned model. `base`
-    is the base's checkpoint and `adapters` were merged into it, in this order; without a `base` the weights
-    cannot be checked. `full` is the full-precision GGUF, and `files` are the quantized ones by name, possibly
-    none; a model in shards is given by the path of its first file and by its whole name. `evaluation` is a
-    JSONL file of the user's chats. `scratch` is a folder for temporary files and caches, which the caller
-    removes. `template_origin` says whose the chat template is, "" if that is unknown.
+    is the base's checkpoint, which QLoRA gave the `rounding`, and `adapters` were merged into it, in this
+    order; without a `base` the weights cannot be checked. `full` is the full-precision GGUF, and `files` are
+    the quantized ones by name, possibly none; a model in shards is given by the path of its first file and by
+    its whole name. `evaluation` is a JSONL file of the user's chats. `scratch` is a folder for temporary
+    files and caches, which the caller removes. `template_origin` says whose the chat template is, "" if that
+    is unknown.
     """
 
     reference: Path
@@ -36,7 +38,7 @@ class Subject:
     files: Mapping[str, Path] = field(default_factory=dict)
     base: Source | None = None
     adapters: tuple[Adapter, ...] = ()
-    qlora_base: str | None = None
+    rounding: Nf4Rounding | None = None
     evaluation: Path | None = None
     depth: Depth = "fast"
     template_origin: str = ""

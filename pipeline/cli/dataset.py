@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from common.chat_templates import GivenTemplate, read_template
+from common.chat_templates import read_template
 from common.files import write_atomically
 from common.terminal import say, terminal_console
 from common.text import pluralize
@@ -18,7 +18,6 @@ from pipeline.cli.console import given_path, report_errors
 from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
 from pipeline.cli.dataset_tables import print_row, print_summary, print_tokens
 from pipeline.cli.libraries import quiet_libraries
-from pipeline.data.chat_template import no_template, set_template
 from pipeline.data.encoding import TrainOn, encode_row, require_train_on
 from pipeline.data.inspection import count_tokens, overlaps, summarize
 from pipeline.data.options import DataOptions
@@ -29,8 +28,7 @@ from pipeline.data.stratified_split import SplitOptions
 from pipeline.data.writing import to_jsonl
 from pipeline.errors import InputError
 from pipeline.sources.model_source import base_source
-from pipeline.sources.reading import reading, reason
-from pipeline.tokenizers.diagnose import tokenizer_fault
+from pipeline.training.finetune import load_tokenizer
 
 app = typer.Typer(
     add_completion=False,
@@ -273,18 +271,6 @@ def _tokenizer(base: str | None, template: str | None, rows: list[Row]) -> Any:
         if template is not None:
             raise InputError("--template is of no use without --base: name the model")
         return None
-    from transformers import AutoTokenizer
-
-    given: GivenTemplate | None = read_template(template) if template is not None else None
-    source = base_source(base)
-
-    def fault(error: BaseException) -> str:
-        found = tokenizer_fault(source.folder)
-        return found or f"the base {source.spec!r} has no tokenizer that can be read: {reason(error)}"
-
-    with reading("", "", fault):
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    set_template(tokenizer, given.source if given else None)
-    if not tokenizer.chat_template and any(isinstance(row, Chat) for row in rows):
-        raise no_template(source.spec)
-    return tokenizer
+    given = read_template(template) if template is not None else None
+    needs_template = any(isinstance(row, Chat) for row in rows)
+    return load_tokenizer(base_source(base), given, needs_template=needs_template)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from common.chat_templates import OPTION, current_option
 from common.system import physical_cores
 from pipeline.certificate.runner.external import ExternalCheck, certify_file
 from pipeline.cli.console import (
@@ -38,9 +39,9 @@ Threads = Annotated[
 ChatTemplateOption = Annotated[
     str | None,
     typer.Option(
-        "--chat-template",
+        OPTION,
         metavar="FILE|NAME",
-        help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the model's template.",
+        help="A Jinja file, or a name such as chatml, llama3 or alpaca, in place of the model's template.",
     ),
 ]
 Evaluation = Annotated[
@@ -48,7 +49,7 @@ Evaluation = Annotated[
 ]
 
 
-@app.command()
+@app.command(context_settings={"token_normalize_func": current_option})
 def main(
     *,
     base: Annotated[
@@ -69,7 +70,8 @@ def main(
         str | None,
         typer.Option(
             metavar="nf4",
-            help="Merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it.",
+            help="Merge into the base rounded to 4 bits, as a QLoRA adapter was trained on it. "
+            "Those of finetune.py say so themselves.",
         ),
     ] = None,
     output_format: Annotated[
@@ -186,7 +188,7 @@ def main(
 certify_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@certify_app.command()
+@certify_app.command(context_settings={"token_normalize_func": current_option})
 def certify(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The GGUF to check, of any type.")],
     *,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from common.chat_templates import OPTION, current_option
 from common.terminal import say
 from common.text import pluralize
 from pipeline.cli.console import report_errors, terminal_progress
@@ -58,7 +59,7 @@ def use_recipe(context: click.Context, path: Path | None) -> Path | None:
     return path
 
 
-@app.command()
+@app.command(context_settings={"token_normalize_func": current_option})
 def main(
     *,
     base: Annotated[
@@ -121,10 +122,9 @@ def main(
     template: Annotated[
         str | None,
         data_options(
-            "--template",
-            "--chat-template",
+            OPTION,
             metavar="FILE|NAME",
-            help="A Jinja file, or a name such as chatml, in place of the base's chat template.",
+            help="A Jinja file, or a name such as chatml, llama3 or alpaca, in place of the base's template.",
         ),
     ] = None,
     train_on: Annotated[

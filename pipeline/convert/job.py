@@ -17,6 +17,7 @@ from pipeline.progress import StepProgress
 from pipeline.quantize.types import MIXTURE, TensorTypes
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
+from pipeline.sources.trained_base import Nf4Rounding
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Converted:
 class ConvertJob:
     """Convert `base`, with `adapters` merged into it, to `target`, a GGUF of `outtype` (f16, bf16, f32).
 
-    `target` is written in place: the caller renames it when it is complete. `types` are the choices for the
-    later quantization: one that fits no tensor is refused before anything is written. transformers' results
-    for the tokenizer, and for the chats in `evaluation`, are written to `tokenizer_reference`. A
-    `chat_template` replaces the model's own.
+    With a `rounding` the base is the one that QLoRA trained on. `target` is written in place: the caller
+    renames it when it is complete. `types` are the choices for the later quantization: one that fits no
+    tensor is refused before anything is written. transformers' results for the tokenizer, and for the chats
+    in `evaluation`, are written to `tokenizer_reference`. A `chat_template` replaces the model's own.
     """
 
     base: Source
@@ -52,7 +53,7 @@ class ConvertJob:
     name: str
     toolchain: Path
     threads: int
-    qlora_base: str | None = None
+    rounding: Nf4Rounding | None = None
     types: TensorTypes = MIXTURE
     tokenizer_reference: Path | None = None
     evaluation: Path | None = None

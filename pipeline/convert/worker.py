@@ -23,16 +23,18 @@ from common.worker_process import Message, send, serve
 from pipeline.convert.job import Converted, ConvertJob
 from pipeline.convert.metadata_check import check_metadata
 from pipeline.convert.remote_code import forbid_remote_code
+from pipeline.convert.stop_token import add_stop_token
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
 from pipeline.sources.model_source import Source
 from pipeline.sources.reading import reading, reason
 from pipeline.tokenizers.diagnose import tokenizer_message, unknown_to_converter
-from pipeline.tokenizers.reference import ask_tokenizer
+from pipeline.tokenizers.reference import ask_tokenizer, load_tokenizer, turn_end
 from pipeline.tokenizers.select import stage_checkpoint
 
 if TYPE_CHECKING:
+    from pipeline.merge.nf4 import RoundedBase
     from pipeline.merge.tensor_merger import TensorMerger
 
 
@@ -57,9 +59,10 @@ def convert(request: Message) -> Message:
         staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch), job.chat_template)
         with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
             model = _converter(job, staged.folder, merger)
-        _write(model, job.base, job.types)
-        if job.tokenizer_reference:
-            _save_tokenizer_reference(staged.folder, job.evaluation, job.tokenizer_reference)
+        tokenizer = _tokenizer(staged.folder)
+        _write(model, job.base, job.types, None if tokenizer is None else turn_end(tokenizer))
+        if job.tokenizer_reference and tokenizer is not None:
+            ask_tokenizer(tokenizer, job.evaluation).save(job.tokenizer_reference)
     if merger is not None:
         merger.finish()
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
@@ -75,7 +78,7 @@ def _prepare_process(job: ConvertJob) -> None:
     sys.path[:0] = [str(job.toolchain), str(job.toolchain / "gguf-py")]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the base's folder
     logging.basicConfig(level=logging.WARNING)
-    if not job.qlora_base:  # PEFT would import it without need, which takes most of a second
+    if not job.rounding:  # PEFT would import it without need, which takes most of a second
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # makes its import fail
     try:
         import torch
@@ -86,10 +89,11 @@ def _prepare_process(job: ConvertJob) -> None:
     _map_large_blocks()
 
 
-def _save_tokenizer_reference(folder: Path, evaluation: Path | None, path: Path) -> None:
-    """Save transformers' results for the tokenizer, for the certificate: it is loaded here anyway."""
-    with suppress(InputError):  # the certificate reports it
-        ask_tokenizer(folder, evaluation).save(path)
+def _tokenizer(folder: Path) -> Any | None:
+    """Return transformers' tokenizer; None when it does not load, which the certificate reports."""
+    with suppress(InputError):
+        return load_tokenizer(folder)
+    return None
 
 
 def _map_large_blocks() -> None:
@@ -99,12 +103,18 @@ def _map_large_blocks() -> None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
-def _merger(job: ConvertJob) -> TensorMerger | None:
-    if not job.adapters:
-        return None
-    from pipeline.merge.merger import merge_in_sequence
+def _merger(job: ConvertJob) -> TensorMerger | RoundedBase | None:
+    """Return what changes the base's tensors; None if nothing does."""
+    if job.adapters:
+        from pipeline.merge.merger import merge_in_sequence
 
-    return merge_in_sequence(job.base, job.adapters, job.qlora_base)
+        return merge_in_sequence(job.base, job.adapters, job.rounding)
+    if job.rounding is not None:
+        from pipeline.merge.checkpoint import Checkpoint
+        from pipeline.merge.nf4 import RoundedBase
+
+        return RoundedBase(job.base, Checkpoint(job.base.weight_files()), job.rounding)
+    return None
 
 
 def _check_base(base: Source) -> None:
@@ -175,7 +185,7 @@ def _model_class(base: Source, folder: Path) -> Any:
         ) from None
 
 
-def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> Any:
+def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | RoundedBase | None) -> Any:
     """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
     plain = _model_class(job.base, folder)
     import gguf
@@ -189,7 +199,7 @@ def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | None) -> An
     return model_class(folder, file_types[job.outtype], job.target, model_name=job.name)
 
 
-def _merging(plain: Any, merger: TensorMerger, base: Source) -> Any:
+def _merging(plain: Any, merger: TensorMerger | RoundedBase, base: Source) -> Any:
     """Return a subclass of the converter's model class that reads merged tensors instead of the base's.
 
     Every tensor of the checkpoint passes `filter_tensors` under its original name, before the converter
@@ -232,8 +242,11 @@ def _merged(prefetcher: MergePrefetcher, name: str, shape: tuple[int, ...]) -> A
     return LazyTorchTensor(meta=meta, func=lambda: prefetcher.take(name))
 
 
-def _write(model: Any, base: Source, types: TensorTypes) -> None:
-    """Run the steps of llama.cpp's ModelBase.write. Raises InputError for faults of the input."""
+def _write(model: Any, base: Source, types: TensorTypes, stop: int | None) -> None:
+    """Run the steps of llama.cpp's ModelBase.write. Raises InputError for faults of the input.
+
+    The token `stop` ends an answer in every program that reads the file, although it may not be the EOS.
+    """
     read_tokenizer = model.set_vocab
 
     def set_vocab() -> None:
@@ -246,6 +259,8 @@ def _write(model: Any, base: Source, types: TensorTypes) -> None:
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
     writer = model.gguf_writer
+    if stop is not None:
+        add_stop_token(writer, stop)
     tensors = {name: info for shard in writer.tensors for name, info in shard.items()}
     types.check({name: info.shape[-1] for name, info in tensors.items() if len(info.shape) > 1})
     check_metadata(writer, base, model.dir_model)

@@ -214,7 +214,7 @@ def reject_without_template(config: ExportConfig, sources: Sequence[Source]) -> 
     if AUTO in config.quants and not has_template:
         raise InputError(
             "--quant auto chats with the candidates, and neither base nor adapter has a chat template: "
-            "give one with --chat-template FILE|NAME, or name the types with --quant"
+            "give one with --template FILE|NAME, or name the types with --quant"
         )
 
 

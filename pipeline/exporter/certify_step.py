@@ -17,6 +17,7 @@ from pipeline.certificate.runner.certify import NAMES, Checker
 from pipeline.certificate.subject import Subject, tokenizer_reference_file
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.resume import merged_into
 from pipeline.manifest import Record, versions
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.adapter import Adapter
@@ -73,7 +74,7 @@ class CertificateStep:
             threads=self.config.threads,
             base=self.base,
             adapters=self.adapters,
-            qlora_base=self.config.qlora_base,
+            rounding=self.config.rounding,
             evaluation=self.config.evaluation,
             depth="full" if self.config.verify == "full" else "fast",
             template_origin=staged.template_origin,
@@ -93,6 +94,7 @@ class CertificateStep:
             "checks": list(NAMES),
             "eval": sha256(evaluation) if evaluation else None,
             "files": dict(sorted(record.hashes.items())),
+            **({"merged_into": merged_into(self.config)} if self.config.rounding else {}),
         }
 
 

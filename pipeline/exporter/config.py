@@ -23,6 +23,7 @@ from pipeline.quantize.types import (
     quants_named,
 )
 from pipeline.sources.adapter import parse_adapter
+from pipeline.sources.trained_base import Nf4Rounding
 
 OUTTYPES = ("f16", "bf16", "f32")
 FORMATS = ("model", "adapter")
@@ -36,7 +37,8 @@ class ExportConfig:
     """The options of an export. `base` and `adapters` are folders or Hub ids; `out` is a folder, models/NAME.
 
     Adapters are merged in order, each into the previous result; ADAPTER=0.7 scales its update by 0.7. With
-    `qlora_base` they are merged into the base rounded to 4 bits, as QLoRA trained them. The `format`
+    `qlora_base` they are merged into the base rounded to 4 bits, as QLoRA trained them; an adapter may record
+    that itself, and `export` sets `rounding` from both. The `format`
     "adapter" writes only a GGUF LoRA file, unmerged, and no quantized models.
 
     `tensor_type` are PATTERN=TYPE for single tensors; these, `output_type`, `embedding_type` and `pure`
@@ -51,7 +53,7 @@ class ExportConfig:
     `verify` is the depth of the checks ("off", "fast", "full"; see pipeline.certificate), which also use the
     user's chats in `evaluation`, a JSONL file.
 
-    `chat_template` is a Jinja file or a name of llama.cpp's, for a model without a template or in place of
+    `chat_template` is a Jinja file or a name, for a model without a template or in place of
     it; it is read at once, into `given_template`.
 
     `threads` is for the quantizer and the merge. With `resume`, finished files of an earlier run on the same
@@ -67,6 +69,7 @@ class ExportConfig:
     revision: str | None = None
     adapter_revision: str | None = None
     qlora_base: str | None = None
+    rounding: Nf4Rounding | None = None
     format: str = "model"
     tensor_type: tuple[str, ...] = ()
     output_type: str | None = None
@@ -171,13 +174,13 @@ class ExportConfig:
         if self.chat_template is None:
             return
         if self.format == "adapter":
-            raise InputError("--format adapter takes no --chat-template: a LoRA file has none")
+            raise InputError("--format adapter takes no --template: a LoRA file has none")
         given = read_template(self.chat_template)
         object.__setattr__(self, "given_template", given)
         try:
             ChatTemplate(given.source, "<s>", "</s>")
         except ModelError as error:
-            raise InputError(f"--chat-template {self.chat_template!r}: {error}") from None
+            raise InputError(f"--template {self.chat_template!r}: {error}") from None
 
     def reject_unused_options(self) -> None:
         """Raise InputError for an option without effect.

@@ -39,6 +39,7 @@ from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize.types import AUTO, bits_needed, quant_type
 from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, tensors_of
+from pipeline.sources.trained_base import rounding_notes
 
 
 def check_importance(config: ExportConfig, base: Source) -> None:
@@ -178,7 +179,11 @@ class ModelExport(ExportRun):
             "merged_tensors": converted.merged,
             "convert_seconds": round(time.monotonic() - started, 1),
             "full_precision_bytes": target.stat().st_size,
-            "notes": [*base_mismatch_notes(self.base, self.adapters), *converted.notes],
+            "notes": [
+                *base_mismatch_notes(self.base, self.adapters),
+                *rounding_notes(self.adapters),
+                *converted.notes,
+            ],
             "settings": converted.settings,
             "template": converted.template,
         }
@@ -195,7 +200,7 @@ class ModelExport(ExportRun):
             config.name,
             toolchain,
             config.threads,
-            config.qlora_base,
+            config.rounding,
             config.tensor_types,
             self._certifying.tokenizer_reference if config.verify != "off" else None,
             config.evaluation,

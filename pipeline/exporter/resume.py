@@ -34,7 +34,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         _identity(base),
         [[_identity(adapter.source), adapter.weight] for adapter in adapters],
         config.format,
-        config.qlora_base,
+        None if config.rounding is None else str(config.rounding),
         *([chosen] if (chosen := config.quant_options) else []),
         *([importance] if (importance := describe_importance(config)) else []),
         *([template] if (template := describe_template(config)) else []),
@@ -70,8 +70,8 @@ def describe_adapter(adapter: Adapter) -> dict[str, Any]:
 
 def merged_into(config: ExportConfig) -> str:
     """Return a phrase for the base that adapters are merged into, for the manifest."""
-    base = config.qlora_base
-    return f"the base rounded to {base}, as QLoRA saw it" if base else "the base as it is"
+    rounding = config.rounding
+    return f"the base rounded to {rounding}, as QLoRA saw it" if rounding else "the base as it is"
 
 
 def describe_importance(config: ExportConfig) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _pairs(
     was, now = inputs.get("importance", {}), describe_importance(config)
     yield "the importance matrix", list(was.values()), list(now.values())
     was, now = inputs.get("chat_template", {}), describe_template(config)
-    yield "--chat-template", list(was.values()), list(now.values())
+    yield "--template", list(was.values()), list(now.values())
     yield _RUNTIME, earlier.versions.get(_RUNTIME), versions().get(_RUNTIME)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.certificate import Certificate
@@ -20,6 +20,7 @@ from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
+from pipeline.sources.trained_base import trained_rounding
 from pipeline.tokenizers.select import reject_unknown_name
 
 
@@ -53,6 +54,8 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     config.reject_unused_options()
     base = base_source(config.base, config.revision)
     adapters = _read_adapters(config)
+    if config.format == "model":
+        config = replace(config, rounding=trained_rounding(config.qlora_base, adapters))
     check_importance(config, base)
     sources = (base, *(adapter.source for adapter in adapters))
     reject_without_template(config, sources)

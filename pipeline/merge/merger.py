@@ -24,6 +24,7 @@ from pipeline.merge.tensor_merger import TensorMerger
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 from pipeline.sources.reading import reading
+from pipeline.sources.trained_base import Nf4Rounding
 
 try:
     import torch
@@ -155,22 +156,22 @@ def _tied_parameters(named: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def merge_in_sequence(
-    base: Source, adapters: Sequence[Adapter], qlora_base: str | None = None
+    base: Source, adapters: Sequence[Adapter], rounding: Nf4Rounding | None = None
 ) -> TensorMerger:
     """Merge the adapters one after the other. Raises InputError for one that does not fit.
 
-    With `qlora_base` "nf4" they are merged into the base as rounded by loading it in 4 bits. Without a class
+    With a `rounding` they are merged into the base as rounded by loading it in 4 bits. Without a class
     of transformers for the base, they are merged by the formula of LoRA.
     """
     tensors: Tensors = Checkpoint(base.weight_files())
     model_type = missing_class(base)
-    if qlora_base == "nf4":
+    if rounding is not None:
         require_class(
             base, "--qlora-base nf4", "merge the adapter where it was trained, and export the result"
         )
         from pipeline.merge.nf4 import Nf4Base
 
-        tensors = Nf4Base(base, tensors)
+        tensors = Nf4Base(base, tensors, rounding)
     for adapter in adapters:
         what = f"the adapter {adapter.spec!r} cannot be merged into the base {base.spec!r}"
         with reading(what, "save it again with PEFT, or merge it with PEFT's merge_and_unload"):

@@ -50,7 +50,7 @@ class ReportContext:
 
     `base`, `adapters`, `model`, `importance` (the source of an importance matrix), `choice` (the trials of
     `--quant auto`) and `template` (the user's) are the manifest's entries; the last three are empty when
-    there are none.
+    there are none. `merged_into` says whether the base was rounded before.
     """
 
     name: str
@@ -65,6 +65,7 @@ class ReportContext:
     importance: Mapping[str, str] = field(default_factory=dict)
     choice: Mapping[str, Any] = field(default_factory=dict)
     template: Mapping[str, str] = field(default_factory=dict)
+    merged_into: str = ""
 
     @property
     def best(self) -> ReportedFile:
@@ -95,6 +96,7 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
         importance=record.inputs.get("importance", {}),
         choice=record.options.get("auto", {}),
         template=record.inputs.get("chat_template", {}),
+        merged_into=record.inputs.get("merged_into", ""),
     )
 
 
@@ -167,6 +169,8 @@ def origin(context: ReportContext) -> str:
     if not context.adapters:
         return f"{base} as GGUF."
     merged = ", ".join(adapter["source"] for adapter in context.adapters)
+    if "rounded" in context.merged_into:
+        return f"{merged} merged into {context.merged_into.replace('the base', base, 1)}, as GGUF."
     return f"{base} with {merged} merged into it, as GGUF."
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import ascii_letters, digits
 from typing import Any
 
-from common.chat_templates import builtin_names, expand_name
+from common.chat_templates import expand_name, template_names
 from common.errors import InputError
 from pipeline.sources.model_source import read_json
 
@@ -108,7 +108,7 @@ def _templates(folder: Path, found: Mapping[str, str], *, plain: bool) -> Folder
             )
         named[key] = text
     default = found.get(_DEFAULT)
-    if default is None or (name := default.strip()) not in builtin_names():
+    if default is None or (name := default.strip()) not in template_names():
         return FolderTemplates(default, tuple(sorted(named.items())), plain=plain)
     return FolderTemplates(expand_name(name), tuple(sorted(named.items())), name, plain=False)
 

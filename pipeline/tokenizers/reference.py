@@ -21,9 +21,9 @@ from pipeline.data.chat_template import set_template, shaped
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
 from pipeline.tokenizers.own_code import NeedsCode, load_without_code
+from pipeline.tokenizers.stop_tokens import find_stop_token
 from pipeline.tokenizers.stress_corpus import stress_corpus, token_texts
 
-_REPLY = "A reply."
 _MAX_USER_CHATS = 64
 _QUESTION = {"role": "user", "content": "Who are you?"}
 _SYSTEM = {"role": "system", "content": "You answer in one sentence."}
@@ -80,8 +80,8 @@ class TokenizerReference:
     """Everything recorded from transformers. The field names are the keys of the JSON file.
 
     `vocabulary` holds the tokens by id, None for an id without one; `roles` maps "bos" and "eos" to ids.
-    `adds_bos` is true when plain text gets a BOS. `turn_end` is the added token that the template writes
-    after an answer.
+    `adds_bos` is true when plain text gets a BOS. `turn_end` is the token that ends an answer
+    (stop_tokens.py).
     """
 
     vocabulary: list[str | None]
@@ -105,7 +105,7 @@ def load_tokenizer_reference(path: Path, folder: Path, evaluation: Path | None) 
     Raises InputError when the tokenizer does not load.
     """
     if not path.is_file():
-        ask_tokenizer(folder, evaluation).save(path)
+        ask_tokenizer(load_tokenizer(folder), evaluation).save(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     lists: dict[str, Any] = {
         "tokens": tuple(Token(**item) for item in content.pop("tokens")),
@@ -115,28 +115,12 @@ def load_tokenizer_reference(path: Path, folder: Path, evaluation: Path | None) 
     return TokenizerReference(**content, **lists)
 
 
-def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
-    """Record the reference of the tokenizer in `folder`, with the chats of the JSONL file `evaluation`.
-
-    Raises InputError when the tokenizer does not load.
-    """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise MissingPackage(error.name or "transformers") from error
-    try:
-        tokenizer = load_without_code(AutoTokenizer.from_pretrained, folder, local_files_only=True)
-    except NeedsCode:
-        raise
-    except Exception as error:  # noqa: BLE001 - an untrusted file, and tokenizers raises plain Exceptions
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None
+def ask_tokenizer(tokenizer: Any, evaluation: Path | None) -> TokenizerReference:
+    """Record the reference of a loaded tokenizer, with the chats of the JSONL file `evaluation`."""
     tokens = tuple(
         Token(number, str(token.content), bool(token.special))
         for number, token in sorted(tokenizer.added_tokens_decoder.items())
     )
-    with suppress(InputError):  # an unknown name renders as itself, and the check of the template says so
-        set_template(tokenizer)
     user_chats = _user_chats(evaluation)
     return TokenizerReference(
         vocabulary=[
@@ -149,8 +133,29 @@ def ask_tokenizer(folder: Path, evaluation: Path | None) -> TokenizerReference:
         texts=tuple(_texts(tokenizer, tokens, user_chats)),
         has_template=bool(tokenizer.chat_template),
         chats=tuple(_chats(tokenizer, user_chats)) if tokenizer.chat_template else (),
-        turn_end=_turn_end(tokenizer, tokens) if tokenizer.chat_template else None,
+        turn_end=turn_end(tokenizer),
     )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer in `folder`, with its template named "default".
+
+    Raises InputError when it does not load.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingPackage(error.name or "transformers") from error
+    try:
+        tokenizer = load_without_code(AutoTokenizer.from_pretrained, folder, local_files_only=True)
+    except NeedsCode:
+        raise
+    except Exception as error:  # noqa: BLE001 - an untrusted file, and tokenizers raises plain Exceptions
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"transformers cannot load the tokenizer in {folder}: {reason}") from None
+    with suppress(InputError):  # an unknown name renders as itself, and the check of the template says so
+        set_template(tokenizer)
+    return tokenizer
 
 
 def _user_chats(evaluation: Path | None) -> Conversations:
@@ -191,11 +196,10 @@ def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list
     return list(ids)
 
 
-def _turn_end(tokenizer: Any, tokens: Sequence[Token]) -> int | None:
-    """Return the first added token after an assistant's message."""
-    prompt = _ids(tokenizer, [_QUESTION], add_generation_prompt=True)
-    whole = _ids(tokenizer, [_QUESTION, {"role": "assistant", "content": _REPLY}])
-    if prompt is None or whole is None or whole[: len(prompt)] != prompt:
+def turn_end(tokenizer: Any) -> int | None:
+    """Return the id of the token that ends an answer under the tokenizer's own template; None without one."""
+    if not tokenizer.chat_template:
         return None
-    known = {token.id for token in tokens}
-    return next((number for number in whole[len(prompt) :] if number in known), None)
+    with kill_after(RENDER_SECONDS):
+        found = find_stop_token(tokenizer, tokenizer.chat_template)
+    return None if found is None else found.id

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.chat_templates import OPTION, GivenTemplate, expand_name
+from common.chat_templates import OPTION, GivenTemplate, expand_name, owner
 from common.errors import MissingPackage
 from common.text import and_more, first_line, pluralize
 from pipeline.errors import InputError
@@ -107,9 +107,8 @@ def _template_notes(before: FolderTemplates, after: FolderTemplates, adapter: Ad
 
 
 def _name_note(spec: str, templates: FolderTemplates) -> str:
-    return (
-        f"the chat template of {spec!r} is the name {templates.name!r}: llama.cpp's built-in one is carried"
-    )
+    name = templates.name or ""
+    return f"the chat template of {spec!r} is the name {name!r}: {owner(name)} one is carried"
 
 
 def _given_note(given: GivenTemplate, before: FolderTemplates) -> str:

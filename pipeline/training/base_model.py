@@ -63,7 +63,12 @@ def qlora_record(config: FinetuneConfig, source: Source) -> dict[str, Any] | Non
     """Return how the base was rounded, for training.json: an export must merge into that very base."""
     if config.qlora is None:
         return None
-    return {"quant_type": config.qlora, "double_quant": True, "dtype": frozen_type(config, source)}
+    return {
+        "quant_type": config.qlora,
+        "double_quant": True,
+        "dtype": frozen_type(config, source),
+        "compute_dtype": config.precision,
+    }
 
 
 def _stored_types(source: Source) -> set[str]:

@@ -24,6 +24,7 @@ from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.model_source import Source, base_source
 from pipeline.sources.reading import reading, reason
 from pipeline.tokenizers.diagnose import tokenizer_fault
+from pipeline.tokenizers.stop_tokens import stop_token, training_template
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.device import is_main_process, main_process_first, process_count, settled
@@ -58,6 +59,10 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     given = read_template(config.chat_template) if config.chat_template is not None else None
     texts_only = not any(isinstance(row, Chat) for row in (*rows, *valid))
     tokenizer = load_tokenizer(source, given, needs_template=not texts_only)
+    if given is not None:
+        given = replace(given, source=tokenizer.chat_template)  # with its BOS
+    if not texts_only:
+        stop_token(tokenizer, tokenizer.chat_template)
     data = _encode(config, tokenizer, rows, valid)
     check_targets(config, source)
     return _train(TrainingJob(settled(config), source, tokenizer, data, given), progress)
@@ -98,7 +103,7 @@ def load_tokenizer(source: Source, given: GivenTemplate | None = None, *, needs_
 
     with reading("", "", fault):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    set_template(tokenizer, given.source if given else None)
+    set_template(tokenizer, training_template(tokenizer, given) if given else None)
     if needs_template and not tokenizer.chat_template:
         raise no_template(source.spec)
     return tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from llama_cpp import llama_cpp as llama
 
-from common.chat_templates import builtin_names, expand_name, read_template
+from common.chat_templates import OWN_NAMES, builtin_names, expand_name, read_template, template_names
 from common.errors import InputError
 from engine.prompt.jinja_environment import environment
 
@@ -60,6 +60,38 @@ def test_each_template_renders_the_same_bytes_as_llama_cpp(name: str) -> None:
                 assert mine == _llama_cpp(name, chat, prompt=prompt), roles
 
 
+ALPACA = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request."
+)
+
+
+def alpaca(*messages: tuple[str, str], prompt: bool) -> str:
+    chat = [{"role": role, "content": content} for role, content in messages]
+    template = environment().from_string(expand_name("alpaca"))
+    return template.render(messages=chat, add_generation_prompt=prompt, bos_token="<s>", eos_token="</s>")
+
+
+def test_alpaca_is_the_one_template_that_llama_cpp_does_not_have() -> None:
+    assert sorted({*template_names()} - {*builtin_names()}) == list(OWN_NAMES) == ["alpaca"]
+    given = read_template("alpaca")
+    assert (given.origin, given.is_named) == ("GGUF Chat's own 'alpaca'", True)
+
+
+def test_alpaca_renders_the_known_prompt_and_ends_answers_with_the_eos() -> None:
+    asked = f"{ALPACA}\n\n### Instruction:\nWho are you?\n\n### Response:\n"
+    assert alpaca((U, " Who are you?\n"), prompt=True) == asked
+    answered = alpaca((U, "Who are you?"), (A, " A program. "), prompt=False)
+    assert answered == f"{asked}A program.</s>\n\n"
+    again = alpaca((U, "Who are you?"), (A, "A program."), (U, "Really?"), prompt=True)
+    assert again == f"{answered}### Instruction:\nReally?\n\n### Response:\n"
+    # A system message says what the instruction is about, in place of Alpaca's own sentences.
+    briefly = alpaca((S, "Be brief."), (U, "Hi"), prompt=True)
+    assert briefly == "Be brief.\n\n### Instruction:\nHi\n\n### Response:\n"
+    late = alpaca((U, "Hi"), (S, "Be brief."), prompt=False)
+    assert late == f"{ALPACA}\n\n### Instruction:\nHi\n\n### Instruction:\nBe brief.\n\n"
+
+
 def test_an_existing_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_template("chatml").origin == "llama.cpp's built-in 'chatml'"
@@ -67,7 +99,10 @@ def test_an_existing_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest
     given = read_template("chatml")
     assert (given.source, given.origin) == ("mine {{ messages }}", "the file chatml")
     Path("named.jinja").write_text("zephyr\n")
-    assert read_template("named.jinja").source == expand_name("zephyr")
+    named = read_template("named.jinja")
+    assert (named.source, named.origin) == (expand_name("zephyr"), "the file named.jinja")
+    assert named.is_named
+    assert not given.is_named
 
 
 @pytest.mark.parametrize(
@@ -91,9 +126,9 @@ def test_a_value_that_is_no_template_is_refused(content: bytes | None, words: st
 def test_a_pipe_and_standard_input_are_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     for option in (str(pipe), "/dev/null"):
-        with pytest.raises(InputError, match=f"^--chat-template '{option}' is a pipe or a device: store the"):
+        with pytest.raises(InputError, match=f"^--template '{option}' is a pipe or a device: store the"):
             read_template(option)
-    with pytest.raises(InputError, match=r"^--chat-template - would be standard input, which is not read"):
+    with pytest.raises(InputError, match=r"^--template - would be standard input, which is not read"):
         read_template("-")
 
 
@@ -102,7 +137,7 @@ def test_jinja_itself_and_impossible_names_are_refused_in_one_line(length: int) 
     with pytest.raises(InputError, match=r"is Jinja itself: store the template in a file$"):
         read_template("{{ messages }}" * length)
     for option in ("lama" * length, "a\0b" * length):
-        with pytest.raises(InputError, match=r"neither an existing file nor one of llama\.cpp's names"):
+        with pytest.raises(InputError, match=r"neither an existing file nor one of the known names"):
             read_template(option)
 
 

@@ -40,16 +40,20 @@ def test_every_setting_of_the_engine_comes_from_its_option(monkeypatch: pytest.M
     assert read_settings([]).engine() == EngineConfig(speculation=False)
 
 
-def test_a_chat_template_is_a_file_or_a_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_chat_template_is_a_file_or_a_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (path := tmp_path / "mine.jinja").write_text("{{ messages }}")
-    assert read_settings(["--chat-template", str(path)]).template_source == "{{ messages }}"
-    assert "<|im_start|>" in read_settings(["--chat-template", "chatml"]).template_source
+    assert read_settings(["--template", str(path)]).template_source == "{{ messages }}"
+    assert "<|im_start|>" in read_settings(["--template", "chatml"]).template_source
     assert read_settings([]).template_source == ""
-    line = refused(capsys, "--chat-template", "lama3")
-    assert (
-        line.startswith("error: --chat-template 'lama3' is neither an existing file nor")
-        and "llama3," in line
-    )
+    line = refused(capsys, "--template", "lama3")
+    assert line.startswith("error: --template 'lama3' is neither an existing file nor") and "llama3," in line
+    assert "### Response:" in read_settings(["--chat-template", "alpaca"]).template_source
+    monkeypatch.setenv("GGUF_CHAT_CHAT_TEMPLATE", "zephyr")
+    assert "<|endoftext|>" in read_settings([]).template_source
+    monkeypatch.setenv("GGUF_CHAT_TEMPLATE", "alpaca")
+    assert "### Response:" in read_settings([]).template_source
 
 
 def test_proxies_are_addresses_and_networks(

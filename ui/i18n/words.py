@@ -24,8 +24,8 @@ MODEL_HELP = (
     "A .gguf file, its folder, or owner/name/file.gguf on the Hub, and ::ADAPTER.gguf after it for a LoRA "
     "adapter. Default: the embedded model."
 )
-CHAT_TEMPLATE_HELP = (
-    "A Jinja file, or a name of llama.cpp's such as chatml, in place of the model's own chat template."
+TEMPLATE_HELP = (
+    "A Jinja file, or a name such as chatml, llama3 or alpaca, in place of the model's own chat template."
 )
 CONTEXT_HELP = "Tokens that one conversation may hold."
 THREADS_HELP = "CPU threads. Default: the cores that are really yours."

@@ -20,6 +20,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.table import Table
 
+from common.chat_templates import OPTION
 from common.files import read_input
 from common.paths import expanded
 from common.terminal import printable, printable_logs, say_error
@@ -29,12 +30,12 @@ from engine.serving.protocols import ChatBackend, ChatStream
 from engine.types import Message
 from ui.generation.streaming import Progress
 from ui.i18n.words import (
-    CHAT_TEMPLATE_HELP,
     CONTEXT_HELP,
     ENGLISH,
     KV_TYPE_HELP,
     MODEL_HELP,
     SPECULATION_HELP,
+    TEMPLATE_HELP,
     THREADS_HELP,
 )
 from ui.models.files import short_name
@@ -312,7 +313,10 @@ ContextSize = Annotated[
 ChatTemplateOption = Annotated[
     str | None,
     running(
-        "--chat-template", metavar="FILE|NAME", envvar="GGUF_CHAT_CHAT_TEMPLATE", help=CHAT_TEMPLATE_HELP
+        OPTION,
+        metavar="FILE|NAME",
+        envvar=["GGUF_CHAT_TEMPLATE", "GGUF_CHAT_CHAT_TEMPLATE"],
+        help=TEMPLATE_HELP,
     ),
 ]
 Threads = Annotated[

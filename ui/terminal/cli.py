@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from common.chat_templates import read_template
+from common.chat_templates import current_option, read_template
 from common.errors import InputError
 from common.paths import cache_note, use_cache_for_libraries
 from common.terminal import say, say_error
@@ -39,7 +39,7 @@ from ui.terminal.raw import RawText, complete, continue_in_turns
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@cli.command()
+@cli.command(context_settings={"token_normalize_func": current_option})
 @with_sampling_options
 def main(
     *,

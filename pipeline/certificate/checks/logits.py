@@ -72,8 +72,6 @@ def _skip_reason(subject: Subject) -> str | None:
     assert subject.base is not None
     if any(tensor.type not in UNQUANTIZED for tensor in GgufTensors(subject.full).tensors.values()):
         return "The GGUF is quantized, so its logits differ; how much is lost is told against its full one."
-    if subject.qlora_base:
-        return "The base in 4 bits was not run through transformers: its logits need a GPU's kernels."
     if (model_type := missing_class(subject.base)) is not None:
         return (
             f"transformers has no class for {model_type} to compare with, and code that a model brings is "
@@ -91,7 +89,7 @@ def _skip_reason(subject: Subject) -> str | None:
 
 
 def tuned_model(subject: Subject) -> Any:
-    """Load the base in float32 and merge its adapters by PEFT, one after another. Raises InputError."""
+    """Load the base in float32, as QLoRA saw it, and merge its adapters by PEFT. Raises InputError."""
     import torch
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -103,6 +101,10 @@ def tuned_model(subject: Subject) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             subject.base.folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
+        if subject.rounding is not None:
+            from pipeline.merge.nf4 import round_model
+
+            round_model(model, subject.base, subject.rounding)
         for adapter in subject.adapters:
             tuned = PeftModel.from_pretrained(model, str(adapter.folder))
             for module in tuned.modules():

@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.progress import StepProgress
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import Source, adapter_source, base_source
+from pipeline.sources.trained_base import trained_rounding
 from pipeline.tokenizers.select import stage_template
 
 
@@ -28,7 +29,7 @@ class ExternalCheck:
 
     That is `reference`, or `base` with `adapters` merged into it. `reference` and `base` are folders or Hub
     ids; without a base the reference's own weights are used, if it has any. `chat_template`, a Jinja file or
-    a name of llama.cpp's, replaces the reference's. Raises InputError for invalid options.
+    a name, replaces the reference's. Raises InputError for invalid options.
     """
 
     file: Path
@@ -78,6 +79,7 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
         base = base_source(options.base) if options.base else reference
     if options.adapters and base is None:
         raise InputError("--adapter needs --base: the checkpoint that it was merged into")
+    adapters = tuple(_adapter(text) for text in options.adapters)
     with tempfile.TemporaryDirectory(prefix="certify-") as scratch:
         subject = Subject(
             reference=_with_template(reference.folder, options.chat_template, Path(scratch)),
@@ -85,7 +87,8 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
             scratch=Path(scratch),
             threads=options.threads,
             base=base,
-            adapters=tuple(_adapter(text) for text in options.adapters),
+            adapters=adapters,
+            rounding=trained_rounding(None, adapters),
             evaluation=options.evaluation,
             depth="full" if options.verify == "full" else "fast",
         )

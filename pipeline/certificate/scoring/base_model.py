@@ -91,17 +91,16 @@ def why_no_base(subject: Subject) -> str:
 
 @contextmanager
 def base_gguf(subject: Subject) -> Iterator[Path]:
-    """Convert the base to a GGUF, removed when the context ends.
+    """Convert the base to a GGUF, rounded as QLoRA saw it if it was, removed when the context ends.
 
     Raises InputError for a base that llama.cpp cannot convert.
     """
     assert subject.base is not None
     target = subject.scratch / "base.gguf"
     try:
-        convert(
-            ConvertJob(subject.base, (), "f16", target, "base", ensure_toolchain(), subject.threads),
-            NoProgress(),
-        )
+        threads, rounding = subject.threads, subject.rounding
+        job = ConvertJob(subject.base, (), "f16", target, "base", ensure_toolchain(), threads, rounding)
+        convert(job, NoProgress())
         yield target
     finally:
         target.unlink(missing_ok=True)

@@ -117,7 +117,7 @@ def is_plain(adapter: Adapter) -> bool:
 
 def all_updates(subject: Subject) -> list[Update] | None:
     """Return the updates of all adapters; None unless all are plain and the base is not loaded in 4 bits."""
-    if subject.qlora_base or not all(map(is_plain, subject.adapters)):
+    if subject.rounding or not all(map(is_plain, subject.adapters)):
         return None
     return [update for adapter in subject.adapters for update in plain_updates(adapter)]
 
@@ -194,7 +194,7 @@ class _MergedTensors:
         assert subject.base is not None
         torch.set_num_threads(subject.threads)
         with torch.inference_mode():
-            self._merger = merge_in_sequence(subject.base, subject.adapters, subject.qlora_base)
+            self._merger = merge_in_sequence(subject.base, subject.adapters, subject.rounding)
         self._stored, self._torch = stored, torch
 
     @property

@@ -115,9 +115,9 @@ def test_a_file_without_a_template_is_served_with_one_that_is_given(
     loader: ProcessLoader, tmp_path: Path
 ) -> None:
     path = write_model(tmp_path / "tiny.gguf", template=" ")
-    with pytest.raises(ModelError, match="carries no chat template: give one with --chat-template FILE"):
+    with pytest.raises(ModelError, match="carries no chat template: give one with --template FILE"):
         loader(path)
-    with pytest.raises(ModelError, match=r"template of --chat-template does not render: .*give another"):
+    with pytest.raises(ModelError, match=r"template of --template does not render: .*give another"):
         loader(path, chat_template="{% if %}")
     with loader(write_model(tmp_path / "own.gguf")) as own, loader(path, chat_template="chatml") as given:
         assert ask(given, "hello") == ask(own, "hello")

@@ -78,7 +78,7 @@ def test_parts_are_given_where_a_template_wants_them() -> None:
 def test_a_template_that_leaves_words_out_is_refused(source: str, who: str) -> None:
     with pytest.raises(ModelError, match=f"^what the {who} says") as refused:
         ChatTemplate(source, "", "")
-    assert "--chat-template FILE|NAME" in str(refused.value)
+    assert "--template FILE|NAME" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -77,7 +77,7 @@ def test_what_would_be_lost_is_refused_before_training(
         reject_lost_messages(tokenizer, found)
         return
     with pytest.raises(
-        InputError, match=rf"c\.jsonl, line 1, .*{lost}.*does not reach the prompt.*--chat-template"
+        InputError, match=rf"c\.jsonl, line 1, .*{lost}.*does not reach the prompt.*--template"
     ):
         reject_lost_messages(tokenizer, found)
 

@@ -110,7 +110,7 @@ def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks
 
 
 def test_a_model_that_cannot_chat_is_refused_before_it_is_loaded(bases: Bases, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--quant auto chats .* --chat-template FILE\|NAME"):
+    with pytest.raises(InputError, match=r"--quant auto chats .* --template FILE\|NAME"):
         export(ExportConfig(str(bases()), tmp_path / "bob", quants=("auto",)))
     assert not (tmp_path / "bob").exists()
 

@@ -41,8 +41,8 @@ def test_quantization_types_go_by_their_usual_names_in_any_case() -> None:
         ({"output_type": "q9"}, "--output-type 'q9' is no type of a tensor"),
         ({"embedding_type": "IQ3_XXS"}, "--embedding-type IQ3_XXS needs an importance matrix"),
         ({"format": "adapter", "adapters": ("a",), "pure": True}, "--format adapter takes no --pure"),
-        ({"chat_template": "lama3"}, "--chat-template 'lama3' is neither .* llama3,"),
-        ({"chat_template": "chatml", "format": "adapter", "adapters": ("a",)}, "takes no --chat-template"),
+        ({"chat_template": "lama3"}, "--template 'lama3' is neither .* llama3,"),
+        ({"chat_template": "chatml", "format": "adapter", "adapters": ("a",)}, "takes no --template"),
         ({"outtype": "q8"}, "f16, bf16, f32"),
         ({"threads": 0}, "--threads 0"),
         ({"base": " "}, "--base is empty"),
@@ -75,7 +75,7 @@ def test_a_chat_template_is_read_at_once(tmp_path: Path) -> None:
     assert describe_template(config)["from"] == "the file mine.jinja"
     assert describe_template(ExportConfig("base", Path("bob"))) == {}
     path.write_text("{{ messages[0].content }}")
-    with pytest.raises(InputError, match=r"^--chat-template '.*mine\.jinja': what the user says"):
+    with pytest.raises(InputError, match=r"^--template '.*mine\.jinja': what the user says"):
         ExportConfig("base", Path("bob"), chat_template=str(path))
 
 

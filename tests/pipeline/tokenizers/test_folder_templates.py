@@ -50,9 +50,7 @@ def test_a_name_that_llama_cpp_lacks_is_refused_unless_another_source_has_a_temp
     for sources in ([known], [jinja], [without], [unknown, jinja], [unknown, known, without]):
         reject_unknown_name(sources)
     for sources in ([unknown], [unknown, without], [jinja, unknown]):
-        with pytest.raises(
-            InputError, match=r"^'unknown': the chat template 'lama3' .*, with --chat-template"
-        ):
+        with pytest.raises(InputError, match=r"^'unknown': the chat template 'lama3' .*, with --template"):
             reject_unknown_name(sources)
 
 
@@ -161,7 +159,7 @@ def test_a_template_that_is_given_goes_before_all_others(tmp_path: Path) -> None
     assert SpecialVocab(checkpoint.folder).chat_template == TOOLS
     assert checkpoint.template_origin == "the file x.jinja"
     assert checkpoint.notes[-1] == (
-        "the chat template is the file x.jinja (--chat-template), in place of the model's own, "
+        "the chat template is the file x.jinja (--template), in place of the model's own, "
         "and the templates tool_use are not carried"
     )
 
@@ -191,4 +189,4 @@ def test_an_adapter_with_named_templates_only_is_told(tmp_path: Path) -> None:
     adapter = Adapter(Source("mine", write(tmp_path / "mine", LIST[1:]), None), {}, {})
     chosen = choose_tokenizer(Source("base", write(tmp_path / "base", MINE), None), [adapter], None)
     assert chosen.template is None and chosen.named == (("tool_use", TOOLS),)
-    assert "has no chat template of the name default: give one by --chat-template" in "\n".join(chosen.notes)
+    assert "has no chat template of the name default: give one by --template" in "\n".join(chosen.notes)

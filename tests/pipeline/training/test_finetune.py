@@ -168,8 +168,8 @@ def test_wrong_input_is_told_before_anything_is_loaded(
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"data": tmp_path / "none.jsonl"}, "does not exist"),
         ({"base": str(tmp_path / "none")}, "there is no such folder"),
-        ({"base": str(plain)}, "has no chat template: give one with --chat-template FILE"),
-        ({"chat_template": "lama3"}, "--chat-template 'lama3' is neither .* llama3,"),
+        ({"base": str(plain)}, "has no chat template: give one with --template FILE"),
+        ({"chat_template": "lama3"}, "--template 'lama3' is neither .* llama3,"),
         ({"chat_template": str(silent)}, "line 1, message 2: what the assistant says does not reach"),
         ({"targets": ("q_proj", "qq_proj")}, "'qq_proj' is no linear layer of the base: use .*q_proj"),
         ({"targets": ("lm_head",)}, "'lm_head' is no linear layer"),

@@ -35,7 +35,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder: Path = tmp_path_factory.mktemp("tools")
     (folder / "tools.jinja").write_text(QWEN_2_5)
     options = (
-        "--chat-template",
+        "--template",
         str(folder / "tools.jinja"),
         "--models",
         str(folder),

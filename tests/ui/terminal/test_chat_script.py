@@ -92,7 +92,7 @@ def test_a_prompt_on_the_command_line_pipes_its_answer_alone(monkeypatch: pytest
         (["-p", "hi", "--prompt-file", "-"], "--prompt and --prompt-file"),
         (["a.gguf", "Who are you?"], "Who are you?): put a question behind --prompt"),
         (["--kv-type", "q5_0"], "q8_0"),
-        (["--chat-template", "lama3"], "llama2, "),
+        (["--template", "lama3"], "llama2, "),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: list[str], named: str) -> None:

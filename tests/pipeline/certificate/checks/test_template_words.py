@@ -29,7 +29,7 @@ def test_words_that_do_not_reach_the_prompt_fail(model: Model) -> None:
     assert found.summary.startswith(
         "what the user says does not reach the prompt, nor what the assistant says: "
     )
-    assert "--chat-template FILE|NAME" in found.cause
+    assert "--template FILE|NAME" in found.cause
 
 
 @pytest.mark.parametrize(("source", "parts"), [("chatml", []), (PARTS, ["assistant", "system", "user"])])
