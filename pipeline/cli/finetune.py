@@ -119,7 +119,7 @@ def main(
     split: Split = None,
     revision: Revision = None,
     field: Field = None,
-    template: Annotated[
+    chat_template: Annotated[
         str | None,
         data_options(
             OPTION,
@@ -223,7 +223,6 @@ def config_of(values: Mapping[str, Any]) -> FinetuneConfig:
         **{**own, "alpha": 2 * rank if alpha is None else alpha},
         targets=tuple(values["target"] or DEFAULTS.targets),
         learning_rate=values["lr"],
-        chat_template=values["template"],
         data_options=DataOptions(*(values[one.name] for one in fields(DataOptions))),
         trackers=tuple(values["track"] or ()),
     )

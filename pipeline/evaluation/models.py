@@ -24,6 +24,7 @@ from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.reading import reading, reason
+from pipeline.sources.trained_base import Nf4Rounding, trained_rounding
 from pipeline.tokenizers.diagnose import tokenizer_fault
 from pipeline.tokenizers.select import stage_checkpoint
 
@@ -88,8 +89,8 @@ def find_models(config: EvaluateConfig) -> Models:
     base = None
     if config.base:
         base = _source(config.base)
-        rounded = _qlora_base(config, training)
-        tensors = _checked(base) if rounded is None else _nf4(base)
+        rounded = trained_rounding(config.qlora_base, adapters)
+        tensors = _checked(base) if rounded is None else _nf4(base, rounded)
         checkpoints.append(TorchModel("base (NF4)" if rounded else "base", "base", base, tensors))
         if adapters:
             merged = merge_in_sequence(base, adapters, rounded)
@@ -157,16 +158,10 @@ def _training(adapters: Sequence[Adapter]) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _qlora_base(config: EvaluateConfig, training: dict[str, Any]) -> str | None:
-    if config.qlora_base or not training.get("qlora"):
-        return config.qlora_base
-    return str(training["qlora"].get("quant_type"))
-
-
-def _nf4(base: Source) -> Tensors:
+def _nf4(base: Source, rounding: Nf4Rounding) -> Tensors:
     from pipeline.merge.nf4 import Nf4Base
 
-    return Nf4Base(base, _checked(base))
+    return Nf4Base(base, _checked(base), rounding)
 
 
 def _require_memory(model: TorchModel) -> None:

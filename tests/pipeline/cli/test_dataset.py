@@ -145,7 +145,7 @@ def test_render_of_a_plain_text_needs_no_template(run: Run, tmp_path: Path, base
     assert "Author: Author No. 0<|im_end|>]]" in result.stdout
     chats = write_rows(tmp_path / "d.jsonl", dolly())
     refused = run("render", chats, "--base", tmp_path / "base")
-    assert refused.exit_code == 2 and "has no chat template: give one with --chat-template" in refused.stderr
+    assert refused.exit_code == 2 and "has no chat template: give one with --template" in refused.stderr
     assert run("render", chats, "--base", tmp_path / "base", "--template", "chatml").exit_code == 0
 
 

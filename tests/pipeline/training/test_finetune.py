@@ -170,7 +170,10 @@ def test_wrong_input_is_told_before_anything_is_loaded(
         ({"base": str(tmp_path / "none")}, "there is no such folder"),
         ({"base": str(plain)}, "has no chat template: give one with --template FILE"),
         ({"chat_template": "lama3"}, "--template 'lama3' is neither .* llama3,"),
-        ({"chat_template": str(silent)}, "line 1, message 2: what the assistant says does not reach"),
+        (
+            {"chat_template": str(silent)},
+            "does not render a question and its answer \\(it leaves the answer out\\): give another",
+        ),
         ({"targets": ("q_proj", "qq_proj")}, "'qq_proj' is no linear layer of the base: use .*q_proj"),
         ({"targets": ("lm_head",)}, "'lm_head' is no linear layer"),
         ({"max_length": 16}, "--max-length 16 cuts off every answer"),
