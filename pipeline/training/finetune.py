@@ -61,9 +61,9 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     tokenizer = load_tokenizer(source, given, needs_template=not texts_only)
     if given is not None:
         given = replace(given, source=tokenizer.chat_template)  # with its BOS
-    if not texts_only:
-        stop_token(tokenizer, tokenizer.chat_template)
     data = _encode(config, tokenizer, rows, valid)
+    if not texts_only:
+        stop_token(tokenizer, tokenizer.chat_template)  # raises InputError where no answer would end
     check_targets(config, source)
     return _train(TrainingJob(settled(config), source, tokenizer, data, given), progress)
 

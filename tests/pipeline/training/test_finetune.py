@@ -172,7 +172,7 @@ def test_wrong_input_is_told_before_anything_is_loaded(
         ({"chat_template": "lama3"}, "--template 'lama3' is neither .* llama3,"),
         (
             {"chat_template": str(silent)},
-            "does not render a question and its answer \\(it leaves the answer out\\): give another",
+            "line 1, message 2: what the assistant says does not reach",
         ),
         ({"targets": ("q_proj", "qq_proj")}, "'qq_proj' is no linear layer of the base: use .*q_proj"),
         ({"targets": ("lm_head",)}, "'lm_head' is no linear layer"),
