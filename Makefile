@@ -35,7 +35,7 @@ $(VENV)/.pipeline: requirements-pipeline.txt requirements-pipeline.lock.txt $(VE
 
 $(VENV)/.dev: requirements-dev.lock.txt $(VENV)/.pipeline
 	@echo "Installing the tests' tools ..."
-	$(PIP) install --quiet --require-hashes -r requirements-dev.lock.txt
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements-dev.lock.txt
 	@touch $@
 
 demo: setup
