@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,8 @@ def diverged(config: FinetuneConfig, step: int) -> str:
 
 def training_arguments(config: FinetuneConfig, work: Path) -> Any:
     """Return the options in transformers' terms; checkpoints go to `work`."""
+    # Not the work folder, which is removed at the end.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out.with_name(f"{config.out.name}-runs")))
     schedule_options = {"cosine-restarts": {"num_cycles": config.cycles}, "plateau": _PLATEAU}
     evaluates = config.eval_every is not None
     return TrainingArguments(
@@ -150,6 +153,7 @@ def training_arguments(config: FinetuneConfig, work: Path) -> Any:
         save_strategy="steps" if config.save_every else "no",
         save_steps=config.save_every or 500,
         logging_steps=1,
+        run_name=config.out.resolve().name,
         report_to=list(config.trackers) or "none",
         disable_tqdm=True,
     )

@@ -125,3 +125,20 @@ def test_the_losses_equal_those_of_trl(config: FinetuneConfig, tmp_path: Path, k
     assert len(found) == 3
     assert found == pytest.approx(wanted, abs=1e-4)
     assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA", "QLoRA"])
+def test_so_they_do_on_a_real_base(
+    real_base: Path, config: FinetuneConfig, root: Path, tmp_path: Path, kind: str
+) -> None:
+    data = tmp_path / "bob.jsonl"
+    lines = (root / "examples" / "captain_bob.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    data.write_text("".join(sorted(lines, key=len)[:6]), encoding="utf-8")
+    real = replace(
+        config, base=str(real_base), data=data, learning_rate=1e-3, warmup=0.0, batch_size=2, steps=3
+    )
+    real = replace(real, **KINDS[kind])
+    found, examples = ours(real, tmp_path / "ours")
+    wanted = of_trl(real, examples, load_tokenizer(base_source(real.base)), tmp_path / "trl")
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert found[2] < found[0]
