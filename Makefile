@@ -48,7 +48,7 @@ chat: $(VENV)/.chat
 	$(PY) app.py $(if $(MODEL),"$(MODEL)") $(SERVE)
 
 test: $(VENV)/.dev browser
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Under a minute: no model, no browser, nothing slow.
 test-fast: $(VENV)/.dev
