@@ -257,7 +257,7 @@ WRONG: dict[str, tuple[Broken, str]] = {
     "an empty folder": (lambda b, d, t: {"gguf": (t,)}, "there is no model in GGUF in this folder"),
     "a damaged gguf": (
         lambda b, d, t: {"gguf": (_write(t / "x.gguf", "GGUF\3\0\0\0rest"),)},
-        r"--gguf .*x\.gguf cannot be read \(.*\): export it again",
+        r"x\.gguf cannot be read \(.*\): export it again",
     ),
     "no questions": (
         lambda b, d, t: {"questions": t / "none.txt"},
