@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": Command(
         "pipeline.cli.evaluate:run", "Compare base, tuned model and GGUF files on held-out data."
     ),
+    "dataset": Command("pipeline.cli.dataset:app", "Inspect, convert and split data sets."),
     "make-base": Command("pipeline.cli.make_base:app", "Write the demo's base model as a checkpoint folder."),
 }
 

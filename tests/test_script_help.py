@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.cli import evaluate, export, finetune, make_base
+from pipeline.cli import dataset, evaluate, export, finetune, make_base
 from scripts import bench
 from ui.terminal import cli as chat
 
@@ -18,6 +18,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "certify": export.certify,
     "finetune": finetune.main,
     "evaluate": evaluate.main,
+    "dataset inspect": dataset.inspect,
+    "dataset convert": dataset.convert,
+    "dataset render": dataset.render,
+    "dataset split": dataset.split_command,
     "chat": chat.main,
 }
 
@@ -41,6 +45,13 @@ def shown(command: Callable[..., None]) -> str:
         ("certify", ["[default: (the reference, if it has weights)]", "─ Checks ─", "─ Running ─"]),
         ("finetune", ["(2 x rank)", "(all-linear)", "(the base's own name)", "─ Adapter ─", "─ Training ─"]),
         ("evaluate", ["(as the adapter was trained)", "─ Data ─", "─ Running ─", "evaluate tasks"]),
+        (
+            "dataset inspect",
+            ["[default: 1024]", "─ Data ─", "─ Model ─", "'Quote: {quote}'", "FILE..."],
+        ),
+        ("dataset convert", ["OUT.jsonl", "question=Q,answer=A"]),
+        ("dataset render", ["[default: all]", "─ Model ─"]),
+        ("dataset split", ["(as many as possible)", "(the file's name, of several)", "[default: 0.1]"]),
         ("chat", ["--prompt -p TEXT", "─ Answers ─", "─ Running ─"]),
     ],
 )

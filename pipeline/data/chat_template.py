@@ -68,7 +68,7 @@ def reject_lost_messages(tokenizer: Any, chats: Sequence[Chat]) -> None:
 def end_of_turn(tokenizer: Any) -> tuple[int, ...]:
     """Return the id of the token that the template puts after an answer; none if that is plain text.
 
-    Phi-3.5's <|end|> is such a token and is not among the tokenizer's special ones.
+    It need not be among the special tokens that the tokenizer lists, as <|end|> in some of Phi-3.
     """
     source = getattr(tokenizer, "chat_template", None)
     known = _ends.get(tokenizer)

@@ -36,6 +36,11 @@ class ChatTokenizer(Protocol):
     """The methods of a transformers tokenizer that are used."""
 
     @property
+    def bos_token_id(self) -> int | None:
+        """The id that begins a text."""
+        ...
+
+    @property
     def all_special_ids(self) -> list[int]:
         """The special tokens' ids, such as an end of turn."""
         ...
@@ -151,9 +156,13 @@ def _answer_span(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int
         )
     special, start = _special_ids(tokenizer), len(prompt)
     limit = _end_of_rendered(tokenizer, chat, index, ids)
-    stops = (place + 1 for place in range(start, limit) if ids[place] in special)
-    # Without an end token the model does not learn to stop, but it learns the answer.
-    return start, next(stops, limit)
+    end = next((place + 1 for place in range(start, limit) if ids[place] in special), None)
+    if end is not None:
+        return start, end
+    # Without an end token the model does not learn to stop, but it learns the answer. GLM's answers end with
+    # the token that begins the next turn, <|user|>.
+    begins_next = limit < len(ids) and ids[limit] in special and ids[limit] != tokenizer.bos_token_id
+    return start, limit + begins_next
 
 
 def _end_of_rendered(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int]) -> int:

@@ -1,21 +1,16 @@
-"""Files that are no JSONL: say what a data set is instead, and how to make JSONL of it."""
+"""Files that hold no records which are read: say what a data set is instead, and how to make JSONL of it."""
 
 from __future__ import annotations
 
 import shlex
-from itertools import islice
 from pathlib import Path
 
-from common.file_kinds import kind_of
 from pipeline.errors import InputError
 
-_UNPACK = {"gzip": "zcat", "bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat", "zip": "unzip -p"}
+_UNPACK = {"bzip2": "bzcat", "xz": "xzcat", "zstd": "zstdcat", "zip": "unzip -p"}
 _PYTHON = {
-    "Parquet": "from datasets import Dataset; Dataset.from_parquet({old!r}).to_json({new!r})",
     "Arrow": "from datasets import Dataset; Dataset.from_file({old!r}).to_json({new!r})",
     "Excel": "import pandas; pandas.read_excel({old!r}).to_json({new!r}, orient='records', lines=True)",
-    "CSV": "from datasets import Dataset; Dataset.from_csv({old!r}).to_json({new!r})",
-    "TSV": "from datasets import Dataset; Dataset.from_csv({old!r}, sep='\\t').to_json({new!r})",
     "pickle": "import pandas; pandas.read_pickle({old!r}).to_json({new!r}, orient='records', lines=True)",
 }
 _ADVICE = {
@@ -24,18 +19,21 @@ _ADVICE = {
     "7z": "unpack it first",
 }
 _NOTES = {"pickle": "a pickle can run code when it is opened, so do it where you trust the file: "}
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".txt", ".arrow", ".zst")
+"""What the names of data files end with."""
 
 
-def reject_other_formats(path: Path) -> None:
-    """Raise InputError for a folder, or a file that is no JSONL, with the way to make JSONL of it.
+def delimited(path: Path) -> str | None:
+    """Return the separator of a table, by the file's name: a tab, or "" for unknown; None for no table."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    return {".csv": "", ".tsv": "\t"}.get(suffixes[-1]) if suffixes else None
 
-    Raises OSError for a file that cannot be read.
-    """
-    if path.is_dir():
-        raise InputError(f"the data set {path} cannot be read: it is a folder: {_inside(path)}")
-    kind = kind_of(path) or {".csv": "CSV", ".tsv": "TSV"}.get(path.suffix.lower())
-    if kind is not None:
-        raise InputError(f"the data set {path} is {_article(kind)}, not JSONL: {_way(path, kind)}")
+
+def refuse_kind(path: Path, kind: str) -> InputError:
+    """Return the error for a file of a kind that is not read, with the way to make JSONL of it."""
+    return InputError(
+        f"the data set {path} is {_article(kind)}, not JSON, CSV or Parquet: {_way(path, kind)}"
+    )
 
 
 def _article(kind: str) -> str:
@@ -47,30 +45,11 @@ def _way(path: Path, kind: str) -> str:
     if kind in _UNPACK:
         return f"unpack it, as `{_UNPACK[kind]} {shlex.quote(name)} > {shlex.quote(new)}` does"
     if kind == "UTF-16":
-        return (
-            f"save it as UTF-8, as `iconv -f UTF-16 -t UTF-8 {shlex.quote(name)} > {shlex.quote(new)}` does"
-        )
+        to = name if path.suffix.lower() in (".csv", ".tsv") else new
+        to = f"utf8-{to}" if to == name else to
+        return f"save it as UTF-8, as `iconv -f UTF-16 -t UTF-8 {shlex.quote(name)} > {shlex.quote(to)}` does"
     if kind in _PYTHON:
-        command = _command(_PYTHON[kind].format(old=name, new=new))
-        return f"{_NOTES.get(kind, '')}convert it with `{command}`"
+        return (
+            f'{_NOTES.get(kind, "")}convert it with `python -c "{_PYTHON[kind].format(old=name, new=new)}"`'
+        )
     return _ADVICE.get(kind, 'write one {"messages": [...]} a line')
-
-
-def _command(code: str) -> str:
-    return f'python -c "{code}"'
-
-
-def _inside(folder: Path) -> str:
-    """Return what to do with a folder that was given as a data set."""
-    saved = f"from datasets import load_from_disk; load_from_disk({folder.name!r})"
-    if (folder / "dataset_dict.json").is_file():
-        command = _command(f"{saved}['train'].to_json('train.jsonl')")
-        return f"convert its split with `{command}`"
-    if (folder / "state.json").is_file():
-        command = _command(f"{saved}.to_json('train.jsonl')")
-        return f"convert it with `{command}`"
-    found = (
-        path for kind in ("jsonl", "json", "parquet", "csv") for path in sorted(folder.glob(f"**/*.{kind}"))
-    )
-    files = [str(path.relative_to(folder)) for path in islice(found, 1)]
-    return f"name a file in it, such as {files[0]}" if files else "name a JSONL file of chats"

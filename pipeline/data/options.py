@@ -17,7 +17,7 @@ class DataOptions:
     r"""What a reader needs to know beside the file. Raises InputError for what cannot be meant.
 
     `columns` names the columns of a chat: "question=Q,answer=A", with `system=` and `context=` if wanted.
-    `text` is a template of a plain text: "Quote: {quote}\nAuthor: {author}"; \n and \t are a line end and a tab.
+    `text` is a template of a plain text: "Quote: {quote}\nAuthor: {author}"; \n is a line end, \t a tab.
     `split` and `revision` are those of a data set on the Hub (or a folder with splits). `field` is the column
     whose value becomes each row's category.
     """

@@ -1,4 +1,4 @@
-"""Turn a record of a chat data set into messages: OpenAI/TRL, ShareGPT, Alpaca, Dolly, prompt and completion.
+"""Turn a record into messages: OpenAI/TRL, ShareGPT, Alpaca, Dolly, prompt and completion, texts.
 
 A key with a text, a list or an object is taken into the conversation, or it is known to be no part of one (an
 id, a source, a score), or it repeats what the messages say; otherwise the record is refused by that key's
@@ -8,17 +8,50 @@ name. null is the same as an absent key.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipeline.data.record_files import keys_text
 from pipeline.data.repeated_text import repeats
+from pipeline.data.rows import UnknownForm
+from pipeline.data.text_formats import TEXT_FORMS, parse_text
 from pipeline.errors import InputError
 
 _CONVERSATIONS = ("messages", "conversations", "conversation")
-_QUESTIONS = ("instruction", "prompt", "question", "query", "input")
-_ANSWERS = ("output", "completion", "response", "answer")
+_QUESTIONS = (
+    "instruction",
+    "prompt",
+    "question",
+    "query",
+    "input",
+    "inputs",
+    "user",
+    "human",
+    "problem",
+    "q",
+)
+_ANSWERS = (
+    "output",
+    "completion",
+    "response",
+    "answer",
+    "outputs",
+    "assistant",
+    "bot",
+    "reply",
+    "target",
+    "targets",
+    "solution",
+    "a",
+)
 _SYSTEMS = ("system", "system_prompt", "system_message")
 _CONTEXTS = ("input", "context")
+_NAMES = frozenset((*_CONVERSATIONS, *_QUESTIONS, *_ANSWERS, *_SYSTEMS, *_CONTEXTS, "text", "history"))
+FORMS_TAKEN = (
+    "messages, ShareGPT, Alpaca, Dolly, prompt and completion, question and answer, oasst trees, or a text "
+    f"of turns ({', '.join(TEXT_FORMS)})"
+)
 _KEYS = {"from": "role", "value": "content"}
 _ROLES = {
     "human": "user",
@@ -37,8 +70,8 @@ _PREFERENCES = re.compile(
 _HARMLESS = re.compile(
     r"""(__index_level_0__ | (.*_)?(id|idx|ids|uuid|hash|url|date|time|timestamp|name|count|version|at|by)
     | (num|n|is|has|avg|min|max)_.* | index | row | views | length | split | fold | seed | avatarurl | links?
-    | source | origin | dataset | subset | collection | file | path | author | annotator | worker | country
-    | state | region | created | updated | published | licen[cs]e | copyright
+    | (.*_)?(source|fingerprint) | origin | dataset | subset | collection | file | path | author | annotator
+    | worker | country | state | region | created | updated | published | licen[cs]e | copyright
     | categor(y|ies) | subcategory | topics? | subtopic | title | subject | domain | genre | tags? | keywords?
     | intent | cluster | tasks? | task_type | type | kind | lang | languages? | locale | models? | generator
     | scores? | score_.* | ratings? | stars | quality | difficulty | level | complexity | toxicity | toxic
@@ -49,13 +82,77 @@ _HARMLESS = re.compile(
 """Keys that describe a record and belong to no conversation."""
 
 
-def as_messages(record: object, where: str) -> object:
-    """Return the messages of a record in a known format; None for any other.
+class Found(NamedTuple):
+    """A record's messages and their form; `unanswered` if a last, open question was left out."""
 
-    Raises InputError, beginning with `where`, for a key whose meaning would be lost.
+    form: str
+    messages: object
+    unanswered: bool = False
+
+
+def find_messages(record: object, where: str, *, require_answer: bool = True) -> Found:
+    """Return the messages of a record in a known form.
+
+    Raises InputError, beginning with `where`, for any other, and for a key whose meaning would be lost.
     """
     if not isinstance(record, dict):
-        return None
+        raise InputError(
+            f'{where}: there is no list "messages": write {{"messages": [{{"role": ..., ...}}]}}'
+        )
+    named = _with_plain_names(record)
+    if (messages := _as_messages(named, where)) is not None:
+        return Found(_form(named), messages)
+    given = {key: value for key, value in named.items() if value is not None}
+    if isinstance(text := given.get("text"), str):
+        if chat := parse_text(text, require_answer=require_answer):
+            _reject_lost(given, {"text"}, chat.messages, where)
+            return Found(*chat)
+        if all(key == "text" or _HARMLESS.fullmatch(key) for key in given):
+            raise UnknownForm(
+                f"{where}: the text is no chat of a known form ({', '.join(TEXT_FORMS)}): "
+                "to train on it whole, give --text '{text}'"
+            )
+    raise UnknownForm(
+        f'{where}: there is no list "messages" nor another known form in the keys {keys_text(record)}: '
+        f"name what it has with {_suggestion(record)} for plain text; known forms are {FORMS_TAKEN}"
+    )
+
+
+def _suggestion(record: dict[str, Any]) -> str:
+    """Return --columns and --text with the record's own columns of text, as far as these are plain."""
+    texts = [key for key, value in record.items() if _is_text(value) and not _HARMLESS.fullmatch(key.strip())]
+    question, answer = (
+        texts if len(texts) == 2 and not set(",=") & set("".join(texts)) else ("COLUMN", "COLUMN")
+    )
+    sample = (texts or [*record, "COLUMN"])[0]
+    columns = shlex.quote(f"question={question},answer={answer}")
+    return f"--columns {columns}, or --text {shlex.quote(f'{{{sample}}}')}"
+
+
+def _with_plain_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with the keys of known forms as they are known: "Question " becomes "question"."""
+    names = {key: key.strip().lower() for key in record if key not in _NAMES}
+    plain = {key: name for key, name in names.items() if name in _NAMES and name not in record}
+    if len(set(plain.values())) < len(plain):
+        return record
+    return {plain.get(key, key): value for key, value in record.items()}
+
+
+def _form(record: dict[str, Any]) -> str:
+    keys = {key for key, value in record.items() if value is not None}
+    if key := _first(record, _CONVERSATIONS):
+        turns = record[key]
+        return "messages" if not isinstance(turns, list) or "role" in _keys(turns) else "ShareGPT"
+    if "instruction" in keys:
+        return "Dolly" if "response" in keys else "Alpaca"
+    return "prompt and completion" if "prompt" in keys else "question and answer"
+
+
+def _keys(turns: list[Any]) -> set[str]:
+    return set(turns[0]) if turns and isinstance(turns[0], dict) else {"role"}
+
+
+def _as_messages(record: dict[str, Any], where: str) -> list[Any] | None:
     given = {key: value for key, value in record.items() if value is not None}
     _reject_preferences(given, where)
     messages, used = _conversation(record, given, where)
@@ -157,7 +254,7 @@ def _reject_lost(given: dict[str, Any], used: set[str], messages: list[Any], whe
         if is_weight or carries:
             raise InputError(
                 f"{where}: {str(key)[:80]!r} would be lost in training: put what it says into the messages, "
-                "or remove the key"
+                "remove the key, or name what to train on with --columns or --text"
             )
 
 

@@ -74,6 +74,10 @@ class PlainText:
 Row = Chat | PlainText
 
 
+class UnknownForm(InputError):
+    """A record lacks the keys of each known form, or those that were named: mostly all records do then."""
+
+
 def parse_turns(messages: object, where: str, *, require_answer: bool) -> tuple[ChatTurn, ...]:
     """Return the messages as turns. Raises InputError that begins with `where`.
 

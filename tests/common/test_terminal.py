@@ -67,6 +67,7 @@ def test_logs_and_lines(capsys: pytest.CaptureFixture[str], python: str) -> None
         ["scripts/export_gguf.py", "--base", "{folder}", "--out", "{folder}/out"],
         ["scripts/export_gguf.py", "certify", "{evil}.gguf", "--reference", "x"],
         ["scripts/finetune.py", "--base", "x", "--data", "{evil}", "--out", "{folder}/out"],
+        ["scripts/dataset.py", "inspect", "{evil}"],
         ["gguf_chat.py", "{evil}"],
     ],
 )

@@ -333,8 +333,9 @@ def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_pa
     ]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert (
-        done.stderr == f"error: the data set {tmp_path / 'no'} does not exist: give a JSONL file of chats\n"
+    assert done.stderr == (
+        f"error: the data set {tmp_path / 'no'} does not exist: give a file (JSONL, JSON, CSV, Parquet), "
+        "a folder, or a name on the Hub (owner/name)\n"
     )
 
 
