@@ -27,8 +27,6 @@ from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.page import number, percent, summary
 from pipeline.evaluation.tasks import TASKS, TasksConfig, run_tasks
 
-DEFAULTS = EvaluateConfig(data="-", out=Path("/nonexistent"), base="-")
-
 # Options by their panel in --help; those without a panel come first.
 reading = partial(typer.Option, rich_help_panel="Data")
 running = partial(typer.Option, rich_help_panel="Running")
@@ -73,7 +71,7 @@ def main(
             metavar="FILE|N",
             help="Answer these side by side: chats, a .txt of one question a line, or the first N rows.",
         ),
-    ] = str(DEFAULTS.questions),
+    ] = str(EvaluateConfig.questions),
     force: Annotated[bool, typer.Option("--force", help="Replace the evaluation in --out.")] = False,
     json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     field: Annotated[
@@ -97,10 +95,10 @@ def main(
     ] = None,
     max_length: Annotated[
         int, reading(metavar="N", help="Cut rows to this many tokens.")
-    ] = DEFAULTS.max_length,
+    ] = EvaluateConfig.max_length,
     max_tokens: Annotated[
         int, running(metavar="N", help="The longest answer, in tokens.")
-    ] = DEFAULTS.max_tokens,
+    ] = EvaluateConfig.max_tokens,
     qlora_base: Annotated[
         str | None,
         running(

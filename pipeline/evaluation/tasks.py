@@ -26,6 +26,7 @@ from common.paths import expanded
 from common.system import physical_cores
 from common.worker_process import ROOT, last_line
 from pipeline.errors import InputError, PipelineError
+from pipeline.evaluation.config import require_writable
 from pipeline.evaluation.gguf_files import check_vocabulary, find_files
 from pipeline.manifest import NAME
 from pipeline.progress import NoProgress, StepProgress
@@ -78,6 +79,7 @@ class TasksConfig:
         out = expanded(self.out)
         if out.exists() and not out.is_dir():
             raise InputError(f"--out {str(self.out)!r} is a file: name a folder for the results")
+        require_writable(out)
         if (out / TASKS).exists() and not self.force:
             raise InputError(
                 f"--out {str(self.out)!r} has {TASKS} already: choose another folder, or give --force"

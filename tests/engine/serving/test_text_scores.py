@@ -75,11 +75,11 @@ def test_ids_are_taken_as_they_are(backend: LlamaBackend) -> None:
 def test_embeddings_and_scores_take_turns(backend: LlamaBackend) -> None:
     alone = scores(backend, LONG)
     streams = [
-        backend.stream(TextToScore(LONG, 1)) if n % 2 else backend.stream(TextToEmbed(LONG)) for n in range(4)
+        backend.stream(TextToScore(LONG, 1)) if n % 2 else backend.stream(TextToEmbed(LONG)) for n in range(2)
     ]
     kinds = [next(iter(stream)) for stream in streams]
-    assert [type(kind).__name__ for kind in kinds] == ["EmbeddingVector", "TextScores"] * 2
-    assert kinds[1] == kinds[3] == alone
+    assert [type(kind).__name__ for kind in kinds] == ["EmbeddingVector", "TextScores"]
+    assert kinds[1] == alone
 
 
 class Spelled:

@@ -300,6 +300,7 @@ def test_wrong_input_is_refused_before_anything_is_loaded(
         ({"max_tokens": 0}, "--max-tokens 0 is too few"),
         ({"max_length": 1}, "--max-length 1 is too few"),
         ({"threads": 0}, "--threads 0 is too few"),
+        ({"out": Path("/proc/none")}, "--out '/proc/none' cannot be written"),
         ({"train_on": "first"}, "--train-on 'first' is unknown: use last or all"),
     ],
 )
