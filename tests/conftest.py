@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not use the network
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: threads of torch beyond them wait for each other in loops.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadlines, so that a busy machine cannot fail a test. One profile for all tests.
 settings.register_profile("tests", deadline=None)

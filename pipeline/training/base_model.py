@@ -86,9 +86,14 @@ def _load_base(config: FinetuneConfig, source: Source) -> Any:
     dtype = getattr(torch, frozen_type(config, source))
     what = f"the base {source.spec!r} cannot be loaded"
     with reading(what, "download it again, or correct its config.json"):
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
         )
+    if config.qlora:
+        from pipeline.merge.nf4 import multiply_exactly
+
+        multiply_exactly(model)  # as the export dequantizes
+    return model
 
 
 def _four_bits(config: FinetuneConfig) -> Any:

@@ -12,9 +12,9 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from pipeline.data.dataset import Example
 from pipeline.errors import InputError
-from pipeline.training.batches import LengthGroupedOrder, PackedRow, collate, collate_packed
+from pipeline.evaluation.token_losses import collate, mean_loss, on_device, row_losses, token_losses
+from pipeline.training.batches import LengthGroupedOrder, PackedRow, collate_packed
 from pipeline.training.config import FinetuneConfig
-from pipeline.training.loss import mean_loss, row_losses, token_losses
 
 _SCHEDULERS = {
     "constant": "constant_with_warmup",
@@ -178,10 +178,8 @@ def reject_mixed_packing(model: Any, examples: Sequence[Example]) -> None:
     apart = sum(row.nats for row in row_losses(model, two, 1))
     with torch.no_grad():
         model.eval()
-        packed = {
-            name: value.to(model.device) for name, value in collate_packed([PackedRow(tuple(two))]).items()
-        }
-        losses, _ = token_losses(model, model, packed)
+        batch = on_device(collate_packed([PackedRow(tuple(two))]), model)
+        losses, _ = token_losses(model, model, batch)
         model.train()
     tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
     if abs(float(losses.sum()) - apart) > tolerance * max(1.0, apart):

@@ -71,6 +71,6 @@ def test_nothing_is_loaded_or_written_before(config: FinetuneConfig, monkeypatch
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
     monkeypatch.setattr("pipeline.training.memory.free_memory", lambda: 1000)
-    with pytest.raises(InputError, match="needs about .* GB and 0[.]0 GB are free"):
+    with pytest.raises(InputError, match=r"needs about .* GB and 0\.0 GB are free"):
         finetune(config)
     assert not config.out.exists()
