@@ -35,7 +35,7 @@ $(VENV)/.pipeline: requirements-pipeline.txt requirements-pipeline.lock.txt $(VE
 
 $(VENV)/.dev: requirements-dev.lock.txt $(VENV)/.pipeline
 	@echo "Installing the tests' tools ..."
-	$(PIP) install --quiet --require-hashes -r requirements-dev.lock.txt
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements-dev.lock.txt
 	@touch $@
 
 demo: setup
@@ -48,7 +48,7 @@ chat: $(VENV)/.chat
 	$(PY) app.py $(if $(MODEL),"$(MODEL)") $(SERVE)
 
 test: $(VENV)/.dev browser
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Under a minute: no model, no browser, nothing slow.
 test-fast: $(VENV)/.dev

@@ -21,9 +21,10 @@ from transformers import AutoModelForCausalLM, set_seed
 from common.system import process_memory
 from pipeline.data.dataset import Example, encode_row
 from pipeline.data.reader import read_data
+from pipeline.evaluation.token_losses import collate
 from pipeline.sources.model_source import base_source
 from pipeline.training.base_model import load_model
-from pipeline.training.batches import LengthGroupedOrder, collate
+from pipeline.training.batches import LengthGroupedOrder
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.finetune import load_tokenizer
 from pipeline.training.trainer import FinetuneTrainer

@@ -118,7 +118,18 @@ class TextToEmbed:
     text: str
 
 
-PromptInput = Sequence[Message] | ToolRequest | str | TextToEmbed
+@dataclass(frozen=True)
+class TextToScore:
+    """A text, or its token ids, of which the tokens' log-probabilities are wanted, in place of an answer.
+
+    `top` is how many of the likeliest tokens are wanted at each place.
+    """
+
+    prompt: str | list[int]
+    top: int = 0
+
+
+PromptInput = Sequence[Message] | ToolRequest | str | TextToEmbed | TextToScore
 """What an answer follows: a conversation, or a text as it is, without the chat template."""
 
 
@@ -127,6 +138,19 @@ class EmbeddingVector:
     """The embedding of a text, of length 1; a Finished follows."""
 
     vector: list[float]
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """The tokens of a text and the likeliest one after it, as spelled; a Finished follows.
+
+    `log_probs` are theirs, and `likeliest` the likeliest tokens at each place; None for the first, which
+    nothing predicts.
+    """
+
+    tokens: list[str]
+    log_probs: list[float | None]
+    likeliest: list[dict[str, float] | None]
 
 
 @dataclass(frozen=True)
@@ -192,7 +216,7 @@ class Finished:
     stop: str = ""
 
 
-Event = MessagesDropped | Queued | PrefillProgress | TextDelta | EmbeddingVector | Finished
+Event = MessagesDropped | Queued | PrefillProgress | TextDelta | EmbeddingVector | TextScores | Finished
 ProgressCallback = Callable[[float], bool]
 """Called with the progress of a step, 0 to 1; returns False to stop it."""
 

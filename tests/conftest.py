@@ -11,10 +11,14 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from pipeline.exporter.config import ExportConfig
     from pipeline.exporter.run import ExportResult
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not use the network
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: threads of torch beyond them wait for each other in loops.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadlines, so that a busy machine cannot fail a test. One profile for all tests.
 settings.register_profile("tests", deadline=None)
@@ -36,8 +40,35 @@ MARKS = {
 }
 
 
+# The files that take longest, in this order: begun last, one would keep a core busy while the other is idle.
+LONGEST = (
+    "tests/ui/pages/test_page.py",
+    "tests/pipeline/certificate/checks/test_quality.py",
+    "tests/test_demo.py",
+    "tests/pipeline/convert/test_convert.py",
+    "tests/ui/pages/test_browser.py",
+    "tests/pipeline/quantize/test_quantize.py",
+    "tests/pipeline/exporter/test_run.py",
+    "tests/bench/test_serve_bench.py",
+    "tests/bench/test_soak.py",
+    "tests/bench/test_export_bench.py",
+    "tests/bench/test_fuzz.py",
+    "tests/test_python_docs.py",
+    "tests/ui/server/test_real_server.py",
+    "tests/engine/process/test_supervisor.py",
+    "tests/engine/prompt/test_window.py",
+    "tests/pipeline/certificate/test_sabotage.py",
+    "tests/pipeline/certificate/runner/test_step.py",
+    "tests/ui/pages/test_models_page.py",
+    "tests/ui/pages/chat/test_chat_events.py",
+    "tests/test_compatibility.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures as `model` or `browser`."""
+    """Put the files that take long first, and mark tests by their fixtures as `model` or `browser`."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
     for item in items:
         for mark, fixtures in MARKS.items():
             if fixtures & set(getattr(item, "fixturenames", ())):
@@ -74,17 +105,35 @@ def captain_bob(
 ) -> ExportResult:
     """Export the demo as its documentation does, with more types and the f16 file for comparison."""
     from pipeline.exporter.config import ExportConfig
-    from pipeline.exporter.run import export
 
-    out, quants = tmp_path_factory.mktemp("demo") / "captain-bob", ("Q4_K_M", "Q5_K_M", "Q8_0")
-    return export(ExportConfig(str(real_base), out, (str(demo_adapter),), quants, keep_f16=True, threads=2))
+    out, quants = of_all_workers(tmp_path_factory) / "captain-bob", ("Q4_K_M", "Q5_K_M", "Q8_0")
+    return _exported(
+        ExportConfig(str(real_base), out, (str(demo_adapter),), quants, keep_f16=True, threads=2)
+    )
 
 
 @pytest.fixture(scope="session")
 def plain_smollm2(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of an export without an adapter: smollm2-F16.gguf and smollm2-Q4_K_M.gguf."""
     from pipeline.exporter.config import ExportConfig
+
+    out = of_all_workers(tmp_path_factory) / "smollm2"
+    return _exported(ExportConfig(str(real_base), out, quants=("Q4_K_M",), keep_f16=True, threads=2)).folder
+
+
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a temporary folder that the worker processes of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _exported(config: ExportConfig) -> ExportResult:
+    """Export, one worker process at a time: the next one finds the files finished."""
+    from filelock import FileLock
+
     from pipeline.exporter.run import export
 
-    out = tmp_path_factory.mktemp("plain") / "smollm2"
-    return export(ExportConfig(str(real_base), out, quants=("Q4_K_M",), keep_f16=True, threads=2)).folder
+    with FileLock(config.out.with_suffix(".lock")):
+        return export(config)

@@ -44,6 +44,7 @@ def shown(command: Callable[..., None]) -> str:
         ),
         ("certify", ["[default: (the reference, if it has weights)]", "─ Checks ─", "─ Running ─"]),
         ("finetune", ["(2 x rank)", "(all-linear)", "(the base's own name)", "─ Adapter ─", "─ Training ─"]),
+        ("evaluate", ["(as the adapter was trained)", "─ Data ─", "─ Running ─", "evaluate tasks"]),
         (
             "dataset inspect",
             ["[default: 1024]", "─ Data ─", "─ Model ─", "'Quote: {quote}'", "FILE..."],
@@ -51,7 +52,6 @@ def shown(command: Callable[..., None]) -> str:
         ("dataset convert", ["OUT.jsonl", "question=Q,answer=A"]),
         ("dataset render", ["[default: all]", "─ Model ─"]),
         ("dataset split", ["(as many as possible)", "(the file's name, of several)", "[default: 0.1]"]),
-        ("evaluate", ["(as the adapter was trained)", "─ Data ─", "─ Running ─", "evaluate tasks"]),
         ("chat", ["--prompt -p TEXT", "─ Answers ─", "─ Running ─"]),
     ],
 )

@@ -21,7 +21,16 @@ from engine import errors
 from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped
-from engine.types import Event, Finished, ModelInfo, PromptInput, RequestStats, TextToEmbed, ToolRequest
+from engine.types import (
+    Event,
+    Finished,
+    ModelInfo,
+    PromptInput,
+    RequestStats,
+    TextToEmbed,
+    TextToScore,
+    ToolRequest,
+)
 
 MAX_LINE = 16 << 20
 """The longest line in bytes; a process that sends a longer one is ended."""
@@ -50,13 +59,17 @@ class Detach:
     adapter: int
 
 
+SentPrompt = list[dict[str, Any]] | ToolRequest | str | TextToEmbed | TextToScore
+"""A PromptInput of engine.types, as it is sent."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """Start an answer to a PromptInput of engine.types; `adapter` 0 is the model without one."""
 
     request: int
     adapter: int
-    prompt: list[dict[str, Any]] | ToolRequest | str | TextToEmbed
+    prompt: SentPrompt
     sampling: SamplingParams
 
 
@@ -185,10 +198,13 @@ def encode(message: Command | Reply) -> bytes:
     return b'{"%s":%s}\n' % (type(message).__name__.encode(), content)
 
 
-def sendable(prompt: PromptInput) -> list[dict[str, Any]] | ToolRequest | str | TextToEmbed:
+def sendable(prompt: PromptInput) -> SentPrompt:
     """Replace lone surrogates, which JSON in UTF-8 cannot carry, by question marks."""
     if isinstance(prompt, TextToEmbed):
         return TextToEmbed(_valid(prompt.text))
+    if isinstance(prompt, TextToScore):
+        text = prompt.prompt
+        return replace(prompt, prompt=_valid(text) if isinstance(text, str) else text)
     if isinstance(prompt, str):
         return _valid(prompt)
     if isinstance(prompt, ToolRequest):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from engine.errors import RequestError
-from engine.types import Message, PromptInput, Role, TextToEmbed, ToolRequest
+from engine.types import Message, PromptInput, Role, TextToEmbed, TextToScore, ToolRequest
 
 _MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
 _MAX_FUNCTIONS = 128  # as in OpenAI's API
@@ -20,6 +20,9 @@ def check_prompt(prompt: PromptInput) -> None:
     if isinstance(prompt, TextToEmbed):
         if not prompt.text.strip():
             raise RequestError("a text is empty: send some text to embed")
+    elif isinstance(prompt, TextToScore):
+        if not prompt.prompt:
+            raise RequestError("the prompt is empty: send some text, or its token ids")
     elif isinstance(prompt, ToolRequest):
         check_functions(prompt.functions)
         if prompt.only and all(prompt.only != function["name"] for function in prompt.functions):

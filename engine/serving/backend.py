@@ -20,7 +20,6 @@ from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
 from engine.errors import EngineStopped, RequestError
 from engine.llama.constraint import compile_constraint
-from engine.llama.embedder import MAX_TOKENS, Embedder
 from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.llama.tool_grammar import compile_tools
@@ -29,8 +28,8 @@ from engine.probe.describe import describe
 from engine.prompt.chat_template import PromptBuilder
 from engine.prompt.message_checks import check_prompt
 from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
-from engine.serving.embedding_queue import EmbeddingQueue
 from engine.serving.model_pool import check_room
+from engine.serving.reading_queue import Reading, reading_queue, reading_tokens
 from engine.serving.stream import EventStream, Sink
 from engine.serving.worker import Worker
 from engine.types import (
@@ -41,6 +40,7 @@ from engine.types import (
     PromptInput,
     TextDelta,
     TextToEmbed,
+    TextToScore,
     ToolRequest,
     no_progress,
     scaled,
@@ -51,7 +51,7 @@ from engine.types import (
 class Prompt:
     """A prompt ready to be queued: `dropped` of its turns do not fit, `continues` begins its answer.
 
-    `embeds` asks for the embedding of the tokens in place of an answer.
+    `reading` is what is wanted of the tokens in place of an answer.
 
     `sampling` has a compiled schema or grammar.
     """
@@ -60,7 +60,7 @@ class Prompt:
     sampling: SamplingParams
     dropped: MessagesDropped | None
     continues: bool
-    embeds: bool = False
+    reading: Reading | None = None
 
 
 _FAR = 2  # times too long: how many tokens it is exactly does not matter any more
@@ -181,10 +181,11 @@ class LlamaBackend:
     def prepare(self, prompt: PromptInput, sampling: SamplingParams) -> Prompt:
         """Return a prompt, ready to be queued. Raises RequestError, and EngineStopped after `close`."""
         check_prompt(prompt)
-        if isinstance(prompt, TextToEmbed):
+        if isinstance(prompt, TextToEmbed | TextToScore):
             with self._open_prompts() as prompts:
-                tokens = prompts.text_tokens(prompt.text, _embedding_context(self._info))
-            return Prompt(tokens, sampling, None, True, embeds=True)
+                tokens = reading_tokens(prompt, prompts, self._info, self._model.vocab.size)
+            top = prompt.top if isinstance(prompt, TextToScore) else None
+            return Prompt(tokens, sampling, None, True, Reading(top))
         said = prompt.messages if isinstance(prompt, ToolRequest) else prompt
         window = self._window(said, sampling, prompt.functions if isinstance(prompt, ToolRequest) else ())
         self._check(window.tokens)
@@ -194,7 +195,7 @@ class LlamaBackend:
     def submit(self, prompt: Prompt, sink: Sink) -> int:
         """Queue a prompt; `sink` gets its events and must not block. Raises as Worker.submit."""
         return self._worker.submit(
-            prompt.tokens, prompt.sampling, sink, continues=prompt.continues, embeds=prompt.embeds
+            prompt.tokens, prompt.sampling, sink, continues=prompt.continues, reading=prompt.reading
         )
 
     def cancel(self, request: int) -> None:
@@ -299,10 +300,6 @@ class LlamaBackend:
         self.close()
 
 
-def _embedding_context(info: ModelInfo) -> int:
-    return min(MAX_TOKENS, info.context)
-
-
 def _worker(
     model: Model,
     info: ModelInfo,
@@ -347,11 +344,7 @@ def _worker(
             counters=counters,
         )
 
-    def build_embedder() -> Embedder:
-        context = _embedding_context(info)
-        return Embedder(model, context=context, threads=info.threads, adapter=adapter)
-
-    return Worker(build, EmbeddingQueue(build_embedder), capacity=settings.slots + settings.queue)
+    return Worker(build, reading_queue(model, info, adapter), capacity=settings.slots + settings.queue)
 
 
 def _measured(runner: Runner, settings: EngineConfig) -> BatchCostModel | None:

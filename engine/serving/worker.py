@@ -15,7 +15,7 @@ from engine.config import SamplingParams
 from engine.core.engine import Engine
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped, QueueFull
-from engine.serving.embedding_queue import EmbeddingQueue
+from engine.serving.reading_queue import Reading, ReadingQueue
 from engine.serving.stream import Sink
 from engine.types import Event, Finished
 
@@ -29,7 +29,7 @@ class _Add:
     tokens: list[int]
     sampling: SamplingParams
     continues: bool
-    embeds: bool
+    reading: Reading | None
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Worker:
     """Runs an engine in its own thread, and rebuilds it when it fails."""
 
     def __init__(
-        self, build: Callable[[], Engine], embeddings: EmbeddingQueue | None = None, *, capacity: int
+        self, build: Callable[[], Engine], readings: ReadingQueue | None = None, *, capacity: int
     ) -> None:
         """Start the thread and wait until the engine is built; raises what `build` raises.
 
-        `embeddings` computes those in the same thread; without it, none may be asked for. `capacity` is the
+        `readings` reads texts in the same thread; without it, none may be asked for. `capacity` is the
         maximum number of requests, running and waiting.
         """
-        self._build, self._embeddings, self._capacity = build, embeddings, capacity
+        self._build, self._readings, self._capacity = build, readings, capacity
         self._inbox: queue.SimpleQueue[_Add | _Cancel | _Close] = queue.SimpleQueue()
         # Guards _sinks and _failure. Reentrant, because the garbage collector may run anywhere and collect an
         # abandoned stream, which cancels its request (see EventStream).
@@ -73,19 +73,19 @@ class Worker:
         sink: Sink,
         *,
         continues: bool = False,
-        embeds: bool = False,
+        reading: Reading | None = None,
     ) -> int:
         """Queue a request; `sink` gets its events, in the engine's thread, and must not block.
 
-        `continues` is True when the prompt ends with the beginning of the answer, `embeds` when the embedding
-        of the tokens is wanted in place of an answer. The last item that a sink
-        gets is a Finished or an EngineError. Raises QueueFull and EngineStopped.
+        `continues` is True when the prompt ends with the beginning of the answer, and `reading`
+        is what is wanted of the tokens in place of an answer. The last item that a sink gets is a Finished or
+        an EngineError. Raises QueueFull and EngineStopped.
         """
         with self._lock:
             self.check_room()
             request = next(self._ids)
             self._sinks[request] = sink
-            self._inbox.put(_Add(request, tokens, sampling, continues, embeds))
+            self._inbox.put(_Add(request, tokens, sampling, continues, reading))
         return request
 
     def check_room(self, preparing: int = 0) -> None:
@@ -147,26 +147,26 @@ class Worker:
             if isinstance(command, _Close):
                 return
             engine = self._engine
-            if isinstance(command, _Add) and command.embeds:
-                assert self._embeddings is not None
-                self._embeddings.add(command.request, command.tokens)
+            if isinstance(command, _Add) and command.reading is not None:
+                assert self._readings is not None
+                self._readings.add(command.request, command.tokens, command.reading)
             elif isinstance(command, _Add):
                 request, tokens, sampling = command.request, command.tokens, command.sampling
                 self._deliver(engine.add(request, tokens, sampling, continues=command.continues))
             elif isinstance(command, _Cancel):
                 self._deliver(engine.cancel(command.request))
-                if self._embeddings is not None:
-                    self._deliver(self._embeddings.cancel(command.request))
+                if self._readings is not None:
+                    self._deliver(self._readings.cancel(command.request))
             else:
                 if engine.busy:
                     self._deliver(engine.step())
-                self._embed()
+                self._read()
 
-    def _embed(self) -> None:
-        """Read a piece of a text whose embedding is wanted, if there is one."""
-        if self._embeddings is None or not self._embeddings.busy:
+    def _read(self) -> None:
+        """Read a piece of a text that is only read, if there is one."""
+        if self._readings is None or not self._readings.busy:
             return
-        request, ended = self._embeddings.step()
+        request, ended = self._readings.step()
         if not isinstance(ended, EngineError):
             self._deliver([(request, event) for event in ended])
             return
@@ -178,8 +178,8 @@ class Worker:
     def _next_command(self) -> _Add | _Cancel | _Close | None:
         """Return the next command, or None while the engine is busy. Blocks while it is idle."""
         try:
-            embeds = self._embeddings is not None and self._embeddings.busy
-            return self._inbox.get(block=not self._engine.busy and not embeds)
+            reads = self._readings is not None and self._readings.busy
+            return self._inbox.get(block=not self._engine.busy and not reads)
         except queue.Empty:
             return None
 
@@ -196,8 +196,8 @@ class Worker:
     def _fail(self, error: EngineError) -> None:
         with self._lock:
             sinks, self._sinks = list(self._sinks.values()), {}
-            if self._embeddings is not None:
-                self._embeddings.clear()
+            if self._readings is not None:
+                self._readings.clear()
             _drain(self._inbox)
         for sink in sinks:
             sink(error)
@@ -218,8 +218,8 @@ class Worker:
 
     def _close_engine(self) -> None:
         try:
-            if self._embeddings is not None:
-                self._embeddings.close()
+            if self._readings is not None:
+                self._readings.close()
             self._engine.close()
         except Exception as error:  # noqa: BLE001 - the boundary, as above
             _log.error("the engine did not close: %s", error)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -24,8 +25,7 @@ from pipeline.data.options import DataOptions
 from pipeline.evaluation.config import EvaluateConfig, Evaluation, ModelResult
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.page import number, percent, summary
-
-DEFAULTS = EvaluateConfig(data="-", out=Path("/nonexistent"), base="-")
+from pipeline.evaluation.tasks import TASKS, TasksConfig, run_tasks
 
 # Options by their panel in --help; those without a panel come first.
 reading = partial(typer.Option, rich_help_panel="Data")
@@ -71,7 +71,7 @@ def main(
             metavar="FILE|N",
             help="Answer these side by side: chats, a .txt of one question a line, or the first N rows.",
         ),
-    ] = str(DEFAULTS.questions),
+    ] = str(EvaluateConfig.questions),
     force: Annotated[bool, typer.Option("--force", help="Replace the evaluation in --out.")] = False,
     json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     field: Annotated[
@@ -95,10 +95,10 @@ def main(
     ] = None,
     max_length: Annotated[
         int, reading(metavar="N", help="Cut rows to this many tokens.")
-    ] = DEFAULTS.max_length,
+    ] = EvaluateConfig.max_length,
     max_tokens: Annotated[
         int, running(metavar="N", help="The longest answer, in tokens.")
-    ] = DEFAULTS.max_tokens,
+    ] = EvaluateConfig.max_tokens,
     qlora_base: Annotated[
         str | None,
         running(
@@ -157,7 +157,87 @@ def run(arguments: Sequence[str] | None = None, prog_name: str | None = None) ->
     """Run the command; `tasks` as the first word is the second one."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = prog_name or "evaluate.py"
+    if given[:1] == ["tasks"]:
+        tasks_app(given[1:], prog_name=f"{name} tasks")
     app(given, prog_name=name)
+
+
+tasks_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@tasks_app.command()
+def tasks(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="The GGUF to evaluate.")],
+    *,
+    names: Annotated[
+        list[str],
+        typer.Option("--tasks", metavar="TASK,...", help="Tasks of lm_eval, such as arc_easy; repeat it."),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="The folder of tasks.json.", show_default="the model's"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Examples of each task.", show_default="all")
+    ] = None,
+    few_shot: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Solved examples before each.", show_default="the task's own"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASE",
+            help="The base's folder or Hub id, for its tokenizer.",
+            show_default="as manifest.json beside the model says",
+        ),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask by the chat template, for tasks that generate, such as gsm8k.")
+    ] = False,
+    include: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A folder of your own tasks, in lm_eval's YAML.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace tasks.json in --out.")] = False,
+    json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    threads: Annotated[
+        int | None, running(metavar="N", help="Threads to compute with.", show_default="the physical cores")
+    ] = None,
+) -> None:
+    """Run standard tasks of lm_eval on a GGUF, through a server of it that is started for them.
+
+    lm_eval fetches the tasks' data from the Hub. It is installed by `pip install -r requirements-tasks.txt`.
+
+    Exit codes: 0 all was measured, 1 lm_eval or the server failed, 2 the input is wrong.
+    """
+    with report_errors(after_interrupt="nothing was written"):
+        folder = given_path("--out", out) if out is not None else model.parent
+        config = TasksConfig(
+            model=model,
+            out=folder,
+            tasks=tuple(names),
+            limit=limit,
+            few_shot=few_shot,
+            tokenizer=tokenizer,
+            chat=chat,
+            include=include,
+            threads=threads if threads is not None else physical_cores(),
+            force=force,
+        )
+        quiet_libraries()
+        scores = run_tasks(config, terminal_progress())
+    table = Table(title=model.name, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", overflow="fold")
+    table.add_column("value", justify="right")
+    table.add_column("standard error", justify="right")
+    for one in scores:
+        error = "" if one.error is None else number(one.error)
+        table.add_row(Text(one.task), Text(one.metric), number(one.value), error)
+    terminal_console().print(table)
+    say(f"-> {folder / TASKS}")
+    if json_summary:
+        say(json.dumps({"results": str(folder / TASKS), "scores": [asdict(one) for one in scores]}))
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

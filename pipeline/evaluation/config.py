@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,11 +88,22 @@ class EvaluateConfig:
         out = expanded(self.out)
         if out.exists() and not out.is_dir():
             raise InputError(f"--out {str(self.out)!r} is a file: name a folder for the report")
+        require_writable(out)
         if not self.force and any((out / name).exists() for name in (PAGE, RESULTS)):
             raise InputError(
                 f"--out {str(self.out)!r} has an evaluation already: choose another folder, or give --force "
                 "to replace it"
             )
+
+
+def require_writable(out: Path) -> None:
+    """Raise InputError unless a file can be made in a folder, or in the nearest one above it that exists."""
+    folder = next((one for one in (out, *out.absolute().parents) if one.exists()), out)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {str(out)!r} cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

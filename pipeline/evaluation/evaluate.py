@@ -76,13 +76,14 @@ class _Run:
         """Load a checkpoint, and score it."""
         import torch
 
-        from pipeline.evaluation.torch_scores import greedy_answers, row_losses, stop_tokens
+        from pipeline.evaluation.token_losses import row_losses
+        from pipeline.evaluation.torch_scores import greedy_answers, stop_tokens
 
         torch.set_num_threads(self.config.threads)
         examples, prompts = self.held.examples, [question.ids for question in self.questions]
         with self.progress.step(f"Score the {model.kind} model", len(examples) + len(prompts)) as advance:
             loaded = model.load()
-            losses = row_losses(loaded, examples, advance)
+            losses = row_losses(loaded, examples, 1, advance)  # alone: a bfloat16 base would round otherwise
             stops = stop_tokens(self.tokenizer, loaded, examples)
             answers = greedy_answers(
                 loaded,

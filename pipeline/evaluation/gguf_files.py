@@ -93,20 +93,24 @@ def _no_model(path: Path) -> str | None:
     return (summary.no_model or summary.no_chat) if summary else None
 
 
-def check_vocabulary(path: Path, vocabulary: Sequence[str | None], log: Path) -> None:
-    """Raise InputError for a GGUF whose tokens are not the tokenizer's, so that ids mean other words."""
+def check_vocabulary(path: Path, vocabulary: Sequence[str | None], log: Path) -> bool:
+    """Return whether the GGUF puts a BOS before a text.
+
+    Raises InputError for one whose tokens are not the tokenizer's, so that ids mean other words.
+    """
     try:
         found = run_worker(_WORKER, to_json(VocabularyJob(path, tuple(vocabulary))), log)
     except (WorkerDied, InputError) as error:
         why = getattr(error, "reason", str(error))
-        raise InputError(f"--gguf {path} cannot be read ({why}): export it again") from None
+        raise InputError(f"{path} cannot be read ({why}): export it again") from None
     if found["differ"]:
         number, theirs = found["first"]
         named = "no token" if theirs is None else repr(theirs)
         raise InputError(
-            f"--gguf {path} has another vocabulary than the tuned model: token {number} is {named} in it and "
-            f"{vocabulary[number]!r} in the tokenizer ({found['differ']} differ): give a GGUF of this model"
+            f"{path} has another vocabulary than the tokenizer: token {number} is {named} in it and "
+            f"{vocabulary[number]!r} there ({found['differ']} differ): give files of one model"
         )
+    return bool(found["adds_bos"])
 
 
 def score_file(job: ScoreJob, examples: Sequence[Example], log: Path, progress: StepProgress) -> FileScores:

@@ -35,7 +35,7 @@ def work(request: Message) -> Message:
 
 
 def _compare(job: VocabularyJob) -> Message:
-    """Return how many tokens `differ`, and the `first` one's id and spelling in the GGUF."""
+    """Return whether the GGUF `adds_bos`, how many tokens `differ`, and the `first` one's id and spelling."""
     with closing(Model(job.model, vocab_only=True)) as model:
         vocab = model.vocab
         moved = [
@@ -43,10 +43,11 @@ def _compare(job: VocabularyJob) -> Message:
             for number, spelling in enumerate(job.vocabulary)
             if number >= vocab.size or not is_same_token(number, spelling, vocab)
         ]
-        if not moved:
-            return {"differ": 0}
-        first = moved[0]
-        return {"differ": len(moved), "first": [first, vocab.text(first) if first < vocab.size else None]}
+        found: Message = {"adds_bos": vocab.add_bos, "differ": len(moved)}
+        if moved:
+            first = moved[0]
+            found["first"] = [first, vocab.text(first) if first < vocab.size else None]
+        return found
 
 
 def _score(job: ScoreJob) -> Message:

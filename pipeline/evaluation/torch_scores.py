@@ -1,4 +1,4 @@
-"""Losses and greedy answers of a model of transformers."""
+"""Greedy answers of a model of transformers, and the tokens that end them."""
 
 from __future__ import annotations
 
@@ -6,43 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from pipeline.data.chat_template import end_of_turn
-from pipeline.data.dataset import IGNORED, Example
-from pipeline.evaluation.statistics import RowLoss
+from pipeline.data.dataset import Example
 from pipeline.progress import Advance
-
-
-@torch.inference_mode()
-def row_losses(
-    model: Any, examples: Sequence[Example], advance: Advance = lambda done, note="": None
-) -> list[RowLoss]:
-    """Return the loss of each example's trained tokens, in nats. The model is in evaluation mode.
-
-    Each is computed alone, so that no result depends on its neighbours.
-    """
-    losses = []
-    for done, example in enumerate(examples, 1):
-        losses.append(RowLoss(_nats(model, example), example.answer_tokens, example.category))
-        advance(done)
-    return losses
-
-
-def _nats(model: Any, example: Example) -> float:
-    """Return the summed cross entropy of the trained tokens; the head computes no other token's logits."""
-    places = [place for place, label in enumerate(example.labels[1:]) if label != IGNORED]
-
-    def select(_head: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (inputs[0][:, places],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        logits = model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0]
-    finally:
-        hook.remove()
-    wanted = torch.tensor([example.labels[place + 1] for place in places])
-    return float(cross_entropy(logits.double(), wanted, reduction="sum"))
 
 
 @torch.inference_mode()

@@ -92,7 +92,7 @@ def _load_base(config: FinetuneConfig, source: Source) -> Any:
     if config.qlora:
         from pipeline.merge.nf4 import multiply_exactly
 
-        multiply_exactly(model)
+        multiply_exactly(model)  # as the export dequantizes
     return model
 
 

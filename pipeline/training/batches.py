@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Sampler
 
 from pipeline.data.dataset import IGNORED, Example
+from pipeline.evaluation.token_losses import padded
 
 _WINDOW = 50
 """Batches whose chats are sorted by length, so that little is padded (transformers' LengthGroupedSampler)."""
@@ -81,19 +82,6 @@ def pack(examples: Sequence[Example], max_length: int) -> list[PackedRow]:
     return [PackedRow(tuple(row)) for row in rows]
 
 
-def collate(examples: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:
-    """Return input_ids and labels [rows, longest row] of a batch, padded on the right, and lengths [rows].
-
-    Nothing masks the padding: no token sees what is to its right, and its labels are not trained on. Without
-    a mask the attention takes its fast path.
-    """
-    return {
-        "input_ids": _padded([example.input_ids for example in examples], pad_id),
-        "labels": _padded([example.labels for example in examples], IGNORED),
-        "lengths": torch.tensor([len(example.input_ids) for example in examples]),
-    }
-
-
 def collate_packed(rows: Sequence[PackedRow], pad_id: int = 0) -> dict[str, torch.Tensor]:
     """Return a batch of packed rows, with position_ids that start anew with each chat.
 
@@ -104,15 +92,10 @@ def collate_packed(rows: Sequence[PackedRow], pad_id: int = 0) -> dict[str, torc
     labels = [[label for one in row.examples for label in (IGNORED, *one.labels[1:])] for row in rows]
     places = [[place for one in row.examples for place in range(len(one.input_ids))] for row in rows]
     longest = max(map(len, ids))
-    padded = [[*row, *range(longest - len(row))] for row in places]
+    positions = [[*row, *range(longest - len(row))] for row in places]
     return {
-        "input_ids": _padded(ids, pad_id),
-        "labels": _padded(labels, IGNORED),
-        "position_ids": torch.tensor(padded),
+        "input_ids": padded(ids, pad_id),
+        "labels": padded(labels, IGNORED),
+        "position_ids": torch.tensor(positions),
         "lengths": torch.tensor([row.length for row in rows]),
     }
-
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])

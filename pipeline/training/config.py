@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,9 @@ Tracker = Literal["trackio", "tensorboard", "wandb"]
 TrainOn = Literal["all", "last"]
 ALL_LINEAR = "all-linear"
 """PEFT's name for every linear layer but the output head."""
+
+_SHAPE = ("rank", "alpha", "dropout", "targets", "rslora", "dora")
+"""What an adapter to go on from decides by itself."""
 
 LORA_RATE, FULL_RATE = 3e-4, 2e-5
 """The learning rates without --lr: of an adapter, and of all weights (--full)."""
@@ -172,7 +175,7 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
     has_held_out = config.valid is not None or config.held_out > 0
     adapter_options = {"--rslora": config.rslora, "--dora": config.dora, "--qlora": config.qlora}
     given = [option for option, value in adapter_options.items() if value]
-    found = {
+    found: dict[str, object] = {
         f"--early-stopping needs a held-out loss: {measured}": config.early_stopping and not has_held_out,
         f"--schedule plateau needs a held-out loss: {measured}": config.schedule == "plateau"
         and not has_held_out,
@@ -182,6 +185,11 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
         f"--full trains all weights and takes no {' '.join(given)}: leave out one": config.full and given,
         "--full trains the base and takes no --adapter: leave out one": config.full and config.adapter,
     }
+    if config.adapter:
+        defaults = {one.name: one.default for one in fields(FinetuneConfig)}
+        changed = [name for name in _SHAPE if getattr(config, name) != defaults[name]]
+        shape = " ".join("--target" if name == "targets" else f"--{name}" for name in changed)
+        found[f"--adapter brings its own shape and takes no {shape}: leave out one"] = changed
     return [message for message, wrong in found.items() if wrong]
 
 

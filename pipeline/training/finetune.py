@@ -52,6 +52,9 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(package)
+    for tracker in config.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise InputError(f"--track {tracker} needs a package of that name: run `pip install {tracker}`")
     source = base_source(config.base)
     require_class(
         source, "training", "train where the model's own code runs, and export the adapter with --adapter"

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.evaluation.statistics import RowLoss, compare_in_memory
+from pipeline.evaluation.token_losses import mean_loss, row_losses
 from pipeline.progress import Advance, StepProgress
 from pipeline.training.base_model import load_model
 from pipeline.training.batches import pack
@@ -19,7 +20,6 @@ from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import FinetuneConfig, FinetuneReport
 from pipeline.training.device import is_main_process, process_count
 from pipeline.training.job import TrainingJob
-from pipeline.training.loss import mean_loss, row_losses
 from pipeline.training.outputs import stored_type
 from pipeline.training.trainer import FinetuneTrainer, diverged, load_weights, reject_mixed_packing
 

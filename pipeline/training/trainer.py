@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from pipeline.data.dataset import Example
 from pipeline.errors import InputError
-from pipeline.training.batches import LengthGroupedOrder, PackedRow, collate, collate_packed
+from pipeline.evaluation.token_losses import collate, mean_loss, on_device, row_losses, token_losses
+from pipeline.training.batches import LengthGroupedOrder, PackedRow, collate_packed
 from pipeline.training.config import FinetuneConfig
-from pipeline.training.loss import mean_loss, row_losses, token_losses
 
 _SCHEDULERS = {
     "constant": "constant_with_warmup",
@@ -117,6 +118,8 @@ def diverged(config: FinetuneConfig, step: int) -> str:
 
 def training_arguments(config: FinetuneConfig, work: Path) -> Any:
     """Return the options in transformers' terms; checkpoints go to `work`."""
+    # Not the work folder, which is removed at the end.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out.with_name(f"{config.out.name}-runs")))
     schedule_options = {"cosine-restarts": {"num_cycles": config.cycles}, "plateau": _PLATEAU}
     evaluates = config.eval_every is not None
     return TrainingArguments(
@@ -150,6 +153,7 @@ def training_arguments(config: FinetuneConfig, work: Path) -> Any:
         save_strategy="steps" if config.save_every else "no",
         save_steps=config.save_every or 500,
         logging_steps=1,
+        run_name=config.out.resolve().name,
         report_to=list(config.trackers) or "none",
         disable_tqdm=True,
     )
@@ -174,10 +178,8 @@ def reject_mixed_packing(model: Any, examples: Sequence[Example]) -> None:
     apart = sum(row.nats for row in row_losses(model, two, 1))
     with torch.no_grad():
         model.eval()
-        packed = {
-            name: value.to(model.device) for name, value in collate_packed([PackedRow(tuple(two))]).items()
-        }
-        losses, _ = token_losses(model, model, packed)
+        batch = on_device(collate_packed([PackedRow(tuple(two))]), model)
+        losses, _ = token_losses(model, model, batch)
         model.train()
     tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
     if abs(float(losses.sum()) - apart) > tolerance * max(1.0, apart):

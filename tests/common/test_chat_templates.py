@@ -142,9 +142,7 @@ def test_jinja_itself_and_impossible_names_are_refused_in_one_line(length: int) 
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(
-        InputError, match=r"did you mean .*\bchatml\b.*\? All: alpaca, "
-    ):
+    with pytest.raises(InputError, match=r"did you mean .*\bchatml\b.*\? All: alpaca, "):
         read_template("chatlm")
 
 

@@ -23,7 +23,9 @@ from engine.types import (
     Queued,
     RequestStats,
     TextDelta,
+    TextScores,
     TextToEmbed,
+    TextToScore,
     ToolRequest,
 )
 
@@ -97,6 +99,7 @@ class FakeBackend:
         self.refuse: EngineError | None = None
         self.asked: list[tuple[list[Message], SamplingParams]] = []
         self.embedded: list[str] = []
+        self.scored: list[tuple[TextToScore, SamplingParams]] = []
         self.continued: list[tuple[str, SamplingParams]] = []
         self.prompts: list[PromptInput] = []
         self.streams: list[FakeStream] = []
@@ -116,6 +119,12 @@ class FakeBackend:
             self.embedded.append(prompt.text)
             stats = RequestStats(len(prompt.text.split()), 0, 0, 0.0, 0.0, 0.0)
             return FakeStream([EmbeddingVector([0.6, 0.8]), Finished("stop", stats)], self.pause)
+        if isinstance(prompt, TextToScore):
+            self.scored.append((prompt, sampling))
+            likeliest = [None, {" b": -0.5}, {" c": -1.0}]
+            scores = TextScores(["a", " b", " c"], [None, -0.5, -1.0], likeliest)  # type: ignore[arg-type]
+            stats = RequestStats(2, 0, 1, 0.0, 0.0, 0.0)
+            return FakeStream([scores, Finished("length", stats)], self.pause)
         if isinstance(prompt, str):
             self.continued.append((prompt, sampling))
         elif isinstance(prompt, ToolRequest):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from common.dataclass_json import to_json
 from pipeline.certificate.subject import Subject
 from pipeline.convert.job import ConvertJob
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.sources.adapter import read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
+from tests.pipeline.converting import convert_all
 from tests.pipeline.tiny import make_adapter, make_base
 
 LAYERS = 3
@@ -35,10 +33,6 @@ TINY = {
     "mistral": {},
     "mixtral": {"target_modules": ["q_proj"]},
 }
-_CONVERT_ALL = (
-    "import json, sys; from pipeline.convert.worker import convert; "
-    "[convert(request) for request in json.load(open(sys.argv[1]))]"
-)
 
 
 def _first_layers(name: str) -> bool:
@@ -97,7 +91,7 @@ def sound(
         base = make_base(folder / f"{architecture}-base", architecture)
         complete_tokenizer(base)
         pairs[architecture] = (base, make_adapter(folder / f"{architecture}-lora", base, **options))
-    subjects, requests = {}, []
+    subjects, jobs = {}, []
     for name, (base, adapter) in pairs.items():
         subject = Subject(
             reference=base,
@@ -113,15 +107,9 @@ def sound(
             tokenizer_reference=subject.tokenizer_reference,
         )  # fmt: skip
         subject.scratch.mkdir()
-        requests += [
-            to_json(job),
-            to_json(replace(job, adapters=(), target=base_alone(subject), tokenizer_reference=None)),
-        ]
+        jobs += [job, replace(job, adapters=(), target=base_alone(subject), tokenizer_reference=None)]
         subjects[name] = subject
-    (folder / "requests.json").write_text(json.dumps(requests))
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [python, "-c", _CONVERT_ALL, str(folder / "requests.json")]
-    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=root)
+    convert_all(jobs, root, python)
     return subjects
 
 

@@ -72,7 +72,7 @@ def test_files_of_a_model_have_its_losses_and_answers(
     tokens[300], tokens[301] = tokens[301], tokens[300]
     with pytest.raises(
         InputError,
-        match=r"captain-bob-F16\.gguf has another vocabulary than the tuned model: token 300 .*2 differ",
+        match=r"captain-bob-F16\.gguf has another vocabulary than the tokenizer: token 300 .*2 differ",
     ):
         check_vocabulary(f16, tokens, tmp_path / "log")
     with pytest.raises(InputError, match=r"token 49152 is no token in it"):

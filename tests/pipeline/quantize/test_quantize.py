@@ -14,15 +14,17 @@ import pytest
 from gguf import GGUFReader
 
 from common.worker_process import WorkerDied
+from pipeline.convert.job import ConvertJob
+from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.errors import InputError
-from pipeline.exporter.config import ExportConfig
-from pipeline.exporter.run import export
 from pipeline.progress import Advance
 from pipeline.quantize import writer as quant_file
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize.types import MIXTURE, TensorTypes, parse_tensor_types, quant_type
 from pipeline.quantize.worker import dry_run
 from pipeline.quantize.writer import WriteJob, write_quantized
+from pipeline.sources.model_source import base_source
+from tests.pipeline.converting import convert_all
 from tests.pipeline.tiny import make_base
 
 pytestmark = pytest.mark.slow
@@ -38,17 +40,17 @@ _MODELS = {
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sources(tmp_path_factory: pytest.TempPathFactory, root: Path, python: str) -> dict[str, Path]:
     """A full-precision GGUF of each model."""
-    folder, found = tmp_path_factory.mktemp("sources"), {}
+    folder, jobs = tmp_path_factory.mktemp("sources"), {}
     for index, (title, (architecture, outtype, sizes)) in enumerate(_MODELS.items()):
         base = folder / f"base-{architecture}"
         if not base.exists():
             make_base(base, architecture, **sizes)
-        out = folder / str(index)
-        export(ExportConfig(base=str(base), out=out, quants=(), outtype=outtype, keep_f16=True))
-        (found[title],) = out.glob("*.gguf")
-    return found
+        source, target = base_source(str(base)), folder / f"{index}.gguf"
+        jobs[title] = ConvertJob(source, (), outtype, target, str(index), ensure_toolchain(), 1)
+    convert_all([*jobs.values()], root, python)
+    return {title: job.target for title, job in jobs.items()}
 
 
 def by_llama_cpp(source: Path, target: Path, quant: str, **options: Any) -> bytes:

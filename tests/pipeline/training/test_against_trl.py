@@ -15,12 +15,12 @@ from trl import SFTConfig, SFTTrainer
 
 from pipeline.data.dataset import Example, encode_row
 from pipeline.data.reader import read_data
+from pipeline.evaluation.token_losses import row_losses, token_losses
 from pipeline.sources.model_source import base_source
 from pipeline.training.base_model import load_model
 from pipeline.training.batches import LengthGroupedOrder, collate
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.finetune import load_tokenizer
-from pipeline.training.loss import row_losses, token_losses
 from pipeline.training.trainer import FinetuneTrainer
 
 pytestmark = pytest.mark.slow
@@ -145,3 +145,20 @@ def test_measuring_the_loss_leaves_the_gradients_of_qlora_as_they_are(config: Fi
     wanted, found = gradients(measured=False), gradients(measured=True)
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA", "QLoRA"])
+def test_so_they_do_on_a_real_base(
+    real_base: Path, config: FinetuneConfig, root: Path, tmp_path: Path, kind: str
+) -> None:
+    data = tmp_path / "bob.jsonl"
+    lines = (root / "examples" / "captain_bob.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    data.write_text("".join(sorted(lines, key=len)[:6]), encoding="utf-8")
+    real = replace(
+        config, base=str(real_base), data=data, learning_rate=1e-3, warmup=0.0, batch_size=2, steps=3
+    )
+    real = replace(real, **KINDS[kind])
+    found, examples = ours(real, tmp_path / "ours")
+    wanted = of_trl(real, examples, load_tokenizer(base_source(real.base)), tmp_path / "trl")
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert found[2] < found[0]

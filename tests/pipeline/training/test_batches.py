@@ -7,7 +7,8 @@ import random
 import torch
 
 from pipeline.data.dataset import IGNORED, Example
-from pipeline.training.batches import LengthGroupedOrder, collate, collate_packed, pack
+from pipeline.evaluation.token_losses import collate
+from pipeline.training.batches import LengthGroupedOrder, collate_packed, pack
 
 
 def example(length: int, first: int = 0) -> Example:

@@ -20,9 +20,9 @@ from common.chat_templates import expand_name
 from common.errors import MissingPackage
 from pipeline.data.dataset import encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
+from pipeline.evaluation.token_losses import mean_loss, row_losses
 from pipeline.sources.model_source import base_source
 from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, finetune, load_tokenizer
-from pipeline.training.loss import mean_loss, row_losses
 
 pytestmark = pytest.mark.slow
 

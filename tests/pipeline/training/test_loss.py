@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.data.dataset import IGNORED, Example
 from pipeline.errors import InputError
-from pipeline.training.batches import collate, collate_packed, pack
-from pipeline.training.loss import TrainedPositions, row_losses, token_losses
+from pipeline.evaluation.token_losses import TrainedPositions, collate, row_losses, token_losses
+from pipeline.training.batches import collate_packed, pack
 from pipeline.training.trainer import reject_mixed_packing
 from tests.pipeline.conftest import Bases
 from tests.pipeline.tiny import ARCHITECTURES, MIXTURES

@@ -1,4 +1,4 @@
-"""docs/training-examples.md: its commands run at small size, up to a GGUF that answers as the trained model."""
+"""docs/training-examples.md: its commands run at small size, up to a GGUF like the trained model."""
 
 from __future__ import annotations
 
@@ -127,9 +127,8 @@ def tuned(root: Path, base: Path, data: Path, name: str, **changes: Any) -> Tune
     small = {"steps": 2, "device": "cpu", "precision": "float32", "max_length": 128}
     if config.optimizer.startswith("paged"):  # CUDA's
         small["optimizer"] = config.optimizer.removeprefix("paged-")
-    config = replace(
-        config, **{**small, "base": str(base), "data": data, "out": work / f"{name}-lora", **changes}
-    )
+    here = {"base": str(base), "data": data, "out": work / f"{name}-lora"}
+    config = replace(config, **{**small, **here, **changes})
     adapter = train(config)
     quant = parsed(command_of(root, "scripts/export_gguf.py", f"{name}-lora"))["quant"]
     result = export_model(

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from engine.errors import PromptTooLong, QueueFull
+from engine.types import TextToScore
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.openai.test_openai_api import chunks, service
 
@@ -97,3 +98,62 @@ def test_an_engines_refusal_has_its_status() -> None:
         backend = FakeBackend()
         backend.refuse = error
         assert post(backend, prompt="x").status_code == status
+
+
+SCORED = {"logprobs": 1, "echo": True, "max_tokens": 1, "temperature": 0}
+
+
+def test_the_tokens_of_a_prompt_are_scored() -> None:
+    backend = FakeBackend()
+    body = post(backend, prompt=["a b", [3, 4]], seed=1234, **SCORED).json()
+    assert [prompt for prompt, _ in backend.scored] == [TextToScore("a b", 1), TextToScore([3, 4], 1)]
+    assert [choice["index"] for choice in body["choices"]] == [0, 1]
+    assert body["choices"][0] == {
+        "index": 0,
+        "text": "a b c",
+        "finish_reason": "length",
+        "logprobs": {
+            "tokens": ["a", " b", " c"],
+            "token_logprobs": [None, -0.5, -1.0],
+            "top_logprobs": [None, {" b": -0.5}, {" c": -1.0}],
+            "text_offset": [0, 1, 3],
+        },
+    }
+    assert body["usage"]["prompt_tokens"] == 4 and body["usage"]["completion_tokens"] == 2
+
+
+def test_the_ids_of_one_prompt_need_no_list_around_them() -> None:
+    backend = FakeBackend()
+    assert len(post(backend, prompt=[5, 6, 7], **{**SCORED, "logprobs": 0}).json()["choices"]) == 1
+    assert backend.scored[0][0] == TextToScore([5, 6, 7], 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": "many"}, "logprobs"),
+        ({"echo": False}, "logprobs is not served here but with echo, max_tokens 1 and temperature 0"),
+        ({"max_tokens": 16}, "logprobs is not served here but with echo, max_tokens 1"),
+        ({"max_tokens": None}, "logprobs is not served here but"),
+        ({"temperature": None}, "logprobs is not served here but"),
+        ({"stream": True}, "not streamed"),
+        ({"prompt": [1, "x"]}, "token ids are another model's"),
+        ({"prompt": [[True]]}, "token ids are another model's"),
+        ({"prompt": [[]]}, "token ids are another model's"),
+        ({"grammar": 'root ::= "a"'}, "logprobs and a form of the answer do not go together"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(change: dict[str, Any], named: str) -> None:
+    backend = FakeBackend()
+    reply = post(backend, **{"prompt": "x", **SCORED, **change})
+    assert reply.status_code == 400
+    assert named in reply.json()["error"]["message"]
+    assert backend.prompts == []
+
+
+def test_logprobs_that_ask_for_nothing_are_served_as_before() -> None:
+    backend = FakeBackend("more")
+    for nothing in (None, False):
+        body = post(backend, prompt="x", logprobs=nothing).json()
+        assert body["choices"][0]["text"] == "more" and body["choices"][0]["logprobs"] is None

@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.data.dataset import IGNORED, Example
 from pipeline.evaluation.statistics import RowLoss
-from pipeline.training.batches import collate
 
 
 class TrainedPositions:
@@ -75,9 +74,7 @@ def row_losses(
     losses: dict[int, RowLoss] = {}
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        batch = {
-            name: value.to(model.device) for name, value in collate([examples[p] for p in places]).items()
-        }
+        batch = on_device(collate([examples[place] for place in places]), model)
         each, row = token_losses(model, model, batch)
         sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row.cpu(), each.double().cpu())
         for place, nats in zip(places, sums.tolist(), strict=True):
@@ -96,3 +93,22 @@ def on_device(batch: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Ten
 def mean_loss(losses: Sequence[RowLoss]) -> float:
     """Return the loss a token over all rows, in nats."""
     return sum(row.nats for row in losses) / sum(row.tokens for row in losses)
+
+
+def collate(examples: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:
+    """Return input_ids and labels [rows, longest row] of a batch, padded on the right, and lengths [rows].
+
+    Nothing masks the padding: no token sees what is to its right, and its labels are not trained on. Without
+    a mask the attention takes its fast path.
+    """
+    return {
+        "input_ids": padded([example.input_ids for example in examples], pad_id),
+        "labels": padded([example.labels for example in examples], IGNORED),
+        "lengths": torch.tensor([len(example.input_ids) for example in examples]),
+    }
+
+
+def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Return the rows as one tensor [rows, longest row], with `value` on the right of shorter ones."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
