@@ -189,6 +189,12 @@ def main(
         running(metavar="NAME", help="float32, bfloat16, float16, or auto: what multiplies faster here."),
     ] = DEFAULTS.precision,
     device: Annotated[str, running(metavar="NAME", help="auto, cpu, cuda or mps.")] = DEFAULTS.device,
+    threads: Annotated[
+        int | None,
+        running(
+            metavar="N", help="Threads of the CPU.", show_default="the physical cores that are really yours"
+        ),
+    ] = None,
     save_every: Annotated[
         int | None,
         running(

@@ -27,7 +27,7 @@ from pipeline.tokenizers.diagnose import tokenizer_fault
 from pipeline.tokenizers.stop_tokens import stop_token, training_template
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
-from pipeline.training.device import is_main_process, main_process_first, process_count, settled
+from pipeline.training.device import is_main_process, main_process_first, process_count, settled, use_threads
 from pipeline.training.job import TrainingData, TrainingJob
 from pipeline.training.outputs import PACKAGES, RECORD, base_name, versions, write_adapter, write_model
 from pipeline.training.recipe import recipe_of
@@ -68,6 +68,7 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     if not texts_only:
         stop_token(tokenizer, tokenizer.chat_template)  # raises InputError where no answer would end
     check_targets(config, source)
+    use_threads(config.threads)
     return _train(TrainingJob(settled(config), source, tokenizer, data, given), progress)
 
 

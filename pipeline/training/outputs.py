@@ -136,7 +136,7 @@ def _write_record(
 def _options(job: TrainingJob) -> dict[str, Any]:
     config, source, given = job.config, job.source, job.given
     options = asdict(config)
-    for name in ("force", "out", "resume", "adapter", "trackers"):
+    for name in ("force", "out", "resume", "adapter", "trackers", "threads"):
         del options[name]
     options |= {
         "base": base_name(config, source),
