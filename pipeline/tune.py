@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.files import load_json, store_json
+from common.text import pluralize
 from pipeline.data.options import DataOptions
 from pipeline.data.reader import load_data
 from pipeline.data.rows import PlainText
@@ -79,9 +80,15 @@ def tune(config: TuneConfig, progress: StepProgress | None = None) -> TuneResult
     """
     progress = progress or NoProgress()
     exported = _export_config(config)  # raises for wrong options before anything is done
+    if config.training.out.exists() and not config.training.out.is_dir():
+        raise InputError(f"--out {str(config.training.out)!r} is a file: give a folder")
     steps = _Steps(config)
-    steps.run("split", lambda: _split(config))
-    steps.run("train", lambda: finetune(_training(config), progress))
+    try:
+        steps.run("split", lambda: _split(config))
+        steps.run("train", lambda: finetune(_training(config), progress))
+    except InputError:
+        steps.discard_begun()
+        raise
     result = export(replace(exported, evaluation=_chats_to_check(config)), progress)
     found = steps.run("evaluate", lambda: evaluate(_evaluation(config, result), progress))
     return TuneResult(config.adapter, result, config.work / "evaluation", found)
@@ -93,21 +100,23 @@ class _Steps:
     def __init__(self, config: TuneConfig) -> None:
         self._path = config.work / _STATE
         base_source(config.training.base)  # raises InputError before anything is written
-        options = json.loads(json.dumps(_identity(config)))
+        self._options = json.loads(json.dumps(_identity(config)))
         known = load_json(self._path) or {}
         self._done: list[str] = list(known.get("done", []))
-        self._options = options
-        if known.get("options") == options and config.training.resume:
+        self._begun = not known
+        if known.get("options") == self._options and config.training.resume:
             return
-        if known and not config.training.force:
-            changed = [key for key in sorted(options) if known.get("options", {}).get(key) != options[key]]
-            raise InputError(
-                f"{config.work} was made with another {', '.join(changed) or 'run'}: choose another --out, "
-                "or give --force to begin anew"
-            )
+        if not config.training.force:
+            _require_new(config, known.get("options"), self._options)
         shutil.rmtree(config.work, ignore_errors=True)
         self._done = []
         self._store()
+
+    def discard_begun(self) -> None:
+        """Remove what a rejected first call has written, unless a training can go on from it."""
+        work = self._path.parent
+        if self._begun and "train" not in self._done and not any(work.glob(".*.training")):
+            shutil.rmtree(work, ignore_errors=True)
 
     def run(self, name: str, step: Callable[[], T]) -> T | None:
         """Run a step and return its result; None if an earlier run has finished it."""
@@ -120,6 +129,23 @@ class _Steps:
 
     def _store(self) -> None:
         store_json(self._path, {"options": self._options, "done": self._done})
+
+
+def _require_new(config: TuneConfig, known: dict[str, Any] | None, wanted: dict[str, Any]) -> None:
+    """Raise InputError where another call has made what is there."""
+    out = config.training.out
+    if known is not None:
+        changed = [
+            f"{key} {known.get(key)} and not {wanted.get(key)}"
+            for key in sorted(known.keys() | wanted.keys())
+            if known.get(key) != wanted.get(key)
+        ]
+        raise InputError(
+            f"{config.work} was made with {', '.join(changed) or 'the same options'}: choose another --out, "
+            "or give --force to begin anew"
+        )
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {str(out)!r} exists already: choose another, or give --force to replace it")
 
 
 def _identity(config: TuneConfig) -> dict[str, Any]:
@@ -138,6 +164,12 @@ def _split(config: TuneConfig) -> None:
     """Write train.jsonl and valid.jsonl, unless the held-out rows are given, or none are wanted."""
     training = config.training
     if _splits(training):
+        count = len(load_data(training.data, training.data_options).rows)
+        if round(count * training.held_out) < 1:
+            raise InputError(
+                f"--held-out {training.held_out} of {pluralize(count, 'row')} is less than one row: "
+                "give more rows, a larger share, or --held-out 0"
+            )
         options = SplitOptions(valid=str(training.held_out), test="0", seed=training.seed)
         write_split([str(training.data)], training.data_options, options, config.work / "data", force=True)
 

@@ -8,6 +8,7 @@ prompt, so `alpaca` is this project's own. None of them writes a BOS: tokenizers
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -102,8 +103,10 @@ def read_template(option: str) -> GivenTemplate:
         )
     if "{{" in option or "{%" in option:
         raise InputError(f"{OPTION} {option[:40]!r} is Jinja itself: store the template in a file")
+    near = get_close_matches(option, template_names())
+    known = f"did you mean {', '.join(near)}? All: " if near else "use one of "
     raise InputError(
-        f"{OPTION} {option[:80]!r} is neither an existing file nor one of the known names: use one of "
+        f"{OPTION} {option[:80]!r} is neither an existing file nor one of the known names: {known}"
         f"{', '.join(template_names())}"
     )
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import shlex
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -35,6 +36,7 @@ Questions = Annotated[int, exporting(metavar="N", help="Held-out questions to an
 
 def main(
     *,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the GGUF files.")],
     quant: Quants = None,
     verify: Verify = "fast",
     questions: Questions = 5,
@@ -47,7 +49,7 @@ def main(
     """
     with report_errors(after_interrupt=GO_ON):
         config = TuneConfig(
-            config_of(values),
+            config_of({**values, "out": out}),
             tuple(quant or DEFAULT_QUANTS),
             verify,
             values["threads"] or physical_cores(),
@@ -61,7 +63,11 @@ def main(
         show_evaluation(result.evaluation)
     else:
         say(f"Evaluated by an earlier run -> {result.evaluation_folder / PAGE}")
-    say(f"Chat with it: python app.py {shlex.quote(str(result.export.folder))}")
+    folder = shlex.quote(str(result.export.folder))
+    if config.training.data_options.text is None:
+        say(f"Chat with it: python app.py {folder}")
+    else:
+        say(f"Let it continue a text: python scripts/chat.py {folder} --raw --prompt TEXT")
     if values["json_summary"]:
         say(json.dumps({"adapter": str(result.adapter), "folder": str(result.export.folder)}))
 
@@ -70,20 +76,20 @@ GO_ON = "run the same command again to go on from the last finished step"
 
 
 def _with_training_options() -> None:
-    """Give the command all options of finetune beside its own, so that each is defined once."""
+    """Give the command all options of finetune, with its own beside them or in their place."""
     hints = {
         name: hint
         for command in _COMMANDS
         for name, hint in get_type_hints(command, include_extras=True).items()
     }
-    parameters = [
-        one.replace(annotation=hints[name])
+    parameters = {
+        name: one.replace(annotation=hints[name])
         for command in _COMMANDS
         for name, one in inspect.signature(command).parameters.items()
         if one.kind is one.KEYWORD_ONLY
-    ]
-    main.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    main.__annotations__ = {one.name: one.annotation for one in parameters}
+    }
+    main.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    main.__annotations__ = {one.name: one.annotation for one in parameters.values()}
 
 
 _COMMANDS = (finetune_command.main, main)

@@ -24,6 +24,7 @@ __all__ = ["DataOptions", "DataSet", "PlainText", "collect_errors", "load_data",
 T = TypeVar("T")
 R = TypeVar("R")
 _MAX_ERRORS = 10
+_TABLES = ("CSV", "TSV")
 """The number of wrong lines that are reported one by one."""
 
 
@@ -63,7 +64,12 @@ def load_data(
     numbered = iter(records.numbered)
     first = next(numbered, None)
     if first is None:
-        raise InputError(f'the data set {spec} is empty: write one {{"messages": [...]}} a line')
+        fix = (
+            "write rows below the names"
+            if records.kind in _TABLES
+            else 'write one {"messages": [...]} a line'
+        )
+        raise InputError(f"the data set {spec} is empty: {fix}")
     every = chain([first], numbered)
     if is_flat(first[1]) and options.columns is None and options.text is None:
         rows = reader.rows_of_trees(every)
@@ -146,7 +152,12 @@ class _RowReader:
             return self._chat("--columns", number, record, chat_of_columns(record, self._options, where))
         if isinstance(record, dict) and is_nested(record):
             return self._tree(nested_path(record, number, require_answer=self._require_answer))
-        found = find_messages(record, where, require_answer=self._require_answer)
+        try:
+            found = find_messages(record, where, require_answer=self._require_answer)
+        except UnknownForm as error:
+            if self._records.kind in _TABLES:
+                raise UnknownForm(f"{error}; a table's first row names its columns") from None
+            raise
         self._unanswered += found.unanswered
         return self._chat(found.form, number, record, found.messages)
 

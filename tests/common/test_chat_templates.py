@@ -141,6 +141,11 @@ def test_jinja_itself_and_impossible_names_are_refused_in_one_line(length: int) 
             read_template(option)
 
 
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"did you mean .*\bchatml\b.*\? All: alpaca, "):
+        read_template("chatlm")
+
+
 def test_a_folder_is_no_template(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_template(str(tmp_path))

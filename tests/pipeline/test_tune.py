@@ -27,6 +27,9 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in FILES.items():
         if name.startswith("base/"):
             (folder / name.removeprefix("base/")).write_text(json.dumps(content))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content + ('</s>' if m.role == 'assistant' else ' ') }}{% endfor %}"
+    )
     save_file(base_tensors(), folder / "model.safetensors")
     return folder
 
@@ -75,7 +78,7 @@ def test_a_table_becomes_a_certified_file(tiny_base: Path, table: Path, tmp_path
     assert again.evaluation is None
     assert not again.export.made
     assert {path: path.stat().st_mtime_ns for path in result.adapter.iterdir()} == before
-    with pytest.raises(InputError, match=r"faq-tuning was made with another lr: .* --force"):
+    with pytest.raises(InputError, match=r"faq-tuning was made with lr 0.0003 and not 0.001: .* --force"):
         tune(config(tiny_base, table, tmp_path / "models" / "faq", learning_rate=1e-3))
 
 
@@ -101,13 +104,20 @@ def test_a_step_that_failed_is_done_again(
 
 def test_wrong_input_is_told_before_anything_is_written(tiny_base: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("Question,Answer\nA?,B\nC?,D\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
     words = ["--base", str(tiny_base), "--data", str(tmp_path / "t.csv"), "--out", str(tmp_path / "o" / "m")]
     for more, message in (
         (["--quant", "Q9"], "'Q9'"),
         (["--columns", "question=Q,answer=A"], "'Q'"),
         (["--base", str(tmp_path)], "has no model*.safetensors"),
+        (["--out", str(tmp_path / "t.csv")], "t.csv' is a file: give a folder"),
+        (["--out", str(tmp_path / "other")], "other' exists already: choose another, or give --force"),
+        ([], "--held-out 0.1 of 2 rows is less than one row"),
+        (["--held-out", "0.5", "--target", "attention"], "'attention' is no linear layer"),
     ):
         result = CliRunner().invoke(app, [*words, *more])
         assert result.exit_code == 2, result.output
         assert message in result.stderr
-        assert not (tmp_path / "o").exists()
+        assert sorted(path for path in tmp_path.rglob("*") if path.name != "o") == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -34,7 +34,7 @@ from ui.terminal.chat import (
     with_sampling_options,
 )
 from ui.terminal.lines import editor_after_text
-from ui.terminal.raw import RawText, complete, continue_in_turns
+from ui.terminal.raw import PLAIN_TEXT, RawText, complete, continue_in_turns, has_no_template
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -117,6 +117,8 @@ def prompt_of(text: str | None, file: Path | None) -> str | None:
     """What is to be answered once; None for a conversation. Raises SettingsError."""
     if text is not None and file is not None:
         raise SettingsError("--prompt and --prompt-file cannot go together: give one of them")
+    if text is not None and not text.strip():
+        raise SettingsError("--prompt is empty: give it some text, or leave it out to talk in turns")
     return text if file is None else read_prompt(file, sys.stdin.read)
 
 
@@ -179,6 +181,8 @@ def run(model: Path | None, settings: EngineConfig, given: Mapping[str, Any], ta
     named = default_entry(model)
     if named.reason is not None:
         say(named.loading, sys.stderr)
+    if talk.raw and not settings.chat_template and has_no_template(Path(named.source)):
+        settings = replace(settings, chat_template=PLAIN_TEXT)
     backend = ModelLoader(settings)(Path(named.source), named.adapter)
     try:
         sampling = sampling_over(backend.info.recommended, given)

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from engine.errors import EngineError, PromptTooLong
+from ggufio import GgufError, read_header
 from ui.generation.streaming import Progress
 from ui.render.status import explain
 from ui.terminal.chat import TerminalChat
+
+PLAIN_TEXT = "{% for message in messages %}{{ message.content }}{% endfor %}"
+"""The template of a model that has none, such as a base; --raw renders no chats."""
+
+
+def has_no_template(model: Path) -> bool:
+    """Return whether a GGUF says nothing of how chats are written; False for a file that cannot be read."""
+    try:
+        return "tokenizer.chat_template" not in read_header(model).metadata
+    except GgufError:  # whoever loads it says what is wrong
+        return False
 
 
 @dataclass

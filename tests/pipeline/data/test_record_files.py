@@ -98,12 +98,13 @@ def _zip(*names: str) -> bytes:
         ),
         ("x.csv", b"question,question\nHi,Yo\n", "row 1: the column 'question' is there twice"),
         ("x.csv", b'question,answer\nHi,"Yo\n', "line 2: this is no valid CSV"),
-        ("x.csv", b"question,answer\n", "is empty"),
+        ("x.csv", b"question,answer\n", "is empty: write rows below the names"),
         ("x.csv", b"question,answer\nHi,\n", "x.csv, row 2, message 2: the assistant's content is empty"),
         (
             "x.csv",
             b"Hi,Yo\nAnd,So\n",
-            "row 2: .*in the keys 'Hi', 'Yo': name what it has with --columns question=Hi,answer=Yo, or",
+            "row 2: .*in the keys 'Hi', 'Yo': name what it has with --columns question=Hi,answer=Yo, or"
+            ".*; a table's first row names its columns$",
         ),
     ],
 )

@@ -15,9 +15,10 @@ from trl import SFTConfig, SFTTrainer
 
 from pipeline.data.dataset import Example, encode_row
 from pipeline.data.reader import read_data
+from pipeline.evaluation.token_losses import row_losses, token_losses
 from pipeline.sources.model_source import base_source
 from pipeline.training.base_model import load_model
-from pipeline.training.batches import LengthGroupedOrder
+from pipeline.training.batches import LengthGroupedOrder, collate
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.finetune import load_tokenizer
 from pipeline.training.trainer import FinetuneTrainer
@@ -125,6 +126,25 @@ def test_the_losses_equal_those_of_trl(config: FinetuneConfig, tmp_path: Path, k
     assert len(found) == 3
     assert found == pytest.approx(wanted, abs=1e-4)
     assert len(set(found)) == 3
+
+
+def test_measuring_the_loss_leaves_the_gradients_of_qlora_as_they_are(config: FinetuneConfig) -> None:
+    """In evaluation, bitsandbytes may repack a layer's weights and give its input no gradient afterwards."""
+    config = replace(config, qlora="nf4")
+    source = base_source(config.base)
+    rows = [encode_row(load_tokenizer(source), row, config.max_length) for row in read_data(config.data)[:4]]
+
+    def gradients(*, measured: bool) -> dict[str, torch.Tensor]:
+        model = load_model(config, source)
+        if measured:
+            row_losses(model, rows, 4)
+        model.train()
+        token_losses(model, model, collate(rows))[0].sum().backward()
+        return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+    wanted, found = gradients(measured=False), gradients(measured=True)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA", "QLoRA"])

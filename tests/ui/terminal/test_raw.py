@@ -15,7 +15,7 @@ from engine.errors import EngineError, PromptTooLong, SettingsError
 from engine.types import Event, Finished, FinishReason, PromptInput, RequestStats, TextDelta
 from tests.ui.fake_backend import FakeBackend, FakeStream
 from ui.terminal.chat import TerminalChat, run_loop
-from ui.terminal.cli import Talk
+from ui.terminal.cli import Talk, prompt_of
 from ui.terminal.lines import read_message
 from ui.terminal.raw import RawText, complete, continue_in_turns
 
@@ -122,6 +122,12 @@ def test_one_completion_is_printed_alone() -> None:
 def test_options_that_do_not_go_together_are_named(talk: Talk, named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         talk.check()
+
+
+def test_an_empty_prompt_is_named_before_a_model_is_loaded() -> None:
+    with pytest.raises(SettingsError, match="--prompt is empty"):
+        prompt_of(" ", None)
+    assert prompt_of(None, None) is None
 
 
 @pytest.mark.parametrize(
