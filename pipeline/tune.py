@@ -229,7 +229,6 @@ def _evaluation(config: TuneConfig, result: ExportResult) -> EvaluateConfig:
         data_options=training.data_options,
         questions=config.questions,
         max_length=training.max_length,
-        chat_template=training.chat_template,
         threads=config.threads,
         force=True,
     )

@@ -16,7 +16,6 @@ from common.terminal import say
 from pipeline.cli import finetune as finetune_command
 from pipeline.cli.console import report_errors, show_export, terminal_progress
 from pipeline.cli.evaluate import show_evaluation
-from pipeline.cli.export import Threads
 from pipeline.cli.finetune import config_of
 from pipeline.cli.libraries import quiet_libraries
 from pipeline.evaluation.config import PAGE
@@ -41,7 +40,6 @@ def main(
     quant: Quants = None,
     verify: Verify = "fast",
     questions: Questions = 5,
-    threads: Threads = None,
     **values: Any,
 ) -> None:
     """Split the data, train, export to GGUF, certify and evaluate, and print how to chat with it.
@@ -54,7 +52,7 @@ def main(
             config_of({**values, "out": out}),
             tuple(quant or DEFAULT_QUANTS),
             verify,
-            physical_cores() if threads is None else threads,
+            values["threads"] or physical_cores(),
             questions,
         )
         quiet_libraries()

@@ -27,6 +27,7 @@ from pipeline.sources.reading import reading, reason
 from pipeline.sources.trained_base import Nf4Rounding, trained_rounding
 from pipeline.tokenizers.diagnose import tokenizer_fault
 from pipeline.tokenizers.select import stage_checkpoint
+from pipeline.tokenizers.stop_tokens import training_template
 
 try:
     import torch
@@ -120,7 +121,7 @@ def load_tokenizer(models: Models, config: EvaluateConfig, scratch: Path) -> Any
 
     with reading("", "", fault):
         tokenizer = AutoTokenizer.from_pretrained(staged.folder, trust_remote_code=False)
-    set_template(tokenizer)
+    set_template(tokenizer, training_template(tokenizer, given) if given else None)
     if not tokenizer.chat_template and config.data_options.text is None:
         raise no_template(source.spec)
     return tokenizer

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, get_args
 
+from common.system import physical_cores
 from pipeline.errors import InputError
 from pipeline.training.config import Device, FinetuneConfig, Optimizer, Precision
 
@@ -28,6 +29,19 @@ def settled(config: FinetuneConfig) -> FinetuneConfig:
             f"--optimizer {config.optimizer} does not run on {device}: use {' or '.join(usable)}"
         )
     return replace(config, device=device, precision=precision)
+
+
+def use_threads(threads: int | None) -> None:
+    """Have torch compute with so many threads: by default as OMP_NUM_THREADS says, or the physical cores.
+
+    torch counts the machine's cores and not a container's share, and more threads than cores are slower.
+    """
+    import torch
+
+    if threads is None and process_count() == 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = physical_cores()
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _device(wanted: Device) -> Device:

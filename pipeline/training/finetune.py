@@ -19,6 +19,7 @@ from pipeline.data.chat_template import no_template, reject_lost_messages, set_t
 from pipeline.data.dataset import Chat, Example, Row, encode_row, split_rows
 from pipeline.data.reader import collect_errors, read_data
 from pipeline.errors import InputError
+from pipeline.evaluation.rows import make_questions
 from pipeline.merge.model_class import require_class
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.model_source import Source, base_source
@@ -27,7 +28,7 @@ from pipeline.tokenizers.diagnose import tokenizer_fault
 from pipeline.tokenizers.stop_tokens import stop_token, training_template
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
-from pipeline.training.device import is_main_process, main_process_first, process_count, settled
+from pipeline.training.device import is_main_process, main_process_first, process_count, settled, use_threads
 from pipeline.training.job import TrainingData, TrainingJob
 from pipeline.training.outputs import PACKAGES, RECORD, base_name, versions, write_adapter, write_model
 from pipeline.training.recipe import recipe_of
@@ -68,6 +69,7 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     if not texts_only:
         stop_token(tokenizer, tokenizer.chat_template)  # raises InputError where no answer would end
     check_targets(config, source)
+    use_threads(config.threads)
     return _train(TrainingJob(settled(config), source, tokenizer, data, given), progress)
 
 
@@ -79,10 +81,10 @@ def _train(job: TrainingJob, progress: StepProgress) -> Path:
     with main_process_first():
         state = checkpoints.open(_identity(job), resume=config.resume, main=is_main_process())
     try:
-        model, report = train(job, checkpoints, state, progress)
+        trained = train(job, checkpoints, state, progress)
         if is_main_process():
             write = write_model if config.full else write_adapter
-            write(job, model, report, checkpoints.metrics())
+            write(job, trained, checkpoints.metrics())
             checkpoints.remove()
     except UserError:
         raise
@@ -185,13 +187,14 @@ def _encode(
         held,
         truncated=sum(example.truncated for example in (*train, *held)),
         dropped=len(rows) + len(valid) - len(train) - len(held),
+        questions=make_questions(tokenizer, valid, None, config.answers) if tokenizer.chat_template else [],
     )
 
 
 def _identity(job: TrainingJob) -> dict[str, Any]:
     """Return what makes the result: a training goes on only where it is the same."""
     options = recipe_of(job.config)
-    for name in ("out", "data", "valid", "save-every", "force", "track", "base"):
+    for name in ("out", "data", "valid", "save-every", "force", "track", "base", "answers"):
         options.pop(name, None)
     rows = [(example.input_ids, example.labels) for example in (*job.data.train, *job.data.held)]
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in job.source.weight_files()]

@@ -22,7 +22,7 @@ _NAMES = {
 }
 """The options whose name on the command line differs from that in FinetuneConfig."""
 
-_UNNAMED = ("data_options", "stored_type")
+_UNNAMED = ("data_options", "stored_type", "threads")
 
 
 def recipe_of(config: FinetuneConfig) -> dict[str, Any]:

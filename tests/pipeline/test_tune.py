@@ -56,6 +56,7 @@ def config(base: Path, table: Path, out: Path, **options: Any) -> TuneConfig:
         precision="float32",
         device="cpu",
         held_out=0.25,
+        chat_template="llama2",
         **options,
     )
     return TuneConfig(training, quants=("Q8_0",), verify="off", questions=1)
