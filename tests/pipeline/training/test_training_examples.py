@@ -137,7 +137,7 @@ def tuned(
     """Run the page's training of models/NAME-lora at small size, and export it (also in `quants`)."""
     work = data.parent
     config = finetune.config_of(parsed(command_of(root, "scripts/finetune.py", f"{name}-lora")))
-    small = {"steps": 2, "device": "cpu", "precision": "float32", "max_length": 128}
+    small = {"steps": 2, "device": "cpu", "precision": "float32", "max_length": 128, "answers": 0}
     if config.optimizer.startswith("paged"):  # CUDA's
         small["optimizer"] = config.optimizer.removeprefix("paged-")
     here = {"base": str(base), "data": data, "out": work / f"{name}-lora"}
