@@ -261,3 +261,5 @@ def print_summary(folder: Path, json_summary: bool) -> None:
             f"{pluralize(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
             "tokens; raise it."
         )
+    for note in report["notes"]:
+        say(f"note: {note}")

@@ -13,12 +13,16 @@ from pipeline.training.config import FinetuneConfig
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows as token ids. `truncated` were cut at --max-length, `dropped` had no answer before it."""
+    """The rows as token ids. `truncated` were cut at --max-length, `dropped` had no answer before it.
+
+    `notes` are for the user.
+    """
 
     train: list[Example]
     held: list[Example]
     truncated: int
     dropped: int
+    notes: tuple[str, ...] = ()
 
     @property
     def sample(self) -> list[Example]:

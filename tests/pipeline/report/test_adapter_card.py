@@ -14,6 +14,7 @@ REPORT = FinetuneReport(
     truncated_chats=0,
     dropped_chats=0,
     trained_parameters=10,
+    trained_tokens=100,
     train_loss_before=3.0,
     train_loss=2.0,
     held_out_loss_before=3.5,
