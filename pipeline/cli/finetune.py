@@ -20,6 +20,7 @@ from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
 from pipeline.cli.libraries import quiet_libraries
 from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
+from pipeline.evaluation.config import PAGE
 from pipeline.progress import NoProgress
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
 from pipeline.training.device import is_main_process
@@ -184,6 +185,9 @@ def main(
     early_stopping: Annotated[
         int | None, measuring(metavar="N", help="Stop after N measures without gain; keep the best weights.")
     ] = None,
+    answers: Annotated[
+        int, measuring(metavar="N", help="Held-out chats to answer before and after, side by side.")
+    ] = DEFAULTS.answers,
     precision: Annotated[
         str,
         running(metavar="NAME", help="float32, bfloat16, float16, or auto: what multiplies faster here."),
@@ -250,8 +254,7 @@ def print_summary(folder: Path, json_summary: bool) -> None:
     say(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
     if report["held_out_loss"] is not None:
         say(f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}")
-        paired = report["evaluation"]["paired"]
-        say(f"Wanted answer likelier   in {paired['better']} of {paired['rows']} held-out chats")
+        _print_held_out(report["evaluation"], folder)
     if report["best_step"] not in (None, report["steps"]):
         say(f"The weights are those of step {report['best_step']}, the best on held-out chats.")
     if cut := report["truncated_chats"]:
@@ -261,5 +264,16 @@ def print_summary(folder: Path, json_summary: bool) -> None:
             f"{pluralize(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
             "tokens; raise it."
         )
-    for note in report["notes"]:
+    for note in report.get("notes") or ():
         say(f"note: {note}")
+
+
+def _print_held_out(evaluation: Mapping[str, Any], folder: Path) -> None:
+    tuned, paired = evaluation["tuned"], evaluation["paired"]
+    if tuned["low"] is not None:
+        say(f"  95 % interval          {tuned['low']:.3f} to {tuned['high']:.3f}")
+    say(f"  perplexity             {evaluation['base']['perplexity']:.2f} -> {tuned['perplexity']:.2f}")
+    say(f"  wanted answer likelier in {paired['better']} of {pluralize(paired['rows'], 'chat')}")
+    for name, one in evaluation["categories"].items():
+        say(f"  {name}: {one['base']['loss']:.3f} -> {one['tuned']['loss']:.3f}")
+    say(f"  answers side by side   {folder / PAGE}")

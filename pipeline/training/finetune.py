@@ -20,6 +20,7 @@ from pipeline.data.chat_template import no_template, reject_lost_messages, set_t
 from pipeline.data.dataset import Chat, Example, Row, encode_row, split_rows
 from pipeline.data.reader import collect_errors, read_data
 from pipeline.errors import InputError
+from pipeline.evaluation.rows import make_questions
 from pipeline.merge.model_class import require_class
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.model_source import Source, adapter_source, base_source
@@ -42,6 +43,7 @@ _MADE = (
         "recipe.yaml",
         "metrics.jsonl",
         "loss.svg",
+        "evaluation.html",
         "README.md",
         ".gitattributes",
     ),
@@ -100,10 +102,10 @@ def _train(job: TrainingJob, progress: StepProgress) -> Path:
     try:
         with main_process_first():
             state = checkpoints.open(_identity(job), resume=config.resume, main=is_main_process())
-        model, report = train(job, checkpoints, state, progress)
+        trained = train(job, checkpoints, state, progress)
         if is_main_process():
             write = write_model if config.full else write_adapter
-            write(job, model, report, checkpoints.metrics())
+            write(job, trained, checkpoints.metrics())
             checkpoints.remove()
     except UserError:
         checkpoints.discard_begun()
@@ -233,6 +235,7 @@ def _encode(
         truncated=sum(example.truncated for example in (*train, *held)),
         dropped=len(rows) + len(valid) - len(train) - len(held),
         notes=tuple(data_notes(_settings(source), tokenizer, rows, valid, (*train, *held))),
+        questions=make_questions(tokenizer, valid, None, config.answers) if tokenizer.chat_template else [],
     )
 
 

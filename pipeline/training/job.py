@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.chat_templates import GivenTemplate
 from pipeline.data.dataset import Example
+from pipeline.evaluation.rows import Question
 from pipeline.sources.model_source import Source
 from pipeline.training.config import FinetuneConfig
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows as token ids. `truncated` were cut at --max-length, `dropped` had no answer before it.
+    """The rows as token ids, and held-out questions to answer.
 
+    `truncated` rows were cut at --max-length, `dropped` ones had no answer before it.
     `notes` are for the user.
     """
 
@@ -23,6 +25,7 @@ class TrainingData:
     truncated: int
     dropped: int
     notes: tuple[str, ...] = ()
+    questions: list[Question] = field(default_factory=list)
 
     @property
     def sample(self) -> list[Example]:

@@ -39,7 +39,7 @@ def recipe_of(config: FinetuneConfig) -> dict[str, Any]:
 def identity_of(config: FinetuneConfig) -> dict[str, Any]:
     """Return the options that make a training's result; its base and its data are identified by content."""
     options = recipe_of(config)
-    for name in ("base", "data", "valid", "out", "force", "resume", "save-every", "track"):
+    for name in ("base", "data", "valid", "out", "force", "resume", "save-every", "track", "answers"):
         options.pop(name, None)
     return options
 

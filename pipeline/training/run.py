@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -12,11 +12,10 @@ import torch
 
 from pipeline.data.dataset import Example
 from pipeline.errors import InputError
-from pipeline.evaluation.statistics import RowLoss, compare_in_memory
-from pipeline.evaluation.token_losses import mean_loss, row_losses
 from pipeline.progress import StepProgress
 from pipeline.training.base_model import load_model
 from pipeline.training.batches import PackedRow, pack
+from pipeline.training.before_after import Measurement, comparison, measure
 from pipeline.training.callbacks import RunCallback
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import FinetuneConfig, FinetuneReport
@@ -31,10 +30,18 @@ _EVALUATIONS = 10
 _CHECKPOINTS = 20
 
 
-def train(
-    job: TrainingJob, checkpoints: Checkpoints, state: RunState, progress: StepProgress
-) -> tuple[Any, FinetuneReport]:
-    """Train, and return the model, its weights rounded to their stored type, with the report."""
+@dataclass(frozen=True)
+class Trained:
+    """The tuned model in memory, the report, and the measurements before and after."""
+
+    model: Any
+    report: FinetuneReport
+    before: Measurement
+    after: Measurement
+
+
+def train(job: TrainingJob, checkpoints: Checkpoints, state: RunState, progress: StepProgress) -> Trained:
+    """Train, and return the model, its weights rounded to their stored type, with what was measured."""
     data = job.data
     rows = pack(data.train, job.config.max_length) if job.config.packing else data.train
     config = _with_intervals(job.config, planned_steps(job.config, len(rows)))
@@ -46,8 +53,8 @@ def train(
     before = _measured_before(job, model, checkpoints, progress)
     _run(config, trainer, checkpoints, state, progress)
     _round(model, stored_type(config, job.source))
-    after = _measure(job, model, progress, "Loss after")
-    return model, _report(job, model, state, before, after)
+    after = measure(job, model, progress, "Measure after")
+    return Trained(model, _report(job, model, state, before, after), before, after)
 
 
 def planned_steps(config: FinetuneConfig, rows: int) -> int:
@@ -78,22 +85,15 @@ def _pad_id(tokenizer: Any) -> int:
 
 def _measured_before(
     job: TrainingJob, model: Any, checkpoints: Checkpoints, progress: StepProgress
-) -> list[RowLoss]:
-    """Return the losses before training, which a resumed run reads from the disk."""
+) -> Measurement:
+    """Return the measurement before training, which a resumed run reads from the disk."""
     known = checkpoints.before()
-    if known is not None:
-        return [RowLoss(**row) for row in known]
-    losses = _measure(job, model, progress, "Loss before")
+    if known is not None and len(known["answers"]) == len(job.data.questions):  # --answers may change
+        return Measurement.from_json(known)
+    found = measure(job, model, progress, "Measure before")
     if is_main_process():
-        checkpoints.store_before([asdict(row) for row in losses])
-    return losses
-
-
-def _measure(job: TrainingJob, model: Any, progress: StepProgress, title: str) -> list[RowLoss]:
-    """Return the losses of the held-out rows, followed by those of the sample of trained rows."""
-    rows = [*job.data.held, *job.data.sample]
-    with progress.step(title, len(rows)) as advance:
-        return row_losses(model, rows, job.config.batch_size, advance)
+        checkpoints.store_before(found.as_json())
+    return found
 
 
 def _run(
@@ -128,23 +128,23 @@ def _round(model: Any, name: str) -> None:
 
 
 def _report(
-    job: TrainingJob, model: Any, state: RunState, before: list[RowLoss], after: list[RowLoss]
+    job: TrainingJob, model: Any, state: RunState, before: Measurement, after: Measurement
 ) -> FinetuneReport:
-    data, held = job.data, len(job.data.held)
+    data = job.data
     return FinetuneReport(
         steps=state.step,
         seconds=state.seconds,
         train_chats=len(data.train),
-        held_out_chats=held,
+        held_out_chats=len(data.held),
         truncated_chats=data.truncated,
         dropped_chats=data.dropped,
         notes=data.notes,
         trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         trained_tokens=state.trained_tokens,
-        train_loss_before=round(mean_loss(before[held:]), 4),
-        train_loss=round(mean_loss(after[held:]), 4),
-        held_out_loss_before=round(mean_loss(before[:held]), 4) if held else None,
-        held_out_loss=round(mean_loss(after[:held]), 4) if held else None,
+        train_loss_before=before.sample_loss,
+        train_loss=after.sample_loss,
+        held_out_loss_before=before.held_loss,
+        held_out_loss=after.held_loss,
         best_step=state.best_step,
-        evaluation=compare_in_memory(before[:held], after[:held]) if held else None,
+        evaluation=comparison(before, after),
     )

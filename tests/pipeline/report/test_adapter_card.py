@@ -26,7 +26,7 @@ def test_the_card_says_what_it_was_made_of_and_how_it_went() -> None:
     card = adapter_card("bob", OPTIONS, vars(REPORT))
     assert 'base_model: "you/base"' in card and "library_name" in card and "# bob" in card
     assert "- data: `chats.jsonl`, 9 trained on, 1 held out" in card
-    assert "| held-out chats | 3.500 | 2.500 |" in card
+    assert "| held-out rows | 3.500 | 2.500 |" in card
     assert "learning rate 0.0003 (cosine), auto, seed 42" in card
 
 

@@ -58,6 +58,7 @@ def test_what_is_saved(config: FinetuneConfig, base: Path) -> None:
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "evaluation.html",
         "loss.svg",
         "metrics.jsonl",
         "recipe.yaml",
@@ -252,3 +253,14 @@ def test_help_loads_nothing_heavy(root: Path, python: str, script: str) -> None:
     code = f"import sys, scripts.{script}; print({heavy} & set(sys.modules))"
     done = subprocess.run([python, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_answers_before_and_after_stand_side_by_side(config: FinetuneConfig) -> None:
+    folder = finetune(replace(config, held_out=0.3, answers=2, steps=4, learning_rate=5e-3))
+    page = (folder / "evaluation.html").read_text(encoding="utf-8")
+    assert page.count("Question ") >= 2
+    assert "Aye, " in page, "the wanted answer"
+    assert "4 held-out rows, base tiny-llama" in page
+    assert str(config.base) not in page
+    folder = finetune(replace(config, held_out=0.0, steps=1, out=config.out.with_name("none")))
+    assert not (folder / "evaluation.html").exists()
