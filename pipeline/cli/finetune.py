@@ -149,7 +149,7 @@ def main(
     ] = DEFAULTS.schedule,
     cycles: Annotated[int, training(metavar="N", help="Cycles of cosine-restarts.")] = DEFAULTS.cycles,
     warmup: Annotated[
-        float, training(metavar="N", help="The warm-up's share of the steps.")
+        float, training(metavar="N", help="The warm-up's share of the steps; plateau has none.")
     ] = DEFAULTS.warmup,
     epochs: Annotated[float, training(metavar="N", help="How often each chat is seen.")] = DEFAULTS.epochs,
     steps: Annotated[
