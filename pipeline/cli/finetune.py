@@ -238,6 +238,9 @@ def config_of(values: Mapping[str, Any]) -> FinetuneConfig:
     )
 
 
+_FEW_STEPS = 50
+"""After fewer, an adapter of the default rate has hardly learned."""
+
 GO_ON = "run the same command again to go on from the last checkpoint"
 
 
@@ -257,6 +260,10 @@ def print_summary(folder: Path, json_summary: bool) -> None:
         _print_held_out(report["evaluation"], folder)
     if report["best_step"] not in (None, report["steps"]):
         say(f"The weights are those of step {report['best_step']}, the best on held-out chats.")
+    if report["steps"] < _FEW_STEPS and not report["best_step"]:
+        say(
+            f"note: {pluralize(report['steps'], 'step is', 'steps are')} few: for little data, --epochs 10 --lr 1e-3"
+        )
     if cut := report["truncated_chats"]:
         say(f"{pluralize(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
     if dropped := report["dropped_chats"]:

@@ -223,9 +223,20 @@ def test_chats_that_were_left_out_are_told(
 
     names = [field.name for field in fields(FinetuneReport)]
     report = {**dict.fromkeys(names, 0), "held_out_loss": None, "best_step": None, "dropped_chats": dropped}
+    report["steps"] = 50
     (tmp_path / RECORD).write_text(json.dumps({"report": report}))
     print_summary(tmp_path, json_summary=False)
     assert (message or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_few_steps_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.cli.finetune import print_summary
+
+    names = [field.name for field in fields(FinetuneReport)]
+    report = {**dict.fromkeys(names, 0), "held_out_loss": None, "best_step": None, "steps": 49}
+    (tmp_path / RECORD).write_text(json.dumps({"report": report}))
+    print_summary(tmp_path, json_summary=False)
+    assert "note: 49 steps are few: with little data, --epochs 10" in capsys.readouterr().out
 
 
 def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_path: Path) -> None:
