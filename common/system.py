@@ -122,9 +122,13 @@ _PROC = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def free_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:
-    """Return the free and immediately reclaimable memory in bytes; None when unknown."""
-    left = [_entry(proc, "MemAvailable"), _below_limit(group)]
+def free_memory(proc: Path = _PROC, group: Path = _GROUP, *, whole_cache: bool = False) -> int | None:
+    """Return the free and immediately reclaimable memory in bytes; None when unknown.
+
+    Of a container's page cache only the inactive part counts, but with `whole_cache` the active one too,
+    which the kernel reclaims last: files that were read twice, such as a model's weights.
+    """
+    left = [_entry(proc, "MemAvailable"), _below_limit(group, whole_cache=whole_cache)]
     return min((value for value in left if value is not None), default=None)
 
 
@@ -134,8 +138,8 @@ def _entry(path: Path, name: str) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
 
 
-def _below_limit(group: Path) -> int | None:
-    """Return the memory left below the cgroup v2 limit; its inactive file pages count as free."""
+def _below_limit(group: Path, *, whole_cache: bool) -> int | None:
+    """Return the memory left below the cgroup v2 limit; its (inactive) file pages count as free."""
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
@@ -144,7 +148,9 @@ def _below_limit(group: Path) -> int | None:
         )
     except (OSError, ValueError):
         return None
-    return None if limit == "max" else max(0, int(limit) - used + int(parts.get("inactive_file", 0)))
+    names = ("inactive_file", "active_file") if whole_cache else ("inactive_file",)
+    cached = sum(int(parts.get(name, 0)) for name in names)
+    return None if limit == "max" else max(0, int(limit) - used + cached)
 
 
 def total_memory(proc: Path = _PROC, group: Path = _GROUP) -> int | None:

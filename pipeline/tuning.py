@@ -28,8 +28,9 @@ from pipeline.exporter.run import ExportResult, export
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.model_source import base_source
 from pipeline.training.config import FinetuneConfig
+from pipeline.training.device import process_count
 from pipeline.training.finetune import finetune
-from pipeline.training.recipe import recipe_of
+from pipeline.training.recipe import identity_of
 
 T = TypeVar("T")
 _STATE = "tune.json"
@@ -79,6 +80,10 @@ def tune(config: TuneConfig, progress: StepProgress | None = None) -> TuneResult
     Raises InputError for wrong input, and where other options made what is there, without `training.force`.
     """
     progress = progress or NoProgress()
+    if process_count() > 1:
+        raise InputError(
+            "tune runs in one process: use `accelerate launch scripts/finetune.py`, and export its adapter"
+        )
     exported = _export_config(config)  # raises for wrong options before anything is done
     if config.training.out.exists() and not config.training.out.is_dir():
         raise InputError(f"--out {str(config.training.out)!r} is a file: give a folder")
@@ -108,6 +113,7 @@ class _Steps:
             return
         if not config.training.force:
             _require_new(config, known.get("options"), self._options)
+        _require_own(config.work)
         shutil.rmtree(config.work, ignore_errors=True)
         self._done = []
         self._store()
@@ -133,7 +139,7 @@ class _Steps:
 
 def _require_new(config: TuneConfig, known: dict[str, Any] | None, wanted: dict[str, Any]) -> None:
     """Raise InputError where another call has made what is there."""
-    out = config.training.out
+    out, work = config.training.out, config.work
     if known is not None:
         changed = [
             f"{key} {known.get(key)} and not {wanted.get(key)}"
@@ -141,19 +147,30 @@ def _require_new(config: TuneConfig, known: dict[str, Any] | None, wanted: dict[
             if known.get(key) != wanted.get(key)
         ]
         raise InputError(
-            f"{config.work} was made with {', '.join(changed) or 'the same options'}: choose another --out, "
+            f"{work} was made with {', '.join(changed) or 'the same options'}: choose another --out, "
             "or give --force to begin anew"
         )
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {str(out)!r} exists already: choose another, or give --force to replace it")
 
 
+def _require_own(work: Path) -> None:
+    """Raise InputError where the folder to begin anew is not one that `tune` has made."""
+    if work.exists() and not (work / _STATE).is_file() and (not work.is_dir() or any(work.iterdir())):
+        raise InputError(f"{work} is there, and tune did not make it: rename it, or choose another --out")
+
+
 def _identity(config: TuneConfig) -> dict[str, Any]:
-    options = recipe_of(config.training)
-    for name in ("out", "data", "valid", "force", "save-every", "track"):
-        options.pop(name, None)
-    rows = load_data(config.training.data, config.training.data_options).rows
-    return {**options, "data": rows_sha256(rows), "quant": list(config.quants), "base": config.training.base}
+    training = config.training
+    found = {
+        **identity_of(training),
+        "data": rows_sha256(load_data(training.data, training.data_options).rows),
+        "quant": list(config.quants),
+        "base": training.base,
+    }
+    if training.valid is not None:
+        found["valid"] = rows_sha256(load_data(training.valid, training.valid_options).rows)
+    return found
 
 
 def _splits(training: FinetuneConfig) -> bool:
@@ -218,7 +235,9 @@ def _chats_to_check(config: TuneConfig) -> Path | None:
 
 def _evaluation(config: TuneConfig, result: ExportResult) -> EvaluateConfig:
     training = _training(config)
-    held = training.valid if training.valid is not None else training.data
+    held, options = training.data, training.data_options
+    if training.valid is not None:
+        held, options = training.valid, training.valid_options
     return EvaluateConfig(
         data=held,
         out=config.work / "evaluation",
@@ -226,7 +245,7 @@ def _evaluation(config: TuneConfig, result: ExportResult) -> EvaluateConfig:
         adapters=() if training.full else (str(config.adapter),),
         model=str(config.adapter) if training.full else None,
         gguf=tuple(result.folder / output.file for output in result.outputs),
-        data_options=training.data_options,
+        data_options=options,
         questions=config.questions,
         max_length=training.max_length,
         threads=config.threads,

@@ -149,7 +149,7 @@ def main(
     ] = DEFAULTS.schedule,
     cycles: Annotated[int, training(metavar="N", help="Cycles of cosine-restarts.")] = DEFAULTS.cycles,
     warmup: Annotated[
-        float, training(metavar="N", help="The warm-up's share of the steps.")
+        float, training(metavar="N", help="The warm-up's share of the steps; plateau has none.")
     ] = DEFAULTS.warmup,
     epochs: Annotated[float, training(metavar="N", help="How often each chat is seen.")] = DEFAULTS.epochs,
     steps: Annotated[
@@ -270,6 +270,8 @@ def print_summary(folder: Path, json_summary: bool) -> None:
             f"{pluralize(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
             "tokens; raise it."
         )
+    for note in report.get("notes") or ():
+        say(f"note: {note}")
 
 
 def _print_held_out(evaluation: Mapping[str, Any], folder: Path) -> None:

@@ -23,8 +23,8 @@ from pipeline.errors import InputError
 __all__ = ["DataOptions", "DataSet", "PlainText", "collect_errors", "load_data", "read_chats", "read_data"]
 T = TypeVar("T")
 R = TypeVar("R")
-_MAX_ERRORS = 10
 _TABLES = ("CSV", "TSV")
+_MAX_ERRORS = 10
 """The number of wrong lines that are reported one by one."""
 
 

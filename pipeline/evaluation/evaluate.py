@@ -160,16 +160,25 @@ def held_out_part(
     """Return the rows that the training did not see, and a note if that is not all of them.
 
     A training of ours records the SHA-256 of its data, and the share and the seed of the rows that it held
-    out. If this is the same file, these are the rows to measure.
+    out. If this is the same file, read in the same way, these are the rows to measure; but a training with
+    held-out rows of another file (--valid) held out none of this one.
     """
     path = expanded(config.data)
     if not path.is_file() or training.get("data_sha256") != sha256(path):
         return rows, []
     share, seed = training.get("held_out"), training.get("seed")
-    if not isinstance(share, int | float) or not isinstance(seed, int) or not share:
+    was_split = training.get("valid") is None and _reads_alike(config, training)
+    if not was_split or not isinstance(share, int | float) or not isinstance(seed, int) or not share:
         return rows, ["the adapter was trained on these very rows: the losses say little about new ones"]
     held = split_rows(rows, share, seed)[1]
     return held, [f"the data is the adapter's own: only the {len(held)} rows that were held out are measured"]
+
+
+def _reads_alike(config: EvaluateConfig, training: dict[str, Any]) -> bool:
+    """Return whether the rows have the contents that the training's had, which its split goes by."""
+    recorded = training.get("data_options") or {}
+    options = config.data_options
+    return (recorded.get("columns"), recorded.get("text")) == (options.columns, options.text)
 
 
 def _train_on(config: EvaluateConfig, training: dict[str, Any]) -> TrainOn:

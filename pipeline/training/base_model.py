@@ -10,7 +10,7 @@ from pipeline.sources.adapter import Adapter, is_lora, read_adapter
 from pipeline.sources.model_source import Source, adapter_source, tensors_of
 from pipeline.sources.reading import reading
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
-from pipeline.training.memory import require_memory
+from pipeline.training.memory import TYPICAL_TOKENS, require_memory
 
 if TYPE_CHECKING:
     from pipeline.merge.checkpoint import Tensors
@@ -19,10 +19,11 @@ TYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """torch's names of the types in a safetensors header."""
 
 
-def load_model(config: FinetuneConfig, source: Source) -> Any:
+def load_model(config: FinetuneConfig, source: Source, row_tokens: int = TYPICAL_TOKENS) -> Any:
     """Load the base with an adapter injected, or whole for --full; its trained weights are float32.
 
-    Raises InputError, also where the base does not fit into the memory.
+    `row_tokens` is the usual length of a row. Raises InputError, also where the training does not fit into
+    the memory.
     """
     from transformers import set_seed
 
@@ -34,7 +35,8 @@ def load_model(config: FinetuneConfig, source: Source) -> Any:
     checkpoint = Checkpoint(source.weight_files())
     check_base(source, shape, checkpoint)
     adapter = _adapter_to_go_on_from(config, shape, checkpoint)
-    require_memory(config, source, shape, frozen_type(config, source))
+    require_head(source, shape)
+    require_memory(config, source, shape, frozen_type(config, source), row_tokens)
     set_seed(config.seed)  # before lora_A is initialized below
     model = _load_base(config, source)
     if config.checkpointing:
@@ -44,6 +46,15 @@ def load_model(config: FinetuneConfig, source: Source) -> Any:
     if config.qlora or config.checkpointing:
         _prepare_frozen(model)
     return _with_adapter(config, source, model, adapter)
+
+
+def require_head(source: Source, shape: Any) -> None:
+    """Raise InputError unless the model says which module makes its logits: the loss is measured there."""
+    if shape.get_output_embeddings() is None:
+        raise InputError(
+            f"the base {source.spec!r} ({type(shape).__name__}) names no output embeddings, without which "
+            "it cannot be trained here: choose another base"
+        )
 
 
 def frozen_type(config: FinetuneConfig, source: Source) -> str:

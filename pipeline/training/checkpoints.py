@@ -5,12 +5,13 @@ A kill may leave a half-written checkpoint. One is whole when its seal is there,
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from common.files import fsync_path, load_json, store_json
 from pipeline.errors import InputError
@@ -18,6 +19,7 @@ from pipeline.errors import InputError
 _SEAL = "complete.json"
 _OPTIONS = "options.json"
 _BEFORE = "before.json"
+_LOCK = "lock"
 METRICS = "metrics.jsonl"
 """The measured values of each step, in the work folder and in the adapter."""
 
@@ -43,31 +45,49 @@ class Checkpoints:
 
     def __init__(self, out: Path) -> None:
         self.folder = out.with_name(f".{out.name}.training")
+        self._lock: IO[str] | None = None
 
     def open(self, options: Mapping[str, Any], *, resume: bool, main: bool = True) -> RunState:
         """Return the state to go on from; a new one where there is none.
 
-        The `main` process removes what is half written. Raises InputError where the checkpoints are of
-        another training.
+        The `main` process removes what is half written, and locks the folder until `release`. Raises
+        InputError where the checkpoints are of another training, or another process trains there.
         """
-        known = load_json(self.folder / _OPTIONS)
         newest = self._newest()
         if not main:
             return RunState(**load_json(newest / _SEAL)) if resume and newest else RunState()
-        if not resume or known is None or newest is None:
-            self.remove()
-            try:
+        try:
+            self._take_lock()
+            known = load_json(self.folder / _OPTIONS)
+            if not resume or known is None or newest is None:
+                self._clear()
                 store_json(self.folder / _OPTIONS, dict(options))
-            except OSError as error:
-                raise InputError(
-                    f"{self.folder} cannot be written ({error.strerror}): choose another place with --out"
-                ) from None
-            return RunState()
+                return RunState()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot be written ({error.strerror}): choose another place with --out"
+            ) from None
         self._require_same(known, json.loads(json.dumps(options)), newest)
         state = RunState(**load_json(newest / _SEAL))
         self._keep(state)
         self._cut_metrics(state.step)
         return state
+
+    def release(self) -> None:
+        """Let other processes train there."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def discard_begun(self) -> None:
+        """Remove the folder that this process has begun, unless a training can go on from it."""
+        if self._lock is not None and not self._newest():
+            self.remove()
+
+    def precision(self) -> str | None:
+        """Return the precision of the training to go on from; None where there is none."""
+        known = load_json(self.folder / _OPTIONS)
+        return known.get("precision") if isinstance(known, dict) and self._newest() else None
 
     def path(self, step: int) -> Path:
         """Return the folder of the checkpoint of a step, as transformers names it."""
@@ -102,6 +122,27 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove the work folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _take_lock(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = (self.folder / _LOCK).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise InputError(
+                f"another training is writing to {self.folder}: wait for it to end, or choose another --out"
+            ) from None
+        except OSError:  # a network file system without locks
+            pass
+        self._lock = lock
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
 
     def _newest(self) -> Path | None:
         whole = [seal.parent for seal in self.folder.glob(f"checkpoint-*/{_SEAL}") if load_json(seal)]

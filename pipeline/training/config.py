@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ ALL_LINEAR = "all-linear"
 _SHAPE = ("rank", "alpha", "dropout", "targets", "rslora", "dora")
 """What an adapter to go on from decides by itself."""
 
+_WARMUP = 0.05
 LORA_RATE, FULL_RATE = 3e-4, 2e-5
 """The learning rates without --lr: of an adapter, and of all weights (--full)."""
 
@@ -70,7 +71,7 @@ class FinetuneConfig:
     learning_rate: float | None = None
     schedule: Schedule = "cosine"
     cycles: int = 1
-    warmup: float = 0.05
+    warmup: float = _WARMUP
     epochs: float = 3.0
     steps: int | None = None
     batch_size: int = 8
@@ -118,6 +119,13 @@ class FinetuneConfig:
         """The highest learning rate."""
         assert self.learning_rate is not None  # set in __post_init__
         return self.learning_rate
+
+    @property
+    def valid_options(self) -> DataOptions:
+        """How `valid` is read: as the data, but a file has no split or revision."""
+        if self.valid is not None and Path(self.valid).exists():
+            return replace(self.data_options, split=None, revision=None)
+        return self.data_options
 
 
 def _ranges(config: FinetuneConfig) -> list[tuple[str, bool, object, str]]:
@@ -184,6 +192,8 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
         f"--early-stopping needs a held-out loss: {measured}": config.early_stopping and not has_held_out,
         f"--schedule plateau needs a held-out loss: {measured}": config.schedule == "plateau"
         and not has_held_out,
+        "--schedule plateau has no warm-up: leave --warmup out": config.schedule == "plateau"
+        and config.warmup not in (0, _WARMUP),
         f"--eval-every needs a held-out loss: {measured}": config.eval_every and not has_held_out,
         "--cycles goes with --schedule cosine-restarts: give that, or leave it out": config.cycles > 1
         and config.schedule != "cosine-restarts",
@@ -211,7 +221,7 @@ class FinetuneReport:
     as many trained chats as were held out, at least 16; what is `held_out` is None without held-out chats:
     `held_out_before` and `held_out_after` have the loss with its 95 % interval, and `comparison` how often
     the wanted answer became likelier (pipeline.evaluation.statistics). `best_step` is the step whose weights
-    were kept, if not the last one's. `seconds` include the interrupted runs.
+    were kept, if not the last one's. `seconds` include the interrupted runs. `notes` are for the user.
     """
 
     steps: int
@@ -228,3 +238,4 @@ class FinetuneReport:
     held_out_loss: float | None
     best_step: int | None = None
     evaluation: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()

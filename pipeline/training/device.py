@@ -7,20 +7,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from common.system import physical_cores
 from pipeline.errors import InputError
 from pipeline.training.config import Device, FinetuneConfig, Optimizer, Precision
 
 
-def settled(config: FinetuneConfig) -> FinetuneConfig:
+def settled(config: FinetuneConfig, earlier: str | None = None) -> FinetuneConfig:
     """Return the options with the "auto" device and precision replaced by this machine's, to be recorded.
 
-    Raises InputError for a device that is not here, and for a precision or an optimizer that it has not.
+    "auto" takes the precision of an `earlier` run to go on from. Raises InputError for a device that is not
+    here, and for a precision or an optimizer that it has not.
     """
     device = _device(config.device)
-    precision = config.precision if config.precision != "auto" else _faster_precision(device)
+    precision: str = config.precision
+    if precision == "auto":  # measured, and so not the same each time
+        precision = earlier or _agreed(device)
     if precision == "float16" and device == "cpu":
         raise InputError("--precision float16 is for GPUs: use bfloat16 or float32 on a CPU")
     usable = {"cuda": get_args(Optimizer), "cpu": ("adamw", "adamw-8bit")}.get(device, ("adamw",))
@@ -28,7 +31,7 @@ def settled(config: FinetuneConfig) -> FinetuneConfig:
         raise InputError(
             f"--optimizer {config.optimizer} does not run on {device}: use {' or '.join(usable)}"
         )
-    return replace(config, device=device, precision=precision)
+    return replace(config, device=device, precision=cast(Precision, precision))
 
 
 def use_threads(threads: int | None) -> None:
@@ -57,6 +60,18 @@ def _device(wanted: Device) -> Device:
     if wanted not in found:
         raise InputError(f"--device {wanted} is not on this machine: use {' or '.join(found)}, or auto")
     return wanted
+
+
+def _agreed(device: Device) -> Precision:
+    """Return the faster precision, for all processes that of the first."""
+    found = [_faster_precision(device)]
+    if process_count() > 1:
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        PartialState(cpu=device == "cpu")
+        broadcast_object_list(found)
+    return found[0]
 
 
 def _faster_precision(device: Device) -> Precision:

@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,35 @@ from pipeline.errors import InputError
 from pipeline.evaluation.rows import make_questions
 from pipeline.merge.model_class import require_class
 from pipeline.progress import NoProgress, StepProgress
-from pipeline.sources.model_source import Source, base_source
+from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.reading import reading, reason
 from pipeline.tokenizers.diagnose import tokenizer_fault
+from pipeline.tokenizers.folder_templates import read_templates
 from pipeline.tokenizers.stop_tokens import stop_token, training_template
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
+from pipeline.training.data_notes import data_notes
 from pipeline.training.device import is_main_process, main_process_first, process_count, settled, use_threads
 from pipeline.training.job import TrainingData, TrainingJob
 from pipeline.training.outputs import PACKAGES, RECORD, base_name, versions, write_adapter, write_model
-from pipeline.training.recipe import recipe_of
+from pipeline.training.recipe import identity_of
+
+_MADE = (
+    *(
+        "adapter_*",
+        "training.json",
+        "recipe.yaml",
+        "metrics.jsonl",
+        "loss.svg",
+        "evaluation.html",
+        "README.md",
+        ".gitattributes",
+    ),
+    *("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "*config.json", "*.jinja", "*_templates"),
+    *("checkpoint-*", "runs", "train*_args.bin", "trainer_*.json", "*_results.json", "*.pt", "*.pth"),
+    *("*.safetensors", "*.index.json", ".DS_Store", ".cache"),
+)
+"""What is found in a folder of an adapter: of this program, of PEFT, of TRL, of a download."""
 
 __all__ = ["RECORD", "FinetuneConfig", "FinetuneReport", "finetune", "load_tokenizer"]
 
@@ -60,38 +80,42 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     require_class(
         source, "training", "train where the model's own code runs, and export the adapter with --adapter"
     )
-    given = read_template(config.chat_template) if config.chat_template is not None else None
+    given = _template(config)
     texts_only = not any(isinstance(row, Chat) for row in (*rows, *valid))
     tokenizer = load_tokenizer(source, given, needs_template=not texts_only)
     if given is not None:
         given = replace(given, source=tokenizer.chat_template)  # with its BOS
-    data = _encode(config, tokenizer, rows, valid)
+    data = _encode(config, source, tokenizer, rows, valid)
     if not texts_only:
         stop_token(tokenizer, tokenizer.chat_template)  # raises InputError where no answer would end
     check_targets(config, source)
     use_threads(config.threads)
-    return _train(TrainingJob(settled(config), source, tokenizer, data, given), progress)
+    earlier = Checkpoints(config.out).precision() if config.resume else None
+    return _train(TrainingJob(settled(config, earlier), source, tokenizer, data, given), progress)
 
 
 def _train(job: TrainingJob, progress: StepProgress) -> Path:
     from pipeline.training.run import train
 
     config = job.config
-    checkpoints = Checkpoints(config.out)
-    with main_process_first():
-        state = checkpoints.open(_identity(job), resume=config.resume, main=is_main_process())
+    checkpoints, state = Checkpoints(config.out), RunState()
     try:
+        with main_process_first():
+            state = checkpoints.open(_identity(job), resume=config.resume, main=is_main_process())
         trained = train(job, checkpoints, state, progress)
         if is_main_process():
             write = write_model if config.full else write_adapter
             write(job, trained, checkpoints.metrics())
             checkpoints.remove()
     except UserError:
+        checkpoints.discard_begun()
         raise
     except Exception as error:
         if _is_full(checkpoints.folder):
             raise InputError(_full(checkpoints, state)) from error
         raise
+    finally:
+        checkpoints.release()
     return config.out
 
 
@@ -127,20 +151,28 @@ def check_out(config: FinetuneConfig) -> None:
         raise InputError(
             f"--out {str(out)!r} is no adapter folder, so --force will not replace it: choose another"
         )
+    if lost := None if tuned else _foreign_file(out):
+        raise InputError(
+            f"--out {str(out)!r} has {lost!r}, which no training made and --force would remove: move it, or "
+            "choose another"
+        )
+
+
+def _foreign_file(adapter: Path) -> str | None:
+    """Return the first name in an adapter's folder that neither we nor PEFT's trainers write."""
+    names = sorted(path.name for path in adapter.iterdir())
+    return next((name for name in names if not any(fnmatch(name, made) for made in _MADE)), None)
 
 
 def check_targets(config: FinetuneConfig, source: Source) -> None:
     """Raise InputError unless every target is a linear layer of the base, built on the meta device."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if config.targets == (ALL_LINEAR,):
         return
-    what = f"the base {source.spec!r} is of no known architecture"
-    with reading(what, "correct its config.json, or download it again"), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-        )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_settings(source))
     head = model.get_output_embeddings()
     linear = {
         name.rsplit(".", 1)[-1]
@@ -154,19 +186,34 @@ def check_targets(config: FinetuneConfig, source: Source) -> None:
             )
 
 
+def _settings(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    what = f"the base {source.spec!r} is of no known architecture"
+    with reading(what, "correct its config.json, or download it again"):
+        return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+
+
 def _read(config: FinetuneConfig) -> tuple[list[Row], list[Row]]:
     """Return the rows to train on and the held-out ones. Raises InputError."""
     rows = read_data(config.data, config.data_options)
     if config.valid is None:
         return split_rows(rows, config.held_out, config.seed)
-    options = config.data_options
-    if Path(config.valid).exists():  # else it is a data set's split or another data set
-        options = replace(options, split=None, revision=None)
-    return rows, read_data(config.valid, options)
+    return rows, read_data(config.valid, config.valid_options)
+
+
+def _template(config: FinetuneConfig) -> GivenTemplate | None:
+    """Return the chat template that was given, else that of the adapter to go on from, if it brings one."""
+    if config.chat_template is not None:
+        return read_template(config.chat_template)
+    if config.adapter is None:
+        return None
+    found = read_templates(adapter_source(config.adapter).folder).default
+    return GivenTemplate(found, "the adapter's own") if found else None
 
 
 def _encode(
-    config: FinetuneConfig, tokenizer: Any, rows: Sequence[Row], valid: Sequence[Row]
+    config: FinetuneConfig, source: Source, tokenizer: Any, rows: Sequence[Row], valid: Sequence[Row]
 ) -> TrainingData:
     if tokenizer.chat_template:
         chats = [row for row in (*rows, *valid) if isinstance(row, Chat)]
@@ -187,19 +234,17 @@ def _encode(
         held,
         truncated=sum(example.truncated for example in (*train, *held)),
         dropped=len(rows) + len(valid) - len(train) - len(held),
+        notes=tuple(data_notes(_settings(source), tokenizer, rows, valid, (*train, *held))),
         questions=make_questions(tokenizer, valid, None, config.answers) if tokenizer.chat_template else [],
     )
 
 
 def _identity(job: TrainingJob) -> dict[str, Any]:
     """Return what makes the result: a training goes on only where it is the same."""
-    options = recipe_of(job.config)
-    for name in ("out", "data", "valid", "save-every", "force", "track", "base", "answers"):
-        options.pop(name, None)
     rows = [(example.input_ids, example.labels) for example in (*job.data.train, *job.data.held)]
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in job.source.weight_files()]
     return {
-        **options,
+        **identity_of(job.config),
         "base": job.source.revision or [base_name(job.config, job.source), files],
         "data": hashlib.sha256(repr(rows).encode()).hexdigest(),
         "versions": versions(),

@@ -17,12 +17,14 @@ class TrainingData:
     """The rows as token ids, and held-out questions to answer.
 
     `truncated` rows were cut at --max-length, `dropped` ones had no answer before it.
+    `notes` are for the user.
     """
 
     train: list[Example]
     held: list[Example]
     truncated: int
     dropped: int
+    notes: tuple[str, ...] = ()
     questions: list[Question] = field(default_factory=list)
 
     @property

@@ -10,8 +10,14 @@ from pipeline.sources.model_source import Source
 from pipeline.training.config import FinetuneConfig
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_TRAINED = 16
-"""Bytes of a trained weight: itself, its gradient and AdamW's two moments, each float32."""
+_TRAINED = {"adamw": 16, "adamw-8bit": 10}
+"""Bytes of a trained weight: itself, its gradient and AdamW's two moments, each float32 (or 8 bits)."""
+
+_PAGED = 8
+"""The same without the moments, which a paged optimizer may move out of the GPU's memory."""
+
+TYPICAL_TOKENS = 256
+"""The length of a row, where it is not known."""
 
 _FOUR_BITS = 0.516
 """Bytes of a weight in NF4 with double quantization: 4 bits, and 8.125 bits for each 64."""
@@ -21,13 +27,15 @@ _ACTIVATIONS = 34
 in 16 bits, without the attention's matrix (Korthikanti et al., https://arxiv.org/abs/2205.05198)."""
 
 
-def require_memory(config: FinetuneConfig, source: Source, shape: Any, frozen_type: str) -> None:
+def require_memory(
+    config: FinetuneConfig, source: Source, shape: Any, frozen_type: str, row_tokens: int = TYPICAL_TOKENS
+) -> None:
     """Raise InputError where the training needs more than the memory that is free; says both.
 
-    `shape` is the model on the meta device.
+    `shape` is the model on the meta device, `row_tokens` the usual length of a row.
     """
     free = _free(config)
-    needed = needed_memory(config, shape, frozen_type)
+    needed = needed_memory(config, shape, frozen_type, row_tokens)
     if free is not None and needed > free:
         raise InputError(
             f"training {source.spec!r} needs about {_gigabytes(needed)} and {_gigabytes(free)} are free: "
@@ -35,17 +43,19 @@ def require_memory(config: FinetuneConfig, source: Source, shape: Any, frozen_ty
         )
 
 
-def needed_memory(config: FinetuneConfig, shape: Any, frozen_type: str) -> int:
+def needed_memory(
+    config: FinetuneConfig, shape: Any, frozen_type: str, row_tokens: int = TYPICAL_TOKENS
+) -> int:
     """Return the bytes that weights, their optimizer and one batch's activations need, about."""
     count = sum(int(weight.numel()) for weight in shape.parameters())
     linear = _linear_weights(shape)
     if config.full:
-        weights = count * _TRAINED
+        weights = count * _TRAINED.get(config.optimizer, _PAGED)
     else:
         per_weight = _FOUR_BITS if config.qlora else _BYTES[frozen_type]
         weights = int(linear * per_weight) + (count - linear) * _BYTES[frozen_type]
-        weights += _adapter_weights(config, shape) * _TRAINED
-    return weights + _batch_memory(config, shape)
+        weights += _adapter_weights(config, shape) * _TRAINED.get(config.optimizer, _PAGED)
+    return weights + _batch_memory(config, shape, row_tokens)
 
 
 def _linear_weights(shape: Any) -> int:
@@ -70,13 +80,10 @@ def _adapter_weights(config: FinetuneConfig, shape: Any) -> int:
     )
 
 
-def _batch_memory(config: FinetuneConfig, shape: Any) -> int:
-    """Return the bytes of the activations of a batch of short chats, which a typical one is.
-
-    A batch of chats of --max-length tokens may need more: it is not known before the data is tokenized.
-    """
+def _batch_memory(config: FinetuneConfig, shape: Any, row_tokens: int) -> int:
+    """Return the bytes of the activations of a usual batch; one of the longest rows may need more."""
     settings = shape.config.get_text_config()
-    tokens = config.batch_size * min(config.max_length, 256)
+    tokens = config.batch_size * min(config.max_length, row_tokens)
     width = settings.hidden_size * (_BYTES["float32"] if config.precision == "float32" else 2)
     kept = 2 if config.checkpointing else _ACTIVATIONS // 2
     layers, logits = tokens * width * kept * settings.num_hidden_layers, tokens * settings.vocab_size * 4
@@ -88,7 +95,7 @@ def _free(config: FinetuneConfig) -> int | None:
 
     if config.device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    return free_memory()
+    return free_memory(whole_cache=True)
 
 
 def _way_out(config: FinetuneConfig) -> str:

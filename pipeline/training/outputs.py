@@ -31,7 +31,17 @@ RECORD = "training.json"
 """Written last: the options, the data's SHA-256, the versions and the FinetuneReport."""
 
 CURVE = "loss.svg"
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
+_WEIGHTS = (
+    "*.safetensors",
+    "*.index.json",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.gguf",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+)
 _MAX_SHARD = "5GB"
 
 
@@ -55,7 +65,8 @@ def write_adapter(job: TrainingJob, trained: Trained, metrics: Sequence[Mapping[
         )  # safetensors makes it readable for its owner only
         lora = model.peft_config["default"]
         lora.base_model_name_or_path = base_name(config, job.source)
-        lora.target_modules = sorted(lora.target_modules)
+        if not isinstance(lora.target_modules, str):  # a regular expression
+            lora.target_modules = sorted(lora.target_modules)
         lora.inference_mode = True
         lora.save_pretrained(folder)
         shape = {

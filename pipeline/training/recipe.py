@@ -33,7 +33,15 @@ def recipe_of(config: FinetuneConfig) -> dict[str, Any]:
         if one.name not in _UNNAMED
     }
     values |= {one.name: _plain(getattr(config.data_options, one.name)) for one in fields(DataOptions)}
-    return {name: value for name, value in values.items() if value not in (None, [], False)}
+    return {name: value for name, value in values.items() if value not in (None, []) and value is not False}
+
+
+def identity_of(config: FinetuneConfig) -> dict[str, Any]:
+    """Return the options that make a training's result; its base and its data are identified by content."""
+    options = recipe_of(config)
+    for name in ("base", "data", "valid", "out", "force", "resume", "save-every", "track", "answers"):
+        options.pop(name, None)
+    return options
 
 
 def option_name(field: str) -> str:

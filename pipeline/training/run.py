@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import torch
 
+from pipeline.data.dataset import Example
 from pipeline.errors import InputError
-from pipeline.progress import Advance, StepProgress
+from pipeline.progress import StepProgress
 from pipeline.training.base_model import load_model
-from pipeline.training.batches import pack
+from pipeline.training.batches import PackedRow, pack
 from pipeline.training.before_after import Measurement, comparison, measure
 from pipeline.training.callbacks import RunCallback
 from pipeline.training.checkpoints import Checkpoints, RunState
@@ -42,15 +44,14 @@ def train(job: TrainingJob, checkpoints: Checkpoints, state: RunState, progress:
     """Train, and return the model, its weights rounded to their stored type, with what was measured."""
     data = job.data
     rows = pack(data.train, job.config.max_length) if job.config.packing else data.train
-    total = planned_steps(job.config, len(rows))
-    config = _with_intervals(job.config, total)
-    model = load_model(config, job.source)
+    config = _with_intervals(job.config, planned_steps(job.config, len(rows)))
+    model = load_model(config, job.source, row_tokens=_median_length(rows))
     pad_id = _pad_id(job.tokenizer)
     trainer = FinetuneTrainer(config, model, rows, data.held, work=checkpoints.folder, pad_id=pad_id)
     if config.packing:
         reject_mixed_packing(model, data.train)
     before = _measured_before(job, model, checkpoints, progress)
-    _run(config, trainer, checkpoints, state, progress.step("Training", total))
+    _run(config, trainer, checkpoints, state, progress)
     _round(model, stored_type(config, job.source))
     after = measure(job, model, progress, "Measure after")
     return Trained(model, _report(job, model, state, before, after), before, after)
@@ -73,6 +74,10 @@ def _with_intervals(config: FinetuneConfig, steps: int) -> FinetuneConfig:
     return config
 
 
+def _median_length(rows: Sequence[Example] | Sequence[PackedRow]) -> int:
+    return round(median(row.length if isinstance(row, PackedRow) else len(row.input_ids) for row in rows))
+
+
 def _pad_id(tokenizer: Any) -> int:
     # Any token does: the labels say what is trained on, and no token sees the padding to its right.
     return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
@@ -83,7 +88,7 @@ def _measured_before(
 ) -> Measurement:
     """Return the measurement before training, which a resumed run reads from the disk."""
     known = checkpoints.before()
-    if known is not None:
+    if known is not None and len(known["answers"]) == len(job.data.questions):  # --answers may change
         return Measurement.from_json(known)
     found = measure(job, model, progress, "Measure before")
     if is_main_process():
@@ -96,15 +101,16 @@ def _run(
     trainer: FinetuneTrainer,
     checkpoints: Checkpoints,
     state: RunState,
-    step: AbstractContextManager[Advance],
+    progress: StepProgress,
 ) -> None:
     """Train from `state` to the end, and load the best weights if they are not the last."""
+    total = planned_steps(config, len(trainer.train_dataset))
     checkpoint = checkpoints.path(state.step) if state.step else None
     stopped = config.early_stopping is not None and state.without_gain >= config.early_stopping
-    if stopped and checkpoint:
+    if checkpoint and (stopped or state.step >= total):  # the Trainer would take one step more
         load_weights(trainer.model, checkpoint)
     else:
-        with step as advance:
+        with progress.step("Training", total) as advance:
             trainer.add_callback(RunCallback(config, trainer, checkpoints, state, advance))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if state.best_step is not None:
@@ -132,6 +138,7 @@ def _report(
         held_out_chats=len(data.held),
         truncated_chats=data.truncated,
         dropped_chats=data.dropped,
+        notes=data.notes,
         trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         trained_tokens=state.trained_tokens,
         train_loss_before=before.sample_loss,

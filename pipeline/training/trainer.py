@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from accelerate.utils import broadcast
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from pipeline.data.dataset import Example
 from pipeline.errors import InputError
@@ -81,6 +82,18 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         loss: torch.Tensor = losses.sum() * self.args.world_size / num_items_in_batch
         return loss
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save the weights; a whole model's by its modules' names, by which a checkpoint is loaded again.
+
+        A published checkpoint may have others: one for each expert, where the module has one for all.
+        """
+        if isinstance(self.model, PreTrainedModel):
+            self.model.save_pretrained(
+                output_dir, is_main_process=self.args.should_save, save_original_format=False
+            )
+        else:
+            super()._save(output_dir, state_dict)
+
     def _count(self, tokens: torch.Tensor, trained: int) -> None:
         counted = torch.stack([tokens, tokens.new_tensor(trained)])
         if self.args.world_size > 1:
@@ -99,8 +112,11 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Return the held-out loss in nats a trained token, and tell the callbacks."""
-        losses = row_losses(self.model, self._held, self._config.batch_size)
-        metrics = {"eval_loss": mean_loss(losses)}
+        loss = mean_loss(row_losses(self.model, self._held, self._config.batch_size))
+        if self.args.world_size > 1:  # processes that round differently would not stop at the same step
+            shared = torch.tensor(loss, dtype=torch.float32, device=self.args.device)
+            loss = float(broadcast(shared))
+        metrics = {"eval_loss": loss}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -168,7 +184,9 @@ def load_weights(model: Any, folder: Path) -> None:
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, state)
     else:
-        model.load_state_dict(state, strict=False)  # a tied head is not stored
+        unknown = model.load_state_dict(state, strict=False).unexpected_keys  # a tied head is not stored
+        if unknown:
+            raise ValueError(f"{folder} has weights that the model has not: {', '.join(unknown[:3])}")
         model.tie_weights()
 
 

@@ -15,7 +15,7 @@ def machine(folder: Path, limit: str | None) -> tuple[Path, Path]:
     if limit is not None:
         (folder / "memory.max").write_text(limit + "\n")
         (folder / "memory.current").write_text("500000\n")
-        (folder / "memory.stat").write_text("anon 300000\ninactive_file 100000\n")
+        (folder / "memory.stat").write_text("anon 300000\ninactive_file 100000\nactive_file 50000\n")
     return proc, folder
 
 
@@ -31,6 +31,7 @@ def test_the_containers_limit_counts_when_it_is_lower(tmp_path: Path) -> None:
     assert free_memory(*machine(tmp_path, None)) == 1_024_000
     assert free_memory(*machine(tmp_path, "max")) == 1_024_000
     assert free_memory(*machine(tmp_path, "700000")) == 300_000
+    assert free_memory(*machine(tmp_path, "700000"), whole_cache=True) == 350_000
     assert free_memory(*machine(tmp_path, "300000")) == 0
     assert free_memory(*machine(tmp_path, "90000000")) == 1_024_000
     assert free_memory(tmp_path / "nothing", tmp_path / "nothing") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from pipeline.cli.tune import app
+from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
 from pipeline.training.config import FinetuneConfig
 from pipeline.tuning import TuneConfig, tune
+from pipeline.tuning import _identity as identity
 from tests.pipeline.convert.tiny_folders import FILES, base_tensors
 
 pytestmark = pytest.mark.slow
@@ -100,6 +103,36 @@ def test_a_step_that_failed_is_done_again(
     result = tune(wanted)
     assert (result.adapter / "model.safetensors").stat().st_mtime_ns == trained
     assert result.export.paths[0].is_file()
+
+
+def test_a_folder_that_tune_did_not_make_is_left_alone(tiny_base: Path, table: Path, tmp_path: Path) -> None:
+    (tmp_path / "m-tuning").mkdir()
+    (tmp_path / "m-tuning" / "mine.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"m-tuning is there, and tune did not make it: rename it"):
+            tune(config(tiny_base, table, tmp_path / "m", force=force))
+    assert (tmp_path / "m-tuning" / "mine.txt").read_text() == "mine"
+
+
+def test_other_held_out_rows_are_another_call(tiny_base: Path, table: Path, tmp_path: Path) -> None:
+    held = tmp_path / "held.csv"
+    held.write_text("Question,Answer\nA?,B\n")
+    options = DataOptions(split="train")  # of a data set on the Hub, which a file has not
+    training = FinetuneConfig("b", table, tmp_path / "m", valid=held, data_options=options)
+    assert training.valid_options == DataOptions()
+    wanted = TuneConfig(replace(training, data_options=DataOptions()))
+    before = identity(wanted)
+    held.write_text("Question,Answer\nA?,C\n")
+    assert {key for key, value in identity(wanted).items() if before[key] != value} == {"valid"}
+
+
+def test_several_processes_are_refused(
+    tiny_base: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="tune runs in one process: use `accelerate launch"):
+        tune(config(tiny_base, table, tmp_path / "m"))
+    assert not (tmp_path / "m-tuning").exists()
 
 
 def test_wrong_input_is_told_before_anything_is_written(tiny_base: Path, tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def test_the_data_of_the_training_is_measured_on_its_held_out_part(
     again = config(tiny_base, data, tmp_path / "all", adapters=(str(adapter),), questions=0)
     rows, notes = module.held_out_part(read_data(data), again, {**options, "held_out": 0})
     assert len(rows) == 6 and "trained on these very rows" in notes[0]
+    for changed in ({"valid": "other.jsonl"}, {"data_options": {"columns": "question=q,answer=a"}}):
+        rows, notes = module.held_out_part(read_data(data), again, {**options, **changed})
+        assert len(rows) == 6 and "trained on these very rows" in notes[0], "none of them was held out"
 
 
 def test_plain_texts_are_measured_whole(

@@ -14,6 +14,7 @@ REPORT = FinetuneReport(
     truncated_chats=0,
     dropped_chats=0,
     trained_parameters=10,
+    trained_tokens=100,
     train_loss_before=3.0,
     train_loss=2.0,
     held_out_loss_before=3.5,
@@ -25,7 +26,7 @@ def test_the_card_says_what_it_was_made_of_and_how_it_went() -> None:
     card = adapter_card("bob", OPTIONS, vars(REPORT))
     assert 'base_model: "you/base"' in card and "library_name" in card and "# bob" in card
     assert "- data: `chats.jsonl`, 9 trained on, 1 held out" in card
-    assert "| held-out chats | 3.500 | 2.500 |" in card
+    assert "| held-out rows | 3.500 | 2.500 |" in card
     assert "learning rate 0.0003 (cosine), auto, seed 42" in card
 
 

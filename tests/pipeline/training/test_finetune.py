@@ -122,6 +122,10 @@ def test_what_stands_at_out_is_replaced_only_when_asked(config: FinetuneConfig) 
     finetune(replace(config, steps=1, force=True))
     assert (config.out / "README.md").read_text() == "mine"
 
+    (config.out / "notes.txt").write_text("mine too")
+    with pytest.raises(InputError, match=r"has 'notes.txt', which no training made and --force would remove"):
+        finetune(replace(config, force=True))
+    (config.out / "notes.txt").unlink()
     (config.out / "adapter_config.json").unlink()
     with pytest.raises(InputError, match="is no adapter folder"):
         finetune(replace(config, force=True))
@@ -136,6 +140,7 @@ def test_what_stands_at_out_is_replaced_only_when_asked(config: FinetuneConfig) 
         ({"dropout": 1.0}, "--dropout"),
         ({"learning_rate": float("nan")}, "--lr nan"),
         ({"schedule": "sine"}, "--schedule 'sine'"),
+        ({"schedule": "plateau", "warmup": 0.1}, "--schedule plateau has no warm-up: leave --warmup out"),
         ({"precision": "int4"}, "--precision 'int4'"),
         ({"epochs": 0}, "--epochs 0"),
         ({"steps": 0}, "--steps 0"),

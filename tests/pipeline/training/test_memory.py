@@ -51,10 +51,24 @@ def test_the_estimate_is_near_what_is_known(
     assert low <= needed_memory(config, seven_billion, dtype) / GIB <= high
 
 
+def test_short_rows_and_a_smaller_optimizer_need_less(seven_billion: Any) -> None:
+    def needed(row_tokens: int = 256, **options: Any) -> float:
+        return needed_memory(replace(CONFIG, **options), seven_billion, "float32", row_tokens) / GIB
+
+    assert needed(32, batch_size=16) == pytest.approx(needed(256, batch_size=2), abs=1e-6)
+    assert needed(5000, max_length=64) == needed(64, max_length=64)
+    whole, eight_bits, paged = (
+        needed(full=True, optimizer=name) for name in ("adamw", "adamw-8bit", "paged-adamw")
+    )
+    weights = 6.738e9 / GIB
+    assert whole - eight_bits == pytest.approx(6 * weights, rel=1e-3)
+    assert whole - paged == pytest.approx(8 * weights, rel=1e-3)
+
+
 def test_a_base_that_does_not_fit_is_told_with_the_way_out(
     seven_billion: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.training.memory.free_memory", lambda: 16 * GIB)
+    monkeypatch.setattr("pipeline.training.memory.free_memory", lambda **_: 16 * GIB)
     source, config = Source("me/seven", Path("/none"), None), replace(CONFIG, device="cpu", batch_size=4)
     with pytest.raises(
         InputError,
@@ -70,7 +84,7 @@ def test_nothing_is_loaded_or_written_before(config: FinetuneConfig, monkeypatch
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
-    monkeypatch.setattr("pipeline.training.memory.free_memory", lambda: 1000)
+    monkeypatch.setattr("pipeline.training.memory.free_memory", lambda **_: 1000)
     with pytest.raises(InputError, match=r"needs about .* GB and 0\.0 GB are free"):
         finetune(config)
-    assert not config.out.exists()
+    assert not list(config.out.parent.iterdir())

@@ -74,6 +74,14 @@ def test_a_written_recipe_repeats_the_training(tmp_path: Path, seen: list[Finetu
     assert seen == [EVERY]
 
 
+def test_a_zero_is_a_value(tmp_path: Path, seen: list[FinetuneConfig]) -> None:
+    zeros: dict[str, Any] = {"seed": 0, "warmup": 0.0, "held_out": 0.0, "max_grad_norm": 0.0, "save_every": 0}
+    config = FinetuneConfig(base="b", data="d", out=Path("o"), **zeros)
+    write_recipe(config, tmp_path / "recipe.yaml")
+    assert invoke("--recipe", str(tmp_path / "recipe.yaml"), "--out", "o").exit_code == 0
+    assert seen == [config]
+
+
 def test_options_that_are_given_win(tmp_path: Path, seen: list[FinetuneConfig]) -> None:
     (tmp_path / "r.yaml").write_text(
         "base: b\ndata: d\nrank: 4\nbatch_size: 2\ntarget: [q_proj]\nrslora: true\n"

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from pipeline.errors import InputError
 from pipeline.progress import Advance
+from pipeline.training import device, run
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.finetune import RECORD, finetune
+from pipeline.training.recipe import identity_of
+from tests.pipeline.chatml import byte_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 pytestmark = pytest.mark.slow
@@ -115,10 +120,104 @@ def test_a_checkpoint_that_is_half_written_is_not_used(tmp_path: Path) -> None:
         checkpoints.add_metrics({"step": step, "loss": 1.0})
     checkpoints.seal(RunState(step=2, seconds=1.5))
     checkpoints.path(4).mkdir()
+    checkpoints.release()
     again = Checkpoints(tmp_path / "adapter")
     assert again.open({"lr": 1}, resume=True) == RunState(step=2, seconds=1.5)
     assert not checkpoints.path(4).exists()
     assert [line["step"] for line in again.metrics()] == [2]
+
+
+def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    first, second = Checkpoints(tmp_path / "adapter"), Checkpoints(tmp_path / "adapter")
+    first.open({"lr": 1}, resume=True)
+    with pytest.raises(InputError, match=r"another training is writing to \S+/\.adapter\.training: wait"):
+        second.open({"lr": 1}, resume=False)
+    second.discard_begun()
+    assert (first.folder / "options.json").is_file(), "the other's folder is left as it is"
+    first.release()
+    assert second.open({"lr": 1}, resume=True) == RunState()
+    second.discard_begun()
+    assert not second.folder.exists()
+
+
+def test_the_precision_of_the_earlier_run_is_kept(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(config.out)
+    checkpoints.open({"precision": "bfloat16"}, resume=True)
+    assert checkpoints.precision() is None, "there is nothing to go on from"
+    checkpoints.path(1).mkdir()
+    checkpoints.seal(RunState(step=1))
+    monkeypatch.setattr(device, "_faster_precision", lambda _device: "float32")
+    auto = replace(config, precision="auto")
+    assert device.settled(auto, checkpoints.precision()).precision == "bfloat16"
+    assert device.settled(auto).precision == "float32"
+    assert device.settled(config, "bfloat16").precision == "float32", "what was given wins"
+
+
+def test_a_kill_after_the_last_step_adds_none(
+    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, steps=3, schedule="constant", save_every=3, held_out=0.3, answers=2)
+    whole = finetune(replace(config, out=tmp_path / "whole"))
+    measure = run.measure
+
+    def killed(*arguments: Any) -> Any:
+        if arguments[-1] == "Measure after":
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "measure", killed)
+        finetune(config)
+    folder = finetune(replace(config, answers=1))  # fewer answers than the base gave
+    assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert json.loads((folder / RECORD).read_text())["report"]["steps"] == 3
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of experts, whose published checkpoint names each expert's weights."""
+    folder = tmp_path_factory.mktemp("experts") / "tiny-moe"
+    torch.manual_seed(0)
+    settings = Qwen3MoeConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=32,
+        moe_intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=2,
+        num_experts_per_tok=1,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_whole_mixture_of_experts_goes_on_and_keeps_its_best_weights(
+    config: FinetuneConfig, experts: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"full": True, "rank": 8, "alpha": 16, "learning_rate": 5e-2, "steps": 6}
+    config = replace(
+        config, base=str(experts), schedule="constant", early_stopping=9, eval_every=1, **options
+    )
+    whole = finetune(replace(config, out=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(replace(config, save_every=2), StopAt(5))
+    folder = finetune(config)
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    report = json.loads((folder / RECORD).read_text())["report"]
+    best = min(line["held_out_loss"] for line in metrics(folder) if "held_out_loss" in line)
+    assert report["held_out_loss"] == pytest.approx(best, abs=1e-4)
+
+
+def test_without_resume_the_next_run_goes_on(config: FinetuneConfig) -> None:
+    assert identity_of(replace(config, resume=False)) == identity_of(config)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from pipeline.errors import InputError
 from pipeline.progress import Advance
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.finetune import RECORD, finetune
+from tests.pipeline.chatml import CHATML
 from tests.pipeline.training.test_resume import metrics
 
 pytestmark = pytest.mark.slow
@@ -71,13 +72,26 @@ def test_the_record_of_a_rounded_base_is_one_that_the_export_reads(config: Finet
 
 def test_training_goes_on_from_an_adapter(config: FinetuneConfig, tmp_path: Path) -> None:
     first = finetune(replace(config, steps=4, dora=True, out=tmp_path / "first"))
+    pattern = r".*\.(q|k|v|o|gate|up|down)_proj"  # of another program
+    settings = json.loads((first / "adapter_config.json").read_text())
+    (first / "adapter_config.json").write_text(json.dumps({**settings, "target_modules": pattern}))
+    (first / "chat_template.jinja").write_text(CHATML)
     folder = finetune(replace(config, steps=4, adapter=str(first), rank=8, alpha=16))
     assert record(folder)["report"]["train_loss_before"] == record(first)["report"]["train_loss"]
     assert record(folder)["options"]["rank"] == 4
     assert record(folder)["options"]["dora"]
     saved = json.loads((folder / "adapter_config.json").read_text())
-    assert (saved["r"], saved["use_dora"]) == (4, True)
+    assert (saved["r"], saved["use_dora"], saved["target_modules"]) == (4, True, pattern)
+    assert (folder / "chat_template.jinja").read_text() == CHATML, "its own template goes on with it"
     assert load_file(folder / WEIGHTS).keys() == load_file(first / WEIGHTS).keys()
+
+
+def test_a_base_that_names_no_head_is_refused(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaForCausalLM, "get_output_embeddings", lambda _model: None)
+    with pytest.raises(InputError, match=r"\(LlamaForCausalLM\) names no output embeddings"):
+        finetune(config)
 
 
 def test_an_adapter_of_another_base_is_refused(config: FinetuneConfig, tmp_path: Path) -> None:
