@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import fsync_path, load_json, store_json
+from common.files import exclusive, fsync_path, load_json, store_json, write_atomically
 from pipeline.errors import InputError
 
 _SEAL = "complete.json"
@@ -42,7 +43,41 @@ class Checkpoints:
     """The work folder of a training, `.NAME.training` beside its output."""
 
     def __init__(self, out: Path) -> None:
+        self._out = out
         self.folder = out.with_name(f".{out.name}.training")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings away. A failure leaves the work folder only if it has a checkpoint.
+
+        Raises InputError where another process trains into the same folder, or nothing can be written.
+        """
+        busy = (
+            f"another training is writing to {str(self._out)!r}: wait for it to end, or choose another --out"
+        )
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self.folder.with_suffix(".lock"), busy))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            try:
+                yield
+            except Exception:
+                if self.last_step is None:
+                    self.remove()
+                raise
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the last whole checkpoint; None without one."""
+        newest = self._newest()
+        return None if newest is None else int(newest.name.rpartition("-")[2])
+
+    def precision(self, device: str) -> str | None:
+        """Return the precision of an interrupted training on that device, which measuring may not repeat."""
+        known = load_json(self.folder / _OPTIONS)
+        same = isinstance(known, dict) and known.get("device") == device and self.last_step is not None
+        return known["precision"] if same else None
 
     def open(self, options: Mapping[str, Any], *, resume: bool, main: bool = True) -> RunState:
         """Return the state to go on from; a new one where there is none.
@@ -59,9 +94,8 @@ class Checkpoints:
             try:
                 store_json(self.folder / _OPTIONS, dict(options))
             except OSError as error:
-                raise InputError(
-                    f"{self.folder} cannot be written ({error.strerror}): choose another place with --out"
-                ) from None
+                self.remove()
+                raise self._unwritable(error) from None
             return RunState()
         self._require_same(known, json.loads(json.dumps(options)), newest)
         state = RunState(**load_json(newest / _SEAL))
@@ -100,7 +134,8 @@ class Checkpoints:
         return [value for line in lines if (value := _parsed(line)) is not None]
 
     def remove(self) -> None:
-        """Remove the work folder."""
+        """Remove the work folder; what a kill leaves of it is not gone on from."""
+        (self.folder / _OPTIONS).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _newest(self) -> Path | None:
@@ -111,12 +146,18 @@ class Checkpoints:
         wanted = {self.path(step) for step in (state.step, state.best_step) if step is not None}
         for path in self.folder.glob("checkpoint-*"):
             if path not in wanted:
+                (path / _SEAL).unlink(missing_ok=True)  # first, as a kill may leave the rest
                 shutil.rmtree(path, ignore_errors=True)
 
     def _cut_metrics(self, step: int) -> None:
         """Drop what was measured after the checkpoint, as it will be measured again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
-        (self.folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.folder} cannot be written ({error.strerror}): choose another place with --out"
+        )
 
     def _require_same(self, known: Mapping[str, Any], options: Mapping[str, Any], newest: Path) -> None:
         changed = [key for key in sorted({*known, *options}) if known.get(key) != options.get(key)]

@@ -7,20 +7,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from common.system import physical_cores
 from pipeline.errors import InputError
+from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import Device, FinetuneConfig, Optimizer, Precision
 
 
 def settled(config: FinetuneConfig) -> FinetuneConfig:
     """Return the options with the "auto" device and precision replaced by this machine's, to be recorded.
 
+    A training that goes on keeps its precision, and all processes take the first one's.
+
     Raises InputError for a device that is not here, and for a precision or an optimizer that it has not.
     """
     device = _device(config.device)
-    precision = config.precision if config.precision != "auto" else _faster_precision(device)
+    precision = config.precision if config.precision != "auto" else _auto_precision(config, device)
     if precision == "float16" and device == "cpu":
         raise InputError("--precision float16 is for GPUs: use bfloat16 or float32 on a CPU")
     usable = {"cuda": get_args(Optimizer), "cpu": ("adamw", "adamw-8bit")}.get(device, ("adamw",))
@@ -57,6 +60,19 @@ def _device(wanted: Device) -> Device:
     if wanted not in found:
         raise InputError(f"--device {wanted} is not on this machine: use {' or '.join(found)}, or auto")
     return wanted
+
+
+def _auto_precision(config: FinetuneConfig, device: Device) -> Precision:
+    """Return the interrupted training's precision, or else the faster one: two measurements may differ."""
+    earlier = Checkpoints(config.out).precision(device) if config.resume else None
+    found = earlier if earlier in get_args(Precision) else _faster_precision(device)
+    if process_count() > 1:
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        PartialState(cpu=device == "cpu")
+        found = broadcast_object_list([found])[0]
+    return cast(Precision, found)
 
 
 def _faster_precision(device: Device) -> Precision:

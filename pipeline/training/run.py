@@ -27,6 +27,7 @@ _EVALUATIONS = 10
 """Held-out losses of a training whose schedule or stopping needs them, without --eval-every."""
 
 _CHECKPOINTS = 20
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def train(
@@ -58,7 +59,12 @@ def planned_steps(config: FinetuneConfig, rows: int) -> int:
 
 
 def _with_intervals(config: FinetuneConfig, steps: int) -> FinetuneConfig:
-    """Set how often the held-out loss is measured and a checkpoint is saved, where it was not given."""
+    """Set how often the held-out loss is measured and a checkpoint is saved, where it was not given.
+
+    A single step has no warm-up.
+    """
+    if steps == 1:  # a warm-up begins at 0, and would leave the weights as they are
+        config = replace(config, warmup=0.0)
     if config.eval_every is None and (config.early_stopping or config.schedule == "plateau"):
         config = replace(config, eval_every=max(1, steps // _EVALUATIONS))
     if config.save_every is None and process_count() > 1:  # by the clock, processes would not agree
@@ -87,7 +93,10 @@ def _measured_before(
 def _measure(job: TrainingJob, model: Any, progress: StepProgress, title: str) -> list[RowLoss]:
     """Return the losses of the held-out rows, followed by those of the sample of trained rows."""
     rows = [*job.data.held, *job.data.sample]
-    with progress.step(title, len(rows)) as advance:
+    # transformers leaves its autocast on a trained model: before and after are to differ by training alone
+    lower = job.config.precision in _AUTOCAST
+    cast = torch.autocast(model.device.type, _AUTOCAST.get(job.config.precision), enabled=lower)
+    with cast, progress.step(title, len(rows)) as advance:
         return row_losses(model, rows, job.config.batch_size, advance)
 
 
