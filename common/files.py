@@ -122,10 +122,16 @@ def _flush(path: Path) -> None:
 def exclusive(path: Path, busy: str) -> Iterator[None]:
     """Hold a lock file, which is removed at the end; one left by a kill is taken over.
 
-    Raises InputError with the text `busy` where another process holds it, and OSError.
+    Raises InputError with the text `busy` where another process holds it, or where it cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): choose another place with --out"
+        ) from None
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from pipeline.training.config import FinetuneConfig as FinetuneConfig
     from pipeline.training.config import FinetuneReport as FinetuneReport
     from pipeline.training.finetune import finetune as finetune
+    from pipeline.tuning import TuneConfig as TuneConfig
+    from pipeline.tuning import TuneResult as TuneResult
+    from pipeline.tuning import tune as tune
 
 _MODULES = {
     "Certificate": "common.certificate",
@@ -46,6 +49,8 @@ _MODULES = {
     "InputError": "pipeline.errors",
     "PipelineError": "pipeline.errors",
     "RowLoss": "pipeline.evaluation.statistics",
+    "TuneConfig": "pipeline.tuning",
+    "TuneResult": "pipeline.tuning",
     "certify": "pipeline.certificate.runner.certify",
     "certify_file": "pipeline.certificate.runner.external",
     "compare_in_memory": "pipeline.evaluation.statistics",
@@ -54,6 +59,7 @@ _MODULES = {
     "finetune": "pipeline.training.finetune",
     "load_certificate": "common.certificate",
     "make_base": "pipeline.sources.bundled",
+    "tune": "pipeline.tuning",
 }
 __all__ = [
     "Certificate",
@@ -68,6 +74,8 @@ __all__ = [
     "InputError",
     "PipelineError",
     "RowLoss",
+    "TuneConfig",
+    "TuneResult",
     "certify",
     "certify_file",
     "compare_in_memory",
@@ -76,5 +84,6 @@ __all__ = [
     "finetune",
     "load_certificate",
     "make_base",
+    "tune",
 ]
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -20,6 +20,7 @@ from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
 from pipeline.cli.libraries import quiet_libraries
 from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
+from pipeline.evaluation.config import PAGE
 from pipeline.progress import NoProgress
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
 from pipeline.training.device import is_main_process
@@ -202,6 +203,9 @@ def main(
     early_stopping: Annotated[
         int | None, measuring(metavar="N", help="Stop after N measures without gain; keep the best weights.")
     ] = None,
+    answers: Annotated[
+        int, measuring(metavar="N", help="Held-out chats to answer before and after, side by side.")
+    ] = DEFAULTS.answers,
     precision: Annotated[
         str,
         running(metavar="NAME", help="float32, bfloat16, float16, or auto: what multiplies faster here."),
@@ -249,6 +253,8 @@ def config_of(values: Mapping[str, Any]) -> FinetuneConfig:
     out = values["out"]
     if out.name in ("", ".."):  # as "." is
         own["out"] = out.resolve()
+        if not own["out"].name:
+            raise InputError(f"--out {str(out)!r} names no folder to make: give its name")
     return FinetuneConfig(
         **{**own, "alpha": 2 * rank if alpha is None else alpha},
         targets=tuple(values["target"] or DEFAULTS.targets),
@@ -257,6 +263,9 @@ def config_of(values: Mapping[str, Any]) -> FinetuneConfig:
         trackers=tuple(values["track"] or ()),
     )
 
+
+_FEW_STEPS = 50
+"""After fewer, an adapter of the default rate has hardly learned."""
 
 GO_ON = "run the same command again to go on from the last checkpoint"
 
@@ -274,10 +283,13 @@ def print_summary(folder: Path, json_summary: bool) -> None:
     say(f"Loss on trained chats    {report['train_loss_before']:.3f} -> {report['train_loss']:.3f}")
     if report["held_out_loss"] is not None:
         say(f"Loss on held-out chats   {report['held_out_loss_before']:.3f} -> {report['held_out_loss']:.3f}")
-        paired = report["evaluation"]["paired"]
-        say(f"Wanted answer likelier   in {paired['better']} of {paired['rows']} held-out chats")
+        _print_held_out(report["evaluation"], folder)
     if report["best_step"] not in (None, report["steps"]):
         say(f"The weights are those of step {report['best_step']}, the best on held-out chats.")
+    if report["steps"] < _FEW_STEPS and not report["best_step"]:
+        say(
+            f"note: {pluralize(report['steps'], 'step is', 'steps are')} few: for little data, --epochs 10 --lr 1e-3"
+        )
     if cut := report["truncated_chats"]:
         say(f"{pluralize(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
     if dropped := report["dropped_chats"]:
@@ -285,3 +297,14 @@ def print_summary(folder: Path, json_summary: bool) -> None:
             f"{pluralize(dropped, 'chat was', 'chats were')} left out: no answer begins within --max-length "
             "tokens; raise it."
         )
+
+
+def _print_held_out(evaluation: Mapping[str, Any], folder: Path) -> None:
+    tuned, paired = evaluation["tuned"], evaluation["paired"]
+    if tuned["low"] is not None:
+        say(f"  95 % interval          {tuned['low']:.3f} to {tuned['high']:.3f}")
+    say(f"  perplexity             {evaluation['base']['perplexity']:.2f} -> {tuned['perplexity']:.2f}")
+    say(f"  wanted answer likelier in {paired['better']} of {pluralize(paired['rows'], 'chat')}")
+    for name, one in evaluation["categories"].items():
+        say(f"  {name}: {one['base']['loss']:.3f} -> {one['tuned']['loss']:.3f}")
+    say(f"  answers side by side   {folder / PAGE}")

@@ -20,7 +20,7 @@ from pipeline.cli.finetune import config_of
 from pipeline.cli.libraries import quiet_libraries
 from pipeline.evaluation.config import PAGE
 from pipeline.exporter.config import DEFAULT_QUANTS
-from pipeline.tune import TuneConfig, tune
+from pipeline.tuning import TuneConfig, tune
 
 exporting = partial(typer.Option, rich_help_panel="Export")
 

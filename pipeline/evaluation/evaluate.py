@@ -19,7 +19,6 @@ from pipeline.evaluation.config import (
     EvaluateConfig,
     Evaluation,
     Kind,
-    Measured,
     ModelResult,
     SideBySide,
 )
@@ -32,6 +31,7 @@ from pipeline.evaluation.gguf_files import (
     score_file,
 )
 from pipeline.evaluation.page import describe, write_report
+from pipeline.evaluation.results import model_result
 from pipeline.evaluation.rows import (
     HeldOut,
     Question,
@@ -40,7 +40,7 @@ from pipeline.evaluation.rows import (
     plain_texts,
     read_questions,
 )
-from pipeline.evaluation.statistics import RowLoss, compare, group_by_category, summarize
+from pipeline.evaluation.statistics import RowLoss
 from pipeline.progress import NoProgress, StepProgress
 
 if TYPE_CHECKING:
@@ -216,15 +216,4 @@ def _evaluation(
 def _result(scored: _Scored, base: Sequence[RowLoss] | None) -> ModelResult:
     if scored.failure:
         return ModelResult(scored.name, scored.kind, size=scored.size, failure=scored.failure)
-    losses = tuple(scored.losses)
-    other = None if scored.kind == "base" else base
-    others = group_by_category(other or ())
-    categories = {
-        name: _measured(group, others.get(name)) for name, group in group_by_category(losses).items()
-    }
-    whole = _measured(losses, other)
-    return ModelResult(scored.name, scored.kind, losses, whole.summary, whole.paired, categories, scored.size)
-
-
-def _measured(losses: Sequence[RowLoss], base: Sequence[RowLoss] | None) -> Measured:
-    return Measured(summarize(losses), compare(base, losses) if base is not None else None)
+    return model_result(scored.name, scored.kind, scored.losses, base, scored.size)

@@ -27,13 +27,18 @@ def greedy_answers(
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=max_tokens, eos_token_id=sorted(set(stops)) or None, pad_token_id=0
     )
+    own, was_training = model.generation_config, model.training
     model.generation_config = settings
+    model.eval()
     answers = []
     for done, prompt in enumerate(prompts, 1):
-        ids = torch.tensor([list(prompt)])
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        ids = torch.tensor([list(prompt)], device=model.device)
+        mask = torch.ones_like(ids)
+        whole = model.generate(ids, attention_mask=mask, generation_config=settings, use_cache=True)
         answers.append(whole[0, len(prompt) :].tolist())
         advance(done)
+    model.generation_config = own
+    model.train(was_training)
     return answers
 
 

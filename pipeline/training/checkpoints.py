@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,7 @@ class Checkpoints:
         busy = (
             f"another training is writing to {str(self._out)!r}: wait for it to end, or choose another --out"
         )
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(exclusive(self.folder.with_suffix(".lock"), busy))
-            except OSError as error:
-                raise self._unwritable(error) from None
+        with exclusive(self.folder.with_suffix(".lock"), busy):
             try:
                 yield
             except Exception:

@@ -36,7 +36,8 @@ class FinetuneConfig:
     `epochs`. `base_name` is the base's name in the adapter; None takes the base's name, never a path.
 
     Held out, for evaluation and not trained on, is a file `valid`, or else the fraction `held_out` of the
-    data. `max_length` is in tokens. `train_on` is "all" answers of a chat or its "last".
+    data. The first `answers` held-out chats are answered before and after, in evaluation.html. `max_length`
+    is in tokens. `train_on` is "all" answers of a chat or its "last".
 
     The update is scaled by alpha / rank (rsLoRA: alpha / sqrt(rank)). `qlora` "nf4" rounds the base to 4 bits
     first. `adapter` is one to go on from, with its rank, alpha and layers. `full` trains all weights.
@@ -86,6 +87,7 @@ class FinetuneConfig:
     valid: str | Path | None = None
     eval_every: int | None = None
     early_stopping: int | None = None
+    answers: int = 3
     seed: int = 42
     precision: Precision = "auto"
     device: Device = "auto"
@@ -145,6 +147,7 @@ def _ranges(config: FinetuneConfig) -> list[tuple[str, bool, object, str]]:
         ("--held-out", 0 <= one.held_out < 1, one.held_out, "use a fraction, 0 to below 1"),
         ("--eval-every", (one.eval_every or 1) >= 1, one.eval_every, "use 1 or more steps"),
         ("--early-stopping", (one.early_stopping or 1) >= 1, one.early_stopping, "use 1 or more evaluations"),
+        ("--answers", 0 <= one.answers <= 1000, one.answers, "use 0 for none, or a few"),
         ("--save-every", (one.save_every or 0) >= 0, one.save_every, "use steps, or 0 for no checkpoints"),
         ("--threads", one.threads is None or 1 <= one.threads <= 1024, one.threads, "use 1 to 1024"),
         ("--seed", 0 <= one.seed < 2**32, one.seed, "use 0 to 4294967295"),

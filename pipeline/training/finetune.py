@@ -21,6 +21,7 @@ from pipeline.data.chat_template import no_template, reject_lost_messages, set_t
 from pipeline.data.dataset import Chat, Example, Row, encode_row, split_rows
 from pipeline.data.reader import collect_errors, read_data
 from pipeline.errors import InputError
+from pipeline.evaluation.rows import make_questions
 from pipeline.merge.model_class import require_class
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.model_source import Source, base_source
@@ -85,10 +86,10 @@ def _train(job: TrainingJob, progress: StepProgress) -> Path:
         with main_process_first():
             state = checkpoints.open(_identity(job), resume=config.resume, main=is_main_process())
         try:
-            model, report = train(job, checkpoints, state, progress)
+            trained = train(job, checkpoints, state, progress)
             if is_main_process():
                 write = write_model if config.full else write_adapter
-                write(job, model, report, checkpoints.metrics())
+                write(job, trained, checkpoints.metrics())
                 checkpoints.remove()
         except UserError:
             raise
@@ -193,13 +194,14 @@ def _encode(
         held,
         truncated=sum(example.truncated for example in (*train, *held)),
         dropped=len(rows) + len(valid) - len(train) - len(held),
+        questions=make_questions(tokenizer, valid, None, config.answers) if tokenizer.chat_template else [],
     )
 
 
 def _identity(job: TrainingJob) -> dict[str, Any]:
     """Return what makes the result: a training goes on only where it is the same."""
     options = recipe_of(job.config)
-    for name in ("out", "data", "valid", "save-every", "resume", "force", "track", "base"):
+    for name in ("out", "data", "valid", "save-every", "resume", "force", "track", "base", "answers"):
         options.pop(name, None)
     rows = [(example.input_ids, example.labels) for example in (*job.data.train, *job.data.held)]
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in job.source.weight_files()]

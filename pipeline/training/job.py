@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.chat_templates import GivenTemplate
 from pipeline.data.dataset import Example
+from pipeline.evaluation.rows import Question
 from pipeline.sources.model_source import Source
 from pipeline.training.config import FinetuneConfig
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows as token ids. `truncated` were cut at --max-length, `dropped` had no answer before it."""
+    """The rows as token ids, and held-out questions to answer.
+
+    `truncated` rows were cut at --max-length, `dropped` ones had no answer before it.
+    """
 
     train: list[Example]
     held: list[Example]
     truncated: int
     dropped: int
+    questions: list[Question] = field(default_factory=list)
 
     @property
     def sample(self) -> list[Example]:

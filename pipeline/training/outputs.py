@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.files import atomic_directory, sha256
 from pipeline.report.loss_curve import loss_curve
@@ -19,9 +19,12 @@ from pipeline.sources.model_source import Source, tensors_of
 from pipeline.tokenizers.folder_templates import TEMPLATE
 from pipeline.training.base_model import TYPE_NAMES, qlora_record
 from pipeline.training.checkpoints import METRICS
-from pipeline.training.config import FinetuneConfig, FinetuneReport
+from pipeline.training.config import FinetuneConfig
 from pipeline.training.job import TrainingJob
 from pipeline.training.recipe import RECIPE, write_recipe
+
+if TYPE_CHECKING:
+    from pipeline.training.run import Trained
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate")
 RECORD = "training.json"
@@ -32,15 +35,13 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth
 _MAX_SHARD = "5GB"
 
 
-def write_adapter(
-    job: TrainingJob, model: Any, report: FinetuneReport, metrics: Sequence[Mapping[str, Any]]
-) -> None:
+def write_adapter(job: TrainingJob, trained: Trained, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Write the adapter's folder, which replaces `config.out` when it is whole."""
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    config = job.config
+    config, model = job.config, trained.model
     with atomic_directory(config.out) as folder:
         # Not model.save_pretrained: that stores float32, an empty model card and this machine's path.
         dtype = getattr(torch, config.stored_type)
@@ -64,16 +65,14 @@ def write_adapter(
             "rslora": lora.use_rslora,
             "dora": lora.use_dora,
         }
-        _write_record(job, folder, report, metrics, shape)
+        _write_record(job, folder, trained, metrics, shape)
 
 
-def write_model(
-    job: TrainingJob, model: Any, report: FinetuneReport, metrics: Sequence[Mapping[str, Any]]
-) -> None:
+def write_model(job: TrainingJob, trained: Trained, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Write the tuned model's folder: weights in the base's type, and the base's tokenizer and settings."""
     import torch
 
-    config, source = job.config, job.source
+    config, source, model = job.config, job.source, trained.model
     with atomic_directory(config.out) as folder:
         files = (path for path in source.folder.iterdir() if path.is_file() and not path.name.startswith("."))
         for path in files:
@@ -82,7 +81,7 @@ def write_model(
         model.to(getattr(torch, stored_type(config, source)))
         model.config.use_cache = True
         model.save_pretrained(folder, max_shard_size=_MAX_SHARD)
-        _write_record(job, folder, report, metrics, {})
+        _write_record(job, folder, trained, metrics, {})
 
 
 def stored_type(config: FinetuneConfig, source: Source) -> str:
@@ -109,16 +108,18 @@ def versions() -> dict[str, str]:
 def _write_record(
     job: TrainingJob,
     folder: Path,
-    report: FinetuneReport,
+    trained: Trained,
     metrics: Sequence[Mapping[str, Any]],
     shape: Mapping[str, Any],
 ) -> None:
+    from pipeline.training.before_after import write_page
+
     config = job.config
     if job.given is not None:  # an export takes the adapter's template
         (folder / TEMPLATE).write_text(job.given.source, encoding="utf-8")
     record = {
         "options": {**_options(job), **shape},
-        "report": asdict(report),
+        "report": asdict(trained.report),
         "versions": versions(),
     }
     curve = loss_curve(metrics)
@@ -130,6 +131,8 @@ def _write_record(
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in metrics), encoding="utf-8")
     write_recipe(config, folder / RECIPE)
+    names = [record["options"][name] for name in ("data", "base")]
+    write_page(job, folder, names, trained.before, trained.after)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

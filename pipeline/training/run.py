@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from pipeline.errors import InputError
-from pipeline.evaluation.statistics import RowLoss, compare_in_memory
-from pipeline.evaluation.token_losses import mean_loss, row_losses
 from pipeline.progress import Advance, StepProgress
 from pipeline.training.base_model import load_model
 from pipeline.training.batches import pack
+from pipeline.training.before_after import Measurement, comparison, measure
 from pipeline.training.callbacks import RunCallback
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import FinetuneConfig, FinetuneReport
@@ -27,13 +26,20 @@ _EVALUATIONS = 10
 """Held-out losses of a training whose schedule or stopping needs them, without --eval-every."""
 
 _CHECKPOINTS = 20
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def train(
-    job: TrainingJob, checkpoints: Checkpoints, state: RunState, progress: StepProgress
-) -> tuple[Any, FinetuneReport]:
-    """Train, and return the model, its weights rounded to their stored type, with the report."""
+@dataclass(frozen=True)
+class Trained:
+    """The tuned model in memory, the report, and the measurements before and after."""
+
+    model: Any
+    report: FinetuneReport
+    before: Measurement
+    after: Measurement
+
+
+def train(job: TrainingJob, checkpoints: Checkpoints, state: RunState, progress: StepProgress) -> Trained:
+    """Train, and return the model, its weights rounded to their stored type, with what was measured."""
     data = job.data
     rows = pack(data.train, job.config.max_length) if job.config.packing else data.train
     total = planned_steps(job.config, len(rows))
@@ -46,8 +52,8 @@ def train(
     before = _measured_before(job, model, checkpoints, progress)
     _run(config, trainer, checkpoints, state, progress.step("Training", total))
     _round(model, stored_type(config, job.source))
-    after = _measure(job, model, progress, "Loss after")
-    return model, _report(job, model, state, before, after)
+    after = measure(job, model, progress, "Measure after")
+    return Trained(model, _report(job, model, state, before, after), before, after)
 
 
 def planned_steps(config: FinetuneConfig, rows: int) -> int:
@@ -79,25 +85,15 @@ def _pad_id(tokenizer: Any) -> int:
 
 def _measured_before(
     job: TrainingJob, model: Any, checkpoints: Checkpoints, progress: StepProgress
-) -> list[RowLoss]:
-    """Return the losses before training, which a resumed run reads from the disk."""
+) -> Measurement:
+    """Return the measurement before training, which a resumed run reads from the disk."""
     known = checkpoints.before()
     if known is not None:
-        return [RowLoss(**row) for row in known]
-    losses = _measure(job, model, progress, "Loss before")
+        return Measurement.from_json(known)
+    found = measure(job, model, progress, "Measure before")
     if is_main_process():
-        checkpoints.store_before([asdict(row) for row in losses])
-    return losses
-
-
-def _measure(job: TrainingJob, model: Any, progress: StepProgress, title: str) -> list[RowLoss]:
-    """Return the losses of the held-out rows, followed by those of the sample of trained rows."""
-    rows = [*job.data.held, *job.data.sample]
-    # transformers leaves its autocast on a trained model: before and after are to differ by training alone
-    lower = job.config.precision in _AUTOCAST
-    cast = torch.autocast(model.device.type, _AUTOCAST.get(job.config.precision), enabled=lower)
-    with cast, progress.step(title, len(rows)) as advance:
-        return row_losses(model, rows, job.config.batch_size, advance)
+        checkpoints.store_before(found.as_json())
+    return found
 
 
 def _run(
@@ -131,22 +127,22 @@ def _round(model: Any, name: str) -> None:
 
 
 def _report(
-    job: TrainingJob, model: Any, state: RunState, before: list[RowLoss], after: list[RowLoss]
+    job: TrainingJob, model: Any, state: RunState, before: Measurement, after: Measurement
 ) -> FinetuneReport:
-    data, held = job.data, len(job.data.held)
+    data = job.data
     return FinetuneReport(
         steps=state.step,
         seconds=state.seconds,
         train_chats=len(data.train),
-        held_out_chats=held,
+        held_out_chats=len(data.held),
         truncated_chats=data.truncated,
         dropped_chats=data.dropped,
         trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         trained_tokens=state.trained_tokens,
-        train_loss_before=round(mean_loss(before[held:]), 4),
-        train_loss=round(mean_loss(after[held:]), 4),
-        held_out_loss_before=round(mean_loss(before[:held]), 4) if held else None,
-        held_out_loss=round(mean_loss(after[:held]), 4) if held else None,
+        train_loss_before=before.sample_loss,
+        train_loss=after.sample_loss,
+        held_out_loss_before=before.held_loss,
+        held_out_loss=after.held_loss,
         best_step=state.best_step,
-        evaluation=compare_in_memory(before[:held], after[:held]) if held else None,
+        evaluation=comparison(before, after),
     )

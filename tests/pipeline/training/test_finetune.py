@@ -58,6 +58,7 @@ def test_what_is_saved(config: FinetuneConfig, base: Path) -> None:
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "evaluation.html",
         "loss.svg",
         "metrics.jsonl",
         "recipe.yaml",
@@ -217,9 +218,20 @@ def test_chats_that_were_left_out_are_told(
 
     names = [field.name for field in fields(FinetuneReport)]
     report = {**dict.fromkeys(names, 0), "held_out_loss": None, "best_step": None, "dropped_chats": dropped}
+    report["steps"] = 50
     (tmp_path / RECORD).write_text(json.dumps({"report": report}))
     print_summary(tmp_path, json_summary=False)
     assert (message or "Loss on trained chats") in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_few_steps_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.cli.finetune import print_summary
+
+    names = [field.name for field in fields(FinetuneReport)]
+    report = {**dict.fromkeys(names, 0), "held_out_loss": None, "best_step": None, "steps": 49}
+    (tmp_path / RECORD).write_text(json.dumps({"report": report}))
+    print_summary(tmp_path, json_summary=False)
+    assert "note: 49 steps are few: with little data, --epochs 10" in capsys.readouterr().out
 
 
 def test_the_script_says_wrong_input_in_one_line(root: Path, python: str, tmp_path: Path) -> None:
@@ -247,3 +259,14 @@ def test_help_loads_nothing_heavy(root: Path, python: str, script: str) -> None:
     code = f"import sys, scripts.{script}; print({heavy} & set(sys.modules))"
     done = subprocess.run([python, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_answers_before_and_after_stand_side_by_side(config: FinetuneConfig) -> None:
+    folder = finetune(replace(config, held_out=0.3, answers=2, steps=4, learning_rate=5e-3))
+    page = (folder / "evaluation.html").read_text(encoding="utf-8")
+    assert page.count("Question ") >= 2
+    assert "Aye, " in page, "the wanted answer"
+    assert "4 held-out rows, base tiny-llama" in page
+    assert str(config.base) not in page
+    folder = finetune(replace(config, held_out=0.0, steps=1, out=config.out.with_name("none")))
+    assert not (folder / "evaluation.html").exists()

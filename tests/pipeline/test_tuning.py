@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pipeline.cli.tune import app
 from pipeline.errors import InputError
 from pipeline.training.config import FinetuneConfig
-from pipeline.tune import TuneConfig, tune
+from pipeline.tuning import TuneConfig, tune
 from tests.pipeline.convert.tiny_folders import FILES, base_tensors
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_step_that_failed_is_done_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.tune.export", interrupted)
+        patched.setattr("pipeline.tuning.export", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(wanted)
     state = json.loads((tmp_path / "faq-tuning" / "tune.json").read_text())
