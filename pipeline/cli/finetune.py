@@ -288,7 +288,8 @@ def print_summary(folder: Path, json_summary: bool) -> None:
         say(f"The weights are those of step {report['best_step']}, the best on held-out chats.")
     if report["steps"] < _FEW_STEPS and not report["best_step"]:
         say(
-            f"note: {pluralize(report['steps'], 'step is', 'steps are')} few: for little data, --epochs 10 --lr 1e-3"
+            f"note: {pluralize(report['steps'], 'step is', 'steps are')} few: "
+            "for little data, --epochs 10 --lr 1e-3"
         )
     if cut := report["truncated_chats"]:
         say(f"{pluralize(cut, 'chat was', 'chats were')} longer than --max-length and cut at the end.")
