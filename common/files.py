@@ -6,6 +6,7 @@ A final name appears only when its content is on disk.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -115,6 +116,32 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def exclusive(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file, which is removed at the end; one left by a kill is taken over.
+
+    Raises InputError with the text `busy` where another process holds it, or where it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): choose another place with --out"
+        ) from None
+    with file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(busy) from None
+        if not os.fstat(lock.fileno()).st_nlink:  # its owner ended between the two lines above
+            raise InputError(busy)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.files import load_json, store_json
+from common.files import exclusive, load_json, store_json
 from common.text import pluralize
 from pipeline.data.options import DataOptions
 from pipeline.data.reader import load_data
@@ -27,9 +27,10 @@ from pipeline.exporter.config import DEFAULT_QUANTS, ExportConfig
 from pipeline.exporter.run import ExportResult, export
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.model_source import base_source
+from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.device import process_count
-from pipeline.training.finetune import finetune
+from pipeline.training.finetune import RECORD, finetune
 from pipeline.training.recipe import identity_of
 
 T = TypeVar("T")
@@ -87,16 +88,18 @@ def tune(config: TuneConfig, progress: StepProgress | None = None) -> TuneResult
     exported = _export_config(config)  # raises for wrong options before anything is done
     if config.training.out.exists() and not config.training.out.is_dir():
         raise InputError(f"--out {str(config.training.out)!r} is a file: give a folder")
-    steps = _Steps(config)
-    try:
-        steps.run("split", lambda: _split(config))
-        steps.run("train", lambda: finetune(_training(config), progress))
-    except InputError:
-        steps.discard_begun()
-        raise
-    result = export(replace(exported, evaluation=_chats_to_check(config)), progress)
-    found = steps.run("evaluate", lambda: evaluate(_evaluation(config, result), progress))
-    return TuneResult(config.adapter, result, config.work / "evaluation", found)
+    busy = f"another tune is writing to {str(config.work)!r}: wait for it to end, or choose another --out"
+    with exclusive(config.work.with_name(f".{config.work.name}.lock"), busy):
+        steps = _Steps(config)
+        try:
+            steps.run("split", lambda: _split(config))
+            steps.run("train", lambda: _train(config, progress))
+        except InputError:
+            steps.discard_begun()
+            raise
+        result = export(replace(exported, evaluation=_chats_to_check(config)), progress)
+        found = steps.run("evaluate", lambda: evaluate(_evaluation(config, result), progress))
+        return TuneResult(config.adapter, result, config.work / "evaluation", found)
 
 
 class _Steps:
@@ -206,6 +209,14 @@ def _training(config: TuneConfig) -> FinetuneConfig:
         out=config.adapter,
         force=True,
     )
+
+
+def _train(config: TuneConfig, progress: StepProgress) -> None:
+    """Train, unless a kill came between the adapter's last file and the record of the step."""
+    if (config.adapter / RECORD).is_file():
+        Checkpoints(config.adapter).remove()
+    else:
+        finetune(_training(config), progress)
 
 
 def _are_texts(training: FinetuneConfig) -> bool:

@@ -56,8 +56,26 @@ def use_recipe(context: click.Context, path: Path | None) -> Path | None:
                 raise InputError(
                     f"--recipe {str(path)!r} has {name!r}, which is no option: use {', '.join(sorted(known))}"
                 )
-            context.default_map = {**(context.default_map or {}), str(known[name].name): value}
+            default = _recipe_value(context, known[name], value, f"--recipe {str(path)!r}: {name} {value!r}")
+            context.default_map = {**(context.default_map or {}), str(known[name].name): default}
     return path
+
+
+def _recipe_value(context: click.Context, option: click.Parameter, value: object, where: str) -> object:
+    """Return a recipe's value as the option takes it. Raises InputError, beginning with `where`."""
+    flag, repeated = bool(getattr(option, "is_flag", False)), bool(getattr(option, "multiple", False))
+    values = value if repeated and isinstance(value, list) else [value]
+    if not all(isinstance(one, bool) if flag else _is_scalar(one) for one in values):
+        raise InputError(f"{where} is not {'true or false' if flag else 'a text or a number'}: write one")
+    try:
+        option.process_value(context, values if repeated else value)
+    except typer.BadParameter as error:
+        raise InputError(f"{where}: {error.message[:1].lower()}{error.message[1:]}") from None
+    return values if repeated else value
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 @app.command(context_settings={"token_normalize_func": current_option})
@@ -229,6 +247,14 @@ def config_of(values: Mapping[str, Any]) -> FinetuneConfig:
     """Return the configuration of the options' values. Raises InputError."""
     own = {name: values[name] for name in (one.name for one in fields(FinetuneConfig)) if name in values}
     rank, alpha = values["rank"], values["alpha"]
+    for name in ("base", "data"):
+        if not str(values[name]).strip():
+            raise InputError(f"--{name} is empty: give a folder, a file or a Hub id")
+    out = values["out"]
+    if out.name in ("", ".."):  # as "." is
+        own["out"] = out.resolve()
+        if not own["out"].name:
+            raise InputError(f"--out {str(out)!r} names no folder to make: give its name")
     return FinetuneConfig(
         **{**own, "alpha": 2 * rank if alpha is None else alpha},
         targets=tuple(values["target"] or DEFAULTS.targets),

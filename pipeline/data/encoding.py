@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
+from jinja2 import TemplateSyntaxError
+
 from common.text import first_line
 from pipeline.data.chat_template import end_of_turn, shaped
 from pipeline.data.rows import Chat, PlainText, Row
@@ -185,6 +187,11 @@ def _ids(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) -> li
 def _template(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) -> Any:
     try:
         return tokenizer.apply_chat_template(shaped(tokenizer, chat.messages()[:count]), **options)
+    except TemplateSyntaxError as error:
+        raise InputError(
+            f"the model's chat template is broken (line {error.lineno}: {first_line(error)}): "
+            "give one with --template FILE|NAME"
+        ) from None
     except Exception as error:  # noqa: BLE001 - an untrusted template may raise anything
         raise InputError(
             f"{chat.where}: the model's chat template refuses it ({first_line(error)}): change the chat"

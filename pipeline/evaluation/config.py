@@ -57,6 +57,8 @@ class EvaluateConfig:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {getattr(self, name)} is too few: use 1 or more")
+        if self.threads > 1024:
+            raise InputError(f"--threads {self.threads} is too many: use 1 to 1024")
         if self.train_on is not None:
             require_train_on(self.train_on)
         if self.max_length < 2:

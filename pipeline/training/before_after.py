@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.evaluation.config import PAGE, Evaluation, SideBySide
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.results import model_result
@@ -52,7 +54,10 @@ def measure(job: TrainingJob, model: Any, progress: StepProgress, title: str) ->
     """Measure the losses of the model, and let it answer the held-out questions."""
     data = job.data
     rows = [*data.held, *data.sample]
-    with progress.step(title, len(rows) + len(data.questions)) as advance:
+    # transformers leaves its autocast on a trained model: before and after are to differ by training alone
+    lower = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(job.config.precision)
+    precision = torch.autocast(model.device.type, lower, enabled=lower is not None)
+    with precision, progress.step(title, len(rows) + len(data.questions)) as advance:
         losses = row_losses(model, rows, job.config.batch_size, advance)
         prompts = [question.ids for question in data.questions]
         stops = stop_tokens(job.tokenizer, model, data.train)

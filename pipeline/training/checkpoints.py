@@ -5,21 +5,20 @@ A kill may leave a half-written checkpoint. One is whole when its seal is there,
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from common.files import fsync_path, load_json, store_json
+from common.files import exclusive, fsync_path, load_json, store_json, write_atomically
 from pipeline.errors import InputError
 
 _SEAL = "complete.json"
 _OPTIONS = "options.json"
 _BEFORE = "before.json"
-_LOCK = "lock"
 METRICS = "metrics.jsonl"
 """The measured values of each step, in the work folder and in the adapter."""
 
@@ -44,50 +43,61 @@ class Checkpoints:
     """The work folder of a training, `.NAME.training` beside its output."""
 
     def __init__(self, out: Path) -> None:
+        self._out = out
         self.folder = out.with_name(f".{out.name}.training")
-        self._lock: IO[str] | None = None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings away. A failure leaves the work folder only if it has a checkpoint.
+
+        Raises InputError where another process trains into the same folder, or nothing can be written.
+        """
+        busy = (
+            f"another training is writing to {str(self._out)!r}: wait for it to end, or choose another --out"
+        )
+        with exclusive(self.folder.with_suffix(".lock"), busy):
+            try:
+                yield
+            except Exception:
+                if self.last_step is None:
+                    self.remove()
+                raise
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the last whole checkpoint; None without one."""
+        newest = self._newest()
+        return None if newest is None else int(newest.name.rpartition("-")[2])
+
+    def precision(self, device: str) -> str | None:
+        """Return the precision of an interrupted training on that device, which measuring may not repeat."""
+        known = load_json(self.folder / _OPTIONS)
+        same = isinstance(known, dict) and known.get("device") == device and self.last_step is not None
+        return known["precision"] if same else None
 
     def open(self, options: Mapping[str, Any], *, resume: bool, main: bool = True) -> RunState:
         """Return the state to go on from; a new one where there is none.
 
-        The `main` process removes what is half written, and locks the folder until `release`. Raises
-        InputError where the checkpoints are of another training, or another process trains there.
+        The `main` process removes what is half written. Raises InputError where the checkpoints are of
+        another training.
         """
         newest = self._newest()
         if not main:
             return RunState(**load_json(newest / _SEAL)) if resume and newest else RunState()
-        try:
-            self._take_lock()
-            known = load_json(self.folder / _OPTIONS)
-            if not resume or known is None or newest is None:
-                self._clear()
+        known = load_json(self.folder / _OPTIONS)
+        if not resume or known is None or newest is None:
+            self.remove()
+            try:
                 store_json(self.folder / _OPTIONS, dict(options))
-                return RunState()
-        except OSError as error:
-            raise InputError(
-                f"{self.folder} cannot be written ({error.strerror}): choose another place with --out"
-            ) from None
+            except OSError as error:
+                self.remove()
+                raise self._unwritable(error) from None
+            return RunState()
         self._require_same(known, json.loads(json.dumps(options)), newest)
         state = RunState(**load_json(newest / _SEAL))
         self._keep(state)
         self._cut_metrics(state.step)
         return state
-
-    def release(self) -> None:
-        """Let other processes train there."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    def discard_begun(self) -> None:
-        """Remove the folder that this process has begun, unless a training can go on from it."""
-        if self._lock is not None and not self._newest():
-            self.remove()
-
-    def precision(self) -> str | None:
-        """Return the precision of the training to go on from; None where there is none."""
-        known = load_json(self.folder / _OPTIONS)
-        return known.get("precision") if isinstance(known, dict) and self._newest() else None
 
     def path(self, step: int) -> Path:
         """Return the folder of the checkpoint of a step, as transformers names it."""
@@ -120,29 +130,9 @@ class Checkpoints:
         return [value for line in lines if (value := _parsed(line)) is not None]
 
     def remove(self) -> None:
-        """Remove the work folder."""
+        """Remove the work folder; what a kill leaves of it is not gone on from."""
+        (self.folder / _OPTIONS).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _take_lock(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = (self.folder / _LOCK).open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise InputError(
-                f"another training is writing to {self.folder}: wait for it to end, or choose another --out"
-            ) from None
-        except OSError:  # a network file system without locks
-            pass
-        self._lock = lock
-
-    def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != _LOCK:
-                path.unlink()
 
     def _newest(self) -> Path | None:
         whole = [seal.parent for seal in self.folder.glob(f"checkpoint-*/{_SEAL}") if load_json(seal)]
@@ -152,12 +142,18 @@ class Checkpoints:
         wanted = {self.path(step) for step in (state.step, state.best_step) if step is not None}
         for path in self.folder.glob("checkpoint-*"):
             if path not in wanted:
+                (path / _SEAL).unlink(missing_ok=True)  # first, as a kill may leave the rest
                 shutil.rmtree(path, ignore_errors=True)
 
     def _cut_metrics(self, step: int) -> None:
         """Drop what was measured after the checkpoint, as it will be measured again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
-        (self.folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.folder} cannot be written ({error.strerror}): choose another place with --out"
+        )
 
     def _require_same(self, known: Mapping[str, Any], options: Mapping[str, Any], newest: Path) -> None:
         changed = [key for key in sorted({*known, *options}) if known.get(key) != options.get(key)]

@@ -157,7 +157,7 @@ def _ranges(config: FinetuneConfig) -> list[tuple[str, bool, object, str]]:
         ("--early-stopping", (one.early_stopping or 1) >= 1, one.early_stopping, "use 1 or more evaluations"),
         ("--answers", 0 <= one.answers <= 1000, one.answers, "use 0 for none, or a few"),
         ("--save-every", (one.save_every or 0) >= 0, one.save_every, "use steps, or 0 for no checkpoints"),
-        ("--threads", (one.threads or 1) >= 1, one.threads, "use 1 or more"),
+        ("--threads", one.threads is None or 1 <= one.threads <= 1024, one.threads, "use 1 to 1024"),
         ("--seed", 0 <= one.seed < 2**32, one.seed, "use 0 to 4294967295"),
         (
             "--target",

@@ -11,19 +11,19 @@ from typing import Any, cast, get_args
 
 from common.system import physical_cores
 from pipeline.errors import InputError
+from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import Device, FinetuneConfig, Optimizer, Precision
 
 
-def settled(config: FinetuneConfig, earlier: str | None = None) -> FinetuneConfig:
+def settled(config: FinetuneConfig) -> FinetuneConfig:
     """Return the options with the "auto" device and precision replaced by this machine's, to be recorded.
 
-    "auto" takes the precision of an `earlier` run to go on from. Raises InputError for a device that is not
-    here, and for a precision or an optimizer that it has not.
+    A training that goes on keeps its precision, and all processes take the first one's.
+
+    Raises InputError for a device that is not here, and for a precision or an optimizer that it has not.
     """
     device = _device(config.device)
-    precision: str = config.precision
-    if precision == "auto":  # measured, and so not the same each time
-        precision = earlier or _agreed(device)
+    precision = config.precision if config.precision != "auto" else _auto_precision(config, device)
     if precision == "float16" and device == "cpu":
         raise InputError("--precision float16 is for GPUs: use bfloat16 or float32 on a CPU")
     usable = {"cuda": get_args(Optimizer), "cpu": ("adamw", "adamw-8bit")}.get(device, ("adamw",))
@@ -31,7 +31,7 @@ def settled(config: FinetuneConfig, earlier: str | None = None) -> FinetuneConfi
         raise InputError(
             f"--optimizer {config.optimizer} does not run on {device}: use {' or '.join(usable)}"
         )
-    return replace(config, device=device, precision=cast(Precision, precision))
+    return replace(config, device=device, precision=precision)
 
 
 def use_threads(threads: int | None) -> None:
@@ -62,16 +62,17 @@ def _device(wanted: Device) -> Device:
     return wanted
 
 
-def _agreed(device: Device) -> Precision:
-    """Return the faster precision, for all processes that of the first."""
-    found = [_faster_precision(device)]
+def _auto_precision(config: FinetuneConfig, device: Device) -> Precision:
+    """Return the interrupted training's precision, or else the faster one: two measurements may differ."""
+    earlier = Checkpoints(config.out).precision(device) if config.resume else None
+    found = earlier if earlier in get_args(Precision) else _faster_precision(device)
     if process_count() > 1:
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
 
         PartialState(cpu=device == "cpu")
-        broadcast_object_list(found)
-    return found[0]
+        found = broadcast_object_list([found])[0]
+    return cast(Precision, found)
 
 
 def _faster_precision(device: Device) -> Precision:

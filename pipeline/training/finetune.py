@@ -5,10 +5,12 @@ The loss covers only the trained tokens of a row, as rendered by the chat templa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,7 +30,7 @@ from pipeline.sources.reading import reading, reason
 from pipeline.tokenizers.diagnose import tokenizer_fault
 from pipeline.tokenizers.folder_templates import read_templates
 from pipeline.tokenizers.stop_tokens import stop_token, training_template
-from pipeline.training.checkpoints import Checkpoints, RunState
+from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.data_notes import data_notes
 from pipeline.training.device import is_main_process, main_process_first, process_count, settled, use_threads
@@ -90,32 +92,31 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
         stop_token(tokenizer, tokenizer.chat_template)  # raises InputError where no answer would end
     check_targets(config, source)
     use_threads(config.threads)
-    earlier = Checkpoints(config.out).precision() if config.resume else None
-    return _train(TrainingJob(settled(config, earlier), source, tokenizer, data, given), progress)
+    return _train(TrainingJob(settled(config), source, tokenizer, data, given), progress)
 
 
 def _train(job: TrainingJob, progress: StepProgress) -> Path:
     from pipeline.training.run import train
 
     config = job.config
-    checkpoints, state = Checkpoints(config.out), RunState()
-    try:
+    checkpoints = Checkpoints(config.out)
+    with checkpoints.locked() if is_main_process() else nullcontext():
+        if is_main_process():
+            check_out(config)  # another training may have ended since
         with main_process_first():
             state = checkpoints.open(_identity(job), resume=config.resume, main=is_main_process())
-        trained = train(job, checkpoints, state, progress)
-        if is_main_process():
-            write = write_model if config.full else write_adapter
-            write(job, trained, checkpoints.metrics())
-            checkpoints.remove()
-    except UserError:
-        checkpoints.discard_begun()
-        raise
-    except Exception as error:
-        if _is_full(checkpoints.folder):
-            raise InputError(_full(checkpoints, state)) from error
-        raise
-    finally:
-        checkpoints.release()
+        try:
+            trained = train(job, checkpoints, state, progress)
+            if is_main_process():
+                write = write_model if config.full else write_adapter
+                write(job, trained, checkpoints.metrics())
+                checkpoints.remove()
+        except UserError:
+            raise
+        except Exception as error:
+            if _is_full(error, checkpoints.folder):
+                raise InputError(_full(checkpoints)) from error
+            raise
     return config.out
 
 
@@ -141,6 +142,8 @@ def load_tokenizer(source: Source, given: GivenTemplate | None = None, *, needs_
 def check_out(config: FinetuneConfig) -> None:
     """Raise InputError where --out exists and may not be replaced."""
     out = config.out
+    if out.name in ("", ".."):
+        raise InputError(f"--out {str(out)!r} names no folder to make: give its name")
     if not out.exists():
         return
     if not config.force:
@@ -252,10 +255,23 @@ def _identity(job: TrainingJob) -> dict[str, Any]:
     }
 
 
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder if folder.exists() else folder.parent).free < 16 << 20
+_FULL = ("no space left", "os error 28", "quota exceeded", "file write failed")
+"""How the libraries that write tensors say that a disk is full, in errors of their own."""
 
 
-def _full(checkpoints: Checkpoints, state: RunState) -> str:
-    last = f" to go on from step {state.step}" if state.step else ""
+def _is_full(error: BaseException | None, folder: Path) -> bool:
+    """Return whether the error, or one that led to it, is of a full disk; what did not fit may be gone."""
+    if shutil.disk_usage(folder if folder.exists() else folder.parent).free < 16 << 20:
+        return True
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error).lower() for text in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _full(checkpoints: Checkpoints) -> str:
+    step = checkpoints.last_step
+    last = f" to go on from step {step}" if step else ""
     return f"the disk of {checkpoints.folder.parent} is full: make room, and run the same command again{last}"

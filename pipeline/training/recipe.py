@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,18 @@ def read_recipe(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(read_input(path).decode("utf-8"))
+        text = read_input(path).decode("utf-8")
+        values, node = yaml.safe_load(text), yaml.compose(text)
     except OSError as error:
         raise InputError(f"--recipe {str(path)!r} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--recipe {str(path)!r} is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"--recipe {str(path)!r} is no list of `option: value` lines")
+    names = Counter(key.value.replace("_", "-") for key, _ in node.value)
+    for name, times in names.items():
+        if times > 1:
+            raise InputError(f"--recipe {str(path)!r} has {name!r} {times} times: keep one")
     return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
 
 

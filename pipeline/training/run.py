@@ -66,7 +66,12 @@ def planned_steps(config: FinetuneConfig, rows: int) -> int:
 
 
 def _with_intervals(config: FinetuneConfig, steps: int) -> FinetuneConfig:
-    """Set how often the held-out loss is measured and a checkpoint is saved, where it was not given."""
+    """Set how often the held-out loss is measured and a checkpoint is saved, where it was not given.
+
+    A single step has no warm-up.
+    """
+    if steps == 1:  # a warm-up begins at 0, and would leave the weights as they are
+        config = replace(config, warmup=0.0)
     if config.eval_every is None and (config.early_stopping or config.schedule == "plateau"):
         config = replace(config, eval_every=max(1, steps // _EVALUATIONS))
     if config.save_every is None and process_count() > 1:  # by the clock, processes would not agree

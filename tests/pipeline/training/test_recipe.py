@@ -106,6 +106,16 @@ def test_options_that_are_given_win(tmp_path: Path, seen: list[FinetuneConfig]) 
         ("a: [", "is no YAML"),
         ("rank: many\nbase: b\ndata: d", "unable to parse string as an integer"),
         ("rank: 0\nbase: b\ndata: d", "--rank 0 is out of range"),
+        ("rank: [8, 16]", "r.yaml': rank [8, 16] is not a text or a number: write one"),
+        ("rank: true", "rank True is not a text or a number"),
+        ("rank: 8.5", "r.yaml': rank 8.5: input should be a valid integer"),
+        ("data: [a, b]", "data ['a', 'b'] is not a text or a number"),
+        ("base: {a: 1}", "base {'a': 1} is not a text or a number"),
+        ("base: 2020-01-01", "is not a text or a number"),
+        ("target: [[q_proj], 1]", "is not a text or a number"),
+        ("packing: maybe", "packing 'maybe' is not true or false: write one"),
+        ("rank: 4\nrank: 8", "has 'rank' 2 times: keep one"),
+        ("base: ' '\ndata: d", "--base is empty: give a folder, a file or a Hub id"),
     ],
 )
 def test_a_wrong_recipe_is_named(tmp_path: Path, seen: list[FinetuneConfig], text: str, message: str) -> None:
@@ -114,6 +124,22 @@ def test_a_wrong_recipe_is_named(tmp_path: Path, seen: list[FinetuneConfig], tex
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert not seen
+
+
+def test_a_single_value_is_a_list_of_one(tmp_path: Path, seen: list[FinetuneConfig]) -> None:
+    (tmp_path / "r.yaml").write_text("base: b\ndata: d\nrank: &n 4\nalpha: *n\ntarget: q_proj\n")
+    result = invoke("--recipe", str(tmp_path / "r.yaml"), "--out", "o")
+    assert result.exit_code == 0, result.output
+    assert (seen[0].rank, seen[0].alpha, seen[0].targets) == (4, 4, ("q_proj",))
+
+
+def test_a_folder_without_a_name_gets_its_own(
+    tmp_path: Path, seen: list[FinetuneConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in (".", "x/.."):
+        assert invoke("--base", "b", "--data", "d", "--out", out).exit_code == 0
+    assert [config.out for config in seen] == [tmp_path, tmp_path]
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
