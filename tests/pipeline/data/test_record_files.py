@@ -64,7 +64,7 @@ def _zip(*names: str) -> bytes:
         ),
         ("x.arrow", b"\xff\xff\xff\xff\x10\0\0\0", "is Arrow"),
         ("x.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "is a damaged gzip file .*: fetch it again"),
-        ("x.jsonl.gz", gzip.compress(b"{}"), r"x.jsonl.gz, line 1: there is no list \"messages\""),
+        ("x.jsonl.gz", gzip.compress(b"{}", mtime=0), r"x.jsonl.gz, line 1: there is no list \"messages\""),
         ("my x.bz2", bz2.compress(b"{}"), "is bzip2, .*`bzcat 'my x.bz2' > 'my x.jsonl'` does"),
         ("x.xz", lzma.compress(b"{}"), "is xz, .*`xzcat x.xz > x.jsonl`"),
         ("x.zst", b"\x28\xb5\x2f\xfd\0", "is zstd, .*`zstdcat"),
