@@ -140,7 +140,7 @@ def _ranges(config: FinetuneConfig) -> list[tuple[str, bool, object, str]]:
         ("--cycles", 1 <= one.cycles <= 1000, one.cycles, "use 1 or more"),
         ("--warmup", 0 <= one.warmup < 1, one.warmup, "use a fraction of the steps, 0 to below 1"),
         ("--epochs", 0 < one.epochs <= 1000, one.epochs, "use more than 0 and at most 1000"),
-        ("--steps", one.steps is None or one.steps >= 1, one.steps, "use 1 or more"),
+        ("--steps", one.steps is None or 1 <= one.steps <= 10**8, one.steps, "use 1 or more"),
         ("--batch-size", one.batch_size >= 1, one.batch_size, "use 1 or more"),
         ("--accumulate", one.accumulate >= 1, one.accumulate, "use 1 or more"),
         ("--max-length", one.max_length >= 16, one.max_length, "use 16 or more tokens"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipeline.data.reader import collect_errors, read_data
 from pipeline.errors import InputError
 from pipeline.evaluation.rows import make_questions
 from pipeline.merge.model_class import require_class
-from pipeline.progress import NoProgress, StepProgress
+from pipeline.progress import Advance, NoProgress, StepProgress
 from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.reading import reading, reason
 from pipeline.tokenizers.diagnose import tokenizer_fault
@@ -54,6 +55,9 @@ _MADE = (
     *("*.safetensors", "*.index.json", ".DS_Store", ".cache"),
 )
 """What is found in a folder of an adapter: of this program, of PEFT, of TRL, of a download."""
+
+_MANY_ROWS = 2000
+"""Fewer are tokenized in about two seconds, which no progress needs to be shown of."""
 
 __all__ = ["RECORD", "FinetuneConfig", "FinetuneReport", "finetune", "load_tokenizer"]
 
@@ -87,7 +91,9 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     tokenizer = load_tokenizer(source, given, needs_template=not texts_only)
     if given is not None:
         given = replace(given, source=tokenizer.chat_template)  # with its BOS
-    data = _encode(config, source, tokenizer, rows, valid)
+    shown: StepProgress = progress if len(rows) + len(valid) >= _MANY_ROWS else NoProgress()
+    with shown.step("Tokenize", len(rows) + len(valid)) as advance:
+        data = _encode(config, source, tokenizer, rows, valid, advance=advance)
     if not texts_only:
         stop_token(tokenizer, tokenizer.chat_template)  # raises InputError where no answer would end
     check_targets(config, source)
@@ -216,13 +222,22 @@ def _template(config: FinetuneConfig) -> GivenTemplate | None:
 
 
 def _encode(
-    config: FinetuneConfig, source: Source, tokenizer: Any, rows: Sequence[Row], valid: Sequence[Row]
+    config: FinetuneConfig,
+    source: Source,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    valid: Sequence[Row],
+    *,
+    advance: Advance,
 ) -> TrainingData:
     if tokenizer.chat_template:
         chats = [row for row in (*rows, *valid) if isinstance(row, Chat)]
         reject_lost_messages(tokenizer, sorted(chats, key=lambda chat: (chat.file, chat.line)))
 
+    done = count(1)
+
     def encode(row: Row) -> Example:
+        advance(next(done))
         return encode_row(tokenizer, row, config.max_length, train_on=config.train_on)
 
     train, held = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from common.errors import MissingPackage
 from pipeline.data.dataset import encode_chat, read_chats, split_chats
 from pipeline.errors import InputError
 from pipeline.evaluation.token_losses import mean_loss, row_losses
+from pipeline.progress import Advance
 from pipeline.sources.model_source import base_source
 from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, finetune, load_tokenizer
 
@@ -275,3 +278,18 @@ def test_answers_before_and_after_stand_side_by_side(config: FinetuneConfig) -> 
     assert str(config.base) not in page
     folder = finetune(replace(config, held_out=0.0, steps=1, out=config.out.with_name("none")))
     assert not (folder / "evaluation.html").exists()
+
+
+def test_many_rows_are_tokenized_with_progress(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, int]] = []
+
+    class Shown:
+        @contextmanager
+        def step(self, title: str, total: int | None) -> Iterator[Advance]:
+            yield lambda done, note="": shown.append((title, done))
+
+    monkeypatch.setattr("pipeline.training.finetune._MANY_ROWS", 13)
+    finetune(replace(config, steps=1), Shown())
+    assert [done for title, done in shown if title == "Tokenize"] == list(range(1, 14))
