@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from common.paths import cache_folder
+
 if TYPE_CHECKING:
     from pipeline.exporter.config import ExportConfig
     from pipeline.exporter.run import ExportResult
+
+_CACHE = cache_folder()
+"""The user's, also for the fixtures of tests that have a cache of their own: workers share it."""
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not use the network
@@ -88,10 +93,9 @@ def python() -> str:
 @pytest.fixture(scope="session")
 def real_base() -> Path:
     """Return the embedded SmolLM2 as a checkpoint; cached per machine, as it never changes."""
-    from common.paths import cache_folder
     from pipeline.sources.bundled import make_base
 
-    return make_base(cache_folder() / "tests" / "smollm2-base")
+    return make_base(_CACHE / "tests" / "smollm2-base")
 
 
 @pytest.fixture(scope="session")

@@ -120,39 +120,25 @@ def test_a_checkpoint_that_is_half_written_is_not_used(tmp_path: Path) -> None:
         checkpoints.add_metrics({"step": step, "loss": 1.0})
     checkpoints.seal(RunState(step=2, seconds=1.5))
     checkpoints.path(4).mkdir()
-    checkpoints.release()
     again = Checkpoints(tmp_path / "adapter")
     assert again.open({"lr": 1}, resume=True) == RunState(step=2, seconds=1.5)
     assert not checkpoints.path(4).exists()
     assert [line["step"] for line in again.metrics()] == [2]
 
 
-def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    first, second = Checkpoints(tmp_path / "adapter"), Checkpoints(tmp_path / "adapter")
-    first.open({"lr": 1}, resume=True)
-    with pytest.raises(InputError, match=r"another training is writing to \S+/\.adapter\.training: wait"):
-        second.open({"lr": 1}, resume=False)
-    second.discard_begun()
-    assert (first.folder / "options.json").is_file(), "the other's folder is left as it is"
-    first.release()
-    assert second.open({"lr": 1}, resume=True) == RunState()
-    second.discard_begun()
-    assert not second.folder.exists()
-
-
 def test_the_precision_of_the_earlier_run_is_kept(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = Checkpoints(config.out)
-    checkpoints.open({"precision": "bfloat16"}, resume=True)
-    assert checkpoints.precision() is None, "there is nothing to go on from"
-    checkpoints.path(1).mkdir()
-    checkpoints.seal(RunState(step=1))
     monkeypatch.setattr(device, "_faster_precision", lambda _device: "float32")
     auto = replace(config, precision="auto")
-    assert device.settled(auto, checkpoints.precision()).precision == "bfloat16"
-    assert device.settled(auto).precision == "float32"
-    assert device.settled(config, "bfloat16").precision == "float32", "what was given wins"
+    checkpoints = Checkpoints(config.out)
+    checkpoints.open({"precision": "bfloat16", "device": "cpu"}, resume=True)
+    assert device.settled(auto).precision == "float32", "there is nothing to go on from"
+    checkpoints.path(1).mkdir()
+    checkpoints.seal(RunState(step=1))
+    assert device.settled(auto).precision == "bfloat16"
+    assert device.settled(replace(auto, resume=False)).precision == "float32"
+    assert device.settled(config).precision == "float32", "what was given wins"
 
 
 def test_a_kill_after_the_last_step_adds_none(
