@@ -13,7 +13,8 @@ from pathlib import Path
 from bench.measure import measure
 
 WAYS = {
-    "ours": "this project",
+    "ours": "this project, float32",
+    "ours-default": "this project's default precision",
     "trl": "TRL's defaults",
     "trl-tuned": "TRL, float32, no checkpointing, grouped by length",
     "plain": "a plain loop, all logits",
