@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,6 +27,18 @@ from pipeline.exporter.run import ExportResult
 from pipeline.progress import ProgressBars
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
+
+
+def quiet_libraries() -> None:
+    """Turn off bars and hints of transformers, the Hub, bitsandbytes and others; errors are still shown."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it whether needed or not
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "torch" not in sys.modules:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # of loading weights
 
 
 def show_certificate(certificate: Certificate, console: Console | None = None) -> None:

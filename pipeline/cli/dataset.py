@@ -14,10 +14,9 @@ from common.chat_templates import read_template
 from common.files import write_atomically
 from common.terminal import say, terminal_console
 from common.text import pluralize
-from pipeline.cli.console import given_path, report_errors
-from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
+from pipeline.cli.console import given_path, quiet_libraries, report_errors
 from pipeline.cli.dataset_tables import print_row, print_summary, print_tokens
-from pipeline.cli.libraries import quiet_libraries
+from pipeline.cli.options import Columns, Field, Revision, Split, TextTemplate
 from pipeline.data.encoding import TrainOn, encode_row, require_train_on
 from pipeline.data.inspection import count_tokens, overlaps, summarize
 from pipeline.data.options import DataOptions
@@ -73,7 +72,7 @@ def inspect(
     max_length: Annotated[int, model(metavar="N", help="Where training would cut, in tokens.")] = 1024,
     train_on: TrainOnOption = "all",
     columns: Columns = None,
-    text: Text = None,
+    text: TextTemplate = None,
     split: Split = None,
     revision: Revision = None,
     field: Field = None,
@@ -126,7 +125,7 @@ def convert(
     *,
     out: Annotated[str, typer.Option(metavar="OUT.jsonl", help="The file to write.")],
     columns: Columns = None,
-    text: Text = None,
+    text: TextTemplate = None,
     split: Split = None,
     revision: Revision = None,
     field: Field = None,
@@ -162,7 +161,7 @@ def render(
     template: Template = None,
     train_on: TrainOnOption = "all",
     columns: Columns = None,
-    text: Text = None,
+    text: TextTemplate = None,
     split: Split = None,
     revision: Revision = None,
     as_json: Json = False,
@@ -206,7 +205,7 @@ def split_command(
         int, typer.Option(metavar="N", help="The same seed gives the same files.")
     ] = SplitOptions.seed,
     columns: Columns = None,
-    text: Text = None,
+    text: TextTemplate = None,
     hub_split: Split = None,
     revision: Revision = None,
     field: Annotated[

@@ -19,8 +19,8 @@ from rich.text import Text
 from common.system import physical_cores
 from common.terminal import say, terminal_console
 from common.text import pluralize
-from pipeline.cli.console import given_path, report_errors, terminal_progress
-from pipeline.cli.libraries import quiet_libraries
+from pipeline.cli.console import given_path, quiet_libraries, report_errors, terminal_progress
+from pipeline.cli.options import Columns, Field, Revision, Split, TextTemplate, Threads
 from pipeline.data.options import DataOptions
 from pipeline.evaluation.config import EvaluateConfig, Evaluation, ModelResult
 from pipeline.evaluation.evaluate import evaluate
@@ -74,19 +74,11 @@ def main(
     ] = str(EvaluateConfig.questions),
     force: Annotated[bool, typer.Option("--force", help="Replace the evaluation in --out.")] = False,
     json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
-    field: Annotated[
-        str | None, reading(metavar="NAME", help="The key of a row's category, to see each apart.")
-    ] = None,
-    columns: Annotated[
-        str | None, reading(metavar="SIDE=NAME,...", help="The columns of a table, as for finetune.")
-    ] = None,
-    text: Annotated[
-        str | None, reading(metavar="TEMPLATE", help="Make plain texts of the rows, as for finetune.")
-    ] = None,
-    split: Annotated[str | None, reading(metavar="NAME", help="The split of a data set on the Hub.")] = None,
-    revision: Annotated[
-        str | None, reading(metavar="COMMIT", help="The data set's commit on the Hub.")
-    ] = None,
+    columns: Columns = None,
+    text: TextTemplate = None,
+    split: Split = None,
+    revision: Revision = None,
+    field: Field = None,
     train_on: Annotated[
         str | None,
         reading(
@@ -114,9 +106,7 @@ def main(
             help="A Jinja file, or a name of llama.cpp's such as chatml, in place of the model's template.",
         ),
     ] = None,
-    threads: Annotated[
-        int | None, running(metavar="N", help="Threads to compute with.", show_default="the physical cores")
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Compare a base, its tuned model and GGUF files of it on held-out data.
 
@@ -200,9 +190,7 @@ def tasks(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace tasks.json in --out.")] = False,
     json_summary: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
-    threads: Annotated[
-        int | None, running(metavar="N", help="Threads to compute with.", show_default="the physical cores")
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Run standard tasks of lm_eval on a GGUF, through a server of it that is started for them.
 

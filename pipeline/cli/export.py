@@ -21,6 +21,7 @@ from pipeline.cli.console import (
     show_export,
     terminal_progress,
 )
+from pipeline.cli.options import Threads
 from pipeline.exporter.certify_step import save_certificate
 from pipeline.exporter.config import DEFAULT_QUANTS, ExportConfig
 from pipeline.exporter.run import export
@@ -32,10 +33,6 @@ types = partial(typer.Option, rich_help_panel="Types")
 checks = partial(typer.Option, rich_help_panel="Checks")
 running = partial(typer.Option, rich_help_panel="Running")
 
-Threads = Annotated[
-    int | None,
-    running(metavar="N", help="Threads.", show_default="the physical cores that are really yours"),
-]
 ChatTemplateOption = Annotated[
     str | None,
     typer.Option(

@@ -15,9 +15,8 @@ import typer
 from common.chat_templates import OPTION, current_option
 from common.terminal import say
 from common.text import pluralize
-from pipeline.cli.console import report_errors, terminal_progress
-from pipeline.cli.data_options import Columns, Field, Revision, Split, Text
-from pipeline.cli.libraries import quiet_libraries
+from pipeline.cli.console import quiet_libraries, report_errors, terminal_progress
+from pipeline.cli.options import Columns, Field, Revision, Split, TextTemplate
 from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
 from pipeline.evaluation.config import PAGE
@@ -134,7 +133,7 @@ def main(
         ),
     ] = None,
     columns: Columns = None,
-    text: Text = None,
+    text: TextTemplate = None,
     split: Split = None,
     revision: Revision = None,
     field: Field = None,

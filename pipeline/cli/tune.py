@@ -14,10 +14,9 @@ import typer
 from common.system import physical_cores
 from common.terminal import say
 from pipeline.cli import finetune as finetune_command
-from pipeline.cli.console import report_errors, show_export, terminal_progress
+from pipeline.cli.console import quiet_libraries, report_errors, show_export, terminal_progress
 from pipeline.cli.evaluate import show_evaluation
 from pipeline.cli.finetune import config_of
-from pipeline.cli.libraries import quiet_libraries
 from pipeline.evaluation.config import PAGE
 from pipeline.exporter.config import DEFAULT_QUANTS
 from pipeline.tuning import TuneConfig, tune
