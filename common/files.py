@@ -78,6 +78,27 @@ def store_json(path: Path, value: object) -> None:
     write_atomically(path, json.dumps(value))
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The error numbers of a full disk, and of a full quota."""
+
+_DISK_FULL_TEXTS = ("no space left", "os error 28", "quota exceeded", "file write failed")
+"""How the libraries that write tensors say so, in errors of their own."""
+
+_NEARLY_FULL = 16 << 20
+
+
+def is_disk_full(error: BaseException | None, folder: Path) -> bool:
+    """Return whether the error, or one that led to it, is of a full disk; what did not fit may be gone."""
+    if shutil.disk_usage(folder if folder.exists() else folder.parent).free < _NEARLY_FULL:
+        return True
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in DISK_FULL or any(text in str(error).lower() for text in _DISK_FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def publish_file(partial: Path, target: Path) -> None:
     """Flush `partial` (a file, or a folder with its content) to the disk, and rename it to `target`.
 

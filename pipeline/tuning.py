@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,9 @@ from common.files import exclusive, load_json, store_json
 from common.text import pluralize
 from pipeline.data.options import DataOptions
 from pipeline.data.reader import load_data
-from pipeline.data.rows import PlainText
+from pipeline.data.rows import PlainText, Row, rows_sha256
 from pipeline.data.split_folder import write_split
 from pipeline.data.stratified_split import SplitOptions
-from pipeline.data.writing import rows_sha256
 from pipeline.errors import InputError
 from pipeline.evaluation.config import EvaluateConfig, Evaluation
 from pipeline.evaluation.evaluate import evaluate
@@ -50,6 +50,21 @@ class TuneConfig:
     verify: str = "fast"
     threads: int = 1
     questions: int = 5
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows of the data set. Raises InputError."""
+        return load_data(self.training.data, self.training.data_options).rows
+
+    @property
+    def splits(self) -> bool:
+        """Whether the held-out rows are taken from the data."""
+        return self.training.valid is None and self.training.held_out > 0
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the rows are plain texts and no chats."""
+        return isinstance(self.rows[0], PlainText)
 
     @property
     def work(self) -> Path:
@@ -167,7 +182,7 @@ def _identity(config: TuneConfig) -> dict[str, Any]:
     training = config.training
     found = {
         **identity_of(training),
-        "data": rows_sha256(load_data(training.data, training.data_options).rows),
+        "data": rows_sha256(config.rows),
         "quant": list(config.quants),
         "base": training.base,
     }
@@ -176,15 +191,11 @@ def _identity(config: TuneConfig) -> dict[str, Any]:
     return found
 
 
-def _splits(training: FinetuneConfig) -> bool:
-    return training.valid is None and training.held_out > 0
-
-
 def _split(config: TuneConfig) -> None:
     """Write train.jsonl and valid.jsonl, unless the held-out rows are given, or none are wanted."""
     training = config.training
-    if _splits(training):
-        count = len(load_data(training.data, training.data_options).rows)
+    if config.splits:
+        count = len(config.rows)
         if round(count * training.held_out) < 1:
             raise InputError(
                 f"--held-out {training.held_out} of {pluralize(count, 'row')} is less than one row: "
@@ -197,14 +208,14 @@ def _split(config: TuneConfig) -> None:
 def _training(config: TuneConfig) -> FinetuneConfig:
     """Return the options of the training, on the split data if it was split."""
     training, folder = config.training, config.work / "data"
-    if not _splits(training):
+    if not config.splits:
         return replace(training, out=config.adapter, force=True)
     return replace(
         training,
         data=folder / "train.jsonl",
         valid=folder / "valid.jsonl",
         data_options=DataOptions(
-            text="{text}" if _are_texts(training) else None, field=training.data_options.field
+            text="{text}" if config.has_texts else None, field=training.data_options.field
         ),
         out=config.adapter,
         force=True,
@@ -217,10 +228,6 @@ def _train(config: TuneConfig, progress: StepProgress) -> None:
         Checkpoints(config.adapter).remove()
     else:
         finetune(_training(config), progress)
-
-
-def _are_texts(training: FinetuneConfig) -> bool:
-    return isinstance(load_data(training.data, training.data_options).rows[0], PlainText)
 
 
 def _export_config(config: TuneConfig) -> ExportConfig:
@@ -240,7 +247,7 @@ def _export_config(config: TuneConfig) -> ExportConfig:
 def _chats_to_check(config: TuneConfig) -> Path | None:
     """Return the held-out chats for the certificate, if they are in a file that it reads."""
     path = config.work / "data" / "valid.jsonl"
-    checks = config.verify != "off" and not _are_texts(config.training)
+    checks = config.verify != "off" and not config.has_texts
     return path if checks and path.is_file() else None
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from common.certificate import STATUSES, Certificate, Finding, recommended
 from common.errors import UserError
+from common.files import DISK_FULL
 from common.paths import cache_note, masked, use_cache_for_libraries
 from common.shard_names import model_sizes
 from common.terminal import printable_logs, say, say_error, terminal_console
@@ -66,7 +67,6 @@ def _explain(finding: Finding, console: Console) -> None:
 
 RESUME_HINT = "run the same command again to go on from the last finished step"
 RESTART_HINT = "run the same command again to begin anew"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -90,7 +90,7 @@ def report_errors(after_interrupt: str = RESTART_HINT) -> Iterator[None]:
         say_error("an input is nested too deeply: leave out what nobody wrote by hand")
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             say_error("the disk is full: make room, and run the same command again")
             raise SystemExit(1) from None
         if error.errno not in _UNWRITABLE and "temporary directory" not in str(error):

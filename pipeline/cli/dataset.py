@@ -21,10 +21,9 @@ from pipeline.data.encoding import TrainOn, encode_row, require_train_on
 from pipeline.data.inspection import count_tokens, overlaps, summarize
 from pipeline.data.options import DataOptions
 from pipeline.data.reader import DataSet, load_data
-from pipeline.data.rows import Chat, Row
+from pipeline.data.rows import Chat, Row, to_jsonl
 from pipeline.data.split_folder import write_split
 from pipeline.data.stratified_split import SplitOptions
-from pipeline.data.writing import to_jsonl
 from pipeline.errors import InputError
 from pipeline.sources.model_source import base_source
 from pipeline.training.finetune import load_tokenizer

@@ -108,18 +108,22 @@ def render(tokenizer: ChatTokenizer, chat: Chat) -> str:
 
 def special_tokens(tokenizer: ChatTokenizer, text: str) -> list[str]:
     """Return the model's special tokens in a text, such as an end of turn, each as often as it is there."""
-    special = _special_ids(tokenizer)
+    return _special_in(tokenizer, text, _special_ids(tokenizer))
+
+
+def _special_in(tokenizer: ChatTokenizer, text: str, special: set[int]) -> list[str]:
     found = [one for one in tokenizer.encode(text, add_special_tokens=False) if one in special]
     return [str(tokenizer.decode([one])) for one in found]
 
 
 def _encode(tokenizer: ChatTokenizer, chat: Chat, train_on: TrainOn) -> Example:
-    _reject_special_tokens(tokenizer, chat)
+    special = _special_ids(tokenizer)  # once a chat: transformers makes the list anew each time
+    _reject_special_tokens(tokenizer, chat, special)
     ids = _ids(tokenizer, chat, len(chat.turns))
     labels = [IGNORED] * len(ids)
     answers = [index for index, turn in enumerate(chat.turns) if turn.role == "assistant"]
     for index in answers[-1:] if train_on == "last" else answers:
-        start, end = _answer_span(tokenizer, chat, index, ids)
+        start, end = _answer_span(tokenizer, chat, index, ids, special)
         labels[start:end] = ids[start:end]
     return Example(ids, labels, truncated=False, category=chat.category)
 
@@ -146,7 +150,9 @@ def _cut(whole: Example, max_length: int) -> Example:
     )
 
 
-def _answer_span(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int]) -> tuple[int, int]:
+def _answer_span(
+    tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int], special: set[int]
+) -> tuple[int, int]:
     """Return the range [start, end) of answer `index` in the ids of the chat, with its end token."""
     prompt = _ids(tokenizer, chat, index, add_generation_prompt=True)
     if ids[: len(prompt)] != prompt:
@@ -156,7 +162,7 @@ def _answer_span(tokenizer: ChatTokenizer, chat: Chat, index: int, ids: list[int
             "once the answer is there, so the answer cannot be told apart: use single-turn chats"
             + ("" if last else ", or --train-on last")
         )
-    special, start = _special_ids(tokenizer), len(prompt)
+    start = len(prompt)
     limit = _end_of_rendered(tokenizer, chat, index, ids)
     end = next((place + 1 for place in range(start, limit) if ids[place] in special), None)
     if end is not None:
@@ -198,10 +204,10 @@ def _template(tokenizer: ChatTokenizer, chat: Chat, count: int, **options: Any) 
         ) from None
 
 
-def _reject_special_tokens(tokenizer: ChatTokenizer, chat: Chat) -> None:
+def _reject_special_tokens(tokenizer: ChatTokenizer, chat: Chat, special: set[int]) -> None:
     # "<|im_end|>" inside a message would end the turn early: the labels and the chat would be wrong.
     for number, turn in enumerate(chat.turns, 1):
-        if found := special_tokens(tokenizer, turn.content):
+        if found := _special_in(tokenizer, turn.content, special):
             raise InputError(
                 f"{chat.where}, message {number}: {found[0]!r} is one of the model's own "
                 "special tokens, such as an end of turn: remove it, the chat template adds them"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -21,8 +23,21 @@ class ChatTurn:
     content: str
 
 
+class _Placed:
+    """What has a place in a file."""
+
+    file: str
+    line: int
+    unit: Unit
+
+    @property
+    def where(self) -> str:
+        """Its file and line, for messages about it."""
+        return f"{self.file}, {self.unit} {self.line}"
+
+
 @dataclass(frozen=True)
-class Chat:
+class Chat(_Placed):
     """A conversation: an optional system turn, then user and assistant alternating.
 
     `line` is its line (or row, as `unit` says) in `file`, counted from 1. `category` is the value of the
@@ -36,11 +51,6 @@ class Chat:
     unit: Unit = "line"
 
     @property
-    def where(self) -> str:
-        """Its file and line, for messages about it."""
-        return f"{self.file}, {self.unit} {self.line}"
-
-    @property
     def content(self) -> tuple[ChatTurn, ...]:
         """What makes two rows copies of each other."""
         return self.turns
@@ -51,7 +61,7 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class PlainText:
+class PlainText(_Placed):
     """A text that is trained on whole. The other fields are as in Chat."""
 
     text: str
@@ -61,17 +71,31 @@ class PlainText:
     unit: Unit = "line"
 
     @property
-    def where(self) -> str:
-        """Its file and line, for messages about it."""
-        return f"{self.file}, {self.unit} {self.line}"
-
-    @property
     def content(self) -> str:
         """What makes two rows copies of each other."""
         return self.text
 
 
 Row = Chat | PlainText
+
+
+def row_record(row: Row, field: str | None = None) -> dict[str, Any]:
+    """Return {"messages": [...]} of a chat or {"text": ...} of a text, and its category under `field`."""
+    record: dict[str, Any] = {"messages": row.messages()} if isinstance(row, Chat) else {"text": row.text}
+    return record if field is None else {**record, field: row.category}
+
+
+def to_jsonl(rows: Iterable[Row], field: str | None = None) -> str:
+    """Return rows as JSON Lines, which the reader takes (plain texts with --text '{text}')."""
+    return "".join(json.dumps(row_record(row, field), ensure_ascii=False) + "\n" for row in rows)
+
+
+def rows_sha256(rows: Iterable[Row]) -> str:
+    """Return the SHA-256 of the rows' contents in their order, in hex: the same for each kind of file."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(to_jsonl([row]).encode("utf-8"))
+    return digest.hexdigest()
 
 
 class UnknownForm(InputError):

@@ -12,9 +12,8 @@ from common.files import atomic_directory, sha256
 from common.text import pluralize
 from pipeline.data.options import DataOptions
 from pipeline.data.reader import DataSet, load_data
-from pipeline.data.rows import Row
+from pipeline.data.rows import Row, rows_sha256, to_jsonl
 from pipeline.data.stratified_split import SplitOptions, count_categories, split_by_category
-from pipeline.data.writing import rows_sha256, to_jsonl
 from pipeline.errors import InputError
 
 RECORD = "split.json"

@@ -13,7 +13,14 @@ from common.system import physical_cores
 from pipeline.data.encoding import TrainOn, require_train_on
 from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
-from pipeline.evaluation.statistics import LossSummary, PairedComparison, RowLoss
+from pipeline.evaluation.statistics import (
+    LossSummary,
+    PairedComparison,
+    RowLoss,
+    compare,
+    group_by_category,
+    summarize,
+)
 from pipeline.sources.adapter import parse_adapter
 
 PAGE, RESULTS = "evaluation.html", "results.json"
@@ -132,6 +139,27 @@ class ModelResult:
     categories: Mapping[str, Measured] = field(default_factory=dict)
     size: int | None = None
     failure: str = ""
+
+
+def model_result(
+    name: str,
+    kind: Kind,
+    losses: Sequence[RowLoss],
+    base: Sequence[RowLoss] | None = None,
+    size: int | None = None,
+) -> ModelResult:
+    """Return a model's row; `base` are the base's losses, with which those of another model are compared."""
+    other = None if kind == "base" else base
+    others = group_by_category(other or ())
+    categories = {
+        name: _measured(group, others.get(name)) for name, group in group_by_category(losses).items()
+    }
+    whole = _measured(losses, other)
+    return ModelResult(name, kind, tuple(losses), whole.summary, whole.paired, categories, size)
+
+
+def _measured(losses: Sequence[RowLoss], base: Sequence[RowLoss] | None) -> Measured:
+    return Measured(summarize(losses), compare(base, losses) if base is not None else None)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pipeline.evaluation.config import (
     Kind,
     ModelResult,
     SideBySide,
+    model_result,
 )
 from pipeline.evaluation.gguf_files import (
     ScoreJob,
@@ -31,7 +32,6 @@ from pipeline.evaluation.gguf_files import (
     score_file,
 )
 from pipeline.evaluation.page import describe, write_report
-from pipeline.evaluation.results import model_result
 from pipeline.evaluation.rows import (
     HeldOut,
     Question,

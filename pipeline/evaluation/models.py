@@ -23,9 +23,9 @@ from pipeline.merge.model_class import require_class
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, adapter_source, base_source
-from pipeline.sources.reading import reading, reason
+from pipeline.sources.reading import reading
 from pipeline.sources.trained_base import Nf4Rounding, trained_rounding
-from pipeline.tokenizers.diagnose import tokenizer_fault
+from pipeline.tokenizers.diagnose import read_tokenizer
 from pipeline.tokenizers.select import stage_checkpoint
 from pipeline.tokenizers.stop_tokens import training_template
 
@@ -108,19 +108,12 @@ def load_tokenizer(models: Models, config: EvaluateConfig, scratch: Path) -> Any
 
     `scratch` is an empty folder for links to its files.
     """
-    from transformers import AutoTokenizer
-
     source, given = models.tuned.source, None
     if config.chat_template is not None:
         given = read_template(config.chat_template)
     staged = stage_checkpoint(source, models.adapters, models.tuned.tensors.settings, scratch, given)
 
-    def fault(error: BaseException) -> str:
-        found = tokenizer_fault(staged.folder)
-        return found or f"{source.spec!r} has no tokenizer that can be read: {reason(error)}"
-
-    with reading("", "", fault):
-        tokenizer = AutoTokenizer.from_pretrained(staged.folder, trust_remote_code=False)
+    tokenizer = read_tokenizer(staged.folder, repr(source.spec))
     set_template(tokenizer, training_template(tokenizer, given) if given else None)
     if not tokenizer.chat_template and config.data_options.text is None:
         raise no_template(source.spec)

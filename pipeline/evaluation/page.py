@@ -82,7 +82,7 @@ def write_report(evaluation: Evaluation, inputs: dict[str, Any]) -> None:
 
 
 def results(evaluation: Evaluation) -> dict[str, Any]:
-    """Return everything as JSON; None stands for NaN."""
+    """Return everything as JSON, with None for NaN."""
     first = next((model for model in evaluation.models if model.losses), None)
     tree: dict[str, Any] = nan_to_none(
         {

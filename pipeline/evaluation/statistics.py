@@ -125,7 +125,7 @@ def compare(base: Sequence[RowLoss], tuned: Sequence[RowLoss]) -> PairedComparis
 
 
 def compare_in_memory(base_losses: Sequence[RowLoss], tuned_losses: Sequence[RowLoss]) -> dict[str, Any]:
-    """Return what a report holds about two models on the same rows, as JSON: None stands for NaN.
+    """Return a report's figures on two models and the same rows as JSON, with None for NaN.
 
     `{"base": {...}, "tuned": {...}, "paired": {...}, "categories": {name: {"base", "tuned", "paired"}}}` with
     the fields of LossSummary and PairedComparison. `categories` is empty if no row has one. Raises ValueError

@@ -58,6 +58,16 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
         return _without_weights(config)
 
 
+def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
+    """Return the linear layers by name, without the output head: what PEFT calls all-linear."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+
+
 def _without_weights(config: Any) -> Any:
     with torch.device("meta"), suppress_warnings():
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

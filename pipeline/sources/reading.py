@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from common.errors import UserError
+from common.files import DISK_FULL
 from pipeline.errors import InputError
 
 _OURS = (UserError, KeyboardInterrupt, GeneratorExit, MemoryError, NameError)
 """Passed on: for the user already, not about the input, or a mistake in this program."""
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+_DISK = (*DISK_FULL, errno.EIO, errno.EROFS)
 _SECONDS = 10.0
 _MAX_REASON = 200
 

@@ -15,7 +15,7 @@ from pydantic import Field as Limit
 from common.files import load_json
 from pipeline.errors import InputError
 from pipeline.sources.model_source import Source, read_json
-from pipeline.sources.reading import reason, shown
+from pipeline.sources.reading import reading, reason, shown
 from pipeline.tokenizers.select import tokens_of
 
 _Id = Annotated[StrictInt, Limit(ge=0, lt=2**31)]
@@ -79,6 +79,20 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "added_tokens.json": _AddedTokens,
 }
 _FIX = "take this file from the original model, or correct it"
+
+
+def read_tokenizer(folder: Path, what: str) -> Any:
+    """Load the tokenizer of a folder with transformers.
+
+    Raises InputError with the fault in its files, or that `what`, such as "the base 'x'", has none.
+    """
+    from transformers import AutoTokenizer
+
+    def fault(error: BaseException) -> str:
+        return tokenizer_fault(folder) or f"{what} has no tokenizer that can be read: {reason(error)}"
+
+    with reading("", "", fault):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def tokenizer_fault(folder: Path) -> str | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.evaluation.config import PAGE, Evaluation, SideBySide
+from pipeline.evaluation.config import PAGE, Evaluation, SideBySide, model_result
 from pipeline.evaluation.page import render_page
-from pipeline.evaluation.results import model_result
 from pipeline.evaluation.statistics import RowLoss, compare_in_memory
 from pipeline.evaluation.token_losses import mean_loss, row_losses
 from pipeline.evaluation.torch_scores import greedy_answers, stop_tokens
@@ -74,12 +73,11 @@ def comparison(before: Measurement, after: Measurement) -> dict[str, Any] | None
 
 
 def write_page(
-    job: TrainingJob, folder: Path, names: Sequence[str], before: Measurement, after: Measurement
+    job: TrainingJob, folder: Path, names: Mapping[str, str], before: Measurement, after: Measurement
 ) -> None:
-    """Write evaluation.html into the folder, if rows were held out. `names` are the data's and the base's."""
+    """Write evaluation.html into the folder, if rows were held out; `names` has the "data" and the "base"."""
     if not before.held:
         return
-    data, base = names
     answers = [
         SideBySide(question.text, question.wanted, {"base": first, "tuned": second})
         for question, first, second in zip(job.data.questions, before.answers, after.answers, strict=True)
@@ -97,8 +95,7 @@ def write_page(
         notes=(),
     )
     inputs = {
-        "data": data,
-        "base": base,
+        **names,
         "field": job.config.data_options.field,
         "max_tokens": _MAX_TOKENS,
     }

@@ -12,6 +12,14 @@ from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.trainer import FinetuneTrainer
 
+_METRICS = {
+    "loss": "loss",
+    "eval_loss": "held_out_loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+}
+"""transformers' names of the values in metrics.jsonl, and ours."""
+
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 20
 """Without --save-every, checkpoints take at most a twentieth of the time."""
@@ -55,9 +63,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         """Write the values of a step or of an evaluation, and show them."""
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
-        names = {"loss": "loss", "eval_loss": "held_out_loss", "learning_rate": "learning_rate"}
-        names["grad_norm"] = "grad_norm"
-        values = {new: _short(logs[old]) for old, new in names.items() if old in logs}
+        values = {new: _short(logs[old]) for old, new in _METRICS.items() if old in logs}
         run = self.state
         self._checkpoints.add_metrics(
             {"step": state.global_step, **values, "tokens": run.tokens, "seconds": run.seconds}
@@ -85,8 +91,7 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         self._trainer.accelerator.wait_for_everyone()  # each process writes its dice
         if state.is_world_process_zero:
             self._checkpoints.seal(self.state)
-        now = time.monotonic()
-        self._saved = now
+        self._saved = now = time.monotonic()
         # reckoned from the last step's end, so that it counts the writing alone
         took = now - self._started - (self.state.seconds - self._earlier)
         self._save_after = max(_SAVE_SECONDS, _SAVE_SHARE * took)

@@ -5,20 +5,18 @@ The loss covers only the trained tokens of a row, as rendered by the chat templa
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.util
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from common.chat_templates import GivenTemplate, read_template
 from common.errors import MissingPackage, UserError
+from common.files import is_disk_full
 from pipeline.data.chat_template import no_template, reject_lost_messages, set_template
 from pipeline.data.dataset import Chat, Example, Row, encode_row, split_rows
 from pipeline.data.reader import collect_errors, read_data
@@ -27,8 +25,8 @@ from pipeline.evaluation.rows import make_questions
 from pipeline.merge.model_class import require_class
 from pipeline.progress import Advance, NoProgress, StepProgress
 from pipeline.sources.model_source import Source, adapter_source, base_source
-from pipeline.sources.reading import reading, reason
-from pipeline.tokenizers.diagnose import tokenizer_fault
+from pipeline.sources.reading import reading
+from pipeline.tokenizers.diagnose import read_tokenizer
 from pipeline.tokenizers.folder_templates import read_templates
 from pipeline.tokenizers.stop_tokens import stop_token, training_template
 from pipeline.training.checkpoints import Checkpoints
@@ -36,25 +34,16 @@ from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.data_notes import data_notes
 from pipeline.training.device import is_main_process, main_process_first, process_count, settled, use_threads
 from pipeline.training.job import TrainingData, TrainingJob
-from pipeline.training.outputs import PACKAGES, RECORD, base_name, versions, write_adapter, write_model
-from pipeline.training.recipe import identity_of
-
-_MADE = (
-    *(
-        "adapter_*",
-        "training.json",
-        "recipe.yaml",
-        "metrics.jsonl",
-        "loss.svg",
-        "evaluation.html",
-        "README.md",
-        ".gitattributes",
-    ),
-    *("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "*config.json", "*.jinja", "*_templates"),
-    *("checkpoint-*", "runs", "train*_args.bin", "trainer_*.json", "*_results.json", "*.pt", "*.pth"),
-    *("*.safetensors", "*.index.json", ".DS_Store", ".cache"),
+from pipeline.training.outputs import (
+    PACKAGES,
+    RECORD,
+    base_name,
+    check_out,
+    versions,
+    write_adapter,
+    write_model,
 )
-"""What is found in a folder of an adapter: of this program, of PEFT, of TRL, of a download."""
+from pipeline.training.recipe import identity_of
 
 _MANY_ROWS = 2000
 """Fewer are tokenized in about two seconds, which no progress needs to be shown of."""
@@ -120,7 +109,7 @@ def _train(job: TrainingJob, progress: StepProgress) -> Path:
         except UserError:
             raise
         except Exception as error:
-            if _is_full(error, checkpoints.folder):
+            if is_disk_full(error, checkpoints.folder):
                 raise InputError(_full(checkpoints)) from error
             raise
     return config.out
@@ -131,46 +120,11 @@ def load_tokenizer(source: Source, given: GivenTemplate | None = None, *, needs_
 
     Raises InputError when it is unreadable, or has no chat template and needs one.
     """
-    from transformers import AutoTokenizer
-
-    def fault(error: BaseException) -> str:
-        found = tokenizer_fault(source.folder)
-        return found or f"the base {source.spec!r} has no tokenizer that can be read: {reason(error)}"
-
-    with reading("", "", fault):
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    tokenizer = read_tokenizer(source.folder, f"the base {source.spec!r}")
     set_template(tokenizer, training_template(tokenizer, given) if given else None)
     if needs_template and not tokenizer.chat_template:
         raise no_template(source.spec)
     return tokenizer
-
-
-def check_out(config: FinetuneConfig) -> None:
-    """Raise InputError where --out exists and may not be replaced."""
-    out = config.out
-    if out.name in ("", ".."):
-        raise InputError(f"--out {str(out)!r} names no folder to make: give its name")
-    if not out.exists():
-        return
-    if not config.force:
-        raise InputError(f"--out {str(out)!r} exists already: choose another, or give --force to replace it")
-    tuned = (out / RECORD).is_file() and (out / "config.json").is_file()
-    ours = tuned or (out / "adapter_config.json").is_file()
-    if not out.is_dir() or (any(out.iterdir()) and not ours):
-        raise InputError(
-            f"--out {str(out)!r} is no adapter folder, so --force will not replace it: choose another"
-        )
-    if lost := None if tuned else _foreign_file(out):
-        raise InputError(
-            f"--out {str(out)!r} has {lost!r}, which no training made and --force would remove: move it, or "
-            "choose another"
-        )
-
-
-def _foreign_file(adapter: Path) -> str | None:
-    """Return the first name in an adapter's folder that neither we nor PEFT's trainers write."""
-    names = sorted(path.name for path in adapter.iterdir())
-    return next((name for name in names if not any(fnmatch(name, made) for made in _MADE)), None)
 
 
 def check_targets(config: FinetuneConfig, source: Source) -> None:
@@ -178,16 +132,13 @@ def check_targets(config: FinetuneConfig, source: Source) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from pipeline.merge.meta_model import linear_layers
+
     if config.targets == (ALL_LINEAR,):
         return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(_settings(source))
-    head = model.get_output_embeddings()
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
+    linear = {name.rsplit(".", 1)[-1] for name in linear_layers(model)}
     for target in config.targets:
         if target not in linear:
             raise InputError(
@@ -268,22 +219,6 @@ def _identity(job: TrainingJob) -> dict[str, Any]:
         "versions": versions(),
         "processes": process_count(),
     }
-
-
-_FULL = ("no space left", "os error 28", "quota exceeded", "file write failed")
-"""How the libraries that write tensors say that a disk is full, in errors of their own."""
-
-
-def _is_full(error: BaseException | None, folder: Path) -> bool:
-    """Return whether the error, or one that led to it, is of a full disk; what did not fit may be gone."""
-    if shutil.disk_usage(folder if folder.exists() else folder.parent).free < 16 << 20:
-        return True
-    while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error).lower() for text in _FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _full(checkpoints: Checkpoints) -> str:

@@ -47,37 +47,19 @@ def needed_memory(
     config: FinetuneConfig, shape: Any, frozen_type: str, row_tokens: int = TYPICAL_TOKENS
 ) -> int:
     """Return the bytes that weights, their optimizer and one batch's activations need, about."""
+    from pipeline.merge.meta_model import linear_layers
+
+    layers = linear_layers(shape).values()
     count = sum(int(weight.numel()) for weight in shape.parameters())
-    linear = _linear_weights(shape)
+    linear = sum(int(layer.weight.numel()) for layer in layers)
+    adapter = config.rank * sum(layer.in_features + layer.out_features for layer in layers)
     if config.full:
         weights = count * _TRAINED.get(config.optimizer, _PAGED)
     else:
         per_weight = _FOUR_BITS if config.qlora else _BYTES[frozen_type]
         weights = int(linear * per_weight) + (count - linear) * _BYTES[frozen_type]
-        weights += _adapter_weights(config, shape) * _TRAINED.get(config.optimizer, _PAGED)
+        weights += adapter * _TRAINED.get(config.optimizer, _PAGED)
     return weights + _batch_memory(config, shape, row_tokens)
-
-
-def _linear_weights(shape: Any) -> int:
-    from torch.nn import Linear
-
-    head = shape.get_output_embeddings()
-    return sum(
-        int(module.weight.numel())
-        for module in shape.modules()
-        if isinstance(module, Linear) and module is not head
-    )
-
-
-def _adapter_weights(config: FinetuneConfig, shape: Any) -> int:
-    from torch.nn import Linear
-
-    head = shape.get_output_embeddings()
-    return sum(
-        config.rank * (module.in_features + module.out_features)
-        for module in shape.modules()
-        if isinstance(module, Linear) and module is not head
-    )
 
 
 def _batch_memory(config: FinetuneConfig, shape: Any, row_tokens: int) -> int:

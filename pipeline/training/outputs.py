@@ -8,14 +8,17 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.files import atomic_directory, sha256
+from pipeline.errors import InputError
+from pipeline.evaluation.config import PAGE
 from pipeline.report.loss_curve import loss_curve
 from pipeline.report.model_card import CARD, adapter_card, own_card
 from pipeline.sources.bundled import read_record
-from pipeline.sources.model_source import Source, tensors_of
+from pipeline.sources.model_source import WEIGHTS, Source, tensors_of
 from pipeline.tokenizers.folder_templates import TEMPLATE
 from pipeline.training.base_model import TYPE_NAMES, qlora_record
 from pipeline.training.checkpoints import METRICS
@@ -44,6 +47,42 @@ _WEIGHTS = (
 )
 _MAX_SHARD = "5GB"
 
+_MADE = (
+    *("adapter_*", RECORD, RECIPE, METRICS, CURVE, PAGE, CARD, ".gitattributes"),
+    *("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "*config.json", "*.jinja", "*_templates"),
+    *("checkpoint-*", "runs", "train*_args.bin", "trainer_*.json", "*_results.json", "*.pt", "*.pth"),
+    *("*.safetensors", "*.index.json", ".DS_Store", ".cache"),
+)
+"""What is found in a folder of an adapter: of this program, of PEFT, of TRL, of a download."""
+
+
+def check_out(config: FinetuneConfig) -> None:
+    """Raise InputError where --out exists and may not be replaced."""
+    out = config.out
+    if out.name in ("", ".."):
+        raise InputError(f"--out {str(out)!r} names no folder to make: give its name")
+    if not out.exists():
+        return
+    if not config.force:
+        raise InputError(f"--out {str(out)!r} exists already: choose another, or give --force to replace it")
+    tuned = (out / RECORD).is_file() and (out / "config.json").is_file()
+    ours = tuned or (out / "adapter_config.json").is_file()
+    if not out.is_dir() or (any(out.iterdir()) and not ours):
+        raise InputError(
+            f"--out {str(out)!r} is no adapter folder, so --force will not replace it: choose another"
+        )
+    if lost := None if tuned else _foreign_file(out):
+        raise InputError(
+            f"--out {str(out)!r} has {lost!r}, which no training made and --force would remove: move it, or "
+            "choose another"
+        )
+
+
+def _foreign_file(adapter: Path) -> str | None:
+    """Return the first name in an adapter's folder that neither we nor PEFT's trainers write."""
+    names = sorted(path.name for path in adapter.iterdir())
+    return next((name for name in names if not any(fnmatch(name, made) for made in _MADE)), None)
+
 
 def write_adapter(job: TrainingJob, trained: Trained, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Write the adapter's folder, which replaces `config.out` when it is whole."""
@@ -59,10 +98,9 @@ def write_adapter(job: TrainingJob, trained: Trained, metrics: Sequence[Mapping[
             name: weight.detach().to("cpu", dtype).contiguous()
             for name, weight in get_peft_model_state_dict(model).items()
         }
-        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        (folder / "adapter_model.safetensors").chmod(
-            0o644
-        )  # safetensors makes it readable for its owner only
+        weights = folder / WEIGHTS
+        save_file(state, weights, metadata={"format": "pt"})
+        weights.chmod(0o644)  # safetensors makes it readable for its owner only
         lora = model.peft_config["default"]
         lora.base_model_name_or_path = base_name(config, job.source)
         if not isinstance(lora.target_modules, str):  # a regular expression
@@ -142,7 +180,7 @@ def _write_record(
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in metrics), encoding="utf-8")
     write_recipe(config, folder / RECIPE)
-    names = [record["options"][name] for name in ("data", "base")]
+    names = {name: record["options"][name] for name in ("data", "base")}
     write_page(job, folder, names, trained.before, trained.after)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -28,6 +28,7 @@ _EVALUATIONS = 10
 """Held-out losses of a training whose schedule or stopping needs them, without --eval-every."""
 
 _CHECKPOINTS = 20
+"""Checkpoints of a training by several processes, without --save-every."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def has_no_template(model: Path) -> bool:
     """Return whether a GGUF says nothing of how chats are written; False for a file that cannot be read."""
     try:
         return "tokenizer.chat_template" not in read_header(model).metadata
-    except GgufError:  # whoever loads it says what is wrong
+    except GgufError:  # loading it will say what is wrong
         return False
 
 

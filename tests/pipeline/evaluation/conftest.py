@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tests.pipeline.chatml import byte_tokenizer
+from tests.pipeline.chatml import make_byte_llama
 from tests.pipeline.tiny import make_adapter
 
 ROWS = [
@@ -26,25 +24,7 @@ ROWS = [
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluation") / "tiny-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+    return make_byte_llama(tmp_path_factory.mktemp("evaluation") / "tiny-llama", hidden_size=32)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from pipeline.training.config import FinetuneConfig
-from tests.pipeline.chatml import byte_tokenizer
+from tests.pipeline.chatml import make_byte_llama
 
 CHATS = [
     {
@@ -35,25 +33,7 @@ CHATS = [
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=64,  # a multiple of NF4's blocks
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        tie_word_embeddings=True,
-        initializer_range=0.2,  # so that the frozen head can say something
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+    return make_byte_llama(tmp_path_factory.mktemp("models") / "tiny-llama", hidden_size=64)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.files import is_disk_full
 from pipeline.errors import InputError
 from pipeline.training import finetune as module
 from pipeline.training.checkpoints import Checkpoints, RunState
@@ -95,7 +96,7 @@ def test_a_full_disk_is_known_by_its_error(
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 30}))
     later = ValueError("while writing")
     later.__cause__ = error
-    assert module._is_full(error, tmp_path) == module._is_full(later, tmp_path) == full
+    assert is_disk_full(error, tmp_path) == is_disk_full(later, tmp_path) == full
 
 
 def test_the_step_to_go_on_from_is_a_checkpoints(tmp_path: Path) -> None:

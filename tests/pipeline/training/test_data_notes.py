@@ -1,4 +1,4 @@
-"""What is told about the data of a training: leaks, texts without an end, rows beyond the base's context."""
+"""Notes on the data of a training: leaks, texts without an end, rows beyond the base's context."""
 
 from __future__ import annotations
 
