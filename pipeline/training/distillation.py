@@ -74,7 +74,7 @@ class Teacher:
     """Makes the teacher's log-probabilities from its hidden states, with the model's own code."""
 
     def __init__(self, model: Any, head: torch.Tensor) -> None:
-        """Take the model, whose head is rounded by now, and its head's weight before, [vocabulary, hidden]."""
+        """Take the model, whose head is rounded by now, and its weight before, [vocabulary, hidden]."""
         self._model = getattr(model, "get_base_model", lambda: model)()
         self._head = head
 
@@ -116,7 +116,9 @@ class DistillationTrainer(FinetuneTrainer):
         work: Path,
         pad_id: int,
     ) -> None:
-        super().__init__(config, model, rows, held, work=work, pad_id=pad_id)
+        self._lessons = sorted(held, key=lambda one: len(one.input_ids))
+        examples: Any = (rows, self._lessons)  # the Trainer asks a row for its input_ids only
+        super().__init__(config, model, *examples, work=work, pad_id=pad_id)
         self._teacher = teacher
         self._base = base
         self.data_collator = lambda batch: collate_lessons(batch, pad_id)
@@ -147,13 +149,18 @@ class DistillationTrainer(FinetuneTrainer):
         self._base.refresh()
         self.model.eval()
         total, tokens = 0.0, 0
-        lessons = sorted(self._held, key=lambda one: len(one.input_ids))
-        for start in range(0, len(lessons), self._config.batch_size):
-            batch = on_device(collate_lessons(lessons[start : start + self._config.batch_size], 0), self.model)
+        for start in range(0, len(self._lessons), self._config.batch_size):
+            batch = on_device(
+                collate_lessons(self._lessons[start : start + self._config.batch_size], 0), self.model
+            )
             each = self._divergences(self.model, batch)
             total, tokens = total + float(each.double().sum()), tokens + each.numel()
         self.model.train()
         return total / tokens
+
+    def refresh(self) -> None:
+        """Round the base, with the adapter as it is."""
+        self._base.refresh()
 
     def _held_out_loss(self) -> float:
         return self.held_out_divergence()
@@ -170,3 +177,7 @@ class RefreshCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         """Refresh the base before the step, when it is time."""
         if state.global_step % self._every == 0:
             self._base.refresh()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The step has changed the adapter."""
+        self._base.mark_stale()

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from common.text import and_more
-from ggufio.ggml import type_name
-from ggufio.ggml_reader import GgufTensors
+from ggufio.ggml_reader import Array, GgufTensors, rounded_to
 from pipeline.certificate.tensors.layout import GgufLocation, TensorMap
 from pipeline.errors import InputError
 from pipeline.quantize.imatrix_file import Importance
-from pipeline.quantize.rounding import round_in_place, to_full_type
+from pipeline.quantize.rounding import quantize_rows, round_in_place
 
 _CHECKED_ROWS = 64
 """Rows of a tensor that are compared with the unquantized file."""
@@ -40,33 +39,10 @@ class RoundingPlan:
     types: Mapping[str, int]
     importance: Importance = field(default_factory=dict)
 
-    def describe(self) -> dict[str, Any]:
-        """Return the plan for an adapter's record: the number of tensors of each type, and digests."""
-        counts: dict[str, int] = {}
-        for number in self.types.values():
-            counts[type_name(number)] = counts.get(type_name(number), 0) + 1
-        named = "".join(f"{name} {type_name(number)}\n" for name, number in sorted(self.types.items()))
-        found: dict[str, Any] = {
-            "full_type": type_name(self.full_type),
-            "types": counts,
-            "types_sha256": hashlib.sha256(named.encode()).hexdigest(),
-        }
-        if self.importance:
-            found["importance_sha256"] = _importance_digest(self.importance)
-        return found
-
-
-def _importance_digest(importance: Importance) -> str:
-    digest = hashlib.sha256()
-    for name, values in sorted(importance.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(values, np.float32).tobytes())
-    return digest.hexdigest()
-
 
 @dataclass(frozen=True)
 class _Rounded:
-    """A weight in the model that the file stores as `tensor` in the type `dtype`.
+    """A weight in the model, its place in the file and its type there.
 
     `layer` is PEFT's layer around it, None where the adapter does not change it; `original` are its numbers
     before rounding, of a layer only.
@@ -79,6 +55,11 @@ class _Rounded:
     layer: Any = None
     original: torch.Tensor | None = None
 
+    @property
+    def name(self) -> str:
+        """The tensor's name in the file."""
+        return self.location.tensor
+
 
 class RoundedBase:
     """The weights of a model with a LoRA adapter, rounded as the plan says; `refresh` follows the adapter."""
@@ -88,75 +69,84 @@ class RoundedBase:
 
         Raises InputError for a weight that the file stores in another way than is known here.
         """
+        self._layout = layout
         self._plan = plan
         self._threads = threads
-        self._head = model.get_output_embeddings().weight
-        self._original_head = self._head.detach().clone()
-        self._weights = list(_rounded_weights(model, layout, plan))
-        self._fixed_are_rounded = False
-
-    @property
-    def original_head(self) -> torch.Tensor:
+        self.original_head: torch.Tensor = model.get_output_embeddings().weight.detach().clone()
         """The output matrix before rounding, [vocabulary, hidden]."""
-        return self._original_head
+        self._weights = list(_rounded_weights(model, layout, plan))
+        self._fixed: dict[str, str] = {}
+        self._is_fresh = False
+
+    def mark_stale(self) -> None:
+        """Say that the adapter has changed since the last refresh."""
+        self._is_fresh = False
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Round the base so that its sum with the adapter, as it is now, is what the file would hold."""
-        todo = [one for one in self._weights if one.layer is not None or not self._fixed_are_rounded]
-        if self._threads == 1:
-            for one in todo:
-                self._round(one)
-        else:
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(self._round, todo))
-        self._fixed_are_rounded = True
+        if self._is_fresh:
+            return
+        todo = [one for one in self._weights if one.layer is not None or one.name not in self._fixed]
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(self._round, todo))
+        self._is_fresh = True
 
-    def rounded(self) -> Iterator[tuple[GgufLocation, torch.Tensor]]:
-        """Yield each weight's location in the file and its numbers there, rows in the model's order."""
+    def rounded(self) -> Iterator[tuple[str, Array]]:
+        """Yield each tensor's name in the file and its numbers there."""
         for one in self._weights:
             value = one.weight.detach()
             if one.layer is not None:
-                value = value + one.layer.get_delta_weight("default")
-            yield one.location, value.T if one.transposed else value
+                value = value + one.layer.get_delta_weight("default").detach()
+            yield one.name, self._layout.reordered(one.location, value.numpy())
 
     @torch.no_grad()
-    def check_against(self, full: GgufTensors, layout: TensorMap) -> None:
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each tensor's bytes in the file, by name; `refresh` must have been called."""
+        return {
+            one.name: self._fixed.get(one.name) or self._digest(one, _tuned(one)) for one in self._weights
+        }
+
+    @torch.no_grad()
+    def check_against(self, full: GgufTensors) -> None:
         """Raise InputError unless the unquantized file holds what this model would store. Call it first."""
         for one in self._weights:
-            value = self._whole(one)
-            rows = value.T if one.transposed else value
-            wanted = np.ascontiguousarray(layout.reordered(one.location, value.float().numpy()))
-            count = min(_CHECKED_ROWS, len(rows))
-            part = np.ascontiguousarray(wanted[:count])
-            to_full_type(part, self._plan.full_type)
-            name = one.location.tensor
-            if not np.array_equal(part, full.read(name, 0, count)):
+            wanted = self._layout.reordered(one.location, _tuned(one).float().numpy())
+            part = rounded_to(wanted[:_CHECKED_ROWS], self._plan.full_type)
+            if not np.array_equal(part, full.read(one.name, 0, len(part))):
                 raise InputError(
-                    f"the GGUF's {name} is not this model's weight: llama.cpp's converter changes it in a way "
-                    "that training through the rounded base does not know; export without --recover"
+                    f"the GGUF's {one.name} is not this model's weight: llama.cpp's converter changes it in "
+                    "a way that training through the rounded base does not know; export without --recover"
                 )
 
-    def _whole(self, one: _Rounded) -> torch.Tensor:
-        """Return the weight of the tuned model before rounding, as the merge of an export computes it."""
-        if one.layer is None or one.original is None:
-            return one.weight.detach()
-        merged: torch.Tensor = one.original.float() + one.layer.get_delta_weight("default")
-        return merged
+    def _digest(self, one: _Rounded, value: torch.Tensor) -> str:
+        rows = rounded_to(self._layout.reordered(one.location, value.float().numpy()), self._plan.full_type)
+        data = quantize_rows(np.ascontiguousarray(rows), one.dtype, self._importance(one))
+        return hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
+
+    def _importance(self, one: _Rounded) -> Array | None:
+        found = self._plan.importance.get(one.name)
+        return None if found is None else np.ascontiguousarray(found[0])
 
     @torch.no_grad()
     def _round(self, one: _Rounded) -> None:
-        # The same two additions as in PEFT's merge, so that the numbers are equal to the bit.
-        delta = None if one.layer is None else one.layer.get_delta_weight("default")
-        value = one.weight.detach() if one.original is None else one.original.float()
-        value = value.clone() if delta is None else value + delta
-        rows = (value.T if one.transposed else value).contiguous()
-        importance = self._plan.importance.get(one.location.tensor)
-        round_in_place(rows.numpy(), self._plan.full_type, one.dtype, None if importance is None else importance[0])
-        value = rows.T if one.transposed else rows
-        if delta is not None:
-            value = value - delta
-        one.weight.copy_(value)
+        value = _tuned(one)
+        if one.layer is None:
+            self._fixed[one.name] = self._digest(one, value)
+        rows = (value.T if one.transposed else value).float().contiguous().clone()
+        round_in_place(rows.numpy(), self._plan.full_type, one.dtype, self._importance(one))
+        rounded = rows.T if one.transposed else rows
+        if one.layer is not None:
+            rounded = rounded - one.layer.get_delta_weight("default")
+        one.weight.copy_(rounded)
+
+
+def _tuned(one: _Rounded) -> torch.Tensor:
+    """Return the weight with the adapter as it is now, by the additions of PEFT's merge: equal to the bit."""
+    if one.layer is None or one.original is None:
+        return one.weight.detach()
+    merged: torch.Tensor = one.original.float() + one.layer.get_delta_weight("default").detach()
+    return merged
 
 
 def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Iterator[_Rounded]:
@@ -167,7 +157,6 @@ def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Itera
         for module in model.modules()
         if isinstance(module, LoraLayer)
     }
-    left = {name for name in plan.types if name.endswith(".weight")}
     unknown = []
     for full_name, weight in model.named_parameters():
         if ".lora_" in full_name or weight.ndim < 2:
@@ -177,14 +166,10 @@ def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Itera
         if location is None or location.expert is not None or location.tensor not in plan.types:
             unknown.append(name)
             continue
-        left.discard(location.tensor)
         layer = layers.get(id(weight))
-        original = None
-        if layer is not None:
-            original = _compact(weight.detach())
-        yield _Rounded(
-            weight, location, plan.types[location.tensor], layout.is_transposed(location), layer, original
-        )
+        original = None if layer is None else _compact(weight.detach())
+        dtype, transposed = plan.types[location.tensor], layout.is_transposed(location)
+        yield _Rounded(weight, location, dtype, transposed, layer, original)
     if unknown:
         raise InputError(
             f"{unknown[0]}{and_more(len(unknown) - 1, 'weight')} of this base have no tensor of their own in "

@@ -121,7 +121,6 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-
     def _held_out_loss(self) -> float:
         return mean_loss(row_losses(self.model, self._held, self._config.batch_size))
 
