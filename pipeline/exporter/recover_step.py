@@ -176,7 +176,7 @@ class RecoverStep:
         return ""
 
     def verify(self, quant: str, file: Path, trained: TrainedAdapter) -> None:
-        """Compare a file's tensors (or those of its shards, by the first) with training's; record the result."""
+        """Compare a file's tensors (or of its shards) with training's; record the result."""
         tensors, wanted = GgufTensors(file), trained.record.tensors
         differ = sum(
             hashlib.sha256(tensors.raw(name).data).hexdigest() != digest for name, digest in wanted.items()

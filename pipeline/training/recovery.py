@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.files import atomic_directory, is_disk_full, sha256
 from ggufio.ggml import type_name
-from pipeline.data.dataset import Chat, Example, encode_row, read_data, split_rows
+from pipeline.data.dataset import Example, encode_row, read_data, split_rows
 from pipeline.errors import InputError
 from pipeline.merge.model_class import require_class
 from pipeline.progress import StepProgress
@@ -21,10 +21,10 @@ from pipeline.sources.adapter import Adapter, beyond_plain_lora
 from pipeline.sources.model_source import WEIGHTS, Source
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.sources.trained_for import BEFORE, IMATRIX, RECORD, TrainedFor, types_digest
+from pipeline.training.base_model import load_tokenizer
 from pipeline.training.checkpoints import METRICS, Checkpoints
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.device import settled, use_threads
-from pipeline.training.finetune import load_tokenizer
 from pipeline.training.job import pad_id_of
 from pipeline.training.outputs import versions
 from pipeline.training.own_answers import PROMPTS, own_answers, read_prompts
@@ -65,7 +65,7 @@ def recover(job: RecoveryJob, progress: StepProgress) -> Recovery:
     An interruption leaves checkpoints in `.NAME.training` beside it, from which the same call goes on to the
     same result. Raises InputError for wrong input.
     """
-    tokenizer = load_tokenizer(job.base, job.template)
+    tokenizer = load_tokenizer(job.base, job.template, needs_template=job.options.data is None)
     train, held = _examples(job, tokenizer, progress)
     examples = Examples(train, held, pad_id_of(tokenizer))
     use_threads(job.threads)
@@ -102,10 +102,11 @@ def _examples(
         own = own_answers(job.full, tokenizer, prompts, threads=job.threads, log=log, progress=progress)
         log.unlink(missing_ok=True)
         return _limited(own[::5], [one for place, one in enumerate(own) if place % 5], "prompts")
-    rows = read_data(options.data, options.data_options)
-    if not all(isinstance(row, Chat) for row in rows):
-        raise InputError(f"--chats {options.data!r} holds plain texts: give chats, or a template's columns")
-    train, held = split_rows(rows, options.held_out, options.seed)
+    train = read_data(options.data, options.data_options)
+    if options.valid is None:
+        train, held = split_rows(train, options.held_out, options.seed)
+    else:
+        held = read_data(options.valid, options.valid_options)
     encoded = [
         [
             example

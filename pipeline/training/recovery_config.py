@@ -36,7 +36,8 @@ class RecoveryOptions:
 
     `data` are chats to learn on, a file or a Hub id; without, the model answers `prompts` (a text file with
     one a line) or built-in ones, and learns on its own answers. No labels are needed: what is learned is to
-    say what the unquantized model says. `steps` is their maximum.
+    say what the unquantized model says. Held out is a file `valid`, or else the fraction `held_out` of the
+    data. `steps` is their maximum.
     """
 
     data: str | None = None
@@ -47,6 +48,8 @@ class RecoveryOptions:
     batch_size: int = 4
     max_length: int = 1024
     held_out: float = 0.1
+    valid: str | None = None
+    valid_options: DataOptions = field(default_factory=DataOptions)
     seed: int = 42
     precision: Precision = "auto"
     device: Device = "auto"
@@ -79,7 +82,7 @@ class RecoveryOptions:
     def describe(self) -> dict[str, Any]:
         """Return the options that the result depends on, with the SHA-256 of a file in place of its path."""
         found = asdict(self)
-        for name in ("data", "prompts"):
+        for name in ("data", "valid", "prompts"):
             value = found[name]
             if value is not None and Path(value).is_file():
                 found[name] = {"file": Path(value).name, "sha256": sha256(Path(value))}
