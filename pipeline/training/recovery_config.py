@@ -44,7 +44,7 @@ class RecoveryOptions:
     data_options: DataOptions = field(default_factory=DataOptions)
     prompts: Path | None = None
     steps: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     batch_size: int = 4
     max_length: int = 1024
     held_out: float = 0.1
