@@ -173,6 +173,10 @@ class RefreshCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._base = base
         self._every = every
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The adapter may have been loaded from a checkpoint."""
+        self._base.mark_stale()
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Refresh the base before the step, when it is time."""
         if state.global_step % self._every == 0:

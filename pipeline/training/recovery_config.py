@@ -63,7 +63,7 @@ class RecoveryOptions:
 
     def training(self, config: FinetuneConfig) -> FinetuneConfig:
         """Return the options of the training in `config`'s place, checked. Raises InputError."""
-        steps = self.steps or MAX_STEPS
+        steps = MAX_STEPS if self.steps is None else self.steps
         between = REFRESH_EVERY * max(1, steps // (EVALUATIONS * REFRESH_EVERY))
         return replace(
             config,
