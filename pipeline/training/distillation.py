@@ -20,7 +20,8 @@ from transformers import TrainerCallback
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from pipeline.data.dataset import Example
-from pipeline.evaluation.token_losses import collate, on_device, trained_logits
+from pipeline.evaluation.statistics import RowLoss
+from pipeline.evaluation.token_losses import collate, mean_loss, on_device, trained_logits
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.rounded_base import RoundedBase
 from pipeline.training.trainer import FinetuneTrainer
@@ -144,26 +145,27 @@ class DistillationTrainer(FinetuneTrainer):
         return kl_div(mine, wanted, reduction="none", log_target=True).sum(dim=-1)
 
     @torch.no_grad()
-    def held_out_divergence(self) -> float:
-        """Return the mean divergence on the held-out chats in nats a token, rounded as the file would be."""
+    def held_out_divergences(self) -> list[RowLoss]:
+        """Return the divergence on each held-out chat, in nats, rounded as the file would be."""
         self._base.refresh()
         self.model.eval()
-        total, tokens = 0.0, 0
-        for start in range(0, len(self._lessons), self._config.batch_size):
-            batch = on_device(
-                collate_lessons(self._lessons[start : start + self._config.batch_size], 0), self.model
-            )
-            each = self._divergences(self.model, batch)
-            total, tokens = total + float(each.double().sum()), tokens + each.numel()
+        found: list[RowLoss] = []
+        size = self._config.batch_size
+        for start in range(0, len(self._lessons), size):
+            part = self._lessons[start : start + size]
+            each = self._divergences(self.model, on_device(collate_lessons(part, 0), self.model))
+            counts = [len(lesson.states) for lesson in part]
+            sums = [float(one.double().sum()) for one in torch.split(each.cpu(), counts)]
+            found += [RowLoss(nats, count) for nats, count in zip(sums, counts, strict=True)]
         self.model.train()
-        return total / tokens
+        return found
 
     def refresh(self) -> None:
         """Round the base, with the adapter as it is."""
         self._base.refresh()
 
     def _held_out_loss(self) -> float:
-        return self.held_out_divergence()
+        return mean_loss(self.held_out_divergences())
 
 
 class RefreshCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy

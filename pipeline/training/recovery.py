@@ -138,7 +138,8 @@ def _config(job: RecoveryJob) -> FinetuneConfig:
             adapter=str(job.adapter.folder),
             threads=job.threads,
             resume=job.resume,
-        )
+        ),
+        job.refresh_every,
     )
 
 
@@ -149,17 +150,14 @@ def _identity(job: RecoveryJob, config: FinetuneConfig, examples: Examples) -> d
         "precision": config.precision,
         "device": config.device,
         "quant": job.quant,
-        "types": types_digest(_type_names(job.types)),
+        "types": types_digest(job.type_names),
+        "refresh_every": job.refresh_every,
         "imatrix": sha256(job.imatrix) if job.imatrix else None,
         "rows": hashlib.sha256(repr(rows).encode()).hexdigest(),
         "base": [[path.name, path.stat().st_size] for path in job.base.weight_files()],
         "adapter": sha256(job.adapter.weights_file),
         "versions": versions(),
     }
-
-
-def _type_names(types: dict[str, int]) -> dict[str, str]:
-    return {name: type_name(number) for name, number in types.items()}
 
 
 def _write(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery, checkpoints: Checkpoints) -> None:
@@ -188,7 +186,7 @@ def _write(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery, checkpo
 
 
 def _record(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery) -> TrainedFor:
-    named = _type_names(job.types)
+    named = job.type_names
     counts: dict[str, int] = {}
     for name in named.values():
         counts[name] = counts.get(name, 0) + 1

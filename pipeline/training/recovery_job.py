@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from common.chat_templates import GivenTemplate
+from ggufio.ggml import type_name
 from pipeline.data.dataset import Example
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
-from pipeline.training.recovery_config import RecoveryOptions
+from pipeline.training.recovery_config import RecoveryOptions, refresh_every
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,30 @@ class RecoveryJob:
     threads: int = 1
     resume: bool = True
 
+    @property
+    def type_names(self) -> dict[str, str]:
+        """The type of each tensor in the file, by its name there."""
+        return {name: type_name(number) for name, number in self.types.items()}
+
+    @property
+    def refresh_every(self) -> int:
+        """The number of steps after which the base is rounded again."""
+        return refresh_every(set(self.type_names.values()), weighted=self.imatrix is not None)
+
 
 @dataclass(frozen=True)
 class Recovery:
     """The figures of a recovery: the divergence from the unquantized model on held-out chats, in nats.
 
-    `before` is that of plain rounding, `after` the recovered file's, at `step` of `steps`. `step` 0 means
-    that nothing was gained, and no adapter was written.
+    `before` is that of plain rounding, `after` the recovered file's, at `step` of `steps`; `low` and `high`
+    are the 95 % interval of what was gained, None for too few chats. `step` 0 means that nothing was gained
+    beyond chance, and no adapter was written.
     """
 
     before: float
     after: float
+    low: float | None
+    high: float | None
     step: int
     steps: int
     chats: int
@@ -75,6 +89,7 @@ class Recovery:
         return (
             f"{quant} was recovered on {source} in {self.step} steps: KL to the tuned model on "
             f"{self.held_out_chats} held-out ones {self.before:.3f} -> {self.after:.3f}"
+            + ("" if self.low is None else f" (gained {self.low:.3f} to {self.high:.3f})")
         )
 
 

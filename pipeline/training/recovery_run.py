@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from common.text import nan_to_none
 from ggufio.ggml import BF16, F16, F32
 from ggufio.ggml_reader import GgufTensors
 from ggufio.summary import summarize
 from pipeline.certificate.subject import text_config
 from pipeline.certificate.tensors.layout import TensorMap
 from pipeline.errors import InputError
+from pipeline.evaluation.statistics import RowLoss, compare
+from pipeline.evaluation.token_losses import mean_loss
 from pipeline.progress import StepProgress
 from pipeline.quantize.imatrix_file import UNWEIGHED, read_weights
 from pipeline.training.base_model import load_model
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.distillation import DistillationTrainer, RefreshCallback, Teacher, make_lessons
-from pipeline.training.recovery_config import REFRESH_EVERY
 from pipeline.training.recovery_job import Examples, Recovery, RecoveryJob
 from pipeline.training.rounded_base import RoundedBase, RoundingPlan
 from pipeline.training.run import run_training
@@ -66,23 +68,38 @@ def run_recovery(
         work=checkpoints.folder,
         pad_id=examples.pad_id,
     )
-    trainer.add_callback(RefreshCallback(base, REFRESH_EVERY))
-    before = _divergence_before(trainer, checkpoints, progress)
+    trainer.add_callback(RefreshCallback(base, job.refresh_every))
+    before = _divergences_before(trainer, checkpoints, progress)
     if state.best_loss is None:
-        state.best_loss = before
+        state.best_loss = mean_loss(before)
     run_training(config, trainer, checkpoints, state, progress)
     figures = Recovery(
-        before, before, 0, state.step, len(train), len(held), job.options.data is None, state.seconds
+        before=mean_loss(before),
+        after=mean_loss(before),
+        low=None,
+        high=None,
+        step=0,
+        steps=state.step,
+        chats=len(train),
+        held_out_chats=len(held),
+        own_answers=job.options.data is None,
+        seconds=state.seconds,
     )
     if state.best_step is None:
         return figures, None
     stored = _stored(model, job)
     base.mark_stale()
-    after = trainer.held_out_divergence()
-    if not after < before:
-        return figures, None
-    made = RecoveredWeights(stored, _full_type(full), base.digests())
-    return replace(figures, after=after, step=state.best_step), made
+    after = trainer.held_out_divergences()
+    gained = compare(before, after)
+    certain = gained.gain > 0 and not gained.gain_low <= 0
+    figures = replace(
+        figures,
+        after=mean_loss(after),
+        low=nan_to_none(gained.gain_low),
+        high=nan_to_none(gained.gain_high),
+        step=state.best_step if certain else 0,
+    )
+    return figures, RecoveredWeights(stored, _full_type(full), base.digests()) if certain else None
 
 
 def _layout(job: RecoveryJob) -> TensorMap:
@@ -115,17 +132,17 @@ def _without_dropout(model: Any) -> None:
             module.p = 0.0
 
 
-def _divergence_before(
+def _divergences_before(
     trainer: DistillationTrainer, checkpoints: Checkpoints, progress: StepProgress
-) -> float:
-    """Return the divergence of plain rounding, which a resumed run reads from the disk."""
+) -> list[RowLoss]:
+    """Return the divergences of plain rounding, which a resumed run reads from the disk."""
     known = checkpoints.before()
-    if isinstance(known, float):
+    if known is not None:
         trainer.refresh()
-        return known
+        return [RowLoss(nats, tokens) for nats, tokens in known]
     with progress.step("Measure plain rounding", None):
-        found = trainer.held_out_divergence()
-    checkpoints.store_before(found)
+        found = trainer.held_out_divergences()
+    checkpoints.store_before([[row.nats, row.tokens] for row in found])
     return found
 
 

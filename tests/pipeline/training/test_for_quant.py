@@ -90,7 +90,7 @@ def test_goes_on_after_the_first_training(
 
     def gains_nothing(job: RecoveryJob, _: Any) -> Recovery:
         assert job.full.is_file()
-        return Recovery(1.0, 1.0, 0, 8, 40, 4, own_answers=False, seconds=1.0)
+        return Recovery(1.0, 1.0, None, None, 0, 8, 40, 4, own_answers=False, seconds=1.0)
 
     monkeypatch.setattr(for_quant, "recover", gains_nothing)
     finetune(wanted)
