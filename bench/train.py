@@ -15,6 +15,8 @@ from bench.measure import measure
 WAYS = {
     "ours": "this project, float32",
     "ours-default": "this project's default precision",
+    "rounded": "float32, through a base rounded to Q4_0",
+    "distilled": "float32, distilled through that base (recover)",
     "trl": "TRL's defaults",
     "trl-tuned": "TRL, float32, no checkpointing, grouped by length",
     "plain": "a plain loop, all logits",

@@ -19,6 +19,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, set_seed
 
 from common.system import process_memory
+from ggufio.ggml import F16, type_number
+from pipeline.certificate.subject import text_config
+from pipeline.certificate.tensors.layout import TensorMap
 from pipeline.data.dataset import Example, encode_row
 from pipeline.data.reader import read_data
 from pipeline.evaluation.token_losses import collate
@@ -27,6 +30,9 @@ from pipeline.training.base_model import load_model, load_tokenizer
 from pipeline.training.batches import LengthGroupedOrder
 from pipeline.training.config import FinetuneConfig, Precision
 from pipeline.training.device import settled
+from pipeline.training.distillation import DistillationTrainer, RefreshCallback, Teacher, make_lessons
+from pipeline.training.recovery_config import refresh_every
+from pipeline.training.rounded_base import RoundedBase, RoundingPlan
 from pipeline.training.trainer import FinetuneTrainer
 
 RATE = 3e-4
@@ -74,20 +80,64 @@ def ours_by_default(task: Task) -> Callable[[], list[float]]:
     return _ours(task, "auto")
 
 
+def rounded(task: Task) -> Callable[[], list[float]]:
+    """Return our training in float32 on the labels, through the base rounded to Q4_0."""
+    config, model = _loaded(task, "float32")
+    trainer = FinetuneTrainer(config, model, task.examples, work=task.work)
+    trainer.add_callback(RefreshCallback(_rounded_base(task, model), _REFRESH))
+    return lambda: _trained(trainer)
+
+
+def distilled(task: Task) -> Callable[[], list[float]]:
+    """Return a recovery in float32: the teacher reads each chat once, which is part of the training."""
+    config, model = _loaded(task, "float32")
+    base = _rounded_base(task, model)
+
+    def train() -> list[float]:
+        lessons = make_lessons(model, task.examples, task.batch, lambda _: None)
+        teacher = Teacher(model, base.original_head)
+        trainer = DistillationTrainer(
+            config, model, lessons, (), teacher=teacher, base=base, work=task.work, pad_id=0
+        )
+        trainer.add_callback(RefreshCallback(base, _REFRESH))
+        return _trained(trainer)
+
+    return train
+
+
+_REFRESH = refresh_every(("Q4_0", "Q8_0"), weighted=False)
+
+
+def _rounded_base(task: Task, model: Any) -> RoundedBase:
+    """Return the base with the types of a Q4_0 file: Q4_0, and Q8_0 for embeddings and head."""
+    settings = text_config(Path(task.base))
+    layout = TensorMap(str(settings["model_type"]), settings)
+    names = (name.replace(".base_layer.", ".") for name, value in model.named_parameters() if value.ndim > 1)
+    found = (layout.location(name.removeprefix("base_model.model.")) for name in names)
+    tensors = [location.tensor for location in found if location is not None]
+    types = {name: type_number("Q4_0" if name.startswith("blk.") else "Q8_0") for name in tensors}
+    return RoundedBase(model, layout, RoundingPlan(F16, types))
+
+
 def _ours(task: Task, precision: Precision) -> Callable[[], list[float]]:
-    config = FinetuneConfig(
-        base=task.base,
-        data="-",
-        out=task.work / "out",
-        batch_size=task.batch,
-        epochs=1,
-        precision=precision,
-        device="cpu",
-    )
-    config = settled(config)
-    model = load_model(config, base_source(task.base))
+    config, model = _loaded(task, precision)
     trainer = FinetuneTrainer(config, model, task.examples, work=task.work)
     return lambda: _trained(trainer)
+
+
+def _loaded(task: Task, precision: Precision) -> tuple[FinetuneConfig, Any]:
+    config = settled(
+        FinetuneConfig(
+            base=task.base,
+            data="-",
+            out=task.work / "out",
+            batch_size=task.batch,
+            epochs=1,
+            precision=precision,
+            device="cpu",
+        )
+    )
+    return config, load_model(config, base_source(task.base))
 
 
 def trl_defaults(task: Task) -> Callable[[], list[float]]:
@@ -126,6 +176,8 @@ def plain_loop(task: Task) -> Callable[[], list[float]]:
 WAYS = {
     "ours": ours,
     "ours-default": ours_by_default,
+    "rounded": rounded,
+    "distilled": distilled,
     "trl": trl_defaults,
     "trl-tuned": trl_tuned,
     "plain": plain_loop,
