@@ -33,6 +33,7 @@ from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.workspace import require_space
 from pipeline.manifest import Record, versions
 from pipeline.progress import StepProgress
+from pipeline.quantize.grid_survey import survey_checkpoint
 from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_few_chats
 from pipeline.quantize.imatrix_file import check_fits, read_imatrix
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
@@ -183,6 +184,7 @@ class ModelExport(ExportRun):
                 *base_mismatch_notes(self.base, self.adapters),
                 *rounding_notes(self.adapters),
                 *converted.notes,
+                *survey_checkpoint(self.base.weight_files()).notes(tuned=bool(self.adapters)),
             ],
             "settings": converted.settings,
             "template": converted.template,

@@ -27,7 +27,7 @@ from pipeline.quantize.grid_search import (
 from pipeline.quantize.k_quant_search import Floats, kernel
 
 SUPER = 256
-_BELOW_TOP = 4  # multiples below the highest that the largest step may have
+_BELOW_TOP = 12  # multiples below the highest that the largest step may have
 
 
 Whole = NDArray[np.int16]

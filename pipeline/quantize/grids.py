@@ -195,7 +195,7 @@ def keep_grid(numbers: Floats, dtype: int, rows: Bytes, importance: Floats | Non
     true, stored = blocks[places], rows.reshape(-1, kind.size)
     weights = None if importance is None else importance.reshape(-1, kind.block)[places % per_row]
     values = [dequantize(kind, data.tobytes()).reshape(true.shape) for data in (packed, stored[places])]
-    (wrong, error), (ggml_wrong, ggml_error) = (_errors(one, true, weights) for one in values)
+    (wrong, error), (ggml_wrong, ggml_error) = (errors(one, true, weights) for one in values)
     nearer = (wrong < ggml_wrong) | ((wrong == ggml_wrong) & (error < ggml_error))
     stored[places[nearer]] = packed[nearer]
 
@@ -212,7 +212,7 @@ def _search(numbers: Floats, name: str) -> tuple[NDArray[np.int64], Bytes]:
     return np.empty(0, np.int64), np.empty(0, np.uint8)
 
 
-def _errors(
+def errors(
     values: Floats, true: Floats, weights: Floats | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return for each block how many numbers would be stored as others, and the squared error.
