@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.quantize.k_quant_search import Floats, kernel
 
 Codes = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
 _BLOCK = 32
 _PROBES = 4  # blocks of a row that are tried first
 SMALLEST = 2.0**-12  # below, a float16's steps are no longer small beside the numbers
@@ -183,19 +184,26 @@ def _probe(per_row: int, number: int) -> int:
 
 
 @kernel
-def search_scaled(x: Floats, per_row: int, kind: Levels, out: Found) -> None:
-    """Search scales for the blocks x [blocks, 32] of rows of `per_row` blocks, whose values are d * level."""
-    for start in range(0, x.shape[0], per_row):
-        hit = False
+def probe_scaled(x: Floats, per_row: int, kind: Levels, out: Flags) -> None:
+    """Find the rows of `per_row` blocks x [blocks, 32] of which a probed block has a scale."""
+    for row in range(out.shape[0]):
+        out[row] = False
         for number in range(min(_PROBES, per_row)):
-            block = x[start + _probe(per_row, number)]
-            hit = hit or (abs(block[_largest(block)]) >= SMALLEST and _scale(block, kind) != 0)
-        for place in range(start, start + per_row if hit else start):
-            block = x[place]
-            d = _scale(block, kind) if abs(block[_largest(block)]) >= SMALLEST else 0.0
-            out.found[place], out.scale[place] = d != 0, d
-            for i in range(_BLOCK if d != 0 else 0):
-                out.codes[place, i] = kind.nearest[int(np.round(block[i] / d)) + 128]
+            block = x[row * per_row + _probe(per_row, number)]
+            if abs(block[_largest(block)]) >= SMALLEST and _scale(block, kind) != 0:
+                out[row] = True
+                break
+
+
+@kernel
+def search_scaled(x: Floats, kind: Levels, out: Found) -> None:
+    """Search scales for the blocks x [blocks, 32], whose values are d * level."""
+    for place in range(x.shape[0]):
+        block = x[place]
+        d = _scale(block, kind) if abs(block[_largest(block)]) >= SMALLEST else 0.0
+        out.found[place], out.scale[place] = d != 0, d
+        for i in range(_BLOCK if d != 0 else 0):
+            out.codes[place, i] = kind.nearest[int(np.round(block[i] / d)) + 128]
 
 
 @kernel
@@ -266,21 +274,37 @@ def _affine(x: Floats, top: int) -> tuple[float, float, int]:
 
 
 @kernel
-def search_affine(x: Floats, per_row: int, top: int, out: Found) -> None:
-    """Search scales and minimums for the blocks x [blocks, 32], as search_scaled.
-
-    Values are d * code + minimum, with codes up to `top`.
-    """
-    for start in range(0, x.shape[0], per_row):
-        hit = False
+def probe_affine(x: Floats, per_row: int, top: int, out: Flags) -> None:
+    """Find the rows of `per_row` blocks x [blocks, 32] of which a probed block has a scale and a minimum."""
+    for row in range(out.shape[0]):
+        out[row] = False
         for number in range(min(_PROBES, per_row)):
-            block = x[start + _probe(per_row, number)]
-            hit = hit or (block.max() - block.min() >= SMALLEST and _affine(block, top)[0] != 0)
-        for place in range(start, start + per_row if hit else start):
-            block, low = x[place], x[place].min()
-            if block.max() - low < SMALLEST:
-                continue
-            d, minimum, first = _affine(block, top)
-            out.found[place], out.scale[place], out.minimum[place] = d != 0, d, minimum
-            for i in range(_BLOCK if d != 0 else 0):
-                out.codes[place, i] = int(np.round((block[i] - low) / d)) + first
+            block = x[row * per_row + _probe(per_row, number)]
+            if block.max() - block.min() >= SMALLEST and _affine(block, top)[0] != 0:
+                out[row] = True
+                break
+
+
+@kernel
+def search_affine(x: Floats, top: int, out: Found) -> None:
+    """Search scales and minimums for the blocks x [blocks, 32]: values are d * code + m, codes up to `top`."""
+    for place in range(x.shape[0]):
+        block, low = x[place], x[place].min()
+        if block.max() - low < SMALLEST:
+            continue
+        d, minimum, first = _affine(block, top)
+        out.found[place], out.scale[place], out.minimum[place] = d != 0, d, minimum
+        for i in range(_BLOCK if d != 0 else 0):
+            out.codes[place, i] = int(np.round((block[i] - low) / d)) + first
+
+
+@kernel
+def find_changed(values: Floats, true: Floats, out: NDArray[np.int64]) -> None:
+    """Count in each block [blocks, numbers] the values that would be stored as others than the true ones."""
+    for place in range(true.shape[0]):
+        bits, count = precision(true[place]), 0
+        for i in range(true.shape[1]):
+            value, wanted = float(values[place, i]), float(true[place, i])
+            same = value == wanted if bits == 24 else rounds_to(value, wanted, bits)
+            count += 0 if same else 1
+        out[place] = count

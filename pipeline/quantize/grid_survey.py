@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from common.sequences import sample_evenly
-from ggufio.ggml import BF16, F16, Floats, dequantize, ggml_type_named
-from ggufio.ggml_reader import rounded_to
-from pipeline.quantize.grids import errors
+from ggufio.ggml import Floats, dequantize, ggml_type_named
+from pipeline.quantize.grids import changed_numbers
 from pipeline.quantize.rounding import quantize_rows
 from pipeline.sources.safetensors_reader import SafetensorsReader
 
@@ -50,11 +49,9 @@ def is_on_grid(rows: Floats, name: str) -> bool:
     rows = np.ascontiguousarray(rows, np.float32)
     blocks = rows.reshape(-1, kind.block)
     values = dequantize(kind, quantize_rows(rows, kind.number).tobytes()).reshape(blocks.shape)
-    changed, error = errors(values, blocks, None)
-    energy = np.square(blocks.astype(np.float64)).sum(axis=1)
+    error, energy = (np.square(one.astype(np.float64)).sum(axis=1) for one in (values - blocks, blocks))
     counted = energy > 0
-    is_narrow = [(rounded_to(blocks, dtype) == blocks).all(axis=1) for dtype in (F16, BF16)]
-    fits = (changed == 0) & ((error <= _NEAR * energy) | is_narrow[0] | is_narrow[1])
+    fits = (changed_numbers(values, blocks) == 0) | (error <= _NEAR * energy)
     return bool(counted.any()) and float(fits[counted].mean()) >= _ON_GRID
 
 

@@ -14,9 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.ggml import BF16, F16, Floats, dequantize, ggml_type
-from ggufio.ggml_reader import rounded_to
-from pipeline.quantize.grid_search import Codes, Found, Levels, new_found, search_affine, search_scaled
+from ggufio.ggml import Floats, GGMLType, dequantize, ggml_type
+from pipeline.quantize.grid_search import (
+    Codes,
+    Flags,
+    Found,
+    Levels,
+    find_changed,
+    new_found,
+    probe_affine,
+    probe_scaled,
+    search_affine,
+    search_scaled,
+)
 from pipeline.quantize.grid_search_k import (
     SUPER,
     SuperFound,
@@ -27,6 +37,7 @@ from pipeline.quantize.grid_search_k import (
 )
 from pipeline.quantize.k_quants import Bytes, fifth_bits, low_bits, six_bit_codes, six_bits
 
+Places = NDArray[np.int64]
 _BLOCK = 32
 _IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # kvalues_iq4nl
 
@@ -45,17 +56,31 @@ class _Grid:
     mirrored: bool = True
     top: int = 0
 
-    def search(self, blocks: Floats, per_row: int) -> Found:
-        """Return what is found in the blocks [n, 32] of rows of `per_row` blocks."""
+    def candidates(self, numbers: Floats) -> Places:
+        """Return the places of the blocks that may lie on the grid, in rows [rows, width]."""
+        per_row = numbers.shape[1] // _BLOCK
+        blocks, rows = numbers.reshape(-1, _BLOCK), np.empty(len(numbers), np.bool_)
+        if self.top:
+            probe_affine(blocks, per_row, self.top, rows)
+        else:
+            probe_scaled(blocks, per_row, self._levels, rows)
+        return np.flatnonzero(np.repeat(rows, per_row))
+
+    def search(self, blocks: Floats) -> tuple[Flags, Bytes]:
+        """Return which of the blocks [n, 32] lie on the grid, and the bytes of all."""
         found = new_found(len(blocks))
         if self.top:
-            search_affine(blocks, per_row, self.top, found)
-            return found
+            search_affine(blocks, self.top, found)
+        else:
+            search_scaled(blocks, self._levels, found)
+        return found.found, self.pack(found)
+
+    @property
+    def _levels(self) -> Levels:
         levels, tried = (np.array(one, np.float32) for one in (self.levels, self.tried))
         multiples = np.arange(-128, 129, dtype=np.float32)
         nearest = np.abs(multiples[:, None] - levels).argmin(axis=1).astype(np.uint8)
-        search_scaled(blocks, per_row, Levels(levels, nearest, tried, self.mirrored), found)
-        return found
+        return Levels(levels, nearest, tried, self.mirrored)
 
 
 def _f16(values: Floats) -> Bytes:
@@ -94,7 +119,7 @@ def _pack_8_0(found: Found) -> Bytes:
     return np.concatenate((_f16(found.scale), found.codes - np.uint8(128)), axis=1)
 
 
-_GRIDS = {
+_SMALL_GRIDS = {
     "Q4_0": _Grid(_pack_4_0, tuple(range(-8, 8)), (-8, *range(7, 0, -1))),
     "Q4_1": _Grid(_pack_4_1, top=15),
     "Q5_0": _Grid(_pack_5_0, tuple(range(-16, 16)), (-16, *range(15, 0, -1))),
@@ -117,18 +142,26 @@ class _SuperGrid:
     codes: int
     symmetric: bool = False
 
-    def search(self, numbers: Floats) -> tuple[NDArray[np.int64], SuperFound]:
-        """Return the places of super-blocks of rows [rows, width], and what is found in them."""
-        x = numbers.reshape(-1, self.blocks, SUPER // self.blocks)
-        span = self.codes // 2 if self.symmetric else self.codes - 1
+    def candidates(self, numbers: Floats) -> Places:
+        """Return the places of the super-blocks that may lie on the grid, in rows [rows, width]."""
+        x = self._blocks(numbers)
         possible = np.empty(len(x), np.bool_)
-        may_lie_on_grid(x, span, self.symmetric, possible)
-        places = np.flatnonzero(possible)
-        found = new_super_found(len(places), self.blocks)
-        if len(places):  # compiling the search takes seconds
-            search = search_super_scaled if self.symmetric else search_super_affine
-            search(x[places], self.most, span, found)
-        return places, found
+        may_lie_on_grid(x, self._span, self.symmetric, possible)
+        return np.flatnonzero(possible)
+
+    def search(self, blocks: Floats) -> tuple[Flags, Bytes]:
+        """Return which of the super-blocks [n, 256] lie on the grid, and the bytes of all."""
+        found = new_super_found(len(blocks), self.blocks)
+        search = search_super_scaled if self.symmetric else search_super_affine
+        search(self._blocks(blocks), self.most, self._span, found)
+        return found.found, self.pack(found)
+
+    @property
+    def _span(self) -> int:
+        return self.codes // 2 if self.symmetric else self.codes - 1
+
+    def _blocks(self, numbers: Floats) -> Floats:
+        return numbers.reshape(-1, self.blocks, SUPER // self.blocks)
 
 
 def _pack_4_k(found: SuperFound) -> Bytes:
@@ -171,7 +204,8 @@ def _two_bits(codes: Codes) -> Bytes:
     return packed.reshape(-1, 64)
 
 
-_SUPER_GRIDS = {
+_GRIDS: dict[str, _Grid | _SuperGrid] = {
+    **_SMALL_GRIDS,
     "Q2_K": _SuperGrid(_pack_2_k, 16, 15, 4),
     "Q3_K": _SuperGrid(_pack_3_k, 16, 32, 8, symmetric=True),
     "Q4_K": _SuperGrid(_pack_4_k, 8, 63, 16),
@@ -187,43 +221,40 @@ def keep_grid(numbers: Floats, dtype: int, rows: Bytes, importance: Floats | Non
     [width], the weights of the columns' errors. All other blocks keep their bytes.
     """
     kind = ggml_type(dtype)
-    assert kind is not None
-    places, packed = _search(numbers, kind.name)
+    grid = _GRIDS.get(kind.name) if kind is not None else None
+    if grid is None or kind is None or not len(places := grid.candidates(numbers)):
+        return
+    blocks, stored = numbers.reshape(-1, kind.block), rows.reshape(-1, kind.size)
+    values = dequantize(kind, stored[places].tobytes()).reshape(-1, kind.block)
+    places = places[changed_numbers(values, blocks[places]) > 0]
     if not len(places):
         return
-    blocks, per_row = numbers.reshape(-1, kind.block), numbers.shape[1] // kind.block
-    true, stored = blocks[places], rows.reshape(-1, kind.size)
-    weights = None if importance is None else importance.reshape(-1, kind.block)[places % per_row]
-    values = [dequantize(kind, data.tobytes()).reshape(true.shape) for data in (packed, stored[places])]
-    (wrong, error), (ggml_wrong, ggml_error) = (errors(one, true, weights) for one in values)
-    nearer = (wrong < ggml_wrong) | ((wrong == ggml_wrong) & (error < ggml_error))
+    found, packed = grid.search(blocks[places])
+    places, packed, true = places[found], packed[found], blocks[places][found]
+    weights = 1.0
+    if importance is not None:
+        weights = importance.reshape(-1, kind.block)[places % (numbers.shape[1] // kind.block)]
+    ours, theirs = (_Result(kind, data, true, weights) for data in (packed, stored[places]))
+    fewer, as_many = ours.changed < theirs.changed, ours.changed == theirs.changed
+    nearer = fewer | (as_many & (ours.error < theirs.error))
     stored[places[nearer]] = packed[nearer]
 
 
-def _search(numbers: Floats, name: str) -> tuple[NDArray[np.int64], Bytes]:
-    """Return the places of the blocks of rows [rows, width] that lie on the type's grid, and their bytes."""
-    if name in _GRIDS:
-        found = _GRIDS[name].search(numbers.reshape(-1, _BLOCK), numbers.shape[1] // _BLOCK)
-        places = np.flatnonzero(found.found)
-        return places, _GRIDS[name].pack(found)[places] if len(places) else np.empty(0, np.uint8)
-    if name in _SUPER_GRIDS:
-        places, super_found = _SUPER_GRIDS[name].search(numbers)
-        return places[super_found.found], _SUPER_GRIDS[name].pack(super_found)[super_found.found]
-    return np.empty(0, np.int64), np.empty(0, np.uint8)
+def changed_numbers(values: Floats, true: Floats) -> NDArray[np.int64]:
+    """Return for each block [blocks, numbers] how many numbers would be stored as others than the true ones.
 
-
-def errors(
-    values: Floats, true: Floats, weights: Floats | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return for each block how many numbers would be stored as others, and the squared error.
-
-    bfloat16 stores a whole range of numbers as one. Any of them is the same number to it, so the error within
-    the range matters only between blocks that have equally many numbers outside.
+    bfloat16 and float16 store a range of numbers as one: any of them is the same number to it. How a block
+    was stored is known from its numbers.
     """
-    half, brain = (rounded_to(values, dtype) != true for dtype in (F16, BF16))
-    is_half, is_brain = (
-        (rounded_to(true, dtype) == true).all(axis=1, keepdims=True) for dtype in (F16, BF16)
-    )
-    changed = np.where(is_brain, brain, half & is_half).sum(axis=1)
-    squares = np.square(values.astype(np.float64) - true)
-    return changed, (squares if weights is None else squares * weights).sum(axis=1)
+    counts = np.empty(len(true), np.int64)
+    find_changed(values, true, counts)
+    return counts
+
+
+class _Result:
+    """A block's result: how many numbers it changes, and the squared error; each is [blocks]."""
+
+    def __init__(self, kind: GGMLType, data: Bytes, true: Floats, weights: Floats | float) -> None:
+        values = dequantize(kind, data.tobytes()).reshape(true.shape)
+        self.changed = changed_numbers(values, true)
+        self.error = (np.square(values.astype(np.float64) - true) * weights).sum(axis=1)
