@@ -287,7 +287,7 @@ def probe_affine(x: Floats, per_row: int, top: int, out: Flags) -> None:
 
 @kernel
 def search_affine(x: Floats, top: int, out: Found) -> None:
-    """Search scales and minimums for the blocks x [blocks, 32]: values are d * code + m, codes up to `top`."""
+    """Search scales and minimums for blocks x [blocks, 32]: values are d * code + m, codes up to `top`."""
     for place in range(x.shape[0]):
         block, low = x[place], x[place].min()
         if block.max() - low < SMALLEST:
