@@ -16,7 +16,7 @@ import numpy as np
 
 from common.sequences import sample_evenly
 from ggufio.ggml import Floats, dequantize, ggml_type_named
-from pipeline.quantize.grids import changed_numbers
+from pipeline.quantize.grids import changed_numbers, may_fit
 from pipeline.quantize.rounding import quantize_rows
 from pipeline.sources.safetensors_reader import SafetensorsReader
 
@@ -47,6 +47,8 @@ def is_on_grid(rows: Floats, name: str) -> bool:
     if rows.shape[1] % kind.block:
         return False
     rows = np.ascontiguousarray(rows, np.float32)
+    if not may_fit(rows, name):
+        return False
     blocks = rows.reshape(-1, kind.block)
     values = dequantize(kind, quantize_rows(rows, kind.number).tobytes()).reshape(blocks.shape)
     error, energy = (np.square(one.astype(np.float64)).sum(axis=1) for one in (values - blocks, blocks))

@@ -240,6 +240,11 @@ def keep_grid(numbers: Floats, dtype: int, rows: Bytes, importance: Floats | Non
     stored[places[nearer]] = packed[nearer]
 
 
+def may_fit(numbers: Floats, name: str) -> bool:
+    """Return whether some blocks of rows [rows, width] may lie on the named type's grid."""
+    return name not in _GRIDS or len(_GRIDS[name].candidates(numbers)) > 0
+
+
 def changed_numbers(values: Floats, true: Floats) -> NDArray[np.int64]:
     """Return for each block [blocks, numbers] how many numbers would be stored as others than the true ones.
 
