@@ -53,7 +53,7 @@ def run_job(request: Message) -> Message:
     if "quantize" in request:
         return {"files": _quantize(from_json(QuantizeJob, request["quantize"]))}
     plan, _ = _plan(from_json(Quantization, request["plan"]))
-    return to_json(QuantPlan(plan.size, plan.bits_per_weight))
+    return to_json(QuantPlan(plan.size, plan.bits_per_weight, plan.types))
 
 
 def _plan(wanted: Quantization) -> tuple[DryRun, ImportanceWeights]:
