@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": Command(
         "pipeline.cli.evaluate:run", "Compare base, tuned model and GGUF files on held-out data."
     ),
+    "inspect": Command("pipeline.cli.inspect:app", "Show how tensors are stored and rounded."),
     "make-base": Command("pipeline.cli.make_base:app", "Write the demo's base model as a checkpoint folder."),
 }
 

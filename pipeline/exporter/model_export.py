@@ -36,6 +36,7 @@ from pipeline.exporter.recover_step import RecoverStep, TrainedAdapter
 from pipeline.exporter.workspace import require_space
 from pipeline.manifest import Record, versions
 from pipeline.progress import StepProgress
+from pipeline.quantize.grid_survey import survey_checkpoint
 from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_few_chats
 from pipeline.quantize.imatrix_file import check_fits, read_imatrix
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
@@ -202,6 +203,7 @@ class ModelExport(ExportRun):
                 *base_mismatch_notes(self.base, self.adapters),
                 *rounding_notes(self.adapters),
                 *converted.notes,
+                *survey_checkpoint(self.base.weight_files()).notes(tuned=bool(self.adapters)),
             ],
             "settings": converted.settings,
             "template": converted.template,

@@ -34,14 +34,13 @@ class TooSmall(ArithmeticError):
 def q4_k(x: Floats) -> Bytes:
     """Quantize x [rows, width], width a multiple of 256, to [rows * width / 256, 144]. Raises TooSmall."""
     head, levels = _with_minimum(x, 15, -1.0, 20)
-    return np.concatenate((head, _low_bits(levels)), axis=1)
+    return np.concatenate((head, low_bits(levels)), axis=1)
 
 
 def q5_k(x: Floats) -> Bytes:
     """Quantize x [rows, width], width a multiple of 256, to [rows * width / 256, 176]. Raises TooSmall."""
     head, levels = _with_minimum(x, 31, -0.5, 15)
-    high = np.bitwise_or.reduce((levels >> 4) << np.arange(8, dtype=np.uint8)[:, None], axis=1)
-    return np.concatenate((head, high, _low_bits(levels)), axis=1)
+    return np.concatenate((head, fifth_bits(levels), low_bits(levels)), axis=1)
 
 
 def q6_k(x: Floats) -> Bytes:
@@ -60,14 +59,17 @@ def q6_k(x: Floats) -> Bytes:
     levels = np.empty(blocks.shape, np.uint8)
     _levels_6(blocks, (d.astype(np.float32) * steps).ravel(), found[1], levels)
     levels = np.where(empty[:, :, None], np.uint8(0), levels.reshape(-1, 16, 16))
+    low, high = six_bit_codes(levels)
+    return np.concatenate((low, high, steps.view(np.uint8), d.view(np.uint8)), axis=1)
+
+
+def six_bit_codes(levels: Bytes) -> tuple[Bytes, Bytes]:
+    """Pack 6-bit codes, 256 a super-block: the low 4 bits to [n, 128], the high 2 to [n, 64]."""
     # [blocks, half of 128, quarter of 32, number]: two quarters share the bytes of their low bits.
     quarter = levels.reshape(-1, 2, 4, 32)
-    low = (quarter[:, :, :2] & 15) | (quarter[:, :, 2:] << 4)
+    low = (quarter[:, :, :2] & np.uint8(15)) | (quarter[:, :, 2:] << 4)
     high = np.bitwise_or.reduce((quarter >> 4) << np.arange(0, 8, 2, dtype=np.uint8)[:, None], axis=2)
-    count = len(scale)
-    return np.concatenate(
-        (low.reshape(count, -1), high.reshape(count, -1), steps.view(np.uint8), d.view(np.uint8)), axis=1
-    )
+    return low.reshape(-1, 128), high.reshape(-1, 64)
 
 
 def _with_minimum(x: Floats, top: int, start: float, steps: int) -> tuple[Bytes, Bytes]:
@@ -83,7 +85,7 @@ def _with_minimum(x: Floats, top: int, start: float, steps: int) -> tuple[Bytes,
     found[1] = (d_min.astype(np.float32) * minimum_steps).ravel()
     levels = np.empty(blocks.shape, np.uint8)
     _levels_with_minimum(blocks, np.float32(top), found, levels)
-    head = (d.view(np.uint8), d_min.view(np.uint8), _six_bits(scale_steps, minimum_steps))
+    head = (d.view(np.uint8), d_min.view(np.uint8), six_bits(scale_steps, minimum_steps))
     return np.concatenate(head, axis=1), levels.reshape(-1, 8, 32)
 
 
@@ -102,7 +104,7 @@ def _in_64_steps(values: Floats) -> tuple[NDArray[np.float16], Bytes]:
     return (largest / np.float32(63)).astype(np.float16), steps
 
 
-def _six_bits(scales: Bytes, minimums: Bytes) -> Bytes:
+def six_bits(scales: Bytes, minimums: Bytes) -> Bytes:
     """Pack 8 scales and 8 minimums of 6 bits into 12 bytes, as ggml: the last four's high bits go first."""
     first = scales[:, :4] | (scales[:, 4:] >> 4 << 6)
     second = minimums[:, :4] | (minimums[:, 4:] >> 4 << 6)
@@ -110,11 +112,17 @@ def _six_bits(scales: Bytes, minimums: Bytes) -> Bytes:
     return np.concatenate((first, second, third), axis=1)
 
 
-def _low_bits(levels: Bytes) -> Bytes:
+def low_bits(levels: Bytes) -> Bytes:
     """Pack the low 4 bits of [n, 8, 32] into [n, 128]: every two blocks of 32 share their bytes."""
     pairs = levels.reshape(-1, 4, 2, 32)
     packed: Bytes = (pairs[:, :, 0] & np.uint8(15)) | (pairs[:, :, 1] << 4)
     return packed.reshape(-1, 128)
+
+
+def fifth_bits(levels: Bytes) -> Bytes:
+    """Pack the fifth bits of [n, 8, 32] into [n, 32]: one byte for each place in the blocks."""
+    packed: Bytes = np.bitwise_or.reduce((levels >> 4) << np.arange(8, dtype=np.uint8)[:, None], axis=1)
+    return packed
 
 
 def _nearest(values: Floats) -> NDArray[np.int32]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ggufio.ggml import F32, library, type_name
 from ggufio.ggml_reader import rounded_to
+from pipeline.quantize.grids import keep_grid
 from pipeline.quantize.k_quant_search import Floats
 from pipeline.quantize.k_quants import Bytes, TooSmall, exact_quantizer
 
@@ -22,10 +23,18 @@ _CHUNK = 1 << 16  # numbers; what is read and written of them stays in a core's 
 
 
 def quantize_rows(rows: Floats, dtype: int, importance: Floats | None = None) -> Bytes:
-    """Quantize rows [rows, width] to the `enum ggml_type`; return [rows, bytes of a row], llama.cpp's bytes.
+    """Quantize rows [rows, width] to the `enum ggml_type`; return [rows, bytes of a row].
 
-    `importance` [width] weights the columns' errors. Runs without the GIL.
+    They are llama.cpp's bytes, but for blocks that lie on the type's grid already and that llama.cpp would
+    move off it (grids.py). `importance` [width] weights the columns' errors. Runs without the GIL.
     """
+    result = _quantize(rows, dtype, importance)
+    keep_grid(rows, dtype, result, importance)
+    return result
+
+
+def _quantize(rows: Floats, dtype: int, importance: Floats | None) -> Bytes:
+    """Quantize rows [rows, width] to llama.cpp's bytes."""
     if importance is None and (quantize := exact_quantizer(dtype)) is not None:
         with suppress(TooSmall):
             return quantize(rows).reshape(len(rows), -1)

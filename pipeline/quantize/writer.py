@@ -1,5 +1,7 @@
 """Writes the quantized GGUF that llama_model_quantize would write, byte for byte, and faster.
 
+Only blocks whose numbers lie on the type's grid already may be nearer to them (grids.py).
+
 Each thread takes the next slab of rows, of any tensor, and writes it to its offset in the file, which is
 known beforehand. Tensors that an earlier file of the same export has in the same type are copied.
 """

@@ -13,19 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from common.sequences import sample_evenly
 from engine.llama.model import Model
-from ggufio.blocks import round_trip
 from ggufio.ggml import BF16, F16, F32, type_name
 from ggufio.ggml_reader import Array, GgufTensors
-from pipeline.certificate.scoring.samples import sample_evenly
 from pipeline.certificate.subject import Subject, text_config
-from pipeline.certificate.tensors.compare import max_nmse
-from pipeline.certificate.tensors.expected import SafetensorsReader, UpdatedTensors, all_updates
+from pipeline.certificate.tensors.expected import UpdatedTensors, all_updates
 from pipeline.certificate.tensors.layout import TensorMap
+from pipeline.quantize.grid_survey import is_on_grid
+from pipeline.sources.safetensors_reader import SafetensorsReader
 
 _MAX_TENSORS = 6  # sampled of a file
 _MAX_ROWS = 64  # sampled of a tensor
-_ON_GRID = 0.02  # of the error that rounding to the type may have; other weights have a fifth and more
 _MUCH_LOST = 0.8  # of the change is left; rounding to other grids leaves nearly all of it
 
 
@@ -65,13 +64,13 @@ def find_snap(quantized: Path, subject: Subject) -> GridSnap | None:
         tensor = file.tensors.get(location.tensor) if location else None
         if location is None or location.expert is not None or tensor is None:
             continue
-        value, delta = tuned.read(name)
+        _, delta = tuned.read(name)
         if tensor.type in (F32, F16, BF16) or delta is None:
             continue
-        change, whole = (layout.reordered(location, one)[:_MAX_ROWS] for one in (delta, value))
-        if whole.shape[-1] == tensor.width:
-            rows = file.read(tensor.name, 0, len(whole))
-            found.append((tensor.type, *_measure(whole - change, change, rows, tensor.type)))
+        change, base = (layout.reordered(location, one)[:_MAX_ROWS] for one in (delta, stored.read(name)))
+        if base.shape[-1] == tensor.width:
+            rows = file.read(tensor.name, 0, len(base))
+            found.append((tensor.type, *_measure(base, change, rows, tensor.type)))
     on_grid = [one for one in found if one[1]]
     if 2 * len(on_grid) <= len(found):
         return None
@@ -82,7 +81,5 @@ def find_snap(quantized: Path, subject: Subject) -> GridSnap | None:
 
 def _measure(base: Array, change: Array, rounded: Array, dtype: int) -> tuple[bool, float, float]:
     """Return whether the base lies on the type's grid, and the energies of the change: kept and in all."""
-    again = round_trip(np.ascontiguousarray(base), type_name(dtype))
-    error = float(np.square(again.values - base).sum()) if again is not None else float("inf")
-    on_grid = error <= _ON_GRID * max_nmse(dtype) * float(np.square(base).sum())
+    on_grid = is_on_grid(base, type_name(dtype))
     return on_grid, float(((rounded - base) * change).sum()), float(np.square(change).sum())

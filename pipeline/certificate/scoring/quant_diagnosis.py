@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from common.sequences import sample_evenly
 from ggufio.ggml import BF16, F16, F32, type_name
-from ggufio.ggml_reader import GgufTensors, TensorLocation
-from pipeline.certificate.scoring.samples import sample_evenly
+from ggufio.ggml_reader import Array, GgufTensors, TensorLocation
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tensors.expected import SafetensorsReader
+from pipeline.quantize.grid_survey import BLOCK, distinct_levels, layer_matrices
 from pipeline.sources.model_source import Source
+from pipeline.sources.safetensors_reader import SafetensorsReader
 
 _SUPER_BLOCK = 256  # weights in a block of K types (and IQ4_XS)
-_BLOCK = 32
 _MAX_ROWS = 64  # sampled of a tensor
 _MAX_TENSORS = 4  # sampled of a file
 _MIN_GAIN = 0.005  # ten times that of Q5_0
-Rows = NDArray[np.float64]
-"""Some rows of a tensor: [rows, width]."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class QuantDiagnosis:
     gain: float
 
     def explain(self, levels: int) -> str:
-        """Return the cause in plain sentences, or an empty text; `levels` is from `distinct_levels`."""
+        """Return the cause in plain sentences, or an empty text; `levels` is from `levels_of_base`."""
         if not self.fallbacks:
             return ""
         dtype, count = max(self.fallbacks.items(), key=lambda item: item[1])
@@ -76,40 +72,32 @@ def diagnose_quantization(quantized: Path, full: Path) -> QuantDiagnosis:
     return QuantDiagnosis(len(matrices), dict(dtypes), width, float(np.mean(gains)) if gains else 0.0)
 
 
-def distinct_levels(subject: Subject) -> int:
+def levels_of_base(subject: Subject) -> int:
     """Return the largest number of distinct values in a block of 32 weights of the base.
 
     16 or fewer when the base was 4-bit before. Without a base the full-precision file is sampled instead.
     """
     samples = _sample_gguf(subject.full) if subject.base is None else _sample_checkpoint(subject.base)
-    counts = [_count_distinct(rows.reshape(-1, _BLOCK)) for rows in samples]
-    return max(counts, default=_BLOCK)
+    return max(map(distinct_levels, samples), default=BLOCK)
 
 
-def _sample_gguf(full: Path) -> list[Rows]:
+def _sample_gguf(full: Path) -> list[Array]:
     file = GgufTensors(full)
     tensors = [t for t in file.tensors.values() if t.name.startswith("blk.")]
-    usable = [t for t in tensors if t.rows >= _BLOCK and t.width % _BLOCK == 0]
+    usable = [t for t in tensors if t.rows >= BLOCK and t.width % BLOCK == 0]
     return [_rows(file, t) for t in sample_evenly(usable, _MAX_TENSORS)]
 
 
-def _sample_checkpoint(base: Source) -> list[Rows]:
+def _sample_checkpoint(base: Source) -> list[Array]:
     stored = SafetensorsReader(base.weight_files())
-    layers = {name: tensor.shape for name, tensor in stored.tensors.items() if re.search(r"\.\d+\.", name)}
-    usable = [n for n, s in layers.items() if len(s) == 2 and s[0] >= _BLOCK and s[1] % _BLOCK == 0]
-    return [stored.read(name)[:_MAX_ROWS].astype(np.float64) for name in sample_evenly(usable, _MAX_TENSORS)]
+    return [stored.sample_rows(n, _MAX_ROWS) for n in sample_evenly(layer_matrices(stored), _MAX_TENSORS)]
 
 
-def _count_distinct(blocks: Rows) -> int:
-    """Return the largest number of distinct values in a row: [blocks, values]."""
-    ordered = np.sort(blocks, axis=1)
-    return 1 + int((np.diff(ordered, axis=1) != 0).sum(axis=1).max())
-
-
-def _gain(rounded: Rows, true: Rows) -> float:
+def _gain(rounded: Array, true: Array) -> float:
+    rounded, true = rounded.astype(np.float64), true.astype(np.float64)
     return float((rounded * true).sum() / (true * true).sum()) - 1
 
 
-def _rows(file: GgufTensors, tensor: TensorLocation) -> Rows:
+def _rows(file: GgufTensors, tensor: TensorLocation) -> Array:
     """Return the first rows of a tensor, dequantized: [rows, width]."""
-    return file.read(tensor.name, 0, min(_MAX_ROWS, tensor.rows)).astype(np.float64)
+    return file.read(tensor.name, 0, min(_MAX_ROWS, tensor.rows))

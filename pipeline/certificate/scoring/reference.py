@@ -16,7 +16,7 @@ import numpy as np
 from engine.probe.cpu_backend import CpuChoice
 from pipeline.certificate.scoring.base_model import base_gguf, negated_adapter, why_no_base
 from pipeline.certificate.scoring.metrics import TokenScores
-from pipeline.certificate.scoring.quant_diagnosis import distinct_levels
+from pipeline.certificate.scoring.quant_diagnosis import levels_of_base
 from pipeline.certificate.scoring.samples import SIZES, Prompts, ScoredAnswer, greedy_answers, make_prompts
 from pipeline.certificate.scoring.scorer import (
     LogProbs,
@@ -40,7 +40,7 @@ class Reference:
     """The samples, the tuned model's and its base's scores, and the tuned model's log-probabilities.
 
     `log_probs` is [tokens of the own answers, vocabulary]. Without a `base`, `no_base` says why. `levels` is
-    from quant_diagnosis.distinct_levels. `speed` is the tuned model's; None with `--verify fast`, where other
+    from quant_diagnosis.levels_of_base. `speed` is the tuned model's; None with `--verify fast`, where other
     steps use the cores meanwhile.
     """
 
@@ -85,7 +85,7 @@ def _compute(subject: Subject, choice: CpuChoice, key: str) -> Reference:
                 base = full.score(samples, log_probs, subject, adapter)
     if not no_base and base is None:
         no_base, base = _score_base(subject, choice, samples, log_probs)
-    reference = Reference(samples, tuned, speed, base, no_base, distinct_levels(subject), log_probs)
+    reference = Reference(samples, tuned, speed, base, no_base, levels_of_base(subject), log_probs)
     if all(score.is_finite for score in tuned):
         _save(subject.scratch / _SCORES, reference, key)
     return reference

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.sequences import sample_evenly
 from common.system import RENDER_SECONDS, kill_after
 from engine.core.types import BatchRow
 from engine.errors import RequestError
@@ -65,7 +65,6 @@ PROMPTS = (
     "Thank you, goodbye!",
 )
 _MAX_PROMPT_TOKENS = 1024  # longer conversations are left out
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -158,12 +157,6 @@ def _chats(subject: Subject, max_chats: int) -> list[Chat]:
         prompts = sample_evenly(PROMPTS, max_chats)
         return [Chat((ChatTurn("user", text),), line) for line, text in enumerate(prompts, 1)]
     return sample_evenly(read_chats(subject.evaluation, require_answer=False), max_chats)
-
-
-def sample_evenly(items: Sequence[T], max_items: int) -> list[T]:
-    """Return at most `max_items` of the items, evenly spaced."""
-    count = min(max_items, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _prompt(builder: PromptBuilder, chat: Chat) -> tuple[int, ...]:

@@ -7,54 +7,18 @@ to merge_and_unload); then only errors in names, order, types or the file can be
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ggufio.ggml_reader import Array, to_float32
+from ggufio.ggml_reader import Array
 from pipeline.certificate.subject import Subject
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
-
-_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a safetensors file; `start` is the offset of its first byte."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-
-class SafetensorsReader:
-    """Reads the floating-point tensors of safetensors files by name."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        """Read the headers. The files must be valid, which pipeline.sources.model_source checks."""
-        self.tensors: dict[str, StoredTensor] = {}
-        for path in files:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length))
-            for name, item in header.items():
-                if name != "__metadata__" and item["dtype"] in _DTYPES:
-                    start = 8 + length + item["data_offsets"][0]
-                    self.tensors[name] = StoredTensor(path, item["dtype"], tuple(item["shape"]), start)
-
-    def read(self, name: str) -> Array:
-        """Return a float32 copy of the tensor."""
-        tensor = self.tensors[name]
-        raw = np.memmap(tensor.path, _DTYPES[tensor.dtype], "r", tensor.start, tensor.shape or (1,))
-        return to_float32(raw).reshape(tensor.shape)
-
+from pipeline.sources.safetensors_reader import SafetensorsReader
 
 _PLAIN_PARAMETERS = {"lora_A.weight", "lora_B.weight"}
 _NOT_PLAIN = ("use_dora", "modules_to_save", "target_parameters", "trainable_token_indices", "lora_bias")
