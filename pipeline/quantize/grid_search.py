@@ -27,6 +27,7 @@ SMALLEST = 2.0**-12  # below, a float16's steps are no longer small beside the n
 _F16_MAX = 65504.0
 _F16_EXPONENT = 127 - 14  # of the smallest normal number, in float32's bits
 MARGIN = 1.001  # the sum of scale and minimum was rounded to float32 first
+_WHOLE = 1.5 * 2.0**52  # adding and subtracting it rounds a float64 to the nearest whole number
 _TRIED_MINIMUMS = 32  # of those that each number allows
 
 
@@ -156,6 +157,22 @@ def _error(block: Block, d: float, kind: Levels) -> float:
 
 
 @kernel
+def _near_whole(x: Floats, low: float, span: float, steps: float, margin: float) -> bool:
+    """Return whether all numbers are nearly whole steps above `low`, of which the `span` has `steps`.
+
+    This quick test errs on yes. `margin` is what rounding may have moved a number or the span; the length of
+    a step is a float16.
+    """
+    factor, relative = steps / span, margin / abs(span) + 2.0**-10
+    for value in x:
+        found = (float(value) - low) * factor
+        whole = (found + _WHOLE) - _WHOLE
+        if abs(found - whole) > abs(found) * relative + margin * abs(factor):
+            return False
+    return True
+
+
+@kernel
 def _scale(x: Floats, kind: Levels) -> float:
     """Return the scale of a block, 0 where there is none."""
     block, peak = Block(x, precision(x)), float(x[_largest(x)])
@@ -163,6 +180,8 @@ def _scale(x: Floats, kind: Levels) -> float:
     best, least = 0.0, np.inf
     for one in kind.tried:
         level = -one if kind.mirrored and one > 0 and peak < 0 else one
+        if not _near_whole(x, 0.0, peak, level, margin):
+            continue
         low, high = (peak - margin) / level, (peak + margin) / level
         sign = 1.0 if low + high > 0 else -1.0
         low, high = min(abs(low), abs(high)), max(abs(low), abs(high))
@@ -259,6 +278,8 @@ def _affine(x: Floats, top: int) -> tuple[float, float, int]:
     margin = half_step(low, block.bits) + half_step(high, block.bits)
     best, minimum, code, least = 0.0, 0.0, 0, np.inf
     for steps in range(top, 0, -1):
+        if not _near_whole(x, low, high - low, steps, 2 * margin):
+            continue
         start, end = max((high - low - margin) / steps, 2.0**-24), (high - low + margin) / steps
         d = math.ceil(start / f16_step(start)) * f16_step(start)
         while d <= end and d <= _F16_MAX:
