@@ -8,15 +8,17 @@ from pathlib import Path
 from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, WorkerProcess
 from pipeline.progress import StepProgress
+from pipeline.quantize.tensor_costs import TensorCosts
 from pipeline.quantize.types import MIXTURE, QuantType, TensorTypes
 
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The size of a quantized file, known beforehand: bytes of weights, and bits per weight."""
+    """A quantized file, known beforehand: bytes of weights, bits per weight, and the type of each tensor."""
 
     size: int
     bits_per_weight: float
+    types: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ class SplitJob:
     limit: int
 
 
+@dataclass(frozen=True)
+class CostJob:
+    """Estimate what each type costs each tensor of `wanted.source`; `sensitivity` is a file of Sensitivity.
+
+    Tensors with a type of the user in `wanted.types` have no choice.
+    """
+
+    wanted: Quantization
+    sensitivity: Path
+    threads: int
+
+
 class Quantizer(WorkerProcess):
     """The worker process, which runs one job after another. Its methods raise as WorkerProcess.run does."""
 
@@ -63,6 +77,12 @@ class Quantizer(WorkerProcess):
     def plan(self, wanted: Quantization) -> QuantPlan:
         """Return how large the quantized file will be: llama.cpp's dry run, which writes nothing."""
         return from_json(QuantPlan, self.run({"plan": to_json(wanted)}))
+
+    def costs(self, job: CostJob, progress: StepProgress) -> TensorCosts:
+        """Estimate the costs by tensor_costs.py. Raises InputError for weights that are not finite."""
+        with progress.step("Round samples", None) as advance:
+            found = self.run({"costs": to_json(job)}, lambda message: advance(int(message["done"])))
+        return from_json(TensorCosts, found)
 
     def quantize(self, job: QuantizeJob, plan: QuantPlan, progress: StepProgress) -> list[Path]:
         """Run the job, whose `plan()` gave `plan`; return the files: `target`, or its shards."""
