@@ -30,7 +30,7 @@ from pipeline.quantize.size_goal import SizeGoal
 from pipeline.quantize.tensor_costs import TensorCosts, file_size, total_cost
 from pipeline.quantize.types import TensorTypes, quant_type, ready_types
 
-MAX_TRIALS = 5
+MAX_TRIALS = 6
 """Files that are measured: the allocation, the ready-made types of least estimated cost, and the largest."""
 
 _SHARD_BYTES = 512  # a further shard's header and padding at most

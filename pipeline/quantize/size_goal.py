@@ -12,9 +12,9 @@ from pipeline.errors import InputError
 OWN = "AUTO-"
 """Begins the names of types that are allocations for a size: AUTO-900M, AUTO-4.5bpw."""
 
-_SIZE = re.compile(r"(?P<count>\d+(\.\d+)?|\.\d+)(?P<unit>[MG])", re.IGNORECASE)
+_SIZE = re.compile(r"(?P<count>\d+(\.\d+)?|\.\d+)(?P<unit>[MG])", re.IGNORECASE | re.ASCII)
 _UNITS = {"M": 10**6, "G": 10**9}  # as of --split-max-size
-_BITS = re.compile(r"\d+(\.\d+)?|\.\d+")
+_BITS = re.compile(r"\d+(\.\d+)?|\.\d+", re.ASCII)
 _MAX_BITS = 32.0
 
 
