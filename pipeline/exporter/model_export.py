@@ -233,7 +233,7 @@ class ModelExport(ExportRun):
             partial = self.work.folder / f"{self.config.quantized_name(quant)}.partial"
             limit, threads = self.config.split_bytes, self.config.threads
             job = QuantizeJob(wanted[quant], partial, threads, self._quantized(), limit)
-            files = quantizer.quantize(job, plan, self.progress)
+            files = quantizer.quantize(job, plan, self.progress, quant)
             if quant in self.record.options.get(ALLOCATIONS, {}):
                 allowed = self.record.options[ALLOCATIONS][quant]["limit"]
                 check_size(quant, sum(path.stat().st_size for path in files), allowed)

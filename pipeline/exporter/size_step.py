@@ -77,7 +77,7 @@ class SizeStep:
         limit = goal.limit(costs.header, costs.weights)
         ready = self._ready(wanted, costs)
         own = self._own(wanted, costs, limit, ready)
-        candidates = [own, *_promising([one for one in ready if one.size <= limit])]
+        candidates = [own, *promising([one for one in ready if one.size <= limit])]
         trials = list(self._measured(candidates, subject, limit, progress))
         best = min(trials, key=lambda trial: trial.distance)
         reason = f"the nearest to the tuned model of those that fit {goal.option}"
@@ -87,7 +87,7 @@ class SizeStep:
             **choice.to_json(),
             "limit": limit,
             "estimate": asdict(found),
-            "note": _note(found),
+            "note": estimate_note(found, len(costs.options)),
         }
         if best.type == own.name:
             record.options.setdefault(ALLOCATIONS, {})[own.name] = {
@@ -184,7 +184,7 @@ class SizeStep:
         )
         if plan.types != one.types:
             raise PipelineError(f"llama.cpp gives {one.name} other types than were asked for")
-        self.quantizer.quantize(job, plan, progress)
+        self.quantizer.quantize(job, plan, progress, one.name)
         check_size(one.name, partial.stat().st_size, limit)
         return partial.replace(path)
 
@@ -216,7 +216,7 @@ def _explicit(user: TensorTypes, types: Mapping[str, str]) -> TensorTypes:
     )
 
 
-def _promising(ready: Sequence[Candidate]) -> list[Candidate]:
+def promising(ready: Sequence[Candidate]) -> list[Candidate]:
     """Return the ready-made types to measure: those of least estimated cost, and the largest."""
     ranked = sorted(ready, key=lambda one: one.cost)
     chosen, others = ranked[: MAX_TRIALS - 2], ranked[MAX_TRIALS - 2 :]
@@ -232,8 +232,10 @@ def _too_small(goal: SizeGoal, costs: TensorCosts, smallest: int, weighed: bool)
     )
 
 
-def _note(found: MeasuredSensitivity) -> str:
-    """Return how the costs were estimated, where they are only those of the errors themselves."""
-    if found.tensors:
+def estimate_note(found: MeasuredSensitivity, matrices: int) -> str:
+    """Return of how many matrices the costs are only those of their errors, and why; empty if of none."""
+    if found.tensors >= matrices:
         return ""
-    return f"the costs of errors are not those of this model's answers ({found.reason.rstrip('.')})"
+    count = f"{matrices - found.tensors} of {matrices}" if found.tensors else "all"
+    why = f" ({found.reason.rstrip('.')})" if found.reason else ""
+    return f"of {count} matrices only the rounding errors themselves are known{why}"

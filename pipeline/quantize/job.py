@@ -84,10 +84,15 @@ class Quantizer(WorkerProcess):
             found = self.run({"costs": to_json(job)}, lambda message: advance(int(message["done"])))
         return from_json(TensorCosts, found)
 
-    def quantize(self, job: QuantizeJob, plan: QuantPlan, progress: StepProgress) -> list[Path]:
-        """Run the job, whose `plan()` gave `plan`; return the files: `target`, or its shards."""
+    def quantize(
+        self, job: QuantizeJob, plan: QuantPlan, progress: StepProgress, name: str = ""
+    ) -> list[Path]:
+        """Run the job, whose `plan()` gave `plan`; return the files: `target`, or its shards.
+
+        `name` is the type's in the progress, if it is not the file's main type.
+        """
         request = {"quantize": to_json(job)}
-        return self._write(f"Quantize to {job.wanted.quant.name}", plan.size, request, progress)
+        return self._write(f"Quantize to {name or job.wanted.quant.name}", plan.size, request, progress)
 
     def split(self, source: Path, target: Path, limit: int, progress: StepProgress) -> list[Path]:
         """Copy a GGUF into shards of at most `limit` bytes, named after `target`; return them."""

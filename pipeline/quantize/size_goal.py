@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import InputError
 
 OWN = "AUTO-"
-"""Begins the names of types that are allocations for a size: AUTO-900M, AUTO-4.5bpw."""
+"""Begins the names of types that are allocations for a size: AUTO-900M, AUTO-4.5BPW."""
 
 _SIZE = re.compile(r"(?P<count>\d+(\.\d+)?|\.\d+)(?P<unit>[MG])", re.IGNORECASE | re.ASCII)
 _UNITS = {"M": 10**6, "G": 10**9}  # as of --split-max-size
@@ -32,7 +32,7 @@ class SizeGoal:
     def name(self) -> str:
         """The name of the type for this size, as in file names."""
         if self.size is None:
-            return f"{OWN}{self.bits:g}bpw"
+            return f"{OWN}{self.bits:g}BPW"
         unit = "G" if self.size >= _UNITS["G"] else "M"
         whole, rest = divmod(self.size, _UNITS[unit])
         digits = f"{rest:0{len(str(_UNITS[unit])) - 1}}".rstrip("0")
@@ -46,7 +46,7 @@ class SizeGoal:
     @property
     def value(self) -> str:
         """The size or the bits as text, as in the option."""
-        return self.name.removeprefix(OWN).removesuffix("bpw")
+        return self.name.removeprefix(OWN).removesuffix("BPW")
 
     def describe(self) -> dict[str, Any]:
         """Return the goal for the manifest."""

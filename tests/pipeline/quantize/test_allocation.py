@@ -105,7 +105,7 @@ def test_a_size_is_bytes_and_gives_the_file_its_name(text: str, size: int, name:
 
 def test_bits_a_weight_count_the_weights_alone() -> None:
     goal = parse_goal(None, "4.50")
-    assert goal is not None and goal.name == "AUTO-4.5bpw" and goal.option == "--max-bpw 4.5"
+    assert goal is not None and goal.name == "AUTO-4.5BPW" and goal.option == "--max-bpw 4.5"
     assert goal.limit(header=1000, weights=1_000_001) == 1000 + 562_500
     assert goal.needed(1000 + 600_000, 1000, 1_000_000) == "4.8"
     assert SizeGoal(10**8, None).needed(123_456_789, 0, 1) == "123.457M"
