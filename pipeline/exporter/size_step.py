@@ -69,12 +69,13 @@ class SizeStep:
         """
         goal = self.config.goal
         assert goal is not None
+        wanted = Quantization(full, quant_type("Q8_0"), self.config.tensor_types, imatrix)
+        sizes = self.quantizer.costs(CostJob(wanted, None, self.config.threads), progress)
+        limit = goal.limit(sizes.header, sizes.weights)
+        self._reject_too_small(goal, limit, sizes, weighed=imatrix is not None)
         subject = replace(self.certifying.subject(full, record), depth="full")
         found = self._sensitivity(subject, progress)
-        wanted = Quantization(full, quant_type("Q8_0"), self.config.tensor_types, imatrix)
-        job = CostJob(wanted, self._sensitivity_file, self.config.threads)
-        costs = self.quantizer.costs(job, progress)
-        limit = goal.limit(costs.header, costs.weights)
+        costs = self.quantizer.costs(CostJob(wanted, self._sensitivity_file, self.config.threads), progress)
         ready = self._ready(wanted, costs)
         own = self._own(wanted, costs, limit, ready)
         candidates = [own, *promising([one for one in ready if one.size <= limit])]
@@ -134,14 +135,10 @@ class SizeStep:
     def _own(
         self, wanted: Quantization, costs: TensorCosts, limit: int, ready: Sequence[Candidate]
     ) -> Candidate:
-        """Return the allocation for the limit. Raises InputError when nothing fits."""
+        """Return the allocation for the limit."""
         goal = self.config.goal
         assert goal is not None
-        used = costs.header + costs.rest + self._shards_reserve(limit)
-        smallest = used + smallest_size(costs.options)
-        if smallest > limit:
-            raise _too_small(goal, costs, smallest, wanted.imatrix is not None)
-        chosen = allocate(costs.options, limit - used)
+        chosen = allocate(costs.options, limit - costs.header - costs.rest - self._shards_reserve(limit))
         types = {name: option.type for name, option in chosen.items()}
         size = file_size(costs, types)
         nearest = min(ready, key=lambda one: abs(one.size - size)).wanted.quant if ready else wanted.quant
@@ -151,6 +148,18 @@ class SizeStep:
             {**costs.others, **types},
             size,
             sum(option.cost for option in chosen.values()),
+        )
+
+    def _reject_too_small(self, goal: SizeGoal, limit: int, sizes: TensorCosts, *, weighed: bool) -> None:
+        used = sizes.header + sizes.rest + self._shards_reserve(limit)
+        smallest = used + smallest_size(sizes.options)
+        if smallest <= limit:
+            return
+        least = goal.needed(smallest, sizes.header, sizes.weights)
+        hint = "" if weighed else ", or --calibrate FILE.jsonl, which allows types of 2 bits"
+        raise InputError(
+            f"{goal.option} is too small: the smallest file of this model has {smallest / 1e6:.1f} MB; "
+            f"use {goal.option.split()[0]} {least} or more{hint}"
         )
 
     def _shards_reserve(self, limit: int) -> int:
@@ -221,15 +230,6 @@ def promising(ready: Sequence[Candidate]) -> list[Candidate]:
     ranked = sorted(ready, key=lambda one: one.cost)
     chosen, others = ranked[: MAX_TRIALS - 2], ranked[MAX_TRIALS - 2 :]
     return [*chosen, *sorted(others, key=lambda one: one.size)[-1:]]
-
-
-def _too_small(goal: SizeGoal, costs: TensorCosts, smallest: int, weighed: bool) -> InputError:
-    least = goal.needed(smallest, costs.header, costs.weights)
-    hint = "" if weighed else ", or --calibrate FILE.jsonl, which allows types of 2 bits"
-    return InputError(
-        f"{goal.option} is too small: the smallest file of this model has {smallest / 1e6:.1f} MB; "
-        f"use {goal.option.split()[0]} {least} or more{hint}"
-    )
 
 
 def estimate_note(found: MeasuredSensitivity, matrices: int) -> str:

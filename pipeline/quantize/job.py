@@ -59,11 +59,12 @@ class SplitJob:
 class CostJob:
     """Estimate what each type costs each tensor of `wanted.source`; `sensitivity` is a file of Sensitivity.
 
-    Tensors with a type of the user in `wanted.types` have no choice.
+    Tensors with a type of the user in `wanted.types` have no choice. Without a `sensitivity` only the
+    smallest type of each is found.
     """
 
     wanted: Quantization
-    sensitivity: Path
+    sensitivity: Path | None
     threads: int
 
 
@@ -79,8 +80,8 @@ class Quantizer(WorkerProcess):
         return from_json(QuantPlan, self.run({"plan": to_json(wanted)}))
 
     def costs(self, job: CostJob, progress: StepProgress) -> TensorCosts:
-        """Estimate the costs by tensor_costs.py. Raises InputError for weights that are not finite."""
-        with progress.step("Round samples", None) as advance:
+        """Run the job by tensor_costs.py. Raises InputError for weights that are not finite."""
+        with progress.step("Round samples" if job.sensitivity else "Reckon sizes", None) as advance:
             found = self.run({"costs": to_json(job)}, lambda message: advance(int(message["done"])))
         return from_json(TensorCosts, found)
 

@@ -107,10 +107,35 @@ def tensor_costs(inputs: CostInputs, advance: Callable[[int], None]) -> TensorCo
         for done, job in enumerate(as_completed(jobs), 1):
             measured[jobs[job]] = job.result()
             advance(done)
-    others = {name: type_name(inputs.planned[name]) for name in tensors if name not in measured}
+    options = _options({name: measured[name] for name in free}, inputs.sensitivity.change)
+    return _with_sizes(inputs, tensors, header, options)
+
+
+def smallest_file(inputs: CostInputs) -> TensorCosts:
+    """Return the smallest option of each tensor, without its cost, and all other sizes."""
+    tensors, header = _layout(inputs)
+    has_output, importance = "output.weight" in tensors, inputs.weights.importance
+    options: dict[str, tuple[Option, ...]] = {
+        name: (min(_sizes(tensor, name in importance), key=lambda one: one.size),)
+        for name, tensor in tensors.items()
+        if _is_free(name, inputs, has_output)
+    }
+    return _with_sizes(inputs, tensors, header, options)
+
+
+def _sizes(tensor: TensorLocation, weighed: bool) -> list[Option]:
+    return [Option(one.name, padded(_bytes(tensor, one)), 0.0) for one in _offered(tensor, weighed)]
+
+
+def _with_sizes(
+    inputs: CostInputs,
+    tensors: Mapping[str, TensorLocation],
+    header: int,
+    options: dict[str, tuple[Option, ...]],
+) -> TensorCosts:
+    others = {name: type_name(inputs.planned[name]) for name in tensors if name not in options}
     rest = sum(padded(_bytes(tensors[name], ggml_type_named(dtype))) for name, dtype in others.items())
     weights = sum(tensor.rows * tensor.width for tensor in tensors.values())
-    options = _options({name: measured[name] for name in free}, inputs.sensitivity.change)
     return TensorCosts(options, others, header, rest, weights)
 
 

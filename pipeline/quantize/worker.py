@@ -27,7 +27,7 @@ from pipeline.quantize.imatrix_file import (
     read_weights,
 )
 from pipeline.quantize.job import CostJob, Quantization, QuantizeJob, QuantPlan, SplitJob
-from pipeline.quantize.tensor_costs import CostInputs, Sensitivity, tensor_costs
+from pipeline.quantize.tensor_costs import CostInputs, Sensitivity, smallest_file, tensor_costs
 from pipeline.quantize.types import MIXTURE, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
@@ -62,8 +62,10 @@ def run_job(request: Message) -> Message:
 
 def _costs(job: CostJob) -> Message:
     plan, weights = _plan(job.wanted)
-    found = Sensitivity.load(job.sensitivity)
+    found = Sensitivity.load(job.sensitivity) if job.sensitivity else Sensitivity()
     inputs = CostInputs(job.wanted.source, plan.types, job.wanted.types, weights, found, job.threads)
+    if job.sensitivity is None:
+        return to_json(smallest_file(inputs))
     return to_json(tensor_costs(inputs, lambda done: send({"done": done})))
 
 

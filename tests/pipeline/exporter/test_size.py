@@ -79,8 +79,8 @@ def test_a_file_of_at_most_a_size_is_made_measured_resumed_and_written_down(
     after = Quantizations(interrupted=False)
     result = export(config, after)
     assert ["See what the answers need" in one.titles for one in (small, before, after)] == [
-        True,
         False,
+        True,
         False,
     ]
     assert after.quantized == [before.quantized[1], "AUTO-7BPW"]  # the first trial counts

@@ -230,6 +230,11 @@ def costs_of(source: Path, folder: Path, fixed: TensorTypes = MIXTURE, **found: 
         return quantizer.costs(job, NoProgress())
 
 
+def smallest_of(source: Path, folder: Path) -> TensorCosts:
+    with Quantizer(folder / "costs.log") as quantizer:
+        return quantizer.costs(CostJob(Quantization(source, quant_type("Q8_0")), None, 1), NoProgress())
+
+
 @pytest.mark.parametrize("title", ["llama, f16", "llama, bf16", "rows of no multiple of 256", "experts"])
 def test_an_allocation_is_what_llama_cpp_plans_and_has_the_size_that_was_reckoned(
     title: str, sources: dict[str, Path], tmp_path: Path
@@ -237,6 +242,9 @@ def test_an_allocation_is_what_llama_cpp_plans_and_has_the_size_that_was_reckone
     source = sources[title]
     costs = costs_of(source, tmp_path)
     least = costs.header + costs.rest + smallest_size(costs.options)
+    assert {name: min(one.size for one in found) for name, found in costs.options.items()} == {
+        name: one.size for name, (one,) in smallest_of(source, tmp_path).options.items()
+    }
     whole = source.stat().st_size
     for share in (0.0, 0.2, 0.6):
         limit = int(least + share * (whole - least))
