@@ -109,6 +109,7 @@ class SizeStep:
             content = json.loads(done.read_text(encoding="utf-8"))
             if content["key"] == key:
                 return MeasuredSensitivity(**content["measured"])
+        self._sensitivity_file.unlink(missing_ok=True)
         job = SensitivityJob(subject, self.config.calibrate, self._sensitivity_file)
         try:
             found = measure_sensitivity(job, progress)

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.ggml import GGMLType, dequantize, ggml_type, ggml_type_named, library, type_name
+from ggufio.ggml import GGMLType, ggml_type, ggml_type_named, type_name
 from ggufio.ggml_reader import GgufFile, GgufTensors, TensorLocation
 from pipeline.errors import InputError
 from pipeline.quantize.allocation import Option
 from pipeline.quantize.imatrix_file import ImportanceWeights
+from pipeline.quantize.k_quants import exact_quantizer
+from pipeline.quantize.rounding import dequantize_rows, quantize_rows
 from pipeline.quantize.types import GGML_TYPES, NEEDS_IMATRIX, TensorTypes, regex
 
 Floats = NDArray[np.float32]
@@ -101,6 +103,8 @@ def tensor_costs(inputs: CostInputs, advance: Callable[[int], None]) -> TensorCo
     tensors, header = _layout(inputs)
     free = [name for name in tensors if _is_free(name, inputs, "output.weight" in tensors)]
     file = GgufTensors(inputs.source)
+    for dtype in {one.number for name in free for one in _offered(tensors[name], weighed=False)}:
+        exact_quantizer(dtype)  # compiled and tested once, before the threads start
     with ThreadPoolExecutor(inputs.threads) as pool:
         jobs = {pool.submit(_measure, file, tensors[name], inputs): name for name in free}
         measured = {}
@@ -124,7 +128,7 @@ def smallest_file(inputs: CostInputs) -> TensorCosts:
 
 
 def _sizes(tensor: TensorLocation, weighed: bool) -> list[Option]:
-    return [Option(one.name, padded(_bytes(tensor, one)), 0.0) for one in _offered(tensor, weighed)]
+    return [Option(one.name, padded(_bytes(tensor, one)), 0.0) for one in _offered(tensor, weighed=weighed)]
 
 
 def _with_sizes(
@@ -199,7 +203,7 @@ def _measure(file: GgufTensors, tensor: TensorLocation, inputs: CostInputs) -> _
     whole = float(_mean_square(values) @ columns) or 1.0
     energy = float(change is not None and (change**2).sum())
     size, errors, undone = {}, {}, {}
-    for dtype in _offered(tensor, importance is not None):
+    for dtype in _offered(tensor, weighed=importance is not None):
         error = _rounded(values, dtype, rows // tensor.height, importance) - values
         size[dtype.name] = padded(_bytes(tensor, dtype))
         errors[dtype.name] = float(_mean_square(error) @ columns) / whole
@@ -227,7 +231,7 @@ def _column_weights(
     return np.ones(tensor.width)
 
 
-def _offered(tensor: TensorLocation, weighed: bool) -> list[GGMLType]:
+def _offered(tensor: TensorLocation, *, weighed: bool) -> list[GGMLType]:
     """Return the types that fit the tensor's rows, and its own."""
     names = [*GGML_TYPES[: GGML_TYPES.index("F16")], *(sorted(NEEDS_IMATRIX) if weighed else ())]
     types = [ggml_type_named(name) for name in names]
@@ -247,16 +251,10 @@ def _rounded(
         mine = matrices == matrix if importance is not None else np.ones(len(values), np.bool_)
         rows = np.ascontiguousarray(values[mine])
         weights = None if importance is None else np.ascontiguousarray(importance[matrix])
-        rounded[mine] = _round(rows, dtype, weights)
+        numbers = np.empty_like(rows)
+        dequantize_rows(quantize_rows(rows, dtype.number, weights), dtype.number, numbers)
+        rounded[mine] = numbers
     return rounded
-
-
-def _round(rows: Floats, dtype: GGMLType, importance: Floats | None) -> Floats:
-    count, width = rows.shape
-    out = np.empty(rows.size // dtype.block * dtype.size, np.uint8)
-    weights = None if importance is None else importance.ctypes.data
-    library().ggml_quantize_chunk(dtype.number, rows.ctypes.data, out.ctypes.data, 0, count, width, weights)
-    return dequantize(dtype, out.tobytes()).reshape(rows.shape)
 
 
 def _mean_square(rows: Floats) -> NDArray[np.float64]:
