@@ -25,6 +25,7 @@ from pipeline.quantize.types import (
 )
 from pipeline.sources.adapter import parse_adapter
 from pipeline.sources.trained_base import Nf4Rounding
+from pipeline.training.recovery_config import RecoveryOptions
 
 OUTTYPES = ("f16", "bf16", "f32")
 FORMATS = ("model", "adapter")
@@ -48,6 +49,8 @@ class ExportConfig:
 
     Quantization errors are weighted by an importance matrix, collected from the chats of `calibrate` (JSONL)
     or read from `imatrix` (GGUF).
+
+    With `recover`, the adapter is trained for each quantized file first (pipeline.training.recovery).
 
     With "auto" among `quants`, a type is chosen by measurement: the smallest or the fastest, as in `prefer`.
     With `max_size` ("900M", "1.2G") or `max_bpw` ("4.5") it is instead the best of at most that size: a type
@@ -81,6 +84,7 @@ class ExportConfig:
     split_max_size: str | None = None
     calibrate: Path | None = None
     imatrix: Path | None = None
+    recover: RecoveryOptions | None = None
     prefer: str = "size"
     max_size: str | None = None
     max_bpw: str | None = None
@@ -115,6 +119,7 @@ class ExportConfig:
         self._check_quant_options()
         self._check_verifying()
         self._check_template()
+        self._check_recovery()
         own = (self.goal.name,) if self.goal else ()
         names = tuple(
             name for quant in self.quants for name in ((quant,) if quant in own else quants_named([quant]))
@@ -146,6 +151,20 @@ class ExportConfig:
                 f"--format adapter writes one --adapter, and there are {len(self.adapters)}"
                 if len(self.adapters) != 1
                 else "--format adapter takes no --qlora-base: nothing is merged"
+            )
+
+    def _check_recovery(self) -> None:
+        if self.recover is None:
+            return
+        if self.format == "adapter":
+            raise InputError("--format adapter takes no --recover: nothing is quantized")
+        if len(self.adapters) != 1:
+            raise InputError(f"--recover trains one --adapter, and there are {len(self.adapters)}: give one")
+        if self.qlora_base:
+            raise InputError("--recover takes no --qlora-base: that base is rounded already")
+        if not self.quants:
+            raise InputError(
+                "--recover is for quantizing, and there is no --quant: give one, or leave it out"
             )
 
     def _check_quant_options(self) -> None:
@@ -244,6 +263,12 @@ class ExportConfig:
     def name(self) -> str:
         """The model's name: the last part of `out`."""
         return self.out.resolve().name
+
+    @property
+    def recovery_folder(self) -> Path:
+        """The folder of the recovered adapters, one for each type: NAME-recovery beside `out`."""
+        out = self.out.resolve()
+        return out.with_name(f"{out.name}-recovery")
 
     @property
     def full_precision_name(self) -> str:

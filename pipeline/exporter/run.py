@@ -12,6 +12,7 @@ from pipeline.exporter.base import AdapterExport
 from pipeline.exporter.certify_step import remove_stale_certificate
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.model_export import ModelExport, check_importance
+from pipeline.exporter.recover_step import own_imatrix, recovery_notes, reject_unrecoverable, split_trained
 from pipeline.exporter.resume import open_record, recorded_outputs, remove_stale_outputs
 from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import NAME as MANIFEST
@@ -21,6 +22,7 @@ from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 from pipeline.sources.trained_base import trained_rounding
+from pipeline.sources.trained_for import unused_training_notes
 from pipeline.tokenizers.select import reject_unknown_name
 
 
@@ -53,19 +55,23 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     """
     config.reject_unused_options()
     base = base_source(config.base, config.revision)
-    adapters = _read_adapters(config)
+    given = _read_adapters(config)
+    adapters, trained = split_trained(given)
+    if (matrix := own_imatrix(config, trained)) is not None:
+        config = replace(config, imatrix=matrix)
     if config.format == "model":
         config = replace(config, rounding=trained_rounding(config.qlora_base, adapters))
     check_importance(config, base)
+    reject_unrecoverable(config, base, adapters, trained)
     sources = (base, *(adapter.source for adapter in adapters))
     reject_without_template(config, sources)
     if config.format == "model" and config.given_template is None:
         reject_unknown_name(sources)
     with Workspace(config.out) as work:
-        record = open_record(config, work, base, adapters)
+        record = open_record(config, work, base, given)
         config = resolve_auto(config, record)
-        run_class = AdapterExport if config.format == "adapter" else ModelExport
-        run = run_class(config, work, record, base, adapters, progress or NoProgress())
+        options = (config, work, record, base, adapters, progress or NoProgress())
+        run = AdapterExport(*options) if config.format == "adapter" else ModelExport(*options, trained)
         before = set(record.outputs)
         existing = certificate = run.existing_certificate()
         certify = config.verify != "off" and config.format == "model"
@@ -74,7 +80,13 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         reported = _complete(config, record, certificate, is_new=certificate is not existing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    notes = (*record.model.get("notes", ()), *auto_notes(record), *reported)
+    notes = (
+        *record.model.get("notes", ()),
+        *unused_training_notes(given, config.format),
+        *auto_notes(record),
+        *recovery_notes(record),
+        *reported,
+    )
     made = tuple(file for file in record.outputs if file not in before)
     return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from common.worker_process import WorkerDied
+from ggufio.ggml import type_name
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError, PipelineError
 from pipeline.evaluation.sensitivity import MeasuredSensitivity, SensitivityJob, measure_sensitivity
@@ -25,7 +26,7 @@ from pipeline.exporter.config import ExportConfig
 from pipeline.manifest import ALLOCATIONS, AUTO_OPTION, Record
 from pipeline.progress import StepProgress
 from pipeline.quantize.allocation import allocate, smallest_size, tensor_types
-from pipeline.quantize.job import CostJob, Quantization, QuantizeJob, Quantizer
+from pipeline.quantize.job import CostJob, Quantization, QuantizeJob, Quantizer, QuantPlan
 from pipeline.quantize.size_goal import SizeGoal
 from pipeline.quantize.tensor_costs import TensorCosts, file_size, total_cost
 from pipeline.quantize.types import TensorTypes, quant_type, ready_types
@@ -126,7 +127,7 @@ class SizeStep:
         for quant in ready_types(with_imatrix=wanted.imatrix is not None):
             one = replace(wanted, quant=quant)
             try:
-                types = self.quantizer.plan(one).types
+                types = _names(self.quantizer.plan(one))
                 size, cost = file_size(costs, types), total_cost(costs, types)
             except (InputError, StopIteration):  # a tensor without importance, or a type that is not on offer
                 continue
@@ -192,11 +193,15 @@ class SizeStep:
             QuantizeJob(one.wanted, partial, self.config.threads, earlier),
             self.quantizer.plan(one.wanted),
         )
-        if plan.types != one.types:
+        if _names(plan) != one.types:
             raise PipelineError(f"llama.cpp gives {one.name} other types than were asked for")
         self.quantizer.quantize(job, plan, progress, one.name)
         check_size(one.name, partial.stat().st_size, limit)
         return partial.replace(path)
+
+
+def _names(plan: QuantPlan) -> dict[str, str]:
+    return {name: type_name(number) for name, number in plan.types.items()}
 
 
 def check_size(name: str, size: int, limit: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.dataclass_json import from_json, to_json
@@ -14,11 +15,11 @@ from pipeline.quantize.types import MIXTURE, QuantType, TensorTypes
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """A quantized file, known beforehand: bytes of weights, bits per weight, and the type of each tensor."""
+    """What is known of a file beforehand: bytes of weights, bits per weight, tensors' `enum ggml_type`."""
 
     size: int
     bits_per_weight: float
-    types: dict[str, str]
+    types: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 from common.dataclass_json import from_json, to_json
 from common.errors import MissingPackage
 from common.worker_process import Message, send, serve
-from ggufio.ggml import type_name, type_number
+from ggufio.ggml import type_number
 from pipeline.errors import PipelineError
 from pipeline.quantize.imatrix_file import (
     UNWEIGHED,
@@ -56,8 +56,7 @@ def run_job(request: Message) -> Message:
     if "costs" in request:
         return _costs(from_json(CostJob, request["costs"]))
     plan, _ = _plan(from_json(Quantization, request["plan"]))
-    types = {name: type_name(number) for name, number in plan.types.items()}
-    return to_json(QuantPlan(plan.size, plan.bits_per_weight, types))
+    return to_json(QuantPlan(plan.size, plan.bits_per_weight, plan.types))
 
 
 def _costs(job: CostJob) -> Message:
