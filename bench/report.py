@@ -20,6 +20,7 @@ from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:
     from bench.imatrix import FileQuality, ImatrixResult
+    from bench.sizes import MeasuredFile, SizeComparison
     from bench.soak import SoakResult
     from bench.start import Start
     from bench.train import TrainingFigures
@@ -257,6 +258,29 @@ def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
     )
     if as_json:
         _print_json(asdict(result))
+
+
+def show_sizes(found: Sequence[SizeComparison], max_ratio: float, as_json: bool) -> None:
+    """Print the KL divergence of our file and of llama.cpp's best type for each size, and the ratio."""
+    table = Table(title="The best file of a size", title_justify="left")
+    for heading in ("at most", "ours", "MB", "KL", "llama.cpp's", "MB", "KL", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("ours", "llama.cpp's") else "right")
+    for one in found:
+        ready = _file_cells(one.ready) if one.ready else ("none fits", "–", "–")
+        ratio = "–" if one.ratio is None else f"{one.ratio:.2f}"
+        table.add_row(one.max_size, *_file_cells(one.ours), *ready, ratio)
+    ratios = [one.ratio for one in found if one.ratio is not None]
+    good, worse = sum(ratio <= max_ratio for ratio in ratios), sum(ratio > 1 for ratio in ratios)
+    console = terminal_console() if sys.stdout.isatty() else terminal_console(width=120)
+    console.print(table)
+    console.print(f"At {good} of {len(ratios)} sizes at most {max_ratio} of the KL, at {worse} more than it.")
+    if as_json:
+        figures = {one.max_size: asdict(one) for one in found}
+        _print_json(figures, {one.max_size: one.ratio for one in found})
+
+
+def _file_cells(one: MeasuredFile) -> tuple[str, ...]:
+    return one.type, f"{one.size / 1e6:.1f}", f"{one.mean_kl:.4f}"
 
 
 def _quality_cells(one: FileQuality) -> tuple[str, ...]:

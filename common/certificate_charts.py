@@ -14,6 +14,7 @@ Title = Literal["survival", "kl", "size", "speed", "chart"]
 GOOD_SURVIVAL = 95.0  # percent; both limits are the certificate's (docs/survival.md)
 GOOD_KL = 0.1
 _GB = 2e9  # from this many bytes on sizes are in GB
+_MAX_NAME = 40
 _MAX_POINTS = 24  # an export has fewer files, an untrusted certificate may have any number
 
 
@@ -48,6 +49,37 @@ def certificate_charts(
         if any(charts):
             drawn[what] = [chart for chart in charts if chart]
     return drawn
+
+
+def size_charts(files: Sequence[ChartedFile], titles: Mapping[Title, str], number: Number) -> list[Markup]:
+    """Draw survival and KL by size, of files that were tried; what was not measured is left out."""
+    measures: tuple[Title, ...] = ("survival", "kl")
+    charts = [_chart(files, what, "size", titles, number) for what in measures]
+    return [chart for chart in charts if chart]
+
+
+def tried_files(tried: object, chosen: object) -> list[ChartedFile]:
+    """Return the trials of `--quant auto` in a manifest or a certificate, which may be a stranger's."""
+    entries = [one for one in tried if isinstance(one, Mapping)] if isinstance(tried, list | tuple) else []
+    return [_tried(one, chosen) for one in entries[:_MAX_POINTS]]
+
+
+def _tried(one: Mapping[str, object], chosen: object) -> ChartedFile:
+    def number(key: str) -> float | None:
+        value = one.get(key)
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+        return float(value) if usable and isinstance(value, int | float) else None
+
+    size, low, high = number("size"), number("low"), number("high")
+    return ChartedFile(
+        str(one.get("type", ""))[:_MAX_NAME],
+        None if size is None else int(size),
+        number("decode"),
+        number("mean_kl"),
+        number("survival"),
+        None if low is None or high is None else (low, high),
+        one.get("type") == chosen,
+    )
 
 
 def _chart(

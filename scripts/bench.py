@@ -18,6 +18,7 @@ from bench.report import (
     show_memory,
     show_page,
     show_serving,
+    show_sizes,
     show_soak,
     show_start,
     show_training,
@@ -268,6 +269,38 @@ def imatrix_command(
             threads=threads if threads is not None else physical_cores(),
         )
         show_imatrix(compare_imatrix(config, terminal_progress()), as_json=json)
+
+
+@app.command("sizes")
+def sizes_command(
+    *,
+    base: Annotated[Path, typer.Option(help="A base model's folder.")],
+    adapter: Annotated[Path | None, typer.Option(help="The adapter's folder.")] = None,
+    max_size: Annotated[list[str], typer.Option(metavar="SIZE", help="900M or 1.2G; repeat it.")],
+    calibrate: Annotated[Path | None, typer.Option(help="Chats (JSONL) to calibrate all files on.")] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="Chats to measure on.")] = None,
+    threads: Threads = None,
+    scratch: Annotated[
+        Path, typer.Option(help="Folder for the files, which stay for another run.")
+    ] = SCRATCH,
+    json: Json = False,
+) -> None:
+    """Measure --quant auto --max-size: our file beside llama.cpp's best type of at most that size."""
+    from bench.sizes import MAX_RATIO, SizesConfig, compare_sizes, export_limit  # imports the engine
+
+    with report_errors():
+        for size in max_size:
+            export_limit(size)
+        config = SizesConfig(
+            base=base.resolve(),
+            adapter=adapter and adapter.resolve(),
+            max_sizes=tuple(max_size),
+            scratch=scratch.resolve() / "sizes",
+            threads=threads if threads is not None else physical_cores(),
+            chats=calibrate,
+            evaluation=evaluation,
+        )
+        show_sizes(compare_sizes(config, terminal_progress()), MAX_RATIO, as_json=json)
 
 
 def _log(line: str) -> None:

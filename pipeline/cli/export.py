@@ -100,6 +100,17 @@ def main(
             help="With --quant auto: the smallest type that keeps the tuning, or the fastest.",
         ),
     ] = "size",
+    max_size: Annotated[
+        str | None,
+        types(
+            metavar="SIZE",
+            help="With --quant auto: the best file of at most this size, 900M or 1.2G, with a type for each "
+            "tensor by what rounding it costs this model.",
+        ),
+    ] = None,
+    max_bpw: Annotated[
+        str | None, types(metavar="BITS", help="The same by bits a weight, as in 4.5.")
+    ] = None,
     outtype: Annotated[str, types(metavar="f16|bf16|f32", help="Full precision to quantize from.")] = "f16",
     keep_f16: Annotated[bool, types("--keep-f16", help="Keep the full-precision GGUF too.")] = False,
     tensor_type: Annotated[
@@ -179,6 +190,8 @@ def main(
             imatrix=imatrix,
             recover=None if recover is None else RecoveryOptions(None if recover == OWN_ANSWERS else recover),
             prefer=prefer,
+            max_size=max_size,
+            max_bpw=max_bpw,
             verify=verify,
             evaluation=evaluation,
             chat_template=chat_template,

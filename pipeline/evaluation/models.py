@@ -94,13 +94,18 @@ def find_models(config: EvaluateConfig) -> Models:
         tensors = _checked(base) if rounded is None else _nf4(base, rounded)
         checkpoints.append(TorchModel("base (NF4)" if rounded else "base", "base", base, tensors))
         if adapters:
-            merged = merge_in_sequence(base, adapters, rounded)
-            checkpoints.append(TorchModel("tuned", "tuned", base, merged))
+            checkpoints.append(tuned_checkpoint(base, adapters, rounded))
     if config.model:
         model = _source(config.model)
         checkpoints.append(TorchModel("tuned", "tuned", model, _checked(model)))
     notes = base_mismatch_notes(base, adapters) if base else []
     return Models(tuple(checkpoints), adapters, training, tuple(notes))
+
+
+def tuned_checkpoint(base: Source, adapters: Sequence[Adapter], rounding: Nf4Rounding | None) -> TorchModel:
+    """Return the base, which transformers has a class for, with the adapters merged in. Raises InputError."""
+    tensors = merge_in_sequence(base, adapters, rounding) if adapters else _checked(base)
+    return TorchModel("tuned", "tuned", base, tensors)
 
 
 def load_tokenizer(models: Models, config: EvaluateConfig, scratch: Path) -> Any:

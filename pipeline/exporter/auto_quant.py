@@ -18,7 +18,7 @@ from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError, PipelineError
 from pipeline.exporter.certify_step import CertificateStep
 from pipeline.exporter.config import ExportConfig
-from pipeline.manifest import Record
+from pipeline.manifest import AUTO_OPTION, Record
 from pipeline.progress import StepProgress
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize.types import AUTO, CANDIDATES, quant_type
@@ -100,34 +100,38 @@ def choose(trials: Iterable[Trial], prefer: str) -> Choice:
 def _trials(
     subject: Subject, sizes: Mapping[str, int], make: MakeFile, progress: StepProgress
 ) -> Iterator[Trial]:
-    cache = _TrialCache(subject)
+    cache = TrialCache(subject)
     for quant in sorted(sizes, key=lambda name: sizes[name]):
         if quant not in cache.trials:
-            path = make(quant)
-            tried = replace(subject, files={path.name: path})
-            certificate = certify(tried, progress, names=("quality",), hashes={})
-            found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
-            cache.add(trial_of(quant, path, found))
+            cache.add(measure(quant, make(quant), subject, progress))
         yield cache.trials[quant]
 
 
-class _TrialCache:
+def measure(quant: str, path: Path, subject: Subject, progress: StepProgress) -> Trial:
+    """Return the trial of a file; `quant` is its type. Raises PipelineError when it cannot be measured."""
+    tried = replace(subject, files={path.name: path})
+    certificate = certify(tried, progress, names=("quality",), hashes={})
+    found = [finding for finding in certificate.findings if finding.file in ("", path.name)]
+    return trial_of(quant, path, found)
+
+
+class TrialCache:
     """The trials of this model so far, stored in the scratch folder, for resuming."""
 
     def __init__(self, subject: Subject) -> None:
         files = [subject.full, *([subject.evaluation] if subject.evaluation else [])]
         self._key = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        self._path = subject.scratch / "trials.json"
+        self._path = subject.scratch / "trials-by-name.json"
         self.trials: dict[str, Trial] = {}
         if self._path.is_file():
             content = json.loads(self._path.read_text(encoding="utf-8"))
-            known = content["trials"] if content["key"] == self._key else []
-            self.trials = {fields["type"]: Trial(**fields) for fields in known}
+            known = content["trials"] if content["key"] == self._key else {}
+            self.trials = {name: Trial(**fields) for name, fields in known.items()}
 
-    def add(self, trial: Trial) -> None:
-        """Store a trial."""
-        self.trials[trial.type] = trial
-        content = {"key": self._key, "trials": [asdict(one) for one in self.trials.values()]}
+    def add(self, trial: Trial, name: str = "") -> None:
+        """Store a trial, by its type or by a name that tells its types of tensors too."""
+        self.trials[name or trial.type] = trial
+        content = {"key": self._key, "trials": {key: asdict(one) for key, one in self.trials.items()}}
         write_atomically(self._path, json.dumps(content))
 
 
@@ -167,9 +171,6 @@ def _pick(trials: list[Trial], prefer: str) -> tuple[str, str]:
     return smallest.type, "the smallest that keeps enough"
 
 
-AUTO_OPTION = "auto"
-"""The key of the choice in the record's options, and so in manifest.json."""
-
 CANDIDATES_DIR = "tried"
 """The workspace's folder of candidates; the tensors of the chosen one are copied from there."""
 
@@ -205,7 +206,7 @@ class AutoStep:
             self.certifying.subject(full, record), depth="full"
         )  # quantizing takes longer than the checks
         choice = choose_type(subject, sizes, make, self.config.prefer, progress)
-        record.options[AUTO_OPTION] = {"asked": _question(self.config), **choice.to_json()}
+        record.options[AUTO_OPTION] = {"asked": question(self.config), **choice.to_json()}
 
 
 def reject_without_template(config: ExportConfig, sources: Sequence[Source]) -> None:
@@ -234,7 +235,7 @@ def remove_candidates(work: Path) -> None:
 def resolve_auto(config: ExportConfig, record: Record) -> ExportConfig:
     """Return the configuration with AUTO replaced by the recorded choice, if its question was the same."""
     choice = record.options.get(AUTO_OPTION)
-    if AUTO not in config.quants or not choice or choice["asked"] != _question(config):
+    if AUTO not in config.quants or not choice or choice["asked"] != question(config):
         return config
     return replace(config, quants=tuple(choice["chosen"] if q == AUTO else q for q in config.quants))
 
@@ -245,9 +246,11 @@ def auto_notes(record: Record) -> Sequence[str]:
     return list(_trial_lines(choice)) if choice else ()
 
 
-def _question(config: ExportConfig) -> dict[str, Any]:
+def question(config: ExportConfig) -> dict[str, Any]:
+    """Return the options that the choice answers, for the record."""
     evaluation = sha256(config.evaluation) if config.evaluation else None
-    return {"prefer": config.prefer, "eval": evaluation}
+    goal = config.goal.describe() if config.goal else {}
+    return {"prefer": config.prefer, "eval": evaluation, **goal}
 
 
 def _trial_lines(choice: dict[str, Any]) -> Iterator[str]:
@@ -261,3 +264,5 @@ def _trial_lines(choice: dict[str, Any]) -> Iterator[str]:
             f"writes {trial['decode']:.0f} tokens/s"
         )
     yield f"auto chose {choice['chosen']}: {choice['reason']}"
+    if choice.get("note"):
+        yield f"auto: {choice['note']}"

@@ -18,6 +18,7 @@ from pipeline.certificate.subject import Subject, tokenizer_reference_file
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.resume import merged_into
+from pipeline.exporter.size_finding import size_finding
 from pipeline.manifest import Record, versions
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.adapter import Adapter
@@ -56,7 +57,7 @@ class CertificateStep:
     def write(self, findings: Sequence[Finding], record: Record) -> Certificate:
         """Write certificate.json with the findings on the record's files; return it."""
         inputs = self._inputs(record, self.config.verify)
-        certificate = Certificate.of(findings, record.hashes, versions(), inputs)
+        certificate = Certificate.of([*findings, *size_finding(record)], record.hashes, versions(), inputs)
         save_certificate(certificate, self.config.out / NAME)
         return certificate
 

@@ -13,6 +13,7 @@ from engine.errors import ModelError
 from engine.prompt.chat_template import ChatTemplate
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
+from pipeline.quantize.size_goal import SizeGoal, parse_goal
 from pipeline.quantize.types import (
     AUTO,
     PREFERENCES,
@@ -52,6 +53,8 @@ class ExportConfig:
     With `recover`, the adapter is trained for each quantized file first (pipeline.training.recovery).
 
     With "auto" among `quants`, a type is chosen by measurement: the smallest or the fastest, as in `prefer`.
+    With `max_size` ("900M", "1.2G") or `max_bpw` ("4.5") it is instead the best of at most that size: a type
+    for each tensor, or one of llama.cpp's.
 
     `verify` is the depth of the checks ("off", "fast", "full"; see pipeline.certificate), which also use the
     user's chats in `evaluation`, a JSONL file.
@@ -83,6 +86,8 @@ class ExportConfig:
     imatrix: Path | None = None
     recover: RecoveryOptions | None = None
     prefer: str = "size"
+    max_size: str | None = None
+    max_bpw: str | None = None
     verify: str = "off"
     evaluation: Path | None = None
     chat_template: str | None = None
@@ -115,7 +120,11 @@ class ExportConfig:
         self._check_verifying()
         self._check_template()
         self._check_recovery()
-        names = quants_named(self.quants)
+        own = (self.goal.name,) if self.goal else ()
+        names = tuple(
+            name for quant in self.quants for name in ((quant,) if quant in own else quants_named([quant]))
+        )
+        names = tuple(dict.fromkeys(names))
         object.__setattr__(self, "quants", names)
         self._check_importance(names)
         if self.format == "adapter":
@@ -175,7 +184,7 @@ class ExportConfig:
                 f"--{given[0]} is for quantizing, and there is no --quant: give one, or leave it out"
             )
         for name in quants:
-            if name != AUTO and quant_type(name).needs_imatrix and not given:
+            if not name.startswith(AUTO) and quant_type(name).needs_imatrix and not given:
                 raise InputError(
                     f"--quant {name} needs an importance matrix, without which its output is noise: "
                     "give --calibrate FILE.jsonl, or use Q3_K_M, IQ4_XS or larger"
@@ -208,10 +217,31 @@ class ExportConfig:
         """
         if self.prefer != "size" and AUTO not in self.quants:
             raise InputError(f"--prefer {self.prefer} goes with --quant auto: give that, or leave it out")
+        self._reject_unused_goal()
         if self.evaluation and self.format == "adapter":
             raise InputError("--format adapter takes no --eval: an adapter alone is not checked")
         if self.evaluation and self.verify == "off" and AUTO not in self.quants:
             raise InputError("--eval is for the checks, and there are none with --verify off: leave out one")
+
+    def _reject_unused_goal(self) -> None:
+        if self.goal is None:
+            return
+        option = self.goal.option
+        if AUTO not in self.quants:
+            raise InputError(f"{option} goes with --quant auto: give that, or leave it out")
+        if self.prefer != "size":
+            raise InputError(
+                f"{option} asks for the best of that size, and --prefer {self.prefer} for another"
+            )
+        if self.pure:
+            raise InputError(
+                f"{option} chooses a type for each tensor, and --pure gives all the same: leave out one"
+            )
+
+    @property
+    def goal(self) -> SizeGoal | None:
+        """The size that `auto` must keep to. Raises InputError."""
+        return parse_goal(self.max_size, self.max_bpw)
 
     @property
     def tensor_types(self) -> TensorTypes:

@@ -15,7 +15,6 @@ from pipeline.convert.job import ConvertJob, convert
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.data.dataset import read_chats
 from pipeline.exporter.auto_quant import (
-    AUTO_OPTION,
     CANDIDATES_DIR,
     AutoStep,
     remove_candidates,
@@ -33,14 +32,15 @@ from pipeline.exporter.certify_step import (
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.recover_step import OPTION as RECOVERY_OPTION
 from pipeline.exporter.recover_step import RecoverStep, TrainedAdapter
+from pipeline.exporter.size_step import MAX_TRIALS, SizeStep, check_size, quantization
 from pipeline.exporter.workspace import require_space
-from pipeline.manifest import Record, versions
+from pipeline.manifest import ALLOCATIONS, AUTO_OPTION, Record, versions
 from pipeline.progress import StepProgress
 from pipeline.quantize.grid_survey import survey_checkpoint
 from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_few_chats
 from pipeline.quantize.imatrix_file import check_fits, read_imatrix
-from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
-from pipeline.quantize.types import AUTO, bits_needed, quant_type
+from pipeline.quantize.job import QuantizeJob, Quantizer
+from pipeline.quantize.types import AUTO, bits_needed
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, tensors_of
@@ -121,16 +121,13 @@ class ModelExport(ExportRun):
             return certification.finish(final, self.record, self.progress)
 
     def _describe(self) -> None:
+        kept = self.record.options
         self.record.options = {
             "outtype": self.config.outtype,
             "quants": list(self.config.quants),
             **self.config.quant_options,
             **({"recover": self.config.recover.describe()} if self.config.recover else {}),
-            **{
-                key: value
-                for key, value in self.record.options.items()
-                if key in (AUTO_OPTION, RECOVERY_OPTION)
-            },
+            **{key: kept[key] for key in (AUTO_OPTION, ALLOCATIONS, RECOVERY_OPTION) if key in kept},
         }
         self.record.versions = versions()
 
@@ -158,13 +155,20 @@ class ModelExport(ExportRun):
         if self.config.keep_f16 and self.config.split_bytes:
             needed += full  # it exists both whole and in shards for a while
         for quant in self._missing_quants():
-            needed += elements * bits_needed(quant) / 8
+            needed += self._space_for(quant, elements)
         if self._recovering:
             needed += full  # the model with the file's own adapter, while it is quantized
         if self.config.verify != "off" and not all(map(is_plain, self.adapters)):
             needed += full  # the base's GGUF, for the certificate (certificate/scoring/base_model.py)
         needed += _SCRATCH_SIZES[self.config.verify]
         require_space(self.config.out, int(needed), f"exporting {self.config.name}")
+
+    def _space_for(self, quant: str, elements: int) -> float:
+        """Return the bytes of a type's file; with AUTO, of all that are tried."""
+        goal = self.config.goal
+        if goal is None or not quant.startswith(AUTO):
+            return elements * bits_needed(quant) / 8
+        return goal.limit(0, elements) * (MAX_TRIALS if quant == AUTO else 1)
 
     def _missing_quants(self) -> list[str]:
         return [
@@ -236,7 +240,7 @@ class ModelExport(ExportRun):
     def _quantize(self, full: Path, quantizer: Quantizer, certification: Certification) -> None:
         imatrix, types = self._importance(full), self.config.tensor_types
         wanted = {
-            quant: Quantization(full, quant_type(quant), types, imatrix) for quant in self._missing_quants()
+            quant: quantization(self.record, quant, full, types, imatrix) for quant in self._missing_quants()
         }
         plans = {quant: quantizer.plan(one) for quant, one in wanted.items()}
         needed = sum(plan.size for plan in plans.values())
@@ -250,7 +254,10 @@ class ModelExport(ExportRun):
             source = full if own is None else self._merged(own, quant)
             earlier = self._quantized() if own is None else ()
             job = QuantizeJob(replace(wanted[quant], source=source), partial, threads, earlier, limit)
-            files = quantizer.quantize(job, plan, self.progress)
+            files = quantizer.quantize(job, plan, self.progress, quant)
+            if quant in self.record.options.get(ALLOCATIONS, {}):
+                allowed = self.record.options[ALLOCATIONS][quant]["limit"]
+                check_size(quant, sum(path.stat().st_size for path in files), allowed)
             self.publish(files, quant, plan.bits_per_weight, time.monotonic() - started)
             if own is not None:
                 first = first_shards(self.config.out, [path.name.removesuffix(".partial") for path in files])
@@ -287,7 +294,8 @@ class ModelExport(ExportRun):
         """Return this export with a type chosen for AUTO."""
         if AUTO not in self.config.quants:
             return self
-        choosing = AutoStep(self.config, self._certifying, self.work.folder, quantizer)
+        step = SizeStep if self.config.goal else AutoStep
+        choosing = step(self.config, self._certifying, self.work.folder, quantizer)
         choosing.choose(full, self.record, self.progress, self._importance(full))
         return replace(self, config=resolve_auto(self.config, self.record))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, WorkerProcess
 from pipeline.progress import StepProgress
+from pipeline.quantize.tensor_costs import TensorCosts
 from pipeline.quantize.types import MIXTURE, QuantType, TensorTypes
 
 
@@ -55,6 +56,19 @@ class SplitJob:
     limit: int
 
 
+@dataclass(frozen=True)
+class CostJob:
+    """Estimate what each type costs each tensor of `wanted.source`; `sensitivity` is a file of Sensitivity.
+
+    Tensors with a type of the user in `wanted.types` have no choice. Without a `sensitivity` only the
+    smallest type of each is found.
+    """
+
+    wanted: Quantization
+    sensitivity: Path | None
+    threads: int
+
+
 class Quantizer(WorkerProcess):
     """The worker process, which runs one job after another. Its methods raise as WorkerProcess.run does."""
 
@@ -66,10 +80,21 @@ class Quantizer(WorkerProcess):
         """Return how large the quantized file will be: llama.cpp's dry run, which writes nothing."""
         return from_json(QuantPlan, self.run({"plan": to_json(wanted)}))
 
-    def quantize(self, job: QuantizeJob, plan: QuantPlan, progress: StepProgress) -> list[Path]:
-        """Run the job, whose `plan()` gave `plan`; return the files: `target`, or its shards."""
+    def costs(self, job: CostJob, progress: StepProgress) -> TensorCosts:
+        """Run the job by tensor_costs.py. Raises InputError for weights that are not finite."""
+        with progress.step("Round samples" if job.sensitivity else "Reckon sizes", None) as advance:
+            found = self.run({"costs": to_json(job)}, lambda message: advance(int(message["done"])))
+        return from_json(TensorCosts, found)
+
+    def quantize(
+        self, job: QuantizeJob, plan: QuantPlan, progress: StepProgress, name: str = ""
+    ) -> list[Path]:
+        """Run the job, whose `plan()` gave `plan`; return the files: `target`, or its shards.
+
+        `name` is the type's in the progress, if it is not the file's main type.
+        """
         request = {"quantize": to_json(job)}
-        return self._write(f"Quantize to {job.wanted.quant.name}", plan.size, request, progress)
+        return self._write(f"Quantize to {name or job.wanted.quant.name}", plan.size, request, progress)
 
     def split(self, source: Path, target: Path, limit: int, progress: StepProgress) -> list[Path]:
         """Copy a GGUF into shards of at most `limit` bytes, named after `target`; return them."""

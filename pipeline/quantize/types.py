@@ -64,6 +64,11 @@ CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", 
 PREFERENCES = ("size", "speed")
 
 
+def ready_types(*, with_imatrix: bool) -> tuple[QuantType, ...]:
+    """Return llama.cpp's own types of files that can be made with or without an importance matrix."""
+    return tuple(quant for quant in _TYPES.values() if with_imatrix or not quant.needs_imatrix)
+
+
 def quants_named(names: Iterable[str]) -> tuple[str, ...]:
     """Return the types' canonical names without duplicates, AUTO for "auto". Raises InputError."""
     return tuple(

@@ -26,7 +26,8 @@ from pipeline.quantize.imatrix_file import (
     check_importance,
     read_weights,
 )
-from pipeline.quantize.job import Quantization, QuantizeJob, QuantPlan, SplitJob
+from pipeline.quantize.job import CostJob, Quantization, QuantizeJob, QuantPlan, SplitJob
+from pipeline.quantize.tensor_costs import CostInputs, Sensitivity, smallest_file, tensor_costs
 from pipeline.quantize.types import MIXTURE, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
@@ -47,13 +48,24 @@ class DryRun:
 
 
 def run_job(request: Message) -> Message:
-    """Run the one job in the request of job.py: {"plan": ...}, {"quantize": ...} or {"split": ...}."""
+    """Run the one job in the request of job.py: "plan", "costs", "quantize" or "split"."""
     if "split" in request:
         return {"files": _split(from_json(SplitJob, request["split"]))}
     if "quantize" in request:
         return {"files": _quantize(from_json(QuantizeJob, request["quantize"]))}
+    if "costs" in request:
+        return _costs(from_json(CostJob, request["costs"]))
     plan, _ = _plan(from_json(Quantization, request["plan"]))
     return to_json(QuantPlan(plan.size, plan.bits_per_weight, plan.types))
+
+
+def _costs(job: CostJob) -> Message:
+    plan, weights = _plan(job.wanted)
+    found = Sensitivity.load(job.sensitivity) if job.sensitivity else Sensitivity()
+    inputs = CostInputs(job.wanted.source, plan.types, job.wanted.types, weights, found, job.threads)
+    if job.sensitivity is None:
+        return to_json(smallest_file(inputs))
+    return to_json(tensor_costs(inputs, lambda done: send({"done": done})))
 
 
 def _plan(wanted: Quantization) -> tuple[DryRun, ImportanceWeights]:

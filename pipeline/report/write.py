@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from common.certificate import STATUSES, Certificate
-from common.certificate_charts import ChartedFile, Title, certificate_charts
+from common.certificate_charts import ChartedFile, Title, certificate_charts, size_charts, tried_files
 from common.files import write_atomically
 from common.scatter import HEIGHT, STYLE, WIDTH
 from engine.errors import EngineError
@@ -82,8 +82,18 @@ def remove_report(folder: Path) -> None:
 def _charts(files: Sequence[ReportedFile]) -> list[Markup]:
     """Draw each file's survival and KL; none without any KL."""
     measured = [_charted(file) for file in files if file.kl is not None]
-    rows = certificate_charts(measured, _CHART_TITLES, lambda value, digits: f"{value:.{digits}f}")
+    rows = certificate_charts(measured, _CHART_TITLES, _formatted)
     return [chart for row in rows.values() for chart in row]
+
+
+def _tried_charts(context: ReportContext) -> list[Markup]:
+    """Draw survival and KL by size of all files that `--quant auto` measured."""
+    files = tried_files(context.choice.get("tried"), context.choice.get("chosen"))
+    return size_charts(files, _CHART_TITLES, _formatted)
+
+
+def _formatted(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}"
 
 
 def _charted(file: ReportedFile) -> ChartedFile:
@@ -106,6 +116,7 @@ def _render(template: str, context: ReportContext, charts: Sequence[Markup], *, 
     return environment.get_template(template).render(
         context=context,
         charts=charts,
+        tried_charts=_tried_charts(context),
         chart_style=Markup(STYLE.read_text(encoding="utf-8")),
         width=WIDTH,
         height=HEIGHT,

@@ -182,7 +182,9 @@ def _finished_files(folder: Path) -> list[Path]:
     return [path for path in files if path.name in finished]
 
 
-_TYPE_SUFFIX = re.compile(r"[-._]([IT]?Q\d\w*|BF16|F16|F32|MXFP4\w*|NVFP4\w*)$", re.IGNORECASE)
+_TYPE_SUFFIX = re.compile(
+    r"[-._]([IT]?Q\d\w*|BF16|F16|F32|MXFP4\w*|NVFP4\w*|AUTO-[\d.]+(?:[MG]|BPW))$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

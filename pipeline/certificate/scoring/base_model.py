@@ -32,7 +32,7 @@ def negated_adapter(subject: Subject, model: Model) -> Adapter | None:
         return None
     architecture = model.metadata("general.architecture")
     layout = TensorMap(architecture, text_config(subject.base.folder))
-    factors = _negated_factors(updates, layout, GgufTensors(subject.full)) if layout.is_known else None
+    factors = negated_factors(updates, layout, GgufTensors(subject.full)) if layout.is_known else None
     if factors is None:
         return None
     path = subject.scratch / "subtracting.gguf"
@@ -43,7 +43,7 @@ def negated_adapter(subject: Subject, model: Model) -> Adapter | None:
         path.unlink()
 
 
-def _negated_factors(
+def negated_factors(
     updates: list[Update], layout: TensorMap, tensors: GgufTensors
 ) -> dict[str, tuple[Array, Array]] | None:
     """Return, per tensor, the low-rank factors of the negated sum of all updates: [rank, in] and [out, rank].

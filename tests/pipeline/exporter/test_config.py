@@ -59,12 +59,25 @@ def test_quantization_types_go_by_their_usual_names_in_any_case() -> None:
         ({"adapters": ("me/lora=nan",)}, "weight other than 0"),
         ({"out": Path("models/my model")}, "cannot name the files"),
         ({"adapter_revision": "main"}, "goes with one --adapter, and there are 0"),
+        ({"quants": ("auto",), "max_size": "900"}, "--max-size '900' is no size"),
+        ({"quants": ("auto",), "max_bpw": "x"}, "--max-bpw 'x' is no number of bits"),
+        ({"quants": ("auto",), "max_size": "1G", "max_bpw": "4"}, "both limit the size"),
+        ({"quants": ("AUTO-900M",)}, "--quant 'AUTO-900M' is unknown"),
+        ({"quants": ("AUTO-900M",), "max_size": "800M"}, "--quant 'AUTO-900M' is unknown"),
     ],
 )
 def test_a_bad_option_is_refused_by_name(change: dict[str, object], says: str) -> None:
     options: dict[str, object] = {"base": "base", "out": Path("models/bob"), **change}
     with pytest.raises(InputError, match=says):
         ExportConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_size_names_its_file_like_none_of_llama_cpps_types() -> None:
+    config = ExportConfig("base", Path("models/bob"), quants=("auto", "Q4_K_M"), max_size="0.9G")
+    assert config.quants == ("AUTO", "Q4_K_M") and config.goal is not None
+    chosen = replace(config, quants=(config.goal.name, "Q4_K_M"))
+    assert chosen.quants == ("AUTO-900M", "Q4_K_M")
+    assert chosen.quantized_name("AUTO-900M") == "bob-AUTO-900M.gguf"
 
 
 def test_a_chat_template_is_read_at_once(tmp_path: Path) -> None:
@@ -89,6 +102,14 @@ def test_an_option_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
         (replace(whole, prefer="speed"), "--prefer speed goes with --quant auto"),
         (replace(whole, verify="off"), "--eval is for the checks, and there are none with --verify off"),
         (replace(whole, format="adapter"), "--format adapter takes no --eval"),
+        (replace(whole, max_size="900M"), "--max-size 900M goes with --quant auto"),
+        (replace(whole, max_bpw="4.5"), "--max-bpw 4.5 goes with --quant auto"),
+        (replace(whole, max_bpw="4.5", format="adapter"), "--max-bpw 4.5 goes with --quant auto"),
+        (
+            replace(whole, quants=("auto",), max_size="1.20G", prefer="speed"),
+            "--max-size 1.2G asks for the best of that size, and --prefer speed for another",
+        ),
+        (replace(whole, quants=("auto",), max_size="1G", pure=True), "--pure gives all the same"),
     ):
         with pytest.raises(InputError, match=says):
             idle.reject_unused_options()

@@ -14,12 +14,17 @@ import pytest
 from gguf import GGUFReader
 
 from common.worker_process import WorkerDied
+from ggufio.ggml import dequantize, ggml_type_named, quantize, type_name
+from ggufio.ggml_reader import GgufTensors, read_tensors
 from pipeline.convert.job import ConvertJob
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.errors import InputError
-from pipeline.progress import Advance
+from pipeline.progress import Advance, NoProgress
 from pipeline.quantize import writer as quant_file
-from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
+from pipeline.quantize.allocation import allocate, smallest_size, tensor_types
+from pipeline.quantize.imatrix_file import UNWEIGHED, ImportanceWeights
+from pipeline.quantize.job import CostJob, Quantization, QuantizeJob, Quantizer
+from pipeline.quantize.tensor_costs import CostInputs, Sensitivity, TensorCosts, file_size, tensor_costs
 from pipeline.quantize.types import MIXTURE, TensorTypes, parse_tensor_types, quant_type
 from pipeline.quantize.worker import dry_run
 from pipeline.quantize.writer import WriteJob, write_quantized
@@ -216,3 +221,104 @@ class Steps:
     @contextmanager
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
         yield self.done.append
+
+
+def costs_of(source: Path, folder: Path, fixed: TensorTypes = MIXTURE, **found: Any) -> TensorCosts:
+    Sensitivity(**found).save(folder / "sensitivity.npz")
+    job = CostJob(Quantization(source, quant_type("Q8_0"), fixed), folder / "sensitivity.npz", 2)
+    with Quantizer(folder / "costs.log") as quantizer:
+        return quantizer.costs(job, NoProgress())
+
+
+def smallest_of(source: Path, folder: Path) -> TensorCosts:
+    with Quantizer(folder / "costs.log") as quantizer:
+        return quantizer.costs(CostJob(Quantization(source, quant_type("Q8_0")), None, 1), NoProgress())
+
+
+@pytest.mark.parametrize("title", ["llama, f16", "llama, bf16", "rows of no multiple of 256", "experts"])
+def test_an_allocation_is_what_llama_cpp_plans_and_has_the_size_that_was_reckoned(
+    title: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    source = sources[title]
+    costs = costs_of(source, tmp_path)
+    least = costs.header + costs.rest + smallest_size(costs.options)
+    assert {name: min(one.size for one in found) for name, found in costs.options.items()} == {
+        name: one.size for name, (one,) in smallest_of(source, tmp_path).options.items()
+    }
+    whole = source.stat().st_size
+    for share in (0.0, 0.2, 0.6):
+        limit = int(least + share * (whole - least))
+        chosen = allocate(costs.options, limit - costs.header - costs.rest)
+        types = {name: option.type for name, option in chosen.items()}
+        plan = dry_run(str(source), quant_type("Q4_K_S").ftype, tensor_types(types)).types
+        assert {name: type_name(plan[name]) for name in types} == types
+        assert {name: type_name(plan[name]) for name in costs.others} == costs.others
+        target = tmp_path / "allocated.gguf"
+        write_quantized(WriteJob(source, target, plan, 14, 2), lambda count: None)
+        assert target.stat().st_size == file_size(costs, types) <= limit
+    odd = "rows of no multiple" in title
+    assert any(one.type == "Q4_K" for found in costs.options.values() for one in found) is not odd
+    for quant in ("Q4_K_M", "Q6_K"):
+        plan = dry_run(str(source), quant_type(quant).ftype).types
+        by_us(source, tmp_path / "ready.gguf", quant)
+        names = {name: type_name(number) for name, number in plan.items()}
+        assert (tmp_path / "ready.gguf").stat().st_size == file_size(costs, names)
+
+
+def test_a_tensor_of_more_information_gets_more_bits(sources: dict[str, Path], tmp_path: Path) -> None:
+    flat = {name: np.ones(tensor.width) for name, tensor in read_tensors(sources["llama, f16"]).items()}
+    needed = {**flat, "blk.1.ffn_up.weight": 1000 * np.ones(256)}
+    costs = costs_of(sources["llama, f16"], tmp_path, columns=needed)
+    budget = int(1.6 * smallest_size(costs.options))
+    bits = {name: ggml_type_named(one.type).bits for name, one in allocate(costs.options, budget).items()}
+    assert bits["blk.1.ffn_up.weight"] > bits["blk.0.ffn_up.weight"] + 1
+
+
+def test_a_type_that_undoes_the_tuning_costs_what_the_tuning_is_worth(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    """The change is the very error of rounding to Q4_0, so that Q4_0 gives the base again."""
+    source, name = sources["llama, f16"], "blk.0.attn_q.weight"
+    file = GgufTensors(source)
+    rows = file.read(name, 0, file.tensors[name].rows)
+    dtype = ggml_type_named("Q4_0")
+    change = rows - dequantize(dtype, quantize(dtype, rows)).reshape(rows.shape)
+    plain = costs_of(source, tmp_path).options[name]
+    tuned = costs_of(
+        source,
+        tmp_path,
+        down={name: np.eye(rows.shape[1], dtype=np.float32)},
+        up={name: change},
+        change=1.5,
+    ).options[name]
+    added = {one.type: one.cost - before.cost for one, before in zip(tuned, plain, strict=True)}
+    assert added["Q4_0"] == pytest.approx(1.5, rel=1e-3)
+    assert added["Q8_0"] < 0.01 and added["F16"] == 0
+
+
+def test_a_tensor_with_a_type_of_the_user_has_no_choice(sources: dict[str, Path], tmp_path: Path) -> None:
+    fixed = parse_tensor_types(["blk.0.attn_v=q8_0"], "q6_k", None, False)
+    costs = costs_of(sources["llama, f16"], tmp_path, fixed)
+    assert costs.others["blk.0.attn_v.weight"] == "Q8_0" and costs.others["output.weight"] == "Q6_K"
+    assert "blk.1.attn_v.weight" in costs.options and "token_embd.weight" in costs.options
+
+
+def test_errors_are_those_of_the_importance_matrix_that_the_file_gets(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    source, name = sources["llama, f16"], "blk.0.ffn_up.weight"
+    columns = np.where(np.arange(256) % 2 == 0, 1.0, 0.001)
+    tensors = read_tensors(source)
+    weighed = {
+        key: columns[None, : one.width].astype(np.float32) for key, one in tensors.items() if key == name
+    }
+    plan = dry_run(str(source), quant_type("Q8_0").ftype).types
+
+    def cost(weights: ImportanceWeights) -> dict[str, float]:
+        found = Sensitivity(columns={name: columns})
+        inputs = CostInputs(source, plan, MIXTURE, weights, found, 1)
+        return {one.type: one.cost for one in tensor_costs(inputs, lambda done: None).options[name]}
+
+    without, with_matrix = cost(UNWEIGHED), cost(ImportanceWeights(weighed))
+    assert with_matrix["Q3_K"] < 0.95 * without["Q3_K"]
+    assert "IQ2_XXS" in with_matrix and "IQ2_XXS" not in without

@@ -197,3 +197,22 @@ def test_the_modelfile_is_the_real_models(folder: Path) -> None:
     assert "\nollama create bob -f Modelfile" in (folder / "README.md").read_text()
     assert "<|im_end|>\\n<|im_start|>assistant\\n" in lines[1]
     assert lines[2] == 'PARAMETER stop "<|im_end|>"'
+
+
+def test_what_was_tried_for_a_size_is_a_table_and_charts(folder: Path) -> None:
+    made = record("Q4_K_M")
+    tried = {"survival": 0.9, "low": 0.8, "high": 0.95, "prefill": 9.0, "decode": 5.0}
+    trials = [
+        {"type": "IQ4_XS", "size": 91_000_000, "mean_kl": 0.2152, **tried},
+        {"type": "AUTO-98M", "size": 98_000_000, "mean_kl": 0.0603, **tried},
+    ]
+    choice = {"chosen": "AUTO-98M", "reason": "the nearest", "tried": trials, "note": HOSTILE}
+    made.options["auto"] = {**choice, "limit": 98_000_000}
+    write_report(folder, "bob", made, None)
+    page = (folder / "report.html").read_text()
+    assert "Up to 98,000,000 bytes were allowed." in page and "&lt;img src=x onerror" in page
+    assert "<td>AUTO-98M</td>" in page and ">0.0603</td>" in page
+    assert page.count("<svg") == 2  # survival and KL by size; no file was measured for other charts
+    del made.options["auto"]
+    write_report(folder, "bob", made, None)
+    assert "<svg" not in (folder / "report.html").read_text()

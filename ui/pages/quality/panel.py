@@ -91,7 +91,8 @@ class QualityPanel:
             self._verdict: about + view.findings(certificate.about(path.name), t),
             self._files: view.files_table(figures, t)
             + view.advice(certificate, path.parent, t)
-            + charts(figures, whole_name(path.name), t),
+            + charts(figures, whole_name(path.name), t)
+            + view.tried_charts(certificate, t),
         }
 
     def _without_figures(self, why: str) -> Updates:

@@ -13,7 +13,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from common.certificate import Certificate, Finding, recommended
-from common.certificate_charts import ChartedFile, Title, certificate_charts
+from common.certificate_charts import ChartedFile, Title, certificate_charts, size_charts, tried_files
 from common.shard_names import model_sizes
 from common.text import size_text
 from ggufio.shards import whole_name
@@ -28,7 +28,7 @@ CHECKS = {
     "settings": ("base", "shape", "rope"),
     "weights": ("head", "values", "uncompared"),
     "behaviour": ("first_words",),
-    **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed"), ()),
+    **dict.fromkeys(("logits", "quality", "quantization", "survival", "speed", "size"), ()),
 }
 """The findings that have a translated name: the areas, and the checks in each."""
 
@@ -222,13 +222,7 @@ def _worst_prompts(one: Finding) -> list[str]:
 
 def charts(figures: Sequence[FileFigures], chosen: str, t: Translator) -> Markup:
     """Render charts of what was measured, with the file `chosen` highlighted; empty when nothing was."""
-    titles: dict[Title, str] = {
-        "survival": t("quality.survival"),
-        "kl": t("quality.kl"),
-        "size": t("quality.head.size"),
-        "speed": t("quality.speed"),
-        "chart": t("quality.chart", x="{x}", y="{y}"),
-    }
+    titles = _titles(t)
     files = [_charted(one, chosen) for one in figures]
     rows = certificate_charts(files, titles, t.number).items()
     source = "<div class='scatters'>{{ drawn }}</div>"
@@ -236,6 +230,29 @@ def charts(figures: Sequence[FileFigures], chosen: str, t: Translator) -> Markup
         html(source, drawn=Markup().join(drawn)) + paragraph(t(f"quality.{what}.info"), "teach")
         for what, drawn in rows
     )
+
+
+def tried_charts(certificate: Certificate, t: Translator) -> Markup:
+    """Render charts of the files that were measured for a size; empty when none was asked for."""
+    found = next((one for one in certificate.findings if one.name == "size"), None)
+    if found is None:
+        return Markup()
+    label = name_and_type(Path(found.file))[1]
+    drawn = size_charts(tried_files(found.figures.get("tried"), label), _titles(t), t.number)
+    if not drawn:
+        return Markup()
+    body = html("<div class='scatters'>{{ drawn }}</div>", drawn=Markup().join(drawn))
+    return heading(t("quality.tried")) + paragraph(t("quality.tried.info"), "teach") + body
+
+
+def _titles(t: Translator) -> dict[Title, str]:
+    return {
+        "survival": t("quality.survival"),
+        "kl": t("quality.kl"),
+        "size": t("quality.head.size"),
+        "speed": t("quality.speed"),
+        "chart": t("quality.chart", x="{x}", y="{y}"),
+    }
 
 
 def _charted(one: FileFigures, chosen: str) -> ChartedFile:

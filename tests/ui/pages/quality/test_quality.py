@@ -32,7 +32,16 @@ from ui.models.registry import Models
 from ui.pages.inspect.client import Inspector
 from ui.pages.inspect.tensor_sample import measure_tensor, read_contents, unrounded_beside
 from ui.pages.inspect.view import tensor_facts, tensor_tables
-from ui.pages.quality.view import CHECKS, FileFigures, advice, charts, file_figures, findings, verdict
+from ui.pages.quality.view import (
+    CHECKS,
+    FileFigures,
+    advice,
+    charts,
+    file_figures,
+    findings,
+    tried_charts,
+    verdict,
+)
 from ui.render.tables import short_number
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
@@ -293,3 +302,40 @@ def test_the_page_shows_the_certificate_and_looks_into_the_file(
     assert page.evaluate("window.hacked") is None
     page.set_viewport_size({"width": 390, "height": 844})
     becomes(lambda: page.evaluate("document.scrollingElement.scrollWidth > 390"), wanted=False)
+
+
+def tried(kind: object, size: object, kl: object, **more: object) -> dict[str, object]:
+    return {"type": kind, "size": size, "mean_kl": kl, "survival": 0.9, "low": 0.8, "high": 0.95, **more}
+
+
+def test_what_was_tried_for_a_size_is_drawn_with_the_chosen_one_highlighted(tmp_path: Path) -> None:
+    model = tmp_path / "bob-AUTO-98M.gguf"
+    trials = [tried("IQ4_XS", 91_000_000, 0.21), tried("AUTO-98M", 98_000_000, 0.06)]
+    content = certificate(model.name, "0" * 64)
+    assert tried_charts(load(model, content), ENGLISH) == ""
+    content["findings"].append(finding("size", "pass", model.name, tried=trials, limit=98_000_000))
+    drawn = tried_charts(load(model, content), ENGLISH)
+    assert drawn.count("<svg") == 2  # survival and KL
+    assert drawn.count("IQ4_XS") >= 2 and drawn.count("AUTO-98M") >= 2
+    assert drawn.count("point chosen") == drawn.count("AUTO-98M<") == 2
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [None, "many", [1, None, []], [tried(HOSTILE, True, "x")], [tried([], 10**400, -(10**400))], [{}] * 999],
+)
+def test_a_strangers_trials_are_drawn_as_far_as_they_are_numbers(tmp_path: Path, trials: object) -> None:
+    model = tmp_path / "bob-AUTO-98M.gguf"
+    content = certificate(model.name, "0" * 64)
+    content["findings"].append(finding("size", "pass", model.name, tried=trials))
+    assert tried_charts(load(model, content), ENGLISH) == ""
+    named = [tried(HOSTILE, 1_000_000, 0.2), tried(HOSTILE, 2_000_000, 0.1)]
+    content["findings"][-1]["figures"]["tried"] = named
+    assert "<img" not in tried_charts(load(model, content), ENGLISH)
+
+
+def load(model: Path, content: dict[str, Any]) -> Certificate:
+    model.with_name(NAME).write_text(json.dumps(content))
+    found = read_certificate(model)
+    assert found is not None
+    return found
