@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.dataclass_json import from_json, to_json
+from common.sequences import sample_evenly
 from common.text import first_line
 from common.worker_process import Message, send, serve
 from engine.errors import EngineError
@@ -22,7 +23,6 @@ from ggufio.errors import GgufError
 from ggufio.ggml_reader import GgufTensors
 from pipeline.certificate.scoring.base_model import negated_factors
 from pipeline.certificate.scoring.reference import Reference, make_reference
-from pipeline.certificate.scoring.samples import sample_evenly
 from pipeline.certificate.scoring.scorer import choose_backend
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.certificate.tensors.expected import all_updates
