@@ -17,9 +17,11 @@ from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record
 from pipeline.progress import NoProgress, StepProgress
+from pipeline.quantize.ternary import check_quants
 from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
+from pipeline.sources.ternary import find_ternary, reject_wrong_activation
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.tokenizers.select import reject_unknown_name
 
@@ -53,8 +55,10 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     """
     config.reject_unused_options()
     base = base_source(config.base, config.revision)
+    reject_wrong_activation(base)
     adapters = _read_adapters(config)
     if config.format == "model":
+        check_quants(config.quants, base, find_ternary(base), merged=bool(adapters))
         config = replace(config, rounding=trained_rounding(config.qlora_base, adapters))
     check_importance(config, base)
     sources = (base, *(adapter.source for adapter in adapters))

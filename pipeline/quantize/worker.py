@@ -27,7 +27,8 @@ from pipeline.quantize.imatrix_file import (
     read_weights,
 )
 from pipeline.quantize.job import Quantization, QuantizeJob, QuantPlan, SplitJob
-from pipeline.quantize.types import MIXTURE, TensorTypes, regex
+from pipeline.quantize.ternary import TERNARY_FTYPES, require_three_values
+from pipeline.quantize.types import MIXTURE, TERNARY, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
 _TENSOR = re.compile(
@@ -52,7 +53,10 @@ def run_job(request: Message) -> Message:
         return {"files": _split(from_json(SplitJob, request["split"]))}
     if "quantize" in request:
         return {"files": _quantize(from_json(QuantizeJob, request["quantize"]))}
-    plan, _ = _plan(from_json(Quantization, request["plan"]))
+    wanted = from_json(Quantization, request["plan"])
+    plan, _ = _plan(wanted)
+    if wanted.quant.name in TERNARY:
+        require_three_values(wanted.quant.name, wanted.source, plan.types)
     return to_json(QuantPlan(plan.size, plan.bits_per_weight))
 
 
@@ -148,10 +152,12 @@ def quantize_params(ftype: int, types: TensorTypes) -> Any:
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.pure = ftype, types.pure
-    if types.output:
-        params.output_tensor_type = type_number(types.output)
-    if types.embedding:
-        params.token_embedding_type = type_number(types.embedding)
+    # llama.cpp's mixture has Q6_K and Q4_K, which lose more than all else in the file; its converter has F16
+    default = "F16" if ftype in TERNARY_FTYPES else None
+    if output := types.output or default:
+        params.output_tensor_type = type_number(output)
+    if embedding := types.embedding or default:
+        params.token_embedding_type = type_number(embedding)
     if types.overrides:
         items = [(regex(pattern).encode(), type_number(dtype)) for pattern, dtype in types.overrides]
         end = (None, 0)  # llama.cpp reads on to the first null pattern

@@ -24,8 +24,8 @@ _SHAPE = ("rank", "alpha", "dropout", "targets", "rslora", "dora")
 """What an adapter to go on from decides by itself."""
 
 _WARMUP = 0.05
-LORA_RATE, FULL_RATE = 3e-4, 2e-5
-"""The learning rates without --lr: of an adapter, and of all weights (--full)."""
+LORA_RATE, FULL_RATE, TERNARY_RATE = 3e-4, 2e-5, 2e-4
+"""The learning rates without --lr: of an adapter, of all weights (--full), of ternary ones (--ternary)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class FinetuneConfig:
     is in tokens. `train_on` is "all" answers of a chat or its "last".
 
     The update is scaled by alpha / rank (rsLoRA: alpha / sqrt(rank)). `qlora` "nf4" rounds the base to 4 bits
-    first. `adapter` is one to go on from, with its rank, alpha and layers. `full` trains all weights.
+    first. `adapter` is one to go on from, with its rank, alpha and layers. `full` trains all weights, and
+    `ternary` those of a ternary base, which stay ternary; their rounding grows to its full strength over the
+    share `ternary_warmup` of the steps.
 
     A step takes `batch_size` x `accumulate` chats. `neftune` is NEFTune's noise alpha, 0 for none. `cycles`
     is for the schedule "cosine-restarts". With `early_stopping` N, training ends when the held-out loss has
@@ -67,6 +69,8 @@ class FinetuneConfig:
     dora: bool = False
     qlora: str | None = None
     full: bool = False
+    ternary: bool = False
+    ternary_warmup: float = 0.0
     adapter: str | None = None
     learning_rate: float | None = None
     schedule: Schedule = "cosine"
@@ -103,8 +107,11 @@ class FinetuneConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
+        if self.ternary:
+            object.__setattr__(self, "full", True)
         if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", FULL_RATE if self.full else LORA_RATE)
+            rate = TERNARY_RATE if self.ternary else FULL_RATE if self.full else LORA_RATE
+            object.__setattr__(self, "learning_rate", rate)
         for option, ok, value, fix in _ranges(self):
             if not ok:
                 raise InputError(f"{option} {value!r} is out of range: {fix}")
@@ -139,6 +146,7 @@ def _ranges(config: FinetuneConfig) -> list[tuple[str, bool, object, str]]:
         ("--lr", 0 < rate <= 0.1, one.learning_rate, "use about 1e-4 to 5e-4"),
         ("--cycles", 1 <= one.cycles <= 1000, one.cycles, "use 1 or more"),
         ("--warmup", 0 <= one.warmup < 1, one.warmup, "use a fraction of the steps, 0 to below 1"),
+        ("--ternary-warmup", 0 <= one.ternary_warmup < 1, one.ternary_warmup, "use a fraction of the steps"),
         ("--epochs", 0 < one.epochs <= 1000, one.epochs, "use more than 0 and at most 1000"),
         ("--steps", one.steps is None or 1 <= one.steps <= 10**8, one.steps, "use 1 or more"),
         ("--batch-size", one.batch_size >= 1, one.batch_size, "use 1 or more"),
@@ -188,6 +196,7 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
     has_held_out = config.valid is not None or config.held_out > 0
     adapter_options = {"--rslora": config.rslora, "--dora": config.dora, "--qlora": config.qlora}
     given = [option for option, value in adapter_options.items() if value]
+    whole = "--ternary" if config.ternary else "--full"
     found: dict[str, object] = {
         f"--early-stopping needs a held-out loss: {measured}": config.early_stopping and not has_held_out,
         f"--schedule plateau needs a held-out loss: {measured}": config.schedule == "plateau"
@@ -197,8 +206,10 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
         f"--eval-every needs a held-out loss: {measured}": config.eval_every and not has_held_out,
         "--cycles goes with --schedule cosine-restarts: give that, or leave it out": config.cycles > 1
         and config.schedule != "cosine-restarts",
-        f"--full trains all weights and takes no {' '.join(given)}: leave out one": config.full and given,
-        "--full trains the base and takes no --adapter: leave out one": config.full and config.adapter,
+        f"{whole} trains all weights and takes no {' '.join(given)}: leave out one": config.full and given,
+        f"{whole} trains the base and takes no --adapter: leave out one": config.full and config.adapter,
+        "--ternary-warmup goes with --ternary: give that, or leave it out": config.ternary_warmup
+        and not config.ternary,
     }
     if config.adapter:
         defaults = {one.name: one.default for one in fields(FinetuneConfig)}

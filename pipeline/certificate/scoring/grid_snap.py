@@ -20,8 +20,9 @@ from ggufio.ggml_reader import Array, GgufTensors
 from pipeline.certificate.scoring.samples import sample_evenly
 from pipeline.certificate.subject import Subject, text_config
 from pipeline.certificate.tensors.compare import max_nmse
-from pipeline.certificate.tensors.expected import SafetensorsReader, UpdatedTensors, all_updates
+from pipeline.certificate.tensors.expected import UpdatedTensors, all_updates
 from pipeline.certificate.tensors.layout import TensorMap
+from pipeline.sources.safetensors_reader import SafetensorsReader
 
 _MAX_TENSORS = 6  # sampled of a file
 _MAX_ROWS = 64  # sampled of a tensor

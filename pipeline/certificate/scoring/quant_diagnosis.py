@@ -14,8 +14,8 @@ from ggufio.ggml import BF16, F16, F32, type_name
 from ggufio.ggml_reader import GgufTensors, TensorLocation
 from pipeline.certificate.scoring.samples import sample_evenly
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tensors.expected import SafetensorsReader
 from pipeline.sources.model_source import Source
+from pipeline.sources.safetensors_reader import SafetensorsReader
 
 _SUPER_BLOCK = 256  # weights in a block of K types (and IQ4_XS)
 _BLOCK = 32

@@ -7,54 +7,20 @@ to merge_and_unload); then only errors in names, order, types or the file can be
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ggufio.ggml_reader import Array, to_float32
+from ggufio.ggml_reader import Array
 from pipeline.certificate.subject import Subject
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
-
-_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a safetensors file; `start` is the offset of its first byte."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-
-class SafetensorsReader:
-    """Reads the floating-point tensors of safetensors files by name."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        """Read the headers. The files must be valid, which pipeline.sources.model_source checks."""
-        self.tensors: dict[str, StoredTensor] = {}
-        for path in files:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length))
-            for name, item in header.items():
-                if name != "__metadata__" and item["dtype"] in _DTYPES:
-                    start = 8 + length + item["data_offsets"][0]
-                    self.tensors[name] = StoredTensor(path, item["dtype"], tuple(item["shape"]), start)
-
-    def read(self, name: str) -> Array:
-        """Return a float32 copy of the tensor."""
-        tensor = self.tensors[name]
-        raw = np.memmap(tensor.path, _DTYPES[tensor.dtype], "r", tensor.start, tensor.shape or (1,))
-        return to_float32(raw).reshape(tensor.shape)
-
+from pipeline.sources.model_source import Source
+from pipeline.sources.safetensors_reader import SafetensorsReader
+from pipeline.sources.ternary import TernaryFormat, ternary_format
 
 _PLAIN_PARAMETERS = {"lora_A.weight", "lora_B.weight"}
 _NOT_PLAIN = ("use_dora", "modules_to_save", "target_parameters", "trainable_token_indices", "lora_bias")
@@ -89,6 +55,8 @@ def expected_tensors(subject: Subject) -> ExpectedTensors:
     """Return those of the subject, which must have a base. Raises InputError for unmergeable adapters."""
     assert subject.base is not None
     stored = SafetensorsReader(subject.base.weight_files())
+    if (form := ternary_format(subject.base)) is not None:
+        return _TernaryTensors(subject.base, form, stored)
     updates = all_updates(subject)
     # The updated tensor may be missing in the file: a tied output, or one that transformers renames.
     if updates is not None and all(update.name in stored.tensors for update in updates):
@@ -226,3 +194,31 @@ class _MergedTensors:
         stored = self._stored.tensors.get(name)
         same = stored is not None and stored.shape == value.shape
         return value, value - self._stored.read(name) if same else None
+
+
+class _TernaryTensors:
+    """A ternary checkpoint's tensors as its three values, which no adapter changes."""
+
+    max_threads = 4
+    changed: frozenset[str] = frozenset()
+
+    def __init__(self, base: Source, form: TernaryFormat, stored: SafetensorsReader) -> None:
+        from pipeline.merge.checkpoint import Checkpoint
+        from pipeline.merge.ternary import TernaryTensors
+
+        self._tensors = TernaryTensors(base, Checkpoint(base.weight_files()), form)
+        self._stored = stored
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The checkpoint's tensors without the scales."""
+        return list(self._tensors.shapes)
+
+    def dtype(self, name: str) -> str:
+        """Return the type in which the checkpoint has the tensor, "" for three values."""
+        return "" if name in self._tensors.changed else self._stored.tensors[name].dtype
+
+    def read(self, name: str) -> tuple[Array, Array | None]:
+        """Return the tensor, and no change."""
+        value: Array = self._tensors.read(name).float().numpy()
+        return value, None

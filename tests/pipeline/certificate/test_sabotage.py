@@ -15,11 +15,12 @@ from common.certificate import Finding
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.runner.registry import CHECKS
 from pipeline.certificate.subject import Subject
-from pipeline.certificate.tensors.expected import SafetensorsReader, plain_updates
+from pipeline.certificate.tensors.expected import plain_updates
 from pipeline.certificate.tensors.layout import permuted
 from pipeline.progress import NoProgress
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import base_source
+from pipeline.sources.safetensors_reader import SafetensorsReader
 from tests.pipeline.certificate.rewrite import copy, rewrite, tensor_in_place
 
 Sabotage = Callable[[Subject, Path], Subject]

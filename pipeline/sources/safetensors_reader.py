@@ -1,0 +1,56 @@
+"""Read tensors of safetensors files as float32, with numpy alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufio.ggml_reader import Array, bf16_to_float32, to_float32
+
+_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file; `start` is the offset of its first byte."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+class SafetensorsReader:
+    """Reads the floating-point tensors of safetensors files by name."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Read the headers. The files must be valid, which pipeline.sources.model_source checks."""
+        self.tensors: dict[str, StoredTensor] = {}
+        for path in files:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+            for name, item in header.items():
+                if name != "__metadata__" and item["dtype"] in _DTYPES:
+                    start = 8 + length + item["data_offsets"][0]
+                    self.tensors[name] = StoredTensor(path, item["dtype"], tuple(item["shape"]), start)
+
+    def read(self, name: str) -> Array:
+        """Return a float32 copy of the tensor."""
+        return to_float32(self._mapped(name)).reshape(self.tensors[name].shape)
+
+    def sample(self, name: str, rows: int) -> Array:
+        """Return about `rows` evenly spaced rows of the last dimension, [rows, width]. Needs no llama.cpp."""
+        raw = self._mapped(name).reshape(-1, self.tensors[name].shape[-1])
+        chosen = raw[:: max(1, len(raw) // rows)]
+        return bf16_to_float32(chosen) if chosen.dtype == np.uint16 else chosen.astype(np.float32)
+
+    def _mapped(self, name: str) -> NDArray[Any]:
+        tensor = self.tensors[name]
+        return np.memmap(tensor.path, _DTYPES[tensor.dtype], "r", tensor.start, tensor.shape or (1,))
