@@ -1,8 +1,7 @@
 """Writes the quantized GGUF that llama_model_quantize would write, byte for byte, and faster.
 
 Each thread takes the next slab of rows, of any tensor, and writes it to its offset in the file, which is
-known beforehand. The most common types have kernels here (k_quants.py), the others use llama.cpp's. Tensors
-that an earlier file of the same export has in the same type are copied.
+known beforehand. Tensors that an earlier file of the same export has in the same type are copied.
 """
 
 from __future__ import annotations
@@ -10,19 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ggufio.ggml import BF16, F16, F32, library
+from ggufio.ggml import BF16, F16, F32
 from ggufio.ggml_reader import GgufFile, Shard, TensorLocation, read_tensors
 from ggufio.shards import split_names
 from pipeline.errors import InputError, PipelineError
 from pipeline.quantize.imatrix_file import UNWEIGHED, ImportanceWeights
 from pipeline.quantize.k_quant_search import Floats
-from pipeline.quantize.k_quants import Bytes, TooSmall, exact_quantizer
+from pipeline.quantize.k_quants import Bytes, exact_quantizer
+from pipeline.quantize.rounding import quantize_rows
 from pipeline.quantize.types import group
 
 _SLAB = 2**22  # numbers; 16 MiB as float32, once for each thread
@@ -154,10 +154,8 @@ def _process(slab: _Slab, file: int, output: int, importance: Floats | None) -> 
     rows = np.empty(slab.rows * source.row_bytes, np.uint8)
     _read(file, rows, source.offset + slab.first * source.row_bytes)
     if source.type != target.type:
-        numbers = _finite_float32(rows, source)
-        rows = (
-            _quantize(numbers, slab) if importance is None else _quantize_weighted(numbers, slab, importance)
-        )
+        numbers = _finite_float32(rows, source).reshape(slab.rows, target.width)
+        rows = _quantize(numbers, slab, importance).ravel()
     _write(output, rows, target.offset + slab.first * target.row_bytes)
     return len(rows)
 
@@ -179,40 +177,21 @@ def _finite_float32(rows: Bytes, source: TensorLocation) -> Floats:
     return numbers
 
 
-def _quantize(numbers: Floats, slab: _Slab) -> Bytes:
-    """Quantize the numbers to the target's type, without the GIL."""
+def _quantize(rows: Floats, slab: _Slab, importance: Floats | None) -> Bytes:
+    """Quantize rows [rows, width] to the target's type: [rows, bytes of a row].
+
+    With importance matrix by matrix, as each of several experts has its own column weights.
+    """
     target = slab.target
-    quantize = exact_quantizer(target.type)
-    if quantize is not None:
-        with suppress(TooSmall):
-            return quantize(numbers.reshape(slab.rows, target.width)).ravel()
-    result = np.empty(slab.rows * target.row_bytes, np.uint8)
-    _by_ggml(numbers, target, result, None)
-    return result
-
-
-def _quantize_weighted(numbers: Floats, slab: _Slab, importance: Floats) -> Bytes:
-    """Quantize with importance, matrix by matrix: each of several experts has its own column weights."""
-    target, result = slab.target, np.empty((slab.rows, slab.target.row_bytes), np.uint8)
-    rows, row = numbers.reshape(slab.rows, target.width), 0
+    if importance is None:
+        return quantize_rows(rows, target.type)
+    result, row = np.empty((slab.rows, target.row_bytes), np.uint8), 0
     while row < slab.rows:
         matrix, inside = divmod(slab.first + row, target.height)
         end = min(slab.rows, row + target.height - inside)
-        _by_ggml(rows[row:end], target, result[row:end], importance[matrix])
+        result[row:end] = quantize_rows(rows[row:end], target.type, importance[matrix])
         row = end
-    return result.ravel()
-
-
-def _by_ggml(numbers: Floats, target: TensorLocation, result: Bytes, importance: Floats | None) -> None:
-    library().ggml_quantize_chunk(
-        target.type,
-        numbers.ctypes.data,
-        result.ctypes.data,
-        0,
-        numbers.size // target.width,
-        target.width,
-        None if importance is None else importance.ctypes.data,
-    )
+    return result
 
 
 def _read(file: int, into: Bytes, offset: int) -> None:
