@@ -17,7 +17,7 @@ from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record
 from pipeline.progress import NoProgress, StepProgress
-from pipeline.quantize.ternary import check_quants
+from pipeline.quantize.ternary import check_quants, quant_notes
 from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
@@ -56,9 +56,10 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     config.reject_unused_options()
     base = base_source(config.base, config.revision)
     reject_wrong_activation(base)
+    ternary = find_ternary(base)
     adapters = _read_adapters(config)
     if config.format == "model":
-        check_quants(config.quants, base, find_ternary(base), merged=bool(adapters))
+        check_quants(config.quants, base, ternary, merged=bool(adapters))
         config = replace(config, rounding=trained_rounding(config.qlora_base, adapters))
     check_importance(config, base)
     sources = (base, *(adapter.source for adapter in adapters))
@@ -78,7 +79,8 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         reported = _complete(config, record, certificate, is_new=certificate is not existing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    notes = (*record.model.get("notes", ()), *auto_notes(record), *reported)
+    types = quant_notes(config.quants, ternary, merged=bool(adapters))
+    notes = (*record.model.get("notes", ()), *types, *auto_notes(record), *reported)
     made = tuple(file for file in record.outputs if file not in before)
     return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ggufio.ggml import type_name
@@ -21,6 +21,10 @@ RUINOUS = {
 }
 """The KL in nats a token of types whose levels miss the three values; docs/ternary.md has all."""
 
+_LOSSY = {
+    **{"Q2_K": 0.11, "Q3_K_M": 0.03, "Q3_K_L": 0.03, "Q5_0": 0.02, "IQ4_XS": 0.015, "IQ4_NL": 0.012},
+    **{"Q4_1": 0.007, "Q5_1": 0.001},
+}
 _ROWS = 1024  # read at a time
 
 
@@ -51,6 +55,16 @@ def check_quants(quants: Sequence[str], base: Source, ternary: Ternary | None, *
             raise InputError(
                 f"--quant {name} ruins the ternary {base.spec!r} (a KL of {RUINOUS[name]:g} nats a token was "
                 "measured): use TQ2_0 or TQ1_0, which are smaller and lose nothing, or Q8_0"
+            )
+
+
+def quant_notes(quants: Sequence[str], ternary: Ternary | None, *, merged: bool) -> Iterator[str]:
+    """Yield a note for the user on each type that loses something of a ternary base."""
+    for name in quants if ternary and not merged else ():
+        if name in _LOSSY:
+            yield (
+                f"the base is ternary, and {name} misses its three values: it cost {_LOSSY[name]:g} nats "
+                "a token where that was measured; TQ2_0 and TQ1_0 are smaller and lose nothing"
             )
 
 

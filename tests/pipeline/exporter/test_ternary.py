@@ -16,18 +16,21 @@ from transformers.integrations.bitnet import pack_weights
 from engine.probe.cpu_backend import first_candidate
 from ggufio.ggml import F16, type_name, type_number
 from ggufio.ggml_reader import GgufTensors
+from pipeline.certificate.checks.logits import tuned_model
 from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of, open_model
+from pipeline.certificate.subject import Subject
+from pipeline.certificate.tensors.expected import expected_tensors
 from pipeline.convert.job import ConvertJob
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.run import export
-from pipeline.quantize.ternary import require_three_values
+from pipeline.quantize.ternary import quant_notes, require_three_values
 from pipeline.quantize.types import parse_tensor_types, quant_type
 from pipeline.quantize.worker import dry_run
 from pipeline.quantize.writer import WriteJob, write_quantized
 from pipeline.sources.model_source import base_source
-from pipeline.sources.ternary import TernaryFormat, ternary_format
+from pipeline.sources.ternary import Ternary, TernaryFormat, ternary_format
 from tests.pipeline.converting import convert_all
 from tests.pipeline.ternary import (
     FORMS,
@@ -239,6 +242,30 @@ def test_what_does_not_go_together_is_refused_by_name(
     with pytest.raises(InputError, match=message):
         export(ExportConfig(str(folder), tmp_path / "out", **{"quants": ("TQ2_0",), **options}))
     assert not (tmp_path / "out").exists()
+
+
+def test_types_that_lose_something_are_noted() -> None:
+    base = Ternary(None, {})
+    [note] = quant_notes(("TQ2_0", "Q8_0", "Q4_K_M", "Q2_K"), base, merged=False)
+    assert "Q2_K misses its three values: it cost 0.11 nats" in note
+    assert not [*quant_notes(("Q2_K",), base, merged=True), *quant_notes(("Q2_K",), None, merged=False)]
+
+
+def test_the_certificates_reference_is_the_ternary_model(
+    bases: dict[str, Path], latent: Path, tmp_path: Path
+) -> None:
+    """It runs transformers' model with 8-bit activations, and expects the three values of each tensor."""
+    source = base_source(str(bases["packed"]))
+    subject = Subject(tmp_path, tmp_path, tmp_path, 1, base=source)
+    with torch.inference_mode():
+        found = tuned_model(subject)(torch.tensor([IDS])).logits[0]
+    torch.testing.assert_close(found, reference_logits(latent, IDS), atol=1e-3, rtol=1e-3)
+    expected = expected_tensors(subject)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    levels, scale = rounded(load_file(latent / "model.safetensors")[name])
+    value, change = expected.read(name)
+    np.testing.assert_allclose(value, (levels * scale).numpy(), rtol=1e-5)
+    assert change is None and f"{name}_scale" not in expected.names
 
 
 def test_an_adapter_is_not_merged_into_three_values(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_a_ternary_model_learns_goes_on_after_an_interrupt_and_is_read_again(
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     found = json.loads((folder / "config.json").read_text())["quantization_config"]
     assert found == {**ONLINE, "modules_to_not_convert": ["lm_head"]}
+    assert "All weights, which are ternary, of `tiny-ternary`" in (folder / "README.md").read_text()
     source = base_source(str(folder))
     assert find_ternary(source) is not None
     tensors = base_tensors(source)
