@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ggufio.ggml import type_name
 from pipeline.errors import InputError
-from pipeline.quantize.types import TERNARY, quant_type
+from pipeline.quantize.types import TERNARY, TensorTypes, quant_type
 from pipeline.sources.model_source import Source
 from pipeline.sources.ternary import BLOCK, Ternary, is_ternary, not_ternary
 
-TERNARY_FTYPES = tuple(quant_type(name).ftype for name in TERNARY)
+_FTYPES = tuple(quant_type(name).ftype for name in TERNARY)
 TERNARY_CANDIDATES = ("TQ1_0", "TQ2_0", "Q8_0")
 """The types that `--quant auto` tries on a ternary base."""
 
@@ -66,6 +67,21 @@ def quant_notes(quants: Sequence[str], ternary: Ternary | None, *, merged: bool)
                 f"the base is ternary, and {name} misses its three values: it cost {_LOSSY[name]:g} nats "
                 "a token where that was measured; TQ2_0 and TQ1_0 are smaller and lose nothing"
             )
+
+
+def with_defaults(types: TensorTypes, ftype: int, source: Path) -> TensorTypes:
+    """Return the types of single tensors in a file of `ftype`, made of the GGUF `source`.
+
+    In a ternary file embeddings and output are F16, as in those of llama.cpp's converter; its quantizer has
+    Q4_K and Q6_K, which lose more than all else in the file.
+    """
+    from ggufio.ggml_reader import read_tensors
+
+    if ftype not in _FTYPES:
+        return types
+    is_tied = "output.weight" not in read_tensors(source)
+    embedding = types.embedding or (types.output if is_tied else None)
+    return replace(types, output=types.output or "F16", embedding=embedding or "F16")
 
 
 def require_three_values(quant: str, source: Path, types: Mapping[str, int]) -> None:

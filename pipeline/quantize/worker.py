@@ -27,7 +27,7 @@ from pipeline.quantize.imatrix_file import (
     read_weights,
 )
 from pipeline.quantize.job import Quantization, QuantizeJob, QuantPlan, SplitJob
-from pipeline.quantize.ternary import TERNARY_FTYPES, require_three_values
+from pipeline.quantize.ternary import require_three_values, with_defaults
 from pipeline.quantize.types import MIXTURE, TERNARY, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
@@ -113,7 +113,7 @@ def dry_run(
         import llama_cpp
     except ImportError as error:
         raise MissingPackage(error.name or "llama-cpp-python") from error
-    params = quantize_params(ftype, types)
+    params = quantize_params(ftype, with_defaults(types, ftype, Path(source)))
     if importance:
         params.imatrix = imatrix_data(importance)
     params.dry_run = True
@@ -152,12 +152,10 @@ def quantize_params(ftype: int, types: TensorTypes) -> Any:
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.pure = ftype, types.pure
-    # llama.cpp's mixture has Q6_K and Q4_K, which lose more than all else in the file; its converter has F16
-    default = "F16" if ftype in TERNARY_FTYPES else None
-    if output := types.output or default:
-        params.output_tensor_type = type_number(output)
-    if embedding := types.embedding or default:
-        params.token_embedding_type = type_number(embedding)
+    if types.output:
+        params.output_tensor_type = type_number(types.output)
+    if types.embedding:
+        params.token_embedding_type = type_number(types.embedding)
     if types.overrides:
         items = [(regex(pattern).encode(), type_number(dtype)) for pattern, dtype in types.overrides]
         end = (None, 0)  # llama.cpp reads on to the first null pattern

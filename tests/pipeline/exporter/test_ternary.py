@@ -166,6 +166,12 @@ def test_embeddings_and_output_stay_in_f16_and_the_bytes_are_llama_cpps(
         for name, kind in dry_run(str(source), quant_type(quant).ftype, chosen).types.items()
     }
     assert (types["token_embd.weight"], types["output.weight"]) == ("Q4_K", "Q6_K"), "what is given wins"
+    tied, chosen = converted["bitnet-packed"], parse_tensor_types((), "q8_0", None, False)
+    types = {
+        name: type_name(kind)
+        for name, kind in dry_run(str(tied), quant_type(quant).ftype, chosen).types.items()
+    }
+    assert types["token_embd.weight"] == "Q8_0", "it is the output, too"
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.output_tensor_type, params.token_embedding_type = quant_type(quant).ftype, F16, F16
     theirs = tmp_path / "theirs.gguf"
