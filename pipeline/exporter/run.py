@@ -21,7 +21,7 @@ from pipeline.quantize.ternary import check_quants, quant_notes
 from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
-from pipeline.sources.ternary import find_ternary, reject_wrong_activation
+from pipeline.sources.ternary import find_ternary, reject_merge, reject_wrong_activation
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.tokenizers.select import reject_unknown_name
 
@@ -60,6 +60,8 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     adapters = _read_adapters(config)
     if config.format == "model":
         check_quants(config.quants, base, ternary, merged=bool(adapters))
+        if adapters:
+            reject_merge(base)
         config = replace(config, rounding=trained_rounding(config.qlora_base, adapters))
     check_importance(config, base)
     sources = (base, *(adapter.source for adapter in adapters))

@@ -141,6 +141,15 @@ def is_ternary(rows: Array) -> bool:
     return bool(((blocks == 0) | (blocks == largest)).all())
 
 
+def reject_merge(base: Source) -> None:
+    """Raise InputError for a base that does not store the weights with which it computes."""
+    if ternary_format(base) is not None:
+        raise InputError(
+            f"the base model {base.spec!r} is a BitNet, whose weights have three values: a merge ends that, "
+            "or the adapter's changes would be lost; keep the adapter apart with --format adapter"
+        )
+
+
 def reject_wrong_activation(base: Source) -> None:
     """Raise InputError for a BitNet whose activation is not SiLU, the one that llama.cpp computes for it."""
     path = base.folder / "config.json"

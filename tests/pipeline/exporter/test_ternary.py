@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from pipeline.quantize.worker import dry_run
 from pipeline.quantize.writer import WriteJob, write_quantized
 from pipeline.sources.model_source import base_source
 from pipeline.sources.ternary import Ternary, TernaryFormat, ternary_format
+from pipeline.training.config import FinetuneConfig
+from pipeline.tuning import TuneConfig, tune
 from tests.pipeline.converting import convert_all
 from tests.pipeline.ternary import (
     FORMS,
@@ -279,6 +282,11 @@ def test_an_adapter_is_not_merged_into_three_values(bases: dict[str, Path], tmp_
     config = ExportConfig(str(bases["values"]), tmp_path / "out", (str(adapter),), ("TQ2_0",))
     with pytest.raises(InputError, match=r"an adapter merged into .* destroys: .*--format adapter"):
         export(config)
+    latent = replace(config, base=str(bases["online"]), quants=("Q8_0",))
+    with pytest.raises(InputError, match=r"is a BitNet.*a merge ends that.*--format adapter"):
+        export(latent)
+    with pytest.raises(InputError, match=r"is a BitNet.*a merge ends that"):
+        tune(TuneConfig(FinetuneConfig(str(bases["online"]), "data.jsonl", tmp_path / "out"), ("Q8_0",)))
     assert not (tmp_path / "out").exists()
 
 
