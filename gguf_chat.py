@@ -24,6 +24,7 @@ COMMANDS = {
     "certify": Command("pipeline.cli.export:certify_app", "Check a GGUF against the model it was made from."),
     "finetune": Command("pipeline.cli.finetune:app", "Fine-tune a LoRA adapter on chats."),
     "tune": Command("pipeline.cli.tune:app", "From a data set to a chat: split, finetune, export, evaluate."),
+    "recover": Command("pipeline.cli.recover:app", "Train an adapter for the quantized file that ships."),
     "dataset": Command("pipeline.cli.dataset:app", "Inspect, convert and split data sets."),
     "evaluate": Command(
         "pipeline.cli.evaluate:run", "Compare base, tuned model and GGUF files on held-out data."

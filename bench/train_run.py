@@ -23,11 +23,10 @@ from pipeline.data.dataset import Example, encode_row
 from pipeline.data.reader import read_data
 from pipeline.evaluation.token_losses import collate
 from pipeline.sources.model_source import base_source
-from pipeline.training.base_model import load_model
+from pipeline.training.base_model import load_model, load_tokenizer
 from pipeline.training.batches import LengthGroupedOrder
 from pipeline.training.config import FinetuneConfig, Precision
 from pipeline.training.device import settled
-from pipeline.training.finetune import load_tokenizer
 from pipeline.training.trainer import FinetuneTrainer
 
 RATE = 3e-4

@@ -186,6 +186,11 @@ class GgufTensors:
             self.tensors |= tensors
             self._bytes |= dict.fromkeys(tensors, np.memmap(file, np.uint8, "r"))
 
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Return a tensor's bytes, mapped from the file."""
+        tensor = self.tensors[name]
+        return self._bytes[name][tensor.offset : tensor.offset + tensor.size]
+
     def read(self, name: str, first: int, count: int) -> Array:
         """Return `count` rows of a tensor from row `first`, as float32: [count, width]."""
         tensor = self.tensors[name]

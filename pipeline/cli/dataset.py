@@ -26,7 +26,7 @@ from pipeline.data.split_folder import write_split
 from pipeline.data.stratified_split import SplitOptions
 from pipeline.errors import InputError
 from pipeline.sources.model_source import base_source
-from pipeline.training.finetune import load_tokenizer
+from pipeline.training.base_model import load_tokenizer
 
 app = typer.Typer(
     add_completion=False,

@@ -25,6 +25,7 @@ from pipeline.cli.options import Threads
 from pipeline.exporter.certify_step import save_certificate
 from pipeline.exporter.config import DEFAULT_QUANTS, ExportConfig
 from pipeline.exporter.run import export
+from pipeline.training.recovery_config import OWN_ANSWERS, RecoveryOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -123,6 +124,14 @@ def main(
         Path | None,
         types(metavar="FILE.gguf", help="The same from an importance matrix that is there already."),
     ] = None,
+    recover: Annotated[
+        str | None,
+        types(
+            metavar="FILE|own",
+            help="Train the adapter for each quantized file, on these chats or its own answers "
+            "(recover.py has more options).",
+        ),
+    ] = None,
     split_max_size: Annotated[
         str | None, types(metavar="SIZE", help="Split what is larger into shards: 2G, 500M.")
     ] = None,
@@ -168,6 +177,7 @@ def main(
             split_max_size=split_max_size,
             calibrate=calibrate,
             imatrix=imatrix,
+            recover=None if recover is None else RecoveryOptions(None if recover == OWN_ANSWERS else recover),
             prefer=prefer,
             verify=verify,
             evaluation=evaluation,

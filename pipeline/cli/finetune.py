@@ -135,6 +135,19 @@ def main(
             metavar="NAME", help="What the adapter calls its base.", show_default="the base's own name"
         ),
     ] = None,
+    for_quant: Annotated[
+        str | None,
+        adapter_options(
+            "--for",
+            metavar="TYPE",
+            help="Train it for the file that ships, such as Q4_0: at the end the tuned model is distilled "
+            "into itself through the rounded weights.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        adapter_options(metavar="FILE.jsonl", help="With --for: chats for that file's importance matrix."),
+    ] = None,
     columns: Columns = None,
     text: TextTemplate = None,
     split: Split = None,

@@ -116,7 +116,8 @@ def check_vocabulary(path: Path, vocabulary: Sequence[str | None], log: Path) ->
 def score_file(job: ScoreJob, examples: Sequence[Example], log: Path, progress: StepProgress) -> FileScores:
     """Score a file. Raises PipelineError when llama.cpp refuses it or dies of it."""
     try:
-        with progress.step(f"Score {job.model.name}", len(job.rows) + len(job.prompts)) as advance:
+        title = f"{'Score' if job.rows else 'Answer with'} {job.model.name}"
+        with progress.step(title, len(job.rows) + len(job.prompts)) as advance:
             found = run_worker(_WORKER, to_json(job), log, lambda message: advance(int(message["done"])))
     except (WorkerDied, InputError) as error:
         raise PipelineError(str(getattr(error, "reason", error))) from None

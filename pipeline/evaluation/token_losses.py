@@ -48,13 +48,21 @@ def token_losses(
 
     `forward` is the model or a wrapper around it, such as DistributedDataParallel's.
     """
+    logits, labels, row = trained_logits(forward, model, batch)
+    return cross_entropy(logits.float(), labels, reduction="none"), row
+
+
+def trained_logits(
+    forward: Callable[..., Any], model: Any, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the logits before each trained token of a batch, [tokens, vocabulary], its label and its row."""
     labels = batch["labels"][:, 1:]
     trained = labels != IGNORED
     row, column = trained.nonzero(as_tuple=True)
     inputs = {name: value for name, value in batch.items() if name in ("input_ids", "position_ids")}
     with TrainedPositions(model, row * batch["labels"].shape[1] + column):
         logits = forward(**inputs, use_cache=False).logits[0]
-    return cross_entropy(logits.float(), labels[trained], reduction="none"), row
+    return logits, labels[trained], row
 
 
 @torch.no_grad()

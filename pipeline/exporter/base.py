@@ -53,6 +53,11 @@ class ExportRun(ABC):
         """Return an earlier run's certificate, if it is still valid; a GGUF LoRA file has none."""
         return None
 
+    @property
+    def given_adapters(self) -> tuple[Adapter, ...]:
+        """The adapters as the user named them."""
+        return self.adapters
+
     def is_current(self, file: str) -> bool:
         """Return whether the file in the output folder is finished and unchanged."""
         return self.record.is_finished(file, self.config.out)
@@ -62,8 +67,8 @@ class ExportRun(ABC):
         described: dict[str, Any] = {"base": describe_input(self.base)}
         if model := base_model(self.base, self.adapters):
             described["base"]["model"] = model
-        if self.adapters:
-            described["adapters"] = [describe_adapter(adapter) for adapter in self.adapters]
+        if self.given_adapters:
+            described["adapters"] = [describe_adapter(adapter) for adapter in self.given_adapters]
             described["merged_into"] = merged_into(self.config)
         if template := describe_template(self.config):
             described["chat_template"] = template

@@ -24,6 +24,7 @@ from pipeline.quantize.types import (
 )
 from pipeline.sources.adapter import parse_adapter
 from pipeline.sources.trained_base import Nf4Rounding
+from pipeline.training.recovery_config import RecoveryOptions
 
 OUTTYPES = ("f16", "bf16", "f32")
 FORMATS = ("model", "adapter")
@@ -47,6 +48,8 @@ class ExportConfig:
 
     Quantization errors are weighted by an importance matrix, collected from the chats of `calibrate` (JSONL)
     or read from `imatrix` (GGUF).
+
+    With `recover`, the adapter is trained for each quantized file first (pipeline.training.recovery).
 
     With "auto" among `quants`, a type is chosen by measurement: the smallest or the fastest, as in `prefer`.
 
@@ -78,6 +81,7 @@ class ExportConfig:
     split_max_size: str | None = None
     calibrate: Path | None = None
     imatrix: Path | None = None
+    recover: RecoveryOptions | None = None
     prefer: str = "size"
     verify: str = "off"
     evaluation: Path | None = None
@@ -110,6 +114,7 @@ class ExportConfig:
         self._check_quant_options()
         self._check_verifying()
         self._check_template()
+        self._check_recovery()
         names = quants_named(self.quants)
         object.__setattr__(self, "quants", names)
         self._check_importance(names)
@@ -137,6 +142,20 @@ class ExportConfig:
                 f"--format adapter writes one --adapter, and there are {len(self.adapters)}"
                 if len(self.adapters) != 1
                 else "--format adapter takes no --qlora-base: nothing is merged"
+            )
+
+    def _check_recovery(self) -> None:
+        if self.recover is None:
+            return
+        if self.format == "adapter":
+            raise InputError("--format adapter takes no --recover: nothing is quantized")
+        if len(self.adapters) != 1:
+            raise InputError(f"--recover trains one --adapter, and there are {len(self.adapters)}: give one")
+        if self.qlora_base:
+            raise InputError("--recover takes no --qlora-base: that base is rounded already")
+        if not self.quants:
+            raise InputError(
+                "--recover is for quantizing, and there is no --quant: give one, or leave it out"
             )
 
     def _check_quant_options(self) -> None:
@@ -214,6 +233,12 @@ class ExportConfig:
     def name(self) -> str:
         """The model's name: the last part of `out`."""
         return self.out.resolve().name
+
+    @property
+    def recovery_folder(self) -> Path:
+        """The folder of the recovered adapters, one for each type: NAME-recovery beside `out`."""
+        out = self.out.resolve()
+        return out.with_name(f"{out.name}-recovery")
 
     @property
     def full_precision_name(self) -> str:

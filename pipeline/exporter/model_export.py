@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.certificate import Certificate
@@ -28,8 +28,11 @@ from pipeline.exporter.certify_step import (
     CertificateStep,
     Certification,
     NoCertification,
+    first_shards,
 )
 from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.recover_step import OPTION as RECOVERY_OPTION
+from pipeline.exporter.recover_step import RecoverStep, TrainedAdapter
 from pipeline.exporter.workspace import require_space
 from pipeline.manifest import Record, versions
 from pipeline.progress import StepProgress
@@ -37,6 +40,7 @@ from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_fe
 from pipeline.quantize.imatrix_file import check_fits, read_imatrix
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
 from pipeline.quantize.types import AUTO, bits_needed, quant_type
+from pipeline.sources.adapter import Adapter
 from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, tensors_of
 from pipeline.sources.trained_base import rounding_notes
@@ -73,8 +77,16 @@ _SCRATCH_SIZES = {"off": 0, "fast": 64 << 20, "full": 576 << 20}
 """Bytes of the tuned model's logits, stored during the checks (certificate/scoring/reference.py)."""
 
 
+@dataclass(frozen=True)
 class ModelExport(ExportRun):
-    """An export of a model under way."""
+    """An export of a model under way; `trained` is an adapter that was trained for one of its files."""
+
+    trained: TrainedAdapter | None = None
+
+    @property
+    def given_adapters(self) -> tuple[Adapter, ...]:
+        """The adapter that was trained for a file in place of the one before."""
+        return (self.trained.adapter,) if self.trained else self.adapters
 
     def missing(self) -> tuple[str, ...]:
         """Return the requested files that are not finished."""
@@ -112,7 +124,12 @@ class ModelExport(ExportRun):
             "outtype": self.config.outtype,
             "quants": list(self.config.quants),
             **self.config.quant_options,
-            **{key: value for key, value in self.record.options.items() if key == AUTO_OPTION},
+            **({"recover": self.config.recover.describe()} if self.config.recover else {}),
+            **{
+                key: value
+                for key, value in self.record.options.items()
+                if key in (AUTO_OPTION, RECOVERY_OPTION)
+            },
         }
         self.record.versions = versions()
 
@@ -141,6 +158,8 @@ class ModelExport(ExportRun):
             needed += full  # it exists both whole and in shards for a while
         for quant in self._missing_quants():
             needed += elements * bits_needed(quant) / 8
+        if self._recovering:
+            needed += full  # the model with the file's own adapter, while it is quantized
         if self.config.verify != "off" and not all(map(is_plain, self.adapters)):
             needed += full  # the base's GGUF, for the certificate (certificate/scoring/base_model.py)
         needed += _SCRATCH_SIZES[self.config.verify]
@@ -222,12 +241,37 @@ class ModelExport(ExportRun):
         require_space(self.config.out, needed, f"quantizing {self.config.name}")
         for quant, plan in plans.items():
             started = time.monotonic()
+            own = self._recover_step.adapter_for(quant, full, plan, imatrix)
+            self.record.save(self.work.record)
             partial = self.work.folder / f"{self.config.quantized_name(quant)}.partial"
             limit, threads = self.config.split_bytes, self.config.threads
-            job = QuantizeJob(wanted[quant], partial, threads, self._quantized(), limit)
+            source = full if own is None else self._merged(own, quant)
+            earlier = self._quantized() if own is None else ()
+            job = QuantizeJob(replace(wanted[quant], source=source), partial, threads, earlier, limit)
             files = quantizer.quantize(job, plan, self.progress)
             self.publish(files, quant, plan.bits_per_weight, time.monotonic() - started)
+            if own is not None:
+                first = first_shards(self.config.out, [path.name.removesuffix(".partial") for path in files])
+                self._recover_step.verify(quant, next(iter(first.values())), own)
+                self.record.save(self.work.record)
+                source.unlink()
             certification.add(self.record)
+
+    @property
+    def _recovering(self) -> bool:
+        """Whether a quantized file may have an adapter of its own."""
+        return self.config.recover is not None or self.trained is not None
+
+    @property
+    def _recover_step(self) -> RecoverStep:
+        return RecoverStep(self.config, self.base, self.adapters, self.trained, self.record, self.progress)
+
+    def _merged(self, own: TrainedAdapter, quant: str) -> Path:
+        """Return the unquantized GGUF of the model with a file's own adapter."""
+        target = self.work.folder / f"{self.config.name}-for-{quant}.gguf"
+        job = self._convert_job(target, ensure_toolchain())
+        convert(replace(job, adapters=(own.adapter,), tokenizer_reference=None), self.progress)
+        return target
 
     def _importance(self, full: Path) -> Path | None:
         """Return the importance matrix for quantizing; None without one."""

@@ -38,6 +38,7 @@ def fingerprint(config: ExportConfig, base: Source, adapters: Sequence[Adapter])
         *([chosen] if (chosen := config.quant_options) else []),
         *([importance] if (importance := describe_importance(config)) else []),
         *([template] if (template := describe_template(config)) else []),
+        *([{"recover": config.recover.describe()}] if config.recover else []),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -122,6 +123,7 @@ def _pairs(
     )
     was, now = inputs.get("importance", {}), describe_importance(config)
     yield "the importance matrix", list(was.values()), list(now.values())
+    yield "--recover", options.get("recover"), config.recover.describe() if config.recover else None
     was, now = inputs.get("chat_template", {}), describe_template(config)
     yield "--template", list(was.values()), list(now.values())
     yield _RUNTIME, earlier.versions.get(_RUNTIME), versions().get(_RUNTIME)

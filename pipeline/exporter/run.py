@@ -12,6 +12,7 @@ from pipeline.exporter.base import AdapterExport
 from pipeline.exporter.certify_step import remove_stale_certificate
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.model_export import ModelExport, check_importance
+from pipeline.exporter.recover_step import own_imatrix, recovery_notes, reject_unrecoverable, split_trained
 from pipeline.exporter.resume import open_record, recorded_outputs, remove_stale_outputs
 from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import NAME as MANIFEST
@@ -23,6 +24,7 @@ from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
 from pipeline.sources.ternary import find_ternary, reject_merge, reject_wrong_activation
 from pipeline.sources.trained_base import trained_rounding
+from pipeline.sources.trained_for import unused_training_notes
 from pipeline.tokenizers.select import reject_unknown_name
 
 
@@ -57,22 +59,26 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     base = base_source(config.base, config.revision)
     reject_wrong_activation(base)
     ternary = find_ternary(base)
-    adapters = _read_adapters(config)
+    given = _read_adapters(config)
+    adapters, trained = split_trained(given)
+    if (matrix := own_imatrix(config, trained)) is not None:
+        config = replace(config, imatrix=matrix)
     if config.format == "model":
         check_quants(config.quants, base, ternary, merged=bool(adapters))
         if adapters:
             reject_merge(base)
         config = replace(config, rounding=trained_rounding(config.qlora_base, adapters))
     check_importance(config, base)
+    reject_unrecoverable(config, base, adapters, trained)
     sources = (base, *(adapter.source for adapter in adapters))
     reject_without_template(config, sources)
     if config.format == "model" and config.given_template is None:
         reject_unknown_name(sources)
     with Workspace(config.out) as work:
-        record = open_record(config, work, base, adapters)
+        record = open_record(config, work, base, given)
         config = resolve_auto(config, record)
-        run_class = AdapterExport if config.format == "adapter" else ModelExport
-        run = run_class(config, work, record, base, adapters, progress or NoProgress())
+        options = (config, work, record, base, adapters, progress or NoProgress())
+        run = AdapterExport(*options) if config.format == "adapter" else ModelExport(*options, trained)
         before = set(record.outputs)
         existing = certificate = run.existing_certificate()
         certify = config.verify != "off" and config.format == "model"
@@ -81,8 +87,14 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         reported = _complete(config, record, certificate, is_new=certificate is not existing)
         work.clear()
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
-    types = quant_notes(config.quants, ternary, merged=bool(adapters))
-    notes = (*record.model.get("notes", ()), *types, *auto_notes(record), *reported)
+    notes = (
+        *record.model.get("notes", ()),
+        *unused_training_notes(given, config.format),
+        *quant_notes(config.quants, ternary, merged=bool(adapters)),
+        *auto_notes(record),
+        *recovery_notes(record),
+        *reported,
+    )
     made = tuple(file for file in record.outputs if file not in before)
     return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.dataclass_json import from_json, to_json
@@ -13,10 +14,11 @@ from pipeline.quantize.types import MIXTURE, QuantType, TensorTypes
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The size of a quantized file, known beforehand: bytes of weights, and bits per weight."""
+    """What is known of a file beforehand: bytes of weights, bits per weight, tensors' `enum ggml_type`."""
 
     size: int
     bits_per_weight: float
+    types: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufio.ggml import BF16, F16, F32, library, type_name
+from ggufio.ggml import F32, library, type_name
+from ggufio.ggml_reader import rounded_to
 from pipeline.quantize.k_quant_search import Floats
 from pipeline.quantize.k_quants import Bytes, TooSmall, exact_quantizer
 
@@ -53,19 +54,9 @@ def round_in_place(rows: Floats, full_type: int, dtype: int, importance: Floats 
         step *= 16  # its kernel takes many blocks side by side
     for first in range(0, len(rows), step):
         part = rows[first : first + step]
-        to_full_type(part, full_type)
+        part[...] = rounded_to(part, full_type)
         if dtype != full_type:
             dequantize_rows(quantize_rows(part, dtype, importance), dtype, part)
-
-
-def to_full_type(rows: Floats, full_type: int) -> None:
-    """Round numbers in place to the type of the unquantized GGUF, to nearest even."""
-    if full_type == F32:
-        return
-    half = np.empty(rows.shape, np.uint16)
-    to_half = {F16: "ggml_fp32_to_fp16_row", BF16: "ggml_fp32_to_bf16_row"}[full_type]
-    getattr(library(), to_half)(rows.ctypes.data, half.ctypes.data, rows.size)
-    _to_float(full_type)(half.ctypes.data, rows.ctypes.data, rows.size)
 
 
 @cache

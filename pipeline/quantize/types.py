@@ -80,15 +80,17 @@ def bits_needed(name: str) -> float:
     return sum(quant_type(quant).bits for quant in (CANDIDATES if name == AUTO else (name,)))
 
 
-def quant_type(name: str) -> QuantType:
+def quant_type(name: str, option: str = "--quant") -> QuantType:
     """Return the type of that name, in any case. Raises InputError that suggests similar names."""
     key = name.strip().upper()
     if key in _TYPES:
         return _TYPES[key]
     if key in {"F16", "BF16", "F32"}:
-        raise InputError(f"--quant {name} is not a quantization: use --outtype {name.lower()} --keep-f16")
+        raise InputError(f"{option} {name} is not a quantization: use --outtype {name.lower()} --keep-f16")
     near = difflib.get_close_matches(key, _TYPES, n=3, cutoff=0.5) or ["Q4_K_M", "Q5_K_M", "Q8_0"]
-    raise InputError(f"--quant {name!r} is unknown: did you mean {', '.join(near)}? All: {', '.join(_TYPES)}")
+    raise InputError(
+        f"{option} {name!r} is unknown: did you mean {', '.join(near)}? All: {', '.join(_TYPES)}"
+    )
 
 
 GGML_TYPES = (

@@ -57,7 +57,7 @@ def run_job(request: Message) -> Message:
     plan, _ = _plan(wanted)
     if wanted.quant.name in TERNARY:
         require_three_values(wanted.quant.name, wanted.source, plan.types)
-    return to_json(QuantPlan(plan.size, plan.bits_per_weight))
+    return to_json(QuantPlan(plan.size, plan.bits_per_weight, plan.types))
 
 
 def _plan(wanted: Quantization) -> tuple[DryRun, ImportanceWeights]:

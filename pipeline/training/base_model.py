@@ -1,15 +1,19 @@
-"""Load the base that is tuned: in its type or in 4 bits, with an adapter injected or all weights trained."""
+"""Load the base and its tokenizer: in its type or in 4 bits, with an adapter injected or all trained."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from common.chat_templates import GivenTemplate
 from common.files import load_json
+from pipeline.data.chat_template import no_template, set_template
 from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter, is_lora, read_adapter
 from pipeline.sources.model_source import Source, adapter_source, tensors_of
 from pipeline.sources.reading import reading
 from pipeline.sources.ternary import TernaryFormat, ternary_format
+from pipeline.tokenizers.diagnose import read_tokenizer
+from pipeline.tokenizers.stop_tokens import training_template
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
 from pipeline.training.memory import TYPICAL_TOKENS, require_memory
 
@@ -18,6 +22,18 @@ if TYPE_CHECKING:
 
 TYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """torch's names of the types in a safetensors header."""
+
+
+def load_tokenizer(source: Source, given: GivenTemplate | None = None, *, needs_template: bool = True) -> Any:
+    """Load the base's tokenizer, with the user's chat template in place of its own if one is given.
+
+    Raises InputError when it is unreadable, or has no chat template and needs one.
+    """
+    tokenizer = read_tokenizer(source.folder, f"the base {source.spec!r}")
+    set_template(tokenizer, training_template(tokenizer, given) if given else None)
+    if needs_template and not tokenizer.chat_template:
+        raise no_template(source.spec)
+    return tokenizer
 
 
 def load_model(config: FinetuneConfig, source: Source, row_tokens: int = TYPICAL_TOKENS) -> Any:

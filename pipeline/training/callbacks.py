@@ -84,7 +84,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             control.should_save = True
         else:
             run.without_gain += 1
-            control.should_training_stop = run.without_gain >= self._config.early_stopping
+            if run.without_gain >= self._config.early_stopping:  # else it may stop for another reason
+                control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Seal the checkpoint."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from pipeline.data.reader import DataOptions
 from pipeline.errors import InputError
+from pipeline.quantize.types import TERNARY, quant_type
 
 Schedule = Literal["constant", "linear", "cosine", "cosine-restarts", "plateau"]
 StoredType = Literal["float16", "float32"]
@@ -53,6 +54,9 @@ class FinetuneConfig:
     `precision` is the type of matrix products; "auto" takes the faster one on this machine. `threads` are
     the CPU's; None takes its physical cores. `stored_type` is the type in the adapter's file. `chat_template`
     is a Jinja file or a name, in place of the base's; the adapter then carries it.
+
+    `for_quant` is a quantization such as "Q4_0": the tuned adapter is then distilled into itself for that
+    file (recovery.py), through an importance matrix from the chats of `calibrate` if given.
 
     `save_every` is in steps; None saves about once a minute, 0 never. With `resume`, an interrupted training
     with the same options goes on from its last checkpoint. `trackers` report the metrics as they come.
@@ -104,6 +108,8 @@ class FinetuneConfig:
     save_every: int | None = None
     resume: bool = True
     trackers: tuple[Tracker, ...] = ()
+    for_quant: str | None = None
+    calibrate: Path | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -120,6 +126,13 @@ class FinetuneConfig:
                 raise InputError(f"{option} {value!r} is out of range: use {_listed(allowed)}")
         for message in _contradictions(self):
             raise InputError(message)
+        if self.for_quant is not None:
+            quant = quant_type(self.for_quant, "--for")
+            object.__setattr__(self, "for_quant", quant.name)
+            if quant.needs_imatrix and self.calibrate is None:
+                raise InputError(
+                    f"--for {quant.name} needs an importance matrix: give --calibrate FILE.jsonl"
+                )
 
     @property
     def rate(self) -> float:
@@ -197,6 +210,8 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
     adapter_options = {"--rslora": config.rslora, "--dora": config.dora, "--qlora": config.qlora}
     given = [option for option, value in adapter_options.items() if value]
     whole = "--ternary" if config.ternary else "--full"
+    not_plain = {"--full": config.full, "--dora": config.dora, "--qlora": config.qlora}
+    no_plain_lora = [option for option, value in not_plain.items() if value]
     found: dict[str, object] = {
         f"--early-stopping needs a held-out loss: {measured}": config.early_stopping and not has_held_out,
         f"--schedule plateau needs a held-out loss: {measured}": config.schedule == "plateau"
@@ -210,6 +225,16 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
         f"{whole} trains the base and takes no --adapter: leave out one": config.full and config.adapter,
         "--ternary-warmup goes with --ternary: give that, or leave it out": config.ternary_warmup
         and not config.ternary,
+        "--calibrate is for the file of --for: give that, or leave it out": config.calibrate
+        and not config.for_quant,
+        f"--for needs held-out chats, which say when to stop: {measured}": config.for_quant
+        and not has_held_out,
+        f"--for {config.for_quant} is a type for ternary bases, which take no adapter: use --ternary": (
+            config.for_quant and config.for_quant.strip().upper() in TERNARY
+        ),
+        f"--for trains a plain LoRA for the file, and takes no {' '.join(no_plain_lora)}: leave out one": (
+            config.for_quant and no_plain_lora
+        ),
     }
     if config.adapter:
         defaults = {one.name: one.default for one in fields(FinetuneConfig)}

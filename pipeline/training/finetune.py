@@ -17,7 +17,7 @@ from typing import Any
 from common.chat_templates import GivenTemplate, read_template
 from common.errors import MissingPackage, UserError
 from common.files import is_disk_full
-from pipeline.data.chat_template import no_template, reject_lost_messages, set_template
+from pipeline.data.chat_template import reject_lost_messages
 from pipeline.data.dataset import Chat, Example, Row, encode_row, split_rows
 from pipeline.data.reader import collect_errors, read_data
 from pipeline.errors import InputError
@@ -26,9 +26,10 @@ from pipeline.merge.model_class import require_class
 from pipeline.progress import Advance, NoProgress, StepProgress
 from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.reading import reading
-from pipeline.tokenizers.diagnose import read_tokenizer
+from pipeline.sources.ternary import reject_merge
 from pipeline.tokenizers.folder_templates import read_templates
-from pipeline.tokenizers.stop_tokens import stop_token, training_template
+from pipeline.tokenizers.stop_tokens import stop_token
+from pipeline.training.base_model import load_tokenizer
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.data_notes import data_notes
@@ -48,7 +49,7 @@ from pipeline.training.recipe import identity_of
 _MANY_ROWS = 2000
 """Fewer are tokenized in about two seconds, which no progress needs to be shown of."""
 
-__all__ = ["RECORD", "FinetuneConfig", "FinetuneReport", "finetune", "load_tokenizer"]
+__all__ = ["RECORD", "FinetuneConfig", "FinetuneReport", "finetune"]
 
 
 def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Path:
@@ -64,6 +65,11 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     """
     progress = progress or NoProgress()
     check_out(config)
+    if config.for_quant is not None:
+        from pipeline.training.for_quant import finetune_for_quant
+
+        reject_merge(base_source(config.base))
+        return finetune_for_quant(config, finetune, progress)
     rows, valid = _read(config)
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
@@ -113,18 +119,6 @@ def _train(job: TrainingJob, progress: StepProgress) -> Path:
                 raise InputError(_full(checkpoints)) from error
             raise
     return config.out
-
-
-def load_tokenizer(source: Source, given: GivenTemplate | None = None, *, needs_template: bool = True) -> Any:
-    """Load the base's tokenizer, with the user's chat template in place of its own if one is given.
-
-    Raises InputError when it is unreadable, or has no chat template and needs one.
-    """
-    tokenizer = read_tokenizer(source.folder, f"the base {source.spec!r}")
-    set_template(tokenizer, training_template(tokenizer, given) if given else None)
-    if needs_template and not tokenizer.chat_template:
-        raise no_template(source.spec)
-    return tokenizer
 
 
 def check_targets(config: FinetuneConfig, source: Source) -> None:

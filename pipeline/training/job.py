@@ -42,3 +42,16 @@ class TrainingJob:
     tokenizer: Any
     data: TrainingData
     given: GivenTemplate | None
+
+    @property
+    def pad_id(self) -> int:
+        """A token to pad rows with."""
+        return pad_id_of(self.tokenizer)
+
+
+def pad_id_of(tokenizer: Any) -> int:
+    """Return a token to pad rows with.
+
+    Any does: the labels say what is trained on, and no token sees the padding to its right.
+    """
+    return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)

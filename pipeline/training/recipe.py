@@ -20,6 +20,7 @@ _NAMES = {
     "targets": "target",
     "trackers": "track",
     "chat_template": "template",
+    "for_quant": "for",
 }
 """The options whose name on the command line differs from that in FinetuneConfig."""
 

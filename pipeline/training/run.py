@@ -48,12 +48,12 @@ def train(job: TrainingJob, checkpoints: Checkpoints, state: RunState, progress:
     rows = pack(data.train, job.config.max_length) if job.config.packing else data.train
     config = _with_intervals(job.config, planned_steps(job.config, len(rows)))
     model = load_model(config, job.source, row_tokens=_median_length(rows))
-    pad_id = _pad_id(job.tokenizer)
+    pad_id = job.pad_id
     trainer = FinetuneTrainer(config, model, rows, data.held, work=checkpoints.folder, pad_id=pad_id)
     if config.packing:
         reject_mixed_packing(model, data.train)
     before = _measured_before(job, model, checkpoints, progress)
-    _run(config, trainer, checkpoints, state, progress)
+    run_training(config, trainer, checkpoints, state, progress)
     _round(model, stored_type(config, job.source))
     after = measure(job, model, progress, "Measure after")
     return Trained(model, _report(job, model, state, before, after), before, after)
@@ -85,11 +85,6 @@ def _median_length(rows: Sequence[Example] | Sequence[PackedRow]) -> int:
     return round(median(row.length if isinstance(row, PackedRow) else len(row.input_ids) for row in rows))
 
 
-def _pad_id(tokenizer: Any) -> int:
-    # Any token does: the labels say what is trained on, and no token sees the padding to its right.
-    return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
-
-
 def _measured_before(
     job: TrainingJob, model: Any, checkpoints: Checkpoints, progress: StepProgress
 ) -> Measurement:
@@ -103,7 +98,7 @@ def _measured_before(
     return found
 
 
-def _run(
+def run_training(
     config: FinetuneConfig,
     trainer: FinetuneTrainer,
     checkpoints: Checkpoints,

@@ -112,7 +112,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Return the held-out loss in nats a trained token, and tell the callbacks."""
-        loss = mean_loss(row_losses(self.model, self._held, self._config.batch_size))
+        loss = self._held_out_loss()
         if self.args.world_size > 1:  # processes that round differently would not stop at the same step
             shared = torch.tensor(loss, dtype=torch.float32, device=self.args.device)
             loss = float(broadcast(shared))
@@ -120,6 +120,9 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _held_out_loss(self) -> float:
+        return mean_loss(row_losses(self.model, self._held, self._config.batch_size))
 
 
 def diverged(config: FinetuneConfig, step: int) -> str:

@@ -78,6 +78,10 @@ class TensorMap:
             return permuted(value, self._heads(location))
         return value.T if rule == "transposed" else value
 
+    def is_transposed(self, location: GgufLocation) -> bool:
+        """Return whether the checkpoint has the matrix transposed, as [in, out]."""
+        return self._rule(location, 2) == "transposed"
+
     def known_mistakes(self, location: GgufLocation, value: Array) -> Iterator[tuple[str, Array]]:
         """Yield the tensor as known mistakes would write it, each with the signature of its cause."""
         rule, heads = self._rule(location, value.ndim), self._heads(location)

@@ -17,10 +17,9 @@ from pipeline.data.dataset import Example, encode_row
 from pipeline.data.reader import read_data
 from pipeline.evaluation.token_losses import collate, row_losses, token_losses
 from pipeline.sources.model_source import base_source
-from pipeline.training.base_model import load_model
+from pipeline.training.base_model import load_model, load_tokenizer
 from pipeline.training.batches import LengthGroupedOrder
 from pipeline.training.config import FinetuneConfig
-from pipeline.training.finetune import load_tokenizer
 from pipeline.training.trainer import FinetuneTrainer
 
 pytestmark = pytest.mark.slow

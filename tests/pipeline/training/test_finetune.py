@@ -25,7 +25,8 @@ from pipeline.errors import InputError
 from pipeline.evaluation.token_losses import mean_loss, row_losses
 from pipeline.progress import Advance
 from pipeline.sources.model_source import base_source
-from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, finetune, load_tokenizer
+from pipeline.training.base_model import load_tokenizer
+from pipeline.training.finetune import RECORD, FinetuneConfig, FinetuneReport, finetune
 
 pytestmark = pytest.mark.slow
 

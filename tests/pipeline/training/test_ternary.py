@@ -147,6 +147,10 @@ def test_what_would_end_the_three_values_is_refused(
         replace(ternary, dora=True)
     with pytest.raises(InputError, match="--ternary-warmup goes with --ternary"):
         replace(config, ternary_warmup=0.5)
+    with pytest.raises(InputError, match="--for TQ2_0 is a type for ternary bases"):
+        replace(config, for_quant="TQ2_0")
+    with pytest.raises(InputError, match=r"is a BitNet.*a merge ends that"):
+        finetune(replace(config, base=str(ternary_base), for_quant="Q4_0"))
     assert not config.out.exists()
 
 

@@ -30,8 +30,9 @@ from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.run import export as export_model
 from pipeline.merge.nf4 import multiply_exactly
 from pipeline.sources.model_source import base_source
+from pipeline.training.base_model import load_tokenizer
 from pipeline.training.config import FinetuneConfig
-from pipeline.training.finetune import RECORD, load_tokenizer
+from pipeline.training.finetune import RECORD
 from pipeline.training.finetune import finetune as train
 from tests.pipeline.data.seed_rows import Rows, english_quotes, guanaco_llama2, oasst1
 from tests.pipeline.merge.test_nf4 import in_four_bits

@@ -1,0 +1,87 @@
+"""RecoveryJob, its chats, and the figures of a recovery."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.chat_templates import GivenTemplate
+from pipeline.data.dataset import Example
+from pipeline.sources.adapter import Adapter
+from pipeline.sources.model_source import Source
+from pipeline.training.recovery_config import RecoveryOptions
+
+
+@dataclass(frozen=True)
+class RecoveryJob:
+    """Recover `adapter` on `base` for the quantization `quant`; the adapter goes to the folder `out`.
+
+    `full` is the unquantized GGUF of the tuned model, whose tensors get the `enum ggml_type` of `types`,
+    weighted by the importance matrix `imatrix`.
+    """
+
+    options: RecoveryOptions
+    base: Source
+    adapter: Adapter
+    quant: str
+    full: Path
+    types: dict[str, int]
+    out: Path
+    imatrix: Path | None = None
+    template: GivenTemplate | None = None
+    threads: int = 1
+    resume: bool = True
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The figures of a recovery: the divergence from the unquantized model on held-out chats, in nats.
+
+    `before` is that of plain rounding, `after` the recovered file's, at `step` of `steps`. `step` 0 means
+    that nothing was gained, and no adapter was written.
+    """
+
+    before: float
+    after: float
+    step: int
+    steps: int
+    chats: int
+    held_out_chats: int
+    own_answers: bool
+    seconds: float
+
+    @property
+    def helped(self) -> bool:
+        """Whether the recovered adapter is closer to the unquantized model than plain rounding."""
+        return self.step > 0
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures for a record; the time is not among them, as it is not the same twice."""
+        return {
+            key: round(value, 6) if isinstance(value, float) else value
+            for key, value in asdict(self).items()
+            if key != "seconds"
+        }
+
+    def describe(self, quant: str) -> str:
+        """Say what it gained, in a line for the user."""
+        source = "its own answers" if self.own_answers else f"{self.chats} chats"
+        if not self.helped:
+            return (
+                f"{quant} was not recovered: learning on {source} brought it no nearer to the tuned model on "
+                f"{self.held_out_chats} held-out ones (KL {self.before:.3f}), so this is the plain file"
+            )
+        return (
+            f"{quant} was recovered on {source} in {self.step} steps: KL to the tuned model on "
+            f"{self.held_out_chats} held-out ones {self.before:.3f} -> {self.after:.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The chats to learn on, and the held-out ones; rows are padded with the token `pad_id`."""
+
+    train: list[Example]
+    held: list[Example]
+    pad_id: int

@@ -1,0 +1,186 @@
+"""A base that is rounded as the exported file will be, so that training sees the very model that ships.
+
+PEFT computes W x + s B A x. With W replaced by Q(W + s B A) - s B A, where Q rounds to the file's types, its
+forward pass is that of the quantized file, and LoRA's ordinary gradient is the straight-through estimator:
+neither custom kernels nor a gradient of W's size. Between two refreshes the model moves with its adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.text import and_more
+from ggufio.ggml_reader import Array, GgufTensors, rounded_to
+from pipeline.certificate.tensors.layout import GgufLocation, TensorMap
+from pipeline.errors import InputError
+from pipeline.quantize.imatrix_file import Importance
+from pipeline.quantize.rounding import quantize_rows, round_in_place
+
+_CHECKED_ROWS = 64
+"""Rows of a tensor that are compared with the unquantized file."""
+
+
+@dataclass(frozen=True)
+class RoundingPlan:
+    """What an export will store of each tensor of a GGUF.
+
+    `types` are the `enum ggml_type` by tensor name, `full_type` is that of the unquantized file, to which
+    numbers are rounded first, and `importance` weights the errors of columns.
+    """
+
+    full_type: int
+    types: Mapping[str, int]
+    importance: Importance = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A weight in the model, its place in the file and its type there.
+
+    `layer` is PEFT's layer around it, None where the adapter does not change it; `original` are its numbers
+    before rounding, of a layer only.
+    """
+
+    weight: torch.nn.Parameter
+    location: GgufLocation
+    dtype: int
+    transposed: bool
+    layer: Any = None
+    original: torch.Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """The tensor's name in the file."""
+        return self.location.tensor
+
+
+class RoundedBase:
+    """The weights of a model with a LoRA adapter, rounded as the plan says; `refresh` follows the adapter."""
+
+    def __init__(self, model: Any, layout: TensorMap, plan: RoundingPlan, threads: int = 1) -> None:
+        """Find the file's tensor of each weight; nothing is rounded before `refresh`.
+
+        Raises InputError for a weight that the file stores in another way than is known here.
+        """
+        self._layout = layout
+        self._plan = plan
+        self._threads = threads
+        self.original_head: torch.Tensor = model.get_output_embeddings().weight.detach().clone()
+        """The output matrix before rounding, [vocabulary, hidden]."""
+        self._weights = list(_rounded_weights(model, layout, plan))
+        self._fixed: dict[str, str] = {}
+        self._is_fresh = False
+
+    def mark_stale(self) -> None:
+        """Say that the adapter has changed since the last refresh."""
+        self._is_fresh = False
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Round the base so that its sum with the adapter, as it is now, is what the file would hold."""
+        if self._is_fresh:
+            return
+        todo = [one for one in self._weights if one.layer is not None or one.name not in self._fixed]
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(self._round, todo))
+        self._is_fresh = True
+
+    def rounded(self) -> Iterator[tuple[str, Array]]:
+        """Yield each tensor's name in the file and its numbers there."""
+        for one in self._weights:
+            value = one.weight.detach()
+            if one.layer is not None:
+                value = value + one.layer.get_delta_weight("default").detach()
+            yield one.name, self._layout.reordered(one.location, value.numpy())
+
+    @torch.no_grad()
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each tensor's bytes in the file, by name; `refresh` must have been called."""
+        return {
+            one.name: self._fixed.get(one.name) or self._digest(one, _tuned(one)) for one in self._weights
+        }
+
+    @torch.no_grad()
+    def check_against(self, full: GgufTensors) -> None:
+        """Raise InputError unless the unquantized file holds what this model would store. Call it first."""
+        for one in self._weights:
+            wanted = self._layout.reordered(one.location, _tuned(one).float().numpy())
+            part = rounded_to(wanted[:_CHECKED_ROWS], self._plan.full_type)
+            if not np.array_equal(part, full.read(one.name, 0, len(part))):
+                raise InputError(
+                    f"the GGUF's {one.name} is not this model's weight: llama.cpp's converter changes it in "
+                    "a way that training through the rounded base does not know; export without --recover"
+                )
+
+    def _digest(self, one: _Rounded, value: torch.Tensor) -> str:
+        rows = rounded_to(self._layout.reordered(one.location, value.float().numpy()), self._plan.full_type)
+        data = quantize_rows(np.ascontiguousarray(rows), one.dtype, self._importance(one))
+        return hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
+
+    def _importance(self, one: _Rounded) -> Array | None:
+        found = self._plan.importance.get(one.name)
+        return None if found is None else np.ascontiguousarray(found[0])
+
+    @torch.no_grad()
+    def _round(self, one: _Rounded) -> None:
+        value = _tuned(one)
+        if one.layer is None:
+            self._fixed[one.name] = self._digest(one, value)
+        rows = (value.T if one.transposed else value).float().contiguous().clone()
+        round_in_place(rows.numpy(), self._plan.full_type, one.dtype, self._importance(one))
+        rounded = rows.T if one.transposed else rows
+        if one.layer is not None:
+            rounded = rounded - one.layer.get_delta_weight("default")
+        one.weight.copy_(rounded)
+
+
+def _tuned(one: _Rounded) -> torch.Tensor:
+    """Return the weight with the adapter as it is now, by the additions of PEFT's merge: equal to the bit."""
+    if one.layer is None or one.original is None:
+        return one.weight.detach()
+    merged: torch.Tensor = one.original.float() + one.layer.get_delta_weight("default").detach()
+    return merged
+
+
+def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Iterator[_Rounded]:
+    from peft.tuners.lora.layer import LoraLayer
+
+    layers = {
+        id(module.get_base_layer().weight): module
+        for module in model.modules()
+        if isinstance(module, LoraLayer)
+    }
+    unknown = []
+    for full_name, weight in model.named_parameters():
+        if ".lora_" in full_name or weight.ndim < 2:
+            continue
+        name = full_name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        location = layout.location(name)
+        if location is None or location.expert is not None or location.tensor not in plan.types:
+            unknown.append(name)
+            continue
+        layer = layers.get(id(weight))
+        original = None if layer is None else _compact(weight.detach())
+        dtype, transposed = plan.types[location.tensor], layout.is_transposed(location)
+        yield _Rounded(weight, location, dtype, transposed, layer, original)
+    if unknown:
+        raise InputError(
+            f"{unknown[0]}{and_more(len(unknown) - 1, 'weight')} of this base have no tensor of their own in "
+            "the GGUF, and training through the rounded base cannot follow that: export without --recover"
+        )
+
+
+def _compact(weight: torch.Tensor) -> torch.Tensor:
+    """Return a copy in 16 bits where that holds every number exactly, as most bases are stored."""
+    for dtype in (torch.bfloat16, torch.float16):
+        small = weight.to(dtype)
+        if torch.equal(small.to(weight.dtype), weight):
+            return small
+    return weight.clone()
