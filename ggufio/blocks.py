@@ -49,7 +49,7 @@ def blocks_of(dtype: GGMLType, data: bytes) -> Blocks | None:
     layout = _LAYOUTS[dtype.name]
     step, minimum = layout.unpack(np.frombuffer(data, np.uint8).reshape(-1, dtype.size))
     if minimum is None:
-        return Blocks(layout.length, layout.codes, True, step.ravel(), (-layout.codes / 2 * step).ravel())
+        return Blocks(layout.length, layout.codes, True, step.ravel(), (-(layout.codes // 2) * step).ravel())
     return Blocks(layout.length, layout.codes, False, step.ravel(), minimum.ravel())
 
 
@@ -98,6 +98,16 @@ def _q6_k(raw: _Bytes) -> _Unpacked:
     return _f16(raw, 208) * np.ascontiguousarray(raw[:, 192:208]).view(np.int8), None
 
 
+def _tq1_0(raw: _Bytes) -> _Unpacked:
+    """48 bytes of five codes each, 4 of four, d"""
+    return _f16(raw, 52), None
+
+
+def _tq2_0(raw: _Bytes) -> _Unpacked:
+    """64 bytes of four codes each, d"""
+    return _f16(raw, 64), None
+
+
 @dataclass(frozen=True)
 class _Layout:
     length: int
@@ -117,6 +127,8 @@ _LAYOUTS = {
     "Q4_K": _Layout(32, 16, False, _q4_k),
     "Q5_K": _Layout(32, 32, False, _q4_k),  # the same head, then the fifth bits
     "Q6_K": _Layout(16, 64, True, _q6_k),
+    "TQ1_0": _Layout(256, 3, True, _tq1_0),  # -1, 0 and 1 times a scale
+    "TQ2_0": _Layout(256, 3, True, _tq2_0),
 }
 
 

@@ -26,7 +26,10 @@ from pipeline.evaluation.evaluate import evaluate
 from pipeline.exporter.config import DEFAULT_QUANTS, ExportConfig
 from pipeline.exporter.run import ExportResult, export
 from pipeline.progress import NoProgress, StepProgress
+from pipeline.quantize.ternary import check_quants
+from pipeline.quantize.types import quants_named
 from pipeline.sources.model_source import base_source
+from pipeline.sources.ternary import find_ternary, reject_merge
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.device import process_count
@@ -122,7 +125,11 @@ class _Steps:
 
     def __init__(self, config: TuneConfig) -> None:
         self._path = config.work / _STATE
-        base_source(config.training.base)  # raises InputError before anything is written
+        base = base_source(config.training.base)  # raises InputError before anything is written
+        merged = not config.training.full
+        check_quants(quants_named(config.quants), base, find_ternary(base), merged=merged)
+        if merged:
+            reject_merge(base)
         self._options = json.loads(json.dumps(_identity(config)))
         known = load_json(self._path) or {}
         self._done: list[str] = list(known.get("done", []))

@@ -123,6 +123,9 @@ def main(
     full: Annotated[
         bool, adapter_options("--full", help="Train all weights, without an adapter; for small models.")
     ] = False,
+    ternary: Annotated[
+        bool, adapter_options("--ternary", help="Go on training a ternary (1.58-bit) base; --lr is 2e-4.")
+    ] = False,
     adapter: Annotated[
         str | None, adapter_options(metavar="ADAPTER", help="Go on from this adapter, with its shape.")
     ] = None,
@@ -181,6 +184,9 @@ def main(
     warmup: Annotated[
         float, training(metavar="N", help="The warm-up's share of the steps; plateau has none.")
     ] = DEFAULTS.warmup,
+    ternary_warmup: Annotated[
+        float, training(metavar="N", help="The share of the steps over which --ternary rounds more and more.")
+    ] = DEFAULTS.ternary_warmup,
     epochs: Annotated[float, training(metavar="N", help="How often each chat is seen.")] = DEFAULTS.epochs,
     steps: Annotated[
         int | None, training(metavar="N", help="Train this many steps instead of --epochs.")

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from common.dataclass_json import from_json, to_json
 from common.errors import MissingPackage
@@ -29,6 +29,7 @@ from pipeline.merge.prefetch import MergePrefetcher
 from pipeline.quantize.types import TensorTypes
 from pipeline.sources.model_source import Source
 from pipeline.sources.reading import reading, reason
+from pipeline.sources.ternary import ternary_format
 from pipeline.tokenizers.diagnose import tokenizer_message, unknown_to_converter
 from pipeline.tokenizers.reference import ask_tokenizer, load_tokenizer, turn_end
 from pipeline.tokenizers.select import stage_checkpoint
@@ -36,7 +37,10 @@ from pipeline.tokenizers.select import stage_checkpoint
 if TYPE_CHECKING:
     from pipeline.merge.nf4 import RoundedBase
     from pipeline.merge.tensor_merger import TensorMerger
+    from pipeline.merge.ternary import TernaryTensors
 
+Changed = Union["TensorMerger", "RoundedBase", "TernaryTensors"]
+"""What gives the converter other tensors than the base's files."""
 
 Thunk = Callable[[], Any]
 """A tensor in llama.cpp's converter: a function that loads it."""
@@ -53,8 +57,8 @@ def convert(request: Message) -> Message:
         with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
             _require_known(job.base)
         merger = _merger(job)
-        if merger is None:
-            _check_base(job.base)
+        if not job.adapters and job.rounding is None:
+            _check_base(job.base, merger)
         settings = merger.settings if merger else {}
         staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch), job.chat_template)
         with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
@@ -67,7 +71,7 @@ def convert(request: Message) -> Message:
         merger.finish()
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     parameters = sum(math.prod(info.shape) for info in tensors)
-    merged = len(merger.changed) if merger else 0
+    merged = len(merger.changed) if merger and job.adapters else 0
     return to_json(
         Converted(len(tensors), parameters, merged, staged.notes, settings, staged.template_origin)
     )
@@ -103,7 +107,7 @@ def _map_large_blocks() -> None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
-def _merger(job: ConvertJob) -> TensorMerger | RoundedBase | None:
+def _merger(job: ConvertJob) -> Changed | None:
     """Return what changes the base's tensors; None if nothing does."""
     if job.adapters:
         from pipeline.merge.merger import merge_in_sequence
@@ -114,10 +118,15 @@ def _merger(job: ConvertJob) -> TensorMerger | RoundedBase | None:
         from pipeline.merge.nf4 import RoundedBase
 
         return RoundedBase(job.base, Checkpoint(job.base.weight_files()), job.rounding)
+    if (stored := ternary_format(job.base)) is not None:
+        from pipeline.merge.checkpoint import Checkpoint
+        from pipeline.merge.ternary import TernaryTensors
+
+        return TernaryTensors(job.base, Checkpoint(job.base.weight_files()), stored)
     return None
 
 
-def _check_base(base: Source) -> None:
+def _check_base(base: Source, changed: Changed | None) -> None:
     """Raise InputError for tensors that do not fit config.json, if transformers knows the model."""
     from pipeline.merge.base_check import check_base
     from pipeline.merge.checkpoint import Checkpoint
@@ -127,7 +136,7 @@ def _check_base(base: Source) -> None:
         model = build_base(base, {})
     except InputError:  # llama.cpp's converter also knows models that transformers does not
         return
-    check_base(base, model, Checkpoint(base.weight_files()))
+    check_base(base, model, changed or Checkpoint(base.weight_files()))
 
 
 def _about_base(base: Source) -> tuple[str, str]:
@@ -185,7 +194,7 @@ def _model_class(base: Source, folder: Path) -> Any:
         ) from None
 
 
-def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | RoundedBase | None) -> Any:
+def _converter(job: ConvertJob, folder: Path, merger: Changed | None) -> Any:
     """Return llama.cpp's converter for the model in `folder`, which merges the base's tensors as it reads."""
     plain = _model_class(job.base, folder)
     import gguf
@@ -195,21 +204,44 @@ def _converter(job: ConvertJob, folder: Path, merger: TensorMerger | RoundedBase
         "f16": gguf.LlamaFileType.MOSTLY_F16,
         "bf16": gguf.LlamaFileType.MOSTLY_BF16,
     }
-    model_class = plain if merger is None else _merging(plain, merger, job.base)
+    model_class = plain if merger is None else _merging(plain, merger)
+    if plain.__name__ == "BitnetModel":
+        model_class = _bitnet(model_class)
     return model_class(folder, file_types[job.outtype], job.target, model_name=job.name)
 
 
-def _merging(plain: Any, merger: TensorMerger | RoundedBase, base: Source) -> Any:
+_SUB_NORMS = {".attn_sub_norm.": ".inner_attn_ln.", ".ffn_sub_norm.": ".ffn_layernorm."}
+"""transformers' names of BitNet's norms, and those that the converter knows."""
+
+
+def _bitnet(plain: Any) -> Any:
+    """Return a subclass of the converter's BitNet that takes transformers' names and values as they are."""
+
+    class Bitnet(plain):  # type: ignore[misc] # llama.cpp's classes are untyped
+        model_arch = plain.model_arch
+
+        @classmethod
+        def filter_tensors(cls, item: tuple[str, Thunk]) -> Any:
+            if (found := super().filter_tensors(item)) is None:
+                return None
+            name, tensor = found
+            for one, other in _SUB_NORMS.items():
+                name = name.replace(one, other)
+            return name, tensor
+
+        def weight_quant(self, weight: Any) -> Any:
+            return weight  # rounding three values again would make them smaller
+
+    return Bitnet
+
+
+def _merging(plain: Any, merger: Changed) -> Any:
     """Return a subclass of the converter's model class that reads merged tensors instead of the base's.
 
     Every tensor of the checkpoint passes `filter_tensors` under its original name, before the converter
     renames, splits, permutes or fuses anything.
     """
-    if plain.__name__ == "BitnetModel":
-        raise InputError(
-            f"the base model {base.spec!r} is a BitNet: its GGUF rounds every weight to three values, and an "
-            "adapter's changes would be lost; run the base's GGUF and the adapter side by side instead"
-        )
+    dropped: frozenset[str] = getattr(merger, "dropped", frozenset())
     prefetcher = MergePrefetcher(merger)
 
     class Merging(plain):  # type: ignore[misc] # llama.cpp's classes are untyped
@@ -225,6 +257,8 @@ def _merging(plain: Any, merger: TensorMerger | RoundedBase, base: Source) -> An
         @classmethod
         def filter_tensors(cls, item: tuple[str, Thunk]) -> Any:
             name, _ = item
+            if name in dropped:
+                return None
             if name in merger.changed:
                 item = (name, lambda: _merged(prefetcher, name, merger.shapes[name]))
             return super().filter_tensors(item)

@@ -16,10 +16,11 @@ from pipeline.data.chat_template import no_template, set_template
 from pipeline.errors import InputError
 from pipeline.evaluation.config import EvaluateConfig, Kind
 from pipeline.merge.base_check import check_base
-from pipeline.merge.checkpoint import Checkpoint, Tensors
+from pipeline.merge.checkpoint import Tensors
 from pipeline.merge.merger import merge_in_sequence
 from pipeline.merge.meta_model import build_base, suppress_warnings
 from pipeline.merge.model_class import require_class
+from pipeline.merge.ternary import TernaryTensors, base_tensors, quantize_activations
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.adapter_base import base_mismatch_notes
 from pipeline.sources.model_source import Source, adapter_source, base_source
@@ -61,6 +62,8 @@ class TorchModel:
             model = type(shape).from_pretrained(
                 None, config=shape.config, state_dict=state, dtype=torch.float32
             )
+        if isinstance(self.tensors, TernaryTensors):
+            quantize_activations(model, self.tensors.modules)
         return model.eval()
 
 
@@ -138,7 +141,7 @@ def _source(spec: str) -> Source:
 
 
 def _checked(source: Source) -> Tensors:
-    tensors = Checkpoint(source.weight_files())
+    tensors = base_tensors(source)
     check_base(source, build_base(source, {}), tensors)
     return tensors
 

@@ -21,8 +21,10 @@ from pipeline.exporter.config import ExportConfig
 from pipeline.manifest import AUTO_OPTION, Record
 from pipeline.progress import StepProgress
 from pipeline.quantize.job import Quantization, QuantizeJob, Quantizer
+from pipeline.quantize.ternary import TERNARY_CANDIDATES
 from pipeline.quantize.types import AUTO, CANDIDATES, quant_type
 from pipeline.sources.model_source import Source, read_json
+from pipeline.sources.ternary import find_ternary
 
 MakeFile = Callable[[str], Path]
 """Quantizes to a type and returns the file."""
@@ -191,7 +193,10 @@ class AutoStep:
         """
         (self.work / CANDIDATES_DIR).mkdir(exist_ok=True)
         types = self.config.tensor_types
-        wanted = {name: Quantization(full, quant_type(name), types, imatrix) for name in CANDIDATES}
+        base, adapters = self.certifying.base, self.certifying.adapters
+        is_ternary = not adapters and find_ternary(base) is not None
+        names = TERNARY_CANDIDATES if is_ternary else CANDIDATES
+        wanted = {name: Quantization(full, quant_type(name), types, imatrix) for name in names}
         plans = {name: self.quantizer.plan(one) for name, one in wanted.items()}
 
         def make(name: str) -> Path:

@@ -18,9 +18,11 @@ from pipeline.exporter.workspace import Workspace
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record
 from pipeline.progress import NoProgress, StepProgress
+from pipeline.quantize.ternary import check_quants, quant_notes
 from pipeline.report.write import is_written, remove_report, write_report
 from pipeline.sources.adapter import Adapter, parse_adapter, read_adapter
 from pipeline.sources.model_source import adapter_source, base_source
+from pipeline.sources.ternary import find_ternary, reject_merge, reject_wrong_activation
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.sources.trained_for import unused_training_notes
 from pipeline.tokenizers.select import reject_unknown_name
@@ -55,11 +57,16 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     """
     config.reject_unused_options()
     base = base_source(config.base, config.revision)
+    reject_wrong_activation(base)
+    ternary = find_ternary(base)
     given = _read_adapters(config)
     adapters, trained = split_trained(given)
     if (matrix := own_imatrix(config, trained)) is not None:
         config = replace(config, imatrix=matrix)
     if config.format == "model":
+        check_quants(config.quants, base, ternary, merged=bool(adapters))
+        if adapters:
+            reject_merge(base)
         config = replace(config, rounding=trained_rounding(config.qlora_base, adapters))
     check_importance(config, base)
     reject_unrecoverable(config, base, adapters, trained)
@@ -83,6 +90,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     notes = (
         *record.model.get("notes", ()),
         *unused_training_notes(given, config.format),
+        *quant_notes(config.quants, ternary, merged=bool(adapters)),
         *auto_notes(record),
         *recovery_notes(record),
         *reported,

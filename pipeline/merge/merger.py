@@ -24,6 +24,7 @@ from pipeline.merge.tensor_merger import TensorMerger
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 from pipeline.sources.reading import reading
+from pipeline.sources.ternary import reject_merge
 from pipeline.sources.trained_base import Nf4Rounding
 
 try:
@@ -163,6 +164,7 @@ def merge_in_sequence(
     With a `rounding` they are merged into the base as rounded by loading it in 4 bits. Without a class
     of transformers for the base, they are merged by the formula of LoRA.
     """
+    reject_merge(base)
     tensors: Tensors = Checkpoint(base.weight_files())
     model_type = missing_class(base)
     if rounding is not None:

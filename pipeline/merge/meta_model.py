@@ -21,6 +21,7 @@ from pipeline.merge.checkpoint import Checkpoint
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
 from pipeline.sources.model_source import Source, read_json
 from pipeline.sources.reading import blamed_key, reading, reason, shown
+from pipeline.sources.ternary import ternary_format
 
 try:
     import peft
@@ -46,6 +47,8 @@ def build_base(base: Source, settings: Mapping[str, object]) -> Any:
         ) from None
     except Exception as error:
         raise InputError(_invalid_base(base, error)) from error
+    if ternary_format(base) is not None and hasattr(config, "quantization_config"):
+        del config.quantization_config  # its tensors are read as full precision (pipeline.merge.ternary)
     if getattr(config, "quantization_config", None):
         raise InputError(
             f"the base model {base.spec!r} is quantized, and a merge needs full precision: "

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.merge.nf4 import RoundedBase
     from pipeline.merge.tensor_merger import TensorMerger
+    from pipeline.merge.ternary import TernaryTensors
 
 
 class MergePrefetcher:
     """Runs a TensorMerger one tensor ahead of its caller. At most two merged tensors are in memory."""
 
-    def __init__(self, merger: TensorMerger | RoundedBase) -> None:
+    def __init__(self, merger: TensorMerger | RoundedBase | TernaryTensors) -> None:
         self._merger = merger
         self._expected: dict[str, None] = {}  # in the order in which the converter takes them
         self._started: dict[str, Future[Any]] = {}

@@ -56,8 +56,12 @@ _TYPES = {
         QuantType("Q5_K_M", 17, 6.0),
         QuantType("Q6_K", 18, 7.0),
         QuantType("Q8_0", 7, 8.8),
+        QuantType("TQ1_0", 36, 3.6),
+        QuantType("TQ2_0", 37, 3.9),
     )
 }
+TERNARY = ("TQ1_0", "TQ2_0")
+"""The types of three values, for models whose weights have no others. Embeddings and output stay in F16."""
 AUTO = "AUTO"
 """The name for the type that pipeline.exporter.auto_quant chooses among CANDIDATES."""
 CANDIDATES = ("Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")

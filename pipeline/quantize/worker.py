@@ -28,7 +28,8 @@ from pipeline.quantize.imatrix_file import (
 )
 from pipeline.quantize.job import CostJob, Quantization, QuantizeJob, QuantPlan, SplitJob
 from pipeline.quantize.tensor_costs import CostInputs, Sensitivity, smallest_file, tensor_costs
-from pipeline.quantize.types import MIXTURE, TensorTypes, regex
+from pipeline.quantize.ternary import require_three_values, with_defaults
+from pipeline.quantize.types import MIXTURE, TERNARY, TensorTypes, regex
 
 _SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
 _TENSOR = re.compile(
@@ -55,7 +56,10 @@ def run_job(request: Message) -> Message:
         return {"files": _quantize(from_json(QuantizeJob, request["quantize"]))}
     if "costs" in request:
         return _costs(from_json(CostJob, request["costs"]))
-    plan, _ = _plan(from_json(Quantization, request["plan"]))
+    wanted = from_json(Quantization, request["plan"])
+    plan, _ = _plan(wanted)
+    if wanted.quant.name in TERNARY:
+        require_three_values(wanted.quant.name, wanted.source, plan.types)
     return to_json(QuantPlan(plan.size, plan.bits_per_weight, plan.types))
 
 
@@ -121,7 +125,7 @@ def dry_run(
         import llama_cpp
     except ImportError as error:
         raise MissingPackage(error.name or "llama-cpp-python") from error
-    params = quantize_params(ftype, types)
+    params = quantize_params(ftype, with_defaults(types, ftype, Path(source)))
     if importance:
         params.imatrix = imatrix_data(importance)
     params.dry_run = True

@@ -47,7 +47,8 @@ def adapter_card(
     if report["held_out_loss"] is not None:
         losses.append(("held-out rows", report["held_out_loss_before"], report["held_out_loss"]))
     rows = "\n".join(f"| {chats} | {before:.3f} | {after:.3f} |" for chats, before, after in losses)
-    what = "All weights of" if full else f"{_article(_kind(options))} adapter for"
+    whole = "All weights, which are ternary, of" if options.get("ternary") else "All weights of"
+    what = whole if full else f"{_article(_kind(options))} adapter for"
     return f"""---
 {front_matter(known)}
 ---

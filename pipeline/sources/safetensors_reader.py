@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.ggml_reader import Array, to_float32
+from ggufio.ggml_reader import Array, bf16_to_float32, to_float32
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 
@@ -44,15 +44,19 @@ class SafetensorsReader:
 
     def read(self, name: str) -> Array:
         """Return a float32 copy of the tensor."""
-        return to_float32(self._map(name)).reshape(self.tensors[name].shape)
+        return to_float32(self._mapped(name)).reshape(self.tensors[name].shape)
 
     def sample_rows(self, name: str, count: int) -> Array:
-        """Return up to `count` evenly spaced rows of a tensor of two or more dimensions: [rows, width]."""
+        """Return up to `count` evenly spaced rows of a tensor of two or more dimensions: [rows, width].
+
+        Needs no llama.cpp.
+        """
         *_, width = shape = self.tensors[name].shape
         rows = math.prod(shape[:-1])
         places = [index * rows // min(count, rows) for index in range(min(count, rows))]
-        return to_float32(np.ascontiguousarray(self._map(name).reshape(rows, width)[places]))
+        chosen = np.ascontiguousarray(self._mapped(name).reshape(rows, width)[places])
+        return bf16_to_float32(chosen) if chosen.dtype == np.uint16 else chosen.astype(np.float32)
 
-    def _map(self, name: str) -> NDArray[Any]:
+    def _mapped(self, name: str) -> NDArray[Any]:
         tensor = self.tensors[name]
         return np.memmap(tensor.path, _DTYPES[tensor.dtype], "r", tensor.start, tensor.shape or (1,))

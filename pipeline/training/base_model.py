@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.sources.adapter import Adapter, is_lora, read_adapter
 from pipeline.sources.model_source import Source, adapter_source, tensors_of
 from pipeline.sources.reading import reading
+from pipeline.sources.ternary import TernaryFormat, ternary_format
 from pipeline.tokenizers.diagnose import read_tokenizer
 from pipeline.tokenizers.stop_tokens import training_template
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
@@ -44,11 +45,11 @@ def load_model(config: FinetuneConfig, source: Source, row_tokens: int = TYPICAL
     from transformers import set_seed
 
     from pipeline.merge.base_check import check_base
-    from pipeline.merge.checkpoint import Checkpoint
     from pipeline.merge.meta_model import build_base
+    from pipeline.merge.ternary import base_tensors
 
     shape = build_base(source, {})
-    checkpoint = Checkpoint(source.weight_files())
+    checkpoint = base_tensors(source)
     check_base(source, shape, checkpoint)
     adapter = _adapter_to_go_on_from(config, shape, checkpoint)
     require_head(source, shape)
@@ -106,6 +107,12 @@ def _load_base(config: FinetuneConfig, source: Source) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    if config.ternary:
+        from pipeline.training.ternary import load_for_training
+
+        return load_for_training(source)
+    if (stored := ternary_format(source)) is not None:
+        return _load_three_values(config, source, stored)
     options: dict[str, Any] = {}
     if config.qlora:
         options["quantization_config"] = _four_bits(config)
@@ -121,6 +128,20 @@ def _load_base(config: FinetuneConfig, source: Source) -> Any:
 
         multiply_exactly(model)  # as the export dequantizes
     return model
+
+
+def _load_three_values(config: FinetuneConfig, source: Source, stored: TernaryFormat) -> Any:
+    """Load a ternary base for an adapter beside it. Raises InputError for what would end its three values."""
+    from pipeline.merge.checkpoint import Checkpoint
+    from pipeline.merge.ternary import TernaryTensors, load_ternary
+
+    if config.full or config.qlora:
+        option = "--full" if config.full else f"--qlora {config.qlora}"
+        raise InputError(
+            f"{option} would end the three values of the ternary base {source.spec!r}: use --ternary, or "
+            "train an adapter and keep it apart"
+        )
+    return load_ternary(source, TernaryTensors(source, Checkpoint(source.weight_files()), stored))
 
 
 def _four_bits(config: FinetuneConfig) -> Any:

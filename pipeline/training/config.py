@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pipeline.data.reader import DataOptions
 from pipeline.errors import InputError
-from pipeline.quantize.types import quant_type
+from pipeline.quantize.types import TERNARY, quant_type
 
 Schedule = Literal["constant", "linear", "cosine", "cosine-restarts", "plateau"]
 StoredType = Literal["float16", "float32"]
@@ -25,8 +25,8 @@ _SHAPE = ("rank", "alpha", "dropout", "targets", "rslora", "dora")
 """What an adapter to go on from decides by itself."""
 
 _WARMUP = 0.05
-LORA_RATE, FULL_RATE = 3e-4, 2e-5
-"""The learning rates without --lr: of an adapter, and of all weights (--full)."""
+LORA_RATE, FULL_RATE, TERNARY_RATE = 3e-4, 2e-5, 2e-4
+"""The learning rates without --lr: of an adapter, of all weights (--full), of ternary ones (--ternary)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class FinetuneConfig:
     is in tokens. `train_on` is "all" answers of a chat or its "last".
 
     The update is scaled by alpha / rank (rsLoRA: alpha / sqrt(rank)). `qlora` "nf4" rounds the base to 4 bits
-    first. `adapter` is one to go on from, with its rank, alpha and layers. `full` trains all weights.
+    first. `adapter` is one to go on from, with its rank, alpha and layers. `full` trains all weights, and
+    `ternary` those of a ternary base, which stay ternary; their rounding grows to its full strength over the
+    share `ternary_warmup` of the steps.
 
     A step takes `batch_size` x `accumulate` chats. `neftune` is NEFTune's noise alpha, 0 for none. `cycles`
     is for the schedule "cosine-restarts". With `early_stopping` N, training ends when the held-out loss has
@@ -71,6 +73,8 @@ class FinetuneConfig:
     dora: bool = False
     qlora: str | None = None
     full: bool = False
+    ternary: bool = False
+    ternary_warmup: float = 0.0
     adapter: str | None = None
     learning_rate: float | None = None
     schedule: Schedule = "cosine"
@@ -109,8 +113,11 @@ class FinetuneConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
+        if self.ternary:
+            object.__setattr__(self, "full", True)
         if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", FULL_RATE if self.full else LORA_RATE)
+            rate = TERNARY_RATE if self.ternary else FULL_RATE if self.full else LORA_RATE
+            object.__setattr__(self, "learning_rate", rate)
         for option, ok, value, fix in _ranges(self):
             if not ok:
                 raise InputError(f"{option} {value!r} is out of range: {fix}")
@@ -152,6 +159,7 @@ def _ranges(config: FinetuneConfig) -> list[tuple[str, bool, object, str]]:
         ("--lr", 0 < rate <= 0.1, one.learning_rate, "use about 1e-4 to 5e-4"),
         ("--cycles", 1 <= one.cycles <= 1000, one.cycles, "use 1 or more"),
         ("--warmup", 0 <= one.warmup < 1, one.warmup, "use a fraction of the steps, 0 to below 1"),
+        ("--ternary-warmup", 0 <= one.ternary_warmup < 1, one.ternary_warmup, "use a fraction of the steps"),
         ("--epochs", 0 < one.epochs <= 1000, one.epochs, "use more than 0 and at most 1000"),
         ("--steps", one.steps is None or 1 <= one.steps <= 10**8, one.steps, "use 1 or more"),
         ("--batch-size", one.batch_size >= 1, one.batch_size, "use 1 or more"),
@@ -201,6 +209,7 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
     has_held_out = config.valid is not None or config.held_out > 0
     adapter_options = {"--rslora": config.rslora, "--dora": config.dora, "--qlora": config.qlora}
     given = [option for option, value in adapter_options.items() if value]
+    whole = "--ternary" if config.ternary else "--full"
     not_plain = {"--full": config.full, "--dora": config.dora, "--qlora": config.qlora}
     no_plain_lora = [option for option, value in not_plain.items() if value]
     found: dict[str, object] = {
@@ -212,12 +221,17 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
         f"--eval-every needs a held-out loss: {measured}": config.eval_every and not has_held_out,
         "--cycles goes with --schedule cosine-restarts: give that, or leave it out": config.cycles > 1
         and config.schedule != "cosine-restarts",
-        f"--full trains all weights and takes no {' '.join(given)}: leave out one": config.full and given,
-        "--full trains the base and takes no --adapter: leave out one": config.full and config.adapter,
+        f"{whole} trains all weights and takes no {' '.join(given)}: leave out one": config.full and given,
+        f"{whole} trains the base and takes no --adapter: leave out one": config.full and config.adapter,
+        "--ternary-warmup goes with --ternary: give that, or leave it out": config.ternary_warmup
+        and not config.ternary,
         "--calibrate is for the file of --for: give that, or leave it out": config.calibrate
         and not config.for_quant,
         f"--for needs held-out chats, which say when to stop: {measured}": config.for_quant
         and not has_held_out,
+        f"--for {config.for_quant} is a type for ternary bases, which take no adapter: use --ternary": (
+            config.for_quant and config.for_quant.strip().upper() in TERNARY
+        ),
         f"--for trains a plain LoRA for the file, and takes no {' '.join(no_plain_lora)}: leave out one": (
             config.for_quant and no_plain_lora
         ),

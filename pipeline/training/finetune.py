@@ -26,6 +26,7 @@ from pipeline.merge.model_class import require_class
 from pipeline.progress import Advance, NoProgress, StepProgress
 from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.reading import reading
+from pipeline.sources.ternary import reject_merge
 from pipeline.tokenizers.folder_templates import read_templates
 from pipeline.tokenizers.stop_tokens import stop_token
 from pipeline.training.base_model import load_tokenizer
@@ -67,6 +68,7 @@ def finetune(config: FinetuneConfig, progress: StepProgress | None = None) -> Pa
     if config.for_quant is not None:
         from pipeline.training.for_quant import finetune_for_quant
 
+        reject_merge(base_source(config.base))
         return finetune_for_quant(config, finetune, progress)
     rows, valid = _read(config)
     for package in PACKAGES:

@@ -134,7 +134,12 @@ def write_model(job: TrainingJob, trained: Trained, metrics: Sequence[Mapping[st
 
 
 def stored_type(config: FinetuneConfig, source: Source) -> str:
-    """Return the type of the trained weights in their file: of a whole model, that of most of the base's."""
+    """Return the type of the trained weights in their file: of a whole model, that of most of the base's.
+
+    Latent weights of a ternary model stay in float32: small steps would round away, or move a value too far.
+    """
+    if config.ternary:
+        return "float32"
     if not config.full:
         return config.stored_type
     types = Counter(info.dtype for info in tensors_of(source).values())

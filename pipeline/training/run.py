@@ -22,6 +22,7 @@ from pipeline.training.config import FinetuneConfig, FinetuneReport
 from pipeline.training.device import is_main_process, process_count
 from pipeline.training.job import TrainingJob
 from pipeline.training.outputs import stored_type
+from pipeline.training.ternary import RoundingWarmup
 from pipeline.training.trainer import FinetuneTrainer, diverged, load_weights, reject_mixed_packing
 
 _EVALUATIONS = 10
@@ -112,6 +113,8 @@ def run_training(
         load_weights(trainer.model, checkpoint)
     else:
         with progress.step("Training", total) as advance:
+            if config.ternary:
+                trainer.add_callback(RoundingWarmup(trainer.model, config.ternary_warmup))
             trainer.add_callback(RunCallback(config, trainer, checkpoints, state, advance))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if state.best_step is not None:

@@ -81,7 +81,8 @@ def test_scales_of_simple_blocks_are_those_worked_out_by_hand(values: Floats) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+    "name",
+    ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0"],
 )
 def test_all_numbers_of_a_block_stand_on_its_grid(values: Floats, name: str) -> None:
     kind = ggml_type_named(name)
@@ -93,6 +94,18 @@ def test_all_numbers_of_a_block_stand_on_its_grid(values: Floats, name: str) -> 
     np.testing.assert_allclose(codes, codes.round(), atol=2e-3)
     assert codes.round().min() >= 0 and codes.round().max() < found.codes
     assert found.symmetric or codes.round().max() == found.codes - 1
+
+
+@pytest.mark.parametrize("name", ["TQ1_0", "TQ2_0"])
+def test_a_ternary_block_has_a_scale_and_the_levels_minus_one_zero_and_one(name: str) -> None:
+    levels = np.random.default_rng(3).integers(-1, 2, (2, 512)).astype(np.float32)
+    scales = np.array([[0.5], [2.0]], np.float32)
+    found = round_trip(levels * scales, name)
+    assert found is not None and found.error.worst == 0 and found.blocks is not None
+    assert (found.blocks.length, found.blocks.codes, found.blocks.symmetric) == (256, 3, True)
+    assert found.blocks.step.tolist() == [0.5, 0.5, 2.0, 2.0]
+    assert found.blocks.minimum.tolist() == [-0.5, -0.5, -2.0, -2.0]
+    assert found.blocks.zero_point.tolist() == [1.0] * 4
 
 
 def test_a_shifted_block_is_met_better_by_a_type_with_a_minimum() -> None:

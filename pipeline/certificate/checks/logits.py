@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.merge.model_class import missing_class
 from pipeline.progress import Advance, StepProgress
 from pipeline.sources.model_source import tensors_of
+from pipeline.sources.ternary import ternary_format
 from pipeline.tokenizers.reference import load_tokenizer_reference
 
 _MAX_CHATS = 12
@@ -97,6 +98,14 @@ def tuned_model(subject: Subject) -> Any:
 
     assert subject.base is not None
     torch.set_num_threads(subject.threads)
+    if (stored := ternary_format(subject.base)) is not None:
+        from pipeline.merge.checkpoint import Checkpoint
+        from pipeline.merge.ternary import TernaryTensors, load_ternary, quantize_activations
+
+        tensors = TernaryTensors(subject.base, Checkpoint(subject.base.weight_files()), stored)
+        model = load_ternary(subject.base, tensors)
+        quantize_activations(model, tensors.modules)
+        return model.eval()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             subject.base.folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False

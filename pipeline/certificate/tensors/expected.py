@@ -18,7 +18,9 @@ import numpy as np
 from ggufio.ggml_reader import Array
 from pipeline.certificate.subject import Subject
 from pipeline.sources.adapter import PEFT_PREFIX, Adapter
+from pipeline.sources.model_source import Source
 from pipeline.sources.safetensors_reader import SafetensorsReader
+from pipeline.sources.ternary import TernaryFormat, ternary_format
 
 _PLAIN_PARAMETERS = {"lora_A.weight", "lora_B.weight"}
 _NOT_PLAIN = ("use_dora", "modules_to_save", "target_parameters", "trainable_token_indices", "lora_bias")
@@ -53,6 +55,8 @@ def expected_tensors(subject: Subject) -> ExpectedTensors:
     """Return those of the subject, which must have a base. Raises InputError for unmergeable adapters."""
     assert subject.base is not None
     stored = SafetensorsReader(subject.base.weight_files())
+    if (form := ternary_format(subject.base)) is not None:
+        return _TernaryTensors(subject.base, form, stored)
     updates = all_updates(subject)
     # The updated tensor may be missing in the file: a tied output, or one that transformers renames.
     if updates is not None and all(update.name in stored.tensors for update in updates):
@@ -190,3 +194,31 @@ class _MergedTensors:
         stored = self._stored.tensors.get(name)
         same = stored is not None and stored.shape == value.shape
         return value, value - self._stored.read(name) if same else None
+
+
+class _TernaryTensors:
+    """A ternary checkpoint's tensors as its three values, which no adapter changes."""
+
+    max_threads = 4
+    changed: frozenset[str] = frozenset()
+
+    def __init__(self, base: Source, form: TernaryFormat, stored: SafetensorsReader) -> None:
+        from pipeline.merge.checkpoint import Checkpoint
+        from pipeline.merge.ternary import TernaryTensors
+
+        self._tensors = TernaryTensors(base, Checkpoint(base.weight_files()), form)
+        self._stored = stored
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The checkpoint's tensors without the scales."""
+        return list(self._tensors.shapes)
+
+    def dtype(self, name: str) -> str:
+        """Return the type in which the checkpoint has the tensor, "" for three values."""
+        return "" if name in self._tensors.changed else self._stored.tensors[name].dtype
+
+    def read(self, name: str) -> tuple[Array, Array | None]:
+        """Return the tensor, and no change."""
+        value: Array = self._tensors.read(name).float().numpy()
+        return value, None
