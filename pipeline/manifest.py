@@ -20,6 +20,9 @@ FORMAT = 1
 NAME = "manifest.json"
 AUTO_OPTION = "auto"
 """The key of the choice of `--quant auto` in the options: what was tried, and what was chosen."""
+RECOVERY = "recovery"
+"""The key of the recoveries by type in Record.options: their figures, and a `note` for the user."""
+
 ALLOCATIONS = "allocations"
 """The key of types made for a size in the options: by name, the file's main type and each tensor's."""
 _PACKAGES = ("llama-cpp-python", "torch", "transformers", "peft", "gguf")

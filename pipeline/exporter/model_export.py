@@ -30,11 +30,10 @@ from pipeline.exporter.certify_step import (
     first_shards,
 )
 from pipeline.exporter.config import ExportConfig
-from pipeline.exporter.recover_step import OPTION as RECOVERY_OPTION
 from pipeline.exporter.recover_step import RecoverStep, TrainedAdapter
 from pipeline.exporter.size_step import MAX_TRIALS, SizeStep, check_size, quantization
 from pipeline.exporter.workspace import require_space
-from pipeline.manifest import ALLOCATIONS, AUTO_OPTION, Record, versions
+from pipeline.manifest import ALLOCATIONS, AUTO_OPTION, RECOVERY, Record, versions
 from pipeline.progress import StepProgress
 from pipeline.quantize.grid_survey import survey_checkpoint
 from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_few_chats
@@ -127,7 +126,7 @@ class ModelExport(ExportRun):
             "quants": list(self.config.quants),
             **self.config.quant_options,
             **({"recover": self.config.recover.describe()} if self.config.recover else {}),
-            **{key: kept[key] for key in (AUTO_OPTION, ALLOCATIONS, RECOVERY_OPTION) if key in kept},
+            **{key: kept[key] for key in (AUTO_OPTION, ALLOCATIONS, RECOVERY) if key in kept},
         }
         self.record.versions = versions()
 

@@ -14,7 +14,7 @@ from ggufio.ggml import type_name
 from ggufio.ggml_reader import GgufTensors
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
-from pipeline.manifest import Record
+from pipeline.manifest import RECOVERY, Record
 from pipeline.progress import StepProgress
 from pipeline.quantize.job import QuantPlan
 from pipeline.sources.adapter import Adapter, read_adapter
@@ -28,9 +28,6 @@ from pipeline.sources.trained_for import (
     read_trained_for,
     types_digest,
 )
-
-OPTION = "recovery"
-"""The key of the figures by type in the record's options, and so in manifest.json."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ class RecoverStep:
 
         assert self.config.recover is not None
         folder = self.config.recovery_folder / quant
-        done = self.record.options.get(OPTION, {}).get(quant, {})
+        done = self.record.options.get(RECOVERY, {}).get(quant, {})
         if "recovery" not in done or (done["helped"] and not _is_of(folder, done)):
             job = RecoveryJob(
                 options=self.config.recover,
@@ -184,7 +181,7 @@ class RecoverStep:
         self._note(quant, {"tensors": len(wanted), "differ": differ})
 
     def _note(self, quant: str, values: Mapping[str, Any]) -> None:
-        found = self.record.options.setdefault(OPTION, {})
+        found = self.record.options.setdefault(RECOVERY, {})
         found[quant] = {**found.get(quant, {}), **values}
 
 
@@ -200,7 +197,7 @@ def _is_of(folder: Path, done: Mapping[str, Any]) -> bool:
 def recovery_notes(record: Record) -> list[str]:
     """Return the recorded recoveries as lines for the user."""
     lines = []
-    for quant, found in record.options.get(OPTION, {}).items():
+    for quant, found in record.options.get(RECOVERY, {}).items():
         if "note" in found:
             lines.append(found["note"])
         if found.get("differ"):

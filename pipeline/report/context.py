@@ -9,7 +9,7 @@ from typing import Any
 
 from common.certificate import Certificate, Finding, Recommendation, Status, recommended
 from ggufio.shards import whole_name
-from pipeline.manifest import Output, Record
+from pipeline.manifest import RECOVERY, Output, Record
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class ReportContext:
 
     `base`, `adapters`, `model`, `importance` (the source of an importance matrix), `choice` (the trials of
     `--quant auto`) and `template` (the user's) are the manifest's entries; the last three are empty when
-    there are none. `merged_into` says whether the base was rounded before.
+    there are none. `merged_into` says whether the base was rounded before, and `recoveries` what training
+    for the files gained.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ReportContext:
     choice: Mapping[str, Any] = field(default_factory=dict)
     template: Mapping[str, str] = field(default_factory=dict)
     merged_into: str = ""
+    recoveries: tuple[str, ...] = ()
 
     @property
     def best(self) -> ReportedFile:
@@ -97,6 +99,9 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
         choice=record.options.get("auto", {}),
         template=record.inputs.get("chat_template", {}),
         merged_into=record.inputs.get("merged_into", ""),
+        recoveries=tuple(
+            found["note"] for found in record.options.get(RECOVERY, {}).values() if "note" in found
+        ),
     )
 
 
@@ -197,6 +202,8 @@ def provenance(context: ReportContext) -> Iterator[tuple[str, str]]:
         yield "chat template", f"{context.template['from']}, sha256 {context.template['sha256']}"
     for note in context.model.get("notes", ()):
         yield "note", note
+    for line in context.recoveries:
+        yield "recovery", line
     yield "versions", ", ".join(f"{name} {version}" for name, version in context.versions.items())
 
 

@@ -18,8 +18,8 @@ from ggufio.ggml_reader import GgufTensors
 from pipeline.cli.recover import app
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
-from pipeline.exporter.recover_step import OPTION
 from pipeline.exporter.run import ExportResult, export
+from pipeline.manifest import RECOVERY
 from pipeline.training.callbacks import RunCallback
 from pipeline.training.recovery_config import RecoveryOptions
 from tests.pipeline.recovering import adapter_tensors, write_folders
@@ -62,7 +62,7 @@ def manifest(result: ExportResult) -> dict[str, Any]:
 
 
 def recovery_of(result: ExportResult, quant: str = QUANT) -> dict[str, Any]:
-    found: dict[str, Any] = manifest(result)["options"][OPTION][quant]
+    found: dict[str, Any] = manifest(result)["options"][RECOVERY][quant]
     return found
 
 

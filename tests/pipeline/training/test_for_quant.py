@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
-from pipeline.exporter.recover_step import OPTION
 from pipeline.exporter.run import export
+from pipeline.manifest import RECOVERY
 from pipeline.sources.trained_for import read_trained_for
 from pipeline.training import for_quant
 from pipeline.training.config import FinetuneConfig
@@ -63,7 +63,7 @@ def test_adapter_is_for_the_file(trained: Path, folders: Path, tmp_path: Path) -
         ExportConfig(str(folders / "base"), tmp_path / "bob", (str(trained),), ("Q4_0",), verify="off")
     )
     options = json.loads(result.manifest.read_text())["options"]
-    assert (options[OPTION]["Q4_0"]["tensors"], options[OPTION]["Q4_0"]["differ"]) == (16, 0)
+    assert (options[RECOVERY]["Q4_0"]["tensors"], options[RECOVERY]["Q4_0"]["differ"]) == (16, 0)
     assert sorted(path.name for path in trained.parent.iterdir()) == ["bob"]
 
 
