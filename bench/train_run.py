@@ -30,7 +30,7 @@ from pipeline.training.base_model import load_model, load_tokenizer
 from pipeline.training.batches import LengthGroupedOrder
 from pipeline.training.config import FinetuneConfig, Precision
 from pipeline.training.device import settled
-from pipeline.training.distillation import DistillationTrainer, RefreshCallback, Teacher, make_lessons
+from pipeline.training.distillation import DistillationTrainer, RoundedTrainer, Teacher, make_lessons
 from pipeline.training.recovery_config import refresh_every
 from pipeline.training.rounded_base import RoundedBase, RoundingPlan
 from pipeline.training.trainer import FinetuneTrainer
@@ -83,8 +83,10 @@ def ours_by_default(task: Task) -> Callable[[], list[float]]:
 def rounded(task: Task) -> Callable[[], list[float]]:
     """Return our training in float32 on the labels, through the base rounded to Q4_0."""
     config, model = _loaded(task, "float32")
-    trainer = FinetuneTrainer(config, model, task.examples, work=task.work)
-    trainer.add_callback(RefreshCallback(_rounded_base(task, model), _REFRESH))
+    base = _rounded_base(task, model)
+    trainer = RoundedTrainer(
+        config, model, task.examples, (), base=base, every=_REFRESH, work=task.work, pad_id=0
+    )
     return lambda: _trained(trainer)
 
 
@@ -97,9 +99,16 @@ def distilled(task: Task) -> Callable[[], list[float]]:
         lessons = make_lessons(model, task.examples, task.batch, lambda _: None)
         teacher = Teacher(model, base.original_head)
         trainer = DistillationTrainer(
-            config, model, lessons, (), teacher=teacher, base=base, work=task.work, pad_id=0
+            config,
+            model,
+            lessons,
+            (),
+            teacher=teacher,
+            base=base,
+            every=_REFRESH,
+            work=task.work,
+            pad_id=0,
         )
-        trainer.add_callback(RefreshCallback(base, _REFRESH))
         return _trained(trainer)
 
     return train

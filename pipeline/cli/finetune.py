@@ -148,6 +148,13 @@ def main(
         Path | None,
         adapter_options(metavar="FILE.jsonl", help="With --for: chats for that file's importance matrix."),
     ] = None,
+    for_labels: Annotated[
+        bool,
+        adapter_options(
+            "--for-labels",
+            help="With --for: learn the data's answers through the rounded weights, not the model's words.",
+        ),
+    ] = False,
     columns: Columns = None,
     text: TextTemplate = None,
     split: Split = None,

@@ -55,6 +55,10 @@ def main(
         learning(metavar="FILE.txt", help="Questions of your own, one a line, for those answers."),
     ] = None,
     columns: Columns = None,
+    labels: Annotated[
+        bool,
+        learning("--labels", help="Learn the chats' answers, not the tuned model's words; for experts."),
+    ] = False,
     steps: Annotated[
         int | None, learning(metavar="N", help="Steps at most.", show_default=str(MAX_STEPS))
     ] = None,
@@ -107,6 +111,7 @@ def main(
             batch_size=batch_size,
             max_length=max_length,
             held_out=held_out,
+            labels=labels,
             seed=seed,
             precision=cast(Precision, precision),  # checked there
             device=cast(Device, device),

@@ -56,7 +56,8 @@ class FinetuneConfig:
     is a Jinja file or a name, in place of the base's; the adapter then carries it.
 
     `for_quant` is a quantization such as "Q4_0": the tuned adapter is then distilled into itself for that
-    file (recovery.py), through an importance matrix from the chats of `calibrate` if given.
+    file (recovery.py), through an importance matrix from the chats of `calibrate` if given; with
+    `for_labels` it learns the data's answers through the rounded weights instead.
 
     `save_every` is in steps; None saves about once a minute, 0 never. With `resume`, an interrupted training
     with the same options goes on from its last checkpoint. `trackers` report the metrics as they come.
@@ -110,6 +111,7 @@ class FinetuneConfig:
     trackers: tuple[Tracker, ...] = ()
     for_quant: str | None = None
     calibrate: Path | None = None
+    for_labels: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -226,6 +228,8 @@ def _contradictions(config: FinetuneConfig) -> list[str]:
         "--ternary-warmup goes with --ternary: give that, or leave it out": config.ternary_warmup
         and not config.ternary,
         "--calibrate is for the file of --for: give that, or leave it out": config.calibrate
+        and not config.for_quant,
+        "--for-labels goes with --for: give that, or leave it out": config.for_labels
         and not config.for_quant,
         f"--for needs held-out chats, which say when to stop: {measured}": config.for_quant
         and not has_held_out,

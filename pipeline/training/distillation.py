@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from pipeline.data.dataset import Example
 from pipeline.evaluation.statistics import RowLoss
-from pipeline.evaluation.token_losses import collate, mean_loss, on_device, trained_logits
+from pipeline.evaluation.token_losses import collate, mean_loss, on_device, row_losses, trained_logits
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.rounded_base import RoundedBase
 from pipeline.training.trainer import FinetuneTrainer
@@ -102,8 +102,41 @@ def collate_lessons(lessons: Sequence[Lesson], pad_id: int) -> dict[str, torch.T
     return {**batch, "states": torch.cat([lesson.states for lesson in lessons])}
 
 
-class DistillationTrainer(FinetuneTrainer):
-    """FinetuneTrainer with the divergence from the teacher in place of the labels' loss."""
+class RoundedTrainer(FinetuneTrainer):
+    """FinetuneTrainer on a rounded base: on labels, with the held-out loss of the file that ships."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        model: Any,
+        rows: Sequence[Any],
+        held: Sequence[Any],
+        *,
+        base: RoundedBase,
+        every: int,
+        work: Path,
+        pad_id: int,
+    ) -> None:
+        """Take the options, and after how many steps the base is rounded again."""
+        super().__init__(config, model, rows, held, work=work, pad_id=pad_id)
+        self._base = base
+        self.add_callback(RefreshCallback(base, every))
+
+    def refresh(self) -> None:
+        """Round the base, with the adapter as it is."""
+        self._base.refresh()
+
+    def held_out_losses(self) -> list[RowLoss]:
+        """Return the loss on each held-out chat, in nats, rounded as the file would be."""
+        self.refresh()
+        return row_losses(self.model, self._held, self._config.batch_size)
+
+    def _held_out_loss(self) -> float:
+        return mean_loss(self.held_out_losses())
+
+
+class DistillationTrainer(RoundedTrainer):
+    """RoundedTrainer with the divergence from the teacher in place of the labels' loss."""
 
     def __init__(
         self,
@@ -114,14 +147,13 @@ class DistillationTrainer(FinetuneTrainer):
         *,
         teacher: Teacher,
         base: RoundedBase,
+        every: int,
         work: Path,
         pad_id: int,
     ) -> None:
         self._lessons = sorted(held, key=lambda one: len(one.input_ids))
-        examples: Any = (rows, self._lessons)  # the Trainer asks a row for its input_ids only
-        super().__init__(config, model, *examples, work=work, pad_id=pad_id)
+        super().__init__(config, model, rows, self._lessons, base=base, every=every, work=work, pad_id=pad_id)
         self._teacher = teacher
-        self._base = base
         self.data_collator = lambda batch: collate_lessons(batch, pad_id)
 
     def compute_loss(
@@ -145,9 +177,9 @@ class DistillationTrainer(FinetuneTrainer):
         return kl_div(mine, wanted, reduction="none", log_target=True).sum(dim=-1)
 
     @torch.no_grad()
-    def held_out_divergences(self) -> list[RowLoss]:
+    def held_out_losses(self) -> list[RowLoss]:
         """Return the divergence on each held-out chat, in nats, rounded as the file would be."""
-        self._base.refresh()
+        self.refresh()
         self.model.eval()
         found: list[RowLoss] = []
         size = self._config.batch_size
@@ -159,13 +191,6 @@ class DistillationTrainer(FinetuneTrainer):
             found += [RowLoss(nats, count) for nats, count in zip(sums, counts, strict=True)]
         self.model.train()
         return found
-
-    def refresh(self) -> None:
-        """Round the base, with the adapter as it is."""
-        self._base.refresh()
-
-    def _held_out_loss(self) -> float:
-        return mean_loss(self.held_out_divergences())
 
 
 class RefreshCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy

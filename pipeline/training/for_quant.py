@@ -49,7 +49,7 @@ def finetune_for_quant(
     work = config.out.with_name(f".{config.out.name}.for-{config.for_quant}")
     tuned = work / config.out.name
     _open(work, config)
-    plain = replace(config, for_quant=None, calibrate=None, out=tuned, force=False)
+    plain = replace(config, for_quant=None, calibrate=None, for_labels=False, out=tuned, force=False)
     if not (tuned / RECORD).is_file():
         train(plain, progress)
     adapter = read_adapter(adapter_source(str(tuned)))
@@ -110,6 +110,7 @@ def _job(
             held_out=config.held_out or 0.1,
             valid=None if config.valid is None else str(config.valid),
             valid_options=config.valid_options,
+            labels=config.for_labels,
             seed=config.seed,
             precision=config.precision,
             device=config.device,

@@ -50,7 +50,7 @@ class RecoveryOptions:
     `data` are chats to learn on, a file or a Hub id; without, the model answers `prompts` (a text file with
     one a line) or built-in ones, and learns on its own answers. No labels are needed: what is learned is to
     say what the unquantized model says. Held out is a file `valid`, or else the fraction `held_out` of the
-    data. `steps` is their maximum.
+    data. `steps` is their maximum. With `labels` it is the data's answers that are learned, not the model's.
     """
 
     data: str | None = None
@@ -63,6 +63,7 @@ class RecoveryOptions:
     held_out: float = 0.1
     valid: str | None = None
     valid_options: DataOptions = field(default_factory=DataOptions)
+    labels: bool = False
     seed: int = 42
     precision: Precision = "auto"
     device: Device = "auto"
@@ -70,6 +71,8 @@ class RecoveryOptions:
     def __post_init__(self) -> None:
         if self.data is not None and self.prompts is not None:
             raise InputError("--chats and --prompts are two ways to the same end: give one of them")
+        if self.labels and self.data is None:
+            raise InputError("--labels learns the answers of --chats: give them, or leave it out")
         if not 0 < self.held_out < 1:
             raise InputError(f"--held-out {self.held_out!r} is out of range: use more than 0 and below 1")
         self.training(FinetuneConfig(base="base", data="data", out=Path("out")), 1)

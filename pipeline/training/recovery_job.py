@@ -49,6 +49,8 @@ class RecoveryJob:
 class Recovery:
     """The figures of a recovery: the divergence from the unquantized model on held-out chats, in nats.
 
+    With `labels` they are the loss on these chats' own answers.
+
     `before` is that of plain rounding, `after` the recovered file's, at `step` of `steps`; `low` and `high`
     are the 95 % interval of what was gained, None for too few chats. `step` 0 means that nothing was gained
     beyond chance, and no adapter was written.
@@ -63,6 +65,7 @@ class Recovery:
     chats: int
     held_out_chats: int
     own_answers: bool
+    labels: bool
     seconds: float
 
     @property
@@ -81,15 +84,17 @@ class Recovery:
     def describe(self, quant: str) -> str:
         """Say what it gained, in a line for the user."""
         source = "its own answers" if self.own_answers else f"{self.chats} chats"
+        measure = "the loss" if self.labels else "the KL to the tuned model"
+        where = f"{measure} on {self.held_out_chats} held-out ones"
         if not self.helped:
             return (
-                f"{quant} was not recovered: learning on {source} brought it no nearer to the tuned model on "
-                f"{self.held_out_chats} held-out ones (KL {self.before:.3f}), so this is the plain file"
+                f"{quant} was not recovered: learning on {source} did not lower {where} ({self.before:.3f}) "
+                "beyond chance, so this is the plain file"
             )
+        interval = "" if self.low is None else f" (gained {self.low:.3f} to {self.high:.3f})"
         return (
-            f"{quant} was recovered on {source} in {self.step} steps: KL to the tuned model on "
-            f"{self.held_out_chats} held-out ones {self.before:.3f} -> {self.after:.3f}"
-            + ("" if self.low is None else f" (gained {self.low:.3f} to {self.high:.3f})")
+            f"{quant} was recovered on {source} in {self.step} steps: {where} went from {self.before:.3f} "
+            f"to {self.after:.3f}{interval}"
         )
 
 

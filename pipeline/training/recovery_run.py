@@ -23,7 +23,13 @@ from pipeline.quantize.imatrix_file import UNWEIGHED, read_weights
 from pipeline.training.base_model import load_model
 from pipeline.training.checkpoints import Checkpoints, RunState
 from pipeline.training.config import FinetuneConfig
-from pipeline.training.distillation import DistillationTrainer, RefreshCallback, Teacher, make_lessons
+from pipeline.training.distillation import (
+    DistillationTrainer,
+    Lesson,
+    RoundedTrainer,
+    Teacher,
+    make_lessons,
+)
 from pipeline.training.recovery_job import Examples, Recovery, RecoveryJob
 from pipeline.training.rounded_base import RoundedBase, RoundingPlan
 from pipeline.training.run import run_training
@@ -54,22 +60,19 @@ def run_recovery(
     full = GgufTensors(job.full)
     base = RoundedBase(model, _layout(job), _plan(job, full), config.threads or 1)
     base.check_against(full)
-    with progress.step("Read the chats as tuned", len(examples.train) + len(examples.held)) as advance:
-        held = make_lessons(model, examples.held, config.batch_size, advance)
-        done = len(held)
-        train = make_lessons(model, examples.train, config.batch_size, lambda count: advance(done + count))
-    trainer = DistillationTrainer(
-        config,
-        model,
-        train,
-        held,
-        teacher=Teacher(model, base.original_head),
-        base=base,
-        work=checkpoints.folder,
-        pad_id=examples.pad_id,
-    )
-    trainer.add_callback(RefreshCallback(base, job.refresh_every))
-    before = _divergences_before(trainer, checkpoints, progress)
+    options: dict[str, Any] = {
+        "base": base,
+        "every": job.refresh_every,
+        "work": checkpoints.folder,
+        "pad_id": examples.pad_id,
+    }
+    if job.options.labels:
+        trainer = RoundedTrainer(config, model, examples.train, examples.held, **options)
+    else:
+        teacher = Teacher(model, base.original_head)
+        lessons = _lessons(model, config, examples, progress)
+        trainer = DistillationTrainer(config, model, *lessons, teacher=teacher, **options)
+    before = _losses_before(trainer, checkpoints, progress)
     if state.best_loss is None:
         state.best_loss = mean_loss(before)
     run_training(config, trainer, checkpoints, state, progress)
@@ -80,16 +83,17 @@ def run_recovery(
         high=None,
         step=0,
         steps=state.step,
-        chats=len(train),
-        held_out_chats=len(held),
+        chats=len(examples.train),
+        held_out_chats=len(examples.held),
         own_answers=job.options.data is None,
+        labels=job.options.labels,
         seconds=state.seconds,
     )
     if state.best_step is None:
         return figures, None
     stored = _stored(model, job)
     base.mark_stale()
-    after = trainer.held_out_divergences()
+    after = trainer.held_out_losses()
     gained = compare(before, after)
     certain = gained.gain > 0 and not gained.gain_low <= 0
     figures = replace(
@@ -100,6 +104,17 @@ def run_recovery(
         step=state.best_step if certain else 0,
     )
     return figures, RecoveredWeights(stored, _full_type(full), base.digests()) if certain else None
+
+
+def _lessons(
+    model: Any, config: FinetuneConfig, examples: Examples, progress: StepProgress
+) -> tuple[list[Lesson], list[Lesson]]:
+    """Return what the teacher says to the chats to learn on, and to the held-out ones."""
+    count = len(examples.train)
+    with progress.step("Read the chats as tuned", count + len(examples.held)) as advance:
+        train = make_lessons(model, examples.train, config.batch_size, advance)
+        held = make_lessons(model, examples.held, config.batch_size, lambda done: advance(count + done))
+    return train, held
 
 
 def _layout(job: RecoveryJob) -> TensorMap:
@@ -132,16 +147,16 @@ def _without_dropout(model: Any) -> None:
             module.p = 0.0
 
 
-def _divergences_before(
-    trainer: DistillationTrainer, checkpoints: Checkpoints, progress: StepProgress
+def _losses_before(
+    trainer: RoundedTrainer, checkpoints: Checkpoints, progress: StepProgress
 ) -> list[RowLoss]:
-    """Return the divergences of plain rounding, which a resumed run reads from the disk."""
+    """Return the held-out losses of plain rounding, which a resumed run reads from the disk."""
     known = checkpoints.before()
     if known is not None:
         trainer.refresh()
         return [RowLoss(nats, tokens) for nats, tokens in known]
     with progress.step("Measure plain rounding", None):
-        found = trainer.held_out_divergences()
+        found = trainer.held_out_losses()
     checkpoints.store_before([[row.nats, row.tokens] for row in found])
     return found
 

@@ -187,6 +187,17 @@ def test_own_answers_where_there_are_no_chats(folders: Path, tmp_path: Path) -> 
     assert found["after"] < found["before"]
 
 
+def test_labels_through_the_rounded_base(folders: Path, tmp_path: Path) -> None:
+    result = export(config(folders, tmp_path / "bob", recover=options(folders, labels=True)))
+    found = recovery_of(result)
+    assert found["recovery"]["labels"] is True
+    assert found["recovery"]["after"] < found["recovery"]["before"] - 0.5, (
+        "the answers repeat, so they are learned"
+    )
+    assert found["differ"] == 0
+    assert any("the loss on 5 held-out ones went from" in note for note in result.notes)
+
+
 def test_where_nothing_is_gained_the_plain_file_stays(folders: Path, tmp_path: Path) -> None:
     weak = tmp_path / "weak"
     shutil.copytree(folders / "adapter", weak)
@@ -237,6 +248,7 @@ def test_qlora_adapter_is_refused(folders: Path, tmp_path: Path) -> None:
         (["--lr", "3"], "--lr 3.0 is out of range"),
         (["--held-out", "0"], "--held-out 0.0 is out of range"),
         (["--prompts", "p.txt"], "--chats and --prompts are two ways"),
+        (["--labels", "--prompts", "p.txt"], "--chats and --prompts are two ways"),
         (["--quant", "Q4"], "--quant 'Q4' is unknown"),
         (["--adapter", "a", "--precision", "half"], "--precision 'half' is out of range"),
     ],

@@ -90,7 +90,7 @@ def test_goes_on_after_the_first_training(
 
     def gains_nothing(job: RecoveryJob, _: Any) -> Recovery:
         assert job.full.is_file()
-        return Recovery(1.0, 1.0, None, None, 0, 8, 40, 4, own_answers=False, seconds=1.0)
+        return Recovery(1.0, 1.0, None, None, 0, 8, 40, 4, own_answers=False, labels=False, seconds=1.0)
 
     monkeypatch.setattr(for_quant, "recover", gains_nothing)
     finetune(wanted)
@@ -107,6 +107,7 @@ def test_goes_on_after_the_first_training(
         ({"held_out": 0.0}, "--for needs held-out chats"),
         ({"for_quant": "Q4"}, "--for 'Q4' is unknown"),
         ({"for_quant": "IQ2_XS"}, "--for IQ2_XS needs an importance matrix"),
+        ({"for_quant": None, "for_labels": True}, "--for-labels goes with --for"),
         ({"for_quant": None, "calibrate": Path("x.jsonl")}, "--calibrate is for the file of --for"),
     ],
 )
