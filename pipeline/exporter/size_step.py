@@ -34,6 +34,7 @@ from pipeline.quantize.types import TensorTypes, quant_type, ready_types
 MAX_TRIALS = 6
 """Files that are measured: the allocation, the ready-made types of least estimated cost, and the largest."""
 
+_VECTORS = ("_norm.weight", ".bias")  # llama.cpp never quantizes them
 _SHARD_BYTES = 512  # a further shard's header and padding at most
 
 
@@ -225,7 +226,7 @@ def quantization(
 
 def _explicit(user: TensorTypes, types: Mapping[str, str]) -> TensorTypes:
     """Return the choices that give each tensor its type; the user's own go first."""
-    ours = tensor_types({name: dtype for name, dtype in types.items() if dtype != "F32"})
+    ours = tensor_types({name: dtype for name, dtype in types.items() if not name.endswith(_VECTORS)})
     return TensorTypes(
         (*user.overrides, *ours.overrides), user.output or ours.output, user.embedding or ours.embedding
     )
