@@ -95,9 +95,9 @@ class RoundedBase:
     def rounded(self) -> Iterator[tuple[str, Array]]:
         """Yield each tensor's name in the file and its numbers there."""
         for one in self._weights:
-            value = one.weight.detach()
+            value = one.weight.detach().cpu()
             if one.layer is not None:
-                value = value + one.layer.get_delta_weight("default").detach()
+                value = value + _delta(one.layer)
             yield one.name, self._layout.reordered(one.location, value.numpy())
 
     @torch.no_grad()
@@ -137,16 +137,30 @@ class RoundedBase:
         round_in_place(rows.numpy(), self._plan.full_type, one.dtype, self._importance(one))
         rounded = rows.T if one.transposed else rows
         if one.layer is not None:
-            rounded = rounded - one.layer.get_delta_weight("default")
+            rounded = rounded - _delta(one.layer)
         one.weight.copy_(rounded)
 
 
 def _tuned(one: _Rounded) -> torch.Tensor:
-    """Return the weight with the adapter as it is now, by the additions of PEFT's merge: equal to the bit."""
+    """Return the weight with the adapter as it is now, by the additions of PEFT's merge: equal to the bit.
+
+    They are made on the CPU, as an export makes them: a GPU adds in another order.
+    """
     if one.layer is None or one.original is None:
-        return one.weight.detach()
-    merged: torch.Tensor = one.original.float() + one.layer.get_delta_weight("default").detach()
-    return merged
+        return one.weight.detach().cpu()
+    return one.original.float() + _delta(one.layer)
+
+
+def _delta(layer: Any) -> torch.Tensor:
+    """Return the adapter's change of a layer, on the CPU, as PEFT computes it."""
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    delta: torch.Tensor
+    if down.device.type == "cpu":
+        delta = layer.get_delta_weight("default").detach()
+    else:
+        product = up.detach().cpu() @ down.detach().cpu()
+        delta = (product.T if layer.fan_in_fan_out else product) * layer.scaling["default"]
+    return delta
 
 
 def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Iterator[_Rounded]:
@@ -178,7 +192,8 @@ def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Itera
 
 
 def _compact(weight: torch.Tensor) -> torch.Tensor:
-    """Return a copy in 16 bits where that holds every number exactly, as most bases are stored."""
+    """Return a copy on the CPU, in 16 bits where they hold every number, as most bases are stored."""
+    weight = weight.cpu()
     for dtype in (torch.bfloat16, torch.float16):
         small = weight.to(dtype)
         if torch.equal(small.to(weight.dtype), weight):
