@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.chat_templates import GivenTemplate
@@ -13,6 +14,7 @@ from pipeline.sources.model_source import Source, adapter_source, tensors_of
 from pipeline.sources.reading import reading
 from pipeline.sources.ternary import TernaryFormat, ternary_format
 from pipeline.tokenizers.diagnose import read_tokenizer
+from pipeline.tokenizers.folder_templates import read_templates
 from pipeline.tokenizers.stop_tokens import training_template
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
 from pipeline.training.memory import TYPICAL_TOKENS, require_memory
@@ -34,6 +36,12 @@ def load_tokenizer(source: Source, given: GivenTemplate | None = None, *, needs_
     if needs_template and not tokenizer.chat_template:
         raise no_template(source.spec)
     return tokenizer
+
+
+def own_template(adapter: Path) -> GivenTemplate | None:
+    """Return the chat template that an adapter's folder brings; None without one."""
+    found = read_templates(adapter).default
+    return GivenTemplate(found, "the adapter's own") if found else None
 
 
 def load_model(config: FinetuneConfig, source: Source, row_tokens: int = TYPICAL_TOKENS) -> Any:

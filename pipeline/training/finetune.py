@@ -27,9 +27,8 @@ from pipeline.progress import Advance, NoProgress, StepProgress
 from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.reading import reading
 from pipeline.sources.ternary import reject_merge
-from pipeline.tokenizers.folder_templates import read_templates
 from pipeline.tokenizers.stop_tokens import stop_token
-from pipeline.training.base_model import load_tokenizer
+from pipeline.training.base_model import load_tokenizer, own_template
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig, FinetuneReport
 from pipeline.training.data_notes import data_notes
@@ -162,8 +161,7 @@ def _template(config: FinetuneConfig) -> GivenTemplate | None:
         return read_template(config.chat_template)
     if config.adapter is None:
         return None
-    found = read_templates(adapter_source(config.adapter).folder).default
-    return GivenTemplate(found, "the adapter's own") if found else None
+    return own_template(adapter_source(config.adapter).folder)
 
 
 def _encode(

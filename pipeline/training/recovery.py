@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from common.chat_templates import GivenTemplate
 from common.files import atomic_directory, is_disk_full, sha256
 from ggufio.ggml import type_name
 from pipeline.data.dataset import Example, encode_row, read_data, split_rows
@@ -21,7 +22,7 @@ from pipeline.sources.adapter import Adapter, beyond_plain_lora
 from pipeline.sources.model_source import WEIGHTS, Source
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.sources.trained_for import BEFORE, IMATRIX, RECORD, TrainedFor, types_digest
-from pipeline.training.base_model import load_tokenizer
+from pipeline.training.base_model import load_tokenizer, own_template
 from pipeline.training.checkpoints import METRICS, Checkpoints
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.device import settled, use_threads
@@ -65,7 +66,7 @@ def recover(job: RecoveryJob, progress: StepProgress) -> Recovery:
     An interruption leaves checkpoints in `.NAME.training` beside it, from which the same call goes on to the
     same result. Raises InputError for wrong input.
     """
-    tokenizer = load_tokenizer(job.base, job.template, needs_template=job.options.data is None)
+    tokenizer = load_tokenizer(job.base, _template(job), needs_template=job.options.data is None)
     train, held = _examples(job, tokenizer, progress)
     examples = Examples(train, held, pad_id_of(tokenizer))
     use_threads(job.threads)
@@ -89,6 +90,11 @@ def recover(job: RecoveryJob, progress: StepProgress) -> Recovery:
                     f"the disk of {checkpoints.folder.parent} is full: make room, and run the command again"
                 ) from error
             raise
+
+
+def _template(job: RecoveryJob) -> GivenTemplate | None:
+    """Return the chat template that the user gave, else the one that the adapter brings; None without."""
+    return job.template or own_template(job.adapter.folder)
 
 
 def _examples(
