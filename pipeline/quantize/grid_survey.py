@@ -90,8 +90,8 @@ class GridSurvey:
             return (f"{on_grid}: {self.type} keeps them exactly, and most other types round them once more",)
         return (
             f"{on_grid}: {self.type} keeps the tensors that no adapter touches exactly, but takes most small "
-            "changes of the others back: use Q8_0, or serve the base's own file with the adapter beside it "
-            "(BASE.gguf::ADAPTER.gguf)",
+            "changes of the others back: train the adapter for the file (--recover), use Q8_0, or serve the "
+            "base's own file with the adapter beside it (BASE.gguf::ADAPTER.gguf)",
         )
 
 

@@ -40,8 +40,8 @@ class GridSnap:
         return (
             f"The base's own weights lie on {self.type}'s grid, as those of a dequantized file do, and "
             f"rounding snaps the tuning back to them: {self.kept:.0%} of the adapter's change is left in the "
-            "weights that were looked at. Use Q8_0, or serve the base's file with the adapter beside it "
-            "(BASE.gguf::ADAPTER.gguf)."
+            "weights that were looked at. Train the adapter for the file (scripts/recover.py), use Q8_0, or "
+            "serve the base's file with the adapter beside it (BASE.gguf::ADAPTER.gguf)."
         )
 
 
