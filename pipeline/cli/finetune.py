@@ -21,10 +21,12 @@ from pipeline.data.options import DataOptions
 from pipeline.errors import InputError
 from pipeline.evaluation.config import PAGE
 from pipeline.progress import NoProgress
+from pipeline.sources.trained_for import read_trained_for
 from pipeline.training.config import ALL_LINEAR, FinetuneConfig
 from pipeline.training.device import is_main_process
 from pipeline.training.finetune import RECORD, finetune
-from pipeline.training.recipe import read_recipe
+from pipeline.training.recipe import RECIPE, read_recipe
+from pipeline.training.recovery_job import Recovery
 
 DEFAULTS = FinetuneConfig(base="-", data="-", out=Path())
 
@@ -323,6 +325,19 @@ def print_summary(folder: Path, json_summary: bool) -> None:
         )
     for note in report.get("notes") or ():
         say(f"note: {note}")
+    _print_trained_for(folder)
+
+
+def _print_trained_for(folder: Path) -> None:
+    """Say what training for a quantized file gained, or that it gained nothing."""
+    wanted = read_recipe(folder / RECIPE).get("for") if (folder / RECIPE).is_file() else None
+    if (record := read_trained_for(folder)) is not None:
+        say(Recovery(**record.recovery, seconds=0).describe(record.quant))
+    elif wanted:
+        say(
+            f"note: training for {wanted} gained nothing beyond chance on the held-out chats; this is the "
+            "adapter before"
+        )
 
 
 def _print_held_out(evaluation: Mapping[str, Any], folder: Path) -> None:

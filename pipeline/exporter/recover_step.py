@@ -72,7 +72,7 @@ def reject_unrecoverable(
     """Raise InputError for a --recover that cannot be done, before any work."""
     if config.recover is None:
         return
-    from pipeline.training.recovery import require_recoverable
+    from pipeline.training.recovery import require_readable, require_recoverable
 
     if trained is not None:
         raise InputError(
@@ -80,6 +80,7 @@ def reject_unrecoverable(
             f"--recover out, or give the adapter before, {trained.adapter.folder / BEFORE}"
         )
     require_recoverable(base, adapters)
+    require_readable(config.recover)
     for quant in config.quants:
         folder = config.recovery_folder / quant
         if folder.exists() and not (folder / RECORD).is_file():

@@ -55,11 +55,10 @@ def finetune_for_quant(
     adapter = read_adapter(adapter_source(str(tuned)))
     require_recoverable(base, (adapter,))
     job = _job(config, base, adapter, work, progress)
-    if recover(job, progress).helped:
-        write_recipe(config, config.out / RECIPE)
-    else:
+    if not recover(job, progress).helped:
         shutil.rmtree(config.out, ignore_errors=True)
         tuned.rename(config.out)
+    write_recipe(config, config.out / RECIPE)
     shutil.rmtree(work, ignore_errors=True)
     return config.out
 

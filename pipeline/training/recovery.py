@@ -9,12 +9,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from common.chat_templates import GivenTemplate
 from common.files import atomic_directory, is_disk_full, sha256
 from ggufio.ggml import type_name
-from pipeline.data.dataset import Example, encode_row, read_data, split_rows
+from pipeline.data.dataset import Example, Row, encode_row, read_data, split_rows
 from pipeline.errors import InputError
 from pipeline.merge.model_class import require_class
 from pipeline.progress import StepProgress
@@ -29,7 +30,7 @@ from pipeline.training.device import settled, use_threads
 from pipeline.training.job import pad_id_of
 from pipeline.training.outputs import versions
 from pipeline.training.own_answers import PROMPTS, own_answers, read_prompts
-from pipeline.training.recovery_config import HELD_OUT
+from pipeline.training.recovery_config import HELD_OUT, RecoveryOptions
 from pipeline.training.recovery_job import Examples, Recovery, RecoveryJob
 
 if TYPE_CHECKING:
@@ -97,29 +98,45 @@ def _template(job: RecoveryJob) -> GivenTemplate | None:
     return job.template or own_template(job.adapter.folder)
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What the tuned model is asked where there are no chats."""
+
+    prompts: tuple[str, ...]
+
+
+def require_readable(options: RecoveryOptions) -> None:
+    """Raise InputError for data that cannot be read, or prompts that are too few."""
+    _read(options)
+
+
+def _read(options: RecoveryOptions) -> tuple[list[Row], list[Row]] | Questions:
+    """Return the rows to learn on and the held-out ones, or the questions. Raises InputError."""
+    if options.data is None:
+        return Questions(read_prompts(options.prompts) if options.prompts else PROMPTS)
+    rows = read_data(options.data, options.data_options)
+    if options.valid is None:
+        return split_rows(rows, options.held_out, options.seed)
+    return rows, read_data(options.valid, options.valid_options)
+
+
 def _examples(
     job: RecoveryJob, tokenizer: Any, progress: StepProgress
 ) -> tuple[list[Example], list[Example]]:
-    options = job.options
-    if options.data is None:
-        prompts = read_prompts(options.prompts) if options.prompts else PROMPTS
+    options, read = job.options, _read(job.options)
+    if isinstance(read, Questions):
         job.out.parent.mkdir(parents=True, exist_ok=True)
         log = job.out.with_name(f".{job.out.name}-answers.log")
-        own = own_answers(job.full, tokenizer, prompts, threads=job.threads, log=log, progress=progress)
+        own = own_answers(job.full, tokenizer, read.prompts, threads=job.threads, log=log, progress=progress)
         log.unlink(missing_ok=True)
         return _limited(own[::5], [one for place, one in enumerate(own) if place % 5], "prompts")
-    train = read_data(options.data, options.data_options)
-    if options.valid is None:
-        train, held = split_rows(train, options.held_out, options.seed)
-    else:
-        held = read_data(options.valid, options.valid_options)
     encoded = [
         [
             example
             for row in part
             if (example := encode_row(tokenizer, row, options.max_length, train_on="all")).answer_tokens
         ]
-        for part in (train, held)
+        for part in read
     ]
     return _limited(encoded[1], encoded[0], "chats")
 

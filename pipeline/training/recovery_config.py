@@ -23,7 +23,7 @@ _FAST = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "BF16", "F32"}
 
 
 def refresh_every(types: Collection[str], *, weighted: bool) -> int:
-    """Return after how many steps the base is rounded again, for a file with these types of tensors.
+    """Return after how many steps the base is rounded again, for a file with these types in its layers.
 
     A search for scales takes ten times as long as plain rounding, and that through a codebook (IQ) thirty
     times; between two refreshes the model moves with its adapter only. Evaluations fall on such steps.

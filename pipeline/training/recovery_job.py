@@ -42,7 +42,8 @@ class RecoveryJob:
     @property
     def refresh_every(self) -> int:
         """The number of steps after which the base is rounded again."""
-        return refresh_every(set(self.type_names.values()), weighted=self.imatrix is not None)
+        layers = {dtype for name, dtype in self.type_names.items() if name.startswith("blk.")}
+        return refresh_every(layers, weighted=self.imatrix is not None)
 
 
 @dataclass(frozen=True)

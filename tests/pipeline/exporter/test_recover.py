@@ -249,6 +249,7 @@ def test_qlora_adapter_is_refused(folders: Path, tmp_path: Path) -> None:
         (["--held-out", "0"], "--held-out 0.0 is out of range"),
         (["--prompts", "p.txt"], "--chats and --prompts are two ways"),
         (["--labels", "--prompts", "p.txt"], "--chats and --prompts are two ways"),
+        (["--chats", "none.jsonl"], "the data set none.jsonl does not exist"),
         (["--quant", "Q4"], "--quant 'Q4' is unknown"),
         (["--adapter", "a", "--precision", "half"], "--precision 'half' is out of range"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from pipeline.cli.finetune import print_summary
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.run import export
@@ -67,6 +68,11 @@ def test_adapter_is_for_the_file(trained: Path, folders: Path, tmp_path: Path) -
     assert sorted(path.name for path in trained.parent.iterdir()) == ["bob"]
 
 
+def test_summary_says_what_it_gained(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(trained, json_summary=False)
+    assert "Q4_0 was recovered on 43 chats in" in " ".join(capsys.readouterr().out.split())
+
+
 def test_adapter_before_is_that_of_an_ordinary_training(trained: Path, folders: Path, tmp_path: Path) -> None:
     plain = finetune(config(folders, tmp_path / "bob", for_quant=None))
     before = load_file(trained / "before" / "adapter_model.safetensors")
@@ -75,7 +81,7 @@ def test_adapter_before_is_that_of_an_ordinary_training(trained: Path, folders: 
 
 
 def test_goes_on_after_the_first_training(
-    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = config(folders, tmp_path / "bob", steps=2)
 
@@ -94,6 +100,8 @@ def test_goes_on_after_the_first_training(
 
     monkeypatch.setattr(for_quant, "recover", gains_nothing)
     finetune(wanted)
+    print_summary(tmp_path / "bob", json_summary=False)
+    assert "training for Q4_0 gained nothing beyond chance" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "bob" / "training.json").is_file()
     assert read_trained_for(tmp_path / "bob") is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bob"]
