@@ -155,25 +155,30 @@ def _placed(points: Sequence[Point], across: Scale, up: Scale) -> list[dict[str,
     """Return the coordinates of each point, its interval and its name, which covers no other if possible."""
     spots = [(across(point.x), up(point.y)) for point in points]
     taken = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
-    placed = []
-    for point, (x, y) in zip(points, spots, strict=True):
+    placed: dict[int, dict[str, Any]] = {}
+    # The chosen point's name is placed first, as it may find no room later.
+    for number in sorted(range(len(points)), key=lambda one: not points[one].chosen):
+        point, (x, y) = points[number], spots[number]
         name = point.name[:_MAX_NAME]
         right, down = _free_place(name, x, y, taken)
         taken.append(_box(name, x + right, y + down, left=right < 0))
         interval = [up(value) for value in point.interval or ()]
         place = {"x": x, "y": y, "interval": interval, "chosen": point.chosen}
-        placed.append(place | {"name": name, "right": right, "name_x": x + right, "name_y": y + down})
-    return placed
+        placed[number] = place | {"name": name, "right": right, "name_x": x + right, "name_y": y + down}
+    return [placed[number] for number in range(len(points))]
 
 
 def _free_place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[float, float]:
-    """Return the first offset where the name covers nothing, or else the first of all."""
+    """Return the first offset where the name covers nothing, or else the first that is not cut off."""
+    inside = []
     for right, down in _PLACES:
         box = _box(name, x + right, y + down, left=right < 0)
         is_inside = box.left >= _LEFT and box.right <= WIDTH and box.bottom <= _BOTTOM
-        if is_inside and box.top >= _TOP - 10 and not any(box.meets(other) for other in taken):
-            return right, down
-    return _PLACES[0]
+        if is_inside and box.top >= _TOP - 10:
+            inside.append((right, down))
+            if not any(box.meets(other) for other in taken):
+                return right, down
+    return inside[0] if inside else _PLACES[0]
 
 
 def _box(name: str, x: float, y: float, *, left: bool) -> Box:
