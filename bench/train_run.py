@@ -114,7 +114,7 @@ def distilled(task: Task) -> Callable[[], list[float]]:
     return train
 
 
-_REFRESH = refresh_every(("Q4_0", "Q8_0"), weighted=False)
+_REFRESH = refresh_every(("Q4_0", "Q8_0"))
 
 
 def _rounded_base(task: Task, model: Any) -> RoundedBase:

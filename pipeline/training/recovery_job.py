@@ -43,7 +43,7 @@ class RecoveryJob:
     def refresh_every(self) -> int:
         """The number of steps after which the base is rounded again."""
         layers = {dtype for name, dtype in self.type_names.items() if name.startswith("blk.")}
-        return refresh_every(layers, weighted=self.imatrix is not None)
+        return refresh_every(layers)
 
 
 @dataclass(frozen=True)

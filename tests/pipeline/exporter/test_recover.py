@@ -36,7 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(folders: Path, **values: Any) -> RecoveryOptions:
-    defaults = {"data": str(folders / "chats.jsonl"), "steps": 8, "precision": "float32", "device": "cpu"}
+    defaults = {"data": str(folders / "chats.jsonl"), "steps": 16, "precision": "float32", "device": "cpu"}
     return RecoveryOptions(**{**defaults, "learning_rate": 1e-3, **values})
 
 
@@ -115,7 +115,7 @@ def test_interrupted_it_goes_on_to_the_same_bytes(
     original = RunCallback.on_step_end
 
     def die(self: RunCallback, *args: Any, **kwargs: Any) -> None:
-        if next(ends) == 6:  # after the checkpoint of step 4
+        if next(ends) == 10:  # after the checkpoint of step 8
             raise _Killed
         original(self, *args, **kwargs)
 
@@ -124,7 +124,7 @@ def test_interrupted_it_goes_on_to_the_same_bytes(
     with pytest.raises(_Killed):
         export(wanted)
     monkeypatch.undo()
-    assert (tmp_path / "bob-recovery" / f".{QUANT}.training" / "checkpoint-4").is_dir()
+    assert (tmp_path / "bob-recovery" / f".{QUANT}.training" / "checkpoint-8").is_dir()
     result = export(wanted)
     assert result.outputs[0].sha256 == recovered.outputs[0].sha256
     name = f"bob-recovery/{QUANT}/metrics.jsonl"
