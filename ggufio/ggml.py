@@ -143,10 +143,10 @@ def block_size(name: str) -> int:
     return ggml_type_named(name).block
 
 
-def dequantize(dtype: GGMLType, data: bytes) -> Floats:
-    """Return whole blocks of a readable type as float32, in one dimension."""
-    assert dtype.readable and len(data) % dtype.size == 0
+def dequantize(dtype: GGMLType, data: bytes | npt.NDArray[np.uint8]) -> Floats:
+    """Return whole blocks of a readable type, in contiguous bytes, as float32 in one dimension."""
     raw = np.frombuffer(data, np.uint8)
+    assert dtype.readable and raw.size % dtype.size == 0
     numbers: Floats = np.empty(raw.size // dtype.size * dtype.block, np.float32)
     if dtype.number == F32:
         numbers.view(np.uint8)[:] = raw

@@ -38,6 +38,7 @@ def bf16_to_float32(bits: NDArray[np.uint16]) -> Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+_ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 
@@ -64,6 +65,11 @@ class TensorLocation:
     def size(self) -> int:
         """Return the size of all rows in bytes."""
         return self.rows * self.row_bytes
+
+
+def padded(size: int) -> int:
+    """Return the bytes that a tensor of `size` bytes takes in a file that llama.cpp's quantizer writes."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 @dataclass(frozen=True)

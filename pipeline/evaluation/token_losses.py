@@ -5,7 +5,7 @@ Logits are a training's largest tensor (tokens x vocabulary), and most tokens of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -78,19 +78,24 @@ def row_losses(
     """
     was_training = model.training
     model.eval()
-    order = sorted(range(len(examples)), key=lambda place: len(examples[place].input_ids))
     losses: dict[int, RowLoss] = {}
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
+    for places in batches_by_length(examples, batch_size):
         batch = on_device(collate([examples[place] for place in places]), model)
         each, row = token_losses(model, model, batch)
         sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row.cpu(), each.double().cpu())
         for place, nats in zip(places, sums.tolist(), strict=True):
             losses[place] = RowLoss(nats, examples[place].answer_tokens, examples[place].category)
         if advance:
-            advance(start + len(places))
+            advance(len(losses))
     model.train(was_training)
     return [losses[place] for place in range(len(examples))]
+
+
+def batches_by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:
+    """Yield the places of the examples of each batch: those of similar length share one."""
+    order = sorted(range(len(examples)), key=lambda place: len(examples[place].input_ids))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 def on_device(batch: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:

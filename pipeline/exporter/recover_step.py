@@ -10,7 +10,6 @@ from typing import Any
 
 from common.files import sha256
 from common.text import pluralize
-from ggufio.ggml import type_name
 from ggufio.ggml_reader import GgufTensors
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
@@ -131,7 +130,7 @@ class RecoverStep:
                 adapter=self.adapters[0],
                 quant=quant,
                 full=full,
-                types=dict(plan.types),
+                plan=plan,
                 out=folder,
                 imatrix=imatrix,
                 template=self.config.given_template,
@@ -168,8 +167,7 @@ class RecoverStep:
                 else "without an importance matrix"
             )
             return f"the adapter was trained {was}, and {made}"
-        names = {name: type_name(number) for name, number in plan.types.items()}
-        if types_digest(names) != record.types_sha256:
+        if types_digest(plan.type_names) != record.types_sha256:
             return f"the adapter was trained for other types of single tensors, and {made}"
         return ""
 

@@ -214,7 +214,7 @@ def check_size(name: str, size: int, limit: int) -> None:
 def quantization(
     record: Record, quant: str, full: Path, types: TensorTypes, imatrix: Path | None
 ) -> Quantization:
-    """Return what a type's name stands for: an allocation in the record, or one of llama.cpp's types.
+    """Return how to make the type of that name: an allocation in the record, or one of llama.cpp's types.
 
     `types` are the user's.
     """

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from common.sequences import sample_evenly
-from ggufio.ggml import Floats, dequantize, ggml_type_named
+from ggufio.ggml import Floats, ggml_type_named
 from pipeline.quantize.grids import changed_numbers, may_fit
-from pipeline.quantize.rounding import quantize_rows
+from pipeline.quantize.rounding import rounded_rows
 from pipeline.sources.safetensors_reader import SafetensorsReader
 
 BLOCK = 32
@@ -50,7 +50,7 @@ def is_on_grid(rows: Floats, name: str) -> bool:
     if not may_fit(rows, name):
         return False
     blocks = rows.reshape(-1, kind.block)
-    values = dequantize(kind, quantize_rows(rows, kind.number).tobytes()).reshape(blocks.shape)
+    values = rounded_rows(rows, kind.number).reshape(blocks.shape)
     error, energy = (np.square(one.astype(np.float64)).sum(axis=1) for one in (values - blocks, blocks))
     counted = energy > 0
     fits = (changed_numbers(values, blocks) == 0) | (error <= _NEAR * energy)

@@ -225,7 +225,7 @@ def keep_grid(numbers: Floats, dtype: int, rows: Bytes, importance: Floats | Non
     if grid is None or kind is None or not len(places := grid.candidates(numbers)):
         return
     blocks, stored = numbers.reshape(-1, kind.block), rows.reshape(-1, kind.size)
-    values = dequantize(kind, stored[places].tobytes()).reshape(-1, kind.block)
+    values = dequantize(kind, stored[places]).reshape(-1, kind.block)
     places = places[changed_numbers(values, blocks[places]) > 0]
     if not len(places):
         return
@@ -260,6 +260,6 @@ class _Result:
     """A block's result: how many numbers it changes, and the squared error; each is [blocks]."""
 
     def __init__(self, kind: GGMLType, data: Bytes, true: Floats, weights: Floats | float) -> None:
-        values = dequantize(kind, data.tobytes()).reshape(true.shape)
+        values = dequantize(kind, data).reshape(true.shape)
         self.changed = changed_numbers(values, true)
         self.error = (np.square(values.astype(np.float64) - true) * weights).sum(axis=1)

@@ -17,7 +17,7 @@ from ggufio.blocks import Blocks, blocks_of, error_of
 from ggufio.ggml import Floats, GGMLType, dequantize, ggml_type_named
 from ggufio.untrusted_reader import TensorInfo, read_header, read_rows
 from pipeline.errors import InputError
-from pipeline.quantize.rounding import quantize_rows
+from pipeline.quantize.rounding import quantize_rows, rounded_rows
 from pipeline.sources.model_source import base_source
 from pipeline.sources.safetensors_reader import SafetensorsReader
 
@@ -117,7 +117,7 @@ def rounded(rows: Floats, kind: GGMLType, importance: Floats | None = None) -> F
     rows = np.ascontiguousarray(rows, np.float32)
     if kind.name == "F32":
         return rows
-    return dequantize(kind, quantize_rows(rows, kind.number, importance).tobytes()).reshape(rows.shape)
+    return rounded_rows(rows, kind.number, importance)
 
 
 @dataclass(frozen=True)

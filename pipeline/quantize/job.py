@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.dataclass_json import from_json, to_json
 from common.worker_process import Message, WorkerProcess
+from ggufio.ggml import type_name
 from pipeline.progress import StepProgress
 from pipeline.quantize.tensor_costs import TensorCosts
 from pipeline.quantize.types import MIXTURE, QuantType, TensorTypes
@@ -20,6 +21,11 @@ class QuantPlan:
     size: int
     bits_per_weight: float
     types: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def type_names(self) -> dict[str, str]:
+        """The name of each tensor's type, by the tensor's name."""
+        return {name: type_name(number) for name, number in self.types.items()}
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,18 @@
 """Rounds rows of numbers to a ggml type: the one place that decides the bytes of a quantized tensor.
 
-The writer stores these bytes; training through a rounded base uses the numbers that they stand for. The most
-common types have kernels here (k_quants.py), the others use llama.cpp's.
+The writer stores these bytes; training through a rounded base uses their values as numbers. The most common
+types have kernels here (k_quants.py), the others use llama.cpp's.
 """
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import suppress
-from functools import cache
-from typing import Any
 
 import numpy as np
 
-from ggufio.ggml import F32, library, type_name
+from ggufio.ggml import dequantize, ggml_type, library
 from ggufio.ggml_reader import rounded_to
+from pipeline.errors import InputError
 from pipeline.quantize.grids import keep_grid
 from pipeline.quantize.k_quant_search import Floats
 from pipeline.quantize.k_quants import Bytes, TooSmall, exact_quantizer
@@ -44,12 +42,11 @@ def _quantize(rows: Floats, dtype: int, importance: Floats | None) -> Bytes:
     return result
 
 
-def dequantize_rows(data: Bytes, dtype: int, out: Floats) -> None:
-    """Write the numbers that quantized rows [rows, bytes of a row] stand for to `out` [rows, width]."""
-    if dtype == F32:
-        out.view(np.uint8)[:] = data
-    else:
-        _to_float(dtype)(data.ctypes.data, out.ctypes.data, out.size)
+def rounded_rows(rows: Floats, dtype: int, importance: Floats | None = None) -> Floats:
+    """Return what quantized rows hold of rows [rows, width]: the same shape."""
+    kind = ggml_type(dtype)
+    assert kind is not None, dtype
+    return dequantize(kind, quantize_rows(rows, dtype, importance)).reshape(rows.shape)
 
 
 def round_in_place(rows: Floats, full_type: int, dtype: int, importance: Floats | None = None) -> None:
@@ -65,12 +62,12 @@ def round_in_place(rows: Floats, full_type: int, dtype: int, importance: Floats 
         part = rows[first : first + step]
         part[...] = rounded_to(part, full_type)
         if dtype != full_type:
-            dequantize_rows(quantize_rows(part, dtype, importance), dtype, part)
+            part[...] = rounded_rows(part, dtype, importance)
 
 
-@cache
-def _to_float(dtype: int) -> Any:
-    convert = library().ggml_get_type_traits(dtype).contents.to_float
-    if not convert:
-        raise ValueError(f"{type_name(dtype)} cannot be converted to float32")
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(convert)
+def not_finite(tensor: str) -> InputError:
+    """Return the error for a tensor of a full-precision GGUF that cannot be quantized."""
+    return InputError(
+        f"the model's {tensor} holds numbers that are infinite or not a number: its checkpoint is "
+        "damaged, or too large for this --outtype (try bf16 or f32)"
+    )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.quantize.types import UNITS
 
 OWN = "AUTO-"
 """Begins the names of types that are allocations for a size: AUTO-900M, AUTO-4.5BPW."""
 
 _SIZE = re.compile(r"(?P<count>\d+(\.\d+)?|\.\d+)(?P<unit>[MG])", re.IGNORECASE | re.ASCII)
-_UNITS = {"M": 10**6, "G": 10**9}  # as of --split-max-size
 _BITS = re.compile(r"\d+(\.\d+)?|\.\d+", re.ASCII)
 _MAX_BITS = 32.0
 
@@ -33,9 +33,9 @@ class SizeGoal:
         """The name of the type for this size, as in file names."""
         if self.size is None:
             return f"{OWN}{self.bits:g}BPW"
-        unit = "G" if self.size >= _UNITS["G"] else "M"
-        whole, rest = divmod(self.size, _UNITS[unit])
-        digits = f"{rest:0{len(str(_UNITS[unit])) - 1}}".rstrip("0")
+        unit = "G" if self.size >= UNITS["G"] else "M"
+        whole, rest = divmod(self.size, UNITS[unit])
+        digits = f"{rest:0{len(str(UNITS[unit])) - 1}}".rstrip("0")
         return f"{OWN}{whole}{'.' if digits else ''}{digits}{unit}"
 
     @property
@@ -63,7 +63,7 @@ class SizeGoal:
         """Return the option's value that would allow a file of so many bytes, rounded up."""
         if self.size is None:
             return f"{math.ceil((size - header) * 8 / weights * 100) / 100:g}"
-        unit, count = ("G", size / _UNITS["G"]) if size >= _UNITS["G"] else ("M", size / _UNITS["M"])
+        unit, count = ("G", size / UNITS["G"]) if size >= UNITS["G"] else ("M", size / UNITS["M"])
         return f"{math.ceil(count * 1000) / 1000:g}{unit}"
 
 
@@ -80,7 +80,7 @@ def parse_goal(max_size: str | None, max_bpw: str | None) -> SizeGoal | None:
 
 def _bytes(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
-    size = round(float(found["count"]) * _UNITS[found["unit"].upper()]) if found else 0
+    size = round(float(found["count"]) * UNITS[found["unit"].upper()]) if found else 0
     if not size:
         raise InputError(f"--max-size {text!r} is no size: use a number and M or G, as in 900M or 1.2G")
     return size

@@ -19,18 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufio.ggml import GGMLType, ggml_type, ggml_type_named, type_name
-from ggufio.ggml_reader import GgufFile, GgufTensors, TensorLocation
-from pipeline.errors import InputError
+from ggufio.ggml_reader import GgufFile, GgufTensors, TensorLocation, padded
 from pipeline.quantize.allocation import Option
 from pipeline.quantize.imatrix_file import ImportanceWeights
 from pipeline.quantize.k_quants import exact_quantizer
-from pipeline.quantize.rounding import dequantize_rows, quantize_rows
+from pipeline.quantize.rounding import not_finite, rounded_rows
 from pipeline.quantize.types import GGML_TYPES, NEEDS_IMATRIX, TensorTypes, regex
 
 Floats = NDArray[np.float32]
 _SAMPLE = 2**16  # numbers of a tensor
 _MIN_ROWS = 16
-_ALIGNMENT = 32  # bytes; as in writer.py
 _ENERGY = 0.1
 """Nats that a matrix of a block costs as a whole where nothing was measured; typical of tuned chat models."""
 _HEAD_ENERGY = 10 * _ENERGY
@@ -143,11 +141,6 @@ def _with_sizes(
     return TensorCosts(options, others, header, rest, weights)
 
 
-def padded(size: int) -> int:
-    """Return the bytes that a tensor of `size` bytes takes in the file."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
 def _layout(inputs: CostInputs) -> tuple[dict[str, TensorLocation], int]:
     """Return the tensors in the quantized file's order, of the source's types, and the header's bytes."""
     opened = GgufFile(inputs.source)
@@ -193,10 +186,7 @@ def _measure(file: GgufTensors, tensor: TensorLocation, inputs: CostInputs) -> _
     rows = np.unique(np.linspace(0, tensor.rows - 1, count).astype(np.int64))
     values = np.concatenate([file.read(name, int(row), 1) for row in rows])
     if not np.isfinite(values).all():
-        raise InputError(
-            f"the model's {name} holds numbers that are infinite or not a number: its checkpoint is "
-            "damaged, or too large for this --outtype (try bf16 or f32)"
-        )
+        raise not_finite(name)
     importance = inputs.weights.importance.get(name)
     change = found.up[name][rows] @ found.down[name] if name in found.up else None
     columns = _column_weights(tensor, found.columns.get(name), importance)
@@ -251,9 +241,7 @@ def _rounded(
         mine = matrices == matrix if importance is not None else np.ones(len(values), np.bool_)
         rows = np.ascontiguousarray(values[mine])
         weights = None if importance is None else np.ascontiguousarray(importance[matrix])
-        numbers = np.empty_like(rows)
-        dequantize_rows(quantize_rows(rows, dtype.number, weights), dtype.number, numbers)
-        rounded[mine] = numbers
+        rounded[mine] = rounded_rows(rows, dtype.number, weights)
     return rounded
 
 

@@ -232,7 +232,9 @@ def _examples(pattern: str, names: Sequence[str]) -> str:
 
 
 _SIZE = re.compile(r"0*(?P<count>[1-9]\d*)(?P<unit>[MG])", re.IGNORECASE)
-_UNITS = {"M": 10**6, "G": 10**9}  # as in llama.cpp's gguf-split
+UNITS = {"M": 10**6, "G": 10**9}
+"""The bytes of a size's unit, as in llama.cpp's gguf-split."""
+
 _MAX_SHARDS = 65_535  # split.count has 16 bits
 
 
@@ -241,7 +243,7 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise InputError(f"--split-max-size {text!r} is no size: use a number and M or G, as in 2G")
-    return int(found["count"]) * _UNITS[found["unit"].upper()]
+    return int(found["count"]) * UNITS[found["unit"].upper()]
 
 
 def group(sizes: Mapping[str, int], limit: int | None) -> list[list[str]]:

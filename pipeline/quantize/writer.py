@@ -18,17 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from ggufio.ggml import BF16, F16, F32
-from ggufio.ggml_reader import GgufFile, Shard, TensorLocation, read_tensors
+from ggufio.ggml_reader import GgufFile, Shard, TensorLocation, padded, read_tensors
 from ggufio.shards import split_names
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.quantize.imatrix_file import UNWEIGHED, ImportanceWeights
 from pipeline.quantize.k_quant_search import Floats
 from pipeline.quantize.k_quants import Bytes, exact_quantizer
-from pipeline.quantize.rounding import quantize_rows
+from pipeline.quantize.rounding import not_finite, quantize_rows
 from pipeline.quantize.types import group
 
 _SLAB = 2**22  # numbers; 16 MiB as float32, once for each thread
-_ALIGNMENT = 32  # bytes; GGUF_DEFAULT_ALIGNMENT, which llama.cpp's quantizer uses
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def write_quantized(job: WriteJob, advance: Callable[[int], None]) -> list[Path]
 def _parts(opened: GgufFile, job: WriteJob) -> list[_Part]:
     target, notes = job.target, job.weights.notes
     header, tensors = opened.quantized(job.types, job.file_type, notes=notes)
-    groups = group({name: _padded(tensor.size) for name, tensor in tensors.items()}, job.limit)
+    groups = group({name: padded(tensor.size) for name, tensor in tensors.items()}, job.limit)
     if len(groups) == 1:
         return [_Part(target, header, tensors)]
     parts = []
@@ -122,7 +121,7 @@ def _create(stack: ExitStack, part: _Part) -> int:
     output = _open(stack, part.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.pwrite(output, part.header, 0)
     last = max(part.tensors.values(), key=lambda tensor: tensor.offset)
-    os.ftruncate(output, _padded(last.offset + last.size))
+    os.ftruncate(output, padded(last.offset + last.size))
     return output
 
 
@@ -172,10 +171,7 @@ def _finite_float32(rows: Bytes, source: TensorLocation) -> Floats:
         assert source.type == BF16, f"{source.name} has the type {source.type}"
         numbers = (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if not np.isfinite(numbers.sum()):
-        raise InputError(
-            f"the model's {source.name} holds numbers that are infinite or not a number: its checkpoint is "
-            "damaged, or too large for this --outtype (try bf16 or f32)"
-        )
+        raise not_finite(source.name)
     return numbers
 
 
@@ -210,7 +206,3 @@ def _write(file: int, data: Bytes, offset: int) -> None:
     while view:
         count = os.pwrite(file, view, offset)
         view, offset = view[count:], offset + count
-
-
-def _padded(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT

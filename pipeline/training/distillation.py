@@ -21,7 +21,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from pipeline.data.dataset import Example
 from pipeline.evaluation.statistics import RowLoss
-from pipeline.evaluation.token_losses import collate, mean_loss, on_device, row_losses, trained_logits
+from pipeline.evaluation.token_losses import (
+    batches_by_length,
+    collate,
+    mean_loss,
+    on_device,
+    row_losses,
+    trained_logits,
+)
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.rounded_base import RoundedBase
 from pipeline.training.trainer import FinetuneTrainer
@@ -46,17 +53,15 @@ def make_lessons(
 ) -> list[Lesson]:
     """Run the chats through the model as it is now, the teacher, and keep its hidden states."""
     model.eval()
-    order = sorted(range(len(examples)), key=lambda place: len(examples[place].input_ids))
     found: dict[int, Lesson] = {}
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
+    for places in batches_by_length(examples, batch_size):
         batch = on_device(collate([examples[place] for place in places]), model)
         with _captured_states(model) as captured:
             _, _, row = trained_logits(model, model, batch)
         states = captured[0][0]
         for number, place in enumerate(places):
             found[place] = Lesson(examples[place], states[row == number].float().cpu().clone())
-        advance(start + len(places))
+        advance(len(found))
     return [found[place] for place in range(len(examples))]
 
 
@@ -122,13 +127,9 @@ class RoundedTrainer(FinetuneTrainer):
         self._base = base
         self.add_callback(RefreshCallback(base, every))
 
-    def refresh(self) -> None:
-        """Round the base, with the adapter as it is."""
-        self._base.refresh()
-
     def held_out_losses(self) -> list[RowLoss]:
         """Return the loss on each held-out chat, in nats, rounded as the file would be."""
-        self.refresh()
+        self._base.refresh()
         return row_losses(self.model, self._held, self._config.batch_size)
 
     def _held_out_loss(self) -> float:
@@ -156,20 +157,7 @@ class DistillationTrainer(RoundedTrainer):
         self._teacher = teacher
         self.data_collator = lambda batch: collate_lessons(batch, pad_id)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """Return the divergence's share of the step's mean over its trained tokens."""
-        each = self._divergences(model, inputs)
-        self._count(inputs["lengths"].sum(), each.numel())
-        loss: torch.Tensor = each.sum() * self.args.world_size / num_items_in_batch
-        return loss
-
-    def _divergences(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def token_losses(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the divergence at each trained token, in nats."""
         logits, _, _ = trained_logits(model, self.accelerator.unwrap_model(model), inputs)
         wanted = self._teacher.log_probs(inputs["states"])
@@ -179,13 +167,13 @@ class DistillationTrainer(RoundedTrainer):
     @torch.no_grad()
     def held_out_losses(self) -> list[RowLoss]:
         """Return the divergence on each held-out chat, in nats, rounded as the file would be."""
-        self.refresh()
+        self._base.refresh()
         self.model.eval()
         found: list[RowLoss] = []
         size = self._config.batch_size
         for start in range(0, len(self._lessons), size):
             part = self._lessons[start : start + size]
-            each = self._divergences(self.model, on_device(collate_lessons(part, 0), self.model))
+            each = self.token_losses(self.model, on_device(collate_lessons(part, 0), self.model))
             counts = [len(lesson.states) for lesson in part]
             sums = [float(one.double().sum()) for one in torch.split(each.cpu(), counts)]
             found += [RowLoss(nats, count) for nats, count in zip(sums, counts, strict=True)]
@@ -199,10 +187,6 @@ class RefreshCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     def __init__(self, base: RoundedBase, every: int) -> None:
         self._base = base
         self._every = every
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The adapter may have been loaded from a checkpoint."""
-        self._base.mark_stale()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Refresh the base before the step, when it is time."""

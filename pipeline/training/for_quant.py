@@ -118,7 +118,7 @@ def _job(
         adapter=adapter,
         quant=config.for_quant,
         full=full,
-        types=dict(plan.types),
+        plan=plan,
         out=config.out,
         imatrix=imatrix,
         threads=threads,

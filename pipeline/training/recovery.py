@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -173,7 +174,7 @@ def _identity(job: RecoveryJob, config: FinetuneConfig, examples: Examples) -> d
         "precision": config.precision,
         "device": config.device,
         "quant": job.quant,
-        "types": types_digest(job.type_names),
+        "types": types_digest(job.plan.type_names),
         "refresh_every": job.refresh_every,
         "imatrix": sha256(job.imatrix) if job.imatrix else None,
         "rows": hashlib.sha256(repr(rows).encode()).hexdigest(),
@@ -209,14 +210,11 @@ def _write(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery, checkpo
 
 
 def _record(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery) -> TrainedFor:
-    named = job.type_names
-    counts: dict[str, int] = {}
-    for name in named.values():
-        counts[name] = counts.get(name, 0) + 1
+    named = job.plan.type_names
     return TrainedFor(
         job.quant,
         type_name(made.full_type),
-        counts,
+        dict(Counter(named.values())),
         types_digest(named),
         made.digests,
         sha256(job.imatrix) if job.imatrix else None,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.chat_templates import GivenTemplate
-from ggufio.ggml import type_name
 from pipeline.data.dataset import Example
+from pipeline.quantize.job import QuantPlan
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 from pipeline.training.recovery_config import RecoveryOptions, refresh_every
@@ -18,8 +18,8 @@ from pipeline.training.recovery_config import RecoveryOptions, refresh_every
 class RecoveryJob:
     """Recover `adapter` on `base` for the quantization `quant`; the adapter goes to the folder `out`.
 
-    `full` is the unquantized GGUF of the tuned model, whose tensors get the `enum ggml_type` of `types`,
-    weighted by the importance matrix `imatrix`.
+    `full` is the unquantized GGUF of the tuned model, whose tensors get the types of `plan`, weighted by the
+    importance matrix `imatrix`.
     """
 
     options: RecoveryOptions
@@ -27,7 +27,7 @@ class RecoveryJob:
     adapter: Adapter
     quant: str
     full: Path
-    types: dict[str, int]
+    plan: QuantPlan
     out: Path
     imatrix: Path | None = None
     template: GivenTemplate | None = None
@@ -35,14 +35,9 @@ class RecoveryJob:
     resume: bool = True
 
     @property
-    def type_names(self) -> dict[str, str]:
-        """The type of each tensor in the file, by its name there."""
-        return {name: type_name(number) for name, number in self.types.items()}
-
-    @property
     def refresh_every(self) -> int:
         """The number of steps after which the base is rounded again."""
-        layers = {dtype for name, dtype in self.type_names.items() if name.startswith("blk.")}
+        layers = {dtype for name, dtype in self.plan.type_names.items() if name.startswith("blk.")}
         return refresh_every(layers)
 
 

@@ -131,7 +131,7 @@ def _layout(job: RecoveryJob) -> TensorMap:
 
 def _plan(job: RecoveryJob, full: GgufTensors) -> RoundingPlan:
     weights = read_weights(job.imatrix) if job.imatrix else UNWEIGHED
-    return RoundingPlan(_full_type(full), job.types, weights.importance)
+    return RoundingPlan(_full_type(full), job.plan.types, weights.importance)
 
 
 def _full_type(full: GgufTensors) -> int:
@@ -153,7 +153,6 @@ def _losses_before(
     """Return the held-out losses of plain rounding, which a resumed run reads from the disk."""
     known = checkpoints.before()
     if known is not None:
-        trainer.refresh()
         return [RowLoss(nats, tokens) for nats, tokens in known]
     with progress.step("Measure plain rounding", None):
         found = trainer.held_out_losses()

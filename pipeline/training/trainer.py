@@ -76,11 +76,15 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Return the loss's share of the step's mean over its trained tokens, in all of its batches."""
-        losses, _ = token_losses(model, self.accelerator.unwrap_model(model), inputs)
+        losses = self.token_losses(model, inputs)
         self._count(inputs["lengths"].sum(), losses.numel())
         # Gradients are averaged over processes, and the count is of all of them.
         loss: torch.Tensor = losses.sum() * self.args.world_size / num_items_in_batch
         return loss
+
+    def token_losses(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss at each trained token of a batch, in nats."""
+        return token_losses(model, self.accelerator.unwrap_model(model), inputs)[0]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the weights; a whole model's by its modules' names, by which a checkpoint is loaded again.
