@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ggufio.ggml import Floats, GGMLType, dequantize, ggml_type
 from pipeline.quantize.grid_search import (
-    Codes,
     Flags,
     Found,
     Levels,
@@ -35,7 +34,19 @@ from pipeline.quantize.grid_search_k import (
     search_super_affine,
     search_super_scaled,
 )
-from pipeline.quantize.k_quants import Bytes, fifth_bits, low_bits, six_bit_codes, six_bits
+from pipeline.quantize.packing import (
+    Bytes,
+    pack_2_k,
+    pack_3_k,
+    pack_4_0,
+    pack_4_1,
+    pack_4_k,
+    pack_5_0,
+    pack_5_1,
+    pack_5_k,
+    pack_6_k,
+    pack_8_0,
+)
 
 Places = NDArray[np.int64]
 _BLOCK = 32
@@ -83,49 +94,13 @@ class _Grid:
         return Levels(levels, nearest, tried, self.mirrored)
 
 
-def _f16(values: Floats) -> Bytes:
-    return values.astype(np.float16).view(np.uint8).reshape(-1, 2)
-
-
-def _nibbles(codes: Codes) -> Bytes:
-    """Pack the low four bits: the first half of a block's codes beside the second."""
-    packed: Bytes = (codes[:, :16] & np.uint8(15)) | codes[:, 16:] << 4
-    return packed
-
-
-def _fifth_bits(codes: Codes) -> Bytes:
-    return np.packbits(codes >> 4, axis=1, bitorder="little")
-
-
-def _pack_4_0(found: Found) -> Bytes:
-    return np.concatenate((_f16(found.scale), _nibbles(found.codes)), axis=1)
-
-
-def _pack_4_1(found: Found) -> Bytes:
-    return np.concatenate((_f16(found.scale), _f16(found.minimum), _nibbles(found.codes)), axis=1)
-
-
-def _pack_5_0(found: Found) -> Bytes:
-    head = (_f16(found.scale), _fifth_bits(found.codes))
-    return np.concatenate((*head, _nibbles(found.codes)), axis=1)
-
-
-def _pack_5_1(found: Found) -> Bytes:
-    head = (_f16(found.scale), _f16(found.minimum), _fifth_bits(found.codes))
-    return np.concatenate((*head, _nibbles(found.codes)), axis=1)
-
-
-def _pack_8_0(found: Found) -> Bytes:
-    return np.concatenate((_f16(found.scale), found.codes - np.uint8(128)), axis=1)
-
-
 _SMALL_GRIDS = {
-    "Q4_0": _Grid(_pack_4_0, tuple(range(-8, 8)), (-8, *range(7, 0, -1))),
-    "Q4_1": _Grid(_pack_4_1, top=15),
-    "Q5_0": _Grid(_pack_5_0, tuple(range(-16, 16)), (-16, *range(15, 0, -1))),
-    "Q5_1": _Grid(_pack_5_1, top=31),
-    "Q8_0": _Grid(_pack_8_0, tuple(range(-128, 128)), (*range(127, 0, -1), -128)),
-    "IQ4_NL": _Grid(_pack_4_0, _IQ4_NL, tuple(sorted(_IQ4_NL, key=abs, reverse=True)), mirrored=False),
+    "Q4_0": _Grid(pack_4_0, tuple(range(-8, 8)), (-8, *range(7, 0, -1))),
+    "Q4_1": _Grid(pack_4_1, top=15),
+    "Q5_0": _Grid(pack_5_0, tuple(range(-16, 16)), (-16, *range(15, 0, -1))),
+    "Q5_1": _Grid(pack_5_1, top=31),
+    "Q8_0": _Grid(pack_8_0, tuple(range(-128, 128)), (*range(127, 0, -1), -128)),
+    "IQ4_NL": _Grid(pack_4_0, _IQ4_NL, tuple(sorted(_IQ4_NL, key=abs, reverse=True)), mirrored=False),
 }
 
 
@@ -164,53 +139,13 @@ class _SuperGrid:
         return numbers.reshape(-1, self.blocks, SUPER // self.blocks)
 
 
-def _pack_4_k(found: SuperFound) -> Bytes:
-    return np.concatenate((*_head_k(found), low_bits(found.codes)), axis=1)
-
-
-def _pack_5_k(found: SuperFound) -> Bytes:
-    return np.concatenate((*_head_k(found), fifth_bits(found.codes), low_bits(found.codes)), axis=1)
-
-
-def _head_k(found: SuperFound) -> tuple[Bytes, Bytes, Bytes]:
-    scales, minimums = (one.astype(np.uint8) for one in (found.scales, found.minimums))
-    return _f16(found.d), _f16(found.d_min), six_bits(scales, minimums)
-
-
-def _pack_6_k(found: SuperFound) -> Bytes:
-    low, high = six_bit_codes(found.codes)
-    return np.concatenate((low, high, found.scales.astype(np.int8).view(np.uint8), _f16(found.d)), axis=1)
-
-
-def _pack_2_k(found: SuperFound) -> Bytes:
-    scales = (found.scales | found.minimums << 4).astype(np.uint8)
-    return np.concatenate((scales, _two_bits(found.codes), _f16(found.d), _f16(found.d_min)), axis=1)
-
-
-def _pack_3_k(found: SuperFound) -> Bytes:
-    places = np.arange(8, dtype=np.uint8)[:, None]
-    third = np.bitwise_or.reduce((found.codes.reshape(-1, 8, 32) >> 2) << places, axis=1)
-    scales = (found.scales + 32).astype(np.uint8)
-    low = scales[:, :8] & np.uint8(15) | scales[:, 8:] << 4
-    quarters = (scales >> 4).reshape(-1, 4, 4) << np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    high = np.bitwise_or.reduce(quarters, axis=1)
-    return np.concatenate((third, _two_bits(found.codes & np.uint8(3)), low, high, _f16(found.d)), axis=1)
-
-
-def _two_bits(codes: Codes) -> Bytes:
-    """Pack codes of 2 bits: four quarters of each half share their bytes."""
-    quarters = codes.reshape(-1, 2, 4, 32) << np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    packed: Bytes = np.bitwise_or.reduce(quarters, axis=2)
-    return packed.reshape(-1, 64)
-
-
 _GRIDS: dict[str, _Grid | _SuperGrid] = {
     **_SMALL_GRIDS,
-    "Q2_K": _SuperGrid(_pack_2_k, 16, 15, 4),
-    "Q3_K": _SuperGrid(_pack_3_k, 16, 32, 8, symmetric=True),
-    "Q4_K": _SuperGrid(_pack_4_k, 8, 63, 16),
-    "Q5_K": _SuperGrid(_pack_5_k, 8, 63, 32),
-    "Q6_K": _SuperGrid(_pack_6_k, 16, 128, 64, symmetric=True),
+    "Q2_K": _SuperGrid(pack_2_k, 16, 15, 4),
+    "Q3_K": _SuperGrid(pack_3_k, 16, 32, 8, symmetric=True),
+    "Q4_K": _SuperGrid(pack_4_k, 8, 63, 16),
+    "Q5_K": _SuperGrid(pack_5_k, 8, 63, 32),
+    "Q6_K": _SuperGrid(pack_6_k, 16, 128, 64, symmetric=True),
 }
 
 

@@ -1,9 +1,9 @@
 """The search for the scales of llama.cpp's K-quants, vectorized over blocks by numba.
 
-llama.cpp tries 16 to 21 scales for each block of 16 or 32 numbers, one number at a time (ggml-quants.c,
-make_qkx2_quants and make_qx_quants). Here a tile of 64 blocks is transposed, so that a step of all 64 takes
-a few vector instructions. Within a block the order of additions is llama.cpp's: the results are identical
-bit for bit.
+llama.cpp tries 16 to 37 scales for each block of 16 or 32 numbers, one number at a time (ggml-quants.c,
+make_qkx2_quants, make_qkx3_quants and make_qx_quants). Here a tile of 64 blocks is transposed, so that a step
+of all 64 takes a few vector instructions. Within a block the order of additions is llama.cpp's: the results
+are identical bit for bit.
 
 numba compiles for this CPU, and neither contracts nor reorders float arithmetic. It vectorizes an innermost
 loop over whole rows, with conditional values but no branches.
@@ -92,19 +92,24 @@ def _fill(tile: _Tile, x: Floats, first: int) -> int:
 
 
 @kernel
-def search_with_minimum(x: Floats, top: Any, start: Any, steps: int, out: Floats) -> None:
-    """For blocks of 32, find x = scale * level - minimum with the least weighted error, levels 0 to `top`.
+def search_with_minimum(x: Floats, weights: Floats, top: Any, tried: Floats, out: Floats) -> None:
+    """Find x = scale * level - minimum with the least weighted error in each block, levels 0 to `top`.
 
-    x: [blocks, 32]. out: [4, blocks] gets the scales, the minimums, and the factors and the offsets that gave
-    the levels: round(factor * (x - offset)). `start` and `steps` set which scales are tried.
+    x, weights: [blocks, numbers]; with no weights, errors of larger numbers count more. out: [5, blocks] gets
+    the scales, the minimums, the factors and the offsets that gave the levels (round(factor * (x - offset))),
+    and the sums of the weights. Besides `top`, the block's range is divided into `top` + each of `tried`.
     """
     tile = _tile(x.shape[1])
     for first in range(0, x.shape[0], _LANES):
         count = _fill(tile, x, first)
-        _weigh(tile)
+        _range(tile)
+        if weights.shape[0]:
+            _fill_weights(tile, weights, first)
+        else:
+            _weigh(tile)
         _span(tile, top)
-        for step in range(steps + 1):
-            _levels(tile, start + _STEP * np.float32(step) + top, top)
+        for more in tried:
+            _levels(tile, more + top, top)
             _fit_both(tile)
             _keep_if_better(tile)
         for lane in range(count):
@@ -113,24 +118,43 @@ def search_with_minimum(x: Floats, top: Any, start: Any, steps: int, out: Floats
             out[1, first + lane] = -tile.low[lane]
             out[2, first + lane] = _ZERO if flat else tile.used[lane]
             out[3, first + lane] = tile.offset[lane]
+            out[4, first + lane] = tile.sum_w[lane]
 
 
 @_phase
-def _weigh(tile: _Tile) -> None:
-    """Compute the range of each block, and its numbers' weights: errors of larger numbers count more."""
-    x, weight, low, high, mean = tile.x, tile.weight, tile.low, tile.high, tile.error
+def _fill_weights(tile: _Tile, weights: Floats, first: int) -> None:
+    """Copy the weights of blocks from `first` on to the tile's columns."""
+    for lane in range(min(_LANES, weights.shape[0] - first)):
+        for i in range(weights.shape[1]):
+            tile.weight[i, lane] = weights[first + lane, i]
+
+
+@_phase
+def _range(tile: _Tile) -> None:
+    """Compute the range of each block, which includes 0."""
+    x, low, high = tile.x, tile.low, tile.high
     for j in range(_LANES):
         low[j] = high[j] = x[0, j]
-        mean[j] = _ZERO
     for i in range(x.shape[0]):
         for j in range(_LANES):
             v = x[i, j]
             low[j] = v if v < low[j] else low[j]
             high[j] = v if v > high[j] else high[j]
-            mean[j] += v * v
+    for j in range(_LANES):
+        low[j] = _ZERO if low[j] > _ZERO else low[j]
+
+
+@_phase
+def _weigh(tile: _Tile) -> None:
+    """Compute the numbers' weights: errors of larger numbers count more."""
+    x, weight, mean = tile.x, tile.weight, tile.error
+    for j in range(_LANES):
+        mean[j] = _ZERO
+    for i in range(x.shape[0]):
+        for j in range(_LANES):
+            mean[j] += x[i, j] * x[i, j]
     for j in range(_LANES):
         mean[j] = np.sqrt(mean[j] / np.float32(x.shape[0]))
-        low[j] = _ZERO if low[j] > _ZERO else low[j]
     for i in range(x.shape[0]):
         for j in range(_LANES):
             weight[i, j] = mean[j] + abs(x[i, j])
@@ -217,19 +241,23 @@ def _keep_if_better(tile: _Tile) -> None:
 
 
 @kernel
-def search_symmetric(x: Floats, top: Any, out: Floats) -> None:
-    """For blocks of 16, find x = scale * level, levels -`top` to `top` - 1; errors are weighted by x squared.
+def search_symmetric(x: Floats, weights: Floats, top: Any, out: Floats) -> None:
+    """Find x = scale * level with the least weighted error in each block, levels -`top` to `top` - 1.
 
-    x: [blocks, 16]. out: [2, blocks] gets the scales, and the factors that gave levels: round(factor * x).
+    x, weights: [blocks, numbers]; with no weights, errors are weighted by x squared. out: [2, blocks] gets
+    the scales, and the factors that gave levels: round(factor * x).
     """
     tile = _tile(x.shape[1])
     for first in range(0, x.shape[0], _LANES):
         count = _fill(tile, x, first)
         _peak(tile)
-        _fit_scale(tile, top, top, True)
+        weighted = weights.shape[0] > 0
+        if weighted:
+            _fill_weights(tile, weights, first)
+        _fit_scale(tile, top, top, True, weighted)
         for step in range(-9, 10):
             if step != 0:
-                _fit_scale(tile, top + _STEP * np.float32(step), top, False)
+                _fit_scale(tile, top + _STEP * np.float32(step), top, False, weighted)
         for lane in range(count):
             empty = abs(tile.high[lane]) < TINY
             out[0, first + lane] = _ZERO if empty else tile.scale[lane]
@@ -251,9 +279,9 @@ def _peak(tile: _Tile) -> None:
 
 
 @_phase
-def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool) -> None:
+def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool, weighted: bool) -> None:
     """Compute the levels for a factor and the scale that fits them; keep it when it is the best so far."""
-    x, factor, sum_l2, sum_xl = tile.x, tile.factor, tile.sum_l2, tile.sum_xl
+    x, weight, factor, sum_l2, sum_xl = tile.x, tile.weight, tile.factor, tile.sum_l2, tile.sum_xl
     best, scale, used = tile.best, tile.scale, tile.used
     for j in range(_LANES):
         factor[j] = -wanted / tile.high[j]
@@ -266,7 +294,7 @@ def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool) -> None:
                 near = (f * v + ROUND) - ROUND
                 near = top - _ONE if near > top - _ONE else near
                 near = -top if near < -top else near
-                w = v * v
+                w = weight[i + k, j] if weighted else v * v
                 xl += w * v * near
                 l2 += w * near * near
             sum_xl[j], sum_l2[j] = xl, l2
@@ -276,3 +304,91 @@ def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool) -> None:
         used[j] = factor[j] if better else used[j]
         scale[j] = fit if better else scale[j]
         best[j] = fit * sum_xl[j] if better else best[j]
+
+
+@kernel
+def sums_of_squares(x: Floats) -> Floats:
+    """Return the sum of squares of each row, added one after another."""
+    sums = np.zeros(x.shape[0], np.float32)
+    for row in range(x.shape[0]):
+        total = _ZERO
+        for i in range(x.shape[1]):
+            total += x[row, i] * x[row, i]
+        sums[row] = total
+    return sums
+
+
+@kernel
+def fit_multiples(x: Floats, weights: Floats, most: int, multiples: Any, scale: Floats) -> None:
+    """Find x = scale * multiple with a small weighted error in each row, multiples 0 to `most`.
+
+    x, weights: [rows, numbers], x not below 0. It is make_qp_quants of ggml-quants.c.
+    """
+    bits = np.empty(1, np.float32)
+    for row in range(x.shape[0]):
+        values, weight, found = x[row], weights[row], multiples[row]
+        largest = _ZERO
+        for value in values:
+            largest = max(largest, value)
+        if largest < TINY:
+            found[:] = 0
+            scale[row] = _ZERO
+            continue
+        factor = np.float32(most) / largest
+        least = _error_at(bits, values, weight, factor, most)
+        for step in range(-4, 5):
+            if step != 0:
+                wanted = (_STEP * np.float32(step) + np.float32(most)) / largest
+                error = _error_at(bits, values, weight, wanted, most)
+                if error < least:
+                    least, factor = error, wanted
+        sum_xl = sum_l2 = _ZERO
+        for i in range(len(values)):
+            found[i] = min(most, _whole(bits, factor * values[i]))
+            level = np.float32(found[i])
+            sum_xl += weight[i] * values[i] * level
+            sum_l2 += weight[i] * level * level
+        scale[row] = _improve(bits, (values, weight, found), most, sum_xl, sum_l2)
+
+
+@_phase
+def _whole(bits: Floats, value: Any) -> int:
+    """Return the nearest whole number as ggml's nearest_int does, also of a number too large for it."""
+    bits[0] = value + ROUND
+    number: int = (bits.view(np.int32)[0] & 0x7FFFFF) - 0x400000
+    return number
+
+
+@_phase
+def _error_at(bits: Floats, values: Floats, weight: Floats, factor: Any, most: int) -> Any:
+    """Return the weighted error of the multiples that a factor gives."""
+    size, error = _ONE / factor, _ZERO
+    for i in range(len(values)):
+        off = values[i] - size * np.float32(min(most, _whole(bits, factor * values[i])))
+        error += weight[i] * off * off
+    return error
+
+
+@_phase
+def _improve(bits: Floats, row: Any, most: int, sum_xl: Any, sum_l2: Any) -> Any:
+    """Change single multiples while that lowers the error; return the scale that fits them.
+
+    row: the values, their weights and their multiples; the sums are those of the fit before.
+    """
+    values, weight, found = row
+    for _ in range(5):
+        changed = 0
+        for i in range(len(values)):
+            w, x, level = weight[i], values[i], np.float32(found[i])
+            rest_xl, rest_l2 = sum_xl - w * x * level, sum_l2 - w * level * level
+            if rest_xl > _ZERO and rest_l2 > _ZERO:
+                new = min(most, _whole(bits, x * rest_l2 / rest_xl))
+                if new != found[i]:
+                    rest_xl += w * x * np.float32(new)
+                    rest_l2 += w * np.float32(new) * np.float32(new)
+                    if rest_xl * rest_xl * sum_l2 > sum_xl * sum_xl * rest_l2:
+                        found[i], sum_xl, sum_l2 = new, rest_xl, rest_l2
+                        changed += 1
+        if changed == 0:
+            break
+    return sum_xl / sum_l2 if sum_l2 > _ZERO else _ZERO

@@ -15,7 +15,8 @@ from ggufio.ggml_reader import rounded_to
 from pipeline.errors import InputError
 from pipeline.quantize.grids import keep_grid
 from pipeline.quantize.k_quant_search import Floats
-from pipeline.quantize.k_quants import Bytes, TooSmall, exact_quantizer
+from pipeline.quantize.k_quants import TooSmall, exact_quantizer, exact_weighted_quantizer, has_kernel
+from pipeline.quantize.packing import Bytes
 
 _CHUNK = 1 << 16  # numbers; what is read and written of them stays in a core's cache
 
@@ -33,9 +34,11 @@ def quantize_rows(rows: Floats, dtype: int, importance: Floats | None = None) ->
 
 def _quantize(rows: Floats, dtype: int, importance: Floats | None) -> Bytes:
     """Quantize rows [rows, width] to llama.cpp's bytes."""
-    if importance is None and (quantize := exact_quantizer(dtype)) is not None:
-        with suppress(TooSmall):
+    with suppress(TooSmall):
+        if importance is None and (quantize := exact_quantizer(dtype)) is not None:
             return quantize(rows).reshape(len(rows), -1)
+        if importance is not None and (weighted := exact_weighted_quantizer(dtype)) is not None:
+            return weighted(rows, importance).reshape(len(rows), -1)
     result = np.empty((len(rows), library().ggml_row_size(dtype, rows.shape[1])), np.uint8)
     weights = None if importance is None else importance.ctypes.data
     library().ggml_quantize_chunk(dtype, rows.ctypes.data, result.ctypes.data, 0, *rows.shape, weights)
@@ -56,7 +59,7 @@ def round_in_place(rows: Floats, full_type: int, dtype: int, importance: Floats 
     """
     assert rows.flags.c_contiguous and rows.dtype == np.float32
     step = max(1, _CHUNK // rows.shape[1])
-    if exact_quantizer(dtype) is not None:
+    if has_kernel(dtype, weighted=importance is not None):
         step *= 16  # its kernel takes many blocks side by side
     for first in range(0, len(rows), step):
         part = rows[first : first + step]

@@ -22,7 +22,7 @@ from ggufio.ggml import GGMLType, ggml_type, ggml_type_named, type_name
 from ggufio.ggml_reader import GgufFile, GgufTensors, TensorLocation, padded
 from pipeline.quantize.allocation import Option
 from pipeline.quantize.imatrix_file import ImportanceWeights
-from pipeline.quantize.k_quants import exact_quantizer
+from pipeline.quantize.k_quants import has_kernel
 from pipeline.quantize.rounding import not_finite, rounded_rows
 from pipeline.quantize.types import GGML_TYPES, NEEDS_IMATRIX, TensorTypes, regex
 
@@ -101,8 +101,13 @@ def tensor_costs(inputs: CostInputs, advance: Callable[[int], None]) -> TensorCo
     tensors, header = _layout(inputs)
     free = [name for name in tensors if _is_free(name, inputs, "output.weight" in tensors)]
     file = GgufTensors(inputs.source)
-    for dtype in {one.number for name in free for one in _offered(tensors[name], weighed=False)}:
-        exact_quantizer(dtype)  # compiled and tested once, before the threads start
+    importance = inputs.weights.importance
+    for dtype, weighted in {
+        (one.number, name in importance)
+        for name in free
+        for one in _offered(tensors[name], weighed=name in importance)
+    }:
+        has_kernel(dtype, weighted=weighted)  # compiled and tested once, before the threads start
     with ThreadPoolExecutor(inputs.threads) as pool:
         jobs = {pool.submit(_measure, file, tensors[name], inputs): name for name in free}
         measured = {}

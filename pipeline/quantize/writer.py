@@ -23,7 +23,8 @@ from ggufio.shards import split_names
 from pipeline.errors import PipelineError
 from pipeline.quantize.imatrix_file import UNWEIGHED, ImportanceWeights
 from pipeline.quantize.k_quant_search import Floats
-from pipeline.quantize.k_quants import Bytes, exact_quantizer
+from pipeline.quantize.k_quants import has_kernel
+from pipeline.quantize.packing import Bytes
 from pipeline.quantize.rounding import not_finite, quantize_rows
 from pipeline.quantize.types import group
 
@@ -81,9 +82,9 @@ def write_quantized(job: WriteJob, advance: Callable[[int], None]) -> list[Path]
         parts = _parts(opened, job)
         files = [_open(stack, path, os.O_RDONLY) for path in (job.source, *job.earlier)]
         outputs = [_create(stack, part) for part in parts]
-        for dtype in set(job.types.values()):
-            exact_quantizer(dtype)  # compiled and tested once, before the threads start
         importance = job.weights.importance
+        for dtype, weighted in {(dtype, name in importance) for name, dtype in job.types.items()}:
+            has_kernel(dtype, weighted=weighted)  # compiled and tested once, before the threads start
         choices = [opened.tensors(), *(read_tensors(path) for path in job.earlier)]
         pool = stack.enter_context(ThreadPoolExecutor(job.threads))
         slabs = [

@@ -9,7 +9,7 @@ import pytest
 
 from ggufio.ggml import BF16, F16, F32, Floats, dequantize, ggml_type_named, quantize
 from ggufio.ggml_reader import rounded_to
-from pipeline.quantize.k_quants import Bytes
+from pipeline.quantize.packing import Bytes
 from pipeline.quantize.rounding import quantize_rows
 
 _TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
