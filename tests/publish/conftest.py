@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,14 @@ from tests.publish.hub_server import RunningHub, running_hub
 WRITE, READ, FREE, STRANGER = "hf_canary_write", "hf_canary_read", "hf_canary_free", "hf_canary_stranger"
 """Tokens: of "you" with PRO, of "you" for reading only, of "free" without PRO, of a stranger."""
 
+# hf_xet reads these once: it would try for minutes.
+for _name, _value in (("BASE_DELAY", "10ms"), ("MAX_DURATION", "1s"), ("MAX_ATTEMPTS", "3")):
+    os.environ.setdefault(f"HF_XET_CLIENT_RETRY_{_name}", _value)
+
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningHub]:
-    """Serve an empty Hub, used by this process with the token WRITE; its retries wait milliseconds."""
+    """Serve an empty Hub, used by this process with the token WRITE; its retries do not wait."""
     with running_hub(tmp_path / "hub") as served:
         served.state.add_account(WRITE, "you", pro=True, organizations=("your-org",))
         served.state.add_account(READ, "you", role="read", pro=True)
