@@ -140,10 +140,11 @@ class HubClient:
                     f"the Hub does not accept the card of {self.repository!r}: {found}"
                 ) from None
 
-    def create(self, private: bool, gated: Gate | None) -> None:
-        """Make the repository if it is missing, and apply what was asked for; before anything is in it."""
+    def create(self, private: bool, gated: Gate | None, *, exists: bool) -> None:
+        """Make the repository unless it exists, and apply what was asked for, before anything is in it."""
         with refusals(self.repository, self.kind):
-            self.api.create_repo(self.repository, repo_type=self.kind, private=private or None, exist_ok=True)
+            if not exists:
+                self.api.create_repo(self.repository, repo_type=self.kind, private=private or None)
             if private or gated:
                 self.api.update_repo_settings(
                     self.repository, repo_type=self.kind, private=private or None, gated=gated

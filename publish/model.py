@@ -165,8 +165,7 @@ def publish(
     of them, and the next call goes on with what was sent.
     """
     hub = plan.hub
-    if not plan.exists or options.private or options.gated or hub.revision is not None:
-        hub.create(options.private, options.gated)
+    hub.create(options.private, options.gated, exists=plan.exists)
     url = f"{hub.api.endpoint}/{plan.repository}"
     if plan.changes:
         total = sum(file.size for file in plan.changes)
