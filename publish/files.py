@@ -165,3 +165,11 @@ def reject_secrets(files: Iterable[PublishedFile], secrets: Mapping[str, str]) -
         for name, secret in secrets.items():
             if secret.encode() in content:
                 raise PublishError(f"{file.name} contains your {name}: remove it, and make a new token")
+
+
+def file_size(count: int) -> str:
+    """Return a size in bytes as text, down to single bytes."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"

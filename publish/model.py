@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.paths import secrets_in
-from pipeline.progress import NoProgress, StepProgress
 from pipeline.report.model_card import CARD, bases_on_hub, is_our_card
 from pipeline.sources.model_source import HUB_ID
 from publish.card import Card, CardOptions, check_structure, export_card, source_card
@@ -153,36 +152,21 @@ def _plan(
     return Plan(hub, every, card, exists, changes, (*card.notes, *notes, *kept))
 
 
-def publish(
-    plan: Plan,
-    options: PublishOptions,
-    progress: StepProgress | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Published:
+def publish(plan: Plan, options: PublishOptions, say: Callable[[str], None] = lambda text: None) -> Published:
     """Bring a repository to what the plan says, in one commit, and compare what the Hub then states.
 
-    `say` is given a line for each sent file. Raises PublishError; the repository then has all files or none
-    of them, and the next call goes on with what was sent.
+    `say` is given lines about the progress. Raises PublishError; the repository then has all files or none of
+    them, and the next call goes on with what was sent.
     """
     hub = plan.hub
     hub.create(options.private, options.gated, exists=plan.exists)
-    url = f"{hub.api.endpoint}/{plan.repository}"
     if plan.changes:
-        total = sum(file.size for file in plan.changes)
-        with (progress or NoProgress()).step(f"Upload to {plan.repository}", total) as advance:
-            done = 0
-
-            def sent(file: PublishedFile) -> None:
-                nonlocal done
-                done += file.size
-                advance(done, file.name)
-                say(f"sent {file.name}")
-
-            hub.upload(plan.changes, f"Publish {plan.repository.partition('/')[2]}{COMMIT_ENDING}", sent)
+        title = f"Publish {plan.repository.partition('/')[2]}{COMMIT_ENDING}"
+        hub.upload(plan.changes, title, say)
         if wrong := hub.differing(plan.files):
             names = ", ".join(file.name for file in wrong)
             raise PublishError(
                 f"the Hub states another SHA-256 than these files have: {names}; run the same command again"
             )
     kept = tuple(file for file in plan.files if file not in plan.changes)
-    return Published(url, plan.changes, kept)
+    return Published(f"{hub.api.endpoint}/{plan.repository}", plan.changes, kept)

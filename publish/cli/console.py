@@ -1,4 +1,4 @@
-"""What the commands of `publish` share: errors of one line without the token, quiet libraries, sizes."""
+"""What the commands of `publish` share: errors of one line without the token, quiet libraries."""
 
 from __future__ import annotations
 
@@ -34,11 +34,3 @@ def publishing() -> Iterator[None]:
             if token and token in str(error):
                 raise PublishError(str(error).replace(token, "***")) from None
             raise
-
-
-def file_size(count: int) -> str:
-    """Return a size in bytes as text, down to single bytes."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

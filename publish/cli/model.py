@@ -15,9 +15,9 @@ from rich.text import Text
 
 from common.terminal import say, terminal_console
 from common.text import pluralize
-from pipeline.cli.console import terminal_progress
 from publish.card import CardOptions
-from publish.cli.console import file_size, publishing
+from publish.cli.console import publishing
+from publish.files import file_size
 from publish.hub import Account, Gate
 from publish.model import Plan, Published, PublishOptions, plan_model, publish
 from publish.refusals import PublishError
@@ -87,9 +87,7 @@ def model(
             done: list[Published] = []
             say("a dry run: nothing was uploaded, and the Hub accepts the cards")
         else:
-            on_terminal = sys.stderr.isatty()
-            tell = (lambda text: None) if on_terminal else partial(say, file=sys.stderr)
-            done = [publish(plan, options, terminal_progress(), tell) for plan in plans]
+            done = [publish(plan, options, partial(say, file=sys.stderr)) for plan in plans]
             _show_published(done)
         if as_json:
             print(json.dumps(_summary(plans, done, dry_run)))
