@@ -17,16 +17,12 @@ GO_ON_HINT = "run the same command again to go on with what was sent"
 def publishing() -> Iterator[None]:
     """Report errors as one line, without the token wherever it came from; bars only on a terminal."""
     with report_errors(GO_ON_HINT):
-        quiet_libraries()
+        if not sys.stderr.isatty():
+            quiet_libraries()
         from huggingface_hub import get_token
         from huggingface_hub.utils import logging
-        from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
         logging.set_verbosity(40)  # it repeats what an error says, over several lines
-        if sys.stderr.isatty():
-            enable_progress_bars()
-        else:
-            disable_progress_bars()
         token = get_token() or ""
         try:
             yield

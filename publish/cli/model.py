@@ -107,7 +107,7 @@ def _show_plan(plan: Plan, account: Account) -> None:
         )
     console.print(table)
     for note in plan.notes:
-        console.print(f"note: {note}", markup=False)
+        say(f"note: {note}")
 
 
 def _show_published(done: Sequence[Published]) -> None:
