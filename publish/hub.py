@@ -61,6 +61,8 @@ class HubClient:
         with refusals(repository, kind):
             if (token := get_token()) is None:
                 raise errors.LocalTokenNotFoundError
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise PublishError("your token has characters that no token has: copy it again, without quotes")
         self.token: str = token
         self.api: HfApi = HfApi(token=token)
 

@@ -97,7 +97,8 @@ def _show_plan(plan: Plan, account: Account) -> None:
     """Print the files with their sizes and what happens to them, and notes."""
     console = terminal_console()
     state = "exists" if plan.exists else "is new"
-    table = Table(title=Text(f"{plan.repository} ({state}, account {account.name})"), title_justify="left")
+    say(f"{plan.repository} ({state}, account {account.name})")
+    table = Table()
     table.add_column("file")
     table.add_column("size", justify="right")
     table.add_column("")
