@@ -88,6 +88,7 @@ def test_only_what_changed_is_sent(hub: RunningHub, out: Path) -> None:
 def test_the_card_says_what_it_is_and_how_it_is_run(hub: RunningHub, tmp_path: Path) -> None:
     adapter = {"source": "you/bob-lora", "revision": "ab", "kind": "LoRA", "rank": 8, "weight": 1.0}
     out = make_export(tmp_path / "bob", adapters=[adapter])
+    hub.state.add_repository("you/bob-lora", {"adapter_config.json": b"{}"})
     assert "note: license: apache-2.0, as maker/base has it; --license names another" in run(out, NAME)
     known = metadata(hub)
     assert known["license"] == "apache-2.0" and known["language"] == ["en"]
@@ -223,6 +224,15 @@ def test_a_path_as_base_model_is_replaced(
     known = metadata(hub, "you/lora")
     assert known["base_model"] == base_model and known["tags"] == ["lora"]
     assert known["license"] == ("mit" if "mit" in front else "apache-2.0")
+
+
+def test_a_folder_that_looks_like_a_name_is_no_base(hub: RunningHub, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "lora")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "models/base"}))
+    shown = run(adapter, "you/lora")
+    assert "note: base_model: models/base is not on the Hub and is left out" in shown
+    assert "note: no license is known: name it with --license" in shown
+    assert metadata(hub, "you/lora").keys().isdisjoint({"base_model", "base_model_relation", "license"})
 
 
 def test_a_gguf_lora_file_is_an_adapter_of_its_base(hub: RunningHub, tmp_path: Path) -> None:
