@@ -119,6 +119,27 @@ def test_shards_are_one_model(hub: RunningHub, tmp_path: Path) -> None:
     assert 'additional_files=["bob-Q4_K_M-00002-of-00002.gguf"]' in body
 
 
+def test_an_adapter_beside_its_base_is_loaded_with_it(hub: RunningHub, tmp_path: Path) -> None:
+    base, lora = "bob-Q4_K_M.gguf", "bob-Q4_K_M-LoRA-F16.gguf"
+    out = make_export(tmp_path / "bob", {"Q4_K_M": 100_000, "Q4_K_M-LoRA-F16": 50_000})
+    content = json.loads((out / "manifest.json").read_text())
+    content["options"] = {"format": "base+adapter", "loras": {base: lora}}
+    (out / "manifest.json").write_text(json.dumps(content))
+    run(out, NAME)
+    assert {base, lora} <= set(hub.state.repositories["model", NAME].files)
+    body = text(hub, "README.md")
+    for line in (
+        f"hf download {NAME} {base} {lora} Modelfile --local-dir . ",
+        f"python app.py {base}::{lora} ",
+        f"llama-server -m {base} --lora {lora} --jinja",
+        "ollama create bob -f Modelfile && ollama run bob ",
+        f'lora = hf_hub_download("{NAME}", "{lora}")',
+        f'Llama.from_pretrained("{NAME}", "{base}", lora_path=lora, n_ctx=0)',
+    ):
+        assert line in body
+    assert len(metadata(hub)["model-index"][0]["results"]) == 1
+
+
 def test_license_and_language_are_the_users(hub: RunningHub, out: Path) -> None:
     run(out, NAME, "--license", "mit", "--language", "de", "--language", "fr")
     known = metadata(hub)
