@@ -185,6 +185,8 @@ class Hub:
             "siblings": siblings,
             "tags": [],
         }
+        if repository.space is not None:
+            known["sdk"] = repository.space.sdk
         return JSONResponse(known)
 
     async def tree(self, request: HttpRequest) -> Response:

@@ -1,0 +1,1 @@
+"""Bring a model or the chat to the Hugging Face Hub."""

@@ -1,0 +1,259 @@
+"""Make or update a Space on the Hub: the app's files and no others, settings, hardware; then wait for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import InputError
+from common.hub_errors import hub_refusal
+from ggufio import shards
+from publish.llama_wheel import LlamaBuild
+from publish.space_files import OUR_FILE, ZERO_GPU, SpaceFiles, pack
+from publish.space_runtime import wait_until_running
+from publish.space_settings import MODEL, TOKEN, secret_names, set_secrets, set_variables
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
+
+Report = Callable[[str], None]
+CPU = "cpu-basic"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class SpacePlan:
+    """What to publish: `model` is "owner/name" or "owner/name/file.gguf"; no `hardware` keeps the present.
+
+    Variables and secrets are those beside the model's. `llama` is None where the Space compiles llama.cpp.
+    """
+
+    repository: str
+    model: str
+    hardware: str | None = None
+    title: str | None = None
+    private: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    llama: LlamaBuild | None = None
+    seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the Hub said beforehand: `present` is the hardware of a Space that is there, else None."""
+
+    files: Mapping[str, bytes]
+    model: str
+    hardware: str
+    present: str | None
+
+    @property
+    def exists(self) -> bool:
+        """Whether the Space is there already."""
+        return self.present is not None
+
+
+def check_name(option: str, name: str) -> str:
+    """Return a name of the form "owner/name". Raises InputError for another."""
+    if not _REPOSITORY.fullmatch(name):
+        raise InputError(f"{option} {name!r} is no repository's name: write it as owner/name")
+    return name
+
+
+def prepare(api: HfApi, plan: SpacePlan) -> Preparation:
+    """Return what would be published, after asking the Hub for the model and the Space; changes nothing.
+
+    Raises InputError for what the Hub would refuse, as far as it says so beforehand.
+    """
+    repository, file = split_model(plan.model)
+    with refusals(f"the model {repository}"):
+        info = api.model_info(repository, files_metadata=False)
+    chosen = _choose(info, file)
+    needs_token = bool(info.private or info.gated)
+    present = _present(api, plan)
+    hardware = plan.hardware or present or CPU
+    with refusals(f"the Space {plan.repository}"):
+        held = secret_names(api, plan.repository) if present and needs_token else set()
+    if needs_token and TOKEN not in {*plan.secrets, *held}:
+        kind = "private" if info.private else "gated"
+        raise InputError(
+            f"the model {repository} is {kind}, and the Space has no token: add --secret {TOKEN} (of a token "
+            "that may only read it)"
+        )
+    files = SpaceFiles(
+        title=plan.title or plan.repository.split("/")[1],
+        model=f"{repository}/{chosen}",
+        hardware=hardware,
+        preload=() if needs_token else tuple(shards.names(chosen)),
+        llama=plan.llama,
+    )
+    return Preparation(pack(files), files.model, hardware, present)
+
+
+def split_model(model: str) -> tuple[str, str | None]:
+    """Return the repository and the file of "owner/name" or "owner/name/file.gguf". Raises InputError."""
+    parts = model.split("/", 2)
+    file = parts[2] if len(parts) > 2 else None
+    if len(parts) < 2 or not _REPOSITORY.fullmatch("/".join(parts[:2])) or Path(model).is_absolute():
+        raise InputError(
+            f"--model {model!r} is on no Hub: write owner/name/file.gguf (`publish model` uploads one)"
+        )
+    if file is not None and (not file.endswith(".gguf") or ".." in file.split("/")):
+        raise InputError(f"--model {model!r} names no GGUF file: write owner/name/file.gguf")
+    return "/".join(parts[:2]), file
+
+
+def _choose(info: ModelInfo, file: str | None) -> str:
+    """Return the GGUF file of a repository that is meant. Raises InputError with those that are there."""
+    names = sorted(item.rfilename for item in info.siblings or [] if item.rfilename.endswith(".gguf"))
+    firsts = [name for name in names if shards.names(name)[0] == name]
+    if file is not None and set(shards.names(file)) <= set(names):
+        return file
+    if file is None and len(firsts) == 1:
+        return firsts[0]
+    if not firsts:
+        raise InputError(f"the model {info.id} has no GGUF file: upload one with `publish model`")
+    wanted = f"has no file {file}" if file else "has several GGUF files"
+    raise InputError(
+        f"the model {info.id} {wanted}: name one of {', '.join(firsts)}, as {info.id}/{firsts[0]}"
+    )
+
+
+def _present(api: HfApi, plan: SpacePlan) -> str | None:
+    """Return the hardware of the Space, None where there is none.
+
+    Raises InputError for a Space that is not one of ours, whose files would be lost.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with refusals(f"the Space {plan.repository}"):
+        try:
+            info = api.space_info(plan.repository)
+        except RepositoryNotFoundError:
+            return None
+        names = {item.rfilename for item in info.siblings or []}
+        if info.sdk not in (None, "gradio"):
+            raise InputError(
+                f"the Space {plan.repository} is a {info.sdk} Space, no Gradio one: name another"
+            )
+        if names - {".gitattributes", "README.md"} and OUR_FILE not in names:
+            others = ", ".join(sorted(names - {".gitattributes", "README.md"})[:3])
+            raise InputError(
+                f"the Space {plan.repository} has other files ({others}), which would go: name another, "
+                "or delete them first"
+            )
+        requested = api.get_space_runtime(plan.repository).requested_hardware
+    return str(getattr(requested, "value", requested) or CPU)
+
+
+def publish(api: HfApi, plan: SpacePlan, ready: Preparation, report: Report, *, interval: float = 3.0) -> str:
+    """Make or update the Space, wait until it runs, and return its address.
+
+    `report` takes a line for each step. `interval` is in seconds, between two looks at the stage. Raises
+    InputError for what the Hub refuses, SpaceFailed when the Space does not run.
+    """
+    with refusals(f"the Space {plan.repository}", ready.hardware):
+        _make(api, plan, ready, report)
+        variables = {**plan.variables, MODEL: ready.model}
+        for change in [
+            *set_variables(api, plan.repository, variables),
+            *set_secrets(api, plan.repository, plan.secrets),
+        ]:
+            report(change)
+        commit = _upload(api, plan.repository, ready, report)
+        if ready.present not in (None, ready.hardware):
+            api.request_space_hardware(plan.repository, ready.hardware)  # type: ignore[arg-type]
+            report(f"hardware {ready.hardware} requested")
+        runtime = wait_until_running(
+            api, plan.repository, commit, report, timeout=plan.seconds, interval=interval
+        )
+    domains = [str(entry["domain"]) for entry in runtime.raw.get("domains") or [] if entry.get("domain")]
+    return f"https://{domains[0]}" if domains else f"{api.endpoint}/spaces/{plan.repository}"
+
+
+def _make(api: HfApi, plan: SpacePlan, ready: Preparation, report: Report) -> None:
+    if not ready.exists:
+        api.create_repo(
+            plan.repository,
+            repo_type="space",
+            space_sdk="gradio",
+            space_hardware=ready.hardware,  # type: ignore[arg-type]
+            private=plan.private or None,
+            exist_ok=True,
+        )
+        report(f"created {api.endpoint}/spaces/{plan.repository} on {ready.hardware}")
+    elif plan.private and not api.space_info(plan.repository).private:
+        api.update_repo_settings(plan.repository, repo_type="space", private=True)
+        report("made private")
+
+
+def _upload(api: HfApi, repository: str, ready: Preparation, report: Report) -> str:
+    """Make the files exactly those that are ready; return the commit, the present one if none differs.
+
+    One commit, as the Hub builds each: `upload_folder` would make several of so many files.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    info = api.space_info(repository)
+    present = {item.rfilename for item in info.siblings or []} - {".gitattributes"}
+    made = api.create_commit(
+        repository,
+        [
+            *(CommitOperationAdd(name, content) for name, content in ready.files.items()),
+            *(CommitOperationDelete(name) for name in sorted(present - set(ready.files))),
+        ],
+        commit_message="Publish the chat",
+        repo_type="space",
+    )
+    size = sum(map(len, ready.files.values()))
+    is_new = made.oid != info.sha
+    report(f"{len(ready.files)} files, {size / 1e6:.1f} MB" if is_new else "no file has changed")
+    return str(made.oid)
+
+
+@contextmanager
+def refusals(what: str, hardware: str = CPU) -> Iterator[None]:
+    """Raise what the Hub refuses as an InputError with the way out; `what` begins its message."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        reason = _refusal(error, hardware)
+        raise InputError(f"{what}: {reason}") from error
+
+
+def _refusal(error: Exception, hardware: str) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 402:
+        return _PAYMENT.get(
+            hardware, f"the Hub wants payment for {hardware} (402): add credit at hf.co/settings/billing"
+        )
+    if status == 403 and type(error).__name__ == "HfHubHTTPError":
+        return (
+            "your token may not write there (403): use one with the role Write (hf.co/settings/tokens), and "
+            "a name that begins with your own or your organization's"
+        )
+    if refused := hub_refusal(error, "repository"):
+        return refused
+    return (
+        f"the Hub cannot be reached or does not answer ({type(error).__name__}): run the same command again"
+    )
+
+
+_PAYMENT = {
+    CPU: (
+        f"Gradio Spaces on {CPU} are for paying accounts (402): take --hardware {ZERO_GPU}, of which a free "
+        "account may have two, or subscribe at hf.co/pro"
+    ),
+    ZERO_GPU: (
+        "your account may have no further ZeroGPU Space (402), a free one has two: delete one, name one of "
+        "them here, or subscribe at hf.co/pro"
+    ),
+}
