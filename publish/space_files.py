@@ -82,7 +82,7 @@ def requirements(space: SpaceFiles) -> str:
         lines.extend(line for line in _chat_requirements() if line.startswith(_LLAMA))
     if space.hardware == ZERO_GPU:
         lines += [
-            "# ZeroGPU: for the one function that uses the GPU (ui/server/zero_gpu.py).",
+            "# ZeroGPU: for the one function that uses the GPU (ui/pages/quality/zero_gpu.py).",
             *ZERO_GPU_REQUIREMENTS,
         ]
     return "\n".join(lines) + "\n"
