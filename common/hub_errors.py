@@ -55,8 +55,8 @@ def gate_refusal(error: GatedRepoError) -> str:
         return "its authors have rejected your request for access: choose another"
     if error.response.status_code == 403:
         return (
-            "it is gated, and the account of your token is not admitted: accept its licence or ask for access "
-            "on its page on the Hub, or use the token of an account that is admitted"
+            "it is gated, and the account of your token is not admitted: accept its licence or ask for "
+            "access on its page on the Hub, or use the token of an account that is admitted"
         )
     return (
         "it is gated, and the Hub wants you to accept its licence on its page and to log in "

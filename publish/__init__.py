@@ -1,1 +1,1 @@
-"""Bring a model or the chat to the Hugging Face Hub."""
+"""Bring what an export made, and a chat with it, to the Hugging Face Hub."""

@@ -12,7 +12,7 @@ from email.parser import Parser
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
 
-from common.errors import InputError
+from publish.refusals import PublishError
 
 PACKAGE = "llama_cpp_python"
 SPACE_GLIBC = (2, 36)
@@ -57,11 +57,11 @@ class LlamaBuild:
 
 
 def installed_build(found: Distribution | None = None) -> LlamaBuild:
-    """Return the installed llama-cpp-python, or that distribution. Raises InputError if it is not whole."""
+    """Return the installed llama-cpp-python, or that distribution. Raises PublishError if it is not whole."""
     try:
         found = found or distribution(PACKAGE)
     except PackageNotFoundError:
-        raise InputError(
+        raise PublishError(
             "llama-cpp-python is not installed here: run `make setup`, or let the Space compile it with "
             "--source-build"
         ) from None
@@ -86,7 +86,7 @@ def _described(found: Distribution, tag: str, files: dict[str, bytes]) -> LlamaB
     )
     wheel = next((name for name in files if name.endswith(".dist-info/WHEEL")), None)
     if wheel is None:
-        raise InputError("llama-cpp-python was not installed from a wheel: install it again with pip")
+        raise PublishError("llama-cpp-python was not installed from a wheel: install it again with pip")
     files[wheel] = (
         f"Wheel-Version: 1.0\nGenerator: gguf-chat\nRoot-Is-Purelib: false\nTag: py3-none-{build.platform}\n"
     ).encode()
@@ -102,13 +102,13 @@ def _runs(path: PackagePath) -> bool:
 
 
 def _content(path: PackagePath) -> bytes:
-    """Return a file's content. Raises InputError if it is not what was installed."""
+    """Return a file's content. Raises PublishError if it is not what was installed."""
     try:
         content = Path(str(path.locate())).read_bytes()
     except OSError:
         content = None
     if content is None or (path.hash is not None and path.hash.value != _digest(content)):
-        raise InputError(
+        raise PublishError(
             f"the installed llama-cpp-python is damaged ({path} is not what was installed): install it again"
         )
     return content

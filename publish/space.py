@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import InputError
-from common.hub_errors import hub_refusal
 from ggufio import shards
+from publish.hub import COMMIT_ENDING, HubClient
 from publish.llama_wheel import LlamaBuild
+from publish.refusals import PublishError, refusals
 from publish.space_files import OUR_FILE, ZERO_GPU, SpaceFiles, pack
 from publish.space_runtime import wait_until_running
 from publish.space_settings import MODEL, TOKEN, secret_names, set_secrets, set_variables
@@ -60,29 +60,30 @@ class Preparation:
 
 
 def check_name(option: str, name: str) -> str:
-    """Return a name of the form "owner/name". Raises InputError for another."""
+    """Return a name of the form "owner/name". Raises PublishError for another."""
     if not _REPOSITORY.fullmatch(name):
-        raise InputError(f"{option} {name!r} is no repository's name: write it as owner/name")
+        raise PublishError(f"{option} {name!r} is no repository's name: write it as owner/name")
     return name
 
 
-def prepare(api: HfApi, plan: SpacePlan) -> Preparation:
+def prepare(hub: HubClient, plan: SpacePlan) -> Preparation:
     """Return what would be published, after asking the Hub for the model and the Space; changes nothing.
 
-    Raises InputError for what the Hub would refuse, as far as it says so beforehand.
+    Raises PublishError for what the Hub would refuse, as far as it says so beforehand.
     """
     repository, file = split_model(plan.model)
-    with refusals(f"the model {repository}"):
-        info = api.model_info(repository, files_metadata=False)
+    hub.account().require_writer(plan.repository.split("/")[0])
+    with refusals(repository):
+        info = hub.api.model_info(repository)
     chosen = _choose(info, file)
     needs_token = bool(info.private or info.gated)
-    present = _present(api, plan)
+    present = _present(hub, plan)
     hardware = plan.hardware or present or CPU
-    with refusals(f"the Space {plan.repository}"):
-        held = secret_names(api, plan.repository) if present and needs_token else set()
+    with refusals(plan.repository, "space"):
+        held = secret_names(hub.api, plan.repository) if present and needs_token else set()
     if needs_token and TOKEN not in {*plan.secrets, *held}:
         kind = "private" if info.private else "gated"
-        raise InputError(
+        raise PublishError(
             f"the model {repository} is {kind}, and the Space has no token: add --secret {TOKEN} (of a token "
             "that may only read it)"
         )
@@ -97,20 +98,20 @@ def prepare(api: HfApi, plan: SpacePlan) -> Preparation:
 
 
 def split_model(model: str) -> tuple[str, str | None]:
-    """Return the repository and the file of "owner/name" or "owner/name/file.gguf". Raises InputError."""
+    """Return the repository and the file of "owner/name" or "owner/name/file.gguf". Raises PublishError."""
     parts = model.split("/", 2)
     file = parts[2] if len(parts) > 2 else None
     if len(parts) < 2 or not _REPOSITORY.fullmatch("/".join(parts[:2])) or Path(model).is_absolute():
-        raise InputError(
+        raise PublishError(
             f"--model {model!r} is on no Hub: write owner/name/file.gguf (`publish model` uploads one)"
         )
     if file is not None and (not file.endswith(".gguf") or ".." in file.split("/")):
-        raise InputError(f"--model {model!r} names no GGUF file: write owner/name/file.gguf")
+        raise PublishError(f"--model {model!r} names no GGUF file: write owner/name/file.gguf")
     return "/".join(parts[:2]), file
 
 
 def _choose(info: ModelInfo, file: str | None) -> str:
-    """Return the GGUF file of a repository that is meant. Raises InputError with those that are there."""
+    """Return the GGUF file of a repository that is meant. Raises PublishError with those that are there."""
     names = sorted(item.rfilename for item in info.siblings or [] if item.rfilename.endswith(".gguf"))
     firsts = [name for name in names if shards.names(name)[0] == name]
     if file is not None and set(shards.names(file)) <= set(names):
@@ -118,63 +119,61 @@ def _choose(info: ModelInfo, file: str | None) -> str:
     if file is None and len(firsts) == 1:
         return firsts[0]
     if not firsts:
-        raise InputError(f"the model {info.id} has no GGUF file: upload one with `publish model`")
+        raise PublishError(f"the model {info.id} has no GGUF file: upload one with `publish model`")
     wanted = f"has no file {file}" if file else "has several GGUF files"
-    raise InputError(
+    raise PublishError(
         f"the model {info.id} {wanted}: name one of {', '.join(firsts)}, as {info.id}/{firsts[0]}"
     )
 
 
-def _present(api: HfApi, plan: SpacePlan) -> str | None:
+def _present(hub: HubClient, plan: SpacePlan) -> str | None:
     """Return the hardware of the Space, None where there is none.
 
-    Raises InputError for a Space that is not one of ours, whose files would be lost.
+    Raises PublishError for a Space that is not one of ours, whose files would be lost.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    with refusals(f"the Space {plan.repository}"):
+    with refusals(plan.repository, "space"):
         try:
-            info = api.space_info(plan.repository)
+            info = hub.api.space_info(plan.repository)
         except RepositoryNotFoundError:
             return None
         names = {item.rfilename for item in info.siblings or []}
         if info.sdk not in (None, "gradio"):
-            raise InputError(
+            raise PublishError(
                 f"the Space {plan.repository} is a {info.sdk} Space, no Gradio one: name another"
             )
         if names - {".gitattributes", "README.md"} and OUR_FILE not in names:
             others = ", ".join(sorted(names - {".gitattributes", "README.md"})[:3])
-            raise InputError(
+            raise PublishError(
                 f"the Space {plan.repository} has other files ({others}), which would go: name another, "
                 "or delete them first"
             )
-        requested = api.get_space_runtime(plan.repository).requested_hardware
+        requested = hub.api.get_space_runtime(plan.repository).requested_hardware
     return str(getattr(requested, "value", requested) or CPU)
 
 
-def publish(api: HfApi, plan: SpacePlan, ready: Preparation, report: Report, *, interval: float = 3.0) -> str:
+def publish(
+    hub: HubClient, plan: SpacePlan, ready: Preparation, report: Report, *, interval: float = 3.0
+) -> str:
     """Make or update the Space, wait until it runs, and return its address.
 
     `report` takes a line for each step. `interval` is in seconds, between two looks at the stage. Raises
-    InputError for what the Hub refuses, SpaceFailed when the Space does not run.
+    PublishError for what the Hub refuses, SpaceFailed when the Space does not run.
     """
-    with refusals(f"the Space {plan.repository}", ready.hardware):
+    api, repository = hub.api, plan.repository
+    with refusals(repository, "space"), _payments(repository, ready.hardware):
         _make(api, plan, ready, report)
-        variables = {**plan.variables, MODEL: ready.model}
-        for change in [
-            *set_variables(api, plan.repository, variables),
-            *set_secrets(api, plan.repository, plan.secrets),
-        ]:
+        changes = set_variables(api, repository, {**plan.variables, MODEL: ready.model})
+        for change in [*changes, *set_secrets(api, repository, plan.secrets)]:
             report(change)
-        commit = _upload(api, plan.repository, ready, report)
+        commit = _upload(api, repository, ready, report)
         if ready.present not in (None, ready.hardware):
-            api.request_space_hardware(plan.repository, ready.hardware)  # type: ignore[arg-type]
+            api.request_space_hardware(repository, ready.hardware)  # type: ignore[arg-type]
             report(f"hardware {ready.hardware} requested")
-        runtime = wait_until_running(
-            api, plan.repository, commit, report, timeout=plan.seconds, interval=interval
-        )
+        runtime = wait_until_running(api, repository, commit, report, timeout=plan.seconds, interval=interval)
     domains = [str(entry["domain"]) for entry in runtime.raw.get("domains") or [] if entry.get("domain")]
-    return f"https://{domains[0]}" if domains else f"{api.endpoint}/spaces/{plan.repository}"
+    return f"https://{domains[0]}" if domains else f"{api.endpoint}/spaces/{repository}"
 
 
 def _make(api: HfApi, plan: SpacePlan, ready: Preparation, report: Report) -> None:
@@ -208,7 +207,7 @@ def _upload(api: HfApi, repository: str, ready: Preparation, report: Report) -> 
             *(CommitOperationAdd(name, content) for name, content in ready.files.items()),
             *(CommitOperationDelete(name) for name in sorted(present - set(ready.files))),
         ],
-        commit_message="Publish the chat",
+        commit_message=f"Publish the chat{COMMIT_ENDING}",
         repo_type="space",
     )
     size = sum(map(len, ready.files.values()))
@@ -218,42 +217,26 @@ def _upload(api: HfApi, repository: str, ready: Preparation, report: Report) -> 
 
 
 @contextmanager
-def refusals(what: str, hardware: str = CPU) -> Iterator[None]:
-    """Raise what the Hub refuses as an InputError with the way out; `what` begins its message."""
-    from huggingface_hub import errors
+def _payments(repository: str, hardware: str) -> Iterator[None]:
+    """Raise PublishError where the Hub wants payment for the hardware of a Space."""
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        reason = _refusal(error, hardware)
-        raise InputError(f"{what}: {reason}") from error
-
-
-def _refusal(error: Exception, hardware: str) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status == 402:
-        return _PAYMENT.get(
-            hardware, f"the Hub wants payment for {hardware} (402): add credit at hf.co/settings/billing"
-        )
-    if status == 403 and type(error).__name__ == "HfHubHTTPError":
-        return (
-            "your token may not write there (403): use one with the role Write (hf.co/settings/tokens), and "
-            "a name that begins with your own or your organization's"
-        )
-    if refused := hub_refusal(error, "repository"):
-        return refused
-    return (
-        f"the Hub cannot be reached or does not answer ({type(error).__name__}): run the same command again"
-    )
+    except HfHubHTTPError as error:
+        if error.response.status_code != 402:
+            raise
+        other = f"the Hub wants payment for {hardware} (402): add credit at https://huggingface.co/settings/billing"
+        raise PublishError(f"space {repository!r}: {_PAYMENT.get(hardware, other)}") from error
 
 
 _PAYMENT = {
     CPU: (
         f"Gradio Spaces on {CPU} are for paying accounts (402): take --hardware {ZERO_GPU}, of which a free "
-        "account may have two, or subscribe at hf.co/pro"
+        "account may have two, or subscribe at https://huggingface.co/pro"
     ),
     ZERO_GPU: (
         "your account may have no further ZeroGPU Space (402), a free one has two: delete one, name one of "
-        "them here, or subscribe at hf.co/pro"
+        "them here, or subscribe at https://huggingface.co/pro"
     ),
 }

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from common.errors import InputError
 from publish.llama_wheel import LlamaBuild
+from publish.refusals import PublishError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "engine", "ggufio", "ui")
@@ -47,11 +47,11 @@ class SpaceFiles:
 def app_files() -> Iterator[str]:
     """Yield the files that the app needs, by their path below the repository's root.
 
-    Raises InputError where the root has not all of them.
+    Raises PublishError where the root has not all of them.
     """
     for name in SINGLE_FILES:
         if not (ROOT / name).is_file():
-            raise InputError(f"there is no {name} in {ROOT}: run this in a checkout of the repository")
+            raise PublishError(f"there is no {name} in {ROOT}: run this in a checkout of the repository")
         yield name
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*")):
@@ -60,7 +60,7 @@ def app_files() -> Iterator[str]:
 
 
 def pack(space: SpaceFiles) -> dict[str, bytes]:
-    """Return all files of a Space by their path. Raises InputError where one is missing here."""
+    """Return all files of a Space by their path. Raises PublishError where one is missing here."""
     files = {name: (ROOT / name).read_bytes() for name in app_files()}
     files["requirements.txt"] = requirements(space).encode()
     files["README.md"] = readme(space).encode()
@@ -125,7 +125,7 @@ def _chat_requirements() -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
-        raise InputError(f"there is no {path}: run this in a checkout of the repository") from None
+        raise PublishError(f"there is no {path}: run this in a checkout of the repository") from None
     bare = (re.sub(r"(^|\s+)#.*", "", line).rstrip() for line in lines)
     return [line for line in bare if line]
 

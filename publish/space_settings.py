@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from common.errors import InputError
+from publish.refusals import PublishError
 from ui.cli import ALIASES
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings
 
@@ -38,19 +38,19 @@ class _OfTheSpace(AppSettings):
 
 
 def read_variables(texts: Sequence[str]) -> dict[str, str]:
-    """Return the variables of "NAME=VALUE" texts. Raises InputError for one that the app would refuse."""
+    """Return the variables of "NAME=VALUE" texts. Raises PublishError for one that the app would refuse."""
     variables: dict[str, str] = {}
     for text in texts:
         name, is_given, value = text.partition("=")
         if not is_given:
-            raise InputError(f"--variable{_shown(text)} has no value: write NAME=VALUE")
+            raise PublishError(f"--variable{_shown(text)} has no value: write NAME=VALUE")
         _check_name("--variable", name, variables)
         if name in _SECRETS or "TOKEN" in name.upper():
-            raise InputError(
+            raise PublishError(
                 f"--variable {name}: everybody can read a Space's variables, use --secret {name}"
             )
         if reason := _OURS.get(name):
-            raise InputError(f"--variable {name} {reason}: leave it out")
+            raise PublishError(f"--variable {name} {reason}: leave it out")
         _check_setting(f"--variable {name}", name, value)
         variables[name] = value
     return variables
@@ -59,7 +59,7 @@ def read_variables(texts: Sequence[str]) -> dict[str, str]:
 def read_secrets(texts: Sequence[str], environment: Mapping[str, str], token: str | None) -> dict[str, str]:
     """Return the secrets of "NAME=VALUE" texts, or of "NAME" with the environment's value.
 
-    HF_TOKEN without a value is `token`, that of the login. Raises InputError, with no value in its message.
+    HF_TOKEN without a value is `token`, that of the login. Raises PublishError, with no value in its message.
     """
     secrets: dict[str, str] = {}
     for text in texts:
@@ -68,7 +68,7 @@ def read_secrets(texts: Sequence[str], environment: Mapping[str, str], token: st
         if not is_given:
             value = environment.get(name) or (token or "" if name == TOKEN else "")
         if not value:
-            raise InputError(
+            raise PublishError(
                 f"--secret{_shown(name)} has no value: set the variable of that name here, where it is read"
             )
         _check_setting(f"--secret {name}", name, value)
@@ -78,11 +78,11 @@ def read_secrets(texts: Sequence[str], environment: Mapping[str, str], token: st
 
 def _check_name(option: str, name: str, before: Mapping[str, str]) -> None:
     if not _NAME.fullmatch(name):
-        raise InputError(
+        raise PublishError(
             f"{option}{_shown(name)} does not begin with a name: use letters, digits and _, as in NAME=VALUE"
         )
     if name in before:
-        raise InputError(f"{option} {name} is there twice: give it once")
+        raise PublishError(f"{option} {name} is there twice: give it once")
 
 
 def _shown(name: str) -> str:
@@ -97,7 +97,7 @@ def _check_setting(option: str, name: str, value: str) -> None:
     field = name.removeprefix(ENV_PREFIX).lower()
     field = ALIASES.get(field, field)
     if field not in _FIELDS or name != name.upper():
-        raise InputError(f"{option} is no setting of the app: `python app.py --help` lists them")
+        raise PublishError(f"{option} is no setting of the app: `python app.py --help` lists them")
     if not value:
         return  # as if it were not set
     try:
@@ -105,7 +105,7 @@ def _check_setting(option: str, name: str, value: str) -> None:
     except ValidationError as error:
         reason = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
         shown = "" if name in _SECRETS else f", not {value!r}"
-        raise InputError(f"{option}: {reason.removeprefix('Value error, ')}{shown}") from None
+        raise PublishError(f"{option}: {reason.removeprefix('Value error, ')}{shown}") from None
 
 
 def set_variables(api: HfApi, repository: str, wanted: Mapping[str, str]) -> list[str]:

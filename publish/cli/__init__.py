@@ -1,1 +1,1 @@
-"""The commands of `publish`."""
+"""The command `publish`."""

@@ -8,16 +8,16 @@ from typing import Annotated
 
 import typer
 
-from common.errors import InputError
 from common.terminal import say
-from pipeline.cli.console import report_errors
+from publish.cli.console import publishing
+from publish.hub import HubClient
 from publish.llama_wheel import LlamaBuild, installed_build, why_not_on_a_space
+from publish.refusals import PublishError
 from publish.space import Preparation, SpacePlan, check_name, prepare, publish
 from publish.space_settings import read_secrets, read_variables
 
 HARDWARE = ("cpu-basic", "cpu-upgrade", "zero-a10g")
 running = partial(typer.Option, rich_help_panel="The Space")
-again = "publishing again goes on from what has arrived"
 
 
 def space(
@@ -66,30 +66,26 @@ def space(
     The Space gets exactly the files that the app needs, with llama.cpp as it was compiled here; whatever else
     is in it is removed. Variables that an earlier run set and this one does not are removed too.
     """
-    with report_errors(again):
-        from huggingface_hub import HfApi, get_token
-        from huggingface_hub.utils.logging import set_verbosity_error
-
-        set_verbosity_error()  # it warns of a commit that it leaves out, as nothing has changed
+    with publishing():
+        hub = HubClient(check_name("the Space", repository), "space")
         if hardware is not None and hardware not in _known_hardware():
-            raise InputError(f"--hardware {hardware!r} is unknown: take one of {', '.join(HARDWARE)}")
+            raise PublishError(f"--hardware {hardware!r} is unknown: take one of {', '.join(HARDWARE)}")
         plan = SpacePlan(
-            repository=check_name("the Space", repository),
+            repository=repository,
             model=model,
             hardware=hardware,
             title=_one_line(title),
             private=private,
             variables=read_variables(variable or []),
-            secrets=read_secrets(secret or [], os.environ, get_token()),
+            secrets=read_secrets(secret or [], os.environ, hub.token),
             llama=None if source_build else _built_llama(),
             seconds=timeout,
         )
-        api = HfApi()
-        ready = prepare(api, plan)
+        ready = prepare(hub, plan)
         if dry_run:
             _show(plan, ready)
             return
-        say(f"running: {publish(api, plan, ready, say)}")
+        say(f"running: {publish(hub, plan, ready, say)}")
 
 
 def _known_hardware() -> set[str]:
@@ -99,16 +95,16 @@ def _known_hardware() -> set[str]:
 
 
 def _one_line(title: str | None) -> str | None:
-    """Return a title. Raises InputError for an empty one or one of several lines."""
+    """Return a title. Raises PublishError for an empty one or one of several lines."""
     if title is not None and (not title.strip() or "\n" in title):
-        raise InputError(f"--title {title!r} is no title: write one line")
+        raise PublishError(f"--title {title!r} is no title: write one line")
     return title
 
 
 def _built_llama() -> LlamaBuild | None:
     """Return the build of this machine; None on another system than Linux, where the Space compiles its own.
 
-    Raises InputError for a Linux build that a Space cannot run.
+    Raises PublishError for a Linux build that a Space cannot run.
     """
     build = installed_build()
     reason = why_not_on_a_space(build)
@@ -117,7 +113,7 @@ def _built_llama() -> LlamaBuild | None:
     if build.glibc is None:
         say(f"note: {reason}, so the Space compiles it, for some ten minutes")
         return None
-    raise InputError(f"{reason}: let the Space compile it with --source-build")
+    raise PublishError(f"{reason}: let the Space compile it with --source-build")
 
 
 def _show(plan: SpacePlan, ready: Preparation) -> None:

@@ -18,6 +18,9 @@ from tests.publish.hub_server import RunningHub, running_hub
 WRITE, READ, FREE, STRANGER = "hf_canary_write", "hf_canary_read", "hf_canary_free", "hf_canary_stranger"
 """Tokens: of "you" with PRO, of "you" for reading only, of "free" without PRO, of a stranger."""
 
+BASE = "maker/base"
+"""A public model on it, whose card says its license and language."""
+
 # hf_xet reads these once: it would try for minutes.
 for _name, _value in (("BASE_DELAY", "10ms"), ("MAX_DURATION", "1s"), ("MAX_ATTEMPTS", "3")):
     os.environ.setdefault(f"HF_XET_CLIENT_RETRY_{_name}", _value)
@@ -31,6 +34,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningHub]
         served.state.add_account(READ, "you", role="read", pro=True)
         served.state.add_account(FREE, "free")
         served.state.add_account(STRANGER, "stranger")
+        card = b"---\nlicense: apache-2.0\nlanguage: [en]\n---\n"
+        served.state.add_repository(BASE, {"README.md": card, "config.json": b"{}"})
         for name, value in (("HF_TOKEN", WRITE), ("HF_ENDPOINT", served.url), ("HF_HUB_OFFLINE", "0")):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(constants, "ENDPOINT", served.url)

@@ -15,12 +15,13 @@ _LICENSES = (
 _RELATIONS = ("adapter", "merge", "quantized", "finetune")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-\w+)*|multilingual|code")
+_FRONT = re.compile(r"\s*---\r?\n(.*?)\r?\n---\s*(\r?\n|$)", re.DOTALL)
 _TEXTS = ("library_name", "pipeline_tag", "quantized_by")
 
 
 def card_errors(text: str) -> tuple[list[str], list[str]]:
     """Return errors and warnings about the YAML at a README's beginning."""
-    match = re.match(r"\s*---\r?\n(.*?)\r?\n---\s*(\r?\n|$)", text, re.DOTALL)
+    match = _FRONT.match(text)
     if match is None:
         return [], ["empty or missing yaml metadata in repo card"]
     try:
@@ -30,6 +31,12 @@ def card_errors(text: str) -> tuple[list[str], list[str]]:
     if not isinstance(known, dict):
         return ["The metadata must be a mapping"], []
     return [*_value_errors(known), *_type_errors(known), *_index_errors(known.get("model-index", []))], []
+
+
+def card_metadata(text: str) -> dict[str, Any]:
+    """Return the metadata of a card without errors."""
+    match = _FRONT.match(text)
+    return dict(yaml.safe_load(match[1])) if match else {}
 
 
 def _value_errors(known: dict[str, Any]) -> list[str]:

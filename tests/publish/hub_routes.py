@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.publish.hub_card import card_errors
+from tests.publish.hub_card import card_errors, card_metadata
 from tests.publish.hub_spaces import pays_enough, space_routes
 from tests.publish.hub_state import (
     GITATTRIBUTES,
@@ -187,6 +187,8 @@ class Hub:
         }
         if repository.space is not None:
             known["sdk"] = repository.space.sdk
+        if (card := commit.files.get("README.md")) and card.content:
+            known["cardData"] = card_metadata(card.content.decode())
         return JSONResponse(known)
 
     async def tree(self, request: HttpRequest) -> Response:
@@ -225,6 +227,14 @@ class Hub:
             for name, commits in branches
         ]
         return JSONResponse({"branches": listed, "tags": [], "converts": []})
+
+    async def commits(self, request: HttpRequest) -> Response:
+        branch = self.repository(request).branches.get(request.path_params["revision"], [])
+        date = "2026-01-01T00:00:00.000Z"
+        listed = [
+            {"id": one.oid, "title": one.title, "message": "", "authors": [], "date": date} for one in branch
+        ]
+        return JSONResponse(listed[::-1])
 
     async def create_branch(self, request: HttpRequest) -> Response:
         repository = self.repository(request, write=True)
@@ -368,6 +378,7 @@ class Hub:
             Route(f"{repository}/tree/{{revision}}/{{path:path}}", self.tree),
             Route(f"{repository}/paths-info/{{revision:path}}", self.paths_info, methods=["POST"]),
             Route(f"{repository}/refs", self.refs),
+            Route(f"{repository}/commits/{{revision:path}}", self.commits),
             Route(f"{repository}/branch/{{revision:path}}", self.create_branch, methods=["POST"]),
             Route(f"{repository}/preupload/{{revision:path}}", self.preupload, methods=["POST"]),
             Route(f"{repository}/commit/{{revision:path}}", self.commit, methods=["POST"]),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, SpaceRuntime
 from typer import Typer
 from typer.testing import CliRunner
 
 from common.errors import InputError, UserError
 from publish import space_files, space_runtime
 from publish.cli import space as cli
+from publish.hub import HubClient
 from publish.llama_wheel import LlamaBuild
 from publish.space import SpacePlan, prepare, publish
 from publish.space_settings import MARK, read_secrets, read_variables
@@ -47,8 +50,12 @@ def model(hub: RunningHub) -> None:
 def published(plan: SpacePlan) -> tuple[str, list[str]]:
     """Publish without waiting between two looks; return the address and what was reported."""
     lines: list[str] = []
-    api = HfApi()
-    return publish(api, plan, prepare(api, plan), lines.append, interval=0), lines
+    hub = HubClient(plan.repository, "space")
+    return publish(hub, plan, prepare(hub, plan), lines.append, interval=0), lines
+
+
+def packed(plan: SpacePlan) -> Mapping[str, bytes]:
+    return prepare(HubClient(plan.repository, "space"), plan).files
 
 
 def space_of(hub: RunningHub, name: str = "you/chat") -> Space:
@@ -63,7 +70,7 @@ def test_a_new_space_has_exactly_the_files_the_settings_and_runs(hub: RunningHub
     address, lines = published(plan)
     assert address == "https://you-chat.hf.space"
     repository, space = hub.state.repositories["space", "you/chat"], space_of(hub)
-    assert set(repository.files) == set(prepare(HfApi(), plan).files)
+    assert set(repository.files) == set(packed(plan))
     assert "llama_cpp/lib/libllama.so" in repository.files
     assert space.hardware == "cpu-basic"
     assert space.variables == {"GGUF_CHAT_SLOTS": "2", "GGUF_CHAT_MODEL": "you/bob/bob-Q4_K_M.gguf"}
@@ -107,11 +114,11 @@ def test_publishing_again_removes_files_and_variables_that_left(hub: RunningHub)
 def test_the_hardware_stays_unless_another_is_asked_for(hub: RunningHub) -> None:
     published(replace(PLAN, hardware="zero-a10g"))
     assert space_of(hub).hardware == "zero-a10g"
-    assert b"spaces==" in prepare(HfApi(), PLAN).files["requirements.txt"]
+    assert b"spaces==" in packed(PLAN)["requirements.txt"]
     _, lines = published(replace(PLAN, hardware="cpu-basic"))
     assert space_of(hub).hardware == "cpu-basic"
     assert "hardware cpu-basic requested" in lines
-    assert b"spaces==" not in prepare(HfApi(), PLAN).files["requirements.txt"]
+    assert b"spaces==" not in packed(PLAN)["requirements.txt"]
 
 
 @pytest.mark.usefixtures("model")
@@ -160,17 +167,18 @@ def test_a_space_that_waits_for_somebody_is_not_waited_for(stage: str, wanted: s
         )
 
 
-def test_the_stage_of_an_earlier_commit_does_not_count(
-    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.state.add_repository("you/chat", kind="space", space=Space("gradio", stages=["RUNNING"]))
+def test_the_stage_of_an_earlier_commit_does_not_count() -> None:
+    stages = [("BUILD_ERROR", "old"), ("BUILDING", "old"), ("RUNNING", "old"), ("RUNNING", "new")]
+    runtimes = iter([SpaceRuntime({"stage": stage, "sha": sha}) for stage, sha in stages])
+    api: Any = SimpleNamespace(get_space_runtime=lambda _: next(runtimes))
     seen: list[str] = []
-    monkeypatch.setattr(space_runtime, "STALE_SECONDS", 0.2)
-    runtime = space_runtime.wait_until_running(
-        HfApi(), "you/chat", "f" * 40, seen.append, timeout=5, interval=0.05
-    )
-    assert runtime.stage == "RUNNING"
-    assert seen == ["the Space waits for its build (RUNNING)"]
+    runtime = space_runtime.wait_until_running(api, "you/chat", "new", seen.append, timeout=60, interval=0)
+    assert runtime.raw["sha"] == "new"
+    assert seen == [
+        "the Space waits for its build (BUILD_ERROR)",
+        "the Space is being built (BUILDING)",
+        "the Space waits for its build (RUNNING)",
+    ]
 
 
 @pytest.mark.usefixtures("model")
@@ -183,25 +191,30 @@ def test_the_stage_of_an_earlier_commit_does_not_count(
             "take --hardware zero-a10g, of which a free account may",
         ),
         (FREE, replace(PLAN, repository="free/chat", hardware="t4-small"), "payment for t4-small"),
-        (READ, PLAN, "your token may not write there"),
-        (STRANGER, PLAN, "your token may not write there"),
+        (READ, PLAN, "may only read: make one that may write"),
+        (STRANGER, PLAN, "'you' is neither the account of your token nor"),
+        (None, PLAN, "there is no token: log in"),
         ("hf_unknown", PLAN, "refuses your token"),
         (WRITE, replace(PLAN, model="you/bob"), "name one of bob-Q4_K_M.gguf, bob-Q5_K_M.gguf"),
         (WRITE, replace(PLAN, model="you/bob/bob-Q8_0.gguf"), "has no file bob-Q8_0.gguf: name one of"),
-        (WRITE, replace(PLAN, model="you/nothing/x.gguf"), "the model you/nothing"),
+        (
+            WRITE,
+            replace(PLAN, model="you/nothing/x.gguf"),
+            "model 'you/nothing': the Hub has no such repository",
+        ),
         (WRITE, replace(PLAN, model="models/bob/../x.gguf"), "names no GGUF file"),
         (WRITE, replace(PLAN, model="/models/bob.gguf"), "is on no Hub"),
         (WRITE, replace(PLAN, model="bob.gguf"), "is on no Hub"),
     ],
 )
 def test_refusals_are_one_line_with_the_way_out(
-    token: str, plan: SpacePlan, wanted: str, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+    token: str | None, plan: SpacePlan, wanted: str, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN", token or "")
     with pytest.raises(InputError) as caught:
         published(plan)
     assert wanted in str(caught.value)
-    assert "\n" not in str(caught.value) and token not in str(caught.value)
+    assert "\n" not in str(caught.value) and "canary" not in str(caught.value)
     assert not [kind for kind, _ in hub.state.repositories if kind == "space"]
 
 
@@ -224,7 +237,7 @@ def test_a_model_that_is_not_open_to_all_needs_a_secret_token(
         published(PLAN)
     published(replace(PLAN, secrets={"HF_TOKEN": "hf_canary_reads_only"}))
     assert space_of(hub).secrets == {"HF_TOKEN": "hf_canary_reads_only"}
-    assert b"preload_from_hub" not in prepare(HfApi(), PLAN).files["README.md"]  # a build has no token
+    assert b"preload_from_hub" not in packed(PLAN)["README.md"]  # a build has no token
 
 
 @pytest.mark.usefixtures("model")
@@ -253,7 +266,7 @@ def test_a_commit_that_fails_leaves_the_files_as_they_were(hub: RunningHub) -> N
 def test_shards_are_all_preloaded_and_named_by_the_first(hub: RunningHub) -> None:
     parts = {f"big-0000{number}-of-00002.gguf": b"GGUF" for number in (1, 2)}
     hub.state.add_repository("you/big", parts)
-    ready = prepare(HfApi(), replace(PLAN, model="you/big"))
+    ready = prepare(HubClient("you/chat", "space"), replace(PLAN, model="you/big"))
     assert ready.model == "you/big/big-00001-of-00002.gguf"
     front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
     assert front_matter["preload_from_hub"] == ["you/big " + ",".join(parts)]

@@ -36,7 +36,8 @@ def test_the_app_starts_from_the_files_alone_and_answers(tmp_path: Path) -> None
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     as_a_space = {"SPACE_ID": "you/bob", "SPACE_HOST": "you-bob.hf.space", "PYTHONPATH": ""}
-    with running("--host", "127.0.0.1", "--port", "0", env=as_a_space, cwd=tmp_path) as app:
+    options = ("--host", "127.0.0.1", "--port", "0", "--no-speculation", "--context", "512")
+    with running(*options, env=as_a_space, cwd=tmp_path) as app:
         address = app.address()
         with urllib.request.urlopen(f"{address}/health") as answer:
             assert json.load(answer)["status"] == "ok"
