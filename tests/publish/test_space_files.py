@@ -6,10 +6,13 @@ import json
 import re
 import urllib.request
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from common.errors import InputError
 from publish import space_files
@@ -117,6 +120,21 @@ def test_requirements_have_the_build_flags_or_the_folders_requirements() -> None
     prebuilt = requirements(replace(SPACE, llama=build))
     assert not re.search(r"^llama", prebuilt, re.MULTILINE) and ".whl" not in prebuilt
     assert set(build.requires) <= set(prebuilt.splitlines())
+
+
+def test_no_requirement_brings_llama_cpp_to_be_compiled() -> None:
+    """One that requires llama-cpp-python would have pip compile it, beside the folder that is there."""
+    lines = requirements(replace(SPACE, llama=installed_build())).splitlines()
+    waiting, reached = [line for line in lines if not line.startswith("#")], set[str]()
+    while waiting:
+        wanted = Requirement(waiting.pop())
+        name = canonicalize_name(wanted.name)
+        if name in reached or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            continue
+        reached.add(name)
+        waiting += metadata.requires(name) or []
+    assert "gradio" in reached and "huggingface-hub" in reached
+    assert "llama-cpp-python" not in reached
 
 
 def test_zero_gpu_has_its_packages_and_its_python() -> None:
