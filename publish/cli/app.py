@@ -6,10 +6,12 @@ import typer
 
 from publish.cli.model import model
 from publish.cli.space import space
+from publish.cli.wheel import wheel
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.command()(model)
 app.command()(space)
+app.command()(wheel)
 
 
 @app.callback()
