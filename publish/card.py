@@ -5,11 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common.text import first_line
-from pipeline.report.model_card import CARD, Publication, bases_on_hub, own_card, with_metadata
+from pipeline.manifest import NAME as MANIFEST
+from pipeline.manifest import Record, load_record
+from pipeline.report.model_card import (
+    CARD,
+    Publication,
+    bases_on_hub,
+    is_our_card,
+    with_metadata,
+    without_metadata,
+)
 from pipeline.report.write import published_card
+from pipeline.sources.model_source import HUB_ID, read_json
 from publish.files import ExportFolder
 from publish.hub import HubClient
 from publish.refusals import PublishError
@@ -59,10 +70,10 @@ def export_card(
     `siblings` are repositories that are published with it, and which it was made from. Raises PublishError
     for options that would change the user's own card.
     """
-    if (own := own_card(export.folder)) is not None:
+    own = _read(export.folder / CARD)
+    if own is not None and not is_our_card(own):
         return _own(own, f"{export.folder / CARD}", options)
-    inputs = export.record.inputs
-    bases = bases_on_hub(inputs["base"], inputs.get("adapters", ()))
+    bases = export_bases(export.record)
     known, notes = _known(hub, options, bases[:1])
     known["quantized_by"] = hub.repository.partition("/")[0]
     if not bases:
@@ -73,17 +84,61 @@ def export_card(
 
 
 def source_card(
-    text: str | None, hub: HubClient, options: CardOptions, bases: Sequence[str], known: Mapping[str, Any]
+    folder: Path, hub: HubClient, options: CardOptions, known: Mapping[str, Any], bases: Sequence[str] = ()
 ) -> Card:
-    """Return the card of an adapter or a merged model: `text` with what it lacks, or a short one."""
+    """Return the card of an adapter or a checkpoint: the folder's with what it lacks, or a short one.
+
+    `bases` are what it was made from, where the folder itself does not say that.
+
+    A base model that is no name on the Hub, such as the path that PEFT writes, is replaced or left out, as
+    the Hub refuses it.
+    """
+    bases = _bases_of(folder) or bases
     told, notes = _known(hub, options, bases[:1])
     told |= known
     if bases:
         told["base_model"] = bases[0] if len(bases) == 1 else list(bases)
-    elif "base_model_relation" in told:
-        del told["base_model_relation"]
-    body = text if text is not None else f"\n# {hub.repository.partition('/')[2]}\n\nMade with GGUF Chat.\n"
-    return Card(with_metadata(body, told, override=options.given), tuple(notes))
+    text = _read(folder / CARD)
+    if text is None:
+        text = f"\n# {hub.repository.partition('/')[2]}\n\nMade with GGUF Chat.\n"
+    check_structure(text, hub.repository)
+    named = metadata_of(text).get("base_model")
+    if named and not all(_is_name(name) for name in (named if isinstance(named, list) else [named])):
+        notes.append(f"base_model: {named} is no name on the Hub and is left out of the card")
+        text = without_metadata(text, "base_model")
+        named = None
+    if not named and not bases:
+        told.pop("base_model_relation", None)
+    given = {key for key, value in (("license", options.license), ("language", options.languages)) if value}
+    return Card(with_metadata(text, told, replaced=given), tuple(notes))
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and HUB_ID.fullmatch(name) is not None
+
+
+def export_bases(record: Record) -> tuple[str, ...]:
+    """Return the repositories of an export's base and adapters."""
+    return bases_on_hub(record.inputs.get("base", {}), record.inputs.get("adapters", ()))
+
+
+def _bases_of(folder: Path) -> tuple[str, ...]:
+    """Return the repositories that a folder's manifest or configuration names as its base and adapters."""
+    if (record := load_record(folder / MANIFEST)) is not None:
+        return export_bases(record)
+    path = folder / "adapter_config.json"
+    name = read_json(path, "the adapter").get("base_model_name_or_path") if path.is_file() else None
+    return (str(name),) if _is_name(name) else ()
+
+
+def _read(path: Path) -> str | None:
+    """Return a card; None without one. Raises PublishError for one that is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (UnicodeDecodeError, OSError) as error:
+        raise PublishError(f"{path} cannot be read ({first_line(error)}): save it as UTF-8") from None
 
 
 def _own(text: str, path: str, options: CardOptions) -> Card:
@@ -116,10 +171,17 @@ def _known(hub: HubClient, options: CardOptions, bases: Sequence[str]) -> tuple[
 def check_structure(text: str, repository: str) -> None:
     """Check a card's metadata without the Hub. Raises PublishError."""
     import yaml
-    from huggingface_hub import ModelCard
 
     try:
-        data = ModelCard(text).data
-        data.to_yaml()
+        metadata_of(text)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise PublishError(f"the card of {repository!r} has faulty metadata: {first_line(error)}") from None
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """Return a card's metadata, read by huggingface_hub's classes, which raise errors of several kinds."""
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(text).data
+    data.to_yaml()
+    return dict(vars(data))

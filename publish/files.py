@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from common.certificate import NAME as CERTIFICATE
 from common.certificate import Certificate, load_certificate
@@ -16,6 +16,7 @@ from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record, load_record
 from pipeline.report.model_card import CARD
 from pipeline.sources.model_source import Source, adapter_source, base_source
+from pipeline.tokenizers.folder_templates import additional_files
 from publish.refusals import PublishError
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class ExportFolder:
     left_out: tuple[str, ...]
 
     @property
+    def has_failed(self) -> bool:
+        """Whether a check of its certificate failed."""
+        return self.certificate is not None and self.certificate.status == "fail"
+
+    @property
     def name(self) -> str:
         """The export's name, that of its folder."""
         return self.folder.resolve().name
@@ -87,8 +93,6 @@ class ExportFolder:
 
 def export_folder(folder: Path) -> ExportFolder:
     """Read a complete export. Raises InputError for anything else, and PublishError for changed files."""
-    if not folder.is_dir():
-        raise PublishError(f"{str(folder)!r} is no folder: name the --out of an export")
     record = load_record(folder / MANIFEST)
     if record is None:
         raise PublishError(
@@ -131,20 +135,31 @@ def _importance(folder: Path, name: str, digest: str) -> PublishedFile:
     return PublishedFile(name, path, path.stat().st_size, digest)
 
 
-def adapter_files(folder: Path) -> tuple[PublishedFile, ...]:
-    """Return the files of a PEFT adapter's folder, but its card. Raises InputError for another folder."""
-    return _matching(adapter_source(_existing(folder, "--adapter")), (*_MODEL_FILES, *_TRAINING_FILES))
+FolderKind = Literal["export", "adapter", "merged"]
+KINDS: Mapping[FolderKind, str] = {"export": "an export", "adapter": "an adapter", "merged": "a checkpoint"}
 
 
-def merged_files(folder: Path) -> tuple[PublishedFile, ...]:
-    """Return the files of a merged checkpoint, but its card. Raises InputError for another folder."""
-    return _matching(base_source(_existing(folder, "--merged")), _MODEL_FILES)
-
-
-def _existing(folder: Path, option: str) -> str:
+def kind_of(folder: Path) -> FolderKind:
+    """Return what a folder holds, by its configuration. Raises PublishError when it does not exist."""
     if not folder.is_dir():
-        raise PublishError(f"{option} {str(folder)!r} is no folder here")
-    return str(folder)
+        raise PublishError(
+            f"{str(folder)!r} is no folder: name one with an export, an adapter or a merged model"
+        )
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    return "merged" if (folder / "config.json").is_file() else "export"
+
+
+def source_files(folder: Path) -> tuple[PublishedFile, ...]:
+    """Return the files of an adapter or a checkpoint, but its card. Raises InputError for another folder."""
+    kind = kind_of(folder)
+    if kind == "export":
+        raise PublishError(f"{folder} is neither an adapter nor a model: it has no config.json")
+    if (folder / ".work" / "record.json").exists():
+        raise PublishError(f"the export in {folder} is not complete: run its command again, then publish")
+    if kind == "adapter":
+        return _matching(adapter_source(str(folder)), (*_MODEL_FILES, *_TRAINING_FILES))
+    return _matching(base_source(str(folder)), (*_MODEL_FILES, *_TRAINING_FILES))
 
 
 def _matching(source: Source, patterns: Iterable[str]) -> tuple[PublishedFile, ...]:
@@ -153,7 +168,10 @@ def _matching(source: Source, patterns: Iterable[str]) -> tuple[PublishedFile, .
         for path in source.files()
         if path.name != CARD and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
     ]
-    return tuple(PublishedFile.of_path(path) for path in found)
+    beside = additional_files(source.folder)
+    return tuple(
+        PublishedFile.of_path(path, path.relative_to(source.folder).as_posix()) for path in (*found, *beside)
+    )
 
 
 def reject_secrets(files: Iterable[PublishedFile], secrets: Mapping[str, str]) -> None:
@@ -165,3 +183,11 @@ def reject_secrets(files: Iterable[PublishedFile], secrets: Mapping[str, str]) -
         for name, secret in secrets.items():
             if secret.encode() in content:
                 raise PublishError(f"{file.name} contains your {name}: remove it, and make a new token")
+
+
+def file_size(count: int) -> str:
+    """Return a size in bytes as text, down to single bytes."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"

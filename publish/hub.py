@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from publish.files import PublishedFile
+from common.text import pluralize
+from publish.files import PublishedFile, file_size
 from publish.refusals import TOKENS, Kind, PublishError, refusals
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 Gate = Literal["auto", "manual"]
 COMMIT_ENDING = " with GGUF Chat"
 """The end of the titles of this program's commits, by which it knows its repositories."""
+
+_ANNOUNCED = 1_000_000
+"""Bytes of a file that gets a line of its own while it is sent."""
 
 _ATTEMPTS = 5
 _TRANSIENT = (429, 500, 502, 503, 504)
@@ -57,6 +61,8 @@ class HubClient:
         with refusals(repository, kind):
             if (token := get_token()) is None:
                 raise errors.LocalTokenNotFoundError
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise PublishError("your token has characters that no token has: copy it again, without quotes")
         self.token: str = token
         self.api: HfApi = HfApi(token=token)
 
@@ -154,19 +160,20 @@ class HubClient:
                     self.repository, branch=self.revision, repo_type=self.kind, exist_ok=True
                 )
 
-    def upload(
-        self, files: Sequence[PublishedFile], message: str, sent: Callable[[PublishedFile], None]
-    ) -> str:
+    def upload(self, files: Sequence[PublishedFile], message: str, say: Callable[[str], None]) -> str:
         """Send files, largest first, then add them in one commit; return its address.
 
-        What was sent before an interruption is not sent again. `sent` is called after each file. Raises
+        What was sent before an interruption is not sent again. `say` is given a line before each step. Raises
         PublishError also for a file that is no longer what was recorded; nothing is committed then.
         """
         from huggingface_hub import CommitOperationAdd
 
         additions = {file.name: CommitOperationAdd(file.name, file.source) for file in files}
+        ordered = sorted(files, key=lambda file: -file.size)
         with refusals(self.repository, self.kind):
-            for file in sorted(files, key=lambda file: -file.size):
+            for place, file in enumerate(ordered, 1):
+                if file.size >= _ANNOUNCED:
+                    say(f"sending {file.name}, {place} of {len(files)} ({file_size(file.size)})")
                 self.api.preupload_lfs_files(
                     self.repository,
                     [additions[file.name]],
@@ -176,7 +183,7 @@ class HubClient:
                 )
                 if additions[file.name].upload_info.sha256.hex() != file.sha256:
                     raise PublishError(f"{file.name} changed while it was sent: run the same command again")
-                sent(file)
+            say(f"adding {pluralize(len(files), 'file')} to {self.repository} in one commit")
             return self._commit(list(additions.values()), files, message)
 
     def _commit(

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.paths import secrets_in
-from pipeline.progress import NoProgress, StepProgress
-from pipeline.report.model_card import CARD, bases_on_hub, is_our_card
+from pipeline.report.model_card import CARD, is_our_card
 from pipeline.sources.model_source import HUB_ID
-from publish.card import Card, CardOptions, check_structure, export_card, source_card
-from publish.files import PublishedFile, adapter_files, export_folder, merged_files, reject_secrets
+from publish.card import Card, CardOptions, check_structure, export_bases, export_card, source_card
+from publish.files import KINDS, PublishedFile, export_folder, kind_of, reject_secrets, source_files
 from publish.hub import COMMIT_ENDING, Account, Gate, HubClient
 from publish.refusals import PublishError
 
@@ -37,12 +36,18 @@ class PublishOptions:
 
     def __post_init__(self) -> None:
         """Raises PublishError for a name that no repository can have."""
-        if not HUB_ID.fullmatch(self.repository) or self.repository.endswith((".git", ".", "-")):
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils._validators import validate_repo_id
+
+        if not HUB_ID.fullmatch(self.repository):
             raise PublishError(f"{self.repository!r} is no name of a repository: it looks like owner/name")
-        if len(self.repository.partition("/")[2]) > 96 or any(x in self.repository for x in ("--", "..")):
-            raise PublishError(
-                f"{self.repository!r}: the Hub takes names of at most 96 characters, without -- and .."
-            )
+        siblings = {"-lora": self.adapter, "-merged": self.merged}
+        names = (self.sibling(ending) for ending, folder in siblings.items() if folder is not None)
+        for name in (self.repository, *names):
+            try:
+                validate_repo_id(name)
+            except HFValidationError as error:
+                raise PublishError(" ".join(str(error).split())) from None
 
     def sibling(self, ending: str) -> str:
         """Return the repository of the adapter or the merged model: the name without -GGUF, and `ending`."""
@@ -80,8 +85,13 @@ def plan_model(options: PublishOptions) -> tuple[Account, list[Plan]]:
 
     The plans are in the order of publishing. Raises InputError.
     """
-    export = export_folder(options.folder)
-    if export.certificate is not None and export.certificate.status == "fail" and not options.allow_failed:
+    kind = kind_of(options.folder)
+    export = export_folder(options.folder) if kind == "export" else None
+    if export is None and (options.adapter is not None or options.merged is not None):
+        raise PublishError(
+            f"{options.folder} is {KINDS[kind]} itself: --adapter and --merged go with an export of GGUFs"
+        )
+    if export is not None and export.has_failed and not options.allow_failed:
         raise PublishError(
             f"the certificate in {options.folder} has a failed check: see report.html there; "
             "--allow-failed publishes the files all the same"
@@ -89,17 +99,13 @@ def plan_model(options: PublishOptions) -> tuple[Account, list[Plan]]:
     hub = HubClient(options.repository, revision=options.revision)
     account = hub.account()
     account.require_writer(options.repository.partition("/")[0])
-    inputs = export.record.inputs
-    bases = bases_on_hub(inputs["base"], inputs.get("adapters", ()))
-    siblings: list[Plan] = []
-    if options.adapter is not None:
-        siblings.append(
-            _source_plan(options, hub.sibling(options.sibling("-lora")), options.adapter, bases, merged=False)
-        )
-    if options.merged is not None:
-        siblings.append(
-            _source_plan(options, hub.sibling(options.sibling("-merged")), options.merged, bases, merged=True)
-        )
+    if export is None:
+        return account, [_source_plan(options, hub, options.folder)]
+    siblings = [
+        _source_plan(options, hub.sibling(options.sibling(ending)), folder, export_bases(export.record)[:1])
+        for ending, folder in (("-lora", options.adapter), ("-merged", options.merged))
+        if folder is not None
+    ]
     card = export_card(export, hub, options.card, [plan.repository for plan in siblings])
     notes = [f"{name} is not in the manifest and is left out" for name in export.left_out]
     if export.certificate is None:
@@ -107,19 +113,15 @@ def plan_model(options: PublishOptions) -> tuple[Account, list[Plan]]:
     return account, [*siblings, _plan(options, hub, export.files, card, notes)]
 
 
-def _source_plan(
-    options: PublishOptions, hub: HubClient, folder: Path, bases: Sequence[str], *, merged: bool
-) -> Plan:
-    """Return the plan for an adapter or a merged model."""
-    files = merged_files(folder) if merged else adapter_files(folder)
-    path = folder / CARD
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+def _source_plan(options: PublishOptions, hub: HubClient, folder: Path, bases: Sequence[str] = ()) -> Plan:
+    """Return the plan for an adapter or a merged model; `bases` is for one that does not name its own."""
+    adapter = kind_of(folder) == "adapter"
     known = {
-        "library_name": "transformers" if merged else "peft",
+        "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "base_model_relation": "finetune" if merged else "adapter",
+        "base_model_relation": "adapter" if adapter else "finetune",
     }
-    return _plan(options, hub, files, source_card(text, hub, options.card, bases[:1], known))
+    return _plan(options, hub, source_files(folder), source_card(folder, hub, options.card, known, bases))
 
 
 def _plan(
@@ -153,36 +155,21 @@ def _plan(
     return Plan(hub, every, card, exists, changes, (*card.notes, *notes, *kept))
 
 
-def publish(
-    plan: Plan,
-    options: PublishOptions,
-    progress: StepProgress | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Published:
+def publish(plan: Plan, options: PublishOptions, say: Callable[[str], None] = lambda text: None) -> Published:
     """Bring a repository to what the plan says, in one commit, and compare what the Hub then states.
 
-    `say` is given a line for each sent file. Raises PublishError; the repository then has all files or none
-    of them, and the next call goes on with what was sent.
+    `say` is given lines about the progress. Raises PublishError; the repository then has all files or none of
+    them, and the next call goes on with what was sent.
     """
     hub = plan.hub
     hub.create(options.private, options.gated, exists=plan.exists)
-    url = f"{hub.api.endpoint}/{plan.repository}"
     if plan.changes:
-        total = sum(file.size for file in plan.changes)
-        with (progress or NoProgress()).step(f"Upload to {plan.repository}", total) as advance:
-            done = 0
-
-            def sent(file: PublishedFile) -> None:
-                nonlocal done
-                done += file.size
-                advance(done, file.name)
-                say(f"sent {file.name}")
-
-            hub.upload(plan.changes, f"Publish {plan.repository.partition('/')[2]}{COMMIT_ENDING}", sent)
+        title = f"Publish {plan.repository.partition('/')[2]}{COMMIT_ENDING}"
+        hub.upload(plan.changes, title, say)
         if wrong := hub.differing(plan.files):
             names = ", ".join(file.name for file in wrong)
             raise PublishError(
-                f"the Hub states another SHA-256 than these files have: {names}; run the same command again"
+                f"the Hub does not hold these files as they are here: {names}; run the same command again"
             )
     kept = tuple(file for file in plan.files if file not in plan.changes)
-    return Published(url, plan.changes, kept)
+    return Published(f"{hub.api.endpoint}/{plan.repository}", plan.changes, kept)

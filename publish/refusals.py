@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
+from urllib.parse import urlsplit
 
 from common.errors import InputError
 from common.hub_errors import LOGIN, gate_refusal, hub_refusal, status_refusal
@@ -47,7 +48,7 @@ def upload_refusal(error: BaseException, repository: str, kind: Kind = "model") 
             f"the Hub cannot be reached ({first_line(error)}): check the network, and run the same command "
             "again to go on"
         )
-    return found or first_line(error)
+    return found or " ".join(str(error).split()) or type(error).__name__
 
 
 def _texts() -> list[tuple[type[BaseException], str]]:
@@ -84,22 +85,36 @@ def _by_status(error: Exception, repository: str, kind: Kind) -> str:
 
     assert isinstance(error, errors.HfHubHTTPError)
     code, said = error.response.status_code, " ".join((error.server_message or "").split())
-    owner = repository.partition("/")[0]
     quoted = f"; the Hub says: {said}" if said else ""
-    if code == 402:
+    again = "run the same command again"
+    if code < 500 and _is_storage(error.response.request.url.host, error.response.request.url.port):
+        return f"the Hub's storage refused it (HTTP {code}): check clock and proxy here, and {again} to go on"
+    if code == 402 or (code == 403 and "storage" in said.lower()):
         return payment_refusal(kind) + quoted
-    if code == 403:
-        return (
-            f"your token may not write to {owner} (403): make one with write access at {TOKENS}, or name a "
-            f"repository of an account that you may write to{quoted}"
-        )
-    if code == 409:
-        return f"the name is taken (409): choose another{quoted}"
-    if code == 412:
-        return "somebody else has changed it meanwhile (412): run the same command again"
-    if code in (400, 413, 422):
-        return f"the Hub refused it (HTTP {code}){quoted}"
-    return status_refusal(code) or f"the Hub has not got it (404){quoted}"
+    texts = {
+        400: f"the Hub refused it (400){quoted}",
+        403: f"your token may not write to {repository.partition('/')[0]} (403): make one with write access "
+        f"at {TOKENS}, or name a repository of an account that you may write to{quoted}",
+        404: f"{_endpoint()} takes no such request (404): check HF_ENDPOINT, if it is a mirror{quoted}",
+        405: f"{_endpoint()} takes no such request (405): check HF_ENDPOINT, if it is a mirror{quoted}",
+        409: f"the name is taken (409): choose another{quoted}",
+        412: f"somebody else has changed it meanwhile (412): {again}",
+        413: f"it is too large for the Hub (413){quoted}",
+        422: f"the Hub refused it (422){quoted}",
+    }
+    return texts.get(code) or str(status_refusal(code))
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def _is_storage(host: str, port: int | None) -> bool:
+    """Return whether a request went to another host than the Hub's."""
+    hub = urlsplit(_endpoint())
+    return (host, port) != (hub.hostname, hub.port)
 
 
 def payment_refusal(kind: Kind) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,22 +177,35 @@ def _paired_line(report: Mapping[str, Any]) -> str:
 _FRONT = re.compile(r"\A---\r?\n(?P<lines>.*?)^---\r?\n", re.DOTALL | re.MULTILINE)
 
 
-def with_metadata(card: str, known: Mapping[str, Any], *, override: bool = False) -> str:
-    """Return the card with entries in its front matter that it lacks; `override`: also those it has.
+def with_metadata(card: str, known: Mapping[str, Any], *, replaced: Collection[str] = ()) -> str:
+    """Return the card with entries in its front matter that it lacks, and `replaced` ones anew.
 
     What is there stays as it was written, line by line.
     """
-    match = _FRONT.match(card)
-    lines = match["lines"].splitlines() if match else []
-    body = card[match.end() :] if match else f"\n{card.lstrip()}"
-    added = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in known.items()]
-    for key, line in zip(known, added, strict=True):
-        place = next((n for n, old in enumerate(lines) if old.startswith(f"{key}:")), None)
-        if place is None:
-            lines.append(line)
-        elif override:
-            end = place + 1
-            while end < len(lines) and lines[end][:1] in (" ", "-", "\t"):  # the rest of a list or a mapping
-                end += 1
-            lines[place:end] = [line]
+    for key in replaced:
+        card = without_metadata(card, key)
+    lines, body = _split_front(card)
+    lines += [
+        f"{key}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in known.items()
+        if not any(line.startswith(f"{key}:") for line in lines)
+    ]
     return "\n".join(["---", *lines, "---", ""]) + body
+
+
+def without_metadata(card: str, key: str) -> str:
+    """Return the card without an entry of its front matter."""
+    lines, body = _split_front(card)
+    start = next((place for place, line in enumerate(lines) if line.startswith(f"{key}:")), None)
+    if start is None:
+        return card
+    end = start + 1
+    while end < len(lines) and lines[end][:1] in (" ", "-", "\t"):  # the rest of a list or a mapping
+        end += 1
+    return "\n".join(["---", *lines[:start], *lines[end:], "---", ""]) + body
+
+
+def _split_front(card: str) -> tuple[list[str], str]:
+    """Return the lines of a card's front matter, and what follows it."""
+    match = _FRONT.match(card)
+    return (match["lines"].splitlines(), card[match.end() :]) if match else ([], f"\n{card.lstrip()}")

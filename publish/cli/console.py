@@ -1,4 +1,4 @@
-"""What the commands of `publish` share: errors of one line without the token, quiet libraries, sizes."""
+"""What the commands of `publish` share: errors of one line without the token, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -17,28 +17,22 @@ GO_ON_HINT = "run the same command again to go on with what was sent"
 def publishing() -> Iterator[None]:
     """Report errors as one line, without the token wherever it came from; bars only on a terminal."""
     with report_errors(GO_ON_HINT):
-        quiet_libraries()
+        on_terminal = sys.stderr.isatty()
+        if not on_terminal:
+            quiet_libraries()
         from huggingface_hub import get_token
         from huggingface_hub.utils import logging
-        from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        logging.set_verbosity(40)  # it repeats what an error says, over several lines
-        if sys.stderr.isatty():
-            enable_progress_bars()
-        else:
+        logging.set_verbosity(40)  # errors: its warnings repeat what our messages say, over several lines
+        if not on_terminal:
             disable_progress_bars()
         token = get_token() or ""
         try:
             yield
         except UserError as error:
+            if on_terminal:
+                print(file=sys.stderr)  # an unfinished bar is left as it is
             if token and token in str(error):
                 raise PublishError(str(error).replace(token, "***")) from None
             raise
-
-
-def file_size(count: int) -> str:
-    """Return a size in bytes as text, down to single bytes."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

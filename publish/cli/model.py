@@ -15,9 +15,9 @@ from rich.text import Text
 
 from common.terminal import say, terminal_console
 from common.text import pluralize
-from pipeline.cli.console import terminal_progress
 from publish.card import CardOptions
-from publish.cli.console import file_size, publishing
+from publish.cli.console import publishing
+from publish.files import file_size
 from publish.hub import Account, Gate
 from publish.model import Plan, Published, PublishOptions, plan_model, publish
 from publish.refusals import PublishError
@@ -87,9 +87,7 @@ def model(
             done: list[Published] = []
             say("a dry run: nothing was uploaded, and the Hub accepts the cards")
         else:
-            on_terminal = sys.stderr.isatty()
-            tell = (lambda text: None) if on_terminal else partial(say, file=sys.stderr)
-            done = [publish(plan, options, terminal_progress(), tell) for plan in plans]
+            done = [publish(plan, options, partial(say, file=sys.stderr)) for plan in plans]
             _show_published(done)
         if as_json:
             print(json.dumps(_summary(plans, done, dry_run)))
@@ -99,7 +97,8 @@ def _show_plan(plan: Plan, account: Account) -> None:
     """Print the files with their sizes and what happens to them, and notes."""
     console = terminal_console()
     state = "exists" if plan.exists else "is new"
-    table = Table(title=Text(f"{plan.repository} ({state}, account {account.name})"), title_justify="left")
+    say(f"{plan.repository} ({state}, account {account.name})")
+    table = Table()
     table.add_column("file")
     table.add_column("size", justify="right")
     table.add_column("")
@@ -109,7 +108,7 @@ def _show_plan(plan: Plan, account: Account) -> None:
         )
     console.print(table)
     for note in plan.notes:
-        console.print(f"note: {note}", markup=False)
+        say(f"note: {note}")
 
 
 def _show_published(done: Sequence[Published]) -> None:

@@ -52,7 +52,10 @@ def test_a_killed_upload_is_finished_by_the_same_command(
     assert repository.files == {} and len(repository.commits) == 1
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True, text=True)
     assert "7 files were uploaded; all 7 files are equal" in done.stdout
-    assert "sent bob-Q4_K_M.gguf" in done.stderr and "\r" not in done.stderr
+    assert done.stderr.splitlines() == [
+        "sending bob-Q4_K_M.gguf, 1 of 7 (2.5 MB)",
+        "adding 7 files to you/bob in one commit",
+    ]
     assert len(repository.commits) == 2
     for output in (stdout, stderr, done.stdout.encode(), done.stderr.encode()):
         assert WRITE.encode() not in output

@@ -188,6 +188,82 @@ def test_adapter_and_merged_model_get_repositories_of_their_own(
     assert again.count("nothing had to be uploaded") == 3
 
 
+def test_an_adapter_alone_and_a_checkpoint_alone(hub: RunningHub, tmp_path: Path) -> None:
+    adapter, merged = make_adapter(tmp_path / "lora"), make_merged(tmp_path / "merged")
+    (merged / "additional_chat_templates").mkdir()
+    (merged / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    run(adapter, "you/lora")
+    assert metadata(hub, "you/lora")["base_model"] == BASE
+    run(merged, "you/merged")
+    assert "additional_chat_templates/tools.jinja" in hub.state.repositories["model", "you/merged"].files
+    assert "base_model_relation" not in metadata(hub, "you/merged")  # no base is known
+    assert "is an adapter itself: --adapter and --merged go with" in run(
+        adapter, "you/lora", "--merged", merged, code=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("front", "base_model"),
+    [
+        ("base_model: /home/you/models/base\n", BASE),
+        ("base_model:\n- ./base\n- /x\nlicense: mit\n", BASE),
+        ('base_model: "maker/other"\n', "maker/other"),
+        ("", BASE),
+    ],
+)
+def test_a_path_as_base_model_is_replaced(
+    hub: RunningHub, tmp_path: Path, front: str, base_model: str
+) -> None:
+    """PEFT writes the base's folder into its card, and the Hub refuses that."""
+    adapter = make_adapter(tmp_path / "lora")
+    text = f"\ufeff---\r\n{front}tags: [lora]\r\n---\r\n# Mine\r\n".replace("\r\n", "\n")
+    (adapter / "README.md").write_text(text, encoding="utf-8")
+    shown = run(adapter, "you/lora")
+    assert ("is no name on the Hub and is left out" in shown) == (base_model == BASE and bool(front))
+    known = metadata(hub, "you/lora")
+    assert known["base_model"] == base_model and known["tags"] == ["lora"]
+    assert known["license"] == ("mit" if "mit" in front else "apache-2.0")
+
+
+def test_a_gguf_lora_file_is_an_adapter_of_its_base(hub: RunningHub, tmp_path: Path) -> None:
+    out = make_export(tmp_path / "bob", {"F16": 100_000})
+    (out / "certificate.json").unlink()
+    content = json.loads((out / "manifest.json").read_text())
+    content["options"] = {"format": "adapter"}
+    (out / "manifest.json").write_text(json.dumps(content))
+    assert "has no certificate, so that the card says nothing about quality" in run(out, NAME)
+    known = metadata(hub)
+    assert known["base_model_relation"] == "adapter" and "model-index" not in known
+    assert "llama-server -m BASE.gguf --lora bob-F16.gguf --jinja" in text(hub, "README.md")
+
+
+def test_a_type_that_the_name_does_not_tell_is_asked_for_by_name(hub: RunningHub, tmp_path: Path) -> None:
+    out = make_export(tmp_path / "bob", {"900M": 100_000})
+    content = json.loads((out / "manifest.json").read_text())
+    content["outputs"][0]["type"] = "Q4_K_M"
+    (out / "manifest.json").write_text(json.dumps(content))
+    run(out, NAME)
+    body = text(hub, "README.md")
+    assert f"llama-server -hfr {NAME} -hff bob-900M.gguf" in body
+    assert f"ollama run hf.co/{NAME}:bob-900M.gguf" in body
+
+
+def test_an_importance_matrix_goes_along(hub: RunningHub, out: Path) -> None:
+    (out / "bob-imatrix.gguf").write_bytes(b"GGUF matrix")
+    content = json.loads((out / "manifest.json").read_text())
+    content["importance"] = {"file": "bob-imatrix.gguf", "sha256": sha256(out / "bob-imatrix.gguf")}
+    (out / "manifest.json").write_text(json.dumps(content))
+    run(out, NAME)
+    assert "bob-imatrix.gguf" in hub.state.repositories["model", NAME].files
+    (out / "bob-imatrix.gguf").write_bytes(b"another one")
+    assert "bob-imatrix.gguf is not the importance matrix of the export" in run(out, NAME, code=2)
+
+
+def test_a_name_of_any_letters_is_valid_metadata(hub: RunningHub, tmp_path: Path) -> None:
+    run(make_export(tmp_path / 'B\u00f6b "x" \U0001f600: y'), NAME)
+    assert metadata(hub)["model-index"][0]["name"] == 'B\u00f6b "x" \U0001f600: y'
+
+
 def test_a_file_is_told_to_be_there_by_its_content(hub: RunningHub, out: Path) -> None:
     """A repository that has another file of the same name and size gets the right one."""
     path = out / "bob-Q4_K_M.gguf"

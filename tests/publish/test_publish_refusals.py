@@ -28,7 +28,8 @@ def refused(*words: str | Path, code: int = 2) -> str:
     done = CliRunner().invoke(app, ["model", *map(str, words)], catch_exceptions=False)
     assert done.exit_code == code, done.output
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "hf_canary" not in done.output and "Traceback" not in done.output
+    assert len(errors) == 1, done.stderr
+    assert "hf_canary" not in done.output and "Traceback" not in done.output
     return errors[0]
 
 
@@ -57,14 +58,20 @@ def out(tmp_path: Path) -> Path:
             "there is no token: log in with `hf auth login` or set HF_TOKEN; make one that may write",
         ),
         ("hf_canary_wrong", NAME, "the Hub refuses your token (401), which is mistyped or expired"),
+        ('"hf_quoted token"', NAME, "your token has characters that no token has: copy it again"),
+        ("hf_t\u00f6ken", NAME, "your token has characters that no token has: copy it again"),
         (
             READ,
             NAME,
             "the token of 'you' may only read: make one that may write at",
         ),
         (STRANGER, NAME, "'you' is neither the account of your token nor one of its organizations: name a"),
+        (WRITE, "you/bob.git", "Repo_id cannot end by '.git'"),
+        (WRITE, "you/" + "b" * 97, "max length is 96"),
+        (WRITE, "you/böb", "Repo id must use alphanumeric chars"),
+        (WRITE, "you/bob/x.gguf", "is no name of a repository"),
         (WRITE, "bob", "'bob' is no name of a repository: it looks like owner/name"),
-        (WRITE, "you/bob--x", "without -- and .."),
+        (WRITE, "you/bob--x", "Cannot have -- or .. in repo_id"),
         (WRITE, "https://huggingface.co/you/bob", "is no name of a repository"),
     ],
 )
@@ -90,6 +97,7 @@ def test_a_wrong_token_or_name_is_refused_first(
             "the Hub wants a paying account for this (402), as the storage of private repositories",
         ),
         (403, "your token may not write to you (403): make one with write access at"),
+        (405, "takes no such request (405): check HF_ENDPOINT, if it is a mirror"),
         (409, "the name is taken (409): choose another; the Hub says: Said by the Hub."),
         (500, "the Hub itself has a fault (500): try again later"),
     ],
@@ -98,6 +106,47 @@ def test_a_repository_that_cannot_be_made(hub: RunningHub, out: Path, status: in
     hub.state.fail("POST /api/repos/create", status, times=9, message="Said by the Hub.")
     assert wanted in refused(out, NAME)
     assert files(hub) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "status", "said", "wanted"),
+    [
+        ("POST .*/commit/", 429, "You have exceeded our hourly quotas", "the Hub limits your requests (429)"),
+        (
+            "POST .*/commit/",
+            412,
+            "A commit has happened since.",
+            "somebody else has changed it meanwhile (412)",
+        ),
+        ("POST .*/commit/", 413, "Payload Too Large", "it is too large for the Hub (413)"),
+        (
+            "objects/batch",
+            403,
+            "Private repository storage limit reached, please upgrade your plan.",
+            "the storage of private repositories is used up",
+        ),
+        ("objects/batch", 403, "Forbidden", "your token may not write to you (403)"),
+        (
+            "PUT /part",
+            403,
+            "RequestTimeTooSkewed",
+            "the Hub's storage refused it (HTTP 403): check clock and",
+        ),
+    ],
+)
+def test_what_the_hub_refuses_during_an_upload(
+    hub: RunningHub,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pattern: str,
+    status: int,
+    said: str,
+    wanted: str,
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub.state.fail(pattern, status, times=9, message=said)
+    assert wanted in refused(out, NAME)
+    assert files(hub) == set()
 
 
 def test_a_name_with_ones_own_card_is_taken(hub: RunningHub, out: Path) -> None:
@@ -172,7 +221,7 @@ def test_another_content_on_the_hub_is_named(
 
     monkeypatch.setattr(hub_module.HubClient, "files", with_a_flipped_hash)
     error = refused(out, NAME)
-    assert "the Hub states another SHA-256 than these files have: bob-Q4_K_M.gguf; run the same" in error
+    assert "the Hub does not hold these files as they are here: bob-Q4_K_M.gguf; run the same" in error
 
 
 def test_a_file_that_changes_while_it_is_sent_is_not_committed(
@@ -206,7 +255,7 @@ def edited(out: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("spoil", "wanted"),
     [
-        (shutil.rmtree, "is no folder: name the --out of an export"),
+        (shutil.rmtree, "is no folder: name one with an export"),
         (lambda out: (out / MANIFEST).unlink(), "has no manifest.json, so that it is no complete export"),
         (lambda out: (out / MANIFEST).write_text("{"), "cannot be read"),
         (lambda out: edited(out, complete=False), "is not complete: run its command again"),
@@ -255,8 +304,8 @@ def test_a_failed_certificate_needs_a_word(hub: RunningHub, tmp_path: Path) -> N
         (["--license", "Apache 2"], "--license 'Apache 2': give an identifier of the Hub"),
         (["--license", "my-own"], "the Hub does not accept the card of 'you/bob'"),
         (["--language", "English"], "--language 'English': give an ISO 639 code"),
-        (["--adapter", "/none"], "--adapter '/none' is no folder here"),
-        (["--merged", "/none"], "--merged '/none' is no folder here"),
+        (["--adapter", "/none"], "'/none' is no folder"),
+        (["--merged", "/none"], "'/none' is no folder"),
     ],
 )
 def test_a_wrong_option_is_refused(hub: RunningHub, out: Path, words: list[str], wanted: str) -> None:
