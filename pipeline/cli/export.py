@@ -75,7 +75,10 @@ def main(
     output_format: Annotated[
         str,
         typer.Option(
-            "--format", metavar="model|adapter", help="adapter: the adapter alone, as a GGUF LoRA file."
+            "--format",
+            metavar="model|adapter|base+adapter",
+            help="adapter: the adapter alone, as a GGUF LoRA file. base+adapter: the quantized base, and the "
+            "adapter beside it, unrounded.",
         ),
     ] = "model",
     revision: Annotated[
