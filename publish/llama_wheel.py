@@ -72,7 +72,7 @@ def installed_build(found: Distribution | None = None) -> LlamaBuild:
 
 def _described(found: Distribution, tag: str, files: dict[str, bytes]) -> LlamaBuild:
     platform = tag.rpartition("-")[2]
-    machine = re.sub(r"^(many)?linux_(\d+_\d+_)?", "", platform)
+    machine = re.sub(r"^(many)?linux(\d+|_\d+_\d+)?_", "", platform)
     libraries = [name for name in files if re.search(r"\.so(\.\d+)?$", name)]
     is_linux = "linux" in platform and bool(libraries)
     needed = {(int(a), int(b)) for name in libraries for a, b in _GLIBC.findall(files[name])}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufio import shards
+from publish.files import file_size
 from publish.hub import COMMIT_ENDING, HubClient
 from publish.llama_wheel import LlamaBuild
 from publish.refusals import PublishError, refusals
@@ -18,7 +19,7 @@ from publish.space_runtime import wait_until_running
 from publish.space_settings import MODEL, TOKEN, secret_names, set_secrets, set_variables
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo
 
 Report = Callable[[str], None]
@@ -73,8 +74,7 @@ def prepare(hub: HubClient, plan: SpacePlan) -> Preparation:
     """
     repository, file = split_model(plan.model)
     hub.account().require_writer(plan.repository.split("/")[0])
-    with refusals(repository):
-        info = hub.api.model_info(repository)
+    info = _model_info(hub, repository, plan.model)
     chosen = _choose(info, file)
     needs_token = bool(info.private or info.gated)
     present = _present(hub, plan)
@@ -95,6 +95,17 @@ def prepare(hub: HubClient, plan: SpacePlan) -> Preparation:
         llama=plan.llama,
     )
     return Preparation(pack(files), files.model, hardware, present)
+
+
+def _model_info(hub: HubClient, repository: str, model: str) -> ModelInfo:
+    """Return what the Hub says of a model. Raises PublishError, with a hint where it is a path here."""
+    try:
+        with refusals(repository):
+            return hub.api.model_info(repository)
+    except PublishError as error:
+        if not Path(model).exists():
+            raise
+        raise PublishError(f"{error}; {model} is here: bring it there first with `publish model`") from error
 
 
 def split_model(model: str) -> tuple[str, str | None]:
@@ -161,16 +172,21 @@ def publish(
     `report` takes a line for each step. `interval` is in seconds, between two looks at the stage. Raises
     PublishError for what the Hub refuses, SpaceFailed when the Space does not run.
     """
+    from huggingface_hub import CommitOperationAdd
+
     api, repository = hub.api, plan.repository
     with refusals(repository, "space"), _payments(repository, ready.hardware):
         _make(api, plan, ready, report)
-        changes = set_variables(api, repository, {**plan.variables, MODEL: ready.model})
-        for change in [*changes, *set_secrets(api, repository, plan.secrets)]:
-            report(change)
-        commit = _upload(api, repository, ready, report)
+        additions = [CommitOperationAdd(name, content) for name, content in ready.files.items()]
+        api.preupload_lfs_files(repository, additions, repo_type="space", free_memory=False)
+        # What is likely to be refused comes first, and what takes effect last.
         if ready.present not in (None, ready.hardware):
             api.request_space_hardware(repository, ready.hardware)  # type: ignore[arg-type]
             report(f"hardware {ready.hardware} requested")
+        changes = set_variables(api, repository, {**plan.variables, MODEL: ready.model})
+        for change in [*changes, *set_secrets(api, repository, plan.secrets)]:
+            report(change)
+        commit = _commit(api, repository, additions, report)
         runtime = wait_until_running(api, repository, commit, report, timeout=plan.seconds, interval=interval)
     domains = [str(entry["domain"]) for entry in runtime.raw.get("domains") or [] if entry.get("domain")]
     return f"https://{domains[0]}" if domains else f"{api.endpoint}/spaces/{repository}"
@@ -192,27 +208,24 @@ def _make(api: HfApi, plan: SpacePlan, ready: Preparation, report: Report) -> No
         report("made private")
 
 
-def _upload(api: HfApi, repository: str, ready: Preparation, report: Report) -> str:
-    """Make the files exactly those that are ready; return the commit, the present one if none differs.
+def _commit(api: HfApi, repository: str, additions: list[CommitOperationAdd], report: Report) -> str:
+    """Make the files exactly those that are added; return the commit, the present one if none differs.
 
     One commit, as the Hub builds each: `upload_folder` would make several of so many files.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub import CommitOperationDelete
 
     info = api.space_info(repository)
     present = {item.rfilename for item in info.siblings or []} - {".gitattributes"}
     made = api.create_commit(
         repository,
-        [
-            *(CommitOperationAdd(name, content) for name, content in ready.files.items()),
-            *(CommitOperationDelete(name) for name in sorted(present - set(ready.files))),
-        ],
+        [*additions, *map(CommitOperationDelete, sorted(present - {one.path_in_repo for one in additions}))],
         commit_message=f"Publish the chat{COMMIT_ENDING}",
         repo_type="space",
     )
-    size = sum(map(len, ready.files.values()))
+    size = sum(one.upload_info.size for one in additions)
     is_new = made.oid != info.sha
-    report(f"{len(ready.files)} files, {size / 1e6:.1f} MB" if is_new else "no file has changed")
+    report(f"{len(additions)} files, {file_size(size)}" if is_new else "no file has changed")
     return str(made.oid)
 
 

@@ -44,7 +44,9 @@ def wait_until_running(
     """
     began, shown = time.monotonic(), ""
     while True:
-        runtime = api.get_space_runtime(repository)
+        if (runtime := _runtime(api, repository, is_last=time.monotonic() - began > timeout)) is None:
+            time.sleep(interval)
+            continue
         stage, waited = str(getattr(runtime.stage, "value", runtime.stage)), time.monotonic() - began
         sha = runtime.raw.get("sha")
         is_stale = sha not in (None, commit) and waited < STALE_SECONDS
@@ -61,6 +63,19 @@ def wait_until_running(
                 f"logs, {api.endpoint}/spaces/{repository}?logs=build"
             )
         time.sleep(interval)
+
+
+def _runtime(api: HfApi, repository: str, *, is_last: bool) -> SpaceRuntime | None:
+    """Return the runtime; None where the Hub or the way to it has a fault, unless this is the last try."""
+    from huggingface_hub import errors
+
+    try:
+        return api.get_space_runtime(repository)
+    except errors.HTTPError as error:  # type: ignore[attr-defined] # httpx's
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 503
+        if is_last or (status < 500 and status != 429):
+            raise
+        return None
 
 
 def _why(api: HfApi, repository: str, stage: str, runtime: SpaceRuntime) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from common.terminal import say
 from publish.cli.console import publishing
+from publish.files import file_size
 from publish.hub import HubClient
 from publish.llama_wheel import LlamaBuild, installed_build, why_not_on_a_space
 from publish.refusals import PublishError
@@ -56,7 +57,9 @@ def space(
     source_build: Annotated[
         bool, running("--source-build", help="Let the Space compile llama.cpp, for some ten minutes.")
     ] = False,
-    timeout: Annotated[float, running(metavar="SECONDS", help="How long to wait until it runs.")] = 3600.0,
+    timeout: Annotated[
+        float, running(metavar="SECONDS", min=0, help="How long to wait until it runs.")
+    ] = 3600.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be uploaded; change nothing.")
     ] = False,
@@ -123,7 +126,7 @@ def _show(plan: SpacePlan, ready: Preparation) -> None:
     size = sum(map(len, ready.files.values()))
     state = "which is there" if ready.exists else "a new one"
     say(
-        f"{len(ready.files)} files, {size / 1e6:.1f} MB, for the Space {plan.repository} ({state}) "
+        f"{len(ready.files)} files, {file_size(size)}, for the Space {plan.repository} ({state}) "
         f"on {ready.hardware}"
     )
     for name, value in plan.variables.items():

@@ -8,7 +8,8 @@ import typer
 
 from common.terminal import say
 from pipeline.cli.console import given_path
-from publish.cli.console import file_size, publishing
+from publish.cli.console import publishing
+from publish.files import file_size
 from publish.llama_wheel import installed_build, write_wheel
 
 

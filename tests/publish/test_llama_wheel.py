@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
+from typer.testing import CliRunner
 
 from common.errors import InputError
+from publish.cli import wheel as cli
+from publish.cli.app import app
+from publish.files import file_size
 from publish.llama_wheel import installed_build, why_not_on_a_space, write_wheel
 
 INFO = "llama_cpp_python-0.3.36.dist-info"
@@ -83,6 +87,16 @@ def test_the_same_build_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = installed_build(installed(tmp_path))
+    monkeypatch.setattr(cli, "installed_build", lambda: build)
+    done = CliRunner().invoke(app, ["wheel", str(tmp_path / "new" / "folder")])
+    path = tmp_path / "new" / "folder" / build.wheel_name
+    assert done.exit_code == 0, done.output
+    assert done.output == f"{path} ({file_size(path.stat().st_size)})\n"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
 def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
     found = installed(tmp_path)
     Path(str(found.locate_file("llama_cpp/lib/libllama.so"))).write_bytes(b"cut")
@@ -98,6 +112,8 @@ def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
     [
         ("py3-none-linux_x86_64", b"\0GLIBC_2.36\0", None),
         ("py3-none-manylinux_2_17_x86_64", b"", None),
+        ("py3-none-manylinux2014_x86_64", b"", None),
+        ("py3-none-musllinux_1_2_x86_64", b"", "built for musllinux_1_2_x86_64 here"),
         ("py3-none-linux_x86_64", b"\0GLIBC_2.38\0", "against glibc 2.38, and a Space may have 2.36"),
         ("py3-none-linux_aarch64", b"", "built for aarch64 here, and a Space has x86_64"),
         ("py3-none-macosx_14_0_arm64", b"", "built for macosx_14_0_arm64 here, and a Space runs Linux"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import HfApi, SpaceRuntime
+from huggingface_hub import HfApi, SpaceRuntime, constants
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -182,6 +183,26 @@ def test_the_stage_of_an_earlier_commit_does_not_count() -> None:
 
 
 @pytest.mark.usefixtures("model")
+def test_faults_of_the_hub_do_not_end_the_wait(hub: RunningHub) -> None:
+    hub.state.fail(r"GET /api/spaces/you/chat/runtime", 502, times=3)
+    assert published(PLAN)[0] == "https://you-chat.hf.space"
+    hub.state.fail(r"GET /api/spaces/you/chat/runtime", 502, times=1000, after=1)
+    with pytest.raises(InputError, match="the Hub itself has a fault"):
+        published(replace(PLAN, seconds=0.0))
+
+
+@pytest.mark.usefixtures("model")
+def test_a_model_that_is_still_here_is_to_be_published_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "mine.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="models/mine/mine.gguf is here: bring it there first"):
+        published(replace(PLAN, model="models/mine/mine.gguf"))
+
+
+@pytest.mark.usefixtures("model")
 @pytest.mark.parametrize(
     ("token", "plan", "wanted"),
     [
@@ -250,6 +271,36 @@ def test_a_foreign_space_is_not_overwritten(hub: RunningHub) -> None:
     with pytest.raises(InputError, match="is a docker Space"):
         published(replace(PLAN, repository="you/docker"))
     assert len(hub.state.repositories["space", "you/chat"].commits) == 2
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("pattern", [r"POST /spaces/you/chat.git/info/lfs", "xet-write-token"])
+def test_an_upload_that_fails_changes_nothing(
+    pattern: str, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", "lfs" in pattern)
+    published(PLAN)
+    space, before = space_of(hub), hub.state.repositories["space", "you/chat"].files
+    variables = dict(space.variables)
+    hub.state.fail(pattern, 403, times=50)
+    library = {"llama_cpp/lib/libllama.so": b"\x7fELF" * 2_000_000}  # too large for git
+    plan = replace(PLAN, llama=replace(LLAMA, files=library), variables={"GGUF_CHAT_SLOTS": "3"})
+    with pytest.raises(InputError, match="403"):
+        published(replace(plan, hardware="cpu-upgrade"))
+    assert hub.state.repositories["space", "you/chat"].files == before
+    assert space.variables == variables and space.hardware == "cpu-basic"
+
+
+@pytest.mark.usefixtures("model")
+def test_hardware_that_is_refused_changes_nothing(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", FREE)
+    plan = replace(PLAN, repository="free/chat", hardware="zero-a10g")
+    published(plan)
+    space, before = space_of(hub, "free/chat"), hub.state.repositories["space", "free/chat"].files
+    with pytest.raises(InputError, match="are for paying accounts"):
+        published(replace(plan, hardware="cpu-basic", variables={"GGUF_CHAT_SLOTS": "3"}))
+    assert hub.state.repositories["space", "free/chat"].files == before
+    assert space.variables == {"GGUF_CHAT_MODEL": PLAN.model} and space.hardware == "zero-a10g"
 
 
 @pytest.mark.usefixtures("model")
