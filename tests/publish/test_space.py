@@ -198,7 +198,7 @@ def test_a_model_that_is_still_here_is_to_be_published_first(
     (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "models" / "mine" / "mine.gguf").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="models/mine/mine.gguf is here: bring it there first"):
+    with pytest.raises(InputError, match=r"models/mine/mine.gguf is here: bring it there first"):
         published(replace(PLAN, model="models/mine/mine.gguf"))
 
 
