@@ -91,7 +91,7 @@ def prepare(hub: HubClient, plan: SpacePlan) -> Preparation:
         title=plan.title or plan.repository.split("/")[1],
         model=f"{repository}/{chosen}",
         hardware=hardware,
-        preload=() if needs_token else tuple(shards.names(chosen)),
+        preload=() if needs_token or re.search(r"[\s,]", chosen) else tuple(shards.names(chosen)),
         llama=plan.llama,
     )
     return Preparation(pack(files), files.model, hardware, present)
@@ -125,10 +125,13 @@ def _choose(info: ModelInfo, file: str | None) -> str:
     """Return the GGUF file of a repository that is meant. Raises PublishError with those that are there."""
     names = sorted(item.rfilename for item in info.siblings or [] if item.rfilename.endswith(".gguf"))
     firsts = [name for name in names if shards.names(name)[0] == name]
-    if file is not None and set(shards.names(file)) <= set(names):
-        return file
-    if file is None and len(firsts) == 1:
-        return firsts[0]
+    chosen = file if file in names else firsts[0] if file is None and len(firsts) == 1 else None
+    if chosen is not None:
+        if missing := sorted(set(shards.names(chosen)) - set(names)):
+            raise PublishError(
+                f"the model {info.id} lacks {', '.join(missing)}: upload all parts of {chosen}"
+            )
+        return chosen
     if not firsts:
         raise PublishError(f"the model {info.id} has no GGUF file: upload one with `publish model`")
     wanted = f"has no file {file}" if file else "has several GGUF files"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
+from common.chat_templates import is_name
 from publish.refusals import PublishError
 from ui.cli import ALIASES
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings
@@ -100,12 +102,22 @@ def _check_setting(option: str, name: str, value: str) -> None:
         raise PublishError(f"{option} is no setting of the app: `python app.py --help` lists them")
     if not value:
         return  # as if it were not set
+    if _is_here(field, value):
+        raise PublishError(f"{option}: {value!r} is a path here, and the Space has no such file")
     try:
         _OfTheSpace.model_validate({field: value})
     except ValidationError as error:
         reason = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
         shown = "" if name in _SECRETS else f", not {value!r}"
         raise PublishError(f"{option}: {reason.removeprefix('Value error, ')}{shown}") from None
+
+
+def _is_here(field: str, value: str) -> bool:
+    """Return whether a setting names a file of this machine."""
+    if field == "template":
+        return not is_name(value) and Path(value).exists()
+    paths = (part.rpartition("=")[2].partition("::")[0].strip() for part in value.split(","))
+    return field == "models" and any(path and Path(path).exists() for path in paths)
 
 
 def set_variables(api: HfApi, repository: str, wanted: Mapping[str, str]) -> list[str]:

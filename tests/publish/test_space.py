@@ -323,6 +323,33 @@ def test_shards_are_all_preloaded_and_named_by_the_first(hub: RunningHub) -> Non
     assert front_matter["preload_from_hub"] == ["you/big " + ",".join(parts)]
 
 
+@pytest.mark.usefixtures("model")
+def test_a_missing_shard_is_named(hub: RunningHub) -> None:
+    hub.state.add_repository("you/half", {"big-00001-of-00002.gguf": b"GGUF"})
+    for model in ("you/half", "you/half/big-00001-of-00002.gguf"):
+        with pytest.raises(InputError, match=r"lacks big-00002-of-00002.gguf: upload all of its parts"):
+            published(replace(PLAN, model=model))
+
+
+def test_a_name_that_the_configuration_cannot_hold_is_not_preloaded(hub: RunningHub) -> None:
+    hub.state.add_repository("you/bob", {"bob, small.gguf": b"GGUF"})
+    assert b"preload_from_hub" not in packed(replace(PLAN, model="you/bob"))["README.md"]
+    published(replace(PLAN, model="you/bob"))
+    assert space_of(hub).variables == {"GGUF_CHAT_MODEL": "you/bob/bob, small.gguf"}
+
+
+def test_a_path_of_this_machine_is_no_setting_of_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.jinja", "mine.gguf"):
+        (tmp_path / name).write_text("{{ messages }}")
+    for text in ("TEMPLATE=mine.jinja", "MODELS=you/bob,Mine=mine.gguf::lora.gguf"):
+        with pytest.raises(InputError, match="is a path here, and the Space has no such file"):
+            read_variables([f"GGUF_CHAT_{text}"])
+    assert read_variables(["GGUF_CHAT_TEMPLATE=chatml", "GGUF_CHAT_MODELS=you/bob,Bob=you/bob/b.gguf,"])
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
