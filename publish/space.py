@@ -128,9 +128,7 @@ def _choose(info: ModelInfo, file: str | None) -> str:
     chosen = file if file in names else firsts[0] if file is None and len(firsts) == 1 else None
     if chosen is not None:
         if missing := sorted(set(shards.names(chosen)) - set(names)):
-            raise PublishError(
-                f"the model {info.id} lacks {', '.join(missing)}: upload all parts of {chosen}"
-            )
+            raise PublishError(f"the model {info.id} lacks {', '.join(missing)}: upload all of its parts")
         return chosen
     if not firsts:
         raise PublishError(f"the model {info.id} has no GGUF file: upload one with `publish model`")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from common.chat_templates import is_name
+from common.chat_templates import template_names
 from publish.refusals import PublishError
 from ui.cli import ALIASES
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings
@@ -115,7 +115,7 @@ def _check_setting(option: str, name: str, value: str) -> None:
 def _is_here(field: str, value: str) -> bool:
     """Return whether a setting names a file of this machine."""
     if field == "template":
-        return not is_name(value) and Path(value).exists()
+        return value.strip() not in template_names() and Path(value).exists()
     paths = (part.rpartition("=")[2].partition("::")[0].strip() for part in value.split(","))
     return field == "models" and any(path and Path(path).exists() for path in paths)
 
