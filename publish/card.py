@@ -73,8 +73,8 @@ def export_card(
     own = _read(export.folder / CARD)
     if own is not None and not is_our_card(own):
         return _own(own, f"{export.folder / CARD}", options)
-    bases = export_bases(export.record)
-    known, notes = _known(hub, options, bases[:1])
+    bases, of_base, notes = _shown(hub, export_bases(export.record))
+    known = _known(options, bases, of_base, notes)
     known["quantized_by"] = hub.repository.partition("/")[0]
     if not bases:
         notes.append("no base model on the Hub is known, so that the card names none")
@@ -93,16 +93,17 @@ def source_card(
     A base model that is no name on the Hub, such as the path that PEFT writes, is replaced or left out, as
     the Hub refuses it.
     """
-    bases = _bases_of(folder) or bases
-    told, notes = _known(hub, options, bases[:1])
-    told |= known
-    if bases:
-        told["base_model"] = bases[0] if len(bases) == 1 else list(bases)
     text = _read(folder / CARD)
     if text is None:
         text = f"\n# {hub.repository.partition('/')[2]}\n\nMade with GGUF Chat.\n"
     check_structure(text, hub.repository)
-    named = metadata_of(text).get("base_model")
+    own = metadata_of(text)
+    bases, of_base, notes = _shown(hub, _bases_of(folder) or bases)
+    told = _known(options, bases, of_base, [] if own.get("license") and not options.license else notes)
+    told |= known
+    if bases:
+        told["base_model"] = bases[0] if len(bases) == 1 else list(bases)
+    named = own.get("base_model")
     if named and not all(_is_name(name) for name in (named if isinstance(named, list) else [named])):
         notes.append(f"base_model: {named} is no name on the Hub and is left out of the card")
         text = without_metadata(text, "base_model")
@@ -151,11 +152,22 @@ def _own(text: str, path: str, options: CardOptions) -> Card:
     return Card(text, (note,) if missing else ())
 
 
-def _known(hub: HubClient, options: CardOptions, bases: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return license and language as the user says, else as the base's card does; and notes."""
+def _shown(hub: HubClient, bases: Sequence[str]) -> tuple[list[str], Mapping[str, Any], list[str]]:
+    """Return the bases that the Hub shows, the metadata of the first one's card, and notes about the others.
+
+    A relative path such as models/base has the form of a name on the Hub, too.
+    """
+    cards = {name: hub.card_of(name) for name in bases}
+    shown = [name for name, card in cards.items() if card is not None]
+    notes = [f"base_model: {name} is not on the Hub and is left out" for name in bases if name not in shown]
+    return shown, (cards[shown[0]] or {}) if shown else {}, notes
+
+
+def _known(
+    options: CardOptions, bases: Sequence[str], of_base: Mapping[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    """Return license and language as the user says, else as the base's card does; add to the notes."""
     known: dict[str, Any] = {}
-    notes = []
-    of_base = hub.card_of(bases[0]) if bases and not (options.license and options.languages) else {}
     if options.license:
         known["license"] = options.license
     elif isinstance(of_base.get("license"), str):
@@ -165,7 +177,7 @@ def _known(hub: HubClient, options: CardOptions, bases: Sequence[str]) -> tuple[
         notes.append("no license is known: name it with --license")
     if languages := options.languages or of_base.get("language"):
         known["language"] = languages if isinstance(languages, str) else list(languages)
-    return known, notes
+    return known
 
 
 def check_structure(text: str, repository: str) -> None:

@@ -123,14 +123,15 @@ class HubClient:
             commits = self.api.list_repo_commits(self.repository, repo_type=self.kind, revision=self.revision)
         return any(commit.title.endswith(COMMIT_ENDING) for commit in commits)
 
-    def card_of(self, model: str) -> Mapping[str, Any]:
-        """Return the metadata in a model's card; empty for one that cannot be seen."""
+    def card_of(self, model: str) -> Mapping[str, Any] | None:
+        """Return the metadata in a model's card; None for a model that the Hub does not show this token."""
         from huggingface_hub import errors
 
-        try:
-            card = self.api.model_info(model).card_data
-        except (errors.HfHubHTTPError, errors.HFValidationError):
-            return {}
+        with refusals(self.repository, self.kind):
+            try:
+                card = self.api.model_info(model).card_data
+            except (errors.RepositoryNotFoundError, errors.HFValidationError):
+                return None
         return dict(vars(card)) if card is not None else {}
 
     def validate_card(self, text: str) -> None:

@@ -33,10 +33,23 @@ def hub_records(spec: str, options: DataOptions) -> Records:
 
     def fault(error: Exception) -> str:
         refusal = hub_refusal(error, "path", options.revision)
+        if refusal is None and isinstance(error, FileNotFoundError | ConnectionError):
+            refusal = _access_refusal(name, options.revision)
         return refusal or f"the library datasets cannot load it ({_said(error)})"
 
     found = _load(f"the data set {spec!r}", fault, options, name, subset or None, revision=options.revision)
     return Records(spec, "Hub", "row", enumerate(found, 1))
+
+
+def _access_refusal(name: str, revision: str | None) -> str | None:
+    """Ask the Hub why a data set cannot be had, as the library replaces its answer by one without a cause."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().auth_check(name, repo_type="dataset")
+    except (errors.HfHubHTTPError, OSError) as error:
+        return hub_refusal(error, "path", revision)
+    return None
 
 
 def folder_records(folder: Path, options: DataOptions) -> Records:

@@ -158,7 +158,7 @@ def _as_published(best: ReportedFile, repository: str) -> dict[str, Any]:
         "repository": repository,
         "tag": best.type if by_type else best.name,
         "for_llama_cpp": f"-hf {repository}:{best.type}" if by_type else by_name,
-        "other_parts": json.dumps([file for file in best.hashes if file != best.name]),
+        "other_parts": json.dumps([file for file in best.hashes if file not in (best.name, best.lora)]),
     }
 
 

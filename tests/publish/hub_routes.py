@@ -20,6 +20,7 @@ from tests.publish.hub_state import (
     Account,
     Commit,
     HubState,
+    Refusal,
     Repository,
     Space,
     StoredFile,
@@ -27,17 +28,6 @@ from tests.publish.hub_state import (
 )
 
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
-
-
-class Refusal(Exception):
-    """An answer with an error as the Hub words it."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **content: Any) -> None:
-        super().__init__(message)
-        self.response = JSONResponse({"error": message, **content}, status)
-        self.response.headers["X-Error-Message"] = message
-        if code:
-            self.response.headers["X-Error-Code"] = code
 
 
 class Hub:

@@ -18,8 +18,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.publish.hub_routes import Hub, Refusal
-from tests.publish.hub_state import HubState, Request, Storage
+from tests.publish.hub_routes import Hub
+from tests.publish.hub_state import HubState, Refusal, Request, Storage
 
 
 def storage_app(state: HubState) -> Starlette:

@@ -14,10 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 GITATTRIBUTES = b"*.gguf filter=lfs diff=lfs merge=lfs -text\n"
 LFS_SUFFIXES = (".gguf", ".safetensors", ".whl", ".bin", ".png", ".model")
 REGULAR_LIMIT = 5_000_000
 """Bytes; a larger file is stored beside the repository, whatever its name."""
+
+
+class Refusal(Exception):
+    """An answer with an error as the Hub words it."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **content: Any) -> None:
+        super().__init__(message)
+        self.response = JSONResponse({"error": message, **content}, status)
+        self.response.headers["X-Error-Message"] = message
+        if code:
+            self.response.headers["X-Error-Code"] = code
 
 
 @dataclass

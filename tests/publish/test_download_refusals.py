@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
 from common.errors import UserError
+from pipeline.data.options import DataOptions
+from pipeline.data.repositories import hub_records
 from pipeline.sources.model_source import base_source
 from tests.publish.conftest import STRANGER
 from tests.publish.hub_server import RunningHub
@@ -58,3 +61,25 @@ def test_a_refused_download_names_the_way_out(
         fetch(name)
     message = str(raised.value)
     assert wanted in message and "\n" not in message and "hf_" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "wanted"),
+    [
+        ("you/private", "", "if it is private, log in with `hf auth login` or set HF_TOKEN"),
+        ("you/gated", STRANGER, "it is gated, and the account of your token is not admitted"),
+        ("you/broken", "", "the Hub itself has a fault (503)"),
+    ],
+)
+def test_a_refused_data_set_names_it_too(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch, name: str, token: str, wanted: str
+) -> None:
+    config = pytest.importorskip("datasets").config
+    monkeypatch.setattr(config, "HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", token)
+    rows = {"train.jsonl": b'{"question": "a", "answer": "b"}\n'}
+    hub.state.add_repository("you/private", rows, kind="dataset", private=True)
+    hub.state.add_repository("you/gated", rows, kind="dataset", gated="auto")
+    hub.state.fail("/you/broken", 503, times=99)
+    with pytest.raises(UserError, match=re.escape(wanted)):
+        hub_records(name, DataOptions())

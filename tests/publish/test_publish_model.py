@@ -88,6 +88,7 @@ def test_only_what_changed_is_sent(hub: RunningHub, out: Path) -> None:
 def test_the_card_says_what_it_is_and_how_it_is_run(hub: RunningHub, tmp_path: Path) -> None:
     adapter = {"source": "you/bob-lora", "revision": "ab", "kind": "LoRA", "rank": 8, "weight": 1.0}
     out = make_export(tmp_path / "bob", adapters=[adapter])
+    hub.state.add_repository("you/bob-lora", {"adapter_config.json": b"{}"})
     assert "note: license: apache-2.0, as maker/base has it; --license names another" in run(out, NAME)
     known = metadata(hub)
     assert known["license"] == "apache-2.0" and known["language"] == ["en"]
@@ -116,6 +117,27 @@ def test_shards_are_one_model(hub: RunningHub, tmp_path: Path) -> None:
     body = text(hub, "README.md")
     assert "ollama run" not in body  # it takes no shards
     assert 'additional_files=["bob-Q4_K_M-00002-of-00002.gguf"]' in body
+
+
+def test_an_adapter_beside_its_base_is_loaded_with_it(hub: RunningHub, tmp_path: Path) -> None:
+    base, lora = "bob-Q4_K_M.gguf", "bob-Q4_K_M-LoRA-F16.gguf"
+    out = make_export(tmp_path / "bob", {"Q4_K_M": 100_000, "Q4_K_M-LoRA-F16": 50_000})
+    content = json.loads((out / "manifest.json").read_text())
+    content["options"] = {"format": "base+adapter", "loras": {base: lora}}
+    (out / "manifest.json").write_text(json.dumps(content))
+    run(out, NAME)
+    assert {base, lora} <= set(hub.state.repositories["model", NAME].files)
+    body = text(hub, "README.md")
+    for line in (
+        f"hf download {NAME} {base} {lora} Modelfile --local-dir . ",
+        f"python app.py {base}::{lora} ",
+        f"llama-server -m {base} --lora {lora} --jinja",
+        "ollama create bob -f Modelfile && ollama run bob ",
+        f'lora = hf_hub_download("{NAME}", "{lora}")',
+        f'Llama.from_pretrained("{NAME}", "{base}", lora_path=lora, n_ctx=0)',
+    ):
+        assert line in body
+    assert len(metadata(hub)["model-index"][0]["results"]) == 1
 
 
 def test_license_and_language_are_the_users(hub: RunningHub, out: Path) -> None:
@@ -223,6 +245,15 @@ def test_a_path_as_base_model_is_replaced(
     known = metadata(hub, "you/lora")
     assert known["base_model"] == base_model and known["tags"] == ["lora"]
     assert known["license"] == ("mit" if "mit" in front else "apache-2.0")
+
+
+def test_a_folder_that_looks_like_a_name_is_no_base(hub: RunningHub, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "lora")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "models/base"}))
+    shown = run(adapter, "you/lora")
+    assert "note: base_model: models/base is not on the Hub and is left out" in shown
+    assert "note: no license is known: name it with --license" in shown
+    assert metadata(hub, "you/lora").keys().isdisjoint({"base_model", "base_model_relation", "license"})
 
 
 def test_a_gguf_lora_file_is_an_adapter_of_its_base(hub: RunningHub, tmp_path: Path) -> None:

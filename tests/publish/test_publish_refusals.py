@@ -67,7 +67,7 @@ def out(tmp_path: Path) -> Path:
         ),
         (STRANGER, NAME, "'you' is neither the account of your token nor one of its organizations: name a"),
         (WRITE, "you/bob.git", "Repo_id cannot end by '.git'"),
-        (WRITE, "you/" + "b" * 97, "max length is 96"),
+        (WRITE, "you/" + "b" * 97, "maximum length is 96"),
         (WRITE, "you/böb", "Repo id must use alphanumeric chars"),
         (WRITE, "you/bob/x.gguf", "is no name of a repository"),
         (WRITE, "bob", "'bob' is no name of a repository: it looks like owner/name"),
