@@ -66,8 +66,9 @@ def space(
 ) -> None:
     """Make or update a Space that chats with a model of the Hub, and wait until it runs.
 
-    The Space gets exactly the files that the app needs, with llama.cpp as it was compiled here; whatever else
-    is in it is removed. Variables that an earlier run set and this one does not are removed too.
+    It gets exactly the files that the app needs, with llama.cpp as it was compiled here; others are removed.
+
+    Variables that an earlier run set and this one does not are removed too.
     """
     with publishing():
         hub = HubClient(check_name("the Space", repository), "space")
