@@ -1,1 +1,1 @@
-"""Bring what an export made to the Hugging Face Hub."""
+"""Bring what an export made, and a chat with it, to the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Publish an export on the Hugging Face Hub."""
+"""Publish an export, or a chat with it, on the Hugging Face Hub."""
 
 import sys
 from pathlib import Path

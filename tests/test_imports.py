@@ -30,7 +30,7 @@ ONLY = {
         "bench",
     },
     "llguidance": {"engine/llama/constraint.py"},
-    "torch": {"pipeline", "bench"},
+    "torch": {"pipeline", "bench", "ui/pages/quality/zero_gpu.py"},
     "transformers": {"pipeline", "bench"},
 }
 

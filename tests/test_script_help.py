@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import dataset, evaluate, export, finetune, make_base
+from publish.cli import space
 from scripts import bench
 from ui.terminal import cli as chat
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "dataset split": dataset.split_command,
     "evaluate": evaluate.main,
     "chat": chat.main,
+    "publish space": space.space,
 }
 
 
@@ -52,6 +54,7 @@ def shown(command: Callable[..., None]) -> str:
         ("dataset convert", ["OUT.jsonl", "question=Q,answer=A"]),
         ("dataset render", ["[default: all]", "─ Model ─"]),
         ("dataset split", ["(as many as possible)", "(the file's name, of several)", "[default: 0.1]"]),
+        ("publish space", ["─ The Space ─", "OWNER/NAME/FILE", "NAME[=VALUE]", "[default: 3600.0]"]),
         ("chat", ["--prompt -p TEXT", "─ Answers ─", "─ Running ─"]),
     ],
 )

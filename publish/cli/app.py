@@ -5,11 +5,15 @@ from __future__ import annotations
 import typer
 
 from publish.cli.model import model
+from publish.cli.space import space
+from publish.cli.wheel import wheel
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.command()(model)
+app.command()(space)
+app.command()(wheel)
 
 
 @app.callback()
 def main() -> None:
-    """Bring what an export made to the Hugging Face Hub."""
+    """Bring what an export made, and a chat with it, to the Hugging Face Hub."""

@@ -175,6 +175,8 @@ class Hub:
             "siblings": siblings,
             "tags": [],
         }
+        if repository.space is not None:
+            known["sdk"] = repository.space.sdk
         if (card := commit.files.get("README.md")) and card.content:
             known["cardData"] = card_metadata(card.content.decode())
         return JSONResponse(known)

@@ -50,9 +50,14 @@ def space_routes(hub: Hub) -> list[Route]:  # noqa: C901 - one function for each
         if request.method == "POST":
             asked = await request.json()
             held[asked["key"]] = asked["value"]
+            space.descriptions[asked["key"]] = asked.get("description")
         elif request.method == "DELETE":
             held.pop((await request.json())["key"], None)
-        shown = {key: {"key": key} if hidden else {"key": key, "value": held[key]} for key in held}
+        shown = {
+            key: {"key": key, "description": space.descriptions.get(key)}
+            | ({} if hidden else {"value": held[key]})
+            for key in held
+        }
         return JSONResponse(shown)
 
     async def runtime(request: HttpRequest) -> Response:

@@ -85,6 +85,7 @@ class Space:
     sleep_time: int | None = None
     variables: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str | None] = field(default_factory=dict)
     stages: list[str] = field(default_factory=lambda: ["BUILDING", "APP_STARTING", "RUNNING"])
     error: str | None = None
     build_log: list[str] = field(default_factory=list)

@@ -16,18 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class AppProcess:
-    """A running app; `log` is its output so far. `command` is what Python runs."""
+    """A running app; `log` is its output so far. `command` is what Python runs, in the folder `cwd`."""
 
     def __init__(
         self,
         *arguments: str,
         env: Mapping[str, str] | None = None,
         command: Sequence[str] = ("app.py",),
+        cwd: Path = ROOT,
     ) -> None:
         self.log = ""
         self.process = subprocess.Popen(
             [sys.executable, *command, *arguments],
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "GGUF_CHAT_HISTORY": "off", **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,10 +65,13 @@ class AppProcess:
 
 @contextlib.contextmanager
 def running(
-    *arguments: str, env: Mapping[str, str] | None = None, command: Sequence[str] = ("app.py",)
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] = ("app.py",),
+    cwd: Path = ROOT,
 ) -> Iterator[AppProcess]:
     """Run the app for the duration of the `with` block."""
-    app = AppProcess(*arguments, env=env, command=command)
+    app = AppProcess(*arguments, env=env, command=command, cwd=cwd)
     try:
         yield app
     finally:

@@ -102,6 +102,7 @@ def run(settings: AppSettings) -> None:
                 origins=settings.allow_origin,
                 store=store,
             )
+            _report_to_zero_gpu()
             gc.freeze()
             gc.enable()
             ready = partial(_announce, loading, f"{address_of(bound)}{urlsplit(settings.root_path).path}")
@@ -119,6 +120,20 @@ def run(settings: AppSettings) -> None:
         loader.close()
         store.close()
         bound.close()
+
+
+def _report_to_zero_gpu() -> None:
+    """Report the page's function for the GPU, on ZeroGPU. Raises ServeError when that fails."""
+    from httpx import HTTPError
+
+    from ui.pages.quality import zero_gpu
+
+    if not zero_gpu.is_on():
+        return
+    try:
+        zero_gpu.report()
+    except (HTTPError, RuntimeError) as error:
+        raise ServeError(f"ZeroGPU takes no report of a function ({error}): restart the Space") from error
 
 
 def _announce(loading: Future[ChatBackend], address: str) -> None:

@@ -23,6 +23,7 @@ from ui.pages.chat.model_picker import ModelsPanel
 from ui.pages.chat.panel import ChatPanel
 from ui.pages.compare.panel import ComparePanel
 from ui.pages.history.panel import HistoryPanel
+from ui.pages.quality import zero_gpu
 from ui.pages.quality.panel import QualityPanel
 from ui.pages.settings_panel import SettingsPanel
 from ui.static import STATIC
@@ -113,6 +114,8 @@ def _quality(page: gr.Blocks, models: Models) -> None:
         gr.Markdown(text("quality.title"))
         _head_button("page.chat", "open-chat", link="./")
     QualityPanel(models).wire(page)
+    if zero_gpu.is_on():
+        zero_gpu.add_gpu_button()
     page.load(None, js=FIXES.read_text(encoding="utf-8"))
 
 
