@@ -30,6 +30,7 @@ COMMANDS = {
         "pipeline.cli.evaluate:run", "Compare base, tuned model and GGUF files on held-out data."
     ),
     "inspect": Command("pipeline.cli.inspect:app", "Show how tensors are stored and rounded."),
+    "publish": Command("publish.cli.app:app", "Upload an export to the Hugging Face Hub."),
     "make-base": Command("pipeline.cli.make_base:app", "Write the demo's base model as a checkpoint folder."),
 }
 

@@ -135,6 +135,12 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in environment.items() if key not in _SECRETS}
 
 
+def secrets_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment's tokens and passwords by their variables, without those that are too short."""
+    found = ((name, environment.get(name, "")) for name in _SECRETS)
+    return {name: value for name, value in found if len(value) >= 8}
+
+
 def masked(text: str, environment: Mapping[str, str]) -> str:
     """Return the text with stars in place of the environment's secrets."""
     for secret in filter(None, map(environment.get, _SECRETS)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("common", "ggufio", "engine", "ui", "pipeline", "bench")
+PACKAGES = ("common", "ggufio", "engine", "ui", "pipeline", "publish", "bench")
 # Which files may import a heavy or dangerous package; a folder covers all of its files.
 ONLY = {
     "gradio": {"ui"},

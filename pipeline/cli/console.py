@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -24,8 +25,10 @@ from common.paths import cache_note, masked, use_cache_for_libraries
 from common.shard_names import whole_name
 from common.terminal import printable_logs, say, say_error, terminal_console
 from pipeline.errors import InputError
-from pipeline.exporter.run import ExportResult
 from pipeline.progress import ProgressBars
+
+if TYPE_CHECKING:
+    from pipeline.exporter.run import ExportResult
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 

@@ -75,6 +75,8 @@ class ReportContext:
     template: Mapping[str, str] = field(default_factory=dict)
     merged_into: str = ""
     recoveries: tuple[str, ...] = ()
+    is_adapter: bool = False
+    """Whether the files are GGUF LoRA files, to be loaded with the base."""
 
     @property
     def best(self) -> ReportedFile:
@@ -114,6 +116,7 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
         recoveries=tuple(
             found["note"] for found in record.options.get(RECOVERY, {}).values() if "note" in found
         ),
+        is_adapter=record.options.get("format") == "adapter",
     )
 
 
@@ -193,6 +196,8 @@ def origin(context: ReportContext) -> str:
     merged = ", ".join(adapter["source"] for adapter in context.adapters)
     if context.best.lora:
         return f"{base} as GGUF, with {merged} beside it."
+    if context.is_adapter:
+        return f"{merged} for {base}, as a GGUF LoRA file."
     if "rounded" in context.merged_into:
         return f"{merged} merged into {context.merged_into.replace('the base', base, 1)}, as GGUF."
     return f"{base} with {merged} merged into it, as GGUF."

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.context import ReportContext, ReportedFile
 from pipeline.sources.model_source import HUB_ID
 
 CARD = "README.md"
@@ -19,13 +22,81 @@ def own_card(folder: Path) -> str | None:
         text = (folder / CARD).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    return None if _MARK in text else text
+    return None if is_our_card(text) else text
+
+
+def is_our_card(text: str) -> bool:
+    """Return whether this program wrote a card."""
+    return _MARK in text
 
 
 def front_matter(known: Mapping[str, Any]) -> str:
     """Return the lines of a card's YAML; values are written as JSON, which is YAML and quotes any name."""
-    lines = [f"{key}: {json.dumps(value)}" for key, value in known.items()]
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in known.items()]
     return "\n".join([*lines, _MARK])
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where a card is published, and what only its publisher knows.
+
+    `bases` are the repositories that the model was made from, `known` further entries of the front matter.
+    """
+
+    repository: str
+    bases: tuple[str, ...] = ()
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+
+def export_metadata(context: ReportContext, publication: Publication | None = None) -> dict[str, Any]:
+    """Return the front matter of an export's card."""
+    bases = publication.bases if publication else bases_on_hub(context.base, context.adapters)
+    known: dict[str, Any] = {
+        **(publication.known if publication else {}),
+        "pipeline_tag": "text-generation",
+        "library_name": "gguf",
+        "tags": ["gguf", *(["lora"] if context.adapters else []), "llama.cpp", "gguf-chat"],
+    }
+    if bases:
+        # One name as a text: programs that know no list read it too.
+        known |= {"base_model": bases[0] if len(bases) == 1 else list(bases)}
+        known |= {"base_model_relation": "adapter" if context.is_adapter else "quantized"}
+    if index := model_index(context):
+        known["model-index"] = index
+    return known
+
+
+def bases_on_hub(base: Mapping[str, Any], adapters: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the repositories of a manifest's base and adapters, without those that were folders."""
+    names = [base.get("model"), *(entry["source"] for entry in (base, *adapters) if entry.get("revision"))]
+    return tuple(dict.fromkeys(name for name in names if name and HUB_ID.fullmatch(name)))
+
+
+def model_index(context: ReportContext) -> list[dict[str, Any]]:
+    """Return the certificate's table as the Hub's `model-index`; empty when nothing was measured."""
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"type": "certificate", "name": "The certificate's prompts", "config": file.name},
+            "metrics": metrics,
+        }
+        for file in context.files
+        if (metrics := _metrics(file))
+    ]
+    return [{"name": context.name, "results": results}] if results else []
+
+
+def _metrics(file: ReportedFile) -> list[dict[str, Any]]:
+    measured = (
+        ("survival", "Share of the tuning that survives", file.survival and file.survival[0]),
+        ("kl_divergence", "KL divergence from the unquantized model, nats a token", file.kl),
+        ("next_token_agreement", "Share of places with the same next token", file.agreement),
+    )
+    return [
+        {"type": kind, "name": name, "value": round(value, 4)}
+        for kind, name, value in measured
+        if value is not None
+    ]
 
 
 def adapter_card(
@@ -101,3 +172,27 @@ def _paired_line(report: Mapping[str, Any]) -> str:
         f"\nThe wanted answer became likelier in {paired['better']} of {paired['rows']} held-out rows "
         f"({paired['share']:.0%}, 95 % interval {paired['low']:.0%} to {paired['high']:.0%}).\n"
     )
+
+
+_FRONT = re.compile(r"\A---\r?\n(?P<lines>.*?)^---\r?\n", re.DOTALL | re.MULTILINE)
+
+
+def with_metadata(card: str, known: Mapping[str, Any], *, override: bool = False) -> str:
+    """Return the card with entries in its front matter that it lacks; `override`: also those it has.
+
+    What is there stays as it was written, line by line.
+    """
+    match = _FRONT.match(card)
+    lines = match["lines"].splitlines() if match else []
+    body = card[match.end() :] if match else f"\n{card.lstrip()}"
+    added = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in known.items()]
+    for key, line in zip(known, added, strict=True):
+        place = next((n for n, old in enumerate(lines) if old.startswith(f"{key}:")), None)
+        if place is None:
+            lines.append(line)
+        elif override:
+            end = place + 1
+            while end < len(lines) and lines[end][:1] in (" ", "-", "\t"):  # the rest of a list or a mapping
+                end += 1
+            lines[place:end] = [line]
+    return "\n".join(["---", *lines, "---", ""]) + body

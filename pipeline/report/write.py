@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from engine.probe.cpu_backend import probe_model
 from pipeline.manifest import Record
 from pipeline.report import context as formatting
 from pipeline.report.context import ReportContext, ReportedFile, report_context
-from pipeline.report.model_card import CARD, front_matter, own_card
+from pipeline.report.model_card import CARD, Publication, export_metadata, front_matter, own_card
 from pipeline.report.ollama import Turns, find_turns, modelfile
 
 _TEMPLATES = {"chart.svg": "chart.svg.j2", "report.html": "report.html.j2", CARD: "card.md.j2"}
@@ -70,6 +71,16 @@ def write_report(folder: Path, name: str, record: Record, certificate: Certifica
     return WrittenReport(tuple(texts), notes)
 
 
+def published_card(
+    folder: Path, name: str, record: Record, certificate: Certificate | None, publication: Publication
+) -> str:
+    """Return the card of an export's files as they are in a repository; `folder` has the export."""
+    context = report_context(name, record, certificate)
+    charts = _charts(context.files) if (folder / "chart.svg").is_file() else []
+    for_ollama = (folder / "Modelfile").is_file()
+    return _render(_TEMPLATES[CARD], context, charts, for_ollama=for_ollama, publication=publication)
+
+
 def remove_report(folder: Path) -> None:
     """Remove the report of files that have been replaced; a README.md that the user wrote stays."""
     if not is_written(folder):
@@ -101,7 +112,14 @@ def _charted(file: ReportedFile) -> ChartedFile:
     return ChartedFile(file.type, file.size, file.decode, file.kl, share, interval)
 
 
-def _render(template: str, context: ReportContext, charts: Sequence[Markup], *, for_ollama: bool) -> str:
+def _render(
+    template: str,
+    context: ReportContext,
+    charts: Sequence[Markup],
+    *,
+    for_ollama: bool,
+    publication: Publication | None = None,
+) -> str:
     names = ("size", "number", "percent", "share", "line", "cell", "tried")
     filters = {name: getattr(formatting, name) for name in names}
     environment = jinja2.Environment(
@@ -126,21 +144,22 @@ def _render(template: str, context: ReportContext, charts: Sequence[Markup], *, 
         origin=formatting.origin(context),
         verdict=formatting.verdict(context),
         provenance=list(formatting.provenance(context)),
-        front_matter=_front_matter(context),
+        front_matter=front_matter(export_metadata(context, publication)),
+        **_as_published(context.best, publication.repository if publication else ""),
         for_ollama=for_ollama,
     )
 
 
-def _front_matter(context: ReportContext) -> str:
-    """Return the YAML of an export's card."""
-    known: dict[str, Any] = {
-        "pipeline_tag": "text-generation",
-        "library_name": "gguf",
-        "tags": ["gguf", "lora", "llama.cpp"],
+def _as_published(best: ReportedFile, repository: str) -> dict[str, Any]:
+    """Return how programs name a file in a repository: by its type, or where its name lacks that, itself."""
+    by_type = best.type in best.name
+    by_name = f"-hfr {repository} -hff {best.name}"
+    return {
+        "repository": repository,
+        "tag": best.type if by_type else best.name,
+        "for_llama_cpp": f"-hf {repository}:{best.type}" if by_type else by_name,
+        "other_parts": json.dumps([file for file in best.hashes if file != best.name]),
     }
-    if context.base.get("model"):
-        known |= {"base_model": context.base["model"], "base_model_relation": "quantized"}
-    return f"{front_matter(known)}\n"
 
 
 def _modelfile(folder: Path, context: ReportContext) -> str:

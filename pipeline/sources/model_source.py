@@ -179,7 +179,7 @@ def _download(kind: str, spec: str, revision: str | None, patterns: tuple[str, .
         path = huggingface_hub.snapshot_download(
             spec, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_IGNORED_FILES)
         )
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, RuntimeError) as error:
         failed = f"it could not be downloaded ({type(error).__name__})"
         if isinstance(error, errors.LocalEntryNotFoundError):
             failed = "there is no such folder here, and the Hub cannot be reached: check the network"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import httpx
 import pytest
 from huggingface_hub import errors
@@ -51,9 +53,18 @@ def missing_locally(cause: Exception) -> Exception:
         (errors.DisabledRepoError("", response=ANSWER), "has disabled this repository"),
         (errors.RemoteEntryNotFoundError("", response=ANSWER), "but not that file"),
         (errors.RepositoryNotFoundError("", response=ANSWER), "if it is private, log in"),
+        (OSError(errno.ENOSPC, "No space left on device"), "is full: make room, or set HF_HOME"),
+        (RuntimeError("Task error: I/O error: No space left on device (os error 28)"), "is full: make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache/x"), "/cache/x cannot be written"),
+        (ConnectionError("Request error: HTTP status client error (403 Forbidden)"), "denies your token"),
+        (ConnectionError("Request error: HTTP status server error (502 Bad Gateway)"), "a fault (502)"),
+        (RuntimeError("Task error: CAS object not found"), "with HF_HUB_DISABLE_XET=1"),
     ],
 )
-def test_the_hubs_answer_names_the_cause(error: Exception, wanted: str) -> None:
+def test_the_hubs_answer_names_the_cause(
+    error: Exception, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     assert wanted in str(hub_refusal(error, "path"))
 
 
@@ -62,6 +73,7 @@ def test_a_lost_connection_is_no_refusal() -> None:
     assert hub_refusal(missing_locally(httpx.ConnectError("no route")), "path") is None
     assert hub_refusal(errors.LocalEntryNotFoundError("none"), "path") is None
     assert hub_refusal(errors.RevisionNotFoundError("", response=ANSWER), "path") is None
+    assert hub_refusal(RuntimeError("another library's"), "path") is None
 
 
 def test_an_error_in_one_line() -> None:

@@ -51,7 +51,12 @@ def fetch_gguf(
         folder = huggingface_hub.snapshot_download(
             repository, allow_patterns=shards.names(file), tqdm_class=_progress_bar(progress)
         )
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:  # type: ignore[attr-defined] # httpx's
+    except (
+        errors.HTTPError,  # type: ignore[attr-defined] # httpx's
+        errors.HFValidationError,
+        OSError,
+        RuntimeError,  # hf_xet's
+    ) as error:
         unreachable = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
         refusal = hub_refusal(error, "path") or unreachable
     else:

@@ -1,0 +1,1 @@
+"""Bring what an export made to the Hugging Face Hub."""

@@ -1,0 +1,175 @@
+"""The files that are published: those that an export recorded, an adapter's, a merged model's."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.certificate import NAME as CERTIFICATE
+from common.certificate import Certificate, load_certificate
+from common.files import sha256
+from pipeline.manifest import NAME as MANIFEST
+from pipeline.manifest import Output, Record, load_record
+from pipeline.report.model_card import CARD
+from pipeline.sources.model_source import Source, adapter_source, base_source
+from publish.refusals import PublishError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
+_REPORT = ("report.html", "chart.svg", "Modelfile", CERTIFICATE, MANIFEST)
+_MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+_TRAINING_FILES = ("*.jsonl", "*.svg", "*.toml", "*.yaml", "*.html")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file by its name in the repository; `source` is its path, or its content."""
+
+    name: str
+    source: Path | bytes
+    size: int
+    sha256: str
+
+    @classmethod
+    def of_path(cls, path: Path, name: str | None = None) -> PublishedFile:
+        """Read a file's size and SHA-256."""
+        return cls(name or path.name, path, path.stat().st_size, sha256(path))
+
+    @classmethod
+    def of_text(cls, name: str, text: str) -> PublishedFile:
+        """Return a text as a file."""
+        content = text.encode("utf-8")
+        return cls(name, content, len(content), hashlib.sha256(content).hexdigest())
+
+    def equals(self, there: RepoFile | None) -> bool:
+        """Return whether the Hub has it with this content, by the SHA-256 or blob id that it states."""
+        if there is None or there.size != self.size:
+            return False
+        if there.lfs is not None:
+            return there.lfs.sha256 == self.sha256
+        return there.blob_id == self._blob_id()
+
+    def _blob_id(self) -> str:
+        """Return git's SHA-1 of a small file."""
+        content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True)
+class ExportFolder:
+    """A complete export. `files` are all but its card; `left_out` are the names of other GGUF files there."""
+
+    folder: Path
+    record: Record
+    certificate: Certificate | None
+    files: tuple[PublishedFile, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The export's name, that of its folder."""
+        return self.folder.resolve().name
+
+
+def export_folder(folder: Path) -> ExportFolder:
+    """Read a complete export. Raises InputError for anything else, and PublishError for changed files."""
+    if not folder.is_dir():
+        raise PublishError(f"{str(folder)!r} is no folder: name the --out of an export")
+    record = load_record(folder / MANIFEST)
+    if record is None:
+        raise PublishError(
+            f"{folder} has no {MANIFEST}, so that it is no complete export: make one with "
+            "scripts/export_gguf.py, or run the interrupted one again"
+        )
+    if not record.complete or not record.outputs or (folder / ".work" / "record.json").exists():
+        raise PublishError(f"the export in {folder} is not complete: run its command again, then publish")
+    models = [_recorded(folder, output) for output in record.outputs.values()]
+    if matrix := record.importance.get("file"):
+        models.append(_importance(folder, matrix, record.importance["sha256"]))
+    certificate = load_certificate(folder / CERTIFICATE)
+    if certificate is not None and not certificate.hashes.items() <= record.hashes.items():
+        raise PublishError(f"{folder / CERTIFICATE} is about other files: run the export's command again")
+    report = [PublishedFile.of_path(folder / name) for name in _REPORT if (folder / name).is_file()]
+    names = {file.name for file in models}
+    others = tuple(sorted(path.name for path in folder.glob("*.gguf") if path.name not in names))
+    return ExportFolder(folder, record, certificate, (*models, *report), others)
+
+
+def _recorded(folder: Path, output: Output) -> PublishedFile:
+    """Return an export's file. Raises PublishError unless it is the one that was recorded."""
+    path = folder / output.file
+    if path.name != output.file or not output.file.endswith(".gguf"):  # a manifest may be a stranger's
+        raise PublishError(f"{folder / MANIFEST} names {output.file!r}, which is no GGUF in that folder")
+    if not path.is_file():
+        raise PublishError(f"{path} is missing: run the export's command again")
+    if not output.is_unchanged(folder) and (
+        path.stat().st_size != output.bytes or sha256(path) != output.sha256
+    ):
+        raise PublishError(f"{path} is not the file that was exported: run the export's command again")
+    return PublishedFile(output.file, path, output.bytes, output.sha256)
+
+
+def _importance(folder: Path, name: str, digest: str) -> PublishedFile:
+    """Return the importance matrix that an export computed. Raises PublishError unless it is that one."""
+    path = folder / name
+    if path.name != name or not path.is_file() or sha256(path) != digest:
+        raise PublishError(f"{path} is not the importance matrix of the export: run its command again")
+    return PublishedFile(name, path, path.stat().st_size, digest)
+
+
+def adapter_files(folder: Path) -> tuple[PublishedFile, ...]:
+    """Return the files of a PEFT adapter's folder, but its card. Raises InputError for another folder."""
+    return _matching(adapter_source(_existing(folder, "--adapter")), (*_MODEL_FILES, *_TRAINING_FILES))
+
+
+def merged_files(folder: Path) -> tuple[PublishedFile, ...]:
+    """Return the files of a merged checkpoint, but its card. Raises InputError for another folder."""
+    return _matching(base_source(_existing(folder, "--merged")), _MODEL_FILES)
+
+
+def _existing(folder: Path, option: str) -> str:
+    if not folder.is_dir():
+        raise PublishError(f"{option} {str(folder)!r} is no folder here")
+    return str(folder)
+
+
+def _matching(source: Source, patterns: Iterable[str]) -> tuple[PublishedFile, ...]:
+    found = [
+        path
+        for path in source.files()
+        if path.name != CARD and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+    ]
+    return tuple(PublishedFile.of_path(path) for path in found)
+
+
+def reject_secrets(files: Iterable[PublishedFile], secrets: Mapping[str, str]) -> None:
+    """Raise PublishError if a text file has a secret in it; `secrets` are the values by their names."""
+    for file in files:
+        if file.size > 1 << 20 or file.name.endswith((".gguf", ".safetensors")):
+            continue
+        content = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
+        for name, secret in secrets.items():
+            if secret.encode() in content:
+                raise PublishError(f"{file.name} contains your {name}: remove it, and make a new token")
+
+
+def file_size(count: int) -> str:
+    """Return a size in bytes as text, down to single bytes."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
