@@ -49,8 +49,8 @@ def load_model(
 ) -> Any:
     """Load the base with an adapter injected, or whole for --full; its trained weights are float32.
 
-    `row_tokens` is the usual length of a row; `rounded` counts the memory of RoundedBase too. Raises InputError, also where the training does not fit into
-    the memory.
+    `row_tokens` is the usual length of a row; `rounded` counts the memory of RoundedBase too. Raises
+    InputError, also where the training does not fit into the memory.
     """
     from transformers import set_seed
 
