@@ -17,12 +17,14 @@ from engine.types import ProgressCallback, no_progress, scaled
 from ui.models.files import (
     CatalogEntry,
     catalog_entry,
+    choose_adapter,
     choose_gguf,
     choose_with_reason,
     embedded_gguf,
     find_entries,
     is_embedded,
     is_hub_name,
+    leaves_choice,
     lora_beside,
     total_size,
 )
@@ -75,6 +77,12 @@ class Catalog:
         """Return whether the user may use the model of `key`."""
         return isinstance(key, str) and (key in self._offered or (own_machine and key in self._typed))
 
+    def leaves_open(self, wanted: object) -> bool:
+        """Return whether this is the name of a whole repository on the Hub that is not on offer yet."""
+        if not isinstance(wanted, str) or wanted in self._offered or wanted in self._typed:
+            return False
+        return is_hub_name(Path(wanted.strip())) and leaves_choice(wanted.strip())
+
     def admit(self, wanted: object, own_machine: bool, progress: ProgressCallback = no_progress) -> str:
         """Return the key of a chosen or, on the user's own machine, typed model, which it may download.
 
@@ -116,7 +124,8 @@ class Catalog:
         try:
             file = choose_gguf(source, scaled(progress, 0.0, download))
             given = {"chat_template": entry.chat_template} if entry.chat_template else {}
-            return open_gguf(file, entry.adapter, scaled(progress, download, 1.0), **given)
+            adapter = entry.adapter or (lora_beside(source, file) if download else None)
+            return open_gguf(file, adapter, scaled(progress, download, 1.0), **given)
         except ModelError as error:
             raise ModelError(_without_folders(str(error), file, entry.adapter)) from error
 
@@ -148,17 +157,18 @@ def resolve_entry(
     """Return the entry of a path or Hub name, optionally followed by `::ADAPTER.gguf`. Raises ModelError."""
     whole = Path(text).exists()  # a path may contain the separator
     model, _, adapter = (text, "", "") if whole else text.partition(_ADAPTER_SEPARATOR)
-    if adapter and not Path(adapter).is_file():
-        raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
+    lora = choose_adapter(adapter, progress) if adapter else None
     file, reason = choose_with_reason(Path(model), progress)
-    beside = Path(adapter) if adapter else lora_beside(file) if Path(model).is_dir() else None
-    return catalog_entry(file, beside, name, reason)
+    return catalog_entry(file, lora or lora_beside(Path(model), file), name, reason)
 
 
 def _parse_entry(text: str) -> CatalogEntry:
-    name, equals, source = ("", "", text) if Path(text).exists() else text.rpartition("=")
-    if is_hub_name(Path(source.partition(_ADAPTER_SEPARATOR)[0])):  # not downloaded before it is used
-        return CatalogEntry(name or source, name or source, source, named=bool(name))
+    whole = Path(text).exists() or is_hub_name(Path(text))  # the Hub's addresses may contain a "="
+    name, equals, source = ("", "", text) if whole else text.rpartition("=")
+    model, _, adapter = source.partition(_ADAPTER_SEPARATOR)
+    if is_hub_name(Path(model)):  # not downloaded before it is used
+        lora = choose_adapter(adapter) if adapter else None
+        return CatalogEntry(name or source, name or source, model, lora, named=bool(name))
     return resolve_entry(source, name if equals else None)
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common import paths
 from common.certificate import NAME as CERTIFICATE
@@ -27,7 +26,14 @@ from engine.types import ModelInfo, ProgressCallback, no_progress
 from ggufio import shards
 from ggufio.shards import size
 from ggufio.summary import summarize
-from ui.models.hub import fetch_gguf, looks_like_hub, stem_of
+from ui.models.hub import (
+    MANIFEST,
+    fetch_gguf,
+    list_ggufs,
+    parse_hub_name,
+    recorded_loras,
+    stem_of,
+)
 
 
 def short_name(info: ModelInfo) -> str:
@@ -75,7 +81,7 @@ def choose_with_reason(
 
 def is_hub_name(model: Path) -> bool:
     """Return whether this is a name on the Hub, rather than a mistyped local path."""
-    return not model.exists() and looks_like_hub(str(model)) and not Path(model.parts[0]).is_dir()
+    return not model.exists() and parse_hub_name(str(model)) is not None and not Path(model.parts[0]).is_dir()
 
 
 def embedded_gguf() -> Path:
@@ -135,21 +141,70 @@ def _first_shard(model: Path) -> Path:
 
 
 def loras_of(folder: Path) -> dict[str, str]:
-    """Return the LoRA files that an export wrote for its base's files, by the names of those.
+    """Return the LoRA files that an export wrote for its base's files, by the names of those."""
+    loras = recorded_loras(folder / MANIFEST)
+    return {base: lora for base, lora in loras.items() if (folder / lora).is_file()}
 
-    Raises ModelError for a damaged manifest.
+
+def lora_beside(model: Path, file: Path) -> Path | None:
+    """Return the LoRA file that an export made for `file`, which was chosen out of the folder `model`.
+
+    The same for a repository on the Hub. None where it made none, and where the file itself was named.
     """
-    found = _manifest(folder).get("options", {}).get("loras", {})
-    files = {**found} if isinstance(found, dict) else {}
-    return {
-        base: lora for base, lora in files.items() if Path(lora).name == lora and (folder / lora).is_file()
-    }
+    if not (model.is_dir() or (is_hub_name(model) and not _names_file(str(model)))):
+        return None
+    lora = loras_of(file.parent).get(whole_name(file.name))
+    return file.parent / lora if lora else None
 
 
-def lora_beside(model: Path) -> Path | None:
-    """Return the LoRA file that an export made for this file of its base; None where it made none."""
-    lora = loras_of(model.parent).get(whole_name(model.name))
-    return model.parent / lora if lora else None
+def leaves_choice(hub_name: str) -> bool:
+    """Return whether a name on the Hub names neither a file nor a type of its repository."""
+    name = parse_hub_name(hub_name)
+    return name is not None and name.is_whole
+
+
+def _names_file(hub_name: str) -> bool:
+    name = parse_hub_name(hub_name)
+    return name is not None and name.file is not None
+
+
+def choose_adapter(adapter: str, progress: ProgressCallback = no_progress) -> Path:
+    """Return the GGUF LoRA file of a path or a Hub name, which is downloaded. Raises ModelError."""
+    if is_hub_name(Path(adapter)):
+        return fetch_gguf(adapter, _only_adapter, progress)[0]
+    if not Path(adapter).is_file():
+        raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
+    return Path(adapter)
+
+
+def _only_adapter(sizes: Mapping[str, int], _: Certificate | None) -> Recommendation:
+    """Return the single adapter among a repository's GGUF files, by the names. Raises ModelError."""
+    adapters = [name for name in sizes if _ADAPTER.search(name)] or list(sizes)
+    if len(adapters) != 1:
+        raise ModelError(
+            f"the repository has {len(adapters)} GGUF LoRA files: name one, as owner/name/file.gguf"
+            if adapters
+            else "the repository has no GGUF LoRA file: make one with export_gguf.py --format adapter"
+        )
+    return Recommendation(adapters[0], "skipped")
+
+
+def hub_choices(spec: str) -> list[tuple[str, str]]:
+    """Return (label with its size, name) of each model of a repository on the Hub, the best one first.
+
+    Raises ModelError for a repository that cannot be listed, or holds no model.
+    """
+    listed = list_ggufs(spec)
+    name = parse_hub_name(spec)
+    assert name is not None, spec
+    models = {file: size for file, size in listed.models.items() if not _NO_MODEL.search(file)}
+    best = recommended(models, listed.certificate)
+    if best is None:
+        raise ModelError(f"the repository {name.repository!r} holds no GGUF model: name one that does")
+    order = sorted(models, key=lambda file: (file != best.name, models[file], file))
+    return [
+        (" · ".join(filter(None, [file, size_text(models[file])])), name.with_file(file)) for file in order
+    ]
 
 
 def _best_of(folder: Path) -> Recommendation:
@@ -190,27 +245,15 @@ def _recommended(sizes: Mapping[str, int], certificate: Certificate | None) -> R
 def _finished_files(folder: Path) -> list[Path]:
     """Return a folder's GGUF files; if an export left its manifest, only those that it lists as finished."""
     files = sorted(path for path in folder.glob("*.gguf") if path.is_file())
-    manifest = _manifest(folder)
-    if not manifest:
+    manifest = folder / MANIFEST
+    if not manifest.exists():
         return files
-    finished = {item["file"] for item in manifest["outputs"]}
-    return [path for path in files if path.name in finished]
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """Return an export's manifest; an empty one where there is none. Raises ModelError for a damaged one."""
-    path = folder / "manifest.json"
-    if not path.exists():
-        return {}
     try:
-        found: dict[str, Any] = read_json_input(path)
-        if not all(isinstance(item["file"], str) for item in found["outputs"]):
-            raise TypeError("outputs")
-        if not isinstance(found.get("options", {}), dict):
-            raise TypeError("options")
+        outputs = read_json_input(manifest)["outputs"]
+        finished = {item["file"] for item in outputs}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{str(path)!r} is damaged ({error!r}): name the .gguf file itself") from error
-    return found
+        raise ModelError(f"{str(manifest)!r} is damaged ({error!r}): name the .gguf file itself") from error
+    return [path for path in files if path.name in finished]
 
 
 _TYPE_SUFFIX = re.compile(

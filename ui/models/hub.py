@@ -1,29 +1,77 @@
-"""Download a GGUF from the Hugging Face Hub: `owner/name`, or `owner/name/file.gguf`."""
+"""Download a GGUF from the Hugging Face Hub, by a repository's name or the address of its page."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.certificate import NAME as CERTIFICATE
-from common.certificate import Certificate, Reason, Recommendation, load_certificate
+from common.certificate import Certificate, Reason, Recommendation, load_certificate, type_in_name
 from common.errors import InputError
+from common.files import read_json_input
 from common.hub_errors import hub_refusal
-from common.shard_names import model_sizes
+from common.shard_names import model_sizes, whole_name
 from engine.errors import EngineStopped, ModelError
 from engine.types import ProgressCallback, no_progress
 from ggufio import shards
 
-_SPEC = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<file>.+\.gguf))?")
+MANIFEST = "manifest.json"
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_SPEC = re.compile(
+    r"(?:https?:/{1,2})?(?:(?:www\.)?(?:huggingface\.co|hf\.co)/)?"  # a Path has a single slash there
+    rf"(?P<repository>{_NAME}/{_NAME})(?:@(?P<revision>[\w.-]+))?"
+    r"(?::(?P<quant>[\w.-]+)|(?:/(?:blob|resolve)/(?P<branch>[\w.-]+))?/(?P<file>.+?\.gguf)"
+    r"|/tree/(?P<tree>[\w.-]+))?/?(?:\?download=true)?"
+)
 Choose = Callable[[Mapping[str, int], Certificate | None], Recommendation | None]
 """Picks one of a repository's GGUF files, given their sizes by name and its certificate; or None."""
 
 
-def looks_like_hub(spec: str) -> bool:
-    """Return whether a text has the form of a Hub name."""
-    return _SPEC.fullmatch(spec) is not None
+@dataclass(frozen=True)
+class HubName:
+    """A repository on the Hub, at a revision or on its main branch; `file` or `quant` name a model of it."""
+
+    repository: str
+    revision: str | None = None
+    file: str | None = None
+    quant: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model is still to be chosen."""
+        return self.file is None and self.quant is None
+
+    def with_file(self, file: str) -> str:
+        """Return the text that names a file of the repository."""
+        at = f"@{self.revision}" if self.revision else ""
+        return f"{self.repository}{at}/{file}"
+
+
+def parse_hub_name(spec: str) -> HubName | None:
+    """Parse `owner/name`, also with `@revision`, `:Q4_K_M` or `/file.gguf`, and addresses of the Hub's pages.
+
+    None for a text of another form.
+    """
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        return None
+    revision = match["revision"] or match["branch"] or match["tree"]
+    return HubName(match["repository"], revision, match["file"], match["quant"])
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """The GGUF files of a repository: the models' sizes in bytes by their first files, and its certificate.
+
+    `loras` are the adapters that an export wrote for its base's files, by the names of those.
+    """
+
+    models: Mapping[str, int]
+    certificate: Certificate | None
+    loras: Mapping[str, str]
 
 
 def fetch_gguf(
@@ -31,59 +79,110 @@ def fetch_gguf(
 ) -> tuple[Path, Reason | None]:
     """Return the file's path in the Hub's cache (its first shard's), after downloading what is missing.
 
-    The reason is that of the choice; None where the file was named.
+    The reason is that of the choice; None where the file was named. With a chosen file comes the adapter that
+    the repository has for it.
 
     Raises ModelError, and EngineStopped when `progress` returns False; the partial download is kept.
     """
-    match = _SPEC.fullmatch(spec)
-    assert match is not None, spec
-    repository, file = match["repository"], match["file"]
-    if file and ".." in PurePosixPath(file).parts:
+    name = parse_hub_name(spec)
+    assert name is not None, spec
+    if name.file and ".." in PurePosixPath(name.file).parts:
         raise ModelError(f"model {spec!r} names a file outside of its repository")
     import huggingface_hub
-    from huggingface_hub import errors
 
     reason: Reason | None = None
+    file, more = name.file, list[str]()
     try:
         if file is None:
-            best = _chosen(repository, choose)
-            file, reason = best.name, best.reason
+            listed = _list_files(name)
+            best = _chosen(name, listed, choose)
+            file, reason = best.name, None if name.quant else best.reason
+            if lora := listed.loras.get(whole_name(file)):
+                more = [lora, MANIFEST]
         folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=shards.names(file), tqdm_class=_progress_bar(progress)
+            name.repository,
+            revision=name.revision,
+            allow_patterns=[*shards.names(file), *more],
+            tqdm_class=_progress_bar(progress),
         )
-    except (
-        errors.HTTPError,  # type: ignore[attr-defined] # httpx's
-        errors.HFValidationError,
-        OSError,
-        RuntimeError,  # hf_xet's
-    ) as error:
-        unreachable = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
-        refusal = hub_refusal(error, "path") or unreachable
-    else:
-        path = Path(folder) / shards.names(file)[0]
-        if path.is_file():
-            return path, reason
-        refusal = f"the Hub's {repository} has no file {file}"
-    raise ModelError(f"model {spec!r}: {refusal}")
+    except _failures() as error:
+        raise _refused(spec, name, error) from error
+    path = Path(folder) / shards.names(file)[0]
+    if path.is_file():
+        return path, reason
+    raise ModelError(f"model {spec!r}: the Hub's {name.repository} has no file {file}")
 
 
-def _chosen(repository: str, choose: Choose) -> Recommendation:
-    """Return the choice out of a repository's files. Raises ModelError, and the Hub's errors."""
+def list_ggufs(spec: str) -> HubFiles:
+    """Return the GGUF files of the repository that a text names. Raises ModelError."""
+    name = parse_hub_name(spec)
+    assert name is not None, spec
+    try:
+        return _list_files(name)
+    except _failures() as error:
+        raise _refused(spec, name, error) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises for a request that failed."""
+    from huggingface_hub import errors
+
+    httpx_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    return httpx_error, errors.HFValidationError, OSError, RuntimeError  # the last is hf_xet's
+
+
+def _refused(spec: str, name: HubName, error: Exception) -> ModelError:
+    unreachable = f"there is no such path here, and the Hub cannot be reached ({type(error).__name__})"
+    return ModelError(f"model {spec!r}: {hub_refusal(error, 'path', name.revision) or unreachable}")
+
+
+def _list_files(name: HubName) -> HubFiles:
+    """List a repository. Raises ModelError, and the Hub's errors."""
     import huggingface_hub
 
-    listed = huggingface_hub.model_info(repository, files_metadata=True).siblings or []
-    sizes = {item.rfilename: item.size or 0 for item in listed}
-    certificate = None
+    info = huggingface_hub.model_info(name.repository, revision=name.revision, files_metadata=True)
+    sizes = {item.rfilename: item.size or 0 for item in info.siblings or []}
+
+    def read(file: str) -> Path:
+        return Path(huggingface_hub.hf_hub_download(name.repository, file, revision=name.revision))
+
+    certificate, loras = None, dict[str, str]()
     if CERTIFICATE in sizes:
-        path = huggingface_hub.hf_hub_download(repository, CERTIFICATE)
         try:
-            certificate = load_certificate(Path(path), strict=False)
+            certificate = load_certificate(read(CERTIFICATE), strict=False)
         except InputError as error:
-            raise ModelError(f"the repository {repository!r}: {error}, or name a file of it") from None
-    ggufs = {name: size for name, size in sizes.items() if name.endswith(".gguf")}
-    best = choose(model_sizes(ggufs), certificate)
+            raise ModelError(f"the repository {name.repository!r}: {error}, or name a file of it") from None
+    if MANIFEST in sizes:
+        loras = {base: lora for base, lora in recorded_loras(read(MANIFEST)).items() if lora in sizes}
+    ggufs = {file: size for file, size in sizes.items() if file.endswith(".gguf")}
+    return HubFiles(model_sizes(ggufs), certificate, loras)
+
+
+def recorded_loras(manifest: Path) -> dict[str, str]:
+    """Return the adapters in an export's manifest, by the base's files that they are for; {} without any."""
+    try:
+        found = read_json_input(manifest)["options"]["loras"]
+        return {str(base): str(lora) for base, lora in found.items() if Path(str(lora)).name == lora and lora}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _chosen(name: HubName, listed: HubFiles, choose: Choose) -> Recommendation:
+    """Return the choice out of a repository's files. Raises ModelError."""
+    models = listed.models
+    if name.quant:
+        wanted = name.quant.upper()
+        of_type = {file: size for file, size in models.items() if type_in_name(file) == wanted}
+        if not of_type:
+            types = sorted({kind for file in models if (kind := type_in_name(file))})
+            raise ModelError(
+                f"the repository {name.repository!r} has no GGUF of type {name.quant}: "
+                + (f"it has {', '.join(types)}" if types else "name a file of it")
+            )
+        models = of_type
+    best = choose(models, listed.certificate)
     if best is None:
-        raise ModelError(f"the repository {repository!r} holds no GGUF model: name one that does")
+        raise ModelError(f"the repository {name.repository!r} holds no GGUF model: name one that does")
     return best
 
 

@@ -32,18 +32,20 @@ class Hub:
         self.sizes = SIZES
         self.downloaded: list[str] = []
 
-    def model_info(self, repository: str, *, files_metadata: bool) -> SimpleNamespace:
-        assert repository == "you/model" and files_metadata
+    def model_info(self, repository: str, *, revision: str | None, files_metadata: bool) -> SimpleNamespace:
+        assert (repository, revision, files_metadata) == ("you/model", None, True)
         sizes = self.sizes | ({NAME: len(self.certificate)} if self.certificate else {})
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=n, size=s) for n, s in sizes.items()])
 
-    def hf_hub_download(self, repository: str, name: str) -> str:
-        assert repository == "you/model" and name == NAME
+    def hf_hub_download(self, repository: str, name: str, *, revision: str | None) -> str:
+        assert (repository, name, revision) == ("you/model", NAME, None)
         (self._folder / name).write_text(self.certificate, encoding="utf-8")
         return str(self._folder / name)
 
-    def snapshot_download(self, repository: str, *, allow_patterns: list[str], tqdm_class: type) -> str:
-        assert repository == "you/model"
+    def snapshot_download(
+        self, repository: str, *, revision: str | None, allow_patterns: list[str], tqdm_class: type
+    ) -> str:
+        assert (repository, revision) == ("you/model", None)
         for name in allow_patterns:
             (self._folder / name).write_bytes(b"GGUF")
             self.downloaded.append(name)

@@ -19,6 +19,7 @@ from engine.errors import EngineError
 from engine.types import ModelInfo
 from ui.auth.identity import on_own_machine
 from ui.i18n.words import Translator, text, translator
+from ui.models.files import hub_choices
 from ui.models.registry import Models, acquire_model
 from ui.render.html import html
 from ui.render.status import line, model_facts, model_name
@@ -119,8 +120,32 @@ class ModelsPanel:
         self, request: gr.Request, wanted: object, now: str, tab: Tab
     ) -> AsyncGenerator[Update, None]:
         tab.has_chosen = True
+        if on_own_machine(request) and self._models.catalog.leaves_open(wanted):
+            t = translator(request)
+            yield self._note_alone(line(t("models.listing", name=wanted), "busy"))
+            offered = await self._offer(str(wanted).strip(), now, t)
+            if offered is not None:
+                yield offered
+                return
         async for update in self._switch(request, wanted, now):
             yield update
+
+    async def _offer(self, repository: str, now: str, t: Translator) -> Update | None:
+        """Offer the files of a repository on the Hub, with their sizes; None where it has a single one."""
+        try:
+            files = await asyncio.to_thread(hub_choices, repository)
+        except EngineError as error:
+            note = t("models.kept", error=error, name=self._called(now))
+            return (gr.update(value=now), *self._note_alone(line(note, "error"))[1:])
+        if len(files) == 1:
+            return None
+        note = t("models.choose_file", name=repository, count=len(files))
+        choices = [*files, *self._models.catalog.choices(own_machine=True)]
+        return (gr.update(choices=choices, value=now), *self._note_alone(line(note, "busy"))[1:])
+
+    @staticmethod
+    def _note_alone(note: str) -> Update:
+        return (gr.skip(), gr.skip(), gr.skip(), note, gr.skip(), gr.skip())
 
     async def _restore(
         self, request: gr.Request, kept: object, now: str, tab: Tab

@@ -60,6 +60,32 @@ def test_a_switch_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Loading Model b · 40 % · 0 s" in loading[-1] and last == ""
 
 
+def test_a_repository_s_files_are_offered_before_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [("m-Q4_K_M.gguf · 4 MB", "you/m/m-Q4_K_M.gguf"), ("m-Q8_0.gguf · 8 MB", "you/m/m-Q8_0.gguf")]
+    monkeypatch.setattr(models_panel, "hub_choices", lambda name: files if name == "you/m" else files[:1])
+    monkeypatch.setattr(models_panel, "on_own_machine", lambda _: True)
+    asked = []
+
+    async def switch(self: ModelsPanel, _: gr.Request, wanted: object, now: str) -> Any:
+        asked.append((wanted, now))
+        yield models_panel.NO_UPDATE
+
+    monkeypatch.setattr(ModelsPanel, "_switch", switch)
+    panel = panel_over(lambda *_: FakeBackend())
+
+    async def choose(wanted: str) -> list[Any]:
+        return [update async for update in panel._choose(REQUEST, wanted, "a", Tab())]
+
+    listing, offered = asyncio.run(choose("you/m"))
+    assert "Listing the files of you/m" in listing[3]
+    assert "you/m has 2 models: choose one" in offered[3]
+    assert offered[0]["choices"] == [*files, ("Model a", "a"), ("Model b", "b")]
+    assert (offered[0]["value"], asked) == ("a", [])
+    for wanted in ("you/m:Q8_0", "you/m/m-Q8_0.gguf", "b", "you/single"):
+        asyncio.run(choose(wanted))
+    assert [name for name, _ in asked] == ["you/m:Q8_0", "you/m/m-Q8_0.gguf", "b", "you/single"]
+
+
 def test_a_changed_file_is_told_below_the_head(tmp_path: Path) -> None:
     file = tmp_path / "a.gguf"
     file.write_bytes(b"GGUF")
