@@ -11,6 +11,7 @@ from pipeline.exporter.auto_quant import auto_notes, reject_without_template, re
 from pipeline.exporter.base import AdapterExport
 from pipeline.exporter.certify_step import remove_stale_certificate
 from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.merged_export import MergedExport
 from pipeline.exporter.model_export import ModelExport, check_importance
 from pipeline.exporter.recover_step import own_imatrix, recovery_notes, reject_unrecoverable, split_trained
 from pipeline.exporter.resume import open_record, recorded_outputs, remove_stale_outputs
@@ -63,7 +64,8 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     adapters, trained = split_trained(given)
     if (matrix := own_imatrix(config, trained)) is not None:
         config = replace(config, imatrix=matrix)
-    if config.format == "model":
+    merging = config.format in ("model", "merged")
+    if merging:
         check_quants(config.quants, base, ternary, merged=bool(adapters))
         if adapters:
             reject_merge(base)
@@ -72,13 +74,14 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     reject_unrecoverable(config, base, adapters, trained)
     sources = (base, *(adapter.source for adapter in adapters))
     reject_without_template(config, sources)
-    if config.format == "model" and config.given_template is None:
+    if merging and config.given_template is None:
         reject_unknown_name(sources)
     with Workspace(config.out) as work:
         record = open_record(config, work, base, given)
         config = resolve_auto(config, record)
         options = (config, work, record, base, adapters, progress or NoProgress())
-        run = AdapterExport(*options) if config.format == "adapter" else ModelExport(*options, trained)
+        apart = {"adapter": AdapterExport, "merged": MergedExport}.get(config.format)
+        run = apart(*options) if apart else ModelExport(*options, trained)
         before = set(record.outputs)
         existing = certificate = run.existing_certificate()
         certify = config.verify != "off" and config.format == "model"

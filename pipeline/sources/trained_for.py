@@ -83,7 +83,8 @@ def unused_training_notes(adapters: Sequence[Adapter], output_format: str) -> It
             continue
         alone = len(adapters) == 1 and adapter.weight == 1.0
         if not alone or output_format != "model":
-            how = "is written apart" if alone else "is merged with others, or by a part"
+            apart = "is merged in full precision" if output_format == "merged" else "is written apart"
+            how = apart if alone else "is merged with others, or by a part"
             yield (
                 f"the adapter {adapter.folder.name} was trained for {found.quant} of this model alone; as it "
                 f"{how}, it is taken as it was before"
