@@ -46,9 +46,7 @@ class ExternalCheck:
             read_template(self.chat_template)
         _check_is_file(self.file)
         for path in shard_paths(self.file):
-            with path.open("rb") as file:
-                if file.read(4) != b"GGUF":
-                    raise InputError(f"{path} is not a GGUF file")
+            _check_magic(path)
         summary = summarize(shard_paths(self.file)[0])
         what = summary and (summary.no_model or summary.no_chat)
         if what and what != "a LoRA adapter":
@@ -128,6 +126,20 @@ def _check_is_file(file: Path) -> None:
         raise InputError(f"{file} is a folder: {names}")
     if not file.is_file():
         raise InputError(f"{file} does not exist: give a GGUF file")
+
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        first = file.read(len(_LFS_POINTER))
+    if first == _LFS_POINTER:
+        raise InputError(
+            f"{path} is Git LFS's pointer to a file, not the file: run git lfs pull, or check out with LFS"
+        )
+    if not first.startswith(b"GGUF"):
+        raise InputError(f"{path} is not a GGUF file")
 
 
 def _adapter(text: str) -> Adapter:

@@ -26,6 +26,16 @@ def test_of_a_folder_its_files_are_named(tmp_path: Path) -> None:
         ExternalCheck(tmp_path / "c.gguf", "base")
 
 
+def test_what_git_checks_out_without_lfs_is_known(tmp_path: Path) -> None:
+    (file := tmp_path / "bob.gguf").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InputError, match=r"bob\.gguf is Git LFS's pointer to a file.*git lfs pull"):
+        ExternalCheck(file, "base")
+    for content in (b"", b"GGU", b"version of something"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"bob\.gguf is not a GGUF file"):
+            ExternalCheck(file, "base")
+
+
 def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     file = tmp_path / "bob-LoRA-F16.gguf"
     writer = gguf.GGUFWriter(file, "llama")
