@@ -43,6 +43,11 @@ trap 'rm -rf "$work"' EXIT
 add --base "${BASE:-}"
 add --template "${TEMPLATE:-}"
 add --eval "${EVALUATION:-}"
+case ${STRICT:-false} in
+    true) options+=(--strict) ;;
+    false) ;;
+    *) refuse "strict is $STRICT: write true or false" ;;
+esac
 while IFS= read -r line; do add --adapter "$(trimmed "$line")"; done <<< "${ADAPTERS:-}"
 # An empty token is none, and what a model writes must not be taken for commands to the runner.
 [ -n "${HF_TOKEN:-}" ] || unset HF_TOKEN

@@ -22,6 +22,8 @@ from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.tokenizers.select import stage_template
 
+_VOCABULARIES = (".model", ".tiktoken", ".spm")
+
 
 @dataclass(frozen=True)
 class ExternalCheck:
@@ -72,6 +74,11 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
     if folder.is_dir() and not list(folder.glob("model*.safetensors")):  # no weights of its own
         reference = Source(options.reference, folder.resolve(), None)
         base = base_source(options.base) if options.base else None
+        if base is None and not any(_is_tokenizer(path) for path in reference.files()):
+            raise InputError(
+                f"--reference {options.reference!r} has neither a tokenizer nor weights, so there is nothing "
+                "to check against: give the folder of the model that the file was made of"
+            )
     else:
         reference = base_source(options.reference)
         base = base_source(options.base) if options.base else reference
@@ -94,6 +101,10 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
         if options.chat_template is not None:
             inputs["chat_template"] = read_template(options.chat_template).origin
         return hint_at_adapters(subject, certify(subject, progress, inputs=inputs))
+
+
+def _is_tokenizer(path: Path) -> bool:
+    return path.name.startswith(("tokenizer", "vocab", "tekken", "spiece")) or path.suffix in _VOCABULARIES
 
 
 def _with_template(reference: Path, chat_template: str | None, scratch: Path) -> Path:

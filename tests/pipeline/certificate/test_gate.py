@@ -123,12 +123,18 @@ def test_the_worst_file_decides(files: str, code: int, status: str, results: lis
 
 
 def test_inputs_become_options(home: Path) -> None:
-    inputs = {"base": "b", "adapters": "one=0.7\n two\n", "template": "chatml", "eval": "c.jsonl"}
+    inputs = {
+        "base": "b",
+        "adapters": "one=0.7\n two\n",
+        "template": "chatml",
+        "eval": "c.jsonl",
+        "strict": "true",
+    }
     run_step(home, gguf="good.gguf", reference="-odd $(touch x)", verify="full", **inputs)
     said = (home / "said").read_text().splitlines()
     assert said == [
         *(str(FOLDER / "../../.." / "scripts/export_gguf.py"), "certify", "--reference", "-odd $(touch x)"),
-        *("--verify", "full", "--base", "b", "--template", "chatml", "--eval", "c.jsonl"),
+        *("--verify", "full", "--base", "b", "--template", "chatml", "--eval", "c.jsonl", "--strict"),
         *("--adapter", "one=0.7", "--adapter", "two"),
         *("--out", "certificates/good.gguf.json", "--", "good.gguf", "token=none"),
     ]
@@ -151,6 +157,10 @@ def test_all_shards_of_a_file_on_the_hub_are_fetched(home: Path) -> None:
     ("inputs", "says"),
     [
         ({"gguf": " \n ", "reference": "b"}, "error: gguf names no file"),
+        (
+            {"gguf": "good.gguf", "reference": "b", "strict": "yes"},
+            "error: strict is yes: write true or false",
+        ),
         ({"gguf": "good.gguf", "reference": " "}, "error: reference is empty"),
         ({"gguf": "good.gguf", "reference": "b", "out": "good.gguf/x"}, "good.gguf/x cannot be made"),
     ],
