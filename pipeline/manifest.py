@@ -23,6 +23,9 @@ AUTO_OPTION = "auto"
 RECOVERY = "recovery"
 """The key of the recoveries by type in Record.options: their figures, and a `note` for the user."""
 
+LORAS = "loras"
+"""The key of the GGUF LoRA files in the options: by the name of the base's file that each is loaded on."""
+
 ALLOCATIONS = "allocations"
 """The key of types made for a size in the options: by name, the file's main type and each tensor's."""
 _PACKAGES = ("llama-cpp-python", "torch", "transformers", "peft", "gguf")

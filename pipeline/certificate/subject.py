@@ -26,9 +26,10 @@ class Subject:
     is the base's checkpoint, which QLoRA gave the `rounding`, and `adapters` were merged into it, in this
     order; without a `base` the weights cannot be checked. `full` is the full-precision GGUF, and `files` are
     the quantized ones by name, possibly none; a model in shards is given by the path of its first file and by
-    its whole name. `evaluation` is a JSONL file of the user's chats. `scratch` is a folder for temporary
-    files and caches, which the caller removes. `template_origin` says whose the chat template is, "" if that
-    is unknown.
+    its whole name. `loras` has the GGUF LoRA file that is loaded on a file, by the file's name, where the
+    adapter was not merged. `evaluation` is a JSONL file of the user's chats. `scratch` is a folder for
+    temporary files and caches, which the caller removes. `template_origin` says whose the chat template is,
+    "" if that is unknown.
     """
 
     reference: Path
@@ -42,6 +43,7 @@ class Subject:
     evaluation: Path | None = None
     depth: Depth = "fast"
     template_origin: str = ""
+    loras: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def full_name(self) -> str:
@@ -84,7 +86,8 @@ def strip_private_paths(finding: Finding, subject: Subject) -> Finding:
 
 def _folders(subject: Subject) -> set[Path]:
     """Return the folders of all paths of the subject, and their parents."""
-    files = [subject.full, *subject.files.values(), *([subject.evaluation] if subject.evaluation else [])]
+    models = [subject.full, *subject.files.values(), *subject.loras.values()]
+    files = [*models, *([subject.evaluation] if subject.evaluation else [])]
     sources = [*([subject.base] if subject.base else []), *(adapter.source for adapter in subject.adapters)]
     folders = {subject.reference, subject.scratch, *(source.folder for source in sources)}
     all_folders = {*(path.parent for path in files), *folders, *(folder.parent for folder in folders)}

@@ -21,7 +21,7 @@ from common.certificate import STATUSES, Certificate, Finding, recommended
 from common.errors import UserError
 from common.files import DISK_FULL
 from common.paths import cache_note, masked, use_cache_for_libraries
-from common.shard_names import model_sizes
+from common.shard_names import whole_name
 from common.terminal import printable_logs, say, say_error, terminal_console
 from pipeline.errors import InputError
 from pipeline.exporter.run import ExportResult
@@ -142,9 +142,9 @@ def show_export(result: ExportResult, as_json: bool) -> None:
 
 
 def _show_recommendation(result: ExportResult, certificate: Certificate, console: Console) -> None:
-    sizes = model_sizes({output.file: output.bytes for output in result.outputs})
-    if best := recommended(sizes, certificate):
-        console.print(f"take {best.name}: {best.why}", markup=False)
+    if best := recommended(result.model_sizes, certificate):
+        lora = result.loras.get(whole_name(best.name))
+        console.print(f"take {best.name}{f'::{lora}' if lora else ''}: {best.why}", markup=False)
 
 
 def _size(count: int) -> str:

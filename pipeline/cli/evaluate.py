@@ -62,7 +62,8 @@ def main(
     gguf: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE|FOLDER", help="A GGUF of the tuned model, or a folder of them; repeat it."
+            metavar="FILE|FOLDER",
+            help="A GGUF of the tuned model, BASE.gguf::ADAPTER.gguf, or a folder of them; repeat it.",
         ),
     ] = None,
     questions: Annotated[

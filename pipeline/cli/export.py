@@ -76,9 +76,9 @@ def main(
         str,
         typer.Option(
             "--format",
-            metavar="model|adapter|merged",
-            help="adapter: the adapter alone, as a GGUF LoRA file. merged: the merged model as a safetensors "
-            "checkpoint.",
+            metavar="model|adapter|base+adapter|merged",
+            help="adapter: the adapter alone, as a GGUF LoRA file. base+adapter: the quantized base, and the "
+            "adapter beside it, unrounded. merged: the merged model as a safetensors checkpoint.",
         ),
     ] = "model",
     revision: Annotated[

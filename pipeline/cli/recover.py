@@ -20,7 +20,7 @@ from pipeline.cli.console import (
 from pipeline.cli.export import Evaluation
 from pipeline.cli.options import Columns, Threads
 from pipeline.data.options import DataOptions
-from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.config import MODEL, ExportConfig
 from pipeline.exporter.run import export
 from pipeline.training.config import Device, Precision
 from pipeline.training.recovery_config import MAX_STEPS, RecoveryOptions
@@ -62,6 +62,10 @@ def main(
     steps: Annotated[
         int | None, learning(metavar="N", help="Steps at most.", show_default=str(MAX_STEPS))
     ] = None,
+    rank: Annotated[
+        int | None,
+        learning(metavar="N", help="Give the adapter N more dimensions first, in every linear layer."),
+    ] = None,
     lr: Annotated[float, learning(metavar="N", help="The highest learning rate.")] = DEFAULTS.learning_rate,
     batch_size: Annotated[int, learning(metavar="N", help="Chats a step.")] = DEFAULTS.batch_size,
     max_length: Annotated[
@@ -75,6 +79,14 @@ def main(
         str, learning(metavar="NAME", help="float32, bfloat16 or auto.")
     ] = DEFAULTS.precision,
     device: Annotated[str, learning(metavar="NAME", help="auto, cpu or cuda.")] = DEFAULTS.device,
+    output_format: Annotated[
+        str,
+        types(
+            "--format",
+            metavar="model|base+adapter",
+            help="base+adapter: the quantized base, and the adapter beside it, unrounded.",
+        ),
+    ] = MODEL,
     calibrate: Annotated[
         Path | None,
         types(metavar="FILE.jsonl", help="Chats for an importance matrix; training goes through it too."),
@@ -97,7 +109,8 @@ def main(
     Rounding takes part of a tuning away. This distils the tuned model into its own adapter through the
     rounded weights, until a held-out part gains no more; no labels are needed, and the file does not grow.
 
-    Writes OUT/NAME-TYPE.gguf, judged against the model before; the adapters go to NAME-recovery beside it.
+    Writes OUT/NAME-TYPE.gguf (with --format base+adapter two files: OUT/NAME-base-TYPE.gguf and
+    NAME-TYPE-LoRA-F16.gguf), judged against the model before; the adapters go to NAME-recovery beside it.
 
     Exit codes: 0 done, 2 the input is wrong, 1 anything else, such as a certificate that failed.
     """
@@ -112,6 +125,7 @@ def main(
             max_length=max_length,
             held_out=held_out,
             labels=labels,
+            rank=rank,
             seed=seed,
             precision=cast(Precision, precision),  # checked there
             device=cast(Device, device),
@@ -121,6 +135,7 @@ def main(
             out=given_path("--out", out),
             adapters=(adapter,),
             quants=tuple(quant or (DEFAULT_QUANT,)),
+            format=output_format,
             outtype=outtype,
             calibrate=calibrate,
             imatrix=imatrix,

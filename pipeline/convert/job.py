@@ -43,7 +43,8 @@ class ConvertJob:
     With a `rounding` the base is the one that QLoRA trained on. `target` is written in place: the caller
     renames it when it is complete. `types` are the choices for the later quantization: one that fits no
     tensor is refused before anything is written. transformers' results for the tokenizer, and for the chats
-    in `evaluation`, are written to `tokenizer_reference`. A `chat_template` replaces the model's own.
+    in `evaluation`, are written to `tokenizer_reference`. A `chat_template` replaces the model's own. With
+    `unmerged` the weights are the base's, and only tokenizer and template those of the tuned model.
     """
 
     base: Source
@@ -58,11 +59,17 @@ class ConvertJob:
     tokenizer_reference: Path | None = None
     evaluation: Path | None = None
     chat_template: GivenTemplate | None = None
+    unmerged: bool = False
+
+    @property
+    def merged(self) -> tuple[Adapter, ...]:
+        """The adapters whose updates are added to the base's weights."""
+        return () if self.unmerged else self.adapters
 
 
 def convert(job: ConvertJob, progress: StepProgress) -> Converted:
     """Run the job in a worker process. Raises InputError for what cannot be merged or converted."""
-    title = "Merge and convert" if job.adapters else "Convert"
+    title = "Merge and convert" if job.merged else "Convert"
     with progress.step(f"{title} to {job.outtype}", 100) as advance:
         total = [0]  # bytes of the finished file, which the worker reports once it knows
 

@@ -49,8 +49,8 @@ def reject_inexpressible(adapter: Adapter) -> None:
     reason = beyond_plain_lora(adapter)
     if reason:
         raise InputError(
-            f"the adapter {adapter.spec!r} cannot be a GGUF LoRA file: {reason}; leave --format adapter "
-            "away, which merges it"
+            f"the adapter {adapter.spec!r} cannot be a GGUF LoRA file: {reason}; leave --format away, "
+            "which merges it"
         )
 
 
@@ -69,7 +69,7 @@ def write(request: Message) -> Message:
     with tempfile.TemporaryDirectory(dir=job.target.parent, prefix="read-") as scratch:
         folder = Path(scratch) / job.name  # the script takes the GGUF's name from it
         what = f"the adapter {job.adapter.spec!r} cannot be a GGUF LoRA file"
-        with reading(what, "leave --format adapter away, which merges it"):
+        with reading(what, "leave --format away, which merges it"):
             parameters = _write_scaled(job.base, job.adapter, folder)
         _run_script(job, folder)
     return to_json(WrittenAdapter(len(job.adapter.tensors) // 2, parameters))
@@ -125,7 +125,7 @@ def _run_script(job: AdapterJob, folder: Path) -> None:
             return
         raise InputError(
             f"llama.cpp cannot make a GGUF LoRA file for the base model {job.base.spec!r} "
-            f"({error or type(error).__name__}): leave --format adapter away, which merges the adapter"
+            f"({error or type(error).__name__}): leave --format away, which merges the adapter"
         ) from None
 
 

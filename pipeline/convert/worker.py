@@ -55,7 +55,7 @@ def convert(request: Message) -> Message:
         with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):
             _require_known(job.base)
         merger = _merger(job)
-        if not job.adapters and job.rounding is None:
+        if not job.merged and job.rounding is None:
             _check_base(job.base, merger)
         settings = merger.settings if merger else {}
         staged = stage_checkpoint(job.base, job.adapters, settings, Path(scratch), job.chat_template)
@@ -69,7 +69,7 @@ def convert(request: Message) -> Message:
         merger.finish()
     tensors = [info for shard in model.gguf_writer.tensors for info in shard.values()]
     parameters = sum(math.prod(info.shape) for info in tensors)
-    merged = len(merger.changed) if merger and job.adapters else 0
+    merged = len(merger.changed) if merger and job.merged else 0
     return to_json(
         Converted(len(tensors), parameters, merged, staged.notes, settings, staged.template_origin)
     )
@@ -84,10 +84,10 @@ def _tokenizer(folder: Path) -> Any | None:
 
 def _merger(job: ConvertJob) -> Changed | None:
     """Return what changes the base's tensors; None if nothing does."""
-    if job.adapters:
+    if job.merged:
         from pipeline.merge.merger import merge_in_sequence
 
-        return merge_in_sequence(job.base, job.adapters, job.rounding)
+        return merge_in_sequence(job.base, job.merged, job.rounding)
     if job.rounding is not None:
         from pipeline.merge.checkpoint import Checkpoint
         from pipeline.merge.nf4 import RoundedBase

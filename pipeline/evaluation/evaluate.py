@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from common.files import sha256
 from common.paths import expanded
-from ggufio.shards import size
 from pipeline.data.dataset import Row, TrainOn, read_data, split_rows
 from pipeline.errors import InputError, PipelineError
 from pipeline.evaluation.config import (
@@ -24,10 +23,11 @@ from pipeline.evaluation.config import (
     model_result,
 )
 from pipeline.evaluation.gguf_files import (
+    GgufModel,
     ScoreJob,
     backend_for,
     check_vocabulary,
-    find_files,
+    find_gguf_models,
     job_rows,
     score_file,
 )
@@ -65,7 +65,7 @@ class _Run:
 
     config: EvaluateConfig
     models: Models
-    files: Sequence[Path]
+    files: Sequence[GgufModel]
     tokenizer: Any
     held: HeldOut
     questions: Sequence[Question]
@@ -96,23 +96,24 @@ class _Run:
             raise PipelineError(f"the loss of the {model.kind} model is no number: its weights are damaged")
         return _Scored(model.name, model.kind, losses, [self._text(answer) for answer in answers])
 
-    def file(self, path: Path) -> _Scored:
-        """Score a GGUF file; one that does not run has its `failure`."""
+    def file(self, model: GgufModel) -> _Scored:
+        """Score a GGUF model; one that does not run has its `failure`."""
         examples = self.held.examples
         try:
             job = ScoreJob(
-                path,
-                backend_for(path, self.config.threads),
+                model.path,
+                backend_for(model.path, self.config.threads),
                 job_rows(examples),
                 tuple(question.ids for question in self.questions),
                 self.config.max_tokens,
                 self.config.threads,
+                model.lora,
             )
             found = score_file(job, examples, self.scratch / "gguf.log", self.progress)
         except PipelineError as error:
-            return _Scored(path.name, "gguf", size=size(path), failure=str(error))
+            return _Scored(model.name, "gguf", size=model.size, failure=str(error))
         texts = [self._text(answer) for answer in found.answers]
-        return _Scored(path.name, "gguf", found.losses, texts, size(path))
+        return _Scored(model.name, "gguf", found.losses, texts, model.size)
 
     def _text(self, answer: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
@@ -126,7 +127,7 @@ def evaluate(config: EvaluateConfig, progress: StepProgress | None = None) -> Ev
     checkpoint whose numbers are not finite. A GGUF that does not run is a row that says why.
     """
     progress = progress or NoProgress()
-    files = find_files(config.gguf)
+    files = find_gguf_models(config.gguf)
     _reject_same_names(files)
     rows: Sequence[Row] = read_data(config.data, config.data_options)
     asked = read_questions(config)
@@ -141,11 +142,11 @@ def evaluate(config: EvaluateConfig, progress: StepProgress | None = None) -> Ev
         held = encode_rows(tokenizer, rows, config.max_length, _train_on(config, models.training))
         count = config.questions if isinstance(config.questions, int) else 0
         questions = make_questions(tokenizer, rows, asked, count)
-        for path in files:
-            check_vocabulary(path, vocabulary(tokenizer), folder / "vocabulary.log")
+        for model in files:
+            check_vocabulary(model.path, vocabulary(tokenizer), folder / "vocabulary.log")
         run = _Run(config, models, files, tokenizer, held, questions, folder, progress)
         scored = [run.checkpoint(model) for model in models.checkpoints]
-        scored += [run.file(path) for path in files]
+        scored += [run.file(model) for model in files]
     notes = [*models.notes, *split_note, *held.notes()]
     if count and plain_texts(rows):
         notes.append("plain texts ask nothing: give --questions FILE for answers side by side")
@@ -188,11 +189,11 @@ def _train_on(config: EvaluateConfig, training: dict[str, Any]) -> TrainOn:
     return "last" if recorded == "last" else "all"
 
 
-def _reject_same_names(files: Sequence[Path]) -> None:
-    names = [path.name for path in files]
-    for path in files:
-        if names.count(path.name) > 1:
-            raise InputError(f"--gguf {path}: two files have the name {path.name}: rename one of them")
+def _reject_same_names(files: Sequence[GgufModel]) -> None:
+    names = [model.name for model in files]
+    for model in files:
+        if names.count(model.name) > 1:
+            raise InputError(f"--gguf {model.spec}: two have the name {model.name}: rename one of them")
 
 
 def _evaluation(

@@ -12,13 +12,16 @@ from common.worker_process import WorkerDied, run_worker
 from engine.errors import EngineError
 from engine.probe.cpu_backend import CpuChoice, probe_model
 from ggufio.errors import GgufError
-from ggufio.shards import shard_paths, size
+from ggufio.shards import shard_paths, size, whole_name
 from ggufio.summary import summarize
 from pipeline.data.dataset import IGNORED, Example
 from pipeline.errors import InputError, PipelineError
 from pipeline.evaluation.statistics import RowLoss
+from pipeline.manifest import LORAS, load_record
+from pipeline.manifest import NAME as MANIFEST
 from pipeline.progress import StepProgress
 
+_SEPARATOR = "::"
 _WORKER = "pipeline.evaluation.gguf_worker"
 
 
@@ -31,8 +34,31 @@ class VocabularyJob:
 
 
 @dataclass(frozen=True)
+class GgufModel:
+    """A model to evaluate: its file, of several shards the first, and a GGUF LoRA that is loaded on it."""
+
+    path: Path
+    lora: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the report: the file's, with the adapter's."""
+        return f"{self.path.name} + {self.lora.name}" if self.lora else self.path.name
+
+    @property
+    def spec(self) -> str:
+        """What the app is started with."""
+        return f"{self.path}{_SEPARATOR}{self.lora}" if self.lora else str(self.path)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all its files."""
+        return size(self.path) + (size(self.lora) if self.lora else 0)
+
+
+@dataclass(frozen=True)
 class ScoreJob:
-    """Score rows, and answer prompts with up to `max_tokens` tokens, by the GGUF `model`.
+    """Score rows, and answer prompts with up to `max_tokens` tokens, by the GGUF `model` with its `lora`.
 
     A row is the ids, and the places of the trained ones in them, from 1.
     """
@@ -43,6 +69,7 @@ class ScoreJob:
     prompts: tuple[tuple[int, ...], ...]
     max_tokens: int
     threads: int
+    lora: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -53,23 +80,50 @@ class FileScores:
     answers: tuple[tuple[int, ...], ...]
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the models among the files and folders given; of several shards the first.
+def find_gguf_models(paths: Sequence[Path]) -> list[GgufModel]:
+    """Return the models among the files, folders and BASE.gguf::ADAPTER.gguf given.
 
-    Folders are sorted from large to small, and what is no model in them is left out. Raises InputError for a
-    missing file, and for one that is no model.
+    Folders are sorted from large to small, and what is no model in them is left out; where an export wrote an
+    adapter beside its base's files, they go together. Raises InputError for a missing file, and for one that
+    is no model.
     """
-    found = [file for path in paths for file in _files_at(expanded(path))]
+    found = [model for path in paths for model in _models_at(expanded(path))]
     return list(dict.fromkeys(found))
 
 
-def _files_at(path: Path) -> list[Path]:
-    if path.is_dir():
-        inside = {_first(file) for file in path.glob("*.gguf")}
-        models = [file for file in inside if _no_model(file) is None]
-        if not models:
-            raise InputError(f"--gguf {path}: there is no model in GGUF in this folder")
-        return sorted(models, key=lambda file: (-size(file), file.name))
+def _models_at(path: Path) -> list[GgufModel]:
+    base, separator, adapter = str(path).partition(_SEPARATOR)
+    if separator and not path.exists():
+        return [GgufModel(_file_at(Path(base)), _lora_at(Path(adapter)))]
+    if not path.is_dir():
+        return [GgufModel(_file_at(path))]
+    loras = _loras_of(path)
+    inside = {_first(file) for file in path.glob("*.gguf")}
+    models = [file for file in inside if _no_model(file) is None]
+    if not models:
+        raise InputError(f"--gguf {path}: there is no model in GGUF in this folder")
+    return [
+        GgufModel(file, loras.get(whole_name(file.name)))
+        for file in sorted(models, key=lambda file: (-size(file), file.name))
+    ]
+
+
+def _loras_of(folder: Path) -> dict[str, Path]:
+    """Return the adapters that an export wrote for its base's files, by the names of those."""
+    record = load_record(folder / MANIFEST)
+    loras = record.options.get(LORAS, {}) if record else {}
+    return {base: _lora_at(folder / Path(lora).name) for base, lora in loras.items()}
+
+
+def _lora_at(path: Path) -> Path:
+    """Return the path of a GGUF LoRA. Raises InputError for any other file, and for none."""
+    summary = summarize(path) if path.is_file() else None
+    if summary is None or summary.no_model != "a LoRA adapter":
+        raise InputError(f"--gguf: {path} is no GGUF LoRA file: give BASE.gguf::ADAPTER.gguf")
+    return path
+
+
+def _file_at(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"--gguf {path} does not exist: give a GGUF file, or a folder of them")
     with path.open("rb") as opened:
@@ -78,7 +132,7 @@ def _files_at(path: Path) -> list[Path]:
     first = _first(path)
     if what := _no_model(first):
         raise InputError(f"--gguf {path} is {what}: give the GGUF of a whole model that writes text")
-    return [first]
+    return first
 
 
 def _first(path: Path) -> Path:

@@ -14,12 +14,12 @@ import numpy as np
 from common.dataclass_json import from_json
 from common.worker_process import Message, send, serve
 from engine.errors import EngineError
-from engine.llama.model import Model
+from engine.llama.model import Adapter, Model
 from ggufio.errors import GgufError
 from pipeline.certificate.checks.tokenizer import is_same_token
 from pipeline.certificate.scoring.metrics import log_p_of, log_softmax
 from pipeline.certificate.scoring.samples import greedy_answers
-from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of, open_model
+from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of, open_adapter, open_model
 from pipeline.errors import InputError
 from pipeline.evaluation.gguf_files import ScoreJob, VocabularyJob
 
@@ -51,25 +51,25 @@ def _compare(job: VocabularyJob) -> Message:
 
 
 def _score(job: ScoreJob) -> Message:
-    with open_model(job.model, job.choice) as model:
+    with open_model(job.model, job.choice) as model, open_adapter(model, job.lora) as adapter:
         nats = []
-        for done, value in enumerate(_nats(model, job), 1):
+        for done, value in enumerate(_nats(model, job, adapter), 1):
             nats.append(value if math.isfinite(value) else None)
             send({"done": done})
         answers = []
-        for answer in greedy_answers(model, job.prompts, job.max_tokens, job.threads):
+        for answer in greedy_answers(model, job.prompts, job.max_tokens, job.threads, adapter=adapter):
             answers.append(answer.tokens)
             send({"done": len(nats) + len(answers)})
     return {"nats": nats, "answers": answers}
 
 
-def _nats(model: Model, job: ScoreJob) -> Iterator[float]:
+def _nats(model: Model, job: ScoreJob, adapter: Adapter | None) -> Iterator[float]:
     """Yield each row's summed cross entropy over its trained places, from one pass over its text."""
     samples = [
         Sample(number, "", ids[: places[0]], ids[places[0] : places[-1] + 1], own=False)
         for number, (ids, places) in enumerate(job.rows)
     ]
-    for (ids, places), logits in zip(job.rows, logits_of(model, samples, job.threads), strict=True):
+    for (ids, places), logits in zip(job.rows, logits_of(model, samples, job.threads, adapter), strict=True):
         rows = [place - places[0] for place in places]
         yield -float(log_p_of(log_softmax(logits[np.array(rows)]), [ids[place] for place in places]).sum())
 

@@ -27,7 +27,7 @@ from common.system import physical_cores
 from common.worker_process import ROOT, last_line
 from pipeline.errors import InputError, PipelineError
 from pipeline.evaluation.config import require_writable
-from pipeline.evaluation.gguf_files import check_vocabulary, find_files
+from pipeline.evaluation.gguf_files import GgufModel, check_vocabulary, find_gguf_models
 from pipeline.manifest import NAME
 from pipeline.progress import NoProgress, StepProgress
 from pipeline.sources.model_source import HUB_ID
@@ -104,12 +104,14 @@ def run_tasks(config: TasksConfig, progress: StepProgress | None = None) -> list
     """
     progress = progress or NoProgress()
     program = _lm_eval()
-    models = find_files([config.model])
+    models = find_gguf_models([config.model])
     if len(models) > 1:
-        raise InputError(f"{config.model} holds {len(models)} models: name one of them, such as {models[0]}")
+        raise InputError(
+            f"{config.model} holds {len(models)} models: name one of them, such as {models[0].spec}"
+        )
     with tempfile.TemporaryDirectory(prefix="tasks-") as scratch:
         folder, port = Path(scratch), _free_port()
-        options = {} if config.chat else _tokenizer_options(config, models[0], folder)
+        options = {} if config.chat else _tokenizer_options(config, models[0].path, folder)
         with (
             _server(models[0], port, config.threads, folder / "server.log", progress),
             progress.step("Run lm_eval", None),
@@ -224,16 +226,16 @@ def _free_port() -> int:
         return port
 
 
-def server_command(model: Path, port: int, threads: int) -> Sequence[str]:
+def server_command(model: str, port: int, threads: int) -> Sequence[str]:
     """Return the command of a server of this model alone, for this machine alone."""
     options = {"--host": "127.0.0.1", "--port": port, "--history": "off", "--context": _CONTEXT}
     options |= {"--slots": 1, "--threads": threads}
     words = [str(word) for option in options.items() for word in option]
-    return [sys.executable, str(ROOT / "gguf_chat.py"), "serve", str(model), *words]
+    return [sys.executable, str(ROOT / "gguf_chat.py"), "serve", model, *words]
 
 
 @contextmanager
-def _server(model: Path, port: int, threads: int, log: Path, progress: StepProgress) -> Iterator[None]:
+def _server(model: GgufModel, port: int, threads: int, log: Path, progress: StepProgress) -> Iterator[None]:
     """Serve the model until the context ends. Raises PipelineError when it does not load."""
     kept = {
         name: value
@@ -242,7 +244,7 @@ def _server(model: Path, port: int, threads: int, log: Path, progress: StepProgr
     }
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            server_command(model, port, threads), env=kept, stdout=output, stderr=subprocess.STDOUT
+            server_command(model.spec, port, threads), env=kept, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         with progress.step(f"Load {model.name}", None):

@@ -73,6 +73,7 @@ class CertificateStep:
             full=full,
             scratch=self.scratch,
             threads=self.config.threads,
+            loras={name: self.config.out / lora for name, lora in self.config.loras.items()},
             base=self.base,
             adapters=self.adapters,
             rounding=self.config.rounding,
@@ -83,8 +84,9 @@ class CertificateStep:
 
     def files(self, full: Path, record: Record) -> dict[str, Path]:
         """Return the finished quantized files by name; `full` is the full-precision one."""
+        others = (full.name, *self.config.loras.values())
         return first_shards(
-            self.config.out, [name for name in record.outputs if whole_name(name) != full.name]
+            self.config.out, [name for name in record.outputs if whole_name(name) not in others]
         )
 
     def _inputs(self, record: Record, depth: str) -> dict[str, Any]:

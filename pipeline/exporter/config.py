@@ -29,7 +29,8 @@ from pipeline.sources.trained_base import Nf4Rounding
 from pipeline.training.recovery_config import RecoveryOptions
 
 OUTTYPES = ("f16", "bf16", "f32")
-FORMATS = ("model", "adapter", "merged")
+MODEL, ADAPTER, APART, MERGED = "model", "adapter", "base+adapter", "merged"
+FORMATS = (MODEL, ADAPTER, APART, MERGED)
 AUTO_OUTTYPE = "auto"
 """f16, and in a merged checkpoint the base's own type."""
 MERGED_SHARDS = "5G"
@@ -45,8 +46,9 @@ class ExportConfig:
     Adapters are merged in order, each into the previous result; ADAPTER=0.7 scales its update by 0.7. With
     `qlora_base` they are merged into the base rounded to 4 bits, as QLoRA trained them; an adapter may record
     that itself, and `export` sets `rounding` from both. The `format`
-    "adapter" writes only a GGUF LoRA file, unmerged, and no quantized models; "merged" writes a merged
-    safetensors checkpoint.
+    "adapter" writes only a GGUF LoRA file, unmerged, and no quantized models; "base+adapter" writes the
+    quantized base, and beside each of its files the adapter as a GGUF LoRA in full precision; "merged"
+    writes a merged safetensors checkpoint.
 
     `tensor_type` are PATTERN=TYPE for single tensors; these, `output_type`, `embedding_type` and `pure`
     replace llama.cpp's mixture of types in every quantization. A file of more than `split_max_size` ("2G",
@@ -81,7 +83,7 @@ class ExportConfig:
     adapter_revision: str | None = None
     qlora_base: str | None = None
     rounding: Nf4Rounding | None = None
-    format: str = "model"
+    format: str = MODEL
     tensor_type: tuple[str, ...] = ()
     output_type: str | None = None
     embedding_type: str | None = None
@@ -120,7 +122,7 @@ class ExportConfig:
                 f"{len(self.adapters)}: give folders where there are several"
             )
         self._check_adapters()
-        if self.format == "merged":
+        if self.format == MERGED:
             self._set_merged_options()
         self._check_quant_options()
         self._check_verifying()
@@ -140,11 +142,18 @@ class ExportConfig:
                     f"--format adapter takes no {option}: it writes the adapter in --outtype alone"
                 )
             object.__setattr__(self, "quants", ())
-        elif not names and not self.keep_f16 and self.format != "merged":
+        elif self.apart and (not names or self.keep_f16 or AUTO in names):
+            raise InputError(
+                f"--format {APART} quantizes the base, and there is no --quant: name its types"
+                if not names
+                else f"--format {APART} takes no {'--keep-f16' if self.keep_f16 else '--quant auto'}: "
+                "it quantizes the base alone; name its types with --quant"
+            )
+        elif not names and not self.keep_f16 and self.format != MERGED:
             raise InputError("nothing to export: give --quant at least once, or --keep-f16")
 
     def _check_outtype(self) -> None:
-        if self.outtype == AUTO_OUTTYPE and self.format != "merged":
+        if self.outtype == AUTO_OUTTYPE and self.format != MERGED:
             object.__setattr__(self, "outtype", OUTTYPES[0])
         if self.outtype not in (*OUTTYPES, AUTO_OUTTYPE):
             raise InputError(f"--outtype {self.outtype!r} is unknown: use one of {', '.join(OUTTYPES)}")
@@ -158,6 +167,11 @@ class ExportConfig:
             raise InputError(f"--qlora-base {self.qlora_base!r} is unknown: use {', '.join(QLORA_BASES)}")
         if self.qlora_base and not self.adapters:
             raise InputError("--qlora-base needs --adapter: without one, nothing was trained on that base")
+        if self.apart and (len(self.adapters) != 1 or parse_adapter(self.adapters[0])[1] != 1):
+            raise InputError(
+                f"--format {APART} writes one --adapter as it is: "
+                + (f"there are {len(self.adapters)}" if len(self.adapters) != 1 else "leave =W out")
+            )
         if self.format == "adapter" and (len(self.adapters) != 1 or self.qlora_base):
             raise InputError(
                 f"--format adapter writes one --adapter, and there are {len(self.adapters)}"
@@ -282,6 +296,16 @@ class ExportConfig:
         return self.out.resolve().name
 
     @property
+    def apart(self) -> bool:
+        """Whether the adapter stays beside the quantized base."""
+        return self.format == APART
+
+    @property
+    def loras(self) -> dict[str, str]:
+        """The file names of the GGUF LoRAs, by those of the quantized files that they are loaded on."""
+        return {self.quantized_name(quant): self.lora_name(quant) for quant in self.quants if self.apart}
+
+    @property
     def recovery_folder(self) -> Path:
         """The folder of the recovered adapters, one for each type: NAME-recovery beside `out`."""
         out = self.out.resolve()
@@ -304,4 +328,8 @@ class ExportConfig:
 
     def quantized_name(self, quant: str) -> str:
         """Return the file name of the GGUF of one quantization type."""
-        return f"{self.name}-{quant}.gguf"
+        return f"{self.name}-base-{quant}.gguf" if self.apart else f"{self.name}-{quant}.gguf"
+
+    def lora_name(self, quant: str) -> str:
+        """Return the file name of the GGUF LoRA that is loaded on the base of one quantization type."""
+        return f"{self.name}-{quant}-LoRA-{self.outtype.upper()}.gguf"

@@ -12,6 +12,7 @@ from common.files import publish_file, sha256
 from ggufio.ggml_reader import read_tensors
 from pipeline.certificate.tensors.expected import is_plain
 from pipeline.convert.job import ConvertJob, convert
+from pipeline.convert.lora import AdapterJob, write_adapter
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.data.dataset import read_chats
 from pipeline.exporter.auto_quant import (
@@ -33,7 +34,7 @@ from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.recover_step import RecoverStep, TrainedAdapter
 from pipeline.exporter.size_step import MAX_TRIALS, SizeStep, check_size, quantization
 from pipeline.exporter.workspace import require_space
-from pipeline.manifest import ALLOCATIONS, AUTO_OPTION, RECOVERY, Record, versions
+from pipeline.manifest import ALLOCATIONS, AUTO_OPTION, LORAS, RECOVERY, Record, versions
 from pipeline.progress import StepProgress
 from pipeline.quantize.grid_survey import survey_checkpoint
 from pipeline.quantize.imatrix import ImatrixJob, collect_imatrix, reject_too_few_chats
@@ -91,6 +92,7 @@ class ModelExport(ExportRun):
     def missing(self) -> tuple[str, ...]:
         """Return the requested files that are not finished."""
         wanted = [self.config.quantized_name(quant) for quant in self.config.quants]
+        wanted += self.config.loras.values()
         wanted += [self.config.full_precision_name] if self.config.keep_f16 else []
         return tuple(file for file in wanted if not self.is_current(file))
 
@@ -125,6 +127,7 @@ class ModelExport(ExportRun):
             "outtype": self.config.outtype,
             "quants": list(self.config.quants),
             **self.config.quant_options,
+            **({"format": self.config.format, LORAS: self.config.loras} if self.config.apart else {}),
             **({"recover": self.config.recover.describe()} if self.config.recover else {}),
             **{key: kept[key] for key in (AUTO_OPTION, ALLOCATIONS, RECOVERY) if key in kept},
         }
@@ -155,8 +158,8 @@ class ModelExport(ExportRun):
             needed += full  # it exists both whole and in shards for a while
         for quant in self._missing_quants():
             needed += self._space_for(quant, elements)
-        if self._recovering:
-            needed += full  # the model with the file's own adapter, while it is quantized
+        if self._recovering or self.config.apart:
+            needed += full  # the base alone, or the model with the file's own adapter, while it is quantized
         if self.config.verify != "off" and not all(map(is_plain, self.adapters)):
             needed += full  # the base's GGUF, for the certificate (certificate/scoring/base_model.py)
         needed += _SCRATCH_SIZES[self.config.verify]
@@ -171,13 +174,17 @@ class ModelExport(ExportRun):
 
     def _missing_quants(self) -> list[str]:
         return [
-            quant for quant in self.config.quants if not self.is_current(self.config.quantized_name(quant))
+            quant
+            for quant in self.config.quants
+            if not self.is_current(self.config.quantized_name(quant))
+            or (self.config.apart and not self.is_current(self.config.lora_name(quant)))
         ]
 
     def _quantized(self) -> tuple[Path, ...]:
         """Return the finished quantizations of the same source, candidates of `--quant auto` included."""
         candidates = (self.work.folder / CANDIDATES_DIR).glob("*.gguf")
-        return (*(self.config.out / output.file for output in self.record.outputs.values()), *candidates)
+        models = (file for file in self.record.outputs if file not in self.config.loras.values())
+        return (*(self.config.out / file for file in models), *candidates)
 
     def _ready_full_precision(self) -> Path | None:
         """Return an earlier run's full-precision GGUF, in the output or the work folder; None without one."""
@@ -244,14 +251,15 @@ class ModelExport(ExportRun):
         plans = {quant: quantizer.plan(one) for quant, one in wanted.items()}
         needed = sum(plan.size for plan in plans.values())
         require_space(self.config.out, needed, f"quantizing {self.config.name}")
+        base_full = self._base_full_precision() if self.config.apart and plans else None
         for quant, plan in plans.items():
             started = time.monotonic()
-            own = self._recover_step.adapter_for(quant, full, plan, imatrix)
+            own = self._recover_step.adapter_for(quant, full, plan, imatrix, base_full)
             self.record.save(self.work.record)
             partial = self.work.folder / f"{self.config.quantized_name(quant)}.partial"
             limit, threads = self.config.split_bytes, self.config.threads
-            source = full if own is None else self._merged(own, quant)
-            earlier = self._quantized() if own is None else ()
+            source = base_full or (full if own is None else self._merged(own, quant))
+            earlier = self._quantized() if own is None or base_full else ()
             job = QuantizeJob(replace(wanted[quant], source=source), partial, threads, earlier, limit)
             files = quantizer.quantize(job, plan, self.progress, quant)
             if quant in self.record.options.get(ALLOCATIONS, {}):
@@ -262,8 +270,31 @@ class ModelExport(ExportRun):
                 first = first_shards(self.config.out, [path.name.removesuffix(".partial") for path in files])
                 self._recover_step.verify(quant, next(iter(first.values())), own)
                 self.record.save(self.work.record)
+            if source not in (full, base_full):
                 source.unlink()
+            if base_full:
+                self._write_lora(own.adapter if own else self.adapters[0], quant)
             certification.add(self.record)
+
+    def _base_full_precision(self) -> Path:
+        """Return the unquantized GGUF of the base alone, with the tuned model's tokenizer and template."""
+        target = self.work.folder / f"{self.config.name}-base-{self.config.outtype.upper()}.gguf"
+        if not target.is_file():
+            partial = target.with_name(f"{target.name}.partial")
+            job = replace(self._convert_job(partial, ensure_toolchain()), tokenizer_reference=None)
+            convert(replace(job, unmerged=True), self.progress)
+            partial.replace(target)
+        return target
+
+    def _write_lora(self, adapter: Adapter, quant: str) -> None:
+        """Write and record the adapter of a quantized base."""
+        started = time.monotonic()
+        outtype, toolchain = self.config.outtype, ensure_toolchain()
+        partial = self.work.folder / f"{self.config.lora_name(quant)}.partial"
+        job = AdapterJob(self.base, adapter, outtype, partial, self.config.name, toolchain)
+        written = write_adapter(job, self.progress)
+        bits = partial.stat().st_size * 8 / max(1, written.parameters)
+        self.publish([partial], outtype.upper(), bits, time.monotonic() - started)
 
     @property
     def _recovering(self) -> bool:

@@ -100,11 +100,14 @@ class RecoverStep:
     progress: StepProgress
 
     def adapter_for(
-        self, quant: str, full: Path, plan: QuantPlan, imatrix: Path | None
+        self, quant: str, full: Path, plan: QuantPlan, imatrix: Path | None, base_full: Path | None = None
     ) -> TrainedAdapter | None:
-        """Return the adapter for the file of a type; None where it is made of the tuned model as it is."""
+        """Return the adapter for the file of a type; None where it is made of the tuned model as it is.
+
+        With `base_full` the file is that of the base, and the adapter stays beside it.
+        """
         if self.config.recover is not None:
-            return self._recovered(quant, full, plan, imatrix)
+            return self._recovered(quant, full, plan, imatrix, base_full)
         if self.trained is None:
             return None
         reason = self._mismatch(self.trained.record, quant, plan, imatrix)
@@ -115,7 +118,7 @@ class RecoverStep:
         return self.trained
 
     def _recovered(
-        self, quant: str, full: Path, plan: QuantPlan, imatrix: Path | None
+        self, quant: str, full: Path, plan: QuantPlan, imatrix: Path | None, base_full: Path | None
     ) -> TrainedAdapter | None:
         from pipeline.training.recovery import recover
         from pipeline.training.recovery_job import RecoveryJob
@@ -133,6 +136,7 @@ class RecoverStep:
                 plan=plan,
                 out=folder,
                 imatrix=imatrix,
+                base_full=base_full,
                 template=self.config.given_template,
                 threads=self.config.threads,
                 resume=self.config.resume and not self.config.force,
@@ -158,6 +162,9 @@ class RecoverStep:
         made = f"{quant} is made of the adapter as it was before"
         if quant != record.quant:
             return f"the adapter was trained for {record.quant}, and {made}"
+        if self.config.apart != record.apart:
+            where = "beside the base's file" if record.apart else "for a file that it is merged into"
+            return f"the adapter was trained {where}, and {made}"
         if self.config.outtype.upper() != record.full_type:
             return f"the adapter was trained for --outtype {record.full_type.lower()}, and {made}"
         if (sha256(imatrix) if imatrix else None) != record.imatrix_sha256:

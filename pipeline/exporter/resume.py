@@ -73,6 +73,10 @@ def describe_adapter(adapter: Adapter) -> dict[str, Any]:
 def merged_into(config: ExportConfig) -> str:
     """Return a phrase for the base that adapters are merged into, for the manifest."""
     rounding = config.rounding
+    if config.apart:
+        return "nothing: the adapter is loaded on " + (
+            f"the base rounded to {rounding}" if rounding else "the base"
+        )
     return f"the base rounded to {rounding}, as QLoRA saw it" if rounding else "the base as it is"
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.certificate import Certificate
+from common.shard_names import model_sizes, whole_name
 from pipeline.convert.lora import reject_inexpressible
 from pipeline.exporter.auto_quant import auto_notes, reject_without_template, resolve_auto
 from pipeline.exporter.base import AdapterExport
 from pipeline.exporter.certify_step import remove_stale_certificate
-from pipeline.exporter.config import ExportConfig
+from pipeline.exporter.config import ADAPTER, APART, MERGED, ExportConfig
 from pipeline.exporter.merged_export import MergedExport
 from pipeline.exporter.model_export import ModelExport, check_importance
 from pipeline.exporter.recover_step import own_imatrix, recovery_notes, reject_unrecoverable, split_trained
@@ -34,7 +36,7 @@ class ExportResult:
     """The files in `folder` after an export. `made` are the names of those that this run made.
 
     `notes` are lines about the model for the user, such as whose tokenizer it has; `certificate` is None
-    when none was requested.
+    when none was requested. `loras` are the GGUF LoRA files by the name of the file that each is loaded on.
     """
 
     folder: Path
@@ -43,11 +45,22 @@ class ExportResult:
     manifest: Path
     notes: tuple[str, ...] = ()
     certificate: Certificate | None = None
+    loras: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The GGUF files, in the order of `outputs`."""
         return tuple(self.folder / output.file for output in self.outputs)
+
+    @property
+    def model_sizes(self) -> dict[str, int]:
+        """The bytes of each model, with the adapter that is loaded on it, by its (first) file."""
+        sizes = {output.file: output.bytes for output in self.outputs}
+        loras = {file: sizes.pop(file, 0) for file in self.loras.values()}
+        return {
+            name: size + loras.get(self.loras.get(whole_name(name), ""), 0)
+            for name, size in model_sizes(sizes).items()
+        }
 
 
 def export(config: ExportConfig, progress: StepProgress | None = None) -> ExportResult:
@@ -64,8 +77,7 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     adapters, trained = split_trained(given)
     if (matrix := own_imatrix(config, trained)) is not None:
         config = replace(config, imatrix=matrix)
-    merging = config.format in ("model", "merged")
-    if merging:
+    if config.format != ADAPTER:
         check_quants(config.quants, base, ternary, merged=bool(adapters))
         if adapters:
             reject_merge(base)
@@ -74,17 +86,17 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     reject_unrecoverable(config, base, adapters, trained)
     sources = (base, *(adapter.source for adapter in adapters))
     reject_without_template(config, sources)
-    if merging and config.given_template is None:
+    if config.format != ADAPTER and config.given_template is None:
         reject_unknown_name(sources)
     with Workspace(config.out) as work:
         record = open_record(config, work, base, given)
         config = resolve_auto(config, record)
         options = (config, work, record, base, adapters, progress or NoProgress())
-        apart = {"adapter": AdapterExport, "merged": MergedExport}.get(config.format)
-        run = apart(*options) if apart else ModelExport(*options, trained)
+        alone = {ADAPTER: AdapterExport, MERGED: MergedExport}.get(config.format)
+        run = alone(*options) if alone else ModelExport(*options, trained)
         before = set(record.outputs)
         existing = certificate = run.existing_certificate()
-        certify = config.verify != "off" and config.format == "model"
+        certify = config.verify != "off" and config.format not in (ADAPTER, MERGED)
         if run.missing() or (certify and existing is None):
             certificate = run.run()
         reported = _complete(config, record, certificate, is_new=certificate is not existing)
@@ -92,14 +104,16 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
     notes = (
         *record.model.get("notes", ()),
-        *unused_training_notes(given, config.format),
+        *unused_training_notes(
+            given, written_apart=config.format == ADAPTER, unrounded=config.format == MERGED
+        ),
         *quant_notes(config.quants, ternary, merged=bool(adapters)),
         *auto_notes(record),
         *recovery_notes(record),
         *reported,
     )
     made = tuple(file for file in record.outputs if file not in before)
-    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate)
+    return ExportResult(config.out, outputs, made, config.out / MANIFEST, notes, certificate, config.loras)
 
 
 def _complete(
@@ -123,6 +137,6 @@ def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
     adapters = tuple(
         read_adapter(adapter_source(spec, config.adapter_revision), weight) for spec, weight in parsed
     )
-    if config.format == "adapter":
+    if config.format in (ADAPTER, APART):
         reject_inexpressible(adapters[0])
     return adapters

@@ -9,15 +9,16 @@ from typing import Any
 
 from common.certificate import Certificate, Finding, Recommendation, Status, recommended
 from ggufio.shards import whole_name
-from pipeline.manifest import RECOVERY, Output, Record
+from pipeline.manifest import LORAS, RECOVERY, Output, Record
 
 
 @dataclass(frozen=True)
 class ReportedFile:
     """One model: `size` in bytes, `kl` in nats a token, `prefill` and `decode` in tokens a second.
 
-    `name` is its file, or the first of its shards; `hashes` are the SHA-256 of all shards. `survival` is the
-    share and its 95 % interval. Values that were not measured are None.
+    `name` is its file, or the first of its shards; `hashes` are the SHA-256 of all shards, and of `lora`, the
+    adapter that is loaded on it, which `size` includes. `survival` is the share and its 95 % interval. Values
+    that were not measured are None.
     """
 
     name: str
@@ -32,6 +33,12 @@ class ReportedFile:
     prefill: float | None = None
     decode: float | None = None
     worst: tuple[Mapping[str, Any], ...] = ()
+    lora: str | None = None
+
+    @property
+    def both(self) -> str:
+        """What the app is started with: the name, and the adapter's."""
+        return f"{self.name}::{self.lora}" if self.lora else self.name
 
     @property
     def whole(self) -> str:
@@ -41,7 +48,7 @@ class ReportedFile:
     @property
     def parts(self) -> int:
         """The number of files that it consists of."""
-        return len(self.hashes)
+        return len(self.hashes) - (self.lora is not None)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,12 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
     models: dict[str, list[Output]] = {}
     for output in record.outputs.values():
         models.setdefault(whole_name(output.file), []).append(output)
-    files = [_reported_file(whole, shards, findings, statuses) for whole, shards in models.items()]
+    loras = record.options.get(LORAS, {})
+    files = [
+        _reported_file(whole, shards, findings, statuses, record.outputs.get(loras.get(whole, "")))
+        for whole, shards in models.items()
+        if whole not in loras.values()
+    ]
     recommendation = recommended({file.name: file.size for file in files}, certificate)
     assert recommendation is not None, name  # an export has a file
     return ReportContext(
@@ -106,18 +118,22 @@ def report_context(name: str, record: Record, certificate: Certificate | None) -
 
 
 def _reported_file(
-    whole: str, shards: Sequence[Output], findings: Sequence[Finding], statuses: Mapping[str, Status]
+    whole: str,
+    shards: Sequence[Output],
+    findings: Sequence[Finding],
+    statuses: Mapping[str, Status],
+    lora: Output | None,
 ) -> ReportedFile:
-    first = shards[0]
+    first, outputs = shards[0], [*shards, *([lora] if lora else [])]
     figures = {finding.name: finding.figures for finding in findings if finding.file in (whole, first.file)}
     quality, speed = figures.get("quantization", {}), figures.get("speed", {})
     survival = figures.get("survival", {}).get("kept") or {"doubt": "not measured"}
     return ReportedFile(
         name=first.file,
         type=first.type,
-        size=sum(shard.bytes for shard in shards),
+        size=sum(output.bytes for output in outputs),
         bits=first.bits_per_weight,
-        hashes={shard.file: shard.sha256 for shard in shards},
+        hashes={output.file: output.sha256 for output in outputs},
         status=statuses.get(first.file, "skipped"),
         kl=quality.get("mean_kl"),
         agreement=quality.get("agreement"),
@@ -125,6 +141,7 @@ def _reported_file(
         prefill=speed.get("prefill"),
         decode=speed.get("decode"),
         worst=tuple(quality.get("worst", ())),
+        lora=lora.file if lora else None,
     )
 
 
@@ -174,6 +191,8 @@ def origin(context: ReportContext) -> str:
     if not context.adapters:
         return f"{base} as GGUF."
     merged = ", ".join(adapter["source"] for adapter in context.adapters)
+    if context.best.lora:
+        return f"{base} as GGUF, with {merged} beside it."
     if "rounded" in context.merged_into:
         return f"{merged} merged into {context.merged_into.replace('the base', base, 1)}, as GGUF."
     return f"{base} with {merged} merged into it, as GGUF."

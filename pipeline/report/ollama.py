@@ -92,14 +92,20 @@ def _message(role: Role, text: str) -> Message:
 
 
 def modelfile(
-    file: str, turns: Turns | None, stops: Sequence[str], recommended: Mapping[str, float], why: str = ""
+    file: str,
+    turns: Turns | None,
+    stops: Sequence[str],
+    recommended: Mapping[str, float],
+    *,
+    why: str = "",
+    lora: str | None = None,
 ) -> str:
-    """Return the text of a Modelfile for a GGUF in the same folder.
+    """Return the text of a Modelfile for a GGUF in the same folder, and a GGUF `lora` that is loaded on it.
 
     `stops` are the tokens that end an answer, `why` says why this file was taken out of several. Without
     `turns`, Ollama tries to recognize the GGUF's own template.
     """
-    lines = [f"FROM ./{Path(file).name}"]
+    lines = [f"FROM ./{Path(file).name}", *([f"ADAPTER ./{lora}"] if lora else [])]
     lines += [f'TEMPLATE """{go_template(turns)}"""'] if turns else []
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     lines += [

@@ -150,7 +150,8 @@ def _modelfile(folder: Path, context: ReportContext) -> str:
     bos = facts.bos if facts.adds_bos else ""  # then Ollama adds it too
     turns = find_turns(lambda chat: template.render(chat).removeprefix(bos))
     stops = dict.fromkeys(stop for stop in (facts.eos, *_end_of_turn(turns, facts.control)) if stop)
-    return modelfile(context.best.whole, turns, list(stops), facts.recommended, context.recommendation.why)
+    best, why = context.best, context.recommendation.why
+    return modelfile(best.whole, turns, list(stops), facts.recommended, why=why, lora=best.lora)
 
 
 def _end_of_turn(turns: Turns | None, control: tuple[str, ...]) -> list[str]:

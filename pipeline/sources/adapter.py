@@ -16,6 +16,9 @@ from common.paths import expanded
 from pipeline.errors import InputError
 from pipeline.sources.model_source import WEIGHTS, Source, TensorInfo, read_json, tensors_of
 
+CONFIG = "adapter_config.json"
+"""PEFT's configuration of an adapter."""
+
 
 def parse_adapter(text: str) -> tuple[str, float]:
     """Split "you/lora=0.7" or "you/lora" into a folder or Hub id and a weight. Raises InputError.
@@ -276,7 +279,7 @@ def read_adapter(source: Source, weight: float = 1.0) -> Adapter:
 
     A key of its configuration whose value is null is the same as an absent one.
     """
-    found = read_json(source.folder / "adapter_config.json", f"the adapter {source.spec!r}")
+    found = read_json(source.folder / CONFIG, f"the adapter {source.spec!r}")
     config = {key: value for key, value in found.items() if value is not None}
     if "peft_type" in config:
         config["peft_type"] = _peft_type(config)

@@ -29,7 +29,8 @@ class TrainedFor:
 
     `types` counts the tensors by type, `types_sha256` is of all their names and types, and `tensors` has the
     SHA-256 of each rounded tensor's bytes. `full_type` is the type of the unquantized GGUF, and
-    `imatrix_sha256` is of the importance matrix's file. `recovery` has the figures of the training.
+    `imatrix_sha256` is of the importance matrix's file. `recovery` has the figures of the training. `apart`
+    means that the file is the base's, and the adapter stays beside it.
     """
 
     quant: str
@@ -39,6 +40,7 @@ class TrainedFor:
     tensors: Mapping[str, str] = field(default_factory=dict)
     imatrix_sha256: str | None = None
     recovery: Mapping[str, Any] = field(default_factory=dict)
+    apart: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of trained_for.json."""
@@ -75,15 +77,17 @@ def adapter_before(adapter: Adapter) -> Adapter:
     return read_adapter(adapter_source(str(adapter.folder / BEFORE)), adapter.weight)
 
 
-def unused_training_notes(adapters: Sequence[Adapter], output_format: str) -> Iterator[str]:
+def unused_training_notes(
+    adapters: Sequence[Adapter], *, written_apart: bool, unrounded: bool = False
+) -> Iterator[str]:
     """Yield a note on each adapter that was trained for a file, where no file is made of it as a whole."""
     for adapter in adapters:
         found = read_trained_for(adapter.folder)
         if found is None:
             continue
         alone = len(adapters) == 1 and adapter.weight == 1.0
-        if not alone or output_format != "model":
-            apart = "is merged in full precision" if output_format == "merged" else "is written apart"
+        if not alone or written_apart or unrounded:
+            apart = "is written apart" if written_apart else "is merged in full precision"
             how = apart if alone else "is merged with others, or by a part"
             yield (
                 f"the adapter {adapter.folder.name} was trained for {found.quant} of this model alone; as it "

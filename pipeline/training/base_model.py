@@ -44,11 +44,13 @@ def own_template(adapter: Path) -> GivenTemplate | None:
     return GivenTemplate(found, "the adapter's own") if found else None
 
 
-def load_model(config: FinetuneConfig, source: Source, row_tokens: int = TYPICAL_TOKENS) -> Any:
+def load_model(
+    config: FinetuneConfig, source: Source, row_tokens: int = TYPICAL_TOKENS, *, rounded: bool = False
+) -> Any:
     """Load the base with an adapter injected, or whole for --full; its trained weights are float32.
 
-    `row_tokens` is the usual length of a row. Raises InputError, also where the training does not fit into
-    the memory.
+    `row_tokens` is the usual length of a row; `rounded` counts the memory of RoundedBase too. Raises
+    InputError, also where the training does not fit into the memory.
     """
     from transformers import set_seed
 
@@ -61,7 +63,7 @@ def load_model(config: FinetuneConfig, source: Source, row_tokens: int = TYPICAL
     check_base(source, shape, checkpoint)
     adapter = _adapter_to_go_on_from(config, shape, checkpoint)
     require_head(source, shape)
-    require_memory(config, source, shape, frozen_type(config, source), row_tokens)
+    require_memory(config, source, shape, frozen_type(config, source), row_tokens, rounded=rounded)
     set_seed(config.seed)  # before lora_A is initialized below
     model = _load_base(config, source)
     if config.checkpointing:

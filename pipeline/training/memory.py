@@ -28,18 +28,26 @@ in 16 bits, without the attention's matrix (Korthikanti et al., https://arxiv.or
 
 
 def require_memory(
-    config: FinetuneConfig, source: Source, shape: Any, frozen_type: str, row_tokens: int = TYPICAL_TOKENS
+    config: FinetuneConfig,
+    source: Source,
+    shape: Any,
+    frozen_type: str,
+    row_tokens: int = TYPICAL_TOKENS,
+    *,
+    rounded: bool = False,
 ) -> None:
     """Raise InputError where the training needs more than the memory that is free; says both.
 
-    `shape` is the model on the meta device, `row_tokens` the usual length of a row.
+    `shape` is the model on the meta device, `row_tokens` the usual length of a row. A `rounded` base is kept
+    beside what it was before.
     """
     free = _free(config)
     needed = needed_memory(config, shape, frozen_type, row_tokens)
+    needed += _unrounded_memory(shape) if rounded else 0
     if free is not None and needed > free:
         raise InputError(
             f"training {source.spec!r} needs about {_gigabytes(needed)} and {_gigabytes(free)} are free: "
-            f"{_way_out(config)}"
+            + ("use a smaller --batch-size or base" if rounded else _way_out(config))
         )
 
 
@@ -60,6 +68,14 @@ def needed_memory(
         weights = int(linear * per_weight) + (count - linear) * _BYTES[frozen_type]
         weights += adapter * _TRAINED.get(config.optimizer, _PAGED)
     return weights + _batch_memory(config, shape, row_tokens)
+
+
+def _unrounded_memory(shape: Any) -> int:
+    """Return the bytes of the weights before rounding: of linear layers in 16 bits, and of the head."""
+    from pipeline.merge.meta_model import linear_layers
+
+    linear = sum(int(layer.weight.numel()) for layer in linear_layers(shape).values())
+    return 2 * linear + _BYTES["float32"] * int(shape.get_output_embeddings().weight.numel())
 
 
 def _batch_memory(config: FinetuneConfig, shape: Any, row_tokens: int) -> int:

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from common.chat_templates import GivenTemplate
@@ -20,7 +20,7 @@ from pipeline.data.dataset import Example, Row, encode_row, read_data, split_row
 from pipeline.errors import InputError
 from pipeline.merge.model_class import require_class
 from pipeline.progress import StepProgress
-from pipeline.sources.adapter import Adapter, beyond_plain_lora
+from pipeline.sources.adapter import CONFIG, Adapter, beyond_plain_lora
 from pipeline.sources.model_source import WEIGHTS, Source
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.sources.trained_for import BEFORE, IMATRIX, RECORD, TrainedFor, types_digest
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.training.recovery_run import RecoveredWeights
 
 _MIN_CHATS = 8
+_WIDE = "widened"
 
 
 def require_recoverable(base: Source, adapters: Sequence[Adapter]) -> None:
@@ -79,9 +80,12 @@ def recover(job: RecoveryJob, progress: StepProgress) -> Recovery:
         try:
             from pipeline.training.recovery_run import run_recovery
 
-            recovery, made = run_recovery(job, config, examples, checkpoints, state, progress=progress)
+            wide = _widened(job, checkpoints)
+            config = replace(config, adapter=str(wide.folder))
+            trained = replace(job, adapter=wide)
+            recovery, made = run_recovery(trained, config, examples, checkpoints, state, progress=progress)
             if made is not None:
-                _write(job, made, recovery, checkpoints)
+                _write(job, wide, made, recovery, checkpoints)
             checkpoints.remove()
             return recovery
         except InputError:
@@ -92,6 +96,15 @@ def recover(job: RecoveryJob, progress: StepProgress) -> Recovery:
                     f"the disk of {checkpoints.folder.parent} is full: make room, and run the command again"
                 ) from error
             raise
+
+
+def _widened(job: RecoveryJob, checkpoints: Checkpoints) -> Adapter:
+    """Return the adapter to train: with --rank a larger one, which says the same."""
+    if job.options.rank is None:
+        return job.adapter
+    from pipeline.training.widened import widened
+
+    return widened(job.adapter, job.base, job.options.rank, job.options.seed, checkpoints.folder / _WIDE)
 
 
 def _template(job: RecoveryJob) -> GivenTemplate | None:
@@ -176,6 +189,7 @@ def _identity(job: RecoveryJob, config: FinetuneConfig, examples: Examples) -> d
         "quant": job.quant,
         "types": types_digest(job.plan.type_names),
         "refresh_every": job.refresh_every,
+        "apart": job.apart,
         "imatrix": sha256(job.imatrix) if job.imatrix else None,
         "rows": hashlib.sha256(repr(rows).encode()).hexdigest(),
         "base": [[path.name, path.stat().st_size] for path in job.base.weight_files()],
@@ -184,7 +198,9 @@ def _identity(job: RecoveryJob, config: FinetuneConfig, examples: Examples) -> d
     }
 
 
-def _write(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery, checkpoints: Checkpoints) -> None:
+def _write(
+    job: RecoveryJob, wide: Adapter, made: RecoveredWeights, recovery: Recovery, checkpoints: Checkpoints
+) -> None:
     """Write the adapter: its files as they were, its new weights, and its record."""
     from safetensors.torch import save_file
 
@@ -198,6 +214,8 @@ def _write(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery, checkpo
         for path in folder.iterdir():
             if path.is_file() and (path.suffix in (".json", ".jinja") or path.name == WEIGHTS):
                 shutil.copy(path, kept / path.name)
+        if wide is not job.adapter:
+            shutil.copy(wide.folder / CONFIG, folder / CONFIG)
         weights = folder / WEIGHTS
         save_file(dict(made.state), weights, metadata={"format": "pt"})
         weights.chmod(0o644)
@@ -219,4 +237,5 @@ def _record(job: RecoveryJob, made: RecoveredWeights, recovery: Recovery) -> Tra
         made.digests,
         sha256(job.imatrix) if job.imatrix else None,
         recovery.figures(),
+        job.apart,
     )

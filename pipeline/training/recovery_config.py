@@ -35,6 +35,9 @@ PATIENCE = 2
 OWN_ANSWERS = "own"
 """In place of a file of chats: the tuned model's own answers to questions."""
 
+MAX_RANK = 256
+"""Dimensions that a recovery may add to an adapter."""
+
 HELD_OUT = 32
 """Chats that are held out at most: more would cost more than they tell."""
 
@@ -47,6 +50,8 @@ class RecoveryOptions:
     one a line) or built-in ones, and learns on its own answers. No labels are needed: what is learned is to
     say what the unquantized model says. Held out is a file `valid`, or else the fraction `held_out` of the
     data. `steps` is their maximum. With `labels` it is the data's answers that are learned, not the model's.
+
+    `rank` gives the adapter that many more dimensions first, in every linear layer of the base.
     """
 
     data: str | None = None
@@ -60,6 +65,7 @@ class RecoveryOptions:
     valid: str | None = None
     valid_options: DataOptions = field(default_factory=DataOptions)
     labels: bool = False
+    rank: int | None = None
     seed: int = 42
     precision: Precision = "auto"
     device: Device = "auto"
@@ -71,6 +77,8 @@ class RecoveryOptions:
             raise InputError("--labels learns the answers of --chats: give them, or leave it out")
         if not 0 < self.held_out < 1:
             raise InputError(f"--held-out {self.held_out!r} is out of range: use more than 0 and below 1")
+        if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
+            raise InputError(f"--rank {self.rank} is out of range: use 1 to {MAX_RANK}")
         self.training(FinetuneConfig(base="base", data="data", out=Path("out")), 1)
 
     def training(self, config: FinetuneConfig, every: int) -> FinetuneConfig:

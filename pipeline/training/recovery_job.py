@@ -19,7 +19,8 @@ class RecoveryJob:
     """Recover `adapter` on `base` for the quantization `quant`; the adapter goes to the folder `out`.
 
     `full` is the unquantized GGUF of the tuned model, whose tensors get the types of `plan`, weighted by the
-    importance matrix `imatrix`.
+    importance matrix `imatrix`. With `base_full`, the unquantized GGUF of the base alone, the file is that
+    of the base, and the adapter stays beside it.
     """
 
     options: RecoveryOptions
@@ -30,9 +31,15 @@ class RecoveryJob:
     plan: QuantPlan
     out: Path
     imatrix: Path | None = None
+    base_full: Path | None = None
     template: GivenTemplate | None = None
     threads: int = 1
     resume: bool = True
+
+    @property
+    def apart(self) -> bool:
+        """Whether the adapter stays beside the file."""
+        return self.base_full is not None
 
     @property
     def refresh_every(self) -> int:

@@ -55,11 +55,11 @@ def run_recovery(
 ) -> tuple[Recovery, RecoveredWeights | None]:
     """Train from `state`, and return the figures and the weights; None where nothing was gained."""
     # Not in the base's 16 bits, which do not hold the rounded weight less the adapter.
-    model = load_model(replace(config, precision="float32"), job.base)
+    model = load_model(replace(config, precision="float32"), job.base, rounded=True)
     _without_dropout(model)
-    full = GgufTensors(job.full)
-    base = RoundedBase(model, _layout(job), _plan(job, full), config.threads or 1)
-    base.check_against(full)
+    full = GgufTensors(job.base_full or job.full)
+    base = RoundedBase(model, _layout(job), _plan(job, full), config.threads or 1, apart=job.apart)
+    base.check_against(full, exactly=job.apart or job.options.rank is None)
     options: dict[str, Any] = {
         "base": base,
         "every": job.refresh_every,

@@ -3,6 +3,8 @@
 PEFT computes W x + s B A x. With W replaced by Q(W + s B A) - s B A, where Q rounds to the file's types, its
 forward pass is that of the quantized file, and LoRA's ordinary gradient is the straight-through estimator:
 neither custom kernels nor a gradient of W's size. Between two refreshes the model moves with its adapter.
+
+An adapter that stays apart, beside the base's file, is not rounded with it: W is replaced by Q(W), once.
 """
 
 from __future__ import annotations
@@ -64,8 +66,12 @@ class _Rounded:
 class RoundedBase:
     """The weights of a model with a LoRA adapter, rounded as the plan says; `refresh` follows the adapter."""
 
-    def __init__(self, model: Any, layout: TensorMap, plan: RoundingPlan, threads: int = 1) -> None:
+    def __init__(
+        self, model: Any, layout: TensorMap, plan: RoundingPlan, threads: int = 1, *, apart: bool = False
+    ) -> None:
         """Find the file's tensor of each weight; nothing is rounded before `refresh`.
+
+        With `apart` the file holds the base alone, and the adapter stays beside it.
 
         Raises InputError for a weight that the file stores in another way than is known here.
         """
@@ -74,7 +80,7 @@ class RoundedBase:
         self._threads = threads
         self.original_head: torch.Tensor = model.get_output_embeddings().weight.detach().clone()
         """The output matrix before rounding, [vocabulary, hidden]."""
-        self._weights = list(_rounded_weights(model, layout, plan))
+        self._weights = list(_rounded_weights(model, layout, plan, apart=apart))
         self._fixed: dict[str, str] = {}
         self._is_fresh = False
 
@@ -108,12 +114,16 @@ class RoundedBase:
         }
 
     @torch.no_grad()
-    def check_against(self, full: GgufTensors) -> None:
-        """Raise InputError unless the unquantized file holds what this model would store. Call it first."""
+    def check_against(self, full: GgufTensors, *, exactly: bool = True) -> None:
+        """Raise InputError unless the unquantized file holds what this model would store. Call it first.
+
+        Without `exactly`, numbers may differ as sums do that are added in another order.
+        """
         for one in self._weights:
             wanted = self._layout.reordered(one.location, _tuned(one).float().numpy())
             part = rounded_to(wanted[:_CHECKED_ROWS], self._plan.full_type)
-            if not np.array_equal(part, full.read(one.name, 0, len(part))):
+            stored = full.read(one.name, 0, len(part))
+            if not (np.array_equal(part, stored) or (not exactly and _is_near(part, stored))):
                 raise InputError(
                     f"the GGUF's {one.name} is not this model's weight: llama.cpp's converter changes it in "
                     "a way that training through the rounded base does not know; export without --recover"
@@ -141,6 +151,12 @@ class RoundedBase:
         one.weight.copy_(rounded)
 
 
+def _is_near(found: Array, wanted: Array) -> bool:
+    """Return whether numbers of 16 bits differ in their last places only."""
+    largest = float(np.abs(wanted).max(initial=0.0))
+    return found.shape == wanted.shape and bool(np.allclose(found, wanted, rtol=2**-7, atol=2**-9 * largest))
+
+
 def _tuned(one: _Rounded) -> torch.Tensor:
     """Return the weight with the adapter as it is now, by the additions of PEFT's merge: equal to the bit.
 
@@ -163,7 +179,7 @@ def _delta(layer: Any) -> torch.Tensor:
     return delta
 
 
-def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Iterator[_Rounded]:
+def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan, *, apart: bool) -> Iterator[_Rounded]:
     from peft.tuners.lora.layer import LoraLayer
 
     layers = {
@@ -180,7 +196,7 @@ def _rounded_weights(model: Any, layout: TensorMap, plan: RoundingPlan) -> Itera
         if location is None or location.expert is not None or location.tensor not in plan.types:
             unknown.append(name)
             continue
-        layer = layers.get(id(weight))
+        layer = None if apart else layers.get(id(weight))
         original = None if layer is None else _compact(weight.detach())
         dtype, transposed = plan.types[location.tensor], layout.is_transposed(location)
         yield _Rounded(weight, location, dtype, transposed, layer, original)

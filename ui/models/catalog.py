@@ -23,6 +23,7 @@ from ui.models.files import (
     find_entries,
     is_embedded,
     is_hub_name,
+    lora_beside,
     total_size,
 )
 
@@ -150,7 +151,8 @@ def resolve_entry(
     if adapter and not Path(adapter).is_file():
         raise ModelError(f"adapter {adapter!r} does not exist: give the path of a GGUF LoRA file")
     file, reason = choose_with_reason(Path(model), progress)
-    return catalog_entry(file, Path(adapter) if adapter else None, name, reason)
+    beside = Path(adapter) if adapter else lora_beside(file) if Path(model).is_dir() else None
+    return catalog_entry(file, beside, name, reason)
 
 
 def _parse_entry(text: str) -> CatalogEntry:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common import paths
 from common.certificate import NAME as CERTIFICATE
@@ -19,7 +20,7 @@ from common.certificate import (
 )
 from common.errors import InputError
 from common.files import read_json_input
-from common.shard_names import model_sizes
+from common.shard_names import model_sizes, whole_name
 from common.text import size_text
 from engine.errors import ModelError
 from engine.types import ModelInfo, ProgressCallback, no_progress
@@ -133,6 +134,24 @@ def _first_shard(model: Path) -> Path:
     return files[0]
 
 
+def loras_of(folder: Path) -> dict[str, str]:
+    """Return the LoRA files that an export wrote for its base's files, by the names of those.
+
+    Raises ModelError for a damaged manifest.
+    """
+    found = _manifest(folder).get("options", {}).get("loras", {})
+    files = {**found} if isinstance(found, dict) else {}
+    return {
+        base: lora for base, lora in files.items() if Path(lora).name == lora and (folder / lora).is_file()
+    }
+
+
+def lora_beside(model: Path) -> Path | None:
+    """Return the LoRA file that an export made for this file of its base; None where it made none."""
+    lora = loras_of(model.parent).get(whole_name(model.name))
+    return model.parent / lora if lora else None
+
+
 def _best_of(folder: Path) -> Recommendation:
     certificate = _certificate_of(folder)
     sizes = {path.name: path.stat().st_size for path in _finished_files(folder)}
@@ -171,15 +190,27 @@ def _recommended(sizes: Mapping[str, int], certificate: Certificate | None) -> R
 def _finished_files(folder: Path) -> list[Path]:
     """Return a folder's GGUF files; if an export left its manifest, only those that it lists as finished."""
     files = sorted(path for path in folder.glob("*.gguf") if path.is_file())
-    manifest = folder / "manifest.json"
-    if not manifest.exists():
+    manifest = _manifest(folder)
+    if not manifest:
         return files
-    try:
-        outputs = read_json_input(manifest)["outputs"]
-        finished = {item["file"] for item in outputs}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{str(manifest)!r} is damaged ({error!r}): name the .gguf file itself") from error
+    finished = {item["file"] for item in manifest["outputs"]}
     return [path for path in files if path.name in finished]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return an export's manifest; an empty one where there is none. Raises ModelError for a damaged one."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        found: dict[str, Any] = read_json_input(path)
+        if not all(isinstance(item["file"], str) for item in found["outputs"]):
+            raise TypeError("outputs")
+        if not isinstance(found.get("options", {}), dict):
+            raise TypeError("options")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{str(path)!r} is damaged ({error!r}): name the .gguf file itself") from error
+    return found
 
 
 _TYPE_SUFFIX = re.compile(
@@ -247,11 +278,13 @@ def find_entries(folder: Path) -> list[CatalogEntry]:
     entries: list[CatalogEntry] = []
     for place in (folder, *subfolders):
         try:
-            models = models_in(place)
+            models, loras = models_in(place), loras_of(place)
         except ModelError:  # a damaged manifest: its finished files are unknown
             continue
         entries += [catalog_entry(path) for path in models]
-        entries += [catalog_entry(path, adapter) for adapter in adapters_in(place) for path in models]
+        for adapter in adapters_in(place):
+            made_for = [path for path in models if loras.get(whole_name(path.name)) == adapter.name]
+            entries += [catalog_entry(path, adapter) for path in made_for or models]
     return entries
 
 

@@ -14,7 +14,7 @@ from engine.probe.cpu_backend import probe_model
 from pipeline.certificate.known_causes import find_cause
 from pipeline.certificate.scoring.samples import PROMPTS, greedy_answers
 from pipeline.certificate.scoring.scorer import choose_backend
-from pipeline.certificate.scoring.teacher_forcing import open_model
+from pipeline.certificate.scoring.teacher_forcing import open_adapter, open_model
 from pipeline.certificate.subject import Subject
 from pipeline.progress import StepProgress
 
@@ -41,11 +41,12 @@ def check_behaviour(subject: Subject, progress: StepProgress) -> Iterator[Findin
 
 def _check_file(name: str, path: Path, subject: Subject) -> Finding:
     facts, threads = probe_model(path, threads=subject.threads).facts, subject.threads
-    with open_model(path, choose_backend(subject)) as model:
+    choice, lora = choose_backend(subject), subject.loras.get(name)
+    with open_model(path, choice) as model, open_adapter(model, lora) as adapter:
         prompts = facts.prompt_builder(model.vocab)
         questions = [prompts.tokens([{"role": "user", "content": text}]) for text in PROMPTS[:_NUM_PROMPTS]]
-        answers = [answer.tokens for answer in greedy_answers(model, questions, _MAX_TOKENS, threads)]
-        return judge_answers(name, model, answers)
+        answers = greedy_answers(model, questions, _MAX_TOKENS, threads, adapter=adapter)
+        return judge_answers(name, model, [answer.tokens for answer in answers])
 
 
 def judge_answers(name: str, model: Model, answers: Sequence[Sequence[int]]) -> Finding:

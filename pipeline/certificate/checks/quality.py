@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from common.certificate import Finding, Status, worst_status
 from common.text import nan_to_none
 from engine.errors import EngineError
 from ggufio.shards import size
-from pipeline.certificate.scoring.file_scores import measure_file
+from pipeline.certificate.scoring.file_scores import lora_of, measure_file
 from pipeline.certificate.scoring.grid_snap import GridSnap, find_snap
 from pipeline.certificate.scoring.metrics import (
     BAD_KL,
@@ -78,11 +78,11 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         for done, (name, path) in enumerate(subject.files.items(), 2):
             try:
                 scores, speed = measure_file(path, reference, subject, choice)
-                measured[name] = _quality(path, reference, scores, speed)
+                measured[name] = _quality(_total_size(path, subject), reference, scores, speed)
             except EngineError as error:
                 yield Finding("quantization", "fail", f"{name} does not run: {error}.", file=name)
             advance(done)
-    snap_of: SnapOf = cache(lambda name: find_snap(subject.files[name], subject))  # two findings ask for it
+    snap_of: SnapOf = cache(partial(_snap, subject))  # two findings ask for it
     for name, quality in measured.items():
         yield _quantization(name, measured, subject, reference, snap_of)
         yield _survival(name, quality, reference, snap_of)
@@ -91,7 +91,18 @@ def check_quality(subject: Subject, progress: StepProgress) -> Iterator[Finding]
         yield _speed(subject.full_name, reference.speed)
 
 
-def _quality(path: Path, reference: Reference, scores: Sequence[TokenScores], speed: Speed) -> Quality:
+def _snap(subject: Subject, name: str) -> GridSnap | None:
+    """Return what snapping costs in a file, which cannot touch an adapter beside it."""
+    return None if name in subject.loras else find_snap(subject.files[name], subject)
+
+
+def _total_size(path: Path, subject: Subject) -> int:
+    """Return the bytes of a file, and of the adapter that is loaded on it."""
+    lora = lora_of(path, subject)
+    return size(path) + (size(lora) if lora else 0)
+
+
+def _quality(total: int, reference: Reference, scores: Sequence[TokenScores], speed: Speed) -> Quality:
     """Compute the measurements from the scores, which are in the order of the reference's samples."""
     samples, tuned, base = reference.samples, reference.tuned, reference.base
     own = [index for index, sample in enumerate(samples) if sample.own]
@@ -104,7 +115,7 @@ def _quality(path: Path, reference: Reference, scores: Sequence[TokenScores], sp
         q, t, b = ([one[index].log_p for index in held_out] for one in (scores, tuned, base))
         gain = gain_kept(q, t, b)
     divergence = summarize([scores[index] for index in own], lost)
-    return Quality(size(path), divergence, survived, gain, scores, speed)
+    return Quality(total, divergence, survived, gain, scores, speed)
 
 
 def _quantization(
@@ -115,7 +126,7 @@ def _quantization(
     status = _grade(divergence.mean_kl, GOOD_KL, BAD_KL)
     cause = ""
     if status != "pass" or better:
-        cause = _cause(subject.files[name], subject.full, reference.levels, better, snap_of(name))
+        cause = _cause(name, subject, reference.levels, better, snap_of(name))
     if better:
         status = worst_status([status, "warn"])
     summary = (
@@ -163,10 +174,12 @@ def _smaller_and_better(name: str, measured: Mapping[str, Quality]) -> str:
     return min(better)[1] if better else ""
 
 
-def _cause(path: Path, full: Path, levels: int, better: str, snap: GridSnap | None) -> str:
+def _cause(name: str, subject: Subject, levels: int, better: str, snap: GridSnap | None) -> str:
     if snap is not None:
         return snap.explain()
-    rounding = diagnose_quantization(path, full).explain(levels)
+    rounding = ""
+    if name not in subject.loras:  # the tuned model's weights are nowhere in such a file
+        rounding = diagnose_quantization(subject.files[name], subject.full).explain(levels)
     if better:
         return f"{rounding}{better} is smaller and nearer to the model: use that, or Q6_K or Q8_0."
     return f"{rounding}So few bits lose much: use a larger type, or --calibrate with your own chats."

@@ -33,9 +33,21 @@ from pipeline.progress import StepProgress
 Scores = tuple[TokenScores, ...]
 
 
+def lora_of(path: Path, subject: Subject) -> Path | None:
+    """Return the GGUF LoRA file that goes with a quantized file of the subject; None where it is merged."""
+    return next(
+        (
+            subject.loras[name]
+            for name, file in subject.files.items()
+            if file == path and name in subject.loras
+        ),
+        None,
+    )
+
+
 def score_file(path: Path, reference: Reference, subject: Subject, choice: CpuChoice) -> Scores:
     """Load the file and score every sample, in their order. Raises EngineError when the file does not run."""
-    with open_scorer(path, choice) as scorer:
+    with open_scorer(path, choice, lora_of(path, subject)) as scorer:
         return score_opened(scorer, path, reference, subject)
 
 
@@ -46,13 +58,14 @@ def measure_file(
 
     The speed is never cached; measure it only when nothing else runs.
     """
-    with open_scorer(path, choice) as scorer:
+    with open_scorer(path, choice, lora_of(path, subject)) as scorer:
         return score_opened(scorer, path, reference, subject), scorer.speed(subject)
 
 
 def score_opened(scorer: ModelScorer, path: Path, reference: Reference, subject: Subject) -> Scores:
     """Return the scores of the file at `path`, loaded in `scorer`; cached in the scratch folder if finite."""
-    cached, key = subject.scratch / f"scores-{path.stem}.json", cache_key(path, reference_key(subject))
+    cached = subject.scratch / f"scores-{path.stem}.json"
+    key = cache_key(path, *filter(None, [lora_of(path, subject)]), reference_key(subject))
     if (content := load_scores(cached, key)) is not None:
         return scores_from_json(content["scores"])
     scores = scorer.score(reference.samples, reference.log_probs, subject)
@@ -79,7 +92,7 @@ def _score_untried(subject: Subject, choice: CpuChoice) -> None:
     reference = make_reference(subject, choice)
     _check_finite(subject.full, reference.tuned)
     for path in subject.files.values():
-        with open_scorer(path, choice) as scorer:
+        with open_scorer(path, choice, lora_of(path, subject)) as scorer:
             _check_finite(path, score_opened(scorer, path, reference, subject))
             record_probe(path, Probe(model_metadata(scorer.model, path), choice))
 

@@ -12,7 +12,7 @@ from common.sequences import sample_evenly
 from common.system import RENDER_SECONDS, kill_after
 from engine.core.types import BatchRow
 from engine.errors import RequestError
-from engine.llama.model import Model, model_metadata
+from engine.llama.model import Adapter, Model, model_metadata
 from engine.llama.runner import Runner
 from engine.prompt.chat_template import PromptBuilder
 from engine.types import Message
@@ -223,6 +223,7 @@ def greedy_answers(
     threads: int,
     *,
     with_log_probs: bool = False,
+    adapter: Adapter | None = None,
 ) -> Iterator[ScoredAnswer]:
     """Generate a greedy answer to each prompt, with its end token if it ends within `max_tokens`.
 
@@ -230,7 +231,8 @@ def greedy_answers(
     """
     for batch in batches_within([len(prompt) + max_tokens for prompt in prompts], [1] * len(prompts)):
         batch_prompts = [prompts[index] for index in batch]
-        runner = open_runner(model, len(batch), max(map(len, batch_prompts)) + max_tokens, threads)
+        longest = max(map(len, batch_prompts)) + max_tokens
+        runner = open_runner(model, len(batch), longest, threads, adapter)
         try:
             yield from _answer_batch(runner, batch_prompts, max_tokens, with_log_probs)
         finally:

@@ -19,7 +19,7 @@ from engine.llama.model import Adapter, Model
 from engine.llama.runner import Runner
 from engine.probe.cpu_backend import CpuChoice, probe_model
 from pipeline.certificate.scoring.metrics import TokenScores, log_p_of, log_softmax, token_scores
-from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of, open_model
+from pipeline.certificate.scoring.teacher_forcing import Sample, logits_of, open_adapter, open_model
 from pipeline.certificate.subject import Subject
 
 _PROMPT_TOKENS = 64
@@ -49,12 +49,12 @@ class SpeedTest:
 SPEED_TESTS = {"fast": SpeedTest(1, 8), "full": SpeedTest(3, 32)}
 
 
-def measure_speed(model: Model, threads: int, test: SpeedTest) -> Speed:
+def measure_speed(model: Model, threads: int, test: SpeedTest, adapter: Adapter | None = None) -> Speed:
     """Evaluate a prompt of 64 tokens, then decode tokens one by one, after a warm-up.
 
     The fastest run of each counts: other programs can only slow it down.
     """
-    runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT_TOKENS, threads=threads)
+    runner = Runner(model, slots=1, context=_CONTEXT, batch=_PROMPT_TOKENS, threads=threads, adapter=adapter)
     tokens = [(100 + 37 * n) % model.vocab.size for n in range(_PROMPT_TOKENS)]
     try:
         _time_decode(runner, BatchRow(0, 0, tokens[:1], 1))  # reads the weights into memory
@@ -91,10 +91,14 @@ LogProbs = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class ModelScorer:
-    """A loaded model; `memory_before` is the process's memory before loading it, in bytes."""
+    """A loaded model with its LoRA adapter, if it has one.
+
+    `memory_before` is the process's memory before loading it, in bytes.
+    """
 
     model: Model
     memory_before: int
+    adapter: Adapter | None = None
 
     def score(
         self,
@@ -103,13 +107,16 @@ class ModelScorer:
         subject: Subject,
         adapter: Adapter | None = None,
     ) -> tuple[TokenScores, ...]:
-        """Score every sample; `log_probs` has the rows of the tuned model's own answers, in their order."""
-        logits = logits_of(self.model, samples, subject.threads, adapter)
+        """Score every sample; `log_probs` has the rows of the tuned model's own answers, in their order.
+
+        Another `adapter` takes the place of its own.
+        """
+        logits = logits_of(self.model, samples, subject.threads, adapter or self.adapter)
         return tuple(_scores(samples, logits, log_probs))
 
     def speed(self, subject: Subject) -> Speed:
         """Measure the speed, and the memory by which the process has grown."""
-        speed = measure_speed(self.model, subject.threads, SPEED_TESTS[subject.depth])
+        speed = measure_speed(self.model, subject.threads, SPEED_TESTS[subject.depth], self.adapter)
         return replace(speed, memory=max(0, resident_bytes() - self.memory_before))
 
 
@@ -127,11 +134,11 @@ def _scores(
 
 
 @contextmanager
-def open_scorer(path: Path, choice: CpuChoice) -> Iterator[ModelScorer]:
-    """Load the file until the context ends. Raises EngineError when it does not run."""
+def open_scorer(path: Path, choice: CpuChoice, lora: Path | None = None) -> Iterator[ModelScorer]:
+    """Load the file, and a GGUF LoRA on it, until the context ends. Raises EngineError where it fails."""
     before = resident_bytes()
-    with open_model(path, choice) as model:
-        yield ModelScorer(model, before)
+    with open_model(path, choice) as model, open_adapter(model, lora) as adapter:
+        yield ModelScorer(model, before, adapter)
 
 
 def choose_backend(subject: Subject) -> CpuChoice:

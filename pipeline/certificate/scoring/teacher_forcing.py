@@ -111,6 +111,17 @@ def open_model(path: Path, choice: CpuChoice) -> Iterator[Model]:
         model.close()
 
 
+@contextmanager
+def open_adapter(model: Model, path: Path | None) -> Iterator[Adapter | None]:
+    """Load a GGUF LoRA on the model until the context ends; None where there is none. Raises ModelError."""
+    adapter = Adapter(model, path) if path else None
+    try:
+        yield adapter
+    finally:
+        if adapter is not None:
+            adapter.close()
+
+
 def logits_of(
     model: Model, samples: Sequence[Sample], threads: int, adapter: Adapter | None = None
 ) -> Iterator[Logits]:

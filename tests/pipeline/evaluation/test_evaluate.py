@@ -22,6 +22,7 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.evaluation import evaluate as module
 from pipeline.evaluation.config import PAGE, RESULTS, EvaluateConfig, Evaluation
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.gguf_files import GgufModel
 from pipeline.evaluation.statistics import compare_in_memory
 from tests.pipeline.evaluation.conftest import ROWS
 from tests.pipeline.tiny import make_adapter, make_base, merged_by_peft, resized
@@ -323,5 +324,5 @@ def test_weights_that_are_no_numbers_are_told(tiny_base: Path, data: Path, tmp_p
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"two files have the name x\.gguf"):
-        module._reject_same_names([tmp_path / "a" / "x.gguf", tmp_path / "b" / "x.gguf"])
+    with pytest.raises(InputError, match=r"two have the name x\.gguf"):
+        module._reject_same_names([GgufModel(tmp_path / name / "x.gguf") for name in "ab"])

@@ -16,7 +16,7 @@ from pipeline.evaluation import evaluate as module
 from pipeline.evaluation import gguf_files, gguf_worker
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.gguf_files import ScoreJob, check_vocabulary, find_files, job_rows, score_file
+from pipeline.evaluation.gguf_files import ScoreJob, check_vocabulary, find_gguf_models, job_rows, score_file
 from pipeline.evaluation.models import find_models, load_tokenizer, vocabulary
 from pipeline.exporter.run import ExportResult
 from pipeline.progress import NoProgress
@@ -55,7 +55,7 @@ def test_files_of_a_model_have_its_losses_and_answers(
         threads=1,
     )
     found = evaluate(config)
-    assert find_files([captain_bob.folder])[0] == f16  # the largest first
+    assert find_gguf_models([captain_bob.folder])[0].path == f16  # the largest first
     names = [f"captain-bob-{name}.gguf" for name in ("F16", "Q4_K_M")]
     assert [model.name for model in found.models] == ["base", "tuned", *names, "broken.gguf"]
     tuned, full = found.model("tuned"), found.model(names[0])
@@ -85,14 +85,14 @@ def test_a_row_is_scored_at_its_trained_places(monkeypatch: pytest.MonkeyPatch) 
     logits[0, 7], logits[1, 8], logits[2, 9] = 2.0, 50.0, 1.0
     asked = []
 
-    def logits_of(_: object, samples: list[gguf_worker.Sample], threads: int) -> list[np.ndarray]:
+    def logits_of(_: object, samples: list[gguf_worker.Sample], *__: object) -> list[np.ndarray]:
         asked.extend((sample.prompt, sample.answer) for sample in samples)
         return [logits]
 
     monkeypatch.setattr(gguf_worker, "logits_of", logits_of)
     job = ScoreJob(Path("x"), CpuChoice("", None, True), job_rows([EXAMPLE]), (), 1, 1)
     assert job.rows == (((5, 6, 7, 8, 9), (2, 4)),)
-    [nats] = gguf_worker._nats(None, job)  # type: ignore[arg-type]
+    [nats] = gguf_worker._nats(None, job, None)  # type: ignore[arg-type]
     assert asked == [((5, 6), (7, 8, 9))]
     wanted = math.log(15 + math.exp(2)) - 2 + math.log(15 + math.exp(1)) - 1
     assert nats == pytest.approx(wanted, rel=1e-6)
@@ -137,13 +137,13 @@ def test_what_is_no_model_is_left_out_of_a_folder_and_refused_alone(tmp_path: Pa
         writer.write_tensors_to_file()
         writer.close()
     with pytest.raises(InputError, match=r"lora\.gguf is a LoRA adapter: give the GGUF of a whole model"):
-        find_files([tmp_path / "lora.gguf"])
+        find_gguf_models([tmp_path / "lora.gguf"])
     with pytest.raises(InputError, match="there is no model in GGUF in this folder"):
-        find_files([tmp_path])
+        find_gguf_models([tmp_path])
 
 
 def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     shard = tmp_path / "m-00001-of-00002.gguf"
     shard.write_bytes(b"GGUF")
     with pytest.raises(InputError, match=r"--gguf .*m-00002-of-00002\.gguf is missing"):
-        find_files([shard])
+        find_gguf_models([shard])

@@ -119,7 +119,7 @@ def test_texts_are_scored_and_chats_generated(tmp_path: Path) -> None:
 
 
 def test_the_server_is_for_this_machine_alone() -> None:
-    command = list(module.server_command(Path("m.gguf"), 8123, 2))
+    command = list(module.server_command("m.gguf", 8123, 2))
     assert Path(command[1]).is_file() and command[2:4] == ["serve", "m.gguf"]
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--history") + 1] == "off"

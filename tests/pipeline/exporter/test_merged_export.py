@@ -64,7 +64,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 @pytest.fixture
 def config(bases: Bases, tmp_path: Path) -> ExportConfig:
-    adapter = make_adapter(tmp_path / "adapter", bases())
+    adapter = make_adapter(tmp_path / "adapter", bases(), use_dora=True)  # no GGUF LoRA can hold it
     return ExportConfig(str(bases()), tmp_path / "bob", (str(adapter),), format="merged")
 
 

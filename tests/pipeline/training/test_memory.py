@@ -79,6 +79,21 @@ def test_a_base_that_does_not_fit_is_told_with_the_way_out(
     require_memory(replace(config, qlora="nf4", checkpointing=True), source, seven_billion, "float32")
 
 
+def test_a_rounded_base_is_counted_with_what_it_was_before(
+    seven_billion: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, device="cpu", precision="float32")
+    needed = needed_memory(config, seven_billion, "float32")
+    more = 2 * 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008) + 4 * 32000 * 4096
+    source = Source("me/seven", Path("/none"), None)
+    monkeypatch.setattr("pipeline.training.memory.free_memory", lambda **_: needed + more - 1)
+    require_memory(config, source, seven_billion, "float32")
+    with pytest.raises(InputError, match="are free: use a smaller --batch-size or base"):
+        require_memory(config, source, seven_billion, "float32", rounded=True)
+    monkeypatch.setattr("pipeline.training.memory.free_memory", lambda **_: needed + more)
+    require_memory(config, source, seven_billion, "float32", rounded=True)
+
+
 def test_nothing_is_loaded_or_written_before(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
