@@ -123,6 +123,30 @@ def test_several_adapters_with_their_weights_are_rounded_once(bases: Bases, tmp_
     assert (tmp_path / "ours" / WEIGHTS).read_bytes() == pefts(tmp_path / "pefts", expected)
 
 
+def test_experts_are_rounded_once(bases: Bases, tmp_path: Path) -> None:
+    base = bases("mixtral", dtype=torch.bfloat16)
+    experts = {"target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"]}
+    adapter = make_adapter(tmp_path / "adapter", base, **experts)
+    merged(tmp_path / "ours", base, (adapter, 1.0))
+    expected = peft_merge(base, adapter, dtype=torch.float32).to(torch.bfloat16)
+    assert (tmp_path / "ours" / WEIGHTS).read_bytes() == pefts(tmp_path / "pefts", expected)
+
+
+def test_what_transformers_does_not_load_is_kept(bases: Bases, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in bases().iterdir():
+        (base / path.name).symlink_to(path)
+    (base / WEIGHTS).unlink()
+    tables = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.rand(8) for layer in (0, 1)}
+    save_file({**load_file(bases() / WEIGHTS), **tables}, base / WEIGHTS)
+    adapter = make_adapter(tmp_path / "adapter", base)
+    merged(tmp_path / "ours", base, (adapter, 1.0))
+    ours = load_file(tmp_path / "ours" / WEIGHTS)
+    assert all(torch.equal(ours[name], value) for name, value in tables.items())
+    assert torch.equal(loaded(tmp_path / "ours").lm_head.weight, ours["lm_head.weight"])
+
+
 def test_a_base_rounded_as_qlora_saw_it(bases: Bases, tmp_path: Path) -> None:
     base = bases(dtype=torch.bfloat16)
     adapter = make_adapter(tmp_path / "adapter", base)
