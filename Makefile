@@ -7,11 +7,13 @@ PIP := $(PY) -m pip --disable-pip-version-check
 MODEL ?=
 PORT ?=
 BENCH ?= export --shape smollm2
+IMAGE ?= gguf-chat
+IMAGE_OPTIONS ?=
 
 # Without PORT, GGUF_CHAT_PORT counts.
 SERVE := $(if $(PORT),--port $(PORT))
 
-.PHONY: setup demo chat test test-fast check bench lock llama-server clean browser
+.PHONY: setup demo chat test test-fast check bench lock llama-server image clean browser
 
 # One stamp per requirements file, so that a change in one reinstalls that one alone. What is installed is the
 # lock of each, by its hashes; `make lock` writes them.
@@ -70,6 +72,10 @@ lock: $(VENV)/.dev
 # For `make bench BENCH="serve ... --llama-server PATH"`; prints PATH, which is in the cache folder.
 llama-server: $(VENV)/.dev
 	@$(PY) scripts/build_llama_server.py
+
+# docs/container.md; `make image IMAGE_OPTIONS=--network=host` passes options to podman or docker.
+image:
+	@sh scripts/build_image.sh $(IMAGE) $(IMAGE_OPTIONS)
 
 # The browser tests drive a real Chromium: the system's, or one that is installed here.
 browser: $(VENV)/.dev

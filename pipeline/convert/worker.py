@@ -6,10 +6,7 @@ importable only here.
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,7 +19,7 @@ from common.errors import MissingPackage
 from common.worker_process import Message, send, serve
 from pipeline.convert.job import Converted, ConvertJob
 from pipeline.convert.metadata_check import check_metadata
-from pipeline.convert.remote_code import forbid_remote_code
+from pipeline.convert.process import prepare_process
 from pipeline.convert.stop_token import add_stop_token
 from pipeline.errors import InputError
 from pipeline.merge.prefetch import MergePrefetcher
@@ -49,7 +46,8 @@ Thunk = Callable[[], Any]
 def convert(request: Message) -> Message:
     """Run a ConvertJob; return a Converted."""
     job = from_json(ConvertJob, request)
-    _prepare_process(job)
+    sys.path[:0] = [str(job.toolchain), str(job.toolchain / "gguf-py")]
+    prepare_process(job.threads, in_four_bits=job.rounding is not None)
     import torch
 
     folder = job.target.parent
@@ -77,34 +75,11 @@ def convert(request: Message) -> Message:
     )
 
 
-def _prepare_process(job: ConvertJob) -> None:
-    """Set what holds for the whole process: import paths, threads, and how memory is allocated."""
-    sys.path[:0] = [str(job.toolchain), str(job.toolchain / "gguf-py")]
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files that are needed are in the base's folder
-    logging.basicConfig(level=logging.WARNING)
-    if not job.rounding:  # PEFT would import it without need, which takes most of a second
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # makes its import fail
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingPackage("torch") from error
-    torch.set_num_threads(job.threads)
-    forbid_remote_code()
-    _map_large_blocks()
-
-
 def _tokenizer(folder: Path) -> Any | None:
     """Return transformers' tokenizer; None when it does not load, which the certificate reports."""
     with suppress(InputError):
         return load_tokenizer(folder)
     return None
-
-
-def _map_large_blocks() -> None:
-    """Have glibc map each tensor separately: a fragmented heap kept up to a whole model's memory."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 
 def _merger(job: ConvertJob) -> Changed | None:

@@ -13,6 +13,7 @@ from engine.errors import ModelError
 from engine.prompt.chat_template import ChatTemplate
 from pipeline.data.dataset import read_chats
 from pipeline.errors import InputError
+from pipeline.exporter.merged_options import reject_options
 from pipeline.quantize.size_goal import SizeGoal, parse_goal
 from pipeline.quantize.types import (
     AUTO,
@@ -28,8 +29,11 @@ from pipeline.sources.trained_base import Nf4Rounding
 from pipeline.training.recovery_config import RecoveryOptions
 
 OUTTYPES = ("f16", "bf16", "f32")
-MODEL, ADAPTER, APART = "model", "adapter", "base+adapter"
-FORMATS = (MODEL, ADAPTER, APART)
+MODEL, ADAPTER, APART, MERGED = "model", "adapter", "base+adapter", "merged"
+FORMATS = (MODEL, ADAPTER, APART, MERGED)
+AUTO_OUTTYPE = "auto"
+"""f16, and in a merged checkpoint the base's own type."""
+MERGED_SHARDS = "5G"
 VERIFY = ("off", "fast", "full")
 QLORA_BASES = ("nf4",)
 DEFAULT_QUANTS = ("Q4_K_M", "Q5_K_M")
@@ -43,7 +47,8 @@ class ExportConfig:
     `qlora_base` they are merged into the base rounded to 4 bits, as QLoRA trained them; an adapter may record
     that itself, and `export` sets `rounding` from both. The `format`
     "adapter" writes only a GGUF LoRA file, unmerged, and no quantized models; "base+adapter" writes the
-    quantized base, and beside each of its files the adapter as a GGUF LoRA in full precision.
+    quantized base, and beside each of its files the adapter as a GGUF LoRA in full precision; "merged"
+    writes a merged safetensors checkpoint.
 
     `tensor_type` are PATTERN=TYPE for single tensors; these, `output_type`, `embedding_type` and `pure`
     replace llama.cpp's mixture of types in every quantization. A file of more than `split_max_size` ("2G",
@@ -72,7 +77,7 @@ class ExportConfig:
     out: Path
     adapters: tuple[str, ...] = ()
     quants: tuple[str, ...] = DEFAULT_QUANTS
-    outtype: str = "f16"
+    outtype: str = AUTO_OUTTYPE
     keep_f16: bool = False
     revision: str | None = None
     adapter_revision: str | None = None
@@ -103,8 +108,7 @@ class ExportConfig:
             raise InputError(
                 "--base is empty: give a model folder or a Hub id such as HuggingFaceTB/SmolLM2-135M"
             )
-        if self.outtype not in OUTTYPES:
-            raise InputError(f"--outtype {self.outtype!r} is unknown: use one of {', '.join(OUTTYPES)}")
+        self._check_outtype()
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} is too few: use 1 or more")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
@@ -118,6 +122,8 @@ class ExportConfig:
                 f"{len(self.adapters)}: give folders where there are several"
             )
         self._check_adapters()
+        if self.format == MERGED:
+            self._set_merged_options()
         self._check_quant_options()
         self._check_verifying()
         self._check_template()
@@ -143,8 +149,14 @@ class ExportConfig:
                 else f"--format {APART} takes no {'--keep-f16' if self.keep_f16 else '--quant auto'}: "
                 "it quantizes the base alone; name its types with --quant"
             )
-        elif not names and not self.keep_f16:
+        elif not names and not self.keep_f16 and self.format != MERGED:
             raise InputError("nothing to export: give --quant at least once, or --keep-f16")
+
+    def _check_outtype(self) -> None:
+        if self.outtype == AUTO_OUTTYPE and self.format != MERGED:
+            object.__setattr__(self, "outtype", OUTTYPES[0])
+        if self.outtype not in (*OUTTYPES, AUTO_OUTTYPE):
+            raise InputError(f"--outtype {self.outtype!r} is unknown: use one of {', '.join(OUTTYPES)}")
 
     def _check_adapters(self) -> None:
         for text in self.adapters:
@@ -166,6 +178,11 @@ class ExportConfig:
                 if len(self.adapters) != 1
                 else "--format adapter takes no --qlora-base: nothing is merged"
             )
+
+    def _set_merged_options(self) -> None:
+        reject_options(self, DEFAULT_QUANTS)
+        object.__setattr__(self, "quants", ())
+        object.__setattr__(self, "split_max_size", self.split_max_size or MERGED_SHARDS)
 
     def _check_recovery(self) -> None:
         if self.recover is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.files import sha256
 from ggufio.shards import whole_name
+from pipeline.convert.merged import is_checkpoint_name
 from pipeline.convert.toolchain import runtime_version
 from pipeline.errors import InputError
 from pipeline.exporter.config import ExportConfig
@@ -188,13 +189,17 @@ def recorded_outputs(folder: Path) -> Record:
 def remove_stale_outputs(folder: Path, earlier: Record, record: Record) -> None:
     """Remove the files that are in `earlier` but not in `record`, unless they were changed since."""
     for output in earlier.outputs.values():
-        if output.file not in record.outputs and _is_gguf_name(output.file) and output.is_unchanged(folder):
+        if output.file not in record.outputs and _is_own_name(output.file) and output.is_unchanged(folder):
             (folder / output.file).unlink()
     matrix = earlier.importance.get("file", "")
     if matrix != record.importance.get("file", "") and _is_gguf_name(matrix):
         path = folder / matrix
         if path.is_file() and sha256(path) == earlier.importance.get("sha256"):
             path.unlink()
+
+
+def _is_own_name(file: str) -> bool:
+    return _is_gguf_name(file) or is_checkpoint_name(file)
 
 
 def _is_gguf_name(file: str) -> bool:

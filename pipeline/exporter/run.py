@@ -12,7 +12,8 @@ from pipeline.convert.lora import reject_inexpressible
 from pipeline.exporter.auto_quant import auto_notes, reject_without_template, resolve_auto
 from pipeline.exporter.base import AdapterExport
 from pipeline.exporter.certify_step import remove_stale_certificate
-from pipeline.exporter.config import ADAPTER, MODEL, ExportConfig
+from pipeline.exporter.config import ADAPTER, APART, MERGED, ExportConfig
+from pipeline.exporter.merged_export import MergedExport
 from pipeline.exporter.model_export import ModelExport, check_importance
 from pipeline.exporter.recover_step import own_imatrix, recovery_notes, reject_unrecoverable, split_trained
 from pipeline.exporter.resume import open_record, recorded_outputs, remove_stale_outputs
@@ -91,10 +92,11 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
         record = open_record(config, work, base, given)
         config = resolve_auto(config, record)
         options = (config, work, record, base, adapters, progress or NoProgress())
-        run = AdapterExport(*options) if config.format == ADAPTER else ModelExport(*options, trained)
+        alone = {ADAPTER: AdapterExport, MERGED: MergedExport}.get(config.format)
+        run = alone(*options) if alone else ModelExport(*options, trained)
         before = set(record.outputs)
         existing = certificate = run.existing_certificate()
-        certify = config.verify != "off" and config.format != ADAPTER
+        certify = config.verify != "off" and config.format not in (ADAPTER, MERGED)
         if run.missing() or (certify and existing is None):
             certificate = run.run()
         reported = _complete(config, record, certificate, is_new=certificate is not existing)
@@ -102,7 +104,9 @@ def export(config: ExportConfig, progress: StepProgress | None = None) -> Export
     outputs = tuple(record.outputs[file] for file in sorted(record.outputs))
     notes = (
         *record.model.get("notes", ()),
-        *unused_training_notes(given, written_apart=config.format == ADAPTER),
+        *unused_training_notes(
+            given, written_apart=config.format == ADAPTER, unrounded=config.format == MERGED
+        ),
         *quant_notes(config.quants, ternary, merged=bool(adapters)),
         *auto_notes(record),
         *recovery_notes(record),
@@ -133,6 +137,6 @@ def _read_adapters(config: ExportConfig) -> tuple[Adapter, ...]:
     adapters = tuple(
         read_adapter(adapter_source(spec, config.adapter_revision), weight) for spec, weight in parsed
     )
-    if config.format != MODEL:
+    if config.format in (ADAPTER, APART):
         reject_inexpressible(adapters[0])
     return adapters

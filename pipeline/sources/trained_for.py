@@ -77,15 +77,18 @@ def adapter_before(adapter: Adapter) -> Adapter:
     return read_adapter(adapter_source(str(adapter.folder / BEFORE)), adapter.weight)
 
 
-def unused_training_notes(adapters: Sequence[Adapter], *, written_apart: bool) -> Iterator[str]:
+def unused_training_notes(
+    adapters: Sequence[Adapter], *, written_apart: bool, unrounded: bool = False
+) -> Iterator[str]:
     """Yield a note on each adapter that was trained for a file, where no file is made of it as a whole."""
     for adapter in adapters:
         found = read_trained_for(adapter.folder)
         if found is None:
             continue
         alone = len(adapters) == 1 and adapter.weight == 1.0
-        if not alone or written_apart:
-            how = "is written apart" if alone else "is merged with others, or by a part"
+        if not alone or written_apart or unrounded:
+            apart = "is written apart" if written_apart else "is merged in full precision"
+            how = apart if alone else "is merged with others, or by a part"
             yield (
                 f"the adapter {adapter.folder.name} was trained for {found.quant} of this model alone; as it "
                 f"{how}, it is taken as it was before"

@@ -22,6 +22,8 @@ from pipeline.sources.model_source import Source, adapter_source, base_source
 from pipeline.sources.trained_base import trained_rounding
 from pipeline.tokenizers.select import stage_template
 
+_VOCABULARIES = (".model", ".tiktoken", ".spm")
+
 
 @dataclass(frozen=True)
 class ExternalCheck:
@@ -46,9 +48,7 @@ class ExternalCheck:
             read_template(self.chat_template)
         _check_is_file(self.file)
         for path in shard_paths(self.file):
-            with path.open("rb") as file:
-                if file.read(4) != b"GGUF":
-                    raise InputError(f"{path} is not a GGUF file")
+            _check_magic(path)
         summary = summarize(shard_paths(self.file)[0])
         what = summary and (summary.no_model or summary.no_chat)
         if what and what != "a LoRA adapter":
@@ -74,6 +74,11 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
     if folder.is_dir() and not list(folder.glob("model*.safetensors")):  # no weights of its own
         reference = Source(options.reference, folder.resolve(), None)
         base = base_source(options.base) if options.base else None
+        if base is None and not any(_is_tokenizer(path) for path in reference.files()):
+            raise InputError(
+                f"--reference {options.reference!r} has neither a tokenizer nor weights, so there is nothing "
+                "to check against: give the folder of the model that the file was made of"
+            )
     else:
         reference = base_source(options.reference)
         base = base_source(options.base) if options.base else reference
@@ -96,6 +101,10 @@ def certify_file(options: ExternalCheck, progress: StepProgress) -> Certificate:
         if options.chat_template is not None:
             inputs["chat_template"] = read_template(options.chat_template).origin
         return hint_at_adapters(subject, certify(subject, progress, inputs=inputs))
+
+
+def _is_tokenizer(path: Path) -> bool:
+    return path.name.startswith(("tokenizer", "vocab", "tekken", "spiece")) or path.suffix in _VOCABULARIES
 
 
 def _with_template(reference: Path, chat_template: str | None, scratch: Path) -> Path:
@@ -128,6 +137,20 @@ def _check_is_file(file: Path) -> None:
         raise InputError(f"{file} is a folder: {names}")
     if not file.is_file():
         raise InputError(f"{file} does not exist: give a GGUF file")
+
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        first = file.read(len(_LFS_POINTER))
+    if first == _LFS_POINTER:
+        raise InputError(
+            f"{path} is Git LFS's pointer to a file, not the file: run git lfs pull, or check out with LFS"
+        )
+    if not first.startswith(b"GGUF"):
+        raise InputError(f"{path} is not a GGUF file")
 
 
 def _adapter(text: str) -> Adapter:

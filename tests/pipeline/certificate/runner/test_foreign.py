@@ -8,9 +8,10 @@ import gguf
 import pytest
 
 from common.certificate import Certificate, Finding
-from pipeline.certificate.runner.external import ExternalCheck, hint_at_adapters
+from pipeline.certificate.runner.external import ExternalCheck, certify_file, hint_at_adapters
 from pipeline.certificate.subject import Subject
 from pipeline.errors import InputError
+from pipeline.progress import NoProgress
 from pipeline.sources.adapter import Adapter
 from pipeline.sources.model_source import Source
 
@@ -24,6 +25,26 @@ def test_of_a_folder_its_files_are_named(tmp_path: Path) -> None:
         ExternalCheck(tmp_path, "base")
     with pytest.raises(InputError, match="does not exist: give a GGUF file"):
         ExternalCheck(tmp_path / "c.gguf", "base")
+
+
+def test_what_git_checks_out_without_lfs_is_known(tmp_path: Path) -> None:
+    (file := tmp_path / "bob.gguf").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InputError, match=r"bob\.gguf is Git LFS's pointer to a file.*git lfs pull"):
+        ExternalCheck(file, "base")
+    for content in (b"", b"GGU", b"version of something"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"bob\.gguf is not a GGUF file"):
+            ExternalCheck(file, "base")
+
+
+def test_a_reference_without_anything_to_check_against(tmp_path: Path) -> None:
+    (file := tmp_path / "bob.gguf").write_bytes(b"GGUF")
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"reference.* has neither a tokenizer nor weights.*nothing to check"
+    ):
+        certify_file(ExternalCheck(file, str(tmp_path / "reference")), NoProgress())
 
 
 def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
