@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from common.errors import UserError
+
+_log = logging.getLogger(__name__)
+_LONGEST = 200  # characters of a foreign error that are shown
 
 
 class TooSlow(Exception):
@@ -39,3 +44,17 @@ class QueueFull(EngineError):
 
 class EngineStopped(EngineError):
     """The engine was shut down, or its thread died, before the answer was complete."""
+
+
+class Unforeseen(EngineError):
+    """A fault of the program or of a library: the log has its traceback."""
+
+
+def foreseen(error: Exception) -> EngineError:
+    """Return an EngineError as it is, and any other error, which is logged, as `Unforeseen`."""
+    if isinstance(error, EngineError):
+        return error
+    _log.error("an unforeseen error: %s", error, exc_info=error)
+    words = " ".join(str(error).split())
+    shown = f"{words[:_LONGEST]} …" if len(words) > _LONGEST else words
+    return Unforeseen(f"{type(error).__name__}: {shown}" if shown else type(error).__name__)

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from engine.config import SamplingParams
-from engine.errors import EngineError, RequestError
+from engine.errors import RequestError
 from engine.prompt.chat_template import NO_TOOLS
 from engine.prompt.message_checks import check_prompt
 from engine.types import (
@@ -33,12 +33,12 @@ INFO = ModelInfo("Fake", "fake.gguf", "llama", "Q4_K_M", 135_000_000, 91_000_000
 
 
 class FakeStream:
-    """Emits its events, each after a pause in seconds; raises an EngineError in the list."""
+    """Emits its events, each after a pause in seconds; raises an error in the list."""
 
-    def __init__(self, events: Sequence[Event | EngineError], pause: float) -> None:
+    def __init__(self, events: Sequence[Event | Exception], pause: float) -> None:
         self._events, self._pause = events, pause
         self._rest: AsyncIterator[Event] | None = None
-        self._error: EngineError | None = None
+        self._error: Exception | None = None
         self._cancelled = threading.Event()
 
     @property
@@ -53,7 +53,7 @@ class FakeStream:
             if self._cancelled.wait(self._pause):
                 yield finished("cancelled")
                 return
-            if isinstance(event, EngineError):
+            if isinstance(event, Exception):
                 raise event
             yield event
 
@@ -65,7 +65,7 @@ class FakeStream:
         while time.monotonic() < end and not isinstance(events[-1], Finished):
             try:
                 events.append(await anext(self._rest))
-            except EngineError as error:
+            except Exception as error:  # noqa: BLE001 - raised by the next call
                 self._error = error
                 break
         return events
@@ -78,7 +78,7 @@ class FakeStream:
             if self._cancelled.is_set():
                 yield finished("cancelled")
                 return
-            if isinstance(event, EngineError):
+            if isinstance(event, Exception):
                 raise event
             yield event
 
@@ -90,13 +90,13 @@ class FakeBackend:
         self,
         answer: str = "one two three",
         pause: float = 0.0,
-        error: EngineError | None = None,
+        error: Exception | None = None,
         *,
         info: ModelInfo = INFO,
     ) -> None:
         self.info = info
         self.answer, self.pause, self.error = answer, pause, error
-        self.refuse: EngineError | None = None
+        self.refuse: Exception | None = None
         self.asked: list[tuple[list[Message], SamplingParams]] = []
         self.embedded: list[str] = []
         self.scored: list[tuple[TextToScore, SamplingParams]] = []
@@ -138,12 +138,12 @@ class FakeBackend:
     def close(self) -> None:
         self.closed = True
 
-    def _script(self, sampling: SamplingParams) -> list[Event | EngineError]:
+    def _script(self, sampling: SamplingParams) -> list[Event | Exception]:
         words = self.answer.split(" ")
         pieces = [word if not index else f" {word}" for index, word in enumerate(words)]
         cut = len(pieces) > sampling.max_tokens
         texts = [TextDelta(piece) for piece in pieces[: sampling.max_tokens]]
-        end: Event | EngineError = self.error or finished("length" if cut else "stop", len(texts))
+        end: Event | Exception = self.error or finished("length" if cut else "stop", len(texts))
         return [Queued(2), Queued(1), PrefillProgress(0, 10, 0), PrefillProgress(10, 10, 0), *texts, end]
 
 

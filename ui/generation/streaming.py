@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 
-from engine.errors import EngineError
+from engine.errors import EngineError, foreseen
 from engine.serving.protocols import ChatStream
 from engine.types import (
     Event,
@@ -92,8 +92,8 @@ async def snapshots(
     The last snapshot is `done`. With many `readers` of answers, each is updated less often. `prefix` is the
     existing text of an answer that is continued.
 
-    An EngineError ends up in the last snapshot, next to the text before it. When the reader goes away (the
-    generator is closed or its task cancelled), the stream is cancelled at once.
+    An error of the stream ends up in the last snapshot, next to the text before it. When the reader goes
+    away (the generator is closed or its task cancelled), the stream is cancelled at once.
     """
     progress = Progress(prefix)
     try:
@@ -103,8 +103,8 @@ async def snapshots(
             try:
                 for event in await stream.batch(pause):
                     progress.update(event)
-            except EngineError as error:
-                progress.error = error
+            except Exception as error:  # noqa: BLE001 - the boundary: any error ends the answer
+                progress.error = foreseen(error)
         yield replace(progress)
     finally:
         stream.cancel()

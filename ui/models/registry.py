@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import SamplingParams
+from engine.errors import EngineError, foreseen
 from engine.serving.model_pool import ModelPool
 from engine.serving.protocols import ChatBackend, ChatStream, SupportsStart
 from engine.types import ModelInfo, ProgressCallback, PromptInput, no_progress
@@ -100,24 +101,43 @@ async def acquire_model(pool: ModelPool, key: str | None = None) -> AsyncIterato
     """Hold the model of `key` (None: the default) for the `with` block, loading it if needed.
 
     Waiting takes no thread. Cancelling one waiting task does not stop the load for others. Raises the errors
-    of `ModelPool.use`.
+    of `ModelPool.use`, and `Unforeseen`.
     """
     lease = pool.acquire(key)
     loading = asyncio.wrap_future(lease.backend)
     try:
-        yield await asyncio.shield(loading)
-    except asyncio.CancelledError:
-        loading.add_done_callback(_ignore_error)
-        raise
+        yield await _loaded(loading)
     finally:
         lease.release()
 
 
-async def start_stream(backend: ChatBackend, prompt: PromptInput, sampling: SamplingParams) -> ChatStream:
-    """Start an answer and wait until it is queued, without blocking the event loop. Raises as `stream`.
+async def _loaded(loading: asyncio.Future[ChatBackend]) -> ChatBackend:
+    try:
+        return await asyncio.shield(loading)
+    except asyncio.CancelledError:
+        loading.add_done_callback(_ignore_error)
+        raise
+    except EngineError:
+        raise
+    except Exception as error:
+        raise foreseen(error) from error
 
-    If the task is cancelled meanwhile, so is the stream.
+
+async def start_stream(backend: ChatBackend, prompt: PromptInput, sampling: SamplingParams) -> ChatStream:
+    """Start an answer and wait until it is queued, without blocking the event loop.
+
+    If the task is cancelled meanwhile, so is the stream. Raises the EngineErrors of `stream`, and
+    `Unforeseen`.
     """
+    try:
+        return await _start_stream(backend, prompt, sampling)
+    except EngineError:
+        raise
+    except Exception as error:
+        raise foreseen(error) from error
+
+
+async def _start_stream(backend: ChatBackend, prompt: PromptInput, sampling: SamplingParams) -> ChatStream:
     if isinstance(backend, SupportsStart):
         stream, accepted = backend.start(prompt, sampling)
         queued = asyncio.wrap_future(accepted)

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from engine.config import SamplingParams
-from engine.errors import EngineError
+from engine.errors import EngineError, foreseen
 from engine.serving.protocols import ChatStream
 from engine.types import TextToEmbed
 from ui.auth import access
@@ -193,8 +193,8 @@ async def _completion(
         for stream, answer in zip(streams, answers, strict=True):  # they are generated side by side
             async for event in stream:
                 answer.update(event)
-    except EngineError as error:
-        raise from_engine(error) from error
+    except Exception as error:
+        raise from_engine(foreseen(error)) from error
     finally:
         disconnected.cancel()
     return JSONResponse(answers[0].completion(answers[1:]), headers=headers)
@@ -244,8 +244,8 @@ async def _events(
         try:
             async for chunk in chunks:
                 yield _sse(json.dumps(chunk, ensure_ascii=False))
-        except EngineError as error:
-            yield _sse(json.dumps(from_engine(error).body))
+        except Exception as error:  # noqa: BLE001 - the boundary: the client must learn of any error
+            yield _sse(json.dumps(from_engine(foreseen(error)).body))
         else:
             yield _sse("[DONE]")
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from common.errors import UserError
 from common.text import parameters_text, size_text
-from engine.errors import EngineStopped, QueueFull
+from engine.errors import EngineStopped, QueueFull, Unforeseen
 from engine.types import MessagesDropped, ModelInfo, RequestStats
 from ui.auth.limits import RateLimitExceeded
 from ui.conversations.model import GenerationInfo, Node
@@ -128,19 +128,22 @@ def _dropped_text(dropped: MessagesDropped, t: Translator) -> str:
     return t("status.dropped_many", count=dropped.messages)
 
 
+_KINDS = (
+    (StoreError, "status.not_kept"),
+    (EngineStopped, "status.broke_off"),
+    (Unforeseen, "status.unforeseen"),
+)
+
+
 def explain(error: Failure, t: Translator = ENGLISH) -> str:
     """Explain an error to a user: what happened, and what to do."""
     if isinstance(error, RateLimitExceeded):
         return error.text(t)
     if isinstance(error, NotFound):
         return t("status.gone")
-    if isinstance(error, StoreError):
-        return t("status.not_kept", error=error)
     if isinstance(error, QueueFull):
         return t("status.queue_full")
-    if isinstance(error, EngineStopped):
-        return t("status.broke_off", error=error)
-    return t("status.failed", error=error)
+    return t(next((key for kind, key in _KINDS if isinstance(error, kind)), "status.failed"), error=error)
 
 
 def not_saved_line(error: StoreError, t: Translator) -> Markup:

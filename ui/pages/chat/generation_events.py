@@ -20,7 +20,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import EngineError
+from engine.errors import Unforeseen, foreseen
 from ui.auth.limits import RateLimitExceeded
 from ui.conversations.model import Node
 from ui.conversations.store import NotFound, StoreError
@@ -129,7 +129,6 @@ class ChatEvents:
                 work.changed.clear()
                 if work.turn.shown and not work.progress.done and not work.writing.done():
                     yield self._panel.show_progress(above, work.node, work.progress, where)
-            await work.writing  # raises what a bug has raised
             if not work.turn.shown:
                 yield self._panel.no_update()  # Gradio sends the last update again when an event ends
         finally:
@@ -150,8 +149,8 @@ class ChatEvents:
             try:
                 show = self._panel.show_ended
                 return await self._panel.off_loop(show, there, work.progress, work.event.tab)
-            except (NotFound, StoreError) as error:
-                work.failure = error
+            except Exception as error:  # noqa: BLE001 - the boundary, as above
+                work.failure = failure(error)
         return await self._show_failure(work, work.failure)
 
     async def _show_failure(self, work: Work, failure: Failure) -> Updates:
@@ -211,8 +210,8 @@ class ChatEvents:
             admitted = event.admit()  # before anything is written
             here = await self._state(event)
             there = await self._panel.off_loop(start, here)
-        except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
-            return await self._show_error(error, event, question)
+        except Exception as error:  # noqa: BLE001 - the boundary: any error ends the turn
+            return await self._show_error(failure(error), event, question)
         if not turn.shown:  # the tab has turned to something else meanwhile
             await self._discard(here, there)
             return self._panel.no_update()
@@ -241,16 +240,28 @@ class ChatEvents:
                         work.changed.set()
             if work.progress.error is not None and not work.progress.text:
                 raise work.progress.error
-        except (EngineError, RateLimitExceeded, NotFound, StoreError) as error:
-            work.failure = error
-            await self._discard(work.here, work.there)
+        except Exception as error:  # noqa: BLE001 - the boundary: the page would wait for good
+            await self._fail(work, failure(error))
         finally:
             work.changed.set()
+
+    async def _fail(self, work: Work, error: Failure) -> None:
+        """Record why an answer failed; what it has written before a fault of the program is kept."""
+        if isinstance(error, Unforeseen) and work.progress.text:
+            work.progress = replace(work.progress, error=error)
+        else:
+            work.failure = error
+            await self._discard(work.here, work.there)
 
     async def _discard(self, here: ConversationState, there: ConversationState) -> None:
         """Remove the question that `there` has added to `here`, since it is not answered."""
         with suppress(NotFound, StoreError):
             await self._panel.off_loop(here.discard, there)
+
+
+def failure(error: Exception) -> Failure:
+    """Return an error as one that the page explains."""
+    return error if isinstance(error, RateLimitExceeded | NotFound | StoreError) else foreseen(error)
 
 
 def _asking(question: str) -> Act:

@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import EngineError
+from engine.errors import foreseen
 from engine.types import ModelInfo
 from ui.auth.identity import on_own_machine
 from ui.i18n.words import Translator, text, translator
@@ -134,8 +134,8 @@ class ModelsPanel:
         """Offer the files of a repository on the Hub, with their sizes; None where it has a single one."""
         try:
             files = await asyncio.to_thread(hub_choices, repository)
-        except EngineError as error:
-            note = t("models.kept", error=error, name=self._called(now))
+        except Exception as error:  # noqa: BLE001 - the boundary, as below
+            note = t("models.kept", error=foreseen(error), name=self._called(now))
             return (gr.update(value=now), *self._note_alone(line(note, "error"))[1:])
         if len(files) == 1:
             return None
@@ -172,8 +172,8 @@ class ModelsPanel:
                 yield (*[gr.skip()] * 3, line(note, "busy"), gr.skip(), gr.skip())
             key, info = loading.result()
             self._infos[key] = info
-        except EngineError as error:
-            note = t("models.kept", error=error, name=self._called(now))
+        except Exception as error:  # noqa: BLE001 - the boundary: the note would say "Loading" for good
+            note = t("models.kept", error=foreseen(error), name=self._called(now))
             yield gr.update(value=now), gr.skip(), gr.skip(), line(note, "error"), gr.skip(), gr.skip()
             return
         finally:

@@ -6,6 +6,7 @@ and edit_events.py.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +33,7 @@ from ui.render.status import (
     status,
 )
 
+_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 EXAMPLES = ("chat.example_1", "chat.example_2", "chat.example_3", "chat.example_4")
@@ -255,13 +257,15 @@ class ChatPanel:
 
         One that cannot be read stays on the page as it is.
         """
+        told = error_line(error, t=tab.t)
         try:
-            state = self.state(tab)
+            return self.show(self.state(tab), tab, question) | {self.status: told}
         except NotFound:
             state = restore_conversation(self._store, tab.owner, "")
-        except StoreError:
-            return {self.box: idle(question), self.status: error_line(error, t=tab.t)}
-        return self.show(state, tab, question) | {self.status: error_line(error, t=tab.t)}
+            return self.show(state, tab, question) | {self.status: told}
+        except Exception:  # noqa: BLE001 - the boundary: a page without this update would wait for good
+            _log.exception("a conversation cannot be shown")
+            return {self.box: idle(question), self.status: told}
 
     def ask_feedback(self, state: ConversationState, node: Node, tab: TabContext) -> Updates:
         """Show the rating of an answer, and ask for a note."""

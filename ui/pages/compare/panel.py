@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from common.system import free_memory
 from common.text import size_text
-from engine.errors import EngineError, SettingsError
+from engine.errors import EngineError, SettingsError, foreseen
 from ui.auth import access
 from ui.auth.identity import on_own_machine
 from ui.auth.limits import RateLimitExceeded
@@ -98,6 +98,9 @@ class ComparePanel:
                         yield self._shown(lanes, blind, turns, t)
         except RateLimitExceeded as error:
             yield gr.skip(), gr.skip(), line(error.text(t), "error"), gr.skip(), gr.skip()
+        except Exception as error:  # noqa: BLE001 - the boundary: the page would wait for good
+            box = gr.update(submit_btn=t("compare.ask"), stop_btn=False)
+            yield box, gr.skip(), error_line(foreseen(error), t=t), gr.skip(), gr.skip()
 
     def _shown(self, lanes: Sequence[Column], blind: bool, turns: bool, t: Translator) -> Update:
         labels = tuple(self._models.catalog.label(lane.key) for lane in lanes)
