@@ -43,7 +43,7 @@ $(VENV)/.dev: requirements-dev.lock.txt $(VENV)/.pipeline
 demo: setup
 	$(PY) scripts/make_base.py --out models/smollm2-base
 	$(PY) scripts/export_gguf.py --base models/smollm2-base --adapter models/captain-bob-lora \
-		--quant Q4_K_M --quant Q5_K_M --out models/captain-bob
+		--quant Q4_K_M --quant Q6_K --out models/captain-bob
 	$(PY) app.py models/captain-bob $(SERVE)
 
 chat: $(VENV)/.chat

@@ -61,18 +61,25 @@ class ProgressBars:
             TimeRemainingColumn(compact=True, elapsed_when_finished=False),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        lines = None if self._console.is_terminal else _Lines(self._console, title, total)
+        if not (self._console.is_terminal or self._console.is_jupyter):
+            lines = _Lines(self._console, title, total)
+            yield lines.advance
+            lines.end()
+            return
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(title, total=total, note="")
 
             def advance(done: int, note: str = "") -> None:
+                # Before the first unit of work a note says what goes on, and the bar pulses: 0 % would not.
+                progress.tasks[0].total = None if note and not done else total
                 progress.update(task, completed=done, note=note)
-                if lines is not None:
-                    lines.advance(done, note)
 
             yield advance
             finished = total or 1
             progress.update(task, total=finished, completed=finished)
+
+
+_COUNTABLE = 10_000  # a larger total is bytes or weights, of which a share says more
 
 
 class _Lines:
@@ -85,25 +92,44 @@ class _Lines:
         self._title = title
         self._total = total
         self._started = self._shown = time.monotonic()
+        self._since = self._started  # when the work that counts for the rate began, after `_first` units
         self._first: int | None = None
-        console.print(f"{title} ...", markup=False, highlight=False)
+        self._say(f"{title} ...")
 
-    def advance(self, done: int, note: str) -> None:
+    def advance(self, done: int, note: str = "") -> None:
         """Print a line if the last one was some time ago.
 
-        What an earlier run did does not count for the rate.
+        The rate counts neither what an earlier run did nor the time before the first unit of work.
         """
         now = time.monotonic()
-        if self._first is None:
+        if not done:
+            self._since, self._first = now, 0
+        elif self._first is None:
             self._first = done - 1
-        if not self._total or now - self._shown < self._SECONDS:
+        if now - self._shown < self._SECONDS:
             return
         self._shown = now
-        left = (now - self._started) / max(1, done - self._first) * (self._total - done)
-        parts = [f"{done} of {self._total}", note, f"{_clock(left)} left" if done else ""]
-        self._console.print(
-            f"{self._title}: {', '.join(part for part in parts if part)}", markup=False, highlight=False
-        )
+        parts = [self._share(done), note, self._left(done, now) or f"after {_clock(now - self._started)}"]
+        self._say(f"{self._title}: {', '.join(part for part in parts if part)}")
+
+    def end(self) -> None:
+        """Print that the step is done, and how long it took."""
+        self._say(f"{self._title}: 100%, after {_clock(time.monotonic() - self._started)}")
+
+    def _share(self, done: int) -> str:
+        if not self._total or not done:
+            return ""
+        if self._total == 100 or self._total > _COUNTABLE:
+            return f"{100 * done // self._total}%"
+        return f"{done} of {self._total}"
+
+    def _left(self, done: int, now: float) -> str:
+        if not self._total or self._first is None or done <= self._first:
+            return ""
+        return f"{_clock((now - self._since) / (done - self._first) * (self._total - done))} left"
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

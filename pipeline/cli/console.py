@@ -6,9 +6,11 @@ import errno
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,18 +20,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.certificate import STATUSES, Certificate, Finding, recommended
+from common.certificate import STATUSES, Certificate, Finding, Recommendation, Status, recommended
 from common.errors import UserError
 from common.files import DISK_FULL
 from common.paths import cache_note, masked, use_cache_for_libraries
 from common.shard_names import whole_name
 from common.terminal import printable_logs, say, say_error, terminal_console
+from ggufio.summary import summarize
 from pipeline.errors import InputError
 from pipeline.progress import ProgressBars
 
 if TYPE_CHECKING:
     from pipeline.exporter.run import ExportResult
 
+REPORT = "report.html"
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 
 
@@ -45,13 +49,31 @@ def quiet_libraries() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # of loading weights
 
 
-def show_certificate(certificate: Certificate, console: Console | None = None) -> None:
+def show_certificate(certificate: Certificate) -> None:
     """Print all findings, the most severe first, then thresholds and causes of failures and warnings."""
-    console = console or terminal_console()
+    _show_findings(certificate.findings, terminal_console())
+
+
+def show_exceptions(certificate: Certificate, details: Path, console: Console) -> None:
+    """Print how many checks passed, and only the findings that did not; `details` is the file with all."""
+    odd = [finding for finding in certificate.findings if finding.status != "pass"]
+    counts = Counter(finding.status for finding in certificate.findings)
+    passed = f"{counts['pass']} check{'' if counts['pass'] == 1 else 's'} passed"
+    others = [f"{counts[status]} {word}" for status, word in _COUNTED.items() if counts[status]]
+    where = f" (all of them: {details})" if details.is_file() else ""
+    console.print(Text(f"{', '.join([passed, *others])}{where}", _STYLES[certificate.status]), soft_wrap=True)
+    if odd:
+        _show_findings(odd, console)
+
+
+_COUNTED: dict[Status, str] = {"warn": "with a warning", "fail": "failed", "skipped": "not made"}
+
+
+def _show_findings(findings: Sequence[Finding], console: Console) -> None:
     table = Table(title="certificate", title_justify="left")
     for heading in ("check", "", "found"):
         table.add_column(heading)
-    ordered = sorted(certificate.findings, key=lambda finding: STATUSES.index(finding.status))
+    ordered = sorted(findings, key=lambda finding: STATUSES.index(finding.status))
     for finding in ordered:
         name = f"{finding.name} {finding.file}".strip()
         # Text: a model's output may have brackets, which rich would parse as markup.
@@ -110,8 +132,11 @@ def terminal_progress() -> ProgressBars:
     return ProgressBars(terminal_console(stderr=True))
 
 
-def show_export(result: ExportResult, as_json: bool) -> None:
-    """Print the table of files, notes and the certificate, and with `as_json` a summary as a line of JSON."""
+def show_export(result: ExportResult, as_json: bool, *, next_command: bool = True) -> None:
+    """Print the table of files, notes, what the certificate found, and the command to go on with.
+
+    With `as_json` the last line is a summary as JSON.
+    """
     console = terminal_console()
     table = Table(title=Text(str(result.folder)), title_justify="left")
     for heading in ("file", "type"):
@@ -127,8 +152,12 @@ def show_export(result: ExportResult, as_json: bool) -> None:
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
     if result.certificate is not None:
-        show_certificate(result.certificate, console)
-        _show_recommendation(result, result.certificate, console)
+        show_exceptions(result.certificate, result.folder / REPORT, console)
+    best = recommended(result.model_sizes, result.certificate)
+    if best is not None and result.certificate is not None:
+        _show_recommendation(best, result, result.certificate, console)
+    if next_command and best is not None and best.reason != "fail":
+        _say_next(result.folder, result.folder / best.name, console)
     if as_json:
         files = [{**asdict(output), "made": output.file in result.made} for output in result.outputs]
         print(
@@ -144,10 +173,40 @@ def show_export(result: ExportResult, as_json: bool) -> None:
         )
 
 
-def _show_recommendation(result: ExportResult, certificate: Certificate, console: Console) -> None:
-    if best := recommended(result.model_sizes, certificate):
-        lora = result.loras.get(whole_name(best.name))
-        console.print(f"take {best.name}{f'::{lora}' if lora else ''}: {best.why}", markup=False)
+def _show_recommendation(
+    best: Recommendation, result: ExportResult, certificate: Certificate, console: Console
+) -> None:
+    lora = result.loras.get(whole_name(best.name))
+    console.print(f"take {best.name}{f'::{lora}' if lora else ''}: {best.why}", markup=False)
+    survival = certificate.finding("survival", best.name)
+    if survival is not None and survival.status == "pass":
+        console.print(survival.summary, markup=False)
+
+
+def _say_next(folder: Path, file: Path, console: Console) -> None:
+    if command := go_on_command(folder, file):
+        console.print(Text(f"next: {command}"), soft_wrap=True)
+
+
+def go_on_command(folder: Path, file: Path) -> str | None:
+    """Return the command that chats with an export, or lets a model without a template continue a text.
+
+    An adapter is loaded on its base. None for what does neither: embedding models, checkpoints.
+    """
+    installed = Path(sys.argv[0]).stem == "gguf-chat"
+    page, terminal = (
+        ("gguf-chat serve", "gguf-chat chat") if installed else ("python app.py", "python scripts/chat.py")
+    )
+    summary = summarize(file)
+    if summary is None or summary.no_chat:
+        return None
+    if summary.metadata.get("general.type") == "adapter":
+        return f"{page} BASE.gguf::{shlex.quote(str(file))}"
+    if summary.no_model:
+        return None
+    if "tokenizer.chat_template" in summary.metadata:
+        return f"{page} {shlex.quote(str(folder))}"
+    return f"{terminal} {shlex.quote(str(folder))} --raw --prompt TEXT"
 
 
 def _size(count: int) -> str:

@@ -57,7 +57,7 @@ def main(
         quiet_libraries()
         result = tune(config, terminal_progress())
     finetune_command.print_summary(result.adapter, json_summary=False)
-    show_export(result.export, as_json=False)
+    show_export(result.export, as_json=False, next_command=False)
     if result.evaluation:
         show_evaluation(result.evaluation)
     else:

@@ -72,9 +72,13 @@ def convert(job: ConvertJob, progress: StepProgress) -> Converted:
     title = "Merge and convert" if job.merged else "Convert"
     with progress.step(f"{title} to {job.outtype}", 100) as advance:
         total = [0]  # bytes of the finished file, which the worker reports once it knows
+        advance(0, "starting PyTorch")
 
         def on_message(message: Message) -> None:
-            total[0] = int(message["bytes"])
+            if "note" in message:
+                advance(0, str(message["note"]))
+            else:
+                total[0] = int(message["bytes"])
 
         def on_tick() -> None:
             if total[0] and job.target.exists():

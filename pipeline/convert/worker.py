@@ -50,6 +50,7 @@ def convert(request: Message) -> Message:
     prepare_process(job.threads, in_four_bits=job.rounding is not None)
     import torch
 
+    send({"note": "reading the base"})
     folder = job.target.parent
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=folder, prefix="read-") as scratch:
         with reading(*_about_base(job.base), diagnose=lambda error: _fault(job.base, error)):

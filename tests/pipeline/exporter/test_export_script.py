@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def test_json_is_the_last_line(tmp_path: Path, root: Path, python: str) -> None:
     summary = json.loads(done.stdout.splitlines()[-1])
     assert [file["file"] for file in summary["files"]] == ["bob-Q8_0.gguf"]
     assert "bob-Q8_0.gguf" in done.stdout
+    assert re.search(r"^\d+ checks passed", done.stdout, re.MULTILINE)
+    assert f"next: python scripts/chat.py {tmp_path / 'bob'} --raw --prompt TEXT\n" in done.stdout
     assert summary["certificate"] in ("pass", "warn")
     assert (tmp_path / "bob" / "certificate.json").is_file()
 
