@@ -13,6 +13,7 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 Overflow = Literal["drop", "refuse"]
 CHUNK = 128  # tokens of a prompt that are computed together when answers must not depend on anything else
 MAX_TOKENS = 1_000_000  # of one answer
+USUAL_ANSWER = 512  # tokens that are kept free for an answer without a limit
 
 
 def _require(ok: bool, name: str, value: object, fix: str) -> None:
@@ -72,6 +73,7 @@ def _field(default: float | None, **row: Any) -> Any:
 @dataclass(frozen=True)
 class SamplingParams:
     """The sampling settings of one answer. A temperature of 0 is greedy; a seed of None draws a random one.
+    An answer has at most `max_tokens` tokens; with 0, as many as the context leaves.
 
     To add a parameter, add a `_field` here, its sampler (engine/llama/sampler.py) and its two locale texts
     (ui/i18n/locales). Append it: the Gradio API takes the parameters by position.
@@ -94,10 +96,10 @@ class SamplingParams:
         basic=True,
     )
     max_tokens: int = _field(
-        512,
-        help="Where an answer is cut.",
-        limits=(1, MAX_TOKENS),
-        low=16,
+        0,
+        help="Where an answer is cut; 0: where the context ends.",
+        limits=(0, MAX_TOKENS),
+        low=0,
         high=4096,
         step=16,
         basic=True,

@@ -120,8 +120,7 @@ class ModelSettings:
     def defaults(self) -> dict[str, Any]:
         """Return the initial value of every setting, by name."""
         preset = next(iter(self.presets().values()))
-        tokens = min(SamplingParams().max_tokens, self.context // 2)
-        sliders = {name: preset.get(name, tokens) for name in SLIDERS}
+        sliders = {name: preset.get(name, row.default) for name, row in SLIDERS.items()}
         return {"system_prompt": "", **sliders, "seed": None, "stop": "", "overflow": "drop"}
 
     def fitted(self, values: Mapping[str, Any]) -> dict[str, Any]:

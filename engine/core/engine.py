@@ -83,7 +83,8 @@ class Engine:
         self._scheduler.add(sequence)
         first_word = self.runner.vocab.is_sentencepiece and not continues
         text = IncrementalDetokenizer(sampling.stop, skip_space=first_word)
-        max_tokens = min(sampling.max_tokens, self._limits.new_tokens or sampling.max_tokens)
+        wanted = sampling.max_tokens or self._context
+        max_tokens = min(wanted, self._limits.new_tokens or wanted)
         self._requests[request] = ActiveRequest(sequence, sampling, text, max_tokens, self._clock())
         return self._positions()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.system import free_memory
-from engine.config import EngineConfig, SamplingParams, sampling_over
+from engine.config import USUAL_ANSWER, EngineConfig, SamplingParams, sampling_over
 from engine.core.engine import Engine
 from engine.core.speculative import BatchCostModel, measure
 from engine.core.stats import Counters, EngineStats
@@ -223,7 +223,9 @@ class LlamaBackend:
         What is far too long is refused before it is rendered. Raises RequestError.
         """
         context = self._info.context
-        answer = min(sampling.max_tokens, self._settings.max_new_tokens or context, context // 4)
+        answer = min(
+            sampling.max_tokens or USUAL_ANSWER, self._settings.max_new_tokens or context, context // 4
+        )
         room = min(context - answer, self._max_prompt)
         with self._open_prompts() as plain:
             if isinstance(prompt, str):

@@ -141,8 +141,9 @@ class FakeBackend:
     def _script(self, sampling: SamplingParams) -> list[Event | Exception]:
         words = self.answer.split(" ")
         pieces = [word if not index else f" {word}" for index, word in enumerate(words)]
-        cut = len(pieces) > sampling.max_tokens
-        texts = [TextDelta(piece) for piece in pieces[: sampling.max_tokens]]
+        most = sampling.max_tokens or self.info.context
+        cut = len(pieces) > most
+        texts = [TextDelta(piece) for piece in pieces[:most]]
         end: Event | Exception = self.error or finished("length" if cut else "stop", len(texts))
         return [Queued(2), Queued(1), PrefillProgress(0, 10, 0), PrefillProgress(10, 10, 0), *texts, end]
 

@@ -84,7 +84,7 @@ def test_presets_are_in_range_and_known_again() -> None:
 def test_another_models_settings_take_the_place_of_what_was_not_changed() -> None:
     plain, own = ModelSettings(4096), ModelSettings(256, {"temperature": 0.6})
     taken = own.instead_of(plain, plain.defaults())
-    assert (taken["temperature"], taken["max_tokens"], own.preset_of(taken)) == (0.6, 128, "own")
+    assert (taken["temperature"], taken["max_tokens"], own.preset_of(taken)) == (0.6, 0, "own")
     assert plain.instead_of(own, taken) == plain.defaults()
     mine = {**plain.defaults(), "top_k": 5, "max_tokens": 3000, "seed": 7, "min_p": None}
     taken = own.instead_of(plain, mine)

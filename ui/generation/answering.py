@@ -154,7 +154,12 @@ class Answerer:
                 self._writing.add(writer.node.id)
                 try:
                     async with aclosing(
-                        snapshots(stream, prefix=writer.node.text, readers=self._live.__len__)
+                        snapshots(
+                            stream,
+                            prefix=writer.node.text,
+                            readers=self._live.__len__,
+                            max_tokens=task.sampling.max_tokens,
+                        )
                     ) as updates:
                         async for progress in updates:
                             yield await writer.update(progress), progress

@@ -113,7 +113,7 @@ class SideBySide:
             self._streams.append(stream)
             if self._stopped:
                 stream.cancel()
-            async with aclosing(snapshots(stream, interval)) as updates:
+            async with aclosing(snapshots(stream, interval, max_tokens=self._sampling.max_tokens)) as updates:
                 async for progress in updates:
                     self._show(index, progress)
 

@@ -31,7 +31,10 @@ MAX_UPDATES = 40  # per second, over all pages
 
 @dataclass
 class Progress:
-    """The state of a running answer. Times are those of `time.monotonic`, in seconds."""
+    """The state of a running answer. Times are those of `time.monotonic`, in seconds.
+
+    `max_tokens` is the limit that was asked for: 0 for none, None where it is not known.
+    """
 
     text: str = ""
     dropped: MessagesDropped | None = None
@@ -45,11 +48,21 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     first_text: float | None = None
     last_text: float | None = None
+    max_tokens: int | None = None
 
     @property
     def done(self) -> bool:
         """True when the answer has ended."""
         return self.reason is not None or self.error is not None
+
+    @property
+    def is_full(self) -> bool:
+        """True when an answer was cut before its own limit: by the context or by the server."""
+        if self.reason != "length" or self.max_tokens is None:
+            return False
+        return not self.max_tokens or (
+            self.stats is not None and self.stats.generated_tokens < self.max_tokens
+        )
 
     @property
     def first_text_seconds(self) -> float | None:
@@ -85,17 +98,21 @@ class Progress:
 
 
 async def snapshots(
-    stream: ChatStream, interval: float = INTERVAL, prefix: str = "", readers: Callable[[], int] = lambda: 1
+    stream: ChatStream,
+    interval: float = INTERVAL,
+    prefix: str = "",
+    readers: Callable[[], int] = lambda: 1,
+    max_tokens: int | None = None,
 ) -> AsyncGenerator[Progress, None]:
     """Yield the answer's progress: each batch until the first text, then at most every `interval` seconds.
 
     The last snapshot is `done`. With many `readers` of answers, each is updated less often. `prefix` is the
-    existing text of an answer that is continued.
+    existing text of an answer that is continued; `max_tokens` as in `Progress`.
 
     An error of the stream ends up in the last snapshot, next to the text before it. When the reader goes
     away (the generator is closed or its task cancelled), the stream is cancelled at once.
     """
-    progress = Progress(prefix)
+    progress = Progress(prefix, max_tokens=max_tokens)
     try:
         while not progress.done:
             yield replace(progress)

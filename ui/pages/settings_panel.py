@@ -24,7 +24,7 @@ from ui.sampling import (
 from ui.static import STATIC
 
 STORAGE_KEY = "gguf-chat.settings"
-VERSION = 1
+VERSION = 2
 MAX_TEXT = 20_000  # characters; a longer stored text is not restored
 TEXTS = ("system_prompt", "stop")
 _RESTORE = (STATIC / "settings_storage.js").read_text(encoding="utf-8")

@@ -99,15 +99,21 @@ def _ended(made: GenerationInfo) -> Progress:
     stats = RequestStats(made.prompt_tokens, made.cached_tokens, made.generated_tokens, *seconds)
     dropped = MessagesDropped(made.dropped_messages, 0) if made.dropped_messages else None
     reason: Any = made.reason
+    limit = made.sampling.get("max_tokens")  # of an imported file perhaps, which may hold anything
     return Progress(
-        reason=reason, stats=stats, dropped=dropped, started=0.0, first_text=made.first_text_seconds
+        reason=reason,
+        stats=stats,
+        dropped=dropped,
+        started=0.0,
+        first_text=made.first_text_seconds,
+        max_tokens=limit if isinstance(limit, int) else None,
     )
 
 
 def outcome_text(progress: Progress, t: Translator = ENGLISH) -> str:
     """Return why an answer ended, unless it was complete, and its statistics."""
     why = {
-        "length": t("status.length"),
+        "length": t("status.full" if progress.is_full else "status.length"),
         "time": t("status.time"),
         "cancelled": t("status.cancelled"),
     }

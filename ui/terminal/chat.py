@@ -86,7 +86,7 @@ class TerminalChat:
 
     def stream(self, stream: ChatStream) -> Progress:
         """Print an answer as it grows; Ctrl-C stops it."""
-        progress, events = Progress(), iter(stream)
+        progress, events = Progress(max_tokens=self.sampling.max_tokens), iter(stream)
         while not progress.done:
             try:
                 before = len(progress.text)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from engine.config import USUAL_ANSWER
 from engine.errors import EngineError, PromptTooLong
 from ggufio import GgufError, read_header
 from ui.generation.streaming import Progress
@@ -50,7 +51,8 @@ class RawText:
     def generate(self) -> Progress:
         """Let the model continue the text and print it, up to a reverse prompt. Raises EngineError."""
         stops = (*self.chat.sampling.stop, *self.reverse_prompts)
-        sampling = replace(self.chat.sampling, stop=stops)
+        tokens = self.chat.sampling.max_tokens or USUAL_ANSWER  # a text has no end of its own
+        sampling = replace(self.chat.sampling, stop=stops, max_tokens=tokens)
         while True:
             try:
                 stream = self.chat.backend.stream(self.text, sampling)

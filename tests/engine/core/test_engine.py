@@ -55,6 +55,7 @@ def test_limits_end_with_length() -> None:
     engine = _engine(FakeRunner(), context=12)
     out = run(engine, engine.add(1, prompt("abcdefgh"), SamplingParams(temperature=0, max_tokens=2)))
     assert text_of(out[1]) == "hg" and isinstance(out[1][-1], Finished) and out[1][-1].reason == "length"
+    assert GREEDY.max_tokens == 0  # the default: as many as the context leaves
     out = run(engine, engine.add(2, prompt("abcdefgh"), GREEDY))
     assert text_of(out[2]) == "hgf" and isinstance(out[2][-1], Finished) and out[2][-1].reason == "length"
 

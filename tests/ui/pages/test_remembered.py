@@ -70,6 +70,10 @@ def test_what_is_in_order_is_taken_back_and_nothing_else(browser: Browser) -> No
     assert older == [None, {**GOOD, "frequency_penalty": 0, "presence_penalty": 0}, None]
     found = restored(page, *((memory(**{name: value}), DEFAULTS) for name, value in BAD))
     assert [values for _, values, _ in found] == [{**GOOD, name: DEFAULTS[name]} for name, _ in BAD]
+    first_default = {**GOOD, "max_tokens": 512}  # of version 1, which nobody need have chosen
+    for version, tokens in ((1, 0), (VERSION, 512)):
+        (former,) = restored(page, ({"version": version, "values": first_default}, DEFAULTS))
+        assert former == [None, {**GOOD, "max_tokens": tokens}, None]
     precise = FIRST.presets()["precise"]
     further = memory(**precise, max_tokens=4096, seed=None)
     ((_, values, preset),) = restored(page, (further, DEFAULTS))

@@ -1,12 +1,15 @@
+from typing import Any
+
 import pytest
 
 from common.text import parameters_text, size_text
 from engine.errors import EngineStopped, QueueFull, RequestError
 from engine.types import MessagesDropped, PrefillProgress, Queued, TextDelta
 from tests.ui.fake_backend import INFO, finished
+from ui.conversations.model import GenerationInfo
 from ui.generation.streaming import Progress
 from ui.models.files import short_name
-from ui.render.status import error_line, model_facts, model_name, status
+from ui.render.status import error_line, made_line, model_facts, model_name, status
 
 
 def progress(*events: object) -> Progress:
@@ -33,6 +36,22 @@ def progress(*events: object) -> Progress:
 )
 def test_the_line_says_what_is_happening(events: list[object], words: str) -> None:
     assert words in status(progress(*events))
+
+
+@pytest.mark.parametrize(
+    ("limit", "written", "words"),
+    [
+        (None, 5, "Maximum new tokens"),  # of an imported answer without its settings
+        ("5", 5, "Maximum new tokens"),
+        (5, 5, "Maximum new tokens"),
+        (5, 6, "Maximum new tokens"),  # continued
+        (0, 5, "where the context ends"),
+        (900, 5, "where the context ends"),
+    ],
+)
+def test_a_cut_answer_says_which_limit_cut_it(limit: Any, written: int, words: str) -> None:
+    made = GenerationInfo("m", "", "", "", {"max_tokens": limit}, "length", 9, 0, written, None, 1.0)
+    assert words in made_line(made)
 
 
 def test_errors_are_said_in_plain_words() -> None:
