@@ -86,7 +86,7 @@ def _chat(
     history.wire(page)
     for event in answered:
         history.refresh_after(event)
-        picker.warn_after(event)
+        picker.tidy_after(event)
     history.on_open(events.open, panel.outputs)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_common(page, open_settings, events.close)

@@ -46,9 +46,12 @@ class _Switch:
 
 @dataclass
 class Tab:
-    """A tab's state: after a choice by hand, the last visit's model is not restored any more."""
+    """A tab's state: how often a model was chosen by hand. Only the last choice counts.
 
-    has_chosen: bool = False
+    After one the last visit's model is not restored any more.
+    """
+
+    choices: int = 0
 
 
 class ModelsPanel:
@@ -91,7 +94,7 @@ class ModelsPanel:
             "api_visibility": "private",
         }
         chosen = self._picker.input(
-            self._choose, [self._picker, self.key, self._tab], trigger_mode="always_last", **quiet
+            self._choose, [self._picker, self.key, self._tab], trigger_mode="multiple", **quiet
         )
         self.switched = [chosen, page.load(self._restore, [self._kept, self.key, self._tab], **quiet)]
         for event in self.switched:
@@ -108,6 +111,21 @@ class ModelsPanel:
             api_visibility="private",
         )
 
+    def tidy_after(self, event: gr.events.Dependency) -> None:
+        """The same after an answer, which also ends what was said of an earlier choice of model."""
+
+        def tidied(request: gr.Request, key: str) -> tuple[str, str]:
+            return self._warn(request, key), ""
+
+        event.then(
+            tidied,
+            [self.key],
+            [self._warning, self._note],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
     def _warn(self, request: gr.Request, key: str) -> str:
         change = self._models.change(key)
         return line(change.text(translator(request)), "error") if change else ""
@@ -119,7 +137,16 @@ class ModelsPanel:
     async def _choose(
         self, request: gr.Request, wanted: object, now: str, tab: Tab
     ) -> AsyncGenerator[Update, None]:
-        tab.has_chosen = True
+        tab.choices += 1
+        mine = tab.choices
+        async with aclosing(self._chosen(request, wanted, now)) as updates:
+            async for update in updates:
+                if tab.choices != mine:
+                    yield NO_UPDATE
+                    return
+                yield update
+
+    async def _chosen(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         if on_own_machine(request) and self._models.catalog.leaves_open(wanted):
             t = translator(request)
             yield self._note_alone(line(t("models.listing", name=wanted), "busy"))
@@ -127,8 +154,9 @@ class ModelsPanel:
             if offered is not None:
                 yield offered
                 return
-        async for update in self._switch(request, wanted, now):
-            yield update
+        async with aclosing(self._switch(request, wanted, now)) as updates:
+            async for update in updates:
+                yield update
 
     async def _offer(self, repository: str, now: str, t: Translator) -> Update | None:
         """Offer the files of a repository on the Hub, with their sizes; None where it has a single one."""
@@ -155,7 +183,7 @@ class ModelsPanel:
         wanted = kept if self._models.catalog.allows(kept, own) else now
         async with aclosing(self._switch(request, wanted, now)) as updates:
             async for update in updates:
-                if tab.has_chosen:
+                if tab.choices:
                     yield NO_UPDATE  # without an update Gradio would clear the outputs
                     return
                 yield update

@@ -114,10 +114,55 @@ def test_a_choice_by_hand_ends_the_load_of_the_last_visits_model(monkeypatch: py
         shown = []
         async for update in panel._restore(REQUEST, "b", "a", tab):
             shown.append(update)
-            tab.has_chosen = True
+            tab.choices += 1
         return shown
 
     loading, last = asyncio.run(updates())
     assert "Loading Model b" in loading[3]
     assert last == models_panel.NO_UPDATE
     assert given_up.wait(10)
+
+
+@pytest.mark.parametrize("second", ["no/such/file.gguf", "", "c", "/nowhere", "a::b", "a"])
+def test_a_second_choice_counts_at_once(monkeypatch: pytest.MonkeyPatch, second: str) -> None:
+    monkeypatch.setattr(models_panel, "TICK", 0.01)
+    monkeypatch.setattr(models_panel, "on_own_machine", lambda _: True)
+    given_up = threading.Event()
+
+    def open_model(key: str, progress: ProgressCallback) -> FakeBackend:
+        while key == "b" and progress(0.4):
+            time.sleep(0.01)
+        if key == "b":
+            given_up.set()
+            raise EngineError("nobody waits")
+        return FakeBackend()
+
+    panel, tab = panel_over(open_model), Tab()
+
+    async def choose(wanted: str) -> list[Any]:
+        return [update async for update in panel._choose(REQUEST, wanted, "a", tab)]
+
+    async def both() -> tuple[list[Any], list[Any]]:
+        slow = asyncio.create_task(choose("b"))
+        await asyncio.sleep(0.05)
+        quick = await asyncio.wait_for(choose(second), 5)
+        return await asyncio.wait_for(slow, 5), quick
+
+    slow, quick = asyncio.run(both())
+    assert "Loading Model b" in slow[-2][3] and slow[-1] == models_panel.NO_UPDATE
+    if second == "a":
+        assert (quick[-1][1], quick[-1][3]) == ("a", "")
+    else:
+        assert "error" in quick[-1][3] and "Model a" in quick[-1][3]
+        assert quick[-1][0]["value"] == "a" and quick[-1][1] == gr.skip()
+    assert given_up.wait(10)
+
+
+def test_an_answer_ends_what_was_said_of_a_choice() -> None:
+    panel = panel_over(lambda *_: FakeBackend())
+    with gr.Blocks() as page:
+        event = page.load(lambda: None)
+        panel.tidy_after(event)
+    (tidied,) = (one for one in page.fns.values() if one.name == "tidied")
+    assert tidied.outputs == [panel._warning, panel._note]
+    assert tidied.fn is not None and tidied.fn(REQUEST, "a") == ("", "")
