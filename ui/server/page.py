@@ -16,6 +16,7 @@ from ui.i18n.words import text
 from ui.models.registry import Models, acquire_model
 from ui.pages.assets import FIXES
 from ui.pages.chat.bindings import bind_events
+from ui.pages.chat.drafts import keep_drafts
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.gradio_api import add_chat_endpoint
@@ -88,6 +89,7 @@ def _chat(
         history.refresh_after(event)
         picker.tidy_after(event)
     history.on_open(events.open, panel.outputs)
+    keep_drafts(page, panel.box, history)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_common(page, open_settings, events.close)
     page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js

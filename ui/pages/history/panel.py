@@ -92,6 +92,10 @@ class HistoryPanel:
         begun.then(None, js=CLOSE_ON_A_PHONE)
         self._openings.append(begun)
 
+    def on_delete(self, js: str) -> None:
+        """Call a function of the browser with whether all chats are to be deleted, before the open one is."""
+        self._yes.click(None, [self._all], None, js=js, api_visibility="private")
+
     def on_open(self, draw: Callable[..., Any], outputs: Sequence[Any]) -> None:
         """Call `draw(request, current)` whenever another conversation was opened. Call this after `wire`.
 
