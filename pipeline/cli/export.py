@@ -77,8 +77,8 @@ def main(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="base+adapter: the quantized base, and the adapter beside it, unrounded. adapter: that alone, "
-            "as a GGUF LoRA file. merged: a safetensors checkpoint.",
+            help="base+adapter: the quantized base, and the adapter beside it, unrounded. adapter: that "
+            "alone, as a GGUF LoRA file. merged: a safetensors checkpoint.",
         ),
     ] = "model",
     revision: Annotated[
