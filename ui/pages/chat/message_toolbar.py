@@ -21,14 +21,15 @@ class MessageToolbar:
     def __init__(self) -> None:
         with gr.Row(elem_id="bar", equal_height=True):
             self.label = gr.HTML("", padding=False, elem_id="bar-label")
-            self.earlier = _button("earlier")
-            self.later = _button("later")
             self.redo = _button("redo")
             self.answer = _button("answer")
             self.go_on = _button("continue")
             self.delete = _button("delete")
             self.confirm = _button("sure_one", "stop")
             self.cancel = _button("keep")
+            # At the end, where the row is anchored: what comes and goes with a click does not move them.
+            self.earlier = _button("earlier")
+            self.later = _button("later")
         self.outputs = [self.label, self.earlier, self.later, self.redo, self.answer, self.go_on]
         self.outputs += [self.delete, self.confirm, self.cancel]
 
