@@ -65,6 +65,9 @@ def theme() -> gr.themes.Base:
     )
 
 
+ADDRESS = "(window.ggufChatAddress ??= Object.fromEntries(new URLSearchParams(location.search)))"
+"""In JavaScript: what the page's address asked for when it was opened: `chat`, `q`, `model`."""
+
 File = dict[str, str]
 """A file's `name`, media `type` and `content`: the value of the hidden gr.JSON that `DOWNLOAD` reads."""
 

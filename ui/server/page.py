@@ -15,6 +15,7 @@ from ui.gradio_patches import fast_blocks
 from ui.i18n.words import text
 from ui.models.registry import Models, acquire_model
 from ui.pages.assets import FIXES
+from ui.pages.chat.address import keep_address
 from ui.pages.chat.bindings import bind_events
 from ui.pages.chat.drafts import keep_drafts
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
@@ -90,6 +91,7 @@ def _chat(
         picker.tidy_after(event)
     history.on_open(events.open, panel.outputs)
     keep_drafts(page, panel.box, history)
+    keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_common(page, open_settings, events.close)
     page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js

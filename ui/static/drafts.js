@@ -52,5 +52,10 @@
       return [];
     },
   };
+  const asked = (window.ggufChatAddress?.q ?? "").slice(0, LONGEST); // it waits in a new chat, and is not sent by itself
+  if (asked && !text) {
+    open = "";
+    save(open, asked);
+  }
   return text ? [] : [draft(open)];
 }

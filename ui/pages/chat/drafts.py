@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from ui.pages.assets import ADDRESS
 from ui.pages.history.panel import HistoryPanel
 from ui.static import STATIC
 
@@ -16,7 +17,12 @@ _IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
 def keep_drafts(page: gr.Blocks, box: gr.Textbox, history: HistoryPanel) -> None:
     """Connect the events of the box and of the open chat to ui/static/drafts.js; none reaches the server."""
     current = history.current
-    page.load(inputs=[current, box], outputs=[box], js=_SCRIPT, **_IN_BROWSER)
+    page.load(
+        inputs=[current, box],
+        outputs=[box],
+        js=f"(...values) => {{ {ADDRESS}; return ({_SCRIPT})(...values); }}",
+        **_IN_BROWSER,
+    )
     box.change(inputs=[box], js=_call("typed"), **_IN_BROWSER)
     box.submit(inputs=[box], js=_call("send"), **_IN_BROWSER)
     current.change(inputs=[current, box], outputs=[box], js=_call("turn"), **_IN_BROWSER)

@@ -15,12 +15,13 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import foreseen
+from engine.errors import ModelError, foreseen
 from engine.types import ModelInfo
 from ui.auth.identity import on_own_machine
 from ui.i18n.words import Translator, text, translator
 from ui.models.files import hub_choices
 from ui.models.registry import Models, acquire_model
+from ui.pages.assets import ADDRESS
 from ui.render.html import html
 from ui.render.status import line, model_facts, model_name
 
@@ -96,7 +97,9 @@ class ModelsPanel:
         chosen = self._picker.input(
             self._choose, [self._picker, self.key, self._tab], trigger_mode="multiple", **quiet
         )
-        self.switched = [chosen, page.load(self._restore, [self._kept, self.key, self._tab], **quiet)]
+        asked = f"(kept, ...rest) => [{ADDRESS}.model ? {{address: {ADDRESS}.model}} : kept, ...rest]"
+        restored = page.load(self._restore, [self._kept, self.key, self._tab], js=asked, **quiet)
+        self.switched = [chosen, restored]
         for event in self.switched:
             self.warn_after(event)
 
@@ -178,8 +181,18 @@ class ModelsPanel:
     async def _restore(
         self, request: gr.Request, kept: object, now: str, tab: Tab
     ) -> AsyncGenerator[Update, None]:
-        """Switch a new tab to the last visit's model, if it is still offered and no other was chosen."""
+        """Switch a new tab to the model of the page's address, or to the last visit's.
+
+        That is done if it is offered and no other was chosen. An address never loads a file by its path or
+        from the Hub: anybody may write one. `kept` is {"address": key} for the model of the address.
+        """
         own = on_own_machine(request)
+        if isinstance(kept, dict) and not self._models.catalog.allows(kept := kept.get("address"), own):
+            t = translator(request)
+            error = ModelError(f"model {str(kept)[:80]!r} is not offered here: choose one of the list")
+            note = line(t("models.kept", error=error, name=self._called(now)), "error")
+            yield self._note_alone(note)
+            return
         wanted = kept if self._models.catalog.allows(kept, own) else now
         async with aclosing(self._switch(request, wanted, now)) as updates:
             async for update in updates:

@@ -14,7 +14,7 @@ import gradio as gr
 
 from ui.conversations.store import Store
 from ui.i18n.words import text
-from ui.pages.assets import DOWNLOAD
+from ui.pages.assets import ADDRESS, DOWNLOAD
 from ui.pages.history.events import HistoryActions
 
 TOGGLE = "document.querySelector('#history .toggle-button').click()"
@@ -23,6 +23,15 @@ CLOSE_ON_A_PHONE = (
     f"() => {{ if (window.innerWidth < 768 && document.querySelector('#history.open')) {TOGGLE} }}"
 )
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+# The chat that the address names, a new one for its question, or else the last one. It counts once.
+_ASKED = f"""(current, search) => {{
+  const asked = {ADDRESS};
+  const chat = asked.chat ?? ("q" in asked ? "" : current);
+  delete asked.chat;
+  return [chat, search];
+}}"""
 
 
 class HistoryPanel:
@@ -63,7 +72,7 @@ class HistoryPanel:
         """Connect the events; call it once, inside the page's Blocks."""
         do, here = self._do, [self.current, self._search]
         page.load(None, js=OPEN_WHEN_WIDE)
-        self._openings.append(page.load(do.start, here, self._shown, **QUICK))
+        self._openings.append(page.load(do.start, here, self._shown, js=_ASKED, **QUICK))
         chosen = self._chats.select(do.open, [self._search], self._shown, **QUICK)
         chosen.then(None, js=CLOSE_ON_A_PHONE)
         self._openings.append(chosen)
