@@ -22,33 +22,35 @@
     write(words && words.length <= LONGEST ? [...others, [chat, words]] : others);
   };
   let open = key ?? ""; // "" is a new chat; null: its chat was deleted, nothing is kept
-  let sent = null; // the question that will give a new chat its key
+  let leaving = true; // the reader opens another chat, as the page does at first; else a question has begun one
   window.ggufChatDrafts = {
     typed: (words) => {
-      if (words === sent) sent = null; // it came back unanswered
       save(open, words ?? "");
       return [];
     },
     send: (words) => {
       if (!words?.trim()) return [];
-      sent = open === "" ? words : null;
+      leaving = false;
       save(open, "");
       return [];
     },
+    leave: () => {
+      leaving = true;
+      return [];
+    },
     turn: (chat, words) => {
-      const before = open;
-      open = chat ?? "";
-      if (before === open) return [];
-      const begun = before === "" && sent !== null && words !== sent;
-      sent = null;
-      if (begun) save("", ""); // what is in the box was typed after the question that began this chat
-      save(begun ? open : before, words ?? "");
-      return begun ? [] : [draft(open)];
+      const [before, opened] = [open, leaving];
+      if (before === (chat ?? "")) return [];
+      [open, leaving] = [chat ?? "", false];
+      save(before, opened ? (words ?? "") : "");
+      if (opened) return [draft(open)];
+      save(open, words ?? ""); // typed after the question that began this chat, or one that came back unanswered
+      return [];
     },
     forget: (all) => {
       if (all) write([]);
       else save(open, "");
-      open = null;
+      [open, leaving] = [null, true];
       return [];
     },
   };

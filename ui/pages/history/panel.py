@@ -67,6 +67,7 @@ class HistoryPanel:
         self._listed = [self._chats, self._note, self._open, self._pin, self._naming, self._asking]
         self._shown = [self.current, *self._listed]
         self._openings: list[Any] = []
+        self._leaving: list[Callable[..., Any]] = []  # listeners to the buttons that begin a new chat
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events; call it once, inside the page's Blocks."""
@@ -97,13 +98,20 @@ class HistoryPanel:
 
     def new_chat_by(self, button: gr.Button) -> None:
         """Make a click on this button begin a new chat."""
+        self._leaving.append(button.click)
         begun = button.click(self._do.new, [self._search], self._shown, **QUICK)
         begun.then(None, js=CLOSE_ON_A_PHONE)
         self._openings.append(begun)
 
-    def on_delete(self, js: str) -> None:
-        """Call a function of the browser with whether all chats are to be deleted, before the open one is."""
-        self._yes.click(None, [self._all], None, js=js, api_visibility="private")
+    def on_leave(self, leave: str, delete: str) -> None:
+        """Call functions of the browser when the open chat is left, before it is.
+
+        `leave` is called with a click that opens or begins another chat; `delete` with whether all chats are
+        to be deleted.
+        """
+        for listener in (*self._leaving, self._chats.select):
+            listener(None, None, None, js=leave, api_visibility="private")
+        self._yes.click(None, [self._all], None, js=delete, api_visibility="private")
 
     def on_open(self, draw: Callable[..., Any], outputs: Sequence[Any]) -> None:
         """Call `draw(request, current)` whenever another conversation was opened. Call this after `wire`.

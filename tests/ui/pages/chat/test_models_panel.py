@@ -166,3 +166,37 @@ def test_an_answer_ends_what_was_said_of_a_choice() -> None:
     (tidied,) = (one for one in page.fns.values() if one.name == "tidied")
     assert tidied.outputs == [panel._warning, panel._note]
     assert tidied.fn is not None and tidied.fn(REQUEST, "a") == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("b", "b"),
+        ("a", "a"),
+        ("c", None),
+        ("/etc/passwd", None),
+        ("you/hub/x.gguf", None),
+        ("", None),
+        (7, None),
+    ],
+)
+def test_an_address_chooses_of_what_is_offered_only(
+    monkeypatch: pytest.MonkeyPatch, name: object, key: str | None
+) -> None:
+    monkeypatch.setattr(models_panel, "on_own_machine", lambda _: True)
+    opened: list[str] = []
+
+    def open_model(key: str, _: ProgressCallback) -> FakeBackend:
+        opened.append(key)
+        return FakeBackend()
+
+    panel = panel_over(open_model)
+
+    async def last() -> Any:
+        return [update async for update in panel._restore(REQUEST, {"address": name}, "a", Tab())][-1]
+
+    update = asyncio.run(last())
+    if key is not None:
+        assert (update[1], update[3], opened) == (key, "", [key])
+    else:
+        assert "is not offered here" in update[3] and update[1] == gr.skip() and not opened
