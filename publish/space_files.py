@@ -17,6 +17,7 @@ from ui.models.hub import parse_hub_name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "engine", "ggufio", "ui")
 SINGLE_FILES = ("app.py", "LICENSE")
+"""With PACKAGES what the app is, in a Space and in the container's image."""
 SUFFIXES = (".py", ".css", ".html", ".j2", ".jinja", ".js", ".json")
 """Of the packages' files; nothing else that lies in their folders leaves this machine."""
 OUR_FILE = "ui/server/launch.py"
