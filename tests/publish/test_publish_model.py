@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.utils.tqdm import enable_progress_bars
 from typer.testing import CliRunner
 
 from common.files import sha256
@@ -63,6 +67,26 @@ def test_an_export_goes_to_the_hub_and_comes_back(hub: RunningHub, road: str, tm
     for name in wanted - {"README.md"}:
         assert sha256(folder / name) == sha256(out / name)
     assert hub.state.received["parts"] == (2_900_000 if road == "lfs" else 0)
+
+
+class Terminal(io.StringIO):
+    """What a terminal is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_bytes_that_are_sent(
+    hub: RunningHub, road: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, terminal = make_export(tmp_path / "bob", {"Q4_K_M": 1_200_000}), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    enable_progress_bars()  # another test's command may have turned them off
+    app(["model", str(out), NAME], standalone_mode=False)
+    sent = [line for line in re.split(r"[\r\n]", terminal.getvalue()) if "bob-Q4_K_M.gguf" in line]
+    assert sent[0] == "sending bob-Q4_K_M.gguf, 1 of 6 (1.2 MB)"
+    assert re.search(r"100%.*1\.20MB? ?/ ?1\.20MB?", sent[-1]), sent
+    assert "files are equal on the Hub" not in terminal.getvalue()
 
 
 def test_a_second_run_sends_nothing_and_makes_no_commit(hub: RunningHub, road: str, out: Path) -> None:
