@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from common.certificate import NAME as CERTIFICATE
@@ -17,9 +16,10 @@ from common.errors import InputError
 from common.files import read_json_input
 from common.hub_errors import hub_refusal
 from common.shard_names import model_sizes, whole_name
-from engine.errors import EngineStopped, ModelError
+from engine.errors import ModelError
 from engine.types import ProgressCallback, no_progress
 from ggufio import shards
+from ui.models.download import download_large_files, progress_bar
 
 MANIFEST = "manifest.json"
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -122,11 +122,13 @@ def fetch_gguf(
             file, reason = best.name, None if name.quant else best.reason
             if lora := listed.loras.get(whole_name(file)):
                 more = [lora, MANIFEST]
+        wanted = (*shards.names(file), *more)
+        download_large_files(name.repository, name.revision, wanted, progress)
         folder = huggingface_hub.snapshot_download(
             name.repository,
             revision=name.revision,
-            allow_patterns=[glob.escape(wanted) for wanted in (*shards.names(file), *more)],
-            tqdm_class=_progress_bar(progress),
+            allow_patterns=[glob.escape(one) for one in wanted],
+            tqdm_class=progress_bar(progress),
         )
     except _failures() as error:
         raise _refused(spec, name, error) from error
@@ -246,27 +248,6 @@ def _chosen(name: HubName, listed: HubFiles, choose: Choose) -> Recommendation:
     if best is None:
         raise ModelError(f"the repository {name.repository!r} holds no GGUF model: name one that does")
     return best
-
-
-def _progress_bar(progress: ProgressCallback) -> type[Any]:
-    """Return a class of progress bars for the Hub's downloads, which also calls `progress`."""
-    from huggingface_hub.utils.tqdm import tqdm as hub_bar
-
-    class Bar(hub_bar):
-        """Counts bytes by itself, as tqdm does not where it is disabled, for instance without a terminal."""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            self._counts_bytes, self._done = options.get("unit") == "B", 0.0
-            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self._done += n or 0
-            if self._counts_bytes and self.total and not progress(min(1.0, self._done / self.total)):
-                raise EngineStopped("nobody waits for this download any more")
-            shown: bool | None = super().update(n)
-            return shown
-
-    return Bar
 
 
 def stem_of(path: Path) -> str:
