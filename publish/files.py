@@ -168,10 +168,22 @@ def source_files(folder: Path) -> tuple[tuple[PublishedFile, ...], tuple[str, ..
         PublishedFile.of_path(path, path.relative_to(source.folder).as_posix())
         for path in (*found, *additional_files(source.folder))
     )
+    _require_unchanged(source.folder, files)
     notes = [f"{name} is code that the configuration names, and is published" for name in code]
     if others := [path.name for path in every if path not in found]:
         notes.append(f"left out, as no model needs them: {', '.join(others)}")
     return files, tuple(notes)
+
+
+def _require_unchanged(folder: Path, files: Iterable[PublishedFile]) -> None:
+    """Raise PublishError where an export wrote the folder, and its weights are not those that it recorded."""
+    record = load_record(folder / MANIFEST)
+    recorded = {} if record is None else record.hashes
+    for file in files:
+        if recorded.get(file.name, file.sha256) != file.sha256:
+            raise PublishError(
+                f"{folder / file.name} is not the file that was exported: run the export's command again"
+            )
 
 
 def _is_of_a_source(name: str) -> bool:

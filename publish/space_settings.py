@@ -52,7 +52,7 @@ def read_variables(texts: Sequence[str], secrets: Collection[str] = ()) -> dict[
             raise PublishError(f"--variable{_shown(text)} has no value: write NAME=VALUE")
         _check_name("--variable", name, variables)
         if (
-            name in _SECRETS
+            name.upper() in _SECRETS
             or "TOKEN" in name.upper()
             or _HUB_TOKEN.search(value)
             or any(secret in value for secret in secrets)
@@ -60,7 +60,7 @@ def read_variables(texts: Sequence[str], secrets: Collection[str] = ()) -> dict[
             raise PublishError(
                 f"--variable {name}: everybody can read a Space's variables, use --secret {name}"
             )
-        if reason := _OURS.get(name):
+        if reason := _OURS.get(name.upper()):
             raise PublishError(f"--variable {name} {reason}: leave it out")
         _check_setting(f"--variable {name}", name, value)
         variables[name] = value
@@ -78,7 +78,7 @@ def read_secrets(texts: Sequence[str], environment: Mapping[str, str], token: st
         _check_name("--secret", name if is_given or _NAME.fullmatch(name) else "", secrets)
         if not is_given:
             value = environment.get(name) or (token or "" if name == TOKEN else "")
-        if not value:
+        if not value.strip():
             raise PublishError(
                 f"--secret{_shown(name)} has no value: set the variable of that name here, where it is read"
             )
@@ -103,11 +103,13 @@ def _shown(name: str) -> str:
 
 def _check_setting(option: str, name: str, value: str) -> None:
     """Refuse a GGUF_CHAT_* variable with which the app in the Space would not start."""
-    if not name.startswith(ENV_PREFIX) or name in OTHER_VARIABLES:
+    if not name.upper().startswith(ENV_PREFIX) or name in OTHER_VARIABLES:
         return
+    if name != name.upper():
+        raise PublishError(f"{option}: write the name of a setting in capitals, {name.upper()}")
     field = name.removeprefix(ENV_PREFIX).lower()
     field = ALIASES.get(field, field)
-    if field not in _FIELDS or name != name.upper():
+    if field not in _FIELDS:
         raise PublishError(f"{option} is no setting of the app: `python app.py --help` lists them")
     if not value:
         return  # as if it were not set

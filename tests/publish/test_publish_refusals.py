@@ -12,7 +12,9 @@ import pytest
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
+from common.files import sha256
 from pipeline.manifest import NAME as MANIFEST
+from pipeline.manifest import Output, Record
 from publish import hub as hub_module
 from publish.cli.app import app
 from publish.refusals import PublishError, payment_refusal, refusals
@@ -289,6 +291,18 @@ def test_a_manifest_names_no_files_elsewhere(hub: RunningHub, out: Path) -> None
     content["outputs"][0]["file"] = "../secret.gguf"
     (out / MANIFEST).write_text(json.dumps(content))
     assert "names '../secret.gguf', which is no GGUF in that folder" in refused(out, NAME)
+
+
+def test_a_checkpoint_is_the_one_that_was_exported(hub: RunningHub, tmp_path: Path) -> None:
+    merged = make_merged(tmp_path / "merged")
+    name = "model-00001-of-00002.safetensors"
+    record = Record("f", complete=True)
+    record.outputs[name] = Output(name, "F32", 64, 32.0, 1.0, sha256(merged / name), 0)
+    record.save(merged / MANIFEST)
+    assert CliRunner().invoke(app, ["model", str(merged), "you/merged", "--dry-run"]).exit_code == 0
+    shutil.copyfile(merged / "model-00002-of-00002.safetensors", merged / name)
+    assert f"{merged / name} is not the file that was exported" in refused(merged, "you/merged")
+    assert ("model", "you/merged") not in hub.state.repositories
 
 
 def test_a_failed_certificate_needs_a_word(hub: RunningHub, tmp_path: Path) -> None:

@@ -399,6 +399,9 @@ def test_a_path_of_this_machine_is_no_setting_of_a_space(
     [
         ("GGUF_CHAT_SLOTS=0", "--variable GGUF_CHAT_SLOTS: use 1 to 64, not '0'"),
         ("GGUF_CHAT_SLOT=2", "--variable GGUF_CHAT_SLOT is no setting of the app"),
+        ("gguf_chat_slots=2", "write the name of a setting in capitals, GGUF_CHAT_SLOTS"),
+        ("gguf_chat_auth=a:canary", "use --secret gguf_chat_auth"),
+        ("Gguf_Chat_Port=80", "looks for it at 7860"),
         ("GGUF_CHAT_MODEL=x", "is what --model sets"),
         ("GGUF_CHAT_PORT=80", "looks for it at 7860"),
         ("HF_TOKEN=hf_canary", "use --secret HF_TOKEN"),
@@ -420,6 +423,8 @@ def test_a_variable_with_which_the_app_would_not_start_is_refused(text: str, wan
     [
         ("GGUF_CHAT_AUTH=canary", "--secret GGUF_CHAT_AUTH: login 1 is not NAME:PASSWORD"),
         ("GGUF_CHAT_API_KEY", "--secret 'GGUF_CHAT_API_KEY' has no value"),
+        ("GGUF_CHAT_API_KEY= ", "--secret 'GGUF_CHAT_API_KEY' has no value"),
+        ("gguf_chat_api_key=canary", "in capitals, GGUF_CHAT_API_KEY"),
         ("hf_canary", "--secret has no value"),
         ("hf-canary", "--secret does not begin with a name"),
     ],
