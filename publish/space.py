@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.certificate import type_in_name
-from ggufio import shards
 from pipeline.sources.model_source import HUB_ID
 from publish.files import file_size
 from publish.hub import COMMIT_ENDING, HubClient
 from publish.llama_wheel import LlamaBuild
 from publish.refusals import PublishError, refusals
 from publish.space_files import OUR_FILE, ZERO_GPU, SpaceFiles, pack
+from publish.space_model import find_model, parse_model
 from publish.space_runtime import wait_until_running
 from publish.space_settings import (
     MODEL,
@@ -26,11 +23,9 @@ from publish.space_settings import (
     set_secrets,
     set_variables,
 )
-from ui.models.hub import HubName, parse_hub_name
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.hf_api import ModelInfo
 
 Report = Callable[[str], None]
 CPU = "cpu-basic"
@@ -81,82 +76,29 @@ def prepare(hub: HubClient, plan: SpacePlan) -> Preparation:
 
     Raises PublishError for what the Hub would refuse, as far as it says so beforehand.
     """
-    name = parse_model(plan.model)
+    named = parse_model(plan.model)
     hub.account().require_writer(plan.repository.split("/")[0])
-    info = _model_info(hub, name, plan.model)
-    chosen = _choose(info, name)
-    needs_token = bool(info.private or info.gated)
+    model = find_model(hub, named)
     present = _present(hub, plan)
     hardware = plan.hardware or present or CPU
-    with refusals(plan.repository, "space"):
-        held = secret_names(hub.api, plan.repository) if present and needs_token else set()
-    if needs_token and TOKEN not in {*plan.secrets, *held}:
-        kind = "private" if info.private else "gated"
-        raise PublishError(
-            f"the model {name.repository} is {kind}, and the Space has no token: add --secret {TOKEN} (of a "
-            "token that may only read it)"
-        )
+    if model.closed:
+        with refusals(plan.repository, "space"):
+            held = secret_names(hub.api, plan.repository) if present else set()
+        if TOKEN not in {*plan.secrets, *held}:
+            repository, kind = model.closed
+            raise PublishError(
+                f"the model {repository} is {kind}, and the Space has no token: add --secret {TOKEN} (of a "
+                "token that may only read it)"
+            )
     files = SpaceFiles(
         title=plan.title or plan.repository.split("/")[1],
-        model=name.with_file(chosen),
+        model=model.base,
         hardware=hardware,
-        preload=() if needs_token or re.search(r"[\s,]", chosen) else tuple(shards.names(chosen)),
-        commit=info.sha if name.revision not in (None, "main") else None,
+        preload=model.preload,
+        commit=model.commit,
         llama=plan.llama,
     )
-    return Preparation(pack(files), files.model, hardware, present)
-
-
-def _model_info(hub: HubClient, name: HubName, model: str) -> ModelInfo:
-    """Return what the Hub says of a model. Raises PublishError, with a hint where it is a path here."""
-    try:
-        with refusals(name.repository):
-            return hub.api.model_info(name.repository, revision=name.revision)
-    except PublishError as error:
-        if not Path(model).exists():
-            raise
-        raise PublishError(f"{error}; {model} is here: bring it there first with `publish model`") from error
-
-
-def parse_model(model: str) -> HubName:
-    """Parse the name of a model on the Hub, in any form that the app takes. Raises PublishError."""
-    name = None if Path(model).is_absolute() else parse_hub_name(model)
-    if name is None:
-        raise PublishError(
-            f"--model {model!r} is no model on the Hub: write owner/name/file.gguf or owner/name:Q4_K_M "
-            "(`publish model` uploads one)"
-        )
-    if name.file is not None and ".." in name.file.split("/"):
-        raise PublishError(f"--model {model!r} names no GGUF file: write owner/name/file.gguf")
-    return name
-
-
-def _choose(info: ModelInfo, name: HubName) -> str:
-    """Return the GGUF file of a repository that is meant. Raises PublishError with those that are there."""
-    names = sorted(item.rfilename for item in info.siblings or [] if item.rfilename.endswith(".gguf"))
-    firsts = [file for file in names if shards.names(file)[0] == file]
-    meant = _meant(names, firsts, name)
-    if len(meant) == 1:
-        if missing := sorted(set(shards.names(meant[0])) - set(names)):
-            raise PublishError(f"the model {info.id} lacks {', '.join(missing)}: upload all of its parts")
-        return meant[0]
-    if not firsts:
-        raise PublishError(f"the model {info.id} has no GGUF file: upload one with `publish model`")
-    wanted = f"file {name.file}" if name.file else f"GGUF file of type {name.quant}"
-    found = "has several GGUF files" if meant else f"has no {wanted}"
-    offered = meant or firsts
-    raise PublishError(
-        f"the model {info.id} {found}: name one of {', '.join(offered)}, as {info.id}/{offered[0]}"
-    )
-
-
-def _meant(names: Sequence[str], firsts: Sequence[str], name: HubName) -> list[str]:
-    """Return the files that a name can mean; `firsts` are the models, `names` has their other shards too."""
-    if name.file is not None:
-        return [file for file in names if file == name.file]
-    if name.quant is not None:
-        return [file for file in firsts if type_in_name(file) == name.quant.upper()]
-    return list(firsts)
+    return Preparation(pack(files), model.setting, hardware, present)
 
 
 def _present(hub: HubClient, plan: SpacePlan) -> str | None:

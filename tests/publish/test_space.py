@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -365,6 +366,40 @@ def test_a_model_is_named_as_in_the_chat(model: str, setting: str, preloaded: st
     front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
     assert front_matter["preload_from_hub"] == [preloaded.replace("COMMIT", commit)]
     assert front_matter["models"] == ["you/bob"]
+
+
+BASE_FILE, LORA = "bob-base-Q4_0.gguf", "bob-Q4_0-LoRA-F16.gguf"
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "preloaded"),
+    [
+        ("you/pair", f"you/pair/{BASE_FILE}::you/pair/{LORA}", f"you/pair {BASE_FILE},{LORA}"),
+        ("you/pair:Q4_0", f"you/pair/{BASE_FILE}::you/pair/{LORA}", f"you/pair {BASE_FILE},{LORA}"),
+        (f"you/pair/{BASE_FILE}", f"you/pair/{BASE_FILE}", f"you/pair {BASE_FILE}"),
+        (
+            f"you/pair/{BASE_FILE}::you/lora",
+            f"you/pair/{BASE_FILE}::you/lora/x-LoRA-F16.gguf",
+            f"you/pair {BASE_FILE}",
+        ),
+    ],
+)
+def test_an_adapter_is_loaded_on_its_base(model: str, setting: str, preloaded: str, hub: RunningHub) -> None:
+    manifest = {"outputs": [], "options": {"loras": {BASE_FILE: LORA}}}
+    pair = {BASE_FILE: b"GGUF", LORA: b"GGUF", "manifest.json": json.dumps(manifest).encode()}
+    hub.state.add_repository("you/pair", pair)
+    hub.state.add_repository("you/lora", {"x-LoRA-F16.gguf": b"GGUF"})
+    ready = prepare(HubClient("you/chat", "space"), replace(PLAN, model=model))
+    assert ready.model == setting
+    front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
+    assert front_matter["preload_from_hub"] == [preloaded]
+
+
+def test_a_private_adapter_needs_a_secret_token(hub: RunningHub) -> None:
+    hub.state.add_repository("you/bob", FILE)
+    hub.state.add_repository("you/lora", {"x-LoRA-F16.gguf": b"GGUF"}, private=True)
+    with pytest.raises(InputError, match="the model you/lora is private, and the Space has no token"):
+        published(replace(PLAN, model=f"{PLAN.model}::you/lora"))
 
 
 @pytest.mark.usefixtures("model")
