@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -92,6 +94,14 @@ def test_two_at_once_load_it_once(hub: RunningHub) -> None:
         fault.hold.set()
         assert first.result() == second.result() == CONTENT
     assert parts(hub) == [None]
+
+
+def test_a_file_system_without_locks_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert fetched() == CONTENT
 
 
 def test_shards_count_as_one_download(hub: RunningHub) -> None:

@@ -6,6 +6,7 @@ the finished ones in the Hub's cache, where `snapshot_download` then finds the w
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -24,6 +25,7 @@ _LARGE = 10_000_000
 """Bytes; huggingface_hub writes blocks of this size, so that nothing is kept of a smaller file."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _POLL_SECONDS = 0.2
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def _download(remote: _RemoteFile, progress: ProgressCallback) -> None:
         kept = os.fstat(file.fileno()).st_size
         for start in (kept if kept <= remote.size else 0, 0):
             file.seek(start)
-            file.truncate()
+            if start == 0:
+                file.truncate()
             http_get(
                 remote.url,
                 file,
@@ -116,16 +119,24 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[BinaryIO]:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with os.fdopen(handle, "r+b") as file:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not progress(0.0):
-                    raise EngineStopped("nobody waits for this download any more") from None
-            else:
-                if _is_at(path, handle):  # else it was finished and moved meanwhile
-                    yield file
-                    return
+            if _lock(handle) and _is_at(path, handle):  # else it is written, or was finished and moved
+                yield file
+                return
+        if not progress(0.0):
+            raise EngineStopped("nobody waits for this download any more")
         time.sleep(_POLL_SECONDS)
+
+
+def _lock(handle: int) -> bool:
+    """Lock a file unless another process has; True also where the file system has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def _is_at(path: Path, handle: int) -> bool:
