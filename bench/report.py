@@ -20,6 +20,7 @@ from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:
     from bench.imatrix import FileQuality, ImatrixResult
+    from bench.quantize import RoundingTime
     from bench.sizes import MeasuredFile, SizeComparison
     from bench.soak import SoakResult
     from bench.start import Start
@@ -258,6 +259,23 @@ def show_imatrix(result: ImatrixResult, as_json: bool) -> None:
     )
     if as_json:
         _print_json(asdict(result))
+
+
+def show_rounding(found: Sequence[RoundingTime], as_json: bool) -> None:
+    """Print the CPU seconds of rounding to each type, ours and ggml's, and the ratio."""
+    table = Table(title="Rounding 100 million weights, CPU seconds", title_justify="left")
+    for heading in ("type", "matrix", "ours", "spread", "ggml", "ratio", "same bytes"):
+        table.add_column(heading, justify="left" if heading in ("type", "matrix") else "right")
+    for one in found:
+        matrix, same = "with" if one.weighted else "without", "yes" if one.same else "NO"
+        seconds = f"{one.ours:.2f}", f"{one.spread:.0%}", f"{one.ggml:.2f}"
+        table.add_row(one.type, matrix, *seconds, f"{one.ratio:.2f}", same)
+    console = terminal_console() if sys.stdout.isatty() else terminal_console(width=120)
+    console.print(table)
+    if as_json:
+        names = [f"{one.type}{' with a matrix' if one.weighted else ''}" for one in found]
+        figures = {name: asdict(one) for name, one in zip(names, found, strict=True)}
+        _print_json(figures, {name: one.ratio for name, one in zip(names, found, strict=True)})
 
 
 def show_sizes(found: Sequence[SizeComparison], max_ratio: float, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from bench.report import (
     show_imatrix,
     show_memory,
     show_page,
+    show_rounding,
     show_serving,
     show_sizes,
     show_soak,
@@ -94,6 +95,25 @@ def memory(
         if min(counts) < 1:
             raise InputError(f"--layers {min(counts)} is too few: use 1 or more")
         show_memory(memory_by_layers(shape, counts, quants, scratch.resolve(), dora), as_json=json)
+
+
+@app.command("quantize")
+def quantize_command(
+    *,
+    shape: Annotated[str, typer.Option(help="Its width: llama-1b or phi-3.5-mini.")] = "llama-1b",
+    quant: Quant = None,
+    json: Json = False,
+) -> None:
+    """Compare our rounding to each type with ggml's: CPU seconds, and whether the bytes agree."""
+    from bench.quantize import WIDTHS, compare_rounding  # compiles kernels
+
+    with report_errors():
+        if shape not in WIDTHS:
+            raise InputError(f"--shape {shape!r} is unknown: use one of {', '.join(WIDTHS)}")
+        found = compare_rounding(WIDTHS[shape], quant or ())
+        if not found:
+            raise InputError(f"--quant {', '.join(quant or ())}: there is no kernel of our own for that type")
+        show_rounding(found, as_json=json)
 
 
 @app.command()

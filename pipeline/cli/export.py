@@ -76,9 +76,9 @@ def main(
         str,
         typer.Option(
             "--format",
-            metavar="model|adapter|base+adapter|merged",
-            help="adapter: the adapter alone, as a GGUF LoRA file. base+adapter: the quantized base, and the "
-            "adapter beside it, unrounded. merged: the merged model as a safetensors checkpoint.",
+            metavar="FORMAT",
+            help="base+adapter: the quantized base, and the adapter beside it, unrounded. adapter: that "
+            "alone, as a GGUF LoRA file. merged: a safetensors checkpoint.",
         ),
     ] = "model",
     revision: Annotated[

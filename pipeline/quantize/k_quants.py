@@ -12,9 +12,10 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufio.ggml import library, type_name
+from ggufio.ggml import library, type_name, type_number
 from pipeline.quantize.grid_search import Found, new_found
 from pipeline.quantize.grid_search_k import SuperFound, new_super_found
+from pipeline.quantize.iq4_quants import iq4_nl, iq4_xs
 from pipeline.quantize.k_quant_search import (
     ROUND,
     TINY,
@@ -257,7 +258,25 @@ def _symmetric_levels(x: Floats, scale: Floats, factor: Floats, top: Floats, out
             out[block, i] = np.uint8(near + top) if d != 0 or factor[block] != 0 else np.uint8(0)
 
 
-_QUANTIZERS: dict[str, Quantize] = {"Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k}
+def _iq4_nl(x: Floats, importance: Floats | None = None) -> Bytes:
+    return iq4_nl(x.reshape(-1, _BLOCK), _iq4_weights(x, importance, _BLOCK))
+
+
+def _iq4_xs(x: Floats, importance: Floats | None = None) -> Bytes:
+    return iq4_xs(x.reshape(-1, _BLOCK), _iq4_weights(x, importance, _SUPER))
+
+
+def _iq4_weights(x: Floats, importance: Floats | None, span: int) -> Floats:
+    return _NO_WEIGHTS if importance is None else _weights(x, importance, _BLOCK, span, doubled=True)
+
+
+_QUANTIZERS: dict[str, Quantize] = {
+    "Q4_K": q4_k,
+    "Q5_K": q5_k,
+    "Q6_K": q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+}
 _WEIGHTED: dict[str, QuantizeWeighted] = {
     "Q4_0": partial(_symmetric_weighted, top=8, pack=pack_4_0),
     "Q5_0": partial(_symmetric_weighted, top=16, pack=pack_5_0),
@@ -268,6 +287,8 @@ _WEIGHTED: dict[str, QuantizeWeighted] = {
     "Q4_K": partial(_k_weighted, block=32, top=15, most=63, doubled=True, pack=pack_4_k),
     "Q5_K": partial(_k_weighted, block=32, top=31, most=63, doubled=True, pack=pack_5_k),
     "Q6_K": q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
 }
 
 
@@ -294,6 +315,12 @@ def exact_weighted_quantizer(number: int) -> QuantizeWeighted | None:
 def has_kernel(number: int, *, weighted: bool) -> bool:
     """Return whether rows are quantized here; compiles and tests the kernel at the first call."""
     return (exact_weighted_quantizer if weighted else exact_quantizer)(number) is not None
+
+
+def kernel_types(*, weighted: bool) -> dict[str, int]:
+    """Return the types that have a kernel here which agrees with llama.cpp on this CPU, and their numbers."""
+    found = {name: type_number(name) for name in (_WEIGHTED if weighted else _QUANTIZERS)}
+    return {name: number for name, number in found.items() if has_kernel(number, weighted=weighted)}
 
 
 def _by_llama_cpp(number: int, x: Floats, importance: Floats | None) -> Bytes:

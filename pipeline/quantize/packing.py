@@ -10,6 +10,7 @@ from pipeline.quantize.grid_search import Codes, Found
 from pipeline.quantize.grid_search_k import SuperFound
 
 Bytes = NDArray[np.uint8]
+Places = NDArray[np.int64]
 
 
 def _six_bit_codes(levels: Bytes) -> tuple[Bytes, Bytes]:
@@ -128,3 +129,16 @@ def _two_bits(codes: Codes) -> Bytes:
     quarters = codes.reshape(-1, 2, 4, 32) << np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     packed: Bytes = np.bitwise_or.reduce(quarters, axis=2)
     return packed.reshape(-1, 64)
+
+
+def pack_iq4_nl(scales: Floats, codes: Codes) -> Bytes:
+    """Return blocks of IQ4_NL: [n, 18]."""
+    return np.concatenate((_f16(scales), _nibbles(codes)), axis=1)
+
+
+def pack_iq4_xs(d: Floats, scales: Places, codes: Codes) -> Bytes:
+    """Return super-blocks of IQ4_XS: [n, 136]. scales: [n, 8], 0 to 63; codes: [8 n, 32]."""
+    high = np.bitwise_or.reduce((scales >> 4) << np.arange(0, 16, 2), axis=1).astype("<u2")
+    low = (scales[:, 0::2] & 15 | (scales[:, 1::2] & 15) << 4).astype(np.uint8)
+    packed = _nibbles(codes).reshape(len(d), -1)
+    return np.concatenate((_f16(d), high.view(np.uint8).reshape(-1, 2), low, packed), axis=1)

@@ -9,7 +9,7 @@ from ggufio.ggml import library
 from pipeline.quantize.k_quant_search import Floats
 from pipeline.quantize.k_quants import TooSmall, exact_quantizer, exact_weighted_quantizer
 
-_TYPES = {"Q4_K": 12, "Q5_K": 13, "Q6_K": 14}
+_TYPES = {"Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "IQ4_NL": 20, "IQ4_XS": 23}
 _WEIGHTED = {"Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q2_K": 10, "Q3_K": 11, **_TYPES}
 _WIDTH = 768
 
