@@ -15,25 +15,25 @@ from common.files import sha256
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record, load_record
 from pipeline.report.model_card import CARD
-from pipeline.sources.model_source import Source, adapter_source, base_source
+from pipeline.sources.model_source import BESIDE_WEIGHTS, adapter_source, base_source
 from pipeline.tokenizers.folder_templates import additional_files
+from publish.model_code import code_files
 from publish.refusals import PublishError
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 _REPORT = ("report.html", "chart.svg", "Modelfile", CERTIFICATE, MANIFEST)
-_MODEL_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.txt",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
+_SOURCE_FILES = (
+    *("*.safetensors", *BESIDE_WEIGHTS),
+    *(
+        "metrics.jsonl",
+        "*.svg",
+        "*.toml",
+        "*.yaml",
+        "*.html",
+    ),  # what a training leaves; chats are no part of it
 )
-_TRAINING_FILES = ("*.jsonl", "*.svg", "*.toml", "*.yaml", "*.html")
 
 
 @dataclass(frozen=True)
@@ -150,28 +150,44 @@ def kind_of(folder: Path) -> FolderKind:
     return "merged" if (folder / "config.json").is_file() else "export"
 
 
-def source_files(folder: Path) -> tuple[PublishedFile, ...]:
-    """Return the files of an adapter or a checkpoint, but its card. Raises InputError for another folder."""
+def source_files(folder: Path) -> tuple[tuple[PublishedFile, ...], tuple[str, ...]]:
+    """Return the files of an adapter or a checkpoint, but its card, and notes about code and other files.
+
+    Raises InputError for another folder.
+    """
     kind = kind_of(folder)
     if kind == "export":
         raise PublishError(f"{folder} is neither an adapter nor a model: it has no config.json")
     if (folder / ".work" / "record.json").exists():
         raise PublishError(f"the export in {folder} is not complete: run its command again, then publish")
-    if kind == "adapter":
-        return _matching(adapter_source(str(folder)), (*_MODEL_FILES, *_TRAINING_FILES))
-    return _matching(base_source(str(folder)), (*_MODEL_FILES, *_TRAINING_FILES))
-
-
-def _matching(source: Source, patterns: Iterable[str]) -> tuple[PublishedFile, ...]:
-    found = [
-        path
-        for path in source.files()
-        if path.name != CARD and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
-    ]
-    beside = additional_files(source.folder)
-    return tuple(
-        PublishedFile.of_path(path, path.relative_to(source.folder).as_posix()) for path in (*found, *beside)
+    source = (adapter_source if kind == "adapter" else base_source)(str(folder))
+    every = [path for path in source.files() if path.name != CARD]
+    code = code_files(source.folder)
+    found = [path for path in every if path.name in code or _is_of_a_source(path.name)]
+    files = tuple(
+        PublishedFile.of_path(path, path.relative_to(source.folder).as_posix())
+        for path in (*found, *additional_files(source.folder))
     )
+    _require_unchanged(source.folder, files)
+    notes = [f"{name} is code that the configuration names, and is published" for name in code]
+    if others := [path.name for path in every if path not in found]:
+        notes.append(f"left out, as no model needs them: {', '.join(others)}")
+    return files, tuple(notes)
+
+
+def _require_unchanged(folder: Path, files: Iterable[PublishedFile]) -> None:
+    """Raise PublishError where an export wrote the folder, and its weights are not those that it recorded."""
+    record = load_record(folder / MANIFEST)
+    recorded = {} if record is None else record.hashes
+    for file in files:
+        if recorded.get(file.name, file.sha256) != file.sha256:
+            raise PublishError(
+                f"{folder / file.name} is not the file that was exported: run the export's command again"
+            )
+
+
+def _is_of_a_source(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in _SOURCE_FILES)
 
 
 def reject_secrets(files: Iterable[PublishedFile], secrets: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -133,20 +134,33 @@ def why_not_on_a_space(build: LlamaBuild) -> str | None:
 
 
 def write_wheel(build: LlamaBuild, folder: Path) -> Path:
-    """Write the build as a wheel into a folder; the same build gives the same bytes. Returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the build as a wheel into a folder; the same build gives the same bytes. Returns its path.
+
+    Raises PublishError for a folder that cannot be made, and OSError; nothing half written is left then.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise PublishError(f"{str(folder)!r} cannot be made ({error.strerror}): name a folder") from None
     path = folder / build.wheel_name
     info = f"{PACKAGE}-{build.version}.dist-info"
     record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in _ordered(build)]
     record.append(f"{info}/RECORD,,")
-    partial = path.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name, content in [*_ordered(build), (f"{info}/RECORD", ("\n".join(record) + "\n").encode())]:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        _write_archive(partial, build, f"{info}/RECORD", "\n".join(record) + "\n")
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # exists only after a failure
+
+
+def _write_archive(path: Path, build: LlamaBuild, record_name: str, record: str) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, content in [*_ordered(build), (record_name, record.encode())]:
             entry = zipfile.ZipInfo(name, _DATE)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system, entry.external_attr = 3, 0o100644 << 16  # Unix, readable for all
             archive.writestr(entry, content)
-    return partial.replace(path)
 
 
 def _ordered(build: LlamaBuild) -> list[tuple[str, bytes]]:

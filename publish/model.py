@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,21 @@ from common.paths import secrets_in
 from pipeline.report.model_card import CARD, is_our_card
 from pipeline.sources.model_source import HUB_ID
 from publish.card import Card, CardOptions, check_structure, export_bases, export_card, source_card
-from publish.files import KINDS, PublishedFile, export_folder, kind_of, reject_secrets, source_files
+from publish.files import (
+    KINDS,
+    FolderKind,
+    PublishedFile,
+    export_folder,
+    kind_of,
+    reject_secrets,
+    source_files,
+)
 from publish.hub import COMMIT_ENDING, Account, Gate, HubClient
 from publish.refusals import PublishError
 
 _GGUF_ENDING = "-GGUF"
+_BRANCH = re.compile(r"(?!refs/)(?!.*(\.\.|\.lock$|\.$|/$|//))[A-Za-z0-9_][\w./+-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -32,10 +43,9 @@ class PublishOptions:
     card: CardOptions = field(default_factory=CardOptions)
     replace_card: bool = False
     allow_failed: bool = False
-    dry_run: bool = False
 
     def __post_init__(self) -> None:
-        """Raises PublishError for a name that no repository can have."""
+        """Raises PublishError for a name that no repository or branch can have."""
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils._validators import validate_repo_id
 
@@ -48,6 +58,13 @@ class PublishOptions:
                 validate_repo_id(name)
             except HFValidationError as error:
                 raise PublishError(" ".join(str(error).split())) from None
+        if self.revision is not None and (
+            not _BRANCH.fullmatch(self.revision) or _COMMIT.fullmatch(self.revision)
+        ):
+            raise PublishError(
+                f"--revision {self.revision!r} is no name of a branch: use letters, digits, dots and "
+                "dashes, as in v1.0"
+            )
 
     def sibling(self, ending: str) -> str:
         """Return the repository of the adapter or the merged model: the name without -GGUF, and `ending`."""
@@ -101,6 +118,7 @@ def plan_model(options: PublishOptions) -> tuple[Account, list[Plan]]:
     account.require_writer(options.repository.partition("/")[0])
     if export is None:
         return account, [_source_plan(options, hub, options.folder)]
+    _require_kinds(options)
     siblings = [
         _source_plan(options, hub.sibling(options.sibling(ending)), folder, export_bases(export.record)[:1])
         for ending, folder in (("-lora", options.adapter), ("-merged", options.merged))
@@ -113,6 +131,17 @@ def plan_model(options: PublishOptions) -> tuple[Account, list[Plan]]:
     return account, [*siblings, _plan(options, hub, export.files, card, notes)]
 
 
+def _require_kinds(options: PublishOptions) -> None:
+    """Raise PublishError where --adapter or --merged names a folder of the other kind."""
+    given: dict[FolderKind, Path | None] = {"adapter": options.adapter, "merged": options.merged}
+    for wanted, folder in given.items():
+        found = kind_of(folder) if folder is not None else "export"
+        if found not in (wanted, "export"):
+            raise PublishError(
+                f"--{wanted} {str(folder)!r} is {KINDS[found]}: name the folder of {KINDS[wanted]}"
+            )
+
+
 def _source_plan(options: PublishOptions, hub: HubClient, folder: Path, bases: Sequence[str] = ()) -> Plan:
     """Return the plan for an adapter or a merged model; `bases` is for one that does not name its own."""
     adapter = kind_of(folder) == "adapter"
@@ -121,7 +150,8 @@ def _source_plan(options: PublishOptions, hub: HubClient, folder: Path, bases: S
         "pipeline_tag": "text-generation",
         "base_model_relation": "adapter" if adapter else "finetune",
     }
-    return _plan(options, hub, source_files(folder), source_card(folder, hub, options.card, known, bases))
+    files, notes = source_files(folder)
+    return _plan(options, hub, files, source_card(folder, hub, options.card, known, bases), notes)
 
 
 def _plan(

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufio import shards
+from pipeline.sources.model_source import HUB_ID
 from publish.files import file_size
 from publish.hub import COMMIT_ENDING, HubClient
 from publish.llama_wheel import LlamaBuild
 from publish.refusals import PublishError, refusals
 from publish.space_files import OUR_FILE, ZERO_GPU, SpaceFiles, pack
+from publish.space_model import find_model, parse_model
 from publish.space_runtime import wait_until_running
-from publish.space_settings import MODEL, TOKEN, secret_names, set_secrets, set_variables
+from publish.space_settings import (
+    MODEL,
+    TOKEN,
+    restore_variables,
+    secret_names,
+    set_secrets,
+    set_variables,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.hf_api import ModelInfo
 
 Report = Callable[[str], None]
 CPU = "cpu-basic"
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class SpacePlan:
-    """What to publish: `model` is "owner/name" or "owner/name/file.gguf"; no `hardware` keeps the present.
+    """What to publish: `model` is a name as the app takes it; no `hardware` keeps the present.
 
     Variables and secrets are those beside the model's. `llama` is None where the Space compiles llama.cpp.
     """
@@ -62,7 +66,7 @@ class Preparation:
 
 def check_name(option: str, name: str) -> str:
     """Return a name of the form "owner/name". Raises PublishError for another."""
-    if not _REPOSITORY.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise PublishError(f"{option} {name!r} is no repository's name: write it as owner/name")
     return name
 
@@ -72,70 +76,29 @@ def prepare(hub: HubClient, plan: SpacePlan) -> Preparation:
 
     Raises PublishError for what the Hub would refuse, as far as it says so beforehand.
     """
-    repository, file = split_model(plan.model)
+    named = parse_model(plan.model)
     hub.account().require_writer(plan.repository.split("/")[0])
-    info = _model_info(hub, repository, plan.model)
-    chosen = _choose(info, file)
-    needs_token = bool(info.private or info.gated)
+    model = find_model(hub, named)
     present = _present(hub, plan)
     hardware = plan.hardware or present or CPU
-    with refusals(plan.repository, "space"):
-        held = secret_names(hub.api, plan.repository) if present and needs_token else set()
-    if needs_token and TOKEN not in {*plan.secrets, *held}:
-        kind = "private" if info.private else "gated"
-        raise PublishError(
-            f"the model {repository} is {kind}, and the Space has no token: add --secret {TOKEN} (of a token "
-            "that may only read it)"
-        )
+    if model.closed:
+        with refusals(plan.repository, "space"):
+            held = secret_names(hub.api, plan.repository) if present else set()
+        if TOKEN not in {*plan.secrets, *held}:
+            repository, kind = model.closed
+            raise PublishError(
+                f"the model {repository} is {kind}, and the Space has no token: add --secret {TOKEN} (of a "
+                "token that may only read it)"
+            )
     files = SpaceFiles(
         title=plan.title or plan.repository.split("/")[1],
-        model=f"{repository}/{chosen}",
+        model=model.base,
         hardware=hardware,
-        preload=() if needs_token or re.search(r"[\s,]", chosen) else tuple(shards.names(chosen)),
+        preload=model.preload,
+        commit=model.commit,
         llama=plan.llama,
     )
-    return Preparation(pack(files), files.model, hardware, present)
-
-
-def _model_info(hub: HubClient, repository: str, model: str) -> ModelInfo:
-    """Return what the Hub says of a model. Raises PublishError, with a hint where it is a path here."""
-    try:
-        with refusals(repository):
-            return hub.api.model_info(repository)
-    except PublishError as error:
-        if not Path(model).exists():
-            raise
-        raise PublishError(f"{error}; {model} is here: bring it there first with `publish model`") from error
-
-
-def split_model(model: str) -> tuple[str, str | None]:
-    """Return the repository and the file of "owner/name" or "owner/name/file.gguf". Raises PublishError."""
-    parts = model.split("/", 2)
-    file = parts[2] if len(parts) > 2 else None
-    if len(parts) < 2 or not _REPOSITORY.fullmatch("/".join(parts[:2])) or Path(model).is_absolute():
-        raise PublishError(
-            f"--model {model!r} is on no Hub: write owner/name/file.gguf (`publish model` uploads one)"
-        )
-    if file is not None and (not file.endswith(".gguf") or ".." in file.split("/")):
-        raise PublishError(f"--model {model!r} names no GGUF file: write owner/name/file.gguf")
-    return "/".join(parts[:2]), file
-
-
-def _choose(info: ModelInfo, file: str | None) -> str:
-    """Return the GGUF file of a repository that is meant. Raises PublishError with those that are there."""
-    names = sorted(item.rfilename for item in info.siblings or [] if item.rfilename.endswith(".gguf"))
-    firsts = [name for name in names if shards.names(name)[0] == name]
-    chosen = file if file in names else firsts[0] if file is None and len(firsts) == 1 else None
-    if chosen is not None:
-        if missing := sorted(set(shards.names(chosen)) - set(names)):
-            raise PublishError(f"the model {info.id} lacks {', '.join(missing)}: upload all of its parts")
-        return chosen
-    if not firsts:
-        raise PublishError(f"the model {info.id} has no GGUF file: upload one with `publish model`")
-    wanted = f"has no file {file}" if file else "has several GGUF files"
-    raise PublishError(
-        f"the model {info.id} {wanted}: name one of {', '.join(firsts)}, as {info.id}/{firsts[0]}"
-    )
+    return Preparation(pack(files), model.setting, hardware, present)
 
 
 def _present(hub: HubClient, plan: SpacePlan) -> str | None:
@@ -180,14 +143,15 @@ def publish(
         _make(api, plan, ready, report)
         additions = [CommitOperationAdd(name, content) for name, content in ready.files.items()]
         api.preupload_lfs_files(repository, additions, repo_type="space", free_memory=False)
-        # What is likely to be refused comes first, and what takes effect last.
-        if ready.present not in (None, ready.hardware):
-            api.request_space_hardware(repository, ready.hardware)  # type: ignore[arg-type]
-            report(f"hardware {ready.hardware} requested")
-        changes = set_variables(api, repository, {**plan.variables, MODEL: ready.model})
-        for change in [*changes, *set_secrets(api, repository, plan.secrets)]:
-            report(change)
-        commit = _commit(api, repository, additions, report)
+        # What is likely to be refused comes first, and what starts a build last.
+        with _as_before_unless_committed(api, repository, ready, report):
+            if ready.present not in (None, ready.hardware):
+                api.request_space_hardware(repository, ready.hardware)  # type: ignore[arg-type]
+                report(f"hardware {ready.hardware} requested")
+            changes = set_variables(api, repository, {**plan.variables, MODEL: ready.model})
+            for change in [*changes, *set_secrets(api, repository, plan.secrets)]:
+                report(change)
+            commit = _commit(api, repository, additions, report)
         runtime = wait_until_running(api, repository, commit, report, timeout=plan.seconds, interval=interval)
     domains = [str(entry["domain"]) for entry in runtime.raw.get("domains") or [] if entry.get("domain")]
     return f"https://{domains[0]}" if domains else f"{api.endpoint}/spaces/{repository}"
@@ -207,6 +171,31 @@ def _make(api: HfApi, plan: SpacePlan, ready: Preparation, report: Report) -> No
     elif plan.private and not api.space_info(plan.repository).private:
         api.update_repo_settings(plan.repository, repo_type="space", private=True)
         report("made private")
+
+
+@contextmanager
+def _as_before_unless_committed(
+    api: HfApi, repository: str, ready: Preparation, report: Report
+) -> Iterator[None]:
+    """Give a Space its variables and its hardware back when the block fails, as far as the Hub lets it.
+
+    Secrets keep their new values, as nobody can read what was there.
+    """
+    from huggingface_hub import errors
+
+    before = api.get_space_variables(repository) if ready.exists else None
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            with suppress(errors.HTTPError, OSError):  # type: ignore[attr-defined] # the first is httpx's
+                changes = restore_variables(api, repository, before)
+                if ready.hardware != ready.present:
+                    api.request_space_hardware(repository, ready.present)  # type: ignore[arg-type]
+                    changes.append(f"hardware {ready.present} requested")
+                for change in changes:
+                    report(f"as before: {change}")
+        raise
 
 
 def _commit(api: HfApi, repository: str, additions: list[CommitOperationAdd], report: Report) -> str:

@@ -12,10 +12,12 @@ import yaml
 
 from publish.llama_wheel import LlamaBuild
 from publish.refusals import PublishError
+from ui.models.hub import parse_hub_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "engine", "ggufio", "ui")
 SINGLE_FILES = ("app.py", "LICENSE")
+"""With PACKAGES what the app is, in a Space and in the container's image."""
 SUFFIXES = (".py", ".css", ".html", ".j2", ".jinja", ".js", ".json")
 """Of the packages' files; nothing else that lies in their folders leaves this machine."""
 OUR_FILE = "ui/server/launch.py"
@@ -34,8 +36,9 @@ _MAX_SHORT_DESCRIPTION = 60  # characters; the Hub refuses more
 class SpaceFiles:
     """What a Space is made for.
 
-    `model` is as in "owner/name/file.gguf"; `preload` says whether the Space's build may download it, which
-    it does without a token. `llama` is None where the Space compiles llama.cpp itself.
+    `model` is as in "owner/name/file.gguf"; `preload` has its files where the Space's build may download
+    them, which it does without a token, at a `commit` unless that is the newest. `llama` is None where the
+    Space compiles llama.cpp itself.
     """
 
     title: str
@@ -43,6 +46,14 @@ class SpaceFiles:
     hardware: str
     preload: tuple[str, ...]
     llama: LlamaBuild | None
+    commit: str | None = None
+
+    @property
+    def model_repository(self) -> str:
+        """The model's repository."""
+        name = parse_hub_name(self.model)
+        assert name is not None, self.model
+        return name.repository
 
 
 def app_files() -> Iterator[str]:
@@ -91,7 +102,7 @@ def requirements(space: SpaceFiles) -> str:
 
 def readme(space: SpaceFiles) -> str:
     """Return README.md with the Space's configuration as front matter."""
-    repository = "/".join(space.model.split("/")[:2])
+    repository = space.model_repository
     configuration: dict[str, Any] = {
         "title": space.title,
         "emoji": "⚓",
@@ -110,7 +121,9 @@ def readme(space: SpaceFiles) -> str:
     if space.llama is None:
         configuration["startup_duration_timeout"] = "1h"
     if space.preload:
-        configuration["preload_from_hub"] = [f"{repository} {','.join(space.preload)}"]
+        configuration["preload_from_hub"] = [
+            " ".join(filter(None, [repository, ",".join(space.preload), space.commit]))
+        ]
     front_matter = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
     return (
         f"---\n{front_matter}---\n\n# {space.title}\n\n"

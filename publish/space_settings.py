@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from ui.cli import ALIASES
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, SpaceVariable
 
 MODEL = f"{ENV_PREFIX}MODEL"
 TOKEN = "HF_TOKEN"
@@ -24,6 +24,7 @@ MARK = "Set by gguf-chat publish space"
 """The description of the variables that were set here, and which alone are removed again."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 _OURS = {
     MODEL: "is what --model sets",
     f"{ENV_PREFIX}HOST": "would hide the app from the Space",
@@ -39,19 +40,27 @@ class _OfTheSpace(AppSettings):
     model_config = SettingsConfigDict(env_prefix="GGUF_CHAT_OF_NO_ENVIRONMENT_")
 
 
-def read_variables(texts: Sequence[str]) -> dict[str, str]:
-    """Return the variables of "NAME=VALUE" texts. Raises PublishError for one that the app would refuse."""
+def read_variables(texts: Sequence[str], secrets: Collection[str] = ()) -> dict[str, str]:
+    """Return the variables of "NAME=VALUE" texts.
+
+    Raises PublishError for one that the app would refuse, and for one with a token or one of `secrets` in it.
+    """
     variables: dict[str, str] = {}
     for text in texts:
         name, is_given, value = text.partition("=")
         if not is_given:
             raise PublishError(f"--variable{_shown(text)} has no value: write NAME=VALUE")
         _check_name("--variable", name, variables)
-        if name in _SECRETS or "TOKEN" in name.upper():
+        if (
+            name.upper() in _SECRETS
+            or "TOKEN" in name.upper()
+            or _HUB_TOKEN.search(value)
+            or any(secret in value for secret in secrets)
+        ):
             raise PublishError(
                 f"--variable {name}: everybody can read a Space's variables, use --secret {name}"
             )
-        if reason := _OURS.get(name):
+        if reason := _OURS.get(name.upper()):
             raise PublishError(f"--variable {name} {reason}: leave it out")
         _check_setting(f"--variable {name}", name, value)
         variables[name] = value
@@ -69,7 +78,7 @@ def read_secrets(texts: Sequence[str], environment: Mapping[str, str], token: st
         _check_name("--secret", name if is_given or _NAME.fullmatch(name) else "", secrets)
         if not is_given:
             value = environment.get(name) or (token or "" if name == TOKEN else "")
-        if not value:
+        if not value.strip():
             raise PublishError(
                 f"--secret{_shown(name)} has no value: set the variable of that name here, where it is read"
             )
@@ -94,11 +103,13 @@ def _shown(name: str) -> str:
 
 def _check_setting(option: str, name: str, value: str) -> None:
     """Refuse a GGUF_CHAT_* variable with which the app in the Space would not start."""
-    if not name.startswith(ENV_PREFIX) or name in OTHER_VARIABLES:
+    if not name.upper().startswith(ENV_PREFIX) or name in OTHER_VARIABLES:
         return
+    if name != name.upper():
+        raise PublishError(f"{option}: write the name of a setting in capitals, {name.upper()}")
     field = name.removeprefix(ENV_PREFIX).lower()
     field = ALIASES.get(field, field)
-    if field not in _FIELDS or name != name.upper():
+    if field not in _FIELDS:
         raise PublishError(f"{option} is no setting of the app: `python app.py --help` lists them")
     if not value:
         return  # as if it were not set
@@ -125,11 +136,22 @@ def set_variables(api: HfApi, repository: str, wanted: Mapping[str, str]) -> lis
 
     Each change restarts a Space that runs. Raises the Hub's errors.
     """
+    return _change_variables(api, repository, {name: (value, MARK) for name, value in wanted.items()})
+
+
+def restore_variables(api: HfApi, repository: str, before: Mapping[str, SpaceVariable]) -> list[str]:
+    """Undo `set_variables`, given what was there. Returns a line for each change. Raises the Hub's errors."""
+    wanted = {name: (variable.value, variable.description) for name, variable in before.items()}
+    return _change_variables(api, repository, wanted)
+
+
+def _change_variables(api: HfApi, repository: str, wanted: Mapping[str, tuple[str, str | None]]) -> list[str]:
+    """Set values with their descriptions, and remove variables with our description that are not wanted."""
     present = api.get_space_variables(repository)
     changes = []
-    for name, value in wanted.items():
+    for name, (value, description) in wanted.items():
         if name not in present or present[name].value != value:
-            api.add_space_variable(repository, name, value, description=MARK)
+            api.add_space_variable(repository, name, value, description=description)
             changes.append(f"variable {name} = {value}")
     for name, variable in present.items():
         if name not in wanted and variable.description == MARK:

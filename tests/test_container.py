@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from publish.space_files import PACKAGES, SINGLE_FILES
 from tests.conftest import ROOT
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings
 
@@ -53,8 +54,12 @@ def test_all_that_the_app_imports_is_copied(root: Path) -> None:
     own |= {path.stem for path in root.glob("*.py")}
     files = [root / "app.py", *(file for name in copied(root) & own for file in (root / name).rglob("*.py"))]
     needed = {name for file in files for name in imported(file)} & own
-    assert needed == {"common", "engine", "ggufio", "ui"} and needed <= copied(root)
-    assert {"app.py", "requirements.lock.txt", "docker/health.py"} < copied(root)
+    assert needed == set(PACKAGES) <= copied(root)
+
+
+def test_the_image_and_a_space_have_the_same_files_of_the_app(root: Path) -> None:
+    of_the_image = {"requirements.lock.txt", "docker/health.py", "docker/shrink.py"}
+    assert copied(root) == {*PACKAGES, *SINGLE_FILES} | of_the_image
 
 
 def test_the_builder_is_sent_what_is_copied_and_no_more(root: Path) -> None:

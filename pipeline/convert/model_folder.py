@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.sources.model_source import Source, read_json
+from pipeline.sources.model_source import BESIDE_WEIGHTS, Source, read_json
 from pipeline.tokenizers.folder_templates import CONFIG, PROCESSOR, additional_files
 
-_COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.spm", "*.py", "LICENSE*", "NOTICE*")
+_COPIED = (*BESIDE_WEIGHTS, "*.py")
 _LEFT_OUT = (
     "*.index.json",
     "made_from.json",

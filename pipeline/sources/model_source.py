@@ -26,6 +26,7 @@ from pipeline.sources.other_kinds import (
 from pipeline.sources.tensor_info import TensorInfo
 
 __all__ = [
+    "BESIDE_WEIGHTS",
     "HUB_ID",
     "WEIGHTS",
     "Source",
@@ -40,6 +41,12 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 WEIGHTS = "adapter_model.safetensors"
 """The file of an adapter's tensors."""
+
+BESIDE_WEIGHTS = (
+    *("*.json", "*.jinja", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.spm", "*.vocab", "*.bpe"),
+    *("LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
+"""What a model has beside its weights: configurations, tokenizers, templates, licences."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _BASE_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from typing import Annotated
 
 import typer
 
+from common.paths import secrets_in
 from common.terminal import say
 from publish.cli.console import publishing
 from publish.files import file_size
@@ -27,7 +29,11 @@ def space(
     ],
     *,
     model: Annotated[
-        str, typer.Option(metavar="OWNER/NAME/FILE", help="A GGUF on the Hub; FILE where there are several.")
+        str,
+        typer.Option(
+            metavar="OWNER/NAME/FILE",
+            help="A GGUF on the Hub; FILE where there are several. Also OWNER/NAME:TYPE, or @REVISION.",
+        ),
     ],
     hardware: Annotated[
         str | None,
@@ -57,9 +63,7 @@ def space(
     source_build: Annotated[
         bool, running("--source-build", help="Let the Space compile llama.cpp, for some ten minutes.")
     ] = False,
-    timeout: Annotated[
-        float, running(metavar="SECONDS", min=0, help="How long to wait until it runs.")
-    ] = 3600.0,
+    timeout: Annotated[float, running(metavar="SECONDS", help="How long to wait until it runs.")] = 3600.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be uploaded; change nothing.")
     ] = False,
@@ -74,13 +78,15 @@ def space(
         hub = HubClient(check_name("the Space", repository), "space")
         if hardware is not None and hardware not in _known_hardware():
             raise PublishError(f"--hardware {hardware!r} is unknown: take one of {', '.join(HARDWARE)}")
+        if not 0 <= timeout < math.inf:
+            raise PublishError(f"--timeout {timeout:g}: give seconds, 0 or more")
         plan = SpacePlan(
             repository=repository,
             model=model,
             hardware=hardware,
             title=_one_line(title),
             private=private,
-            variables=read_variables(variable or []),
+            variables=read_variables(variable or [], [hub.token, *secrets_in(os.environ).values()]),
             secrets=read_secrets(secret or [], os.environ, hub.token),
             llama=None if source_build else _built_llama(),
             seconds=timeout,

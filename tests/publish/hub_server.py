@@ -55,16 +55,17 @@ class Faulty:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        token = HttpRequest(scope).headers.get("authorization")
-        self._state.requests.append(Request(self._host, scope["method"], scope["path"], token))
+        headers = HttpRequest(scope).headers
+        token, part = headers.get("authorization"), headers.get("range")
+        self._state.requests.append(Request(self._host, scope["method"], scope["path"], token, part))
         fault = self._state.fault_of(f"{scope['method']} {scope['path']}")
         if fault is None:
             return await self._app(scope, receive, send)
+        if fault.cut is not None:
+            return await self._app(scope, receive, _cut(send, fault.cut, fault.hold))
         if fault.hold is not None:
             await asyncio.to_thread(fault.hold.wait, 60)
             return await self._app(scope, receive, send)
-        if fault.cut is not None:
-            return await self._app(scope, receive, _cut(send, fault.cut))
         if fault.late:
             await self._app(scope, receive, _swallow)
         refusal = Refusal(fault.status, fault.message).response
@@ -76,8 +77,8 @@ async def _swallow(_message: Message) -> None:
     pass
 
 
-def _cut(send: Send, limit: int) -> Callable[[Message], Awaitable[None]]:
-    """Return a `send` that breaks the connection after so many bytes of the body."""
+def _cut(send: Send, limit: int, hold: threading.Event | None) -> Callable[[Message], Awaitable[None]]:
+    """Return a `send` that breaks the connection after so many bytes of the body, and after `hold`."""
     sent = 0
 
     async def cut(message: Message) -> None:
@@ -87,6 +88,8 @@ def _cut(send: Send, limit: int) -> Callable[[Message], Awaitable[None]]:
             await send({**message, "body": body[: limit - sent], "more_body": True})
             sent += len(body)
             if sent >= limit:
+                if hold is not None:
+                    await asyncio.to_thread(hold.wait, 60)
                 raise ConnectionResetError("cut on purpose")
             return
         await send(message)

@@ -138,8 +138,8 @@ class Fault:
     """Answers the next `times` requests whose "METHOD path" matches with a status, before they take effect.
 
     `after` requests pass first. With `hold`, a request waits for the event instead and then passes; with
-    `cut`, the body of the answer ends after so many bytes. With `late`, the request takes effect all the
-    same, and only its answer is lost.
+    `cut`, the body of the answer ends after so many bytes, with both only once the event is there. With
+    `late`, the request takes effect all the same, and only its answer is lost.
     """
 
     pattern: str
@@ -246,12 +246,13 @@ def _hex(value: bytes) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it arrived: `host` is "hub" or "storage"."""
+    """A request as it arrived: `host` is "hub" or "storage", `part` its header Range."""
 
     host: str
     method: str
     path: str
     token: str | None
+    part: str | None
 
 
 @dataclass

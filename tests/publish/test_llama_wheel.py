@@ -97,6 +97,24 @@ def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_a_folder_that_cannot_be_made_or_filled_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = installed_build(installed(tmp_path))
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"cannot be made .*: name a folder"):
+            write_wheel(build, folder)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_wheel(build, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
     found = installed(tmp_path)
     Path(str(found.locate_file("llama_cpp/lib/libllama.so"))).write_bytes(b"cut")

@@ -1,10 +1,11 @@
-"""`publish model` as a command: killed in the middle, run again, and its token in no place."""
+"""Commands that are killed in the middle of an upload or a download, and run again; a token in no place."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,4 +74,39 @@ def test_no_child_is_started_that_could_inherit_the_token(
     out = make_export(tmp_path / "bob")
     assert CliRunner().invoke(app, ["model", str(out), NAME], catch_exceptions=False).exit_code == 0
     assert {request.token for request in hub.state.requests if request.host == "storage"} <= {None}
+    assert list(places_with(WRITE, tmp_path)) == []
+
+
+def test_a_killed_download_goes_on_where_it_was(
+    hub: RunningHub, tmp_path: Path, root: Path, python: str
+) -> None:
+    content = b"GGUF" + os.urandom(24_000_000)
+    hub.state.add_repository("you/model", {"m-Q4_0.gguf": content})
+    fault = hub.state.fail("GET /object", cut=23_000_000, hold=threading.Event())
+    environment = {
+        **os.environ,
+        **hub.environment(WRITE),
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    command = [python, "app.py", "you/model", "--port", "0"]
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert fault.reached.wait(60)
+    end = time.monotonic() + 30
+    while not (sizes := [path.stat().st_size for path in tmp_path.rglob("*.incomplete")]) or not sizes[0]:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=20)
+    assert not list(tmp_path.rglob("*.gguf"))
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=False, text=True)
+    assert done.returncode == 2 and "m-Q4_0.gguf" in done.stderr.splitlines()[-1], done.stderr
+    (path,) = tmp_path.rglob("*.gguf")
+    assert path.read_bytes() == content
+    parts = [request.part for request in hub.state.requests if request.path.startswith("/object")]
+    assert len(parts) == 2 and parts[1] is not None
+    start = int(parts[1].removeprefix("bytes=").partition("-")[0])
+    assert sizes[0] <= start <= 23_000_000
     assert list(places_with(WRITE, tmp_path)) == []

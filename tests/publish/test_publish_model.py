@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.utils.tqdm import enable_progress_bars
 from typer.testing import CliRunner
 
 from common.files import sha256
@@ -63,6 +67,26 @@ def test_an_export_goes_to_the_hub_and_comes_back(hub: RunningHub, road: str, tm
     for name in wanted - {"README.md"}:
         assert sha256(folder / name) == sha256(out / name)
     assert hub.state.received["parts"] == (2_900_000 if road == "lfs" else 0)
+
+
+class Terminal(io.StringIO):
+    """What a terminal is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_bytes_that_are_sent(
+    hub: RunningHub, road: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, terminal = make_export(tmp_path / "bob", {"Q4_K_M": 1_200_000}), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    enable_progress_bars()  # another test's command may have turned them off
+    app(["model", str(out), NAME], standalone_mode=False)
+    sent = [line for line in re.split(r"[\r\n]", terminal.getvalue()) if "bob-Q4_K_M.gguf" in line]
+    assert sent[0] == "sending bob-Q4_K_M.gguf, 1 of 6 (1.2 MB)"
+    assert re.search(r"100%.*1\.20MB? ?/ ?1\.20MB?", sent[-1]), sent
+    assert "files are equal on the Hub" not in terminal.getvalue()
 
 
 def test_a_second_run_sends_nothing_and_makes_no_commit(hub: RunningHub, road: str, out: Path) -> None:
@@ -188,6 +212,8 @@ def test_a_branch_is_made_and_main_stays(hub: RunningHub, out: Path) -> None:
     branches = hub.state.repositories["model", NAME].branches
     assert "bob-Q4_K_M.gguf" in branches["v2"][-1].files and len(branches["main"]) == 1
     assert "nothing had to be uploaded" in run(out, NAME, "--revision", "v2")
+    run(out, NAME, "--revision", "v1.0_x")
+    assert "bob-Q4_K_M.gguf" in branches["v1.0_x"][-1].files
 
 
 def test_adapter_and_merged_model_get_repositories_of_their_own(
@@ -222,6 +248,34 @@ def test_an_adapter_alone_and_a_checkpoint_alone(hub: RunningHub, tmp_path: Path
     assert "is an adapter itself: --adapter and --merged go with" in run(
         adapter, "you/lora", "--merged", merged, code=2
     )
+
+
+def test_vocabularies_go_along_and_code_only_where_the_configuration_names_it(
+    hub: RunningHub, tmp_path: Path
+) -> None:
+    merged = make_merged(tmp_path / "merged")
+    vocabularies = {"qwen.tiktoken", "source.spm", "tokenizer.model.v3", "vocab.bpe", "NOTICE.md"}
+    for name in (*vocabularies, "chats.jsonl", "notes.py", "optimizer.pt"):
+        (merged / name).write_text("x")
+    assert "note: left out, as no model needs them: chats.jsonl, notes.py, optimizer.pt" in run(
+        merged, "you/merged"
+    )
+    files = hub.state.repositories["model", "you/merged"].files
+    assert vocabularies < set(files) and not {"chats.jsonl", "notes.py", "optimizer.pt"} & set(files)
+    config = json.loads((merged / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "configuration_m.M", "AutoModel": "maker/base--modeling_m.M"}
+    (merged / "config.json").write_text(json.dumps(config))
+    tokenizer = {"auto_map": {"AutoTokenizer": ["tokenization_m.M", None]}}
+    (merged / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (merged / "tokenization_m.py").write_text("import os\nfrom .parts import Part\n")
+    for name in ("configuration_m.py", "modeling_m.py", "parts.py"):
+        (merged / name).write_text("")
+    shown = run(merged, "you/merged")
+    named = {"configuration_m.py", "parts.py", "tokenization_m.py"}
+    for name in named:
+        assert f"note: {name} is code that the configuration names, and is published" in shown
+    files = hub.state.repositories["model", "you/merged"].files
+    assert {name for name in files if name.endswith(".py")} == named
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import pytest
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
+from common.files import sha256
 from pipeline.manifest import NAME as MANIFEST
+from pipeline.manifest import Output, Record
 from publish import hub as hub_module
 from publish.cli.app import app
 from publish.refusals import PublishError, payment_refusal, refusals
 from tests.publish.conftest import BASE, READ, STRANGER, WRITE
-from tests.publish.exports import make_adapter, make_export
+from tests.publish.exports import make_adapter, make_export, make_merged
 from tests.publish.hub_server import RunningHub
 
 NAME = "you/bob"
@@ -291,6 +293,18 @@ def test_a_manifest_names_no_files_elsewhere(hub: RunningHub, out: Path) -> None
     assert "names '../secret.gguf', which is no GGUF in that folder" in refused(out, NAME)
 
 
+def test_a_checkpoint_is_the_one_that_was_exported(hub: RunningHub, tmp_path: Path) -> None:
+    merged = make_merged(tmp_path / "merged")
+    name = "model-00001-of-00002.safetensors"
+    record = Record("f", complete=True)
+    record.outputs[name] = Output(name, "F32", 64, 32.0, 1.0, sha256(merged / name), 0)
+    record.save(merged / MANIFEST)
+    assert CliRunner().invoke(app, ["model", str(merged), "you/merged", "--dry-run"]).exit_code == 0
+    shutil.copyfile(merged / "model-00002-of-00002.safetensors", merged / name)
+    assert f"{merged / name} is not the file that was exported" in refused(merged, "you/merged")
+    assert ("model", "you/merged") not in hub.state.repositories
+
+
 def test_a_failed_certificate_needs_a_word(hub: RunningHub, tmp_path: Path) -> None:
     out = make_export(tmp_path / "bob", status="fail")
     assert "has a failed check: see report.html there; --allow-failed publishes" in refused(out, NAME)
@@ -306,6 +320,10 @@ def test_a_failed_certificate_needs_a_word(hub: RunningHub, tmp_path: Path) -> N
         (["--language", "English"], "--language 'English': give an ISO 639 code"),
         (["--adapter", "/none"], "'/none' is no folder"),
         (["--merged", "/none"], "'/none' is no folder"),
+        (["--revision", ""], "--revision '' is no name of a branch"),
+        (["--revision", "new branch"], "--revision 'new branch' is no name of a branch"),
+        (["--revision", "refs/pr/1"], "--revision 'refs/pr/1' is no name of a branch"),
+        (["--revision", "0123456789abcdef0123456789abcdef01234567"], "is no name of a branch"),
     ],
 )
 def test_a_wrong_option_is_refused(hub: RunningHub, out: Path, words: list[str], wanted: str) -> None:
@@ -325,6 +343,20 @@ def test_a_checkpoint_is_no_adapter(hub: RunningHub, out: Path, tmp_path: Path) 
     adapter = make_adapter(tmp_path / "lora")
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     assert "is stored as a pickle (adapter_model.bin)" in refused(out, NAME, "--adapter", adapter)
+
+
+def test_the_folders_are_of_the_kind_that_their_options_say(
+    hub: RunningHub, out: Path, tmp_path: Path
+) -> None:
+    adapter, merged = make_adapter(tmp_path / "lora"), make_merged(tmp_path / "merged")
+    assert f"--adapter '{merged}' is a checkpoint: name the folder of an adapter" in refused(
+        out, NAME, "--adapter", merged
+    )
+    assert f"--merged '{adapter}' is an adapter: name the folder of a checkpoint" in refused(
+        out, NAME, "--merged", adapter
+    )
+    assert "has no config.json" in refused(out, NAME, "--merged", out)
+    assert files(hub) is None
 
 
 def test_a_space_that_must_be_paid_says_how_to_go_without() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants, hf_api
 
 from engine.errors import ModelError
 from tests.publish.hub_server import RunningHub
@@ -39,13 +40,27 @@ def model(hub: RunningHub) -> str:
             "https:/huggingface.co/you/model/resolve/0a1b/m.gguf?download=true",
             HubName("you/model", "0a1b", "m.gguf"),
         ),
+        ("https://huggingface.co/you/model?show_file_info=m.gguf", HubName("you/model", file="m.gguf")),
+        ("https://huggingface.co/you/model/tree/v1?x=1#top", HubName("you/model", "v1")),
+        ("https://huggingface.co/you/model/blob/main/m.gguf#L1", HubName("you/model", "main", "m.gguf")),
+        (
+            "https://huggingface.co/you/model/blob/refs%2Fpr%2F1/sub/a%20b.gguf",
+            HubName("you/model", "refs/pr/1", "sub/a b.gguf"),
+        ),
+        ("you/model@refs/pr/1:Q8_0", HubName("you/model", "refs/pr/1", quant="Q8_0")),
+        ("hf:/you/model@v1/m.gguf", HubName("you/model", "v1", "m.gguf")),
+        ("HF.co/you/model", HubName("you/model")),
+        ("https://mirror.example/you/model/tree/main", HubName("you/model", "main")),
+        ("https://huggingface.co/you", None),
+        ("huggingface.co/you", None),
         ("model", None),
         ("/you/model", None),
         ("you/model/more", None),
         ("https://example.com/you/model", None),
     ],
 )
-def test_names(text: str, name: HubName | None) -> None:
+def test_names(text: str, name: HubName | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     assert parse_hub_name(text) == name
 
 
@@ -60,6 +75,31 @@ def test_the_named_file_comes(model: str, ending: str, file: str) -> None:
 
 def test_a_page_s_address_is_a_name(model: str) -> None:
     assert Path(resolve_entry(f"https://huggingface.co/{model}/blob/main/{Q8}").source).name == Q8
+
+
+def test_a_name_with_characters_of_patterns_is_that_file(hub: RunningHub) -> None:
+    hub.state.add_repository("you/model", {"m[1].gguf": b"GGUF one", "m1.gguf": b"GGUF other"})
+    assert Path(resolve_entry("you/model/m[1].gguf").source).read_bytes() == b"GGUF one"
+
+
+@pytest.mark.parametrize("way", ["offline", "no connection"])
+def test_without_a_way_to_the_hub_what_was_downloaded_is_chosen_from(
+    model: str, way: str, hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_entry(f"{model}/{Q8}")
+    hub.state.add_repository("you/half", {"m-00001-of-00002.gguf": b"GGUF", "m-00002-of-00002.gguf": b"GGUF"})
+    whole = Path(resolve_entry("you/half").source)
+    whole.with_name("m-00002-of-00002.gguf").unlink()
+    if way == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        monkeypatch.setattr(hf_api.api, "endpoint", "http://127.0.0.1:9")
+    for name in (model, f"{model}:q8_0", f"{model}@main"):
+        assert Path(resolve_entry(name).source).name == Q8
+    assert hub_choices(model) == [("m-Q8_0.gguf · 1 MB", f"{model}/{Q8}")]
+    for name in (f"{model}:Q4_K_M", "you/half", "you/never"):
+        with pytest.raises(ModelError, match="the Hub cannot be reached"):
+            resolve_entry(name)
 
 
 def test_what_is_not_there_is_named(model: str) -> None:

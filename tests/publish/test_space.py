@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from common.errors import InputError, UserError
 from publish import space_files, space_runtime
 from publish.cli import space as cli
+from publish.cli.app import app
 from publish.hub import HubClient
 from publish.llama_wheel import LlamaBuild
 from publish.space import SpacePlan, prepare, publish
@@ -191,6 +193,14 @@ def test_faults_of_the_hub_do_not_end_the_wait(hub: RunningHub) -> None:
         published(replace(PLAN, seconds=0.0))
 
 
+@pytest.mark.parametrize("seconds", ["-3", "nan", "inf"])
+def test_a_time_without_end_is_refused(seconds: str, hub: RunningHub) -> None:
+    done = CliRunner().invoke(app, ["space", "you/chat", "--model", PLAN.model, "--timeout", seconds])
+    assert done.exit_code == 2
+    assert done.output == f"error: --timeout {seconds}: give seconds, 0 or more\n"
+    assert hub.state.requests == []
+
+
 @pytest.mark.usefixtures("model")
 def test_a_model_that_is_still_here_is_to_be_published_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -224,8 +234,12 @@ def test_a_model_that_is_still_here_is_to_be_published_first(
             "model 'you/nothing': the Hub has no such repository",
         ),
         (WRITE, replace(PLAN, model="models/bob/../x.gguf"), "names no GGUF file"),
-        (WRITE, replace(PLAN, model="/models/bob.gguf"), "is on no Hub"),
-        (WRITE, replace(PLAN, model="bob.gguf"), "is on no Hub"),
+        (WRITE, replace(PLAN, model="/models/bob.gguf"), "is no model on the Hub"),
+        (WRITE, replace(PLAN, model="bob.gguf"), "is no model on the Hub"),
+        (WRITE, replace(PLAN, model="you/bob/bob.txt"), "is no model on the Hub"),
+        (WRITE, replace(PLAN, model="https://example.com/you/bob"), "is no model on the Hub"),
+        (WRITE, replace(PLAN, model="you/bob:Q8_0"), "has no GGUF file of type Q8_0: name one of bob-Q4_K_M"),
+        (WRITE, replace(PLAN, model="you/bob@v9:Q4_K_M"), "the Hub has it, but not that branch"),
     ],
 )
 def test_refusals_are_one_line_with_the_way_out(
@@ -304,13 +318,19 @@ def test_hardware_that_is_refused_changes_nothing(hub: RunningHub, monkeypatch: 
 
 
 @pytest.mark.usefixtures("model")
-def test_a_commit_that_fails_leaves_the_files_as_they_were(hub: RunningHub) -> None:
-    published(PLAN)
-    before = hub.state.repositories["space", "you/chat"].files
+def test_a_commit_that_fails_leaves_everything_as_it_was(hub: RunningHub) -> None:
+    published(replace(PLAN, variables={"GGUF_CHAT_SLOTS": "2", "GGUF_CHAT_QUEUE": "4"}))
+    space, before = space_of(hub), hub.state.repositories["space", "you/chat"].files
+    space.variables["GGUF_CHAT_SEED"], space.descriptions["GGUF_CHAT_SEED"] = "7", "Mine"
+    before_it = {name: (value, space.descriptions[name]) for name, value in space.variables.items()}
     hub.state.fail(r"POST /api/spaces/you/chat/commit", 503, times=50)
+    changed = {"GGUF_CHAT_SLOTS": "3", "GGUF_CHAT_CONTEXT": "2048", "GGUF_CHAT_SEED": "8"}
+    plan = replace(PLAN, title="Another", hardware="cpu-upgrade", variables=changed)
     with pytest.raises(InputError, match="the Hub itself has a fault"):
-        published(replace(PLAN, title="Another"))
+        published(replace(plan, model="you/bob/bob-Q5_K_M.gguf"))
     assert hub.state.repositories["space", "you/chat"].files == before
+    assert {name: (value, space.descriptions[name]) for name, value in space.variables.items()} == before_it
+    assert space.hardware == "cpu-basic"
 
 
 @pytest.mark.usefixtures("model")
@@ -321,6 +341,65 @@ def test_shards_are_all_preloaded_and_named_by_the_first(hub: RunningHub) -> Non
     assert ready.model == "you/big/big-00001-of-00002.gguf"
     front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
     assert front_matter["preload_from_hub"] == ["you/big " + ",".join(parts)]
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "preloaded"),
+    [
+        ("you/bob:q5_k_m", "you/bob/bob-Q5_K_M.gguf", "you/bob bob-Q5_K_M.gguf"),
+        ("hf.co/you/bob:Q4_K_M", "you/bob/bob-Q4_K_M.gguf", "you/bob bob-Q4_K_M.gguf"),
+        (
+            "https://huggingface.co/you/bob/blob/main/bob-Q4_K_M.gguf",
+            "you/bob@main/bob-Q4_K_M.gguf",
+            "you/bob bob-Q4_K_M.gguf",
+        ),
+        ("you/bob@v1:Q4_K_M", "you/bob@v1/bob-Q4_K_M.gguf", "you/bob bob-Q4_K_M.gguf COMMIT"),
+    ],
+)
+def test_a_model_is_named_as_in_the_chat(model: str, setting: str, preloaded: str, hub: RunningHub) -> None:
+    repository = hub.state.add_repository("you/bob", FILE)
+    repository.branches["v1"] = repository.commits[:]
+    commit = repository.commits[-1].oid
+    repository.add_commit("main", "Later", repository.commits[-1].files)
+    ready = prepare(HubClient("you/chat", "space"), replace(PLAN, model=model))
+    assert ready.model == setting
+    front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
+    assert front_matter["preload_from_hub"] == [preloaded.replace("COMMIT", commit)]
+    assert front_matter["models"] == ["you/bob"]
+
+
+BASE_FILE, LORA = "bob-base-Q4_0.gguf", "bob-Q4_0-LoRA-F16.gguf"
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "preloaded"),
+    [
+        ("you/pair", f"you/pair/{BASE_FILE}::you/pair/{LORA}", f"you/pair {BASE_FILE},{LORA}"),
+        ("you/pair:Q4_0", f"you/pair/{BASE_FILE}::you/pair/{LORA}", f"you/pair {BASE_FILE},{LORA}"),
+        (f"you/pair/{BASE_FILE}", f"you/pair/{BASE_FILE}", f"you/pair {BASE_FILE}"),
+        (
+            f"you/pair/{BASE_FILE}::you/lora",
+            f"you/pair/{BASE_FILE}::you/lora/x-LoRA-F16.gguf",
+            f"you/pair {BASE_FILE}",
+        ),
+    ],
+)
+def test_an_adapter_is_loaded_on_its_base(model: str, setting: str, preloaded: str, hub: RunningHub) -> None:
+    manifest = {"outputs": [], "options": {"loras": {BASE_FILE: LORA}}}
+    pair = {BASE_FILE: b"GGUF", LORA: b"GGUF", "manifest.json": json.dumps(manifest).encode()}
+    hub.state.add_repository("you/pair", pair)
+    hub.state.add_repository("you/lora", {"x-LoRA-F16.gguf": b"GGUF"})
+    ready = prepare(HubClient("you/chat", "space"), replace(PLAN, model=model))
+    assert ready.model == setting
+    front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
+    assert front_matter["preload_from_hub"] == [preloaded]
+
+
+def test_a_private_adapter_needs_a_secret_token(hub: RunningHub) -> None:
+    hub.state.add_repository("you/bob", FILE)
+    hub.state.add_repository("you/lora", {"x-LoRA-F16.gguf": b"GGUF"}, private=True)
+    with pytest.raises(InputError, match="the model you/lora is private, and the Space has no token"):
+        published(replace(PLAN, model=f"{PLAN.model}::you/lora"))
 
 
 @pytest.mark.usefixtures("model")
@@ -355,9 +434,14 @@ def test_a_path_of_this_machine_is_no_setting_of_a_space(
     [
         ("GGUF_CHAT_SLOTS=0", "--variable GGUF_CHAT_SLOTS: use 1 to 64, not '0'"),
         ("GGUF_CHAT_SLOT=2", "--variable GGUF_CHAT_SLOT is no setting of the app"),
+        ("gguf_chat_slots=2", "write the name of a setting in capitals, GGUF_CHAT_SLOTS"),
+        ("gguf_chat_auth=a:canary", "use --secret gguf_chat_auth"),
+        ("Gguf_Chat_Port=80", "looks for it at 7860"),
         ("GGUF_CHAT_MODEL=x", "is what --model sets"),
         ("GGUF_CHAT_PORT=80", "looks for it at 7860"),
         ("HF_TOKEN=hf_canary", "use --secret HF_TOKEN"),
+        ("NOTE=ask hf_canary", "use --secret NOTE"),
+        (f"NOTE=hf_canary{'a' * 30}", "use --secret NOTE"),
         ("GGUF_CHAT_AUTH=a:canary", "use --secret GGUF_CHAT_AUTH"),
         ("A-B=1", "--variable 'A-B' does not begin with a name"),
         ("hf_canary", "--variable has no value"),
@@ -365,7 +449,7 @@ def test_a_path_of_this_machine_is_no_setting_of_a_space(
 )
 def test_a_variable_with_which_the_app_would_not_start_is_refused(text: str, wanted: str) -> None:
     with pytest.raises(InputError) as caught:
-        read_variables([text])
+        read_variables([text], ["hf_canary"])
     assert wanted in str(caught.value) and "canary" not in str(caught.value)
 
 
@@ -374,6 +458,8 @@ def test_a_variable_with_which_the_app_would_not_start_is_refused(text: str, wan
     [
         ("GGUF_CHAT_AUTH=canary", "--secret GGUF_CHAT_AUTH: login 1 is not NAME:PASSWORD"),
         ("GGUF_CHAT_API_KEY", "--secret 'GGUF_CHAT_API_KEY' has no value"),
+        ("GGUF_CHAT_API_KEY= ", "--secret 'GGUF_CHAT_API_KEY' has no value"),
+        ("gguf_chat_api_key=canary", "in capitals, GGUF_CHAT_API_KEY"),
         ("hf_canary", "--secret has no value"),
         ("hf-canary", "--secret does not begin with a name"),
     ],

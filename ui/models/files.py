@@ -52,6 +52,11 @@ _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}")
 _NO_MODEL = re.compile(r"mmproj|imatrix|-lora\b|-(?!00001)\d{5}-of-\d{5}", re.IGNORECASE)
 
 
+def is_model_name(name: str) -> bool:
+    """Return whether a GGUF is a model or its first shard, as far as its name tells."""
+    return not _NO_MODEL.search(name)
+
+
 def choose_gguf(model: Path | None, progress: ProgressCallback = no_progress) -> Path:
     """Return the GGUF file of a path, folder or Hub name, or the embedded model's for None.
 
@@ -122,7 +127,7 @@ def _is_adapter(path: Path) -> bool:
 def _is_model(path: Path) -> bool:
     """Return whether a file is a model or its first shard, by its metadata, or its name if unreadable."""
     if (summary := summarize(path)) is None:
-        return not _NO_MODEL.search(path.name)
+        return is_model_name(path.name)
     return summary.no_model is None and not _LATER_SHARD.search(path.name)
 
 
@@ -197,7 +202,7 @@ def hub_choices(spec: str) -> list[tuple[str, str]]:
     listed = list_ggufs(spec)
     name = parse_hub_name(spec)
     assert name is not None, spec
-    models = {file: size for file, size in listed.models.items() if not _NO_MODEL.search(file)}
+    models = {file: size for file, size in listed.models.items() if is_model_name(file)}
     best = recommended(models, listed.certificate)
     if best is None:
         raise ModelError(f"the repository {name.repository!r} holds no GGUF model: name one that does")
@@ -237,9 +242,7 @@ def _certificate_of(folder: Path) -> Certificate | None:
 
 
 def _recommended(sizes: Mapping[str, int], certificate: Certificate | None) -> Recommendation | None:
-    return recommended(
-        {name: size for name, size in sizes.items() if not _NO_MODEL.search(name)}, certificate
-    )
+    return recommended({name: size for name, size in sizes.items() if is_model_name(name)}, certificate)
 
 
 def _finished_files(folder: Path) -> list[Path]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from common.certificate import NAME as CERTIFICATE
 from common.certificate import Certificate, Reason, Recommendation, load_certificate, type_in_name
@@ -14,18 +16,22 @@ from common.errors import InputError
 from common.files import read_json_input
 from common.hub_errors import hub_refusal
 from common.shard_names import model_sizes, whole_name
-from engine.errors import EngineStopped, ModelError
+from engine.errors import ModelError
 from engine.types import ProgressCallback, no_progress
 from ggufio import shards
+from ui.models.download import download_large_files, progress_bar
 
 MANIFEST = "manifest.json"
 _NAME = r"[A-Za-z0-9][\w.-]*"
+_REVISION = r"refs/(?:pr|convert)/[\w.-]+|[\w.-]+"
 _SPEC = re.compile(
-    r"(?:https?:/{1,2})?(?:(?:www\.)?(?:huggingface\.co|hf\.co)/)?"  # a Path has a single slash there
-    rf"(?P<repository>{_NAME}/{_NAME})(?:@(?P<revision>[\w.-]+))?"
-    r"(?::(?P<quant>[\w.-]+)|(?:/(?:blob|resolve)/(?P<branch>[\w.-]+))?/(?P<file>.+?\.gguf)"
-    r"|/tree/(?P<tree>[\w.-]+))?/?(?:\?download=true)?"
+    rf"(?P<repository>{_NAME}/{_NAME})(?:@(?P<revision>{_REVISION}))?"
+    rf"(?::(?P<quant>[\w.-]+)|(?:/(?:blob|resolve)/(?P<branch>{_REVISION}))?/(?P<file>.+?\.gguf)"
+    rf"|/tree/(?P<tree>{_REVISION}))?/?(?:\?download=true)?"
 )
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_SHOWN_FILE = "show_file_info"
+"""The parameter with a file's name in the address that a repository's page has once a file was clicked."""
 Choose = Callable[[Mapping[str, int], Certificate | None], Recommendation | None]
 """Picks one of a repository's GGUF files, given their sizes by name and its certificate; or None."""
 
@@ -55,11 +61,28 @@ def parse_hub_name(spec: str) -> HubName | None:
 
     None for a text of another form.
     """
+    spec, shown = _without_host(spec)
     match = _SPEC.fullmatch(spec)
     if match is None:
         return None
     revision = match["revision"] or match["branch"] or match["tree"]
-    return HubName(match["repository"], revision, match["file"], match["quant"])
+    file = match["file"] or (shown if shown.endswith(".gguf") and not match["quant"] else None)
+    return HubName(match["repository"], revision, file, match["quant"])
+
+
+def _without_host(spec: str) -> tuple[str, str]:
+    """Return the path in an address of the Hub, or of the mirror in HF_ENDPOINT, and the file that it shows.
+
+    Any other text is returned as it is, with "".
+    """
+    hosts = (*_HOSTS, urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc)
+    either = "|".join(re.escape(host) for host in hosts if host)
+    # A Path has a single slash after the scheme.
+    match = re.match(rf"(?:(?:https?:/{{1,2}})?(?:{either})/|hf:/{{1,2}})", spec, re.IGNORECASE)
+    if match is None:
+        return spec, ""
+    path, _, query = spec[match.end() :].partition("#")[0].partition("?")
+    return unquote(path), parse_qs(query).get(_SHOWN_FILE, [""])[0]
 
 
 @dataclass(frozen=True)
@@ -94,16 +117,18 @@ def fetch_gguf(
     file, more = name.file, list[str]()
     try:
         if file is None:
-            listed = _list_files(name)
+            listed = _list_files_or_cached(name)
             best = _chosen(name, listed, choose)
             file, reason = best.name, None if name.quant else best.reason
             if lora := listed.loras.get(whole_name(file)):
                 more = [lora, MANIFEST]
+        wanted = (*shards.names(file), *more)
+        download_large_files(name.repository, name.revision, wanted, progress)
         folder = huggingface_hub.snapshot_download(
             name.repository,
             revision=name.revision,
-            allow_patterns=[*shards.names(file), *more],
-            tqdm_class=_progress_bar(progress),
+            allow_patterns=[glob.escape(one) for one in wanted],
+            tqdm_class=progress_bar(progress),
         )
     except _failures() as error:
         raise _refused(spec, name, error) from error
@@ -118,7 +143,7 @@ def list_ggufs(spec: str) -> HubFiles:
     name = parse_hub_name(spec)
     assert name is not None, spec
     try:
-        return _list_files(name)
+        return _list_files_or_cached(name)
     except _failures() as error:
         raise _refused(spec, name, error) from error
 
@@ -136,6 +161,18 @@ def _refused(spec: str, name: HubName, error: Exception) -> ModelError:
     return ModelError(f"model {spec!r}: {hub_refusal(error, 'path', name.revision) or unreachable}")
 
 
+def _list_files_or_cached(name: HubName) -> HubFiles:
+    """List a repository; without a way to the Hub, what was downloaded of it. Raises as `_list_files`."""
+    from huggingface_hub import errors
+
+    try:
+        return _list_files(name)
+    except (errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # type: ignore[attr-defined] # httpx's
+        if isinstance(error, errors.HfHubHTTPError) or (listed := _list_cached(name)) is None:
+            raise
+        return listed
+
+
 def _list_files(name: HubName) -> HubFiles:
     """List a repository. Raises ModelError, and the Hub's errors."""
     import huggingface_hub
@@ -146,6 +183,33 @@ def _list_files(name: HubName) -> HubFiles:
     def read(file: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(name.repository, file, revision=name.revision))
 
+    return _hub_files(name, sizes, read)
+
+
+def _list_cached(name: HubName) -> HubFiles | None:
+    """List the models in the Hub's cache with all their shards; None without one of the wanted type."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        cached = huggingface_hub.snapshot_download(
+            name.repository, revision=name.revision, local_files_only=True
+        )
+    except errors.IncompleteSnapshotError as error:
+        cached = error.snapshot_path
+    except errors.LocalEntryNotFoundError:
+        return None
+    folder = Path(cached)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    whole = [file for file in files if all(shard in files for shard in shards.names(file))]
+    listed = _hub_files(name, {file: files[file].stat().st_size for file in whole}, folder.joinpath)
+    wanted = name.quant.upper() if name.quant else None
+    is_there = any(wanted in (None, type_in_name(file)) for file in listed.models)
+    return listed if is_there else None
+
+
+def _hub_files(name: HubName, sizes: Mapping[str, int], read: Callable[[str], Path]) -> HubFiles:
+    """Describe the files of a repository, given how to get one. Raises ModelError."""
     certificate, loras = None, dict[str, str]()
     if CERTIFICATE in sizes:
         try:
@@ -184,27 +248,6 @@ def _chosen(name: HubName, listed: HubFiles, choose: Choose) -> Recommendation:
     if best is None:
         raise ModelError(f"the repository {name.repository!r} holds no GGUF model: name one that does")
     return best
-
-
-def _progress_bar(progress: ProgressCallback) -> type[Any]:
-    """Return a class of progress bars for the Hub's downloads, which also calls `progress`."""
-    from huggingface_hub.utils.tqdm import tqdm as hub_bar
-
-    class Bar(hub_bar):
-        """Counts bytes by itself, as tqdm does not where it is disabled, for instance without a terminal."""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            self._counts_bytes, self._done = options.get("unit") == "B", 0.0
-            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self._done += n or 0
-            if self._counts_bytes and self.total and not progress(min(1.0, self._done / self.total)):
-                raise EngineStopped("nobody waits for this download any more")
-            shown: bool | None = super().update(n)
-            return shown
-
-    return Bar
 
 
 def stem_of(path: Path) -> str:

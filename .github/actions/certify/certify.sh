@@ -26,8 +26,9 @@ fetch() {
     name=${1#*/*/}
     repo=${1%"/$name"}
     folder=$work/${repo//\//_}
-    local pattern=$name
-    if [[ $name =~ ^(.*)-[0-9]{5}(-of-[0-9]{5}\.gguf)$ ]]; then
+    local pattern
+    pattern=$(printf '%s' "$name" | sed 's/[*?[]/[&]/g')  # a file's name, and no pattern
+    if [[ $pattern =~ ^(.*)-[0-9]{5}(-of-[0-9]{5}\.gguf)$ ]]; then
         pattern="${BASH_REMATCH[1]}-?????${BASH_REMATCH[2]}"
     fi
     "$VENV/bin/hf" download "$repo" --include "$pattern" --revision "${REVISION:-main}" \
@@ -55,11 +56,15 @@ silence=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 
 worst=0
 rows=()
+written=
 while IFS= read -r line; do
     gguf=$(trimmed "$line")
     [ -n "$gguf" ] || continue
     file=$gguf
-    certificate=$OUT/${gguf//[^A-Za-z0-9._-]/_}.json
+    certificate=$OUT/${gguf//[^A-Za-z0-9._-]/_}
+    while [[ $'\n'$written == *$'\n'"$certificate"$'\n'* ]]; do certificate=${certificate}_; done  # a/b and a_b
+    written+=$certificate$'\n'
+    certificate=$certificate.json
     rm -f "$certificate"
     code=0
     echo "::stop-commands::$silence"

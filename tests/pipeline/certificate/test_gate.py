@@ -153,6 +153,22 @@ def test_all_shards_of_a_file_on_the_hub_are_fetched(home: Path) -> None:
     assert (home / "certificates" / "me_model_m-00001-of-00002.gguf.json").is_file()
 
 
+def test_a_name_with_brackets_is_that_file(home: Path) -> None:
+    run_step(home, gguf="me/model/m[1]-00001-of-00002.gguf", reference="b")
+    said = (home / "said").read_text().splitlines()
+    assert said[:4] == ["download", "me/model", "--include", "m[[]1]-?????-of-00002.gguf"]
+
+
+def test_each_file_has_a_certificate_of_its_own(home: Path) -> None:
+    for name in ("a/good.gguf", "a_good.gguf", "a good.gguf"):
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).touch()
+    ran = run_step(home, gguf="a/good.gguf\na_good.gguf\na good.gguf", reference="b")
+    assert ran.code == 0
+    names = sorted(path.name for path in (home / "certificates").iterdir())
+    assert names == ["a_good.gguf.json", "a_good.gguf_.json", "a_good.gguf__.json"]
+
+
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
