@@ -178,6 +178,34 @@ class SamplingParams:
         high=2,
         step=0.05,
     )
+    typical_p: float = _field(
+        1.0,
+        help="Keep words that surprise about as much as expected, up to this share; 1 is off.",
+        limits=(0, 1),
+        above_minimum=True,
+        hint="use more than 0 and at most 1",
+        low=0.05,
+        high=1,
+        step=0.01,
+    )
+    xtc_probability: float = _field(
+        0.0,
+        help="How often the likeliest words are left out, for less usual ones; 0 is off.",
+        limits=(0, 1),
+        low=0,
+        high=1,
+        step=0.05,
+        gguf_key="xtc_probability",
+    )
+    xtc_threshold: float = _field(
+        0.1,
+        help="Of the words above this share, XTC leaves only the least likely; above 0.5 is off.",
+        limits=(0, 1),
+        low=0,
+        high=0.5,
+        step=0.01,
+        gguf_key="xtc_threshold",
+    )
     tool_grammar: str = ""
     spelled: tuple[int, ...] = ()
 

@@ -76,7 +76,7 @@ class Sampler:
 
 
 def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:
-    """Return a chain in llama.cpp's usual order: penalties, top-k, top-p, min-p, temperature, draw.
+    """Return a chain in llama.cpp's order: penalties, top-k, typical-p, top-p, min-p, XTC, temperature, draw.
 
     Penalties consider only the answer: the prompt's last tokens are the template's and the user's.
     """
@@ -96,13 +96,18 @@ def sampler_chain(sampling: SamplingParams, vocab: LlamaTokenizer) -> int:
         return chain
     if sampling.top_k:
         add(chain, llama.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1:
+        add(chain, llama.llama_sampler_init_typical(sampling.typical_p, 1))
     if sampling.top_p < 1:
         add(chain, llama.llama_sampler_init_top_p(sampling.top_p, 1))
     if sampling.min_p > 0:
         add(chain, llama.llama_sampler_init_min_p(sampling.min_p, 1))
+    seed = secrets.randbelow(_RANDOM_SEED) if sampling.seed is None else min(sampling.seed, _RANDOM_SEED - 1)
+    if sampling.xtc_probability > 0:
+        probability, threshold = sampling.xtc_probability, sampling.xtc_threshold
+        add(chain, llama.llama_sampler_init_xtc(probability, threshold, 1, seed))
     add(chain, llama.llama_sampler_init_temp(sampling.temperature))
-    seed = secrets.randbelow(_RANDOM_SEED) if sampling.seed is None else sampling.seed
-    add(chain, llama.llama_sampler_init_dist(min(seed, _RANDOM_SEED - 1)))
+    add(chain, llama.llama_sampler_init_dist(seed))
     return chain
 
 

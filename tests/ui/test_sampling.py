@@ -16,12 +16,13 @@ def test_what_is_not_given_has_the_engines_default() -> None:
 
 def test_the_panels_values_reach_the_engine_in_their_order_and_type() -> None:
     prompt, sampling = SettingsPanel.read(
-        ["Be brief.", 0, 64.0, 1.3, 0.5, 20.0, 0.1, 7.0, -0.5, 2, "END\n\\n", "refuse"]
+        ["Be brief.", 0, 64.0, 1.3, 0.5, 20.0, 0.1, 7.0, -0.5, 2, 0.9, 0.5, 0.2, "END\n\\n", "refuse"]
     )
     assert prompt == "Be brief."
     penalties = {"frequency_penalty": -0.5, "presence_penalty": 2.0}
+    later = {"typical_p": 0.9, "xtc_probability": 0.5, "xtc_threshold": 0.2}
     expected = SamplingParams(*(0.0, 64, 1.3, 0.5, 20, 0.1, 7), stop=("END", "\n"), overflow="refuse")
-    assert sampling == replace(expected, **penalties)  # type: ignore[arg-type]
+    assert sampling == replace(expected, **penalties, **later)  # type: ignore[arg-type]
     assert isinstance(sampling.max_tokens, int)
 
 

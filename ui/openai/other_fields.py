@@ -71,7 +71,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "ban_eos_token": (False,),
     "mirostat": (0,),
     "mirostat_mode": (0,),
-    "typical_p": (1,),
     "typical": (1,),
     "typ_p": (1,),
     "tfs_z": (1,),
@@ -80,7 +79,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "top_n_sigma": (-1, 0),
     "nsigma": (0,),
     "dry_multiplier": (0,),
-    "xtc_probability": (0,),
     "dynatemp_range": (0,),
     "dynamic_temperature": (False,),
     "smoothing_factor": (0,),
@@ -147,7 +145,7 @@ _HARMLESS = frozenset((
     "priority", "prompt_cache_key", "prompt_cache_retention", "raw", "reasoning_format",
     "request_id", "return_progress", "safety_identifier", "service_tier", "session_id", "slot_id",
     "smoothing_curve", "spaces_between_special_tokens", "store", "timings_per_token", "truncation",
-    "user", "xtc_threshold",
+    "user",
 ))
 # fmt: on
 _ASKS_FOR_A_FORM = re.compile(r"guided|structur|schema|grammar|regex|json|ebnf|format|choices", re.IGNORECASE)

@@ -26,8 +26,11 @@ GOOD = {
     },
     **{"top_k": 5, "min_p": 0.1, "seed": 4, "stop": "x\n\ny", "overflow": "refuse"},
     **{"frequency_penalty": 0.5, "presence_penalty": -1},
+    **{"typical_p": 0.9, "xtc_probability": 0.5, "xtc_threshold": 0.2},
 }
-OLDER = {name: value for name, value in GOOD.items() if name not in ("frequency_penalty", "presence_penalty")}
+LATER: dict[str, float] = {"frequency_penalty": 0, "presence_penalty": 0, "typical_p": 1}
+LATER |= {"xtc_probability": 0, "xtc_threshold": 0.1}
+OLDER = {name: value for name, value in GOOD.items() if name not in LATER}
 BAD = [
     *(("temperature", "0.2"), ("temperature", True), ("temperature", float("nan")), ("temperature", None)),
     *(("top_k", 1.5), ("seed", -1), ("seed", 0.5), ("stop", ["x"]), ("stop", "a\n" * 17)),
@@ -67,7 +70,7 @@ def test_what_is_in_order_is_taken_back_and_nothing_else(browser: Browser) -> No
     assert good == [None, GOOD, None]
     assert none == [[None, DEFAULTS, "own"]] * len(NO_MEMORY)
     (older,) = restored(page, ({"version": VERSION, "values": OLDER}, DEFAULTS))
-    assert older == [None, {**GOOD, "frequency_penalty": 0, "presence_penalty": 0}, None]
+    assert older == [None, {**GOOD, **LATER}, None]
     found = restored(page, *((memory(**{name: value}), DEFAULTS) for name, value in BAD))
     assert [values for _, values, _ in found] == [{**GOOD, name: DEFAULTS[name]} for name, _ in BAD]
     first_default = {**GOOD, "max_tokens": 512}  # of version 1, which nobody need have chosen
