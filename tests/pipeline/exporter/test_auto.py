@@ -72,7 +72,7 @@ class Steps(NoProgress):
         self.titles.append(title)
         if title == self._last:
             raise KeyboardInterrupt
-        yield lambda done: None
+        yield lambda done, note="": None
 
 
 def test_an_export_keeps_the_chosen_file_alone_says_how_it_was_chosen_and_checks_it_in_full(

@@ -73,7 +73,7 @@ class Steps:
         self.titles.append(title)
         if self._break_at and self._break_at in title:
             raise KeyboardInterrupt
-        yield lambda done: None
+        yield lambda done, note="": None
 
 
 def test_an_export_writes_what_its_manifest_says(inputs: tuple[Path, Path], reference: Path) -> None:

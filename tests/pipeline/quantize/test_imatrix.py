@@ -174,7 +174,7 @@ class Titles:
     @contextmanager
     def step(self, title: str, total: int | None) -> Iterator[Advance]:
         self.seen.append(title)
-        yield lambda done: None
+        yield lambda done, note="": None
 
 
 def test_it_is_told_kept_and_used_again(config: ExportConfig, tmp_path: Path) -> None:
