@@ -1,9 +1,12 @@
-"""The file names of a model in shards, as in llama.cpp: `NAME-00001-of-00003.gguf` and so on."""
+"""The names of a model's files: of shards as in llama.cpp (`NAME-00001-of-00003.gguf`), and of a pair."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+
+ADAPTER_SEPARATOR = "::"
+"""Between a base's GGUF and that of a LoRA adapter that is loaded on it: BASE.gguf::ADAPTER.gguf."""
 
 _NUMBERS = re.compile(r"-\d{5}-of-(?P<count>(?!00000)\d{5})(?=\.gguf)")
 

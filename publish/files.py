@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from common.certificate import NAME as CERTIFICATE
 from common.certificate import Certificate, load_certificate
 from common.files import sha256
+from pipeline.exporter.workspace import is_under_way
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.manifest import Output, Record, load_record
 from pipeline.report.model_card import CARD
@@ -99,7 +100,7 @@ def export_folder(folder: Path) -> ExportFolder:
             f"{folder} has no {MANIFEST}, so that it is no complete export: make one with "
             "scripts/export_gguf.py, or run the interrupted one again"
         )
-    if not record.complete or not record.outputs or (folder / ".work" / "record.json").exists():
+    if not record.complete or not record.outputs or is_under_way(folder):
         raise PublishError(f"the export in {folder} is not complete: run its command again, then publish")
     models = [_recorded(folder, output) for output in record.outputs.values()]
     if matrix := record.importance.get("file"):
@@ -158,7 +159,7 @@ def source_files(folder: Path) -> tuple[tuple[PublishedFile, ...], tuple[str, ..
     kind = kind_of(folder)
     if kind == "export":
         raise PublishError(f"{folder} is neither an adapter nor a model: it has no config.json")
-    if (folder / ".work" / "record.json").exists():
+    if is_under_way(folder):
         raise PublishError(f"the export in {folder} is not complete: run its command again, then publish")
     source = (adapter_source if kind == "adapter" else base_source)(str(folder))
     every = [path for path in source.files() if path.name != CARD]

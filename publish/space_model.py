@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.certificate import type_in_name
+from common.shard_names import ADAPTER_SEPARATOR, whole_name
 from common.shard_names import names as shard_names
-from common.shard_names import whole_name
 from publish.hub import HubClient
 from publish.refusals import PublishError, refusals
 from ui.models.files import is_model_name
@@ -18,8 +18,6 @@ from ui.models.hub import MANIFEST, HubName, parse_hub_name, recorded_loras
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
-
-_SEPARATOR = "::"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class SpaceModel:
 
 def parse_model(text: str) -> NamedModel:
     """Parse a model's name in any form that the app takes for the Hub. Raises PublishError."""
-    base, is_pair, adapter = text.partition(_SEPARATOR)
+    base, is_pair, adapter = text.partition(ADAPTER_SEPARATOR)
     return NamedModel(text, _parse(text, base), _parse(text, adapter) if is_pair else None)
 
 
@@ -73,10 +71,10 @@ def find_model(hub: HubClient, named: NamedModel) -> SpaceModel:
     if named.adapter is not None:
         other = _model_info(hub, named.adapter, named.text)
         infos.append(other)
-        setting += f"{_SEPARATOR}{named.adapter.with_file(_choose(other, named.adapter))}"
+        setting += f"{ADAPTER_SEPARATOR}{named.adapter.with_file(_choose(other, named.adapter))}"
     elif named.base.file is None and (lora := _lora_beside(hub, info, named.base, file)):
         files = [*files, lora]
-        setting += f"{_SEPARATOR}{named.base.with_file(lora)}"
+        setting += f"{ADAPTER_SEPARATOR}{named.base.with_file(lora)}"
     closed = next(((one.id, _closed(one)) for one in infos if _closed(one)), None)
     can_preload = not closed and not any(re.search(r"[\s,]", one) for one in files)
     return SpaceModel(

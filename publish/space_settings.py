@@ -11,6 +11,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from common.chat_templates import template_names
+from common.shard_names import ADAPTER_SEPARATOR
 from publish.refusals import PublishError
 from ui.cli import ALIASES
 from ui.settings import ENV_PREFIX, OTHER_VARIABLES, AppSettings
@@ -127,7 +128,7 @@ def _is_here(field: str, value: str) -> bool:
     """Return whether a setting names a file of this machine."""
     if field == "template":
         return value.strip() not in template_names() and Path(value).exists()
-    paths = (part.rpartition("=")[2].partition("::")[0].strip() for part in value.split(","))
+    paths = (part.rpartition("=")[2].partition(ADAPTER_SEPARATOR)[0].strip() for part in value.split(","))
     return field == "models" and any(path and Path(path).exists() for path in paths)
 
 

@@ -24,7 +24,7 @@ from common.certificate import STATUSES, Certificate, Finding, Recommendation, S
 from common.errors import UserError
 from common.files import DISK_FULL
 from common.paths import cache_note, masked, use_cache_for_libraries
-from common.shard_names import whole_name
+from common.shard_names import ADAPTER_SEPARATOR, whole_name
 from common.terminal import printable_logs, say, say_error, terminal_console
 from ggufio.summary import summarize
 from pipeline.errors import InputError
@@ -177,7 +177,7 @@ def _show_recommendation(
     best: Recommendation, result: ExportResult, certificate: Certificate, console: Console
 ) -> None:
     lora = result.loras.get(whole_name(best.name))
-    console.print(f"take {best.name}{f'::{lora}' if lora else ''}: {best.why}", markup=False)
+    console.print(f"take {best.name}{ADAPTER_SEPARATOR + lora if lora else ''}: {best.why}", markup=False)
     survival = certificate.finding("survival", best.name)
     if survival is not None and survival.status == "pass":
         console.print(survival.summary, markup=False)

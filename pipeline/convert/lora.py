@@ -81,7 +81,7 @@ def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
 
     tensors = load_file(adapter.weights_file)
     alpha = float(adapter.config.get("lora_alpha") or 1)
-    for path, scale in _scales(base, adapter).items():
+    for path, scale in layer_scales(base, adapter).items():
         name = f"{PEFT_PREFIX}{path}.lora_B.weight"
         factor = scale * tensors[name].shape[1] / alpha
         if factor != 1:
@@ -92,7 +92,7 @@ def _write_scaled(base: Source, adapter: Adapter, folder: Path) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def _scales(base: Source, adapter: Adapter) -> dict[str, float]:
+def layer_scales(base: Source, adapter: Adapter) -> dict[str, float]:
     """Return PEFT's scaling of each layer, after checking that the adapter fits the base."""
     from pipeline.merge.checkpoint import Checkpoint
     from pipeline.merge.lora_merger import lora_layers

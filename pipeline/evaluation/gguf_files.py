@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.dataclass_json import to_json
 from common.paths import expanded
+from common.shard_names import ADAPTER_SEPARATOR
 from common.worker_process import WorkerDied, run_worker
 from engine.errors import EngineError
 from engine.probe.cpu_backend import CpuChoice, probe_model
@@ -21,7 +22,6 @@ from pipeline.manifest import LORAS, load_record
 from pipeline.manifest import NAME as MANIFEST
 from pipeline.progress import StepProgress
 
-_SEPARATOR = "::"
 _WORKER = "pipeline.evaluation.gguf_worker"
 
 
@@ -48,7 +48,7 @@ class GgufModel:
     @property
     def spec(self) -> str:
         """What the app is started with."""
-        return f"{self.path}{_SEPARATOR}{self.lora}" if self.lora else str(self.path)
+        return f"{self.path}{ADAPTER_SEPARATOR}{self.lora}" if self.lora else str(self.path)
 
     @property
     def size(self) -> int:
@@ -92,7 +92,7 @@ def find_gguf_models(paths: Sequence[Path]) -> list[GgufModel]:
 
 
 def _models_at(path: Path) -> list[GgufModel]:
-    base, separator, adapter = str(path).partition(_SEPARATOR)
+    base, separator, adapter = str(path).partition(ADAPTER_SEPARATOR)
     if separator and not path.exists():
         return [GgufModel(_file_at(Path(base)), _lora_at(Path(adapter)))]
     if not path.is_dir():

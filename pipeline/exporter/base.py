@@ -12,7 +12,7 @@ from typing import Any
 from common.certificate import Certificate
 from common.files import publish_files, sha256
 from ggufio.shards import whole_name
-from pipeline.convert.lora import AdapterJob, write_adapter
+from pipeline.convert.lora import AdapterJob, WrittenAdapter, write_adapter
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.exporter.config import ExportConfig
 from pipeline.exporter.resume import (
@@ -93,6 +93,18 @@ class ExportRun(ABC):
             if whole_name(path.name) == whole_name(targets[0].name) and path not in targets:
                 path.unlink()  # of an earlier export with other shards
 
+    def convert_adapter(self, adapter: Adapter, file: str) -> tuple[Path, WrittenAdapter]:
+        """Write an adapter as a GGUF LoRA to the work folder, for the final name `file`."""
+        partial = self.work.folder / f"{file}.partial"
+        outtype, toolchain = self.config.outtype, ensure_toolchain()
+        job = AdapterJob(self.base, adapter, outtype, partial, self.config.name, toolchain)
+        return partial, write_adapter(job, self.progress)
+
+    def publish_adapter(self, ready: Path, written: WrittenAdapter, seconds: float) -> None:
+        """Give a GGUF LoRA its final name, and record it."""
+        bits = ready.stat().st_size * 8 / max(1, written.parameters)
+        self.publish([ready], self.config.outtype.upper(), bits, seconds)
+
 
 class AdapterExport(ExportRun):
     """An export of an adapter as a GGUF LoRA file, not merged."""
@@ -105,13 +117,9 @@ class AdapterExport(ExportRun):
     def run(self) -> None:
         """Write the adapter's file; there is no certificate."""
         with self.progress.step("Fetch llama.cpp's converter", None):
-            toolchain = ensure_toolchain()
+            ensure_toolchain()
         started = time.monotonic()
-        partial = self.work.folder / f"{self.config.adapter_name}.partial"
-        job = AdapterJob(
-            self.base, self.adapters[0], self.config.outtype, partial, self.config.name, toolchain
-        )
-        written = write_adapter(job, self.progress)
+        partial, written = self.convert_adapter(self.adapters[0], self.config.adapter_name)
         self.record.options = {"format": "adapter", "outtype": self.config.outtype}
         self.record.versions = versions()
         self.record.inputs = self.describe_inputs()
@@ -120,5 +128,4 @@ class AdapterExport(ExportRun):
             "changed_weights": written.tensors,
             "notes": base_mismatch_notes(self.base, self.adapters),
         }
-        bits = partial.stat().st_size * 8 / max(1, written.parameters)
-        self.publish([partial], self.config.outtype.upper(), bits, time.monotonic() - started)
+        self.publish_adapter(partial, written, time.monotonic() - started)

@@ -12,7 +12,6 @@ from common.files import publish_file, sha256
 from ggufio.ggml_reader import read_tensors
 from pipeline.certificate.tensors.expected import is_plain
 from pipeline.convert.job import ConvertJob, convert
-from pipeline.convert.lora import AdapterJob, write_adapter
 from pipeline.convert.toolchain import ensure_toolchain
 from pipeline.data.dataset import read_chats
 from pipeline.exporter.auto_quant import (
@@ -273,7 +272,9 @@ class ModelExport(ExportRun):
             if source not in (full, base_full):
                 source.unlink()
             if base_full:
-                self._write_lora(own.adapter if own else self.adapters[0], quant)
+                adapter, started = own.adapter if own else self.adapters[0], time.monotonic()
+                lora, written = self.convert_adapter(adapter, self.config.lora_name(quant))
+                self.publish_adapter(lora, written, time.monotonic() - started)
             certification.add(self.record)
 
     def _base_full_precision(self) -> Path:
@@ -285,16 +286,6 @@ class ModelExport(ExportRun):
             convert(replace(job, unmerged=True), self.progress)
             partial.replace(target)
         return target
-
-    def _write_lora(self, adapter: Adapter, quant: str) -> None:
-        """Write and record the adapter of a quantized base."""
-        started = time.monotonic()
-        outtype, toolchain = self.config.outtype, ensure_toolchain()
-        partial = self.work.folder / f"{self.config.lora_name(quant)}.partial"
-        job = AdapterJob(self.base, adapter, outtype, partial, self.config.name, toolchain)
-        written = write_adapter(job, self.progress)
-        bits = partial.stat().st_size * 8 / max(1, written.parameters)
-        self.publish([partial], outtype.upper(), bits, time.monotonic() - started)
 
     @property
     def _recovering(self) -> bool:

@@ -12,8 +12,14 @@ from typing import IO
 from pipeline.errors import InputError
 from pipeline.manifest import Record
 
+WORK, RECORD = ".work", "record.json"
 _REPORTS_SIZE = 8 * 2**20
 """Bytes for the small files: records, certificate, report, logs."""
+
+
+def is_under_way(out: Path) -> bool:
+    """Return whether the output folder has an export that was begun and did not end."""
+    return (out / WORK / RECORD).exists()
 
 
 class Workspace:
@@ -21,8 +27,8 @@ class Workspace:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self.folder = out / ".work"
-        self.record = self.folder / "record.json"
+        self.folder = out / WORK
+        self.record = self.folder / RECORD
         self._lock: IO[str] | None = None
         self._created: list[Path] = []
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ggufio.ggml import Floats
-from pipeline.quantize.k_quant_search import TINY, kernel
+from pipeline.quantize.k_quant_search import LANES, TINY, find_peaks, kernel
 from pipeline.quantize.packing import Bytes, pack_iq4_nl, pack_iq4_xs
 
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -24,7 +24,7 @@ _LEVELS = np.array(CODEBOOK, np.float32)
 _CODEBOOK = np.stack(((_LEVELS[1:] + _LEVELS[:-1]) * np.float32(0.5), _LEVELS[1:] - _LEVELS[:-1]))
 """[2, 15]: from where on the next level is the nearest, and how far it is from the one before."""
 
-_LANES, _TRIES = 64, 7
+_TRIES = 7
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
@@ -65,30 +65,17 @@ def _codes(x: Floats, inverse: Floats) -> Bytes:
 
 
 @kernel
-def _peaks(tile: Floats, peak: Floats, largest: Floats) -> None:
-    """Find each lane's number with the largest magnitude: that with its sign, and its magnitude."""
-    largest[:] = _ZERO
-    peak[:] = _ZERO
-    for i in range(tile.shape[0]):
-        for j in range(_LANES):
-            v = tile[i, j]
-            larger = abs(v) > largest[j]
-            peak[j] = v if larger else peak[j]
-            largest[j] = abs(v) if larger else largest[j]
-
-
-@kernel
 def _sum_up(tile: Floats, weight: Floats, factor: Floats, codebook: Floats, sums: Floats) -> None:
     """Compute the weighted sums of number times level and of level squared, [2, lanes], for each factor."""
-    between, gaps, level = codebook[0], codebook[1], np.empty(_LANES, np.float32)
+    between, gaps, level = codebook[0], codebook[1], np.empty(LANES, np.float32)
     sums[:] = _ZERO
     for i in range(tile.shape[0]):
         level[:] = np.float32(CODEBOOK[0])
         for k in range(len(between)):
             middle, gap = between[k], gaps[k]
-            for j in range(_LANES):
+            for j in range(LANES):
                 level[j] += gap if factor[j] * tile[i, j] >= middle else _ZERO
-        for j in range(_LANES):
+        for j in range(LANES):
             wl = weight[i, j] * level[j]
             sums[0, j] += wl * tile[i, j]
             sums[1, j] += wl * level[j]
@@ -98,24 +85,24 @@ def _sum_up(tile: Floats, weight: Floats, factor: Floats, codebook: Floats, sums
 def _search_codebook(x: Floats, weights: Floats, codebook: Floats, out: Floats) -> None:
     """Find x = scale * level with the least weighted error in each block; out: [blocks], the scales."""
     n, lowest = x.shape[1], np.float32(CODEBOOK[0])
-    tile, weight = np.zeros((n, _LANES), np.float32), np.zeros((n, _LANES), np.float32)
-    peak, largest = np.zeros(_LANES, np.float32), np.zeros(_LANES, np.float32)
-    factor, sums = np.zeros(_LANES, np.float32), np.zeros((2, _LANES), np.float32)
-    scale, best = np.zeros(_LANES, np.float32), np.zeros(_LANES, np.float32)
-    for first in range(0, x.shape[0], _LANES):
-        count = min(_LANES, x.shape[0] - first)
+    tile, weight = np.zeros((n, LANES), np.float32), np.zeros((n, LANES), np.float32)
+    peak, largest = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    factor, sums = np.zeros(LANES, np.float32), np.zeros((2, LANES), np.float32)
+    scale, best = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    for first in range(0, x.shape[0], LANES):
+        count = min(LANES, x.shape[0] - first)
         for lane in range(count):
             for i in range(n):
                 v = x[first + lane, i]
                 tile[i, lane] = v
                 weight[i, lane] = weights[first + lane, i] if weights.shape[0] else v * v
-        _peaks(tile, peak, largest)
+        find_peaks(tile, peak, largest)
         for trial in range(-_TRIES - 1, _TRIES + 1):
             start = trial == -_TRIES - 1
-            for j in range(_LANES):
+            for j in range(LANES):
                 factor[j] = _ONE / (-peak[j] / lowest) if start else (np.float32(trial) + lowest) / peak[j]
             _sum_up(tile, weight, factor, codebook, sums)
-            for j in range(_LANES):
+            for j in range(LANES):
                 xl, l2 = sums[0, j], sums[1, j]
                 better = start | ((l2 > _ZERO) & (xl * xl > best[j] * l2))
                 fit = xl / l2 if l2 > _ZERO else _ZERO

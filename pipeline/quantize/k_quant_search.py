@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., Any])
-_LANES = 64  # blocks side by side
+LANES = 64  # blocks side by side
 _UNROLL = 8  # numbers of a block for which a lane's sums stay in registers
 ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds to the nearest whole number
 _ZERO, _ONE, _STEP, _INFINITY = np.float32(0), np.float32(1), np.float32(0.1), np.float32(np.inf)
@@ -36,7 +36,7 @@ def kernel(function: F) -> F:
         return cast("F", njit(**options)(function))
 
 
-def _phase(function: F) -> F:
+def phase(function: F) -> F:
     """Compile a part of a kernel, inlined so that the compiler sees that no two arrays overlap."""
     return cast("F", njit(inline="always", error_model="numpy")(function))
 
@@ -64,14 +64,14 @@ class _Tile(NamedTuple):
     sum_xl: Floats
 
 
-@_phase
+@phase
 def _lanes() -> Floats:
-    return np.zeros(_LANES, np.float32)
+    return np.zeros(LANES, np.float32)
 
 
-@_phase
+@phase
 def _tile(n: int) -> _Tile:
-    shape = (n, _LANES)
+    shape = (n, LANES)
     return _Tile(
         np.zeros(shape, np.float32),
         np.zeros(shape, np.float32),
@@ -81,10 +81,10 @@ def _tile(n: int) -> _Tile:
     )
 
 
-@_phase
+@phase
 def _fill(tile: _Tile, x: Floats, first: int) -> int:
     """Copy blocks of x from `first` on to the tile's columns; return how many."""
-    count: int = min(_LANES, x.shape[0] - first)
+    count: int = min(LANES, x.shape[0] - first)
     for lane in range(count):
         for i in range(x.shape[1]):
             tile.x[i, lane] = x[first + lane, i]
@@ -100,7 +100,7 @@ def search_with_minimum(x: Floats, weights: Floats, top: Any, tried: Floats, out
     and the sums of the weights. Besides `top`, the block's range is divided into `top` + each of `tried`.
     """
     tile = _tile(x.shape[1])
-    for first in range(0, x.shape[0], _LANES):
+    for first in range(0, x.shape[0], LANES):
         count = _fill(tile, x, first)
         _range(tile)
         if weights.shape[0]:
@@ -121,57 +121,57 @@ def search_with_minimum(x: Floats, weights: Floats, top: Any, tried: Floats, out
             out[4, first + lane] = tile.sum_w[lane]
 
 
-@_phase
+@phase
 def _fill_weights(tile: _Tile, weights: Floats, first: int) -> None:
     """Copy the weights of blocks from `first` on to the tile's columns."""
-    for lane in range(min(_LANES, weights.shape[0] - first)):
+    for lane in range(min(LANES, weights.shape[0] - first)):
         for i in range(weights.shape[1]):
             tile.weight[i, lane] = weights[first + lane, i]
 
 
-@_phase
+@phase
 def _range(tile: _Tile) -> None:
     """Compute the range of each block, which includes 0."""
     x, low, high = tile.x, tile.low, tile.high
-    for j in range(_LANES):
+    for j in range(LANES):
         low[j] = high[j] = x[0, j]
     for i in range(x.shape[0]):
-        for j in range(_LANES):
+        for j in range(LANES):
             v = x[i, j]
             low[j] = v if v < low[j] else low[j]
             high[j] = v if v > high[j] else high[j]
-    for j in range(_LANES):
+    for j in range(LANES):
         low[j] = _ZERO if low[j] > _ZERO else low[j]
 
 
-@_phase
+@phase
 def _weigh(tile: _Tile) -> None:
     """Compute the numbers' weights: errors of larger numbers count more."""
     x, weight, mean = tile.x, tile.weight, tile.error
-    for j in range(_LANES):
+    for j in range(LANES):
         mean[j] = _ZERO
     for i in range(x.shape[0]):
-        for j in range(_LANES):
+        for j in range(LANES):
             mean[j] += x[i, j] * x[i, j]
-    for j in range(_LANES):
+    for j in range(LANES):
         mean[j] = np.sqrt(mean[j] / np.float32(x.shape[0]))
     for i in range(x.shape[0]):
-        for j in range(_LANES):
+        for j in range(LANES):
             weight[i, j] = mean[j] + abs(x[i, j])
 
 
-@_phase
+@phase
 def _span(tile: _Tile, top: Any) -> None:
     """Compute the initial levels, which span the range, and the sums that do not depend on the levels."""
     x, weight, low, scale, used = tile.x, tile.weight, tile.low, tile.scale, tile.used
     best, sum_w, sum_x = tile.best, tile.sum_w, tile.sum_x
-    for j in range(_LANES):
+    for j in range(LANES):
         used[j] = top / (tile.high[j] - low[j])
         tile.offset[j] = low[j]
         scale[j] = _ONE / used[j]
         best[j] = sum_w[j] = sum_x[j] = _ZERO
     for i in range(x.shape[0]):
-        for j in range(_LANES):
+        for j in range(LANES):
             v, w = x[i, j], weight[i, j]
             near = (used[j] * (v - low[j]) + ROUND) - ROUND
             near = top if near > top else near
@@ -182,16 +182,16 @@ def _span(tile: _Tile, top: Any) -> None:
             sum_x[j] += w * v
 
 
-@_phase
+@phase
 def _levels(tile: _Tile, wanted: Any, top: Any) -> None:
     """Compute the levels for another factor, and their sums."""
     x, weight, level, low, factor = tile.x, tile.weight, tile.level, tile.low, tile.factor
     sum_l, sum_l2, sum_xl = tile.sum_l, tile.sum_l2, tile.sum_xl
-    for j in range(_LANES):
+    for j in range(LANES):
         factor[j] = wanted / (tile.high[j] - low[j])
         sum_l[j] = sum_l2[j] = sum_xl[j] = _ZERO
     for i in range(0, x.shape[0], _UNROLL):
-        for j in range(_LANES):
+        for j in range(LANES):
             f, b, l1, l2, xl = factor[j], low[j], sum_l[j], sum_l2[j], sum_xl[j]
             for k in range(_UNROLL):
                 v = x[i + k, j]
@@ -206,12 +206,12 @@ def _levels(tile: _Tile, wanted: Any, top: Any) -> None:
             sum_l[j], sum_l2[j], sum_xl[j] = l1, l2, xl
 
 
-@_phase
+@phase
 def _fit_both(tile: _Tile) -> None:
     """Fit a scale, and an offset not above 0, to the levels by least squares; compute the remaining error."""
     x, weight, level, fit, base, error = tile.x, tile.weight, tile.level, tile.fit, tile.base, tile.error
     sum_w, sum_x, sum_l, sum_l2, sum_xl = tile.sum_w, tile.sum_x, tile.sum_l, tile.sum_l2, tile.sum_xl
-    for j in range(_LANES):
+    for j in range(LANES):
         divisor = sum_w[j] * sum_l2[j] - sum_l[j] * sum_l[j]
         a = (sum_w[j] * sum_xl[j] - sum_x[j] * sum_l[j]) / divisor
         b = (sum_l2[j] * sum_x[j] - sum_l[j] * sum_xl[j]) / divisor
@@ -219,7 +219,7 @@ def _fit_both(tile: _Tile) -> None:
         base[j] = _ZERO if b > _ZERO else b
         error[j] = _ZERO if divisor > _ZERO else _INFINITY
     for i in range(0, x.shape[0], _UNROLL):
-        for j in range(_LANES):
+        for j in range(LANES):
             a, b, e = fit[j], base[j], error[j]
             for k in range(_UNROLL):
                 off = a * level[i + k, j] + b - x[i + k, j]
@@ -227,11 +227,11 @@ def _fit_both(tile: _Tile) -> None:
             error[j] = e
 
 
-@_phase
+@phase
 def _keep_if_better(tile: _Tile) -> None:
     best, scale, low, used, offset = tile.best, tile.scale, tile.low, tile.used, tile.offset
     factor, fit, base, error = tile.factor, tile.fit, tile.base, tile.error
-    for j in range(_LANES):
+    for j in range(LANES):
         better = error[j] < best[j]
         used[j] = factor[j] if better else used[j]
         offset[j] = low[j] if better else offset[j]
@@ -248,9 +248,9 @@ def search_symmetric(x: Floats, weights: Floats, top: Any, out: Floats) -> None:
     the scales, and the factors that gave levels: round(factor * x).
     """
     tile = _tile(x.shape[1])
-    for first in range(0, x.shape[0], _LANES):
+    for first in range(0, x.shape[0], LANES):
         count = _fill(tile, x, first)
-        _peak(tile)
+        find_peaks(tile.x, tile.high, tile.error)
         weighted = weights.shape[0] > 0
         if weighted:
             _fill_weights(tile, weights, first)
@@ -264,30 +264,29 @@ def search_symmetric(x: Floats, weights: Floats, top: Any, out: Floats) -> None:
             out[1, first + lane] = _ZERO if empty else tile.used[lane]
 
 
-@_phase
-def _peak(tile: _Tile) -> None:
-    """Find each block's number with the largest magnitude, with its sign."""
-    x, high, largest = tile.x, tile.high, tile.error
-    for j in range(_LANES):
-        largest[j] = high[j] = _ZERO
+@phase
+def find_peaks(x: Floats, peak: Floats, largest: Floats) -> None:
+    """Find each lane's number with the largest magnitude in x [n, lanes]: with its sign, and without."""
+    for j in range(LANES):
+        largest[j] = peak[j] = _ZERO
     for i in range(x.shape[0]):
-        for j in range(_LANES):
+        for j in range(LANES):
             v = x[i, j]
             larger = abs(v) > largest[j]
-            high[j] = v if larger else high[j]
+            peak[j] = v if larger else peak[j]
             largest[j] = abs(v) if larger else largest[j]
 
 
-@_phase
+@phase
 def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool, weighted: bool) -> None:
     """Compute the levels for a factor and the scale that fits them; keep it when it is the best so far."""
     x, weight, factor, sum_l2, sum_xl = tile.x, tile.weight, tile.factor, tile.sum_l2, tile.sum_xl
     best, scale, used = tile.best, tile.scale, tile.used
-    for j in range(_LANES):
+    for j in range(LANES):
         factor[j] = -wanted / tile.high[j]
         sum_xl[j] = sum_l2[j] = _ZERO
     for i in range(0, x.shape[0], _UNROLL):
-        for j in range(_LANES):
+        for j in range(LANES):
             f, xl, l2 = factor[j], sum_xl[j], sum_l2[j]
             for k in range(_UNROLL):
                 v = x[i + k, j]
@@ -298,7 +297,7 @@ def _fit_scale(tile: _Tile, wanted: Any, top: Any, first: bool, weighted: bool) 
                 xl += w * v * near
                 l2 += w * near * near
             sum_xl[j], sum_l2[j] = xl, l2
-    for j in range(_LANES):
+    for j in range(LANES):
         better = first | ((sum_l2[j] > _ZERO) & (sum_xl[j] * sum_xl[j] > best[j] * sum_l2[j]))
         fit = sum_xl[j] / sum_l2[j] if sum_l2[j] != _ZERO else _ZERO
         used[j] = factor[j] if better else used[j]
@@ -351,7 +350,7 @@ def fit_multiples(x: Floats, weights: Floats, most: int, multiples: Any, scale: 
         scale[row] = _improve(bits, (values, weight, found), most, sum_xl, sum_l2)
 
 
-@_phase
+@phase
 def _whole(bits: Floats, value: Any) -> int:
     """Return the nearest whole number as ggml's nearest_int does, also of a number too large for it."""
     bits[0] = value + ROUND
@@ -359,7 +358,7 @@ def _whole(bits: Floats, value: Any) -> int:
     return number
 
 
-@_phase
+@phase
 def _error_at(bits: Floats, values: Floats, weight: Floats, factor: Any, most: int) -> Any:
     """Return the weighted error of the multiples that a factor gives."""
     size, error = _ONE / factor, _ZERO
@@ -369,7 +368,7 @@ def _error_at(bits: Floats, values: Floats, weight: Floats, factor: Any, most: i
     return error
 
 
-@_phase
+@phase
 def _improve(bits: Floats, row: Any, most: int, sum_xl: Any, sum_l2: Any) -> Any:
     """Change single multiples while that lowers the error; return the scale that fits them.
 

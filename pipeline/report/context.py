@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.certificate import Certificate, Finding, Recommendation, Status, recommended
+from common.shard_names import ADAPTER_SEPARATOR
 from ggufio.shards import whole_name
 from pipeline.manifest import LORAS, RECOVERY, Output, Record
 
@@ -38,7 +39,7 @@ class ReportedFile:
     @property
     def both(self) -> str:
         """What the app is started with: the name, and the adapter's."""
-        return f"{self.name}::{self.lora}" if self.lora else self.name
+        return f"{self.name}{ADAPTER_SEPARATOR}{self.lora}" if self.lora else self.name
 
     @property
     def whole(self) -> str:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.files import atomic_directory
-from pipeline.errors import InputError
+from pipeline.convert.lora import layer_scales
 from pipeline.merge.meta_model import build_base, linear_layers
 from pipeline.sources.adapter import CONFIG, PEFT_PREFIX, Adapter, read_adapter
 from pipeline.sources.model_source import WEIGHTS, Source, adapter_source
@@ -37,7 +37,7 @@ _REPLACED = (
 def widened(adapter: Adapter, base: Source, rank: int, seed: int, folder: Path) -> Adapter:
     """Return the adapter with `rank` more dimensions in each linear layer of `base`, written to `folder`.
 
-    A folder that is there already is read. Raises InputError where PEFT could not name the layers.
+    A folder that is there already is read. Raises InputError for an adapter of another base.
     """
     if not folder.is_dir():
         tensors = load_file(adapter.weights_file)
@@ -51,17 +51,15 @@ def widened(adapter: Adapter, base: Source, rank: int, seed: int, folder: Path) 
 def _widen(
     adapter: Adapter, tensors: Mapping[str, torch.Tensor], base: Source, rank: int, seed: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    model = build_base(base, {})
+    scales, model = layer_scales(base, adapter), build_base(base, {})
     sizes = {name: (layer.out_features, layer.in_features) for name, layer in linear_layers(model).items()}
     ranks = {
         name.removeprefix(PEFT_PREFIX).removesuffix(_DOWN): len(value)
         for name, value in tensors.items()
         if name.endswith(_DOWN)
     }
-    modules = dict(model.named_modules())
     for path in ranks.keys() - sizes.keys():  # such as the output head
-        if (found := modules.get(path)) is None:
-            raise InputError(f"the adapter {adapter.spec!r} changes {path}, which the base does not have")
+        found = model.get_submodule(path)
         sizes[path] = (found.out_features, found.in_features)
     random = torch.Generator().manual_seed(seed)
     dtype = next(iter(tensors.values())).dtype
@@ -77,12 +75,13 @@ def _widen(
                 torch.cat([tensors[f"{name}{_UP}"], parts[1]], dim=1),
             )
         wide[f"{name}{_DOWN}"], wide[f"{name}{_UP}"] = (part.contiguous() for part in parts)
-    return wide, _config(adapter, ranks, list(sizes), rank)
+    return wide, _config(adapter, ranks, scales, list(sizes), rank)
 
 
-def _config(adapter: Adapter, ranks: Mapping[str, int], paths: list[str], more: int) -> dict[str, Any]:
+def _config(
+    adapter: Adapter, ranks: Mapping[str, int], scales: Mapping[str, float], paths: list[str], more: int
+) -> dict[str, Any]:
     """Return the configuration whose scale in each layer is the one before."""
-    scales = {path: _scale(adapter, path, rank) for path, rank in ranks.items()}
     usual = adapter.config.get("lora_alpha", 8) / _divisor(adapter, adapter.rank)
     common_rank = max(set(ranks.values()), key=list(ranks.values()).count) + more
     new_ranks = {path: ranks.get(path, 0) + more for path in paths}
@@ -97,15 +96,6 @@ def _config(adapter: Adapter, ranks: Mapping[str, int], paths: list[str], more: 
         "rank_pattern": {path: rank for path, rank in new_ranks.items() if rank != common_rank},
         "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
     }
-
-
-def _scale(adapter: Adapter, path: str, rank: int) -> float:
-    """Return what the product of a layer's two matrices is multiplied by."""
-    from peft.utils.other import get_pattern_key
-
-    pattern = adapter.config.get("alpha_pattern") or {}
-    alpha = pattern.get(get_pattern_key(pattern.keys(), path), adapter.config.get("lora_alpha", 8))
-    return float(alpha) / _divisor(adapter, rank)
 
 
 def _divisor(adapter: Adapter, rank: int) -> float:

@@ -13,7 +13,9 @@ import pytest
 from huggingface_hub import constants, file_download, hf_api
 from huggingface_hub.utils import _http, _xet
 
+from publish import space_files
 from tests.publish.hub_server import RunningHub, running_hub
+from tests.publish.spaces import FILE
 
 WRITE, READ, FREE, STRANGER = "hf_canary_write", "hf_canary_read", "hf_canary_free", "hf_canary_stranger"
 """Tokens: of "you" with PRO, of "you" for reading only, of "free" without PRO, of a stranger."""
@@ -59,3 +61,15 @@ def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Return by which road files go to the Hub and come from it; both are tried."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "lfs")
     return str(request.param)
+
+
+@pytest.fixture
+def few_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a Space's app have a few files only; test_space_files.py has all of them."""
+    monkeypatch.setattr(space_files, "app_files", lambda: ["app.py", space_files.OUR_FILE])
+
+
+@pytest.fixture
+def model(hub: RunningHub) -> None:
+    """Publish the two files of you/bob."""
+    hub.state.add_repository("you/bob", FILE)

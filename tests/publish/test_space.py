@@ -2,69 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from huggingface_hub import HfApi, SpaceRuntime, constants
 from typer import Typer
 from typer.testing import CliRunner
 
 from common.errors import InputError, UserError
-from publish import space_files, space_runtime
+from publish import space_runtime
 from publish.cli import space as cli
 from publish.cli.app import app
-from publish.hub import HubClient
 from publish.llama_wheel import LlamaBuild
-from publish.space import SpacePlan, prepare, publish
-from publish.space_settings import MARK, read_secrets, read_variables
+from publish.space import SpacePlan
+from publish.space_settings import MARK
 from tests.publish.conftest import FREE, READ, STRANGER, WRITE
 from tests.publish.hub_server import RunningHub
 from tests.publish.hub_state import Space
+from tests.publish.spaces import LLAMA, PLAN, packed, published, space_of
 
-LLAMA = LlamaBuild(
-    "0.3.36",
-    {"llama_cpp/__init__.py": b"", "llama_cpp/lib/libllama.so": b"\x7fELF library"},
-    "x86_64",
-    (2, 34),
-    True,
-    ("numpy>=1.20.0",),
-)
-PLAN = SpacePlan("you/chat", "you/bob/bob-Q4_K_M.gguf", llama=LLAMA)
-FILE = {"bob-Q4_K_M.gguf": b"GGUF four", "bob-Q5_K_M.gguf": b"GGUF five"}
-
-
-@pytest.fixture(autouse=True)
-def few_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the app have a few files only; test_space_files.py has all of them."""
-    monkeypatch.setattr(space_files, "app_files", lambda: ["app.py", space_files.OUR_FILE])
-
-
-@pytest.fixture
-def model(hub: RunningHub) -> None:
-    hub.state.add_repository("you/bob", FILE)
-
-
-def published(plan: SpacePlan) -> tuple[str, list[str]]:
-    """Publish without waiting between two looks; return the address and what was reported."""
-    lines: list[str] = []
-    hub = HubClient(plan.repository, "space")
-    return publish(hub, plan, prepare(hub, plan), lines.append, interval=0), lines
-
-
-def packed(plan: SpacePlan) -> Mapping[str, bytes]:
-    return prepare(HubClient(plan.repository, "space"), plan).files
-
-
-def space_of(hub: RunningHub, name: str = "you/chat") -> Space:
-    space = hub.state.repositories["space", name].space
-    assert space is not None
-    return space
+pytestmark = pytest.mark.usefixtures("few_files")
 
 
 @pytest.mark.usefixtures("model")
@@ -331,152 +291,6 @@ def test_a_commit_that_fails_leaves_everything_as_it_was(hub: RunningHub) -> Non
     assert hub.state.repositories["space", "you/chat"].files == before
     assert {name: (value, space.descriptions[name]) for name, value in space.variables.items()} == before_it
     assert space.hardware == "cpu-basic"
-
-
-@pytest.mark.usefixtures("model")
-def test_shards_are_all_preloaded_and_named_by_the_first(hub: RunningHub) -> None:
-    parts = {f"big-0000{number}-of-00002.gguf": b"GGUF" for number in (1, 2)}
-    hub.state.add_repository("you/big", parts)
-    ready = prepare(HubClient("you/chat", "space"), replace(PLAN, model="you/big"))
-    assert ready.model == "you/big/big-00001-of-00002.gguf"
-    front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
-    assert front_matter["preload_from_hub"] == ["you/big " + ",".join(parts)]
-
-
-@pytest.mark.parametrize(
-    ("model", "setting", "preloaded"),
-    [
-        ("you/bob:q5_k_m", "you/bob/bob-Q5_K_M.gguf", "you/bob bob-Q5_K_M.gguf"),
-        ("hf.co/you/bob:Q4_K_M", "you/bob/bob-Q4_K_M.gguf", "you/bob bob-Q4_K_M.gguf"),
-        (
-            "https://huggingface.co/you/bob/blob/main/bob-Q4_K_M.gguf",
-            "you/bob@main/bob-Q4_K_M.gguf",
-            "you/bob bob-Q4_K_M.gguf",
-        ),
-        ("you/bob@v1:Q4_K_M", "you/bob@v1/bob-Q4_K_M.gguf", "you/bob bob-Q4_K_M.gguf COMMIT"),
-    ],
-)
-def test_a_model_is_named_as_in_the_chat(model: str, setting: str, preloaded: str, hub: RunningHub) -> None:
-    repository = hub.state.add_repository("you/bob", FILE)
-    repository.branches["v1"] = repository.commits[:]
-    commit = repository.commits[-1].oid
-    repository.add_commit("main", "Later", repository.commits[-1].files)
-    ready = prepare(HubClient("you/chat", "space"), replace(PLAN, model=model))
-    assert ready.model == setting
-    front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
-    assert front_matter["preload_from_hub"] == [preloaded.replace("COMMIT", commit)]
-    assert front_matter["models"] == ["you/bob"]
-
-
-BASE_FILE, LORA = "bob-base-Q4_0.gguf", "bob-Q4_0-LoRA-F16.gguf"
-
-
-@pytest.mark.parametrize(
-    ("model", "setting", "preloaded"),
-    [
-        ("you/pair", f"you/pair/{BASE_FILE}::you/pair/{LORA}", f"you/pair {BASE_FILE},{LORA}"),
-        ("you/pair:Q4_0", f"you/pair/{BASE_FILE}::you/pair/{LORA}", f"you/pair {BASE_FILE},{LORA}"),
-        (f"you/pair/{BASE_FILE}", f"you/pair/{BASE_FILE}", f"you/pair {BASE_FILE}"),
-        (
-            f"you/pair/{BASE_FILE}::you/lora",
-            f"you/pair/{BASE_FILE}::you/lora/x-LoRA-F16.gguf",
-            f"you/pair {BASE_FILE}",
-        ),
-    ],
-)
-def test_an_adapter_is_loaded_on_its_base(model: str, setting: str, preloaded: str, hub: RunningHub) -> None:
-    manifest = {"outputs": [], "options": {"loras": {BASE_FILE: LORA}}}
-    pair = {BASE_FILE: b"GGUF", LORA: b"GGUF", "manifest.json": json.dumps(manifest).encode()}
-    hub.state.add_repository("you/pair", pair)
-    hub.state.add_repository("you/lora", {"x-LoRA-F16.gguf": b"GGUF"})
-    ready = prepare(HubClient("you/chat", "space"), replace(PLAN, model=model))
-    assert ready.model == setting
-    front_matter = yaml.safe_load(ready.files["README.md"].split(b"---\n")[1])
-    assert front_matter["preload_from_hub"] == [preloaded]
-
-
-def test_a_private_adapter_needs_a_secret_token(hub: RunningHub) -> None:
-    hub.state.add_repository("you/bob", FILE)
-    hub.state.add_repository("you/lora", {"x-LoRA-F16.gguf": b"GGUF"}, private=True)
-    with pytest.raises(InputError, match="the model you/lora is private, and the Space has no token"):
-        published(replace(PLAN, model=f"{PLAN.model}::you/lora"))
-
-
-@pytest.mark.usefixtures("model")
-def test_a_missing_shard_is_named(hub: RunningHub) -> None:
-    hub.state.add_repository("you/half", {"big-00001-of-00002.gguf": b"GGUF"})
-    for model in ("you/half", "you/half/big-00001-of-00002.gguf"):
-        with pytest.raises(InputError, match=r"lacks big-00002-of-00002.gguf: upload all of its parts"):
-            published(replace(PLAN, model=model))
-
-
-def test_a_name_that_the_configuration_cannot_hold_is_not_preloaded(hub: RunningHub) -> None:
-    hub.state.add_repository("you/bob", {"bob, small.gguf": b"GGUF"})
-    assert b"preload_from_hub" not in packed(replace(PLAN, model="you/bob"))["README.md"]
-    published(replace(PLAN, model="you/bob"))
-    assert space_of(hub).variables == {"GGUF_CHAT_MODEL": "you/bob/bob, small.gguf"}
-
-
-def test_a_path_of_this_machine_is_no_setting_of_a_space(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("mine.jinja", "mine.gguf"):
-        (tmp_path / name).write_text("{{ messages }}")
-    for text in ("TEMPLATE=mine.jinja", "MODELS=you/bob,Mine=mine.gguf::lora.gguf"):
-        with pytest.raises(InputError, match="is a path here, and the Space has no such file"):
-            read_variables([f"GGUF_CHAT_{text}"])
-    assert read_variables(["GGUF_CHAT_TEMPLATE=chatml", "GGUF_CHAT_MODELS=you/bob,Bob=you/bob/b.gguf,"])
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("GGUF_CHAT_SLOTS=0", "--variable GGUF_CHAT_SLOTS: use 1 to 64, not '0'"),
-        ("GGUF_CHAT_SLOT=2", "--variable GGUF_CHAT_SLOT is no setting of the app"),
-        ("gguf_chat_slots=2", "write the name of a setting in capitals, GGUF_CHAT_SLOTS"),
-        ("gguf_chat_auth=a:canary", "use --secret gguf_chat_auth"),
-        ("Gguf_Chat_Port=80", "looks for it at 7860"),
-        ("GGUF_CHAT_MODEL=x", "is what --model sets"),
-        ("GGUF_CHAT_PORT=80", "looks for it at 7860"),
-        ("HF_TOKEN=hf_canary", "use --secret HF_TOKEN"),
-        ("NOTE=ask hf_canary", "use --secret NOTE"),
-        (f"NOTE=hf_canary{'a' * 30}", "use --secret NOTE"),
-        ("GGUF_CHAT_AUTH=a:canary", "use --secret GGUF_CHAT_AUTH"),
-        ("A-B=1", "--variable 'A-B' does not begin with a name"),
-        ("hf_canary", "--variable has no value"),
-    ],
-)
-def test_a_variable_with_which_the_app_would_not_start_is_refused(text: str, wanted: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read_variables([text], ["hf_canary"])
-    assert wanted in str(caught.value) and "canary" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("GGUF_CHAT_AUTH=canary", "--secret GGUF_CHAT_AUTH: login 1 is not NAME:PASSWORD"),
-        ("GGUF_CHAT_API_KEY", "--secret 'GGUF_CHAT_API_KEY' has no value"),
-        ("GGUF_CHAT_API_KEY= ", "--secret 'GGUF_CHAT_API_KEY' has no value"),
-        ("gguf_chat_api_key=canary", "in capitals, GGUF_CHAT_API_KEY"),
-        ("hf_canary", "--secret has no value"),
-        ("hf-canary", "--secret does not begin with a name"),
-    ],
-)
-def test_a_secret_that_is_wrong_is_not_shown(text: str, wanted: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read_secrets([text], {}, None)
-    assert wanted in str(caught.value) and "canary" not in str(caught.value)
-
-
-def test_secrets_come_from_the_environment_and_the_token_from_the_login() -> None:
-    environment = {"GGUF_CHAT_AUTH": "anna:x"}
-    assert read_secrets(["GGUF_CHAT_AUTH", "HF_TOKEN", "KEY=a=b"], environment, "hf_login") == {
-        "GGUF_CHAT_AUTH": "anna:x",
-        "HF_TOKEN": "hf_login",
-        "KEY": "a=b",
-    }
 
 
 @pytest.mark.usefixtures("model")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from common.shard_names import ADAPTER_SEPARATOR
 from engine.errors import ModelError
 from engine.serving.protocols import ChatBackend
 from engine.types import ProgressCallback, no_progress, scaled
@@ -29,7 +30,6 @@ from ui.models.files import (
     total_size,
 )
 
-_ADAPTER_SEPARATOR = "::"
 _DOWNLOAD_SHARE = 0.8  # of the progress, for a model that is downloaded before it is loaded
 
 
@@ -156,7 +156,7 @@ def resolve_entry(
 ) -> CatalogEntry:
     """Return the entry of a path or Hub name, optionally followed by `::ADAPTER.gguf`. Raises ModelError."""
     whole = Path(text).exists()  # a path may contain the separator
-    model, _, adapter = (text, "", "") if whole else text.partition(_ADAPTER_SEPARATOR)
+    model, _, adapter = (text, "", "") if whole else text.partition(ADAPTER_SEPARATOR)
     lora = choose_adapter(adapter, progress) if adapter else None
     file, reason = choose_with_reason(Path(model), progress)
     return catalog_entry(file, lora or lora_beside(Path(model), file), name, reason)
@@ -165,7 +165,7 @@ def resolve_entry(
 def _parse_entry(text: str) -> CatalogEntry:
     whole = Path(text).exists() or is_hub_name(Path(text))  # the Hub's addresses may contain a "="
     name, equals, source = ("", "", text) if whole else text.rpartition("=")
-    model, _, adapter = source.partition(_ADAPTER_SEPARATOR)
+    model, _, adapter = source.partition(ADAPTER_SEPARATOR)
     if is_hub_name(Path(model)):  # not downloaded before it is used
         lora = choose_adapter(adapter) if adapter else None
         return CatalogEntry(name or source, name or source, model, lora, named=bool(name))

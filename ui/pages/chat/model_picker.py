@@ -55,6 +55,11 @@ class Tab:
     choices: int = 0
 
 
+def _note(text: str, picker: Any = NO_UPDATE[0]) -> Update:
+    """Return an update of the line below the head, and perhaps of the picker."""
+    return picker, gr.skip(), gr.skip(), text, gr.skip(), gr.skip()
+
+
 class ModelsPanel:
     """The picker; `key` holds the pool's key of the tab's model, `switched` are the events that change it."""
 
@@ -152,7 +157,7 @@ class ModelsPanel:
     async def _chosen(self, request: gr.Request, wanted: object, now: str) -> AsyncGenerator[Update, None]:
         if on_own_machine(request) and self._models.catalog.leaves_open(wanted):
             t = translator(request)
-            yield self._note_alone(line(t("models.listing", name=wanted), "busy"))
+            yield _note(line(t("models.listing", name=wanted), "busy"))
             offered = await self._offer(str(wanted).strip(), now, t)
             if offered is not None:
                 yield offered
@@ -166,17 +171,17 @@ class ModelsPanel:
         try:
             files = await asyncio.to_thread(hub_choices, repository)
         except Exception as error:  # noqa: BLE001 - the boundary, as below
-            note = t("models.kept", error=foreseen(error), name=self._called(now))
-            return (gr.update(value=now), *self._note_alone(line(note, "error"))[1:])
+            return self._refused(error, now, t)
         if len(files) == 1:
             return None
         note = t("models.choose_file", name=repository, count=len(files))
         choices = [*files, *self._models.catalog.choices(own_machine=True)]
-        return (gr.update(choices=choices, value=now), *self._note_alone(line(note, "busy"))[1:])
+        return _note(line(note, "busy"), gr.update(choices=choices, value=now))
 
-    @staticmethod
-    def _note_alone(note: str) -> Update:
-        return (gr.skip(), gr.skip(), gr.skip(), note, gr.skip(), gr.skip())
+    def _refused(self, error: Exception, now: str, t: Translator) -> Update:
+        """Say why a model was not loaded, and show the present one's name again."""
+        note = t("models.kept", error=foreseen(error), name=self._called(now))
+        return _note(line(note, "error"), gr.update(value=now))
 
     async def _restore(
         self, request: gr.Request, kept: object, now: str, tab: Tab
@@ -191,7 +196,7 @@ class ModelsPanel:
             t = translator(request)
             error = ModelError(f"model {str(kept)[:80]!r} is not offered here: choose one of the list")
             note = line(t("models.kept", error=error, name=self._called(now)), "error")
-            yield self._note_alone(note)
+            yield _note(note)
             return
         wanted = kept if self._models.catalog.allows(kept, own) else now
         async with aclosing(self._switch(request, wanted, now)) as updates:
@@ -210,12 +215,11 @@ class ModelsPanel:
         try:
             while not (await asyncio.wait({loading}, timeout=TICK))[0]:
                 note = self._loading(switch, int(time.monotonic() - began), t)
-                yield (*[gr.skip()] * 3, line(note, "busy"), gr.skip(), gr.skip())
+                yield _note(line(note, "busy"))
             key, info = loading.result()
             self._infos[key] = info
         except Exception as error:  # noqa: BLE001 - the boundary: the note would say "Loading" for good
-            note = t("models.kept", error=foreseen(error), name=self._called(now))
-            yield gr.update(value=now), gr.skip(), gr.skip(), line(note, "error"), gr.skip(), gr.skip()
+            yield self._refused(error, now, t)
             return
         finally:
             switch.left = True
