@@ -152,6 +152,23 @@ def use_root_path_of_request() -> None:
     vars(routes.templates)["TemplateResponse"] = template_response
 
 
+def add_to_head(markup: str) -> None:
+    """Put `markup` at the end of the head of Gradio's pages. Gradio's own `head` is added by its script, later."""
+    from gradio import routes
+
+    respond = routes.templates.TemplateResponse
+    respond = getattr(respond, "without_head", respond)
+
+    def template_response(*args: Any, **options: Any) -> Response:
+        response = respond(*args, **options)
+        response.body = bytes(response.body).replace(b"</head>", f"{markup}</head>".encode(), 1)
+        response.headers["Content-Length"] = str(len(response.body))
+        return response
+
+    template_response.without_head = respond  # type: ignore[attr-defined]
+    vars(routes.templates)["TemplateResponse"] = template_response
+
+
 def _root_path(request: Request) -> str:
     return str(request.scope.get("state", {}).get("root_path", ""))
 

@@ -1,4 +1,4 @@
-"""Middleware for logins and origins. With logins configured, only /health and /login are open."""
+"""Middleware for logins and origins. With logins configured, only /health, /login and the face are open."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ui.auth.limits import RateLimitExceeded
 from ui.auth.origins import AllowedOrigins
 from ui.i18n.words import translator
 from ui.static import STATIC
+from ui.static.look import FACE, head
 
 _TEXTS = ("name", "password", "enter", "wrong", "wait")
 
@@ -34,6 +35,7 @@ def login_page(request: HTTPConnection) -> HTMLResponse:
     t = translator(request)
     root = getattr(request.state, "root_path", "")  # "/login" would leave the path of a proxy
     page = _template().render({gap: t(f"login.{gap}") for gap in _TEXTS}, language=t.language, root=root)
+    page = page.replace("</head>", f"{head(f'{root}/', sheets=False)}</head>", 1)
     return HTMLResponse(page, headers={"Cache-Control": "private, no-store"})
 
 
@@ -56,7 +58,8 @@ Sessions = Callable[[Mapping[str, str]], str | None]
 """Maps a request's cookies to the name that is logged in with them."""
 
 
-_HEALTH, _LOGIN = "/health", "/login"
+_LOGIN = "/login"
+_OPEN = ("/health", f"/{FACE}")
 _API = ("/v1", "/metrics")
 _REFUSED = "this server wants a login: name and password by HTTP Basic, or its API key as a Bearer token"
 
@@ -83,7 +86,7 @@ class AuthMiddleware:
 
     def _refusal(self, request: HTTPConnection) -> ASGIApp | None:
         path = request.scope["path"].rstrip("/")
-        if path == _HEALTH or not self._access.api_needs_auth:
+        if path in _OPEN or not self._access.api_needs_auth:
             return None
         try:
             request.state.user = self._user(request, path)

@@ -155,7 +155,7 @@ class SettingsPanel:
         first = ModelSettings(context, recommended or {})
         self._model = gr.State(first)  # whose ranges, presets and defaults this tab has
         with gr.Sidebar(
-            label=text("settings.label"), open=False, position="right", width=320, elem_id="settings"
+            label=text("settings.label"), open=False, position="right", width=360, elem_id="settings"
         ):
             gr.Markdown(text("settings.title"))
             self._preset, controls, reset = _lay_out(first)

@@ -13,6 +13,7 @@ from functools import partial
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
+from fastapi.responses import FileResponse
 from gradio.routes import App as GradioApp
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -30,16 +31,19 @@ from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
 from ui.auth.tabs import SessionOfEvent, TabMiddleware
 from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
+from ui.gradio_patches import add_to_head
 from ui.i18n.words import gradio_i18n
 from ui.models.registry import Models
 from ui.openai.routes import add_openai_api
-from ui.pages.assets import CSS, theme
+from ui.pages.assets import theme
 from ui.server.connections import BACKLOG, Connection, Connections
 from ui.server.logs import bound_logs
 from ui.server.page import build_page
 from ui.server.root_path import RootPathMiddleware
 from ui.server.uploads import UploadMiddleware
 from ui.settings import checked_origins, on_a_space
+from ui.static import STATIC
+from ui.static.look import FACE, head
 
 # Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
 # inline scripts; model output never becomes one, as its Markdown is neutralized and sanitized.
@@ -88,6 +92,10 @@ def create_app(
         response.status_code = 200 if status == "ok" else 503
         return {"status": status, "model": models.catalog.label(pool.default)}
 
+    @app.get(f"/{FACE}")
+    async def face() -> FileResponse:
+        return FileResponse(STATIC / FACE, media_type="font/woff2")
+
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
     page = build_page(models, concurrency, own_machine=own_machine, store=store)
@@ -109,6 +117,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
 
     `max_file_size` of an upload is in bytes.
     """
+    add_to_head(head())
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     # Gradio warns that pages are not rendered on the server, though ssr_mode is off.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
@@ -118,7 +127,6 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
         path="/",
         root_path="",  # each request has its own, see ui/server/root_path.py
         theme=theme(),
-        css_paths=CSS,
         footer_links=[],
         i18n=gradio_i18n(),
         run_history=False,  # prompts stay out of the browser's storage
@@ -160,8 +168,14 @@ def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
         return Response(exposition(metrics), media_type=CONTENT_TYPE)
 
 
+_NAMED_BY_VERSION = ("/assets/", f"/{FACE}")  # Gradio's scripts and styles, and the face
+_FOR_A_YEAR = "public, max-age=31536000, immutable"
+
+
 class ContentPolicyMiddleware:
     """ASGI middleware that adds security headers to every response, without buffering streams.
+
+    It also lets browsers keep scripts, styles and the face, so that only a first visit loads them.
 
     No other site may show the page in a frame, to prevent clickjacking; except a Space's, which is a frame
     in a page of the Hub.
@@ -174,12 +188,16 @@ class ContentPolicyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and add the headers to its response."""
 
+        is_kept = str(scope.get("path", "")).startswith(_NAMED_BY_VERSION)
+
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = self._policy
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
+                if is_kept and message["status"] == 200:
+                    headers["Cache-Control"] = _FOR_A_YEAR
             await send(message)
 
         await self._app(scope, receive, with_policy)

@@ -28,12 +28,11 @@ from ui.pages.history.panel import HistoryPanel
 from ui.pages.quality import zero_gpu
 from ui.pages.quality.panel import QualityPanel
 from ui.pages.settings_panel import SettingsPanel
+from ui.pages.shell import head_button, settings_button
 from ui.static import STATIC
 
 SHORTCUTS = STATIC / "shortcuts.js"
 MESSAGE_KEYBOARD = STATIC / "message_keyboard.js"
-TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
-OPEN_SETTINGS_WHEN_WIDE = f"() => {{ if (window.innerWidth > 1100) ({TOGGLE_SETTINGS})() }}"
 
 
 def build_page(
@@ -52,9 +51,9 @@ def build_page(
     with page:
         _chat(page, models, store, live, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
-        _compare(page, models, live, concurrency)
+        _compare(page, models, store, live, concurrency)
     with page.route("Quality", "/quality", show_in_navbar=False):
-        _quality(page, models)
+        _quality(page, models, store)
     # All events except answers are quick, and the engine's queue bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
@@ -69,10 +68,8 @@ def _chat(
     with gr.Row(elem_id="head", equal_height=True):
         history.opener()
         picker = ModelsPanel(models, own_machine)
-        new_chat = _head_button("page.new_chat", "new-chat")
-        _head_button("page.compare", "open-compare", link="compare")
-        _head_button("page.quality", "open-quality", link="quality")
-        open_settings = _head_button("page.settings", "open-settings")
+        new_chat = head_button("page.new_chat", "new-chat")
+        settings_button()
     picker.show_below(info)
     answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context, models.hashes)
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
@@ -93,43 +90,44 @@ def _chat(
     keep_drafts(page, panel.box, history)
     keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)
-    _wire_common(page, open_settings, events.close)
+    _wire_common(page, events.close)
     page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js
-    page.load(None, js=OPEN_SETTINGS_WHEN_WIDE)
 
 
-def _compare(page: gr.Blocks, models: Models, live: ActiveStreams, concurrency: int) -> None:
+def _compare(page: gr.Blocks, models: Models, store: Store, live: ActiveStreams, concurrency: int) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
-    with gr.Row(elem_id="head", equal_height=True):
-        gr.Markdown(text("compare.title"))
-        _head_button("page.chat", "open-chat", link="./")
-        open_settings = _head_button("page.settings", "open-settings")
+    history = HistoryPanel(store, "compare")
+    _head(history, "compare.title", settings=True)
     ComparePanel(models, live, settings).wire(page, concurrency)
 
     def leave(request: gr.Request) -> None:
         live.detach(str(request.session_hash))
 
-    _wire_common(page, open_settings, leave)
+    history.wire(page)
+    _wire_common(page, leave)
 
 
-def _quality(page: gr.Blocks, models: Models) -> None:
-    with gr.Row(elem_id="head", equal_height=True):
-        gr.Markdown(text("quality.title"))
-        _head_button("page.chat", "open-chat", link="./")
+def _quality(page: gr.Blocks, models: Models, store: Store) -> None:
+    history = HistoryPanel(store, "quality", settings=False)
+    _head(history, "quality.title")
     QualityPanel(models).wire(page)
+    history.wire(page)
     if zero_gpu.is_on():
         zero_gpu.add_gpu_button()
     page.load(None, js=FIXES.read_text(encoding="utf-8"))
 
 
-def _head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
-    return gr.Button(text(key), size="sm", variant="secondary", scale=0, elem_id=elem_id, link=link)
+def _head(history: HistoryPanel, title: str, *, settings: bool = False) -> None:
+    with gr.Row(elem_id="head", equal_height=True):
+        history.opener()
+        gr.Markdown(text(title), elem_id="page-title")
+        if settings:
+            settings_button()
 
 
-def _wire_common(page: gr.Blocks, open_settings: gr.Button, on_close: Callable[..., Any]) -> None:
-    """Add a page's settings button and scripts; call `on_close` when its tab is closed."""
-    open_settings.click(None, js=TOGGLE_SETTINGS)
+def _wire_common(page: gr.Blocks, on_close: Callable[..., Any]) -> None:
+    """Add a page's scripts; call `on_close` when its tab is closed."""
     for script in (SHORTCUTS, FIXES):
         page.load(None, js=script.read_text(encoding="utf-8"))
     page.unload(on_close)

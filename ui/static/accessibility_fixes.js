@@ -25,6 +25,10 @@
     document.querySelectorAll("#conversation .prose :is(th, td)").forEach((cell) => {
       cell.classList.toggle("long", cell.textContent.length > 24);
     });
+    // A block of code says its language above it.
+    document.querySelectorAll("#conversation .code_wrap:not([data-language])").forEach((block) => {
+      block.dataset.language = block.querySelector("code")?.className.match(/language-([\w+#-]+)/)?.[1] ?? "";
+    });
     // The button that copies code has only an icon.
     document.querySelectorAll(".copy_code_button:not([aria-label])").forEach((button) => {
       button.setAttribute("aria-label", button.title || "copy");

@@ -16,9 +16,10 @@
     } else if (edited && event.key === "Escape") {
       target = buttons[1];
     } else if (event.key === "Escape" && plain && !helping()) {
-      target = find("#question .stop-button");
+      const inside = event.target.closest?.("#settings.open");
+      target = inside ? inside.querySelector(".toggle-button") : find("#question .stop-button");
     } else if (event.code === "KeyO" && chord && event.shiftKey && !event.altKey) {
-      target = find("#new-chat");
+      target = document.querySelector("#history-new");
     } else if (event.key === "/" && plain && !typing(event.target)) {
       event.preventDefault();
       find("#question textarea")?.focus();

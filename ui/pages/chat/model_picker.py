@@ -22,7 +22,8 @@ from ui.i18n.words import Translator, text, translator
 from ui.models.files import hub_choices
 from ui.models.registry import Models, acquire_model
 from ui.pages.assets import ADDRESS
-from ui.render.html import html
+from ui.pages.chat.shield import shield
+from ui.render.html import html, render
 from ui.render.status import line, model_facts, model_name
 
 TICK = 0.5  # seconds between two updates of the loading time
@@ -82,11 +83,12 @@ class ModelsPanel:
             visible=own_machine or len(choices) > 1,
             elem_id="model",
         )
+        self._facts = gr.HTML(padding=False, elem_id="facts")
+        self._shield = gr.HTML(padding=False, elem_id="shield")
 
     def show_below(self, info: ModelInfo) -> None:
-        """Lay out the lines under the head: the model's facts, and the progress or error of a switch."""
+        """Lay out the lines under the head: the progress or error of a switch, and what is wrong with files."""
         self._name.value = model_name(info)
-        self._facts = gr.HTML(padding=False, elem_id="facts")
         self._note = gr.HTML("", padding=False, elem_id="model-note")
         self._warning = gr.HTML("", padding=False, elem_id="model-warning")
 
@@ -107,6 +109,7 @@ class ModelsPanel:
         self.switched = [chosen, restored]
         for event in self.switched:
             self.warn_after(event)
+            event.then(self._shielded, [self.key], **{**quiet, "outputs": [self._shield]})
 
     def warn_after(self, event: gr.events.Dependency) -> None:
         """Show what is wrong with the model's files after an event."""
@@ -137,6 +140,11 @@ class ModelsPanel:
     def _warn(self, request: gr.Request, key: str) -> str:
         change = self._models.change(key)
         return line(change.text(translator(request)), "error") if change else ""
+
+    def _shielded(self, request: gr.Request, key: str) -> str:
+        info = self._infos.get(key)
+        with_adapter = info is not None and bool(info.adapter)
+        return shield(self._models, key, translator(request), adapter=with_adapter)
 
     def info_of(self, key: str) -> ModelInfo | None:
         """Return a model's facts, or None before any tab has chosen it."""
@@ -248,6 +256,6 @@ class ModelsPanel:
     def _facts_of(self, info: ModelInfo, own_machine: bool, t: Translator) -> str:
         lonely = self._models.catalog.has_only_embedded()
         facts = model_facts(info, lonely, t)
-        if not (lonely and own_machine):
-            return facts
-        return facts + html("<p>{{ text }}</p>", text=t("models.type_one"))
+        if lonely and own_machine:
+            facts += html("<p>{{ text }}</p>", text=t("models.type_one"))
+        return render("facts", label=t("models.about"), facts=facts)

@@ -16,9 +16,17 @@ from ui.conversations.store import Store
 from ui.i18n.words import text
 from ui.pages.assets import ADDRESS, DOWNLOAD
 from ui.pages.history.events import HistoryActions
+from ui.pages.shell import Page, links, mark
 
 TOGGLE = "document.querySelector('#history .toggle-button').click()"
-OPEN_WHEN_WIDE = f"() => {{ if (window.innerWidth > 900) {TOGGLE} }}"
+# Until then a style keeps room for the rail: see shell.css.
+OPEN_WHEN_WIDE = f"""() => {{
+  const ready = () => document.documentElement.classList.add('rail-ready');
+  if (window.innerWidth <= 900) return ready();
+  {TOGGLE};
+  setTimeout(ready, 400); // it slides in for 300 ms
+}}"""
+OPEN_IN_CHAT = "(key) => { location.href = `./?chat=${encodeURIComponent(key ?? '')}`; return []; }"
 CLOSE_ON_A_PHONE = (
     f"() => {{ if (window.innerWidth < 768 && document.querySelector('#history.open')) {TOGGLE} }}"
 )
@@ -35,14 +43,16 @@ _ASKED = f"""(current, search) => {{
 
 
 class HistoryPanel:
-    """The list of chats and its buttons, inside the page's Blocks; `wire` connects them."""
+    """The rail: the list of chats and its buttons, inside the page's Blocks; `wire` connects them."""
 
-    def __init__(self, store: Store) -> None:
-        self._do = do = HistoryActions(store)
+    def __init__(self, store: Store, page: Page = "chat", *, settings: bool = True) -> None:
+        """Lay out the rail of a page, which may have `settings`."""
+        self._do, self._elsewhere = (do := HistoryActions(store)), page != "chat"
         # The key is public: an id is useless to anyone but its owner.
         self.current = gr.BrowserState("", storage_key="gguf-chat.conversation", secret="gguf-chat")
         self._file = gr.JSON(visible=False)
-        with gr.Sidebar(label=text("history.label"), open=False, width=280, elem_id="history"):
+        with gr.Sidebar(label=text("history.label"), open=False, width=260, elem_id="history"):
+            mark()
             self._new = _button("page.new_chat", "history-new")
             self._search = _search()
             self._note = gr.HTML("", visible=False, padding=False, elem_id="history-note")
@@ -63,6 +73,7 @@ class HistoryPanel:
                 self._exports = [(_button(f"history.{export.__name__}"), export) for export in exports]
                 self._import = _import()
                 self._delete_all = _button("history.delete_all", "history-delete-all")
+            links(page, settings=settings)
         self._all = gr.State(False)  # whether `yes` means all chats
         self._listed = [self._chats, self._note, self._open, self._pin, self._naming, self._asking]
         self._shown = [self.current, *self._listed]
@@ -74,10 +85,14 @@ class HistoryPanel:
         do, here = self._do, [self.current, self._search]
         page.load(None, js=OPEN_WHEN_WIDE)
         self._openings.append(page.load(do.start, here, self._shown, js=_ASKED, **QUICK))
-        chosen = self._chats.select(do.open, [self._search], self._shown, **QUICK)
-        chosen.then(None, js=CLOSE_ON_A_PHONE)
-        self._openings.append(chosen)
-        self.new_chat_by(self._new)
+        if self._elsewhere:
+            self._chats.select(None, [self._chats], None, js=OPEN_IN_CHAT, api_visibility="private")
+            self._new.click(None, js="() => { location.href = './?chat='; }", api_visibility="private")
+        else:
+            chosen = self._chats.select(do.open, [self._search], self._shown, **QUICK)
+            chosen.then(None, js=CLOSE_ON_A_PHONE)
+            self._openings.append(chosen)
+            self.new_chat_by(self._new)
         self._search.change(do.refresh, here, self._listed, trigger_mode="always_last", **QUICK)
         self.current.change(do.refresh, here, self._listed, **QUICK)  # a first question makes a chat
         self._pin.click(do.pin, here, self._listed, **QUICK)

@@ -1,0 +1,44 @@
+"""What the chat, /compare and /quality share: the rail's mark and links, and the buttons of the head."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import gradio as gr
+from markupsafe import Markup
+
+from ui.i18n.words import text
+from ui.static.look import MARK
+
+Page = Literal["chat", "compare", "quality"]
+TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
+_LINKS: dict[Page, str] = {"chat": "./", "compare": "compare", "quality": "quality"}
+
+
+def mark() -> gr.HTML:
+    """Create the name at the top of the rail, a link to the chat."""
+    name = f"<a href='./'>{MARK}<span>GGUF Chat</span></a>"
+    return gr.HTML(Markup(name), padding=False, elem_id="rail-mark")
+
+
+def links(here: Page, *, settings: bool = True) -> None:
+    """Lay out the foot of the rail: the other pages, the settings if the page has some, and the theme switch."""
+    with gr.Column(elem_id="rail-foot"):
+        for page, address in _LINKS.items():
+            if page != here:
+                head_button(f"page.{page}", f"open-{page}", link=address)
+        if settings:
+            head_button("page.settings", "rail-settings").click(None, js=TOGGLE_SETTINGS)
+        head_button("page.theme", "switch-theme").click(None, js="() => window.switchTheme()")
+
+
+def settings_button() -> gr.Button:
+    """Create the button at the head's right that opens and closes the settings."""
+    button = head_button("page.settings", "open-settings")
+    button.click(None, js=TOGGLE_SETTINGS)
+    return button
+
+
+def head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
+    """Create a quiet button; a style draws its icon."""
+    return gr.Button(text(key), size="sm", variant="secondary", scale=0, elem_id=elem_id, link=link)
