@@ -13,7 +13,7 @@ import asyncio
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType, SimpleNamespace
@@ -152,23 +152,33 @@ def use_root_path_of_request() -> None:
     vars(routes.templates)["TemplateResponse"] = template_response
 
 
-def add_to_head(markup: str) -> None:
-    """Put `markup` at the end of the head of Gradio's pages.
+_ADD_RESIZER = b"document.head.appendChild(script);"
 
-    Gradio's own option `head` is added by its script, after the first drawing.
+
+def shape_pages(head: str, language_of: Callable[[Request], str]) -> None:
+    """Put `head` at the end of the head of Gradio's pages, and leave out what a request's page does not need.
+
+    Gradio's own option `head` is added by its script, after the first drawing. `language_of` returns the
+    language of a request's page, which has the texts of this one and English. Only a page in a frame loads
+    the script that tells the frame its size.
     """
     from gradio import routes
 
     respond = routes.templates.TemplateResponse
-    respond = getattr(respond, "without_head", respond)
+    respond = getattr(respond, "unshaped", respond)
 
-    def template_response(*args: Any, **options: Any) -> Response:
-        response = respond(*args, **options)
-        response.body = bytes(response.body).replace(b"</head>", f"{markup}</head>".encode(), 1)
+    def template_response(*, request: Request, context: dict[str, Any], **options: Any) -> Response:
+        config = context["config"]
+        if texts := config.get("i18n_translations"):
+            wanted = ("en", language_of(request))
+            config = {**config, "i18n_translations": {name: texts[name] for name in wanted if name in texts}}
+        response = respond(request=request, context={**context, "config": config}, **options)
+        body = bytes(response.body).replace(_ADD_RESIZER, b"if (window.parent !== window) " + _ADD_RESIZER, 1)
+        response.body = body.replace(b"</head>", f"{head}</head>".encode(), 1)
         response.headers["Content-Length"] = str(len(response.body))
         return response
 
-    template_response.without_head = respond  # type: ignore[attr-defined]
+    template_response.unshaped = respond  # type: ignore[attr-defined]
     vars(routes.templates)["TemplateResponse"] = template_response
 
 

@@ -31,8 +31,8 @@ from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
 from ui.auth.tabs import SessionOfEvent, TabMiddleware
 from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
-from ui.gradio_patches import add_to_head
-from ui.i18n.words import gradio_i18n
+from ui.gradio_patches import shape_pages
+from ui.i18n.words import gradio_i18n, translator
 from ui.models.registry import Models
 from ui.openai.routes import add_openai_api
 from ui.pages.assets import theme
@@ -117,7 +117,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
 
     `max_file_size` of an upload is in bytes.
     """
-    add_to_head(head())
+    shape_pages(head(), lambda request: translator(request).language)
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     # Gradio warns that pages are not rendered on the server, though ssr_mode is off.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
@@ -168,7 +168,7 @@ def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
         return Response(exposition(metrics), media_type=CONTENT_TYPE)
 
 
-_NAMED_BY_VERSION = ("/assets/", f"/{FACE}")  # Gradio's scripts and styles, and the face
+_NAMED_BY_VERSION = ("/assets/", "/theme.css", f"/{FACE}")  # Gradio's scripts and styles, and the face
 _FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 
