@@ -32,7 +32,6 @@ from ui.pages.shell import head_button, settings_button
 from ui.static import STATIC
 
 SHORTCUTS = STATIC / "shortcuts.js"
-MESSAGE_KEYBOARD = STATIC / "message_keyboard.js"
 
 
 def build_page(
@@ -72,7 +71,7 @@ def _chat(
         settings_button()
     picker.show_below(info)
     answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context, models.hashes)
-    panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
+    panel = ChatPanel(store, current=history.current, is_writing=answerer.is_writing)
     read = ContextReader(answerer.context_of)
     edits = EditHandlers(panel, live, read)
     events = ChatEvents(panel, answerer, live, edits, read)
@@ -87,11 +86,10 @@ def _chat(
         history.refresh_after(event)
         picker.tidy_after(event)
     history.on_open(events.open, panel.outputs)
-    keep_drafts(page, panel.box, history)
+    keep_drafts(page, history)
     keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_common(page, events.close)
-    page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js
 
 
 def _compare(page: gr.Blocks, models: Models, store: Store, live: ActiveStreams, concurrency: int) -> None:

@@ -27,14 +27,12 @@ from ui.conversations.store import NotFound, StoreError
 from ui.generation.answering import Answerer, Task
 from ui.generation.sessions import ActiveStreams, BoundedDict, TabRequest
 from ui.generation.streaming import Progress
-from ui.i18n.words import translator
-from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext, row_index
-from ui.pages.chat.message_toolbar import Updates
+from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext
+from ui.pages.chat.message_list import data, node_of, text_of
 from ui.pages.chat.navigation import ConversationState, TabView
-from ui.pages.chat.panel import ChatPanel
+from ui.pages.chat.panel import ChatPanel, Updates
 from ui.pages.settings_panel import SettingsPanel
-from ui.render.messages import chatbot_rows, restore_markdown
-from ui.render.status import Failure, line
+from ui.render.status import Failure
 
 READY_SECONDS = 2.0  # a question waits this long for its page, which may never open after a restart
 SETTLE_SECONDS = 1.0  # an opening page waits this long for the answer of the page that it replaces
@@ -81,38 +79,33 @@ class ChatEvents:
         self._ready = BoundedDict[str, None]()  # sessions whose page has opened its conversation
         self._works = BoundedDict[str, Work]()  # the last answer of each session
 
-    async def send(self, request: gr.Request, question: str, *inputs: Any) -> Updates:
-        """Send the question in the box; it stays there while another answer is written."""
+    async def send(self, request: gr.Request, asked: gr.EventData, *inputs: Any) -> Updates:
+        """Send a question; it goes back into the box while another answer is written."""
+        event, question = self._read(request, inputs), text_of(asked)
         if not question.strip():
-            note = line(translator(request)("status.empty_question"), "note")
-            return {self._panel.status: note, self._panel.box: gr.update(value="")}
-        event = self._read(request, inputs)
+            return self._panel.no_update()
         work = self._works.get(event.session)
         if work is not None and work.turn.shown and not work.writing.done():
-            return self._panel.no_update()
+            return await self._panel.off_loop(lambda: self._panel.show(self._panel.state(event.tab), event.tab, box=question))
         return await self._begin(event, _asking(question), question)
 
-    async def example(self, request: gr.Request, chosen: gr.SelectData, *inputs: Any) -> Updates:
-        """Send an example question."""
-        text = str(chosen.value["text"])
-        return await self._begin(self._read(request, inputs), _asking(text), text)
-
-    async def regenerate(self, request: gr.Request, *inputs: Any) -> Updates:
-        """Generate another version of the last answer, or the first answer to an unanswered question."""
-        return await self._begin(self._read(request, inputs), ConversationState.regenerate)
+    async def regenerate(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
+        """Generate another version of an answer, or the first answer to an unanswered question."""
+        node = node_of(clicked)
+        return await self._begin(self._read(request, inputs), lambda here: here.regenerate(node or None))
 
     async def continue_answer(self, request: gr.Request, *inputs: Any) -> Updates:
         """Continue the last answer."""
         return await self._begin(self._read(request, inputs), lambda here: here)
 
-    async def edit(self, request: gr.Request, edited: gr.EditData, *inputs: Any) -> Updates:
-        """Send an edited version of an earlier question; an unchanged one is not sent again."""
-        if edited.value == edited.previous_value or not str(edited.value).strip():
-            return await self._edits.apply(request, inputs, lambda here: here)
-        text, index = restore_markdown(str(edited.value)), row_index(edited.index)
-        return await self._begin(
-            self._read(request, inputs), lambda here: here.ask(text, here.message_at(index).parent)
-        )
+    async def edit(self, request: gr.Request, edited: gr.EventData, *inputs: Any) -> Updates:
+        """Send an edited version of a question, or show one of an answer; an unchanged one is not sent again."""
+        node, text = node_of(edited), text_of(edited)
+        if data(edited).get("role") == "assistant" or not text.strip():
+            return await self._edits.apply(
+                request, inputs, lambda here: here.edit(node, text) if text.strip() else here
+            )
+        return await self._begin(self._read(request, inputs), lambda here: here.edit(node, text))
 
     async def stream(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
         """Show this tab's answer while it is written; cancel it when the reader disconnects."""
@@ -121,14 +114,13 @@ class ChatEvents:
         if work is None or work.shown:
             return
         work.shown = True
-        path, where = work.task.path, work.event.tab
-        above = chatbot_rows(path[:-1] if work.task.partial else path, where.t)
+        where = work.event.tab
         try:
             while not work.writing.done():
                 await work.changed.wait()
                 work.changed.clear()
                 if work.turn.shown and not work.progress.done and not work.writing.done():
-                    yield self._panel.show_progress(above, work.node, work.progress, where)
+                    yield self._panel.show_progress(work.node, work.progress, where)
             if not work.turn.shown:
                 yield self._panel.no_update()  # Gradio sends the last update again when an event ends
         finally:
@@ -145,10 +137,11 @@ class ChatEvents:
         if not work.turn.shown:
             return self._panel.no_update()
         if work.failure is None:
-            there = work.there.view_at(work.node.id)
             try:
                 show = self._panel.show_ended
-                return await self._panel.off_loop(show, there, work.progress, work.event.tab)
+                return await self._panel.off_loop(
+                    show, work.there, work.node.id, work.progress, work.event.tab
+                )
             except Exception as error:  # noqa: BLE001 - the boundary, as above
                 work.failure = failure(error)
         return await self._show_failure(work, work.failure)
@@ -168,7 +161,7 @@ class ChatEvents:
         event = self._read(request, (TabView(), current, None))
         self._ready[event.session] = None
         if self._live.is_current(event.session, event.tab.current):
-            return self._panel.show_translated(event.tab)
+            return await self._panel.off_loop(lambda: self._panel.show_opened(self._panel.state(event.tab), event.tab))
         self._live.detach(event.session)
         try:
             state = await self._state(event)
@@ -220,7 +213,7 @@ class ChatEvents:
         work = Work(event, admitted, turn, here, there, task, question, task.path[-1])
         work.writing = asyncio.create_task(self._write(work))
         self._works[event.session] = work
-        return self._panel.show_started(there, event.tab, clear=question is not None)
+        return self._panel.show_started(here, there, event.tab)
 
     async def _until_ready(self, event: EventContext) -> None:
         """Wait for the page to load: it would show a new chat over the one that is about to begin."""
