@@ -1,4 +1,4 @@
-"""What the head of every page has: the design tokens, the face, the icons, and the choice of light or dark."""
+"""What the head of every page has: the design tokens, the face, the icons, the choice of light or dark."""
 
 from __future__ import annotations
 
