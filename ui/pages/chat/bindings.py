@@ -36,8 +36,11 @@ def bind_events(
     streaming = {"outputs": panel.streamed, "concurrency_limit": concurrency, "concurrency_id": CHAT_QUEUE}
 
     def answer(listener: Any, begin: Any, inputs: Sequence[gr.components.Component]) -> Any:
-        begun = listener(begin, list(inputs), panel.outputs, **_QUICK)
-        streamed = begun.then(events.stream, None, **streaming, **_SHARED)
+        begun = listener(begin, list(inputs), events.outputs, **_QUICK)
+        return shown(begun.then)
+
+    def shown(listener: Any, **options: Any) -> Any:
+        streamed = listener(events.stream, None, **streaming, **_SHARED, **options)
         return streamed.then(events.finish, None, panel.outputs, **_QUICK)
 
     answered = [
@@ -47,6 +50,7 @@ def bind_events(
         answer(panel.chatbot.edit, events.edit, tab),
         answer(panel.bar.answer.click, events.regenerate, tab),
         answer(panel.bar.go_on.click, events.continue_answer, tab),
+        shown(events.following.follow.change, trigger_mode="multiple"),
     ]
     panel.box.stop(events.stop, None, None, **_QUICK)
     _bind_edits(panel, edits, tab[:3])

@@ -13,11 +13,11 @@ from ui.auth.access import Admit, OwnerOf, admit
 from ui.auth.identity import owner_of
 from ui.conversations.model import Opinion
 from ui.conversations.store import NotFound, StoreError
-from ui.generation.sessions import ActiveStreams
 from ui.i18n.words import translator
 from ui.pages.chat.message_toolbar import Updates
 from ui.pages.chat.navigation import ConversationState
 from ui.pages.chat.panel import ChatPanel, TabContext
+from ui.pages.chat.readers import TabReaders
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class ContextReader:
 class EditHandlers:
     """Event handlers. Their last inputs are the tab's view, the open conversation and the model."""
 
-    def __init__(self, panel: ChatPanel, live: ActiveStreams, read: ContextReader) -> None:
-        self._panel, self._live, self._read = panel, live, read
+    def __init__(self, panel: ChatPanel, readers: TabReaders, read: ContextReader) -> None:
+        self._panel, self._readers, self._read = panel, readers, read
 
     async def apply(
         self,
@@ -69,13 +69,13 @@ class EditHandlers:
     ) -> Updates:
         """Show the result of `act`; an answer under way in the tab is cancelled."""
         event = self._read(request, inputs)
-        self._live.detach(event.session)
+        self._readers.detach(event.session)
         return await self._with_state(event, lambda state: self._panel.show(act(state), event.tab))
 
     async def undo(self, request: gr.Request, *inputs: Any) -> Updates:
         """Move the last question back into the box."""
         event = self._read(request, inputs)
-        self._live.detach(event.session)
+        self._readers.detach(event.session)
         return await self._with_state(event, lambda state: self._undone(state, event.tab))
 
     def _undone(self, state: ConversationState, tab: TabContext) -> Updates:
@@ -85,7 +85,7 @@ class EditHandlers:
     async def redo(self, request: gr.Request, typed: str, *inputs: Any) -> Updates:
         """Undo an undo; the question leaves the box, unless it was edited there."""
         event = self._read(request, inputs)
-        self._live.detach(event.session)
+        self._readers.detach(event.session)
 
         def redone(back: ConversationState) -> Updates:
             question = None if back.redoable is None else back.tree.nodes[back.redoable].text

@@ -63,6 +63,11 @@ class ConversationState:
         self.store.select(self.owner, self.view.key, leaf)
         return self.view_at(leaf, marked)
 
+    def with_answer(self, answer: Node) -> ConversationState:
+        """Return the state with an answer under way as it is now; one without text is not shown."""
+        there = replace(self, tree=Tree({**self.tree.nodes, answer.id: answer}, self.view.leaf))
+        return there.view_at(answer.id if answer.text.strip() else answer.parent)
+
     def regenerate(self) -> ConversationState:
         """Return the state before the last answer, from which another one is generated."""
         last = self.last

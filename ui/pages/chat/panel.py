@@ -198,6 +198,8 @@ class ChatPanel:
         """Show a conversation that was opened, or found when the page was loaded."""
         updates = self.show(state, tab)
         updates[self.chatbot]["examples"] = examples(tab.t)
+        if self._writing(state):
+            updates |= {self.box: busy(), self.status: line(tab.t("status.starting"), "busy")}
         return updates | {self.help: help_button(tab.t)}
 
     def show_translated(self, tab: TabContext) -> Updates:
