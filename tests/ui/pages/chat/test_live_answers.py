@@ -187,7 +187,7 @@ def test_a_question_that_a_tab_turns_away_from_at_once_is_answered() -> None:
 
 
 def test_an_opened_chat_whose_answer_has_not_begun_is_followed() -> None:
-    tab = Tab(FakeBackend(words(3), pause=0.1))
+    tab = Tab(FakeBackend(words(3), pause=0.05))
 
     async def early() -> None:
         begun = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
@@ -412,6 +412,9 @@ def test_the_page_looks_for_other_answers_only_while_there_are_some() -> None:
         async with asking(tab) as key:
             assert following.look(ME, key) == {following.others: (), following.timer: gr.update(active=False)}
             assert following.look(ME, "")[following.others] == (key,)
-        assert following.look(ME, "")[following.timer]["active"] is False
+            assert following.changed not in following.look_again(ME, "", (key,))
+            assert following.changed in following.look_again(ME, key, (key,))
+        update = following.look_again(ME, "", (key,))
+        assert update[following.timer]["active"] is False and following.changed in update
 
     run(looked())
