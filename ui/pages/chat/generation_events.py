@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -104,7 +104,17 @@ class ChatEvents:
         reader = self._readers.get(str(request.session_hash))
         if reader is None or reader.answer is None or reader.followed:
             return
-        reader.followed, answer = True, reader.answer
+        reader.followed = True
+        try:
+            async with aclosing(self._shown(reader, reader.answer)) as updates:
+                async for update in updates:
+                    yield update
+        except (GeneratorExit, asyncio.CancelledError):  # the connection ended, and maybe not the tab
+            reader.lost = True
+            raise
+
+    async def _shown(self, reader: Reader, answer: RunningAnswer) -> AsyncGenerator[Updates, None]:
+        """Yield the updates that show an answer in a tab, until it ends or the tab turns away."""
         path = answer.task.path
         above = chatbot_rows(path[:-1] if answer.task.partial else path, reader.tab.t)
         with answer.reading(reader.changed):
@@ -157,12 +167,11 @@ class ChatEvents:
         self._readers.leave(event.session)
         others = self.following.look(event.tab.owner, event.tab.current)
         try:
-            state = await self._state(event)
+            state, answer = await self._state_and_answer(event)
         except NotFound:
-            state = self._panel.state(replace(event.tab, current=""))  # reads nothing
+            state, answer = self._panel.state(replace(event.tab, current="")), None  # reads nothing
         except StoreError as error:
             return await self._show_error(error, event.tab) | others
-        answer = self._answers.at(state.owner, state.view.key, state.last)
         if answer is None:
             return self._panel.show_opened(state, event.tab) | others
         state = state.with_answer(answer.node)
@@ -170,6 +179,17 @@ class ChatEvents:
         reader.begin(answer, state)
         self._readers.set(event.session, reader)
         return self._panel.show_opened(state, event.tab) | others | self.following.begin()
+
+    async def _state_and_answer(self, event: EventContext) -> tuple[ConversationState, RunningAnswer | None]:
+        """Return the state of a tab, and the answer that is under way where it looks."""
+        owner, key = event.tab.owner, event.tab.current
+        while True:
+            may_end = key in self._answers.under_way(owner)
+            state = await self._state(event)
+            answer = self._answers.at(owner, key, state.last)
+            if answer is not None or not may_end or key in self._answers.under_way(owner):
+                return state, answer
+            # It has ended meanwhile: what was read may be without its end.
 
     async def _state(self, event: EventContext) -> ConversationState:
         return await self._panel.off_loop(self._panel.state, event.tab)

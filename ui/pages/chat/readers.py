@@ -17,8 +17,8 @@ class Reader:
 
     `answer`, and `there`, which the tab shows then, are None until it has begun. `question` goes back into
     the box when it cannot be answered. `key` is the conversation's, "" for a new one. `shown`: the tab still
-    shows it; `followed`: an event sends the answer to the tab, each time that `changed` is set; `stopped`:
-    the tab has stopped it.
+    shows it; `followed`: an event sends the answer to the tab, each time that `changed` is set; `lost`: its
+    connection has ended; `stopped`: the tab has stopped the answer.
     """
 
     tab: TabContext
@@ -29,6 +29,7 @@ class Reader:
     shown: bool = True
     stopped: bool = False
     followed: bool = False
+    lost: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -81,9 +82,11 @@ class TabReaders:
         self._readers[session] = reader
 
     def is_current(self, session: str, key: str) -> bool:
-        """Return whether the tab shows an answer in the conversation `key`."""
+        """Return whether the tab shows an answer under way in the conversation `key`."""
         reader = self._readers.get(session)
-        return reader is not None and key != "" and reader.key == key
+        if reader is None or reader.lost or not reader.is_waiting:
+            return False
+        return reader.key == key != ""
 
     def stop(self, session: str) -> None:
         """Stop the answer that the tab shows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from types import SimpleNamespace
@@ -276,6 +277,51 @@ def test_a_deleted_chat_ends_its_answer(monkeypatch: pytest.MonkeyPatch, prefill
 
     run(deleted())
     assert tab.store.list(ME) == () and tab.rows() == []
+
+
+def test_a_tab_whose_connection_ended_follows_again_and_stops_before() -> None:
+    tab = Tab(FakeBackend(words(500), SLOW))
+
+    async def lost() -> None:
+        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        await until_true(lambda: "word" in "".join(tab.rows()))
+        key = tab.now[tab.panel.current]
+        assert not await opened(tab, key), "it is followed already"
+        task.cancel()
+        await asyncio.wait({task})
+        assert await opened(tab, key)
+        again = asyncio.ensure_future(followed(tab))
+        before = tab.rows()[-1]
+        await until_true(lambda: len(tab.rows()[-1]) > len(before))
+        again.cancel()
+        await asyncio.wait({again})
+        await tab.events.stop(tab.request)
+        await until_true(lambda: not tab.answers.under_way(ME))
+
+    run(lost())
+    made = tab.path()[-1].made
+    assert made is not None and made.reason == "cancelled" and len(tab.backend.streams) == 1
+
+
+def test_an_answer_that_ends_while_its_chat_is_opened_is_shown_to_its_end() -> None:
+    tab = Tab(FakeBackend(words(50), SLOW))
+
+    async def ended() -> None:
+        async with asking(tab) as key:
+            fresh = another(tab)
+            load, read = fresh.panel.state, []
+
+            def slowly(context: Any) -> Any:
+                read.append(state := load(context))
+                while len(read) == 1 and tab.answers.under_way(ME):
+                    time.sleep(0.01)
+                return state
+
+            fresh.panel.state = slowly  # type: ignore[method-assign]
+            assert not await opened(fresh, key)
+            assert len(read) == 2 and fresh.rows() == ["Why?", words(50)] and is_idle(fresh)
+
+    run(ended())
 
 
 def test_a_refused_question_stays_in_the_chat_that_its_tab_has_left() -> None:
