@@ -88,7 +88,7 @@ class RunningAnswer:
 
 
 class RunningAnswers:
-    """All answers under way. `start`, `keep` and `at` are for the event loop, the others for any thread."""
+    """All answers under way. `start` and `at` are for the event loop, the others for any thread."""
 
     def __init__(self, store: Store, detached_seconds: float = math.inf) -> None:
         """An answer that no page has read for `detached_seconds` is stopped."""
@@ -117,15 +117,16 @@ class RunningAnswers:
         """Return the ids of the owner's conversations in which an answer is under way."""
         return frozenset(answer.task.key for answer in list(self._tasks) if answer.task.owner == owner)
 
+    def look(self, owner: str) -> frozenset[str]:
+        """Return the same for an open page of the owner, which counts as reading: no answer is unread."""
+        for answer in list(self._tasks):
+            if answer.task.owner == owner:
+                answer.keep()
+        return self.under_way(owner)
+
     def is_writing(self, node: int) -> bool:
         """Return whether a message is an answer under way, or about to be answered or continued."""
         return any(answer.node.id == node for answer in list(self._tasks))
-
-    def keep(self, owner: str) -> None:
-        """Note that a page of the owner is still open, though it shows another conversation."""
-        for answer in self._tasks:
-            if answer.task.owner == owner:
-                answer.keep()
 
     async def _run(self, answer: RunningAnswer, writing: Coroutine[Any, Any, None]) -> None:
         watching = asyncio.create_task(self._watch(answer))

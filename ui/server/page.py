@@ -92,7 +92,7 @@ def _chat(
     panel = ChatPanel(store, info.context, current=history.current, is_writing=answers.is_writing)
     read, readers = ContextReader(answerer.context_of), TabReaders()
     edits = EditHandlers(panel, readers, read)
-    events = ChatEvents(panel, answerer, answers, readers, Following(answers), edits=edits, read=read)
+    events = ChatEvents(panel, answerer, answers, readers, Following(), edits=edits, read=read)
     answered = bind_events(
         panel, events, edits, settings=settings.components, concurrency=concurrency, model=picker.key
     )
@@ -104,7 +104,6 @@ def _chat(
         history.refresh_after(event)
         picker.tidy_after(event)
     history.on_open(events.open, events.outputs)
-    events.following.wire(read.owner_of, history)
     keep_drafts(page, panel.box, history)
     keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)

@@ -11,7 +11,6 @@ from tests.ui.conftest import FakeSite, serving, until
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.pages.test_page import Open, Start, ask
 from ui.models.registry import one_model
-from ui.pages.chat import following
 from ui.server.app import create_app
 
 WORDS = 2000
@@ -51,29 +50,6 @@ def test_a_reload_and_another_chat_leave_an_answer_under_way(open_page: Open, fa
     expect(page.locator("#conversation .message.bot")).to_contain_text(f"w{WORDS - 1}")
     expect(page.locator("#status")).to_contain_text(f"{WORDS:,} tokens")
     expect(page.locator("#question .submit-button")).to_be_visible()
-
-
-def test_a_page_looks_for_other_answers_until_they_have_ended(
-    open_page: Open, fake_site: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(following, "POLL_SECONDS", 0.5)
-    site = fake_site(growing())
-    page = open_page(site.url)
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    ask(page, "hello")
-    until(grows(page))
-    page.locator("#history-new").click()
-    expect(page.locator("#question .submit-button")).to_be_visible()
-    page.wait_for_timeout(700)
-    requests.clear()
-    page.wait_for_timeout(1700)
-    assert 1 <= len(requests) <= 4
-    let_end(site)
-    page.wait_for_timeout(1500)
-    requests.clear()
-    page.wait_for_timeout(1500)
-    assert requests == []
 
 
 @pytest.mark.parametrize("pause", [0.02, 60])

@@ -50,7 +50,7 @@ def bind_events(
         answer(panel.chatbot.edit, events.edit, tab),
         answer(panel.bar.answer.click, events.regenerate, tab),
         answer(panel.bar.go_on.click, events.continue_answer, tab),
-        shown(events.following.follow.change, trigger_mode="multiple"),
+        shown(events.following.signal.change, trigger_mode="multiple"),
     ]
     panel.box.stop(events.stop, None, None, **_QUICK)
     _bind_edits(panel, edits, tab[:3])

@@ -63,7 +63,7 @@ class ChatEvents:
         self._readers, self.following = readers, following  # `following` is bound by bind_events
         self._edits, self._read = edits, read
         self._ready = BoundedDict[str, None]()  # sessions whose page has opened its conversation
-        self.outputs = [*panel.outputs, *following.outputs]
+        self.outputs = [*panel.outputs, following.signal]
 
     async def send(self, request: gr.Request, question: str, *inputs: Any) -> Updates:
         """Send the question in the box; it stays there while another answer is written."""
@@ -165,20 +165,19 @@ class ChatEvents:
         if self._readers.is_current(event.session, event.tab.current):
             return self._panel.show_translated(event.tab)
         self._readers.leave(event.session)
-        others = self.following.look(event.tab.owner, event.tab.current)
         try:
             state, answer = await self._state_and_answer(event)
         except NotFound:
             state, answer = self._panel.state(replace(event.tab, current="")), None  # reads nothing
         except StoreError as error:
-            return await self._show_error(error, event.tab) | others
+            return await self._show_error(error, event.tab)
         if answer is None:
-            return self._panel.show_opened(state, event.tab) | others
+            return self._panel.show_opened(state, event.tab)
         state = state.with_answer(answer.node)
         reader = Reader(replace(event.tab, view=state.view, current=state.view.key), state.view.key)
         reader.begin(answer, state)
         self._readers.set(event.session, reader)
-        return self._panel.show_opened(state, event.tab) | others | self.following.begin()
+        return self._panel.show_opened(state, event.tab) | self.following.begin()
 
     async def _state_and_answer(self, event: EventContext) -> tuple[ConversationState, RunningAnswer | None]:
         """Return the state of a tab, and the answer that is under way where it looks."""
@@ -229,7 +228,7 @@ class ChatEvents:
             answer, self._write(answer, admitted, reader, partial(self._discard, here, there))
         )
         if not reader.shown:  # the tab has turned to another chat
-            return self._panel.no_update() | self.following.look(here.owner, "")
+            return self._panel.no_update()
         return self._panel.show_started(there, event.tab, clear=question is not None)
 
     def _new_reader(self, event: EventContext, question: str | None) -> Reader:

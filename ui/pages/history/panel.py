@@ -145,11 +145,7 @@ class HistoryPanel:
 
     def refresh_after(self, event: Any) -> None:
         """Update titles and their order after an event, such as the end of an answer."""
-        self.refresh_on(event.then)
-
-    def refresh_on(self, listener: Callable[..., Any]) -> None:
-        """Update the list on a component's event."""
-        listener(self._do.refresh, [self.current, self._search], self._listed, **QUICK)
+        event.then(self._do.refresh, [self.current, self._search], self._listed, **QUICK)
 
 
 def _button(key: str, elem_id: str | None = None) -> gr.Button:

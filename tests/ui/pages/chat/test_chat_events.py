@@ -64,7 +64,7 @@ class Tab:
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
             self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=self.answers.is_writing)
-            following = Following(self.answers)
+            following = Following()
         read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
         self.edits = EditHandlers(self.panel, self.readers, read)
         self.events = ChatEvents(

@@ -38,7 +38,7 @@ async def opened(tab: Tab, key: str) -> bool:
     """Open a chat; return whether the tab was told to follow an answer."""
     update = await tab.events.open(tab.request, key)
     tab.take(update)
-    return tab.events.following.follow in update
+    return tab.events.following.signal in update
 
 
 async def followed(tab: Tab) -> None:
@@ -89,12 +89,9 @@ def test_another_chat_and_back() -> None:
         async with asking(tab) as key:
             assert not await opened(tab, "")
             assert tab.rows() == [] and tab.answers.under_way(ME) == {key} and is_idle(tab)
-            assert tab.now[tab.events.following.others] == (key,)
-            assert tab.now[tab.events.following.timer]["active"] is True
         assert tab.rows() == [] and not tab.backend.streams[0].cancelled
         assert await opened(tab, key)
         assert not is_idle(tab) and "busy" in tab.status
-        assert tab.now[tab.events.following.timer]["active"] is False
         await followed(tab)
         assert tab.rows() == ["Why?", words(60)] and "60 tokens" in tab.status and is_idle(tab)
         assert not await opened(tab, key) and tab.answers.under_way(ME) == frozenset()
@@ -159,8 +156,6 @@ def test_another_chat_is_asked_meanwhile_and_both_are_answered() -> None:
             await opened(tab, "")
             async with asking(tab, "And?") as second:
                 assert tab.answers.under_way(ME) == {first, second}
-                look = tab.events.following.look(ME, second)
-                assert look[tab.events.following.others] == (first,)
         await until_true(lambda: not tab.answers.under_way(ME))
         assert tab.rows() == ["And?", words(40)]
         for key, question in ((first, "Why?"), (second, "And?")):
@@ -177,8 +172,7 @@ def test_a_question_that_a_tab_turns_away_from_at_once_is_answered() -> None:
             sent = asyncio.ensure_future(tab.events.send(tab.request, "Why?", *tab.inputs))
             await asyncio.sleep(0)  # it waits for the store now
             tab.take(await tab.events.open(tab.request, ""))
-        update = await sent
-        assert update[tab.events.following.timer]["active"] is True and tab.panel.view not in update
+        assert await sent == tab.panel.no_update()
         await until_true(lambda: not tab.answers.under_way(ME))
         (chat,) = await tab.store.off_loop(tab.store.list, ME)
         assert [node.text for node in await nodes(tab, chat.id)] == ["Why?", "one"]
@@ -398,7 +392,7 @@ def test_an_answer_that_no_page_shows_ends_after_detached_seconds(
         while tab.answers.under_way(ME):
             await asyncio.sleep(0.02)
             if polls:
-                tab.answers.keep(ME)
+                tab.answers.look(ME)
         made = (await nodes(tab, key))[-1].made
         assert made is not None and made.reason == ("cancelled" if ends else "stop")
 
@@ -448,19 +442,3 @@ def test_an_owner_sees_only_their_own_answers() -> None:
             await tab.events.stop(tab.request)
 
     run(seen())
-
-
-def test_the_page_looks_for_other_answers_only_while_there_are_some() -> None:
-    tab = Tab(FakeBackend(words(30), SLOW))
-    following: Any = tab.events.following
-
-    async def looked() -> None:
-        async with asking(tab) as key:
-            assert following.look(ME, key) == {following.others: (), following.timer: gr.update(active=False)}
-            assert following.look(ME, "")[following.others] == (key,)
-            assert following.changed not in following.look_again(ME, "", (key,))
-            assert following.changed in following.look_again(ME, key, (key,))
-        update = following.look_again(ME, "", (key,))
-        assert update[following.timer]["active"] is False and following.changed in update
-
-    run(looked())
