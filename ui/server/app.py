@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -72,14 +73,15 @@ def create_app(
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
     store: Store | None = None,
+    detached_seconds: float = math.inf,
 ) -> FastAPI:
     """Return the web application.
 
     `local` means that only this machine can reach it. `hosts` are more names of the server (see
     ui/auth/middleware.py); with them requests may come through a proxy from other machines, even without a
     header of it, so no request counts as the machine's own user. Pages of `origins` may use /v1. A `store` of
-    None keeps conversations until the process ends. `concurrency` as in `build_page`. Raises ValueError for
-    what is no origin.
+    None keeps conversations until the process ends. `concurrency` and `detached_seconds` as in
+    `build_page`. Raises ValueError for what is no origin.
     """
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
     access, own_machine = access or Access(), local and not hosts
@@ -108,7 +110,9 @@ def create_app(
 
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
-    page = build_page(models, concurrency, own_machine=own_machine, store=store)
+    page = build_page(
+        models, concurrency, own_machine=own_machine, store=store, detached_seconds=detached_seconds
+    )
     max_file_size = MAX_BYTES if own_machine else MAX_BYTES_REMOTE
     sessions = _mount_page(app, page, access, max_file_size)
     app.add_middleware(UploadMiddleware, max_file_size=max_file_size, forget=page.upload_file_set.discard)

@@ -76,6 +76,7 @@
       list.show(page);
       if (page.box !== null && page.box !== undefined) composer.text = page.box;
       ggufChat.showMeter(page.meter);
+      if (page.follow) trigger("follow", {});
     };
     watch("value", show);
     show();

@@ -35,8 +35,10 @@ def bind_events(
     on = panel.messages.on
 
     def answer(event: str, begin: Any) -> Any:
-        begun = on(event)(begin, tab, panel.outputs, **_QUICK)
-        streamed = begun.then(events.stream, None, **streaming, **_SHARED)
+        return shown(on(event)(begin, tab, panel.outputs, **_QUICK).then)
+
+    def shown(listener: Any, **options: Any) -> Any:
+        streamed = listener(events.stream, None, **streaming, **_SHARED, **options)
         return streamed.then(events.finish, None, panel.outputs, **_QUICK)
 
     answered = [
@@ -45,6 +47,7 @@ def bind_events(
         answer("retry", events.regenerate),
         answer("answer", events.regenerate),
         answer("continue", events.continue_answer),
+        shown(on("follow"), trigger_mode="multiple"),
     ]
     on("stop")(events.stop, None, None, **_QUICK)
     for event, handler in (

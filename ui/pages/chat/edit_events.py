@@ -13,11 +13,12 @@ from ui.auth.access import Admit, OwnerOf, admit
 from ui.auth.identity import owner_of
 from ui.conversations.model import Opinion
 from ui.conversations.store import NotFound, StoreError
-from ui.generation.sessions import ActiveStreams, BoundedDict
+from ui.generation.sessions import BoundedDict
 from ui.i18n.words import translator
 from ui.pages.chat.message_list import data, node_of, text_of
 from ui.pages.chat.navigation import ConversationState, Deleted
 from ui.pages.chat.panel import ChatPanel, TabContext, Updates
+from ui.pages.chat.readers import TabReaders
 from ui.render.message_items import message_items
 
 MAX_NOTE = 2000  # characters
@@ -61,8 +62,8 @@ class ContextReader:
 class EditHandlers:
     """Event handlers. Their last inputs are the tab's view, the open conversation and the model."""
 
-    def __init__(self, panel: ChatPanel, live: ActiveStreams, read: ContextReader) -> None:
-        self._panel, self._live, self._read = panel, live, read
+    def __init__(self, panel: ChatPanel, readers: TabReaders, read: ContextReader) -> None:
+        self._panel, self._readers, self._read = panel, readers, read
         self._deleted = BoundedDict[str, Deleted]()  # what each session deleted last
 
     async def apply(
@@ -73,13 +74,19 @@ class EditHandlers:
     ) -> Updates:
         """Show the result of `act`; an answer under way in the tab is cancelled."""
         event = self._read(request, inputs)
-        self._live.detach(event.session)
+        self._readers.detach(event.session)
         return await self._with_state(event, lambda state: self._panel.show(act(state), event.tab))
 
-    async def refresh(self, request: gr.Request, *inputs: Any) -> Updates:
-        """Show all messages: the page has others than the server thought."""
+    async def refresh(
+        self, request: gr.Request, *inputs: Any, box: str | None = None, translate: bool = False
+    ) -> Updates:
+        """Show all messages, since the page has others than the server thought; `box` gets a text.
+
+        With `translate` the texts of the page are sent as well.
+        """
         event = self._read(request, inputs)
-        return await self._with_state(event, lambda state: self._panel.show(state, event.tab))
+        show = self._panel.show_opened if translate else self._panel.show
+        return await self._with_state(event, lambda state: show(state, event.tab, box=box))
 
     async def switch(self, request: gr.Request, chosen: gr.EventData, *inputs: Any) -> Updates:
         """Show another version of a message."""
@@ -88,7 +95,7 @@ class EditHandlers:
     async def undo(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
         """Move a question, by default the last one, back into the box."""
         event, node = self._read(request, inputs), node_of(clicked)
-        self._live.detach(event.session)
+        self._readers.detach(event.session)
 
         def undone(state: ConversationState) -> Updates:
             before, question = state.undo(node or None)
@@ -103,7 +110,7 @@ class EditHandlers:
     async def delete(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
         """Delete a message and all below it; `restore` brings them back."""
         event, node = self._read(request, inputs), node_of(clicked)
-        self._live.detach(event.session)
+        self._readers.detach(event.session)
 
         def without(state: ConversationState) -> Updates:
             after, self._deleted[event.session] = state.delete(node)

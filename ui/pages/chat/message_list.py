@@ -17,7 +17,7 @@ from ui.render.html import render
 from ui.static import STATIC
 
 EVENTS = (
-    *("send", "edit", "retry", "continue", "answer", "stop", "refresh"),
+    *("send", "edit", "retry", "continue", "answer", "follow", "stop", "refresh"),
     *("switch", "undo", "redo", "delete", "restore", "rate", "note"),
 )
 """What the script triggers. Each has a dict as data: `node` is a message's id, `text` a new text."""

@@ -60,6 +60,11 @@ class ConversationState:
         self.store.select(self.owner, self.view.key, leaf)
         return self.view_at(leaf)
 
+    def with_answer(self, answer: Node) -> ConversationState:
+        """Return the state with an answer under way as it is now; one without text is not shown."""
+        there = replace(self, tree=Tree({**self.tree.nodes, answer.id: answer}, self.view.leaf))
+        return there.view_at(answer.id if answer.text.strip() else answer.parent)
+
     def before(self, node: int) -> ConversationState:
         """Return the state without a message and what is below it; all of it if the message is not shown."""
         shown = next((found for found in self.path if found.id == node), None)

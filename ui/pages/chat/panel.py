@@ -98,9 +98,12 @@ class ChatPanel:
         }
         return {self.messages.chat: page | changes, self.view: state.view, self.current: state.view.key}
 
-    def show_opened(self, state: ConversationState, tab: TabContext) -> Updates:
-        """Show a conversation that was opened, or found when the page was loaded, in the tab's language."""
-        return self.show(state, tab, **translated(tab.t))
+    def show_opened(self, state: ConversationState, tab: TabContext, **changes: Any) -> Updates:
+        """Show a conversation that was opened, or found when the page was loaded, in the tab's language.
+
+        With `follow` among the changes the tab follows the answer that is under way.
+        """
+        return self.show(state, tab, **translated(tab.t), **changes)
 
     def show_started(
         self, here: ConversationState, state: ConversationState, tab: TabContext
