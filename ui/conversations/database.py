@@ -148,7 +148,7 @@ _LATEST_FIRST = "ORDER BY pinned DESC, updated DESC, rowid DESC"
 
 
 def summaries(connection: sqlite3.Connection, owner: str, words: str = "") -> tuple[Summary, ...]:
-    """Read the owner's list, pinned conversations first, then the latest; with `words`, those that have them."""
+    """Read the owner's list, or those that have the `words`: pinned conversations first, then the latest."""
     mine = "FROM conversation WHERE owner = ? AND deleted IS NULL"
     if not words:
         rows = connection.execute(f"SELECT {_SUMMARY}, '' {mine} {_LATEST_FIRST}", [owner])
@@ -160,10 +160,8 @@ def summaries(connection: sqlite3.Connection, owner: str, words: str = "") -> tu
     return tuple(_summary(*row) for row in connection.execute(query, [words, words, owner, words]))
 
 
-def _summary(
-    key: str, title: str, pinned: int, updated: float, folder: str, excerpt: str | None = ""
-) -> Summary:
-    return Summary(key, title, bool(pinned), updated, folder, excerpt or "")
+def _summary(key: str, title: str, pinned: int, updated: float, *rest: str | None) -> Summary:
+    return Summary(key, title, bool(pinned), updated, *(text or "" for text in rest))
 
 
 def summary(connection: sqlite3.Connection, owner: str, key: str) -> Summary:
@@ -234,12 +232,15 @@ def copy(connection: sqlite3.Connection, owner: str, conversation: Conversation)
 def prune(connection: sqlite3.Connection, owner: str, keep: int) -> None:
     """Delete all conversations of an owner but the latest `keep` and the pinned ones."""
     surplus = """DELETE FROM conversation WHERE id IN (SELECT id FROM conversation
-        WHERE owner = ? AND NOT pinned AND deleted IS NULL ORDER BY updated DESC, rowid DESC LIMIT -1 OFFSET ?)"""
+        WHERE owner = ? AND NOT pinned AND deleted IS NULL
+        ORDER BY updated DESC, rowid DESC LIMIT -1 OFFSET ?)"""
     connection.execute(surplus, [owner, keep])
 
 
-def trash(connection: sqlite3.Connection, owner: str, keys: Iterable[str], now: float | None) -> tuple[str, ...]:
-    """Mark conversations as deleted at `now`, or restore them for None; return the ids of those it changed."""
+def trash(
+    connection: sqlite3.Connection, owner: str, keys: Iterable[str], now: float | None
+) -> tuple[str, ...]:
+    """Mark conversations as deleted at `now`, or restore them for None; return the ids of those changed."""
     change = """UPDATE conversation SET deleted = ?1
         WHERE id = ?2 AND owner = ?3 AND (deleted IS NULL) = (?1 IS NOT NULL)"""
     return tuple(key for key in keys if connection.execute(change, [now, key, owner]).rowcount)

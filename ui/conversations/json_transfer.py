@@ -1,10 +1,12 @@
 """Export conversations to a JSON file and import them: all branches, with the answers' settings and timings.
 
-    {"format": "gguf-chat", "version": 1, "conversations": [{"title", "folder", "pinned", "created", "updated",
-        "leaf", "messages": [{"id", "parent", "role", "text", "created", "made", "opinion", "note"}]}]}
+    {"format": "gguf-chat", "version": 1, "conversations": [{"title", "folder", "pinned", "created",
+        "updated", "leaf", "messages": [{"id", "parent", "role", "text", "created", "made", "opinion",
+        "note"}]}]}
 
 Times are in seconds since 1970, durations in seconds. A message comes after its parent and has a larger id;
-ids are unique only within their conversation. A conversation without a folder has no such field. An imported file is untrusted and is checked for all of this.
+ids are unique only within their conversation. A conversation without a folder has no such field. An imported
+file is untrusted and is checked for all of this.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def marked(text: str, words: str) -> list[str]:
 
 
 def excerpt(text: str, words: str) -> str:
-    """Return one line of at most `MAX_EXCERPT` characters, beginning shortly before the first of the words."""
+    """Return one line of at most `MAX_EXCERPT` characters, from shortly before the first of the words on."""
     folded = text.casefold()
     found = [place for word in words.split() if (place := folded.find(word)) >= 0]
     first = _unfolded(text, min(found, default=0), len(folded))
@@ -53,7 +53,7 @@ def _unfolded(text: str, place: int, folded_length: int) -> int:
 
 
 def _spans(text: str, words: list[str]) -> list[tuple[int, int]]:
-    """Return where any of the words are in a short text, in order and merged: begin and end, in characters."""
+    """Return where the words are in a short text, in order and merged: begin and end, in characters."""
     folded = [character.casefold() for character in text]
     original = [index for index, part in enumerate(folded) for _ in part]
     found = [

@@ -50,8 +50,8 @@ class Store:
     """The history in the file `path`, or in memory for None.
 
     Opening marks unfinished answers as interrupted, since a crash cut them off, and empties the trash.
-    Opening, and the first new conversation of a day, delete what visitors have left for `VISITOR_DAYS`. Raises
-    StoreError.
+    Opening, and the first new conversation of a day, delete what visitors have left for `VISITOR_DAYS`.
+    Raises StoreError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -76,7 +76,7 @@ class Store:
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
         """Return the pinned conversations, then the others, latest first.
 
-        A search returns those with all its words in the title or in one message, with an excerpt of the latter.
+        A search returns those with all its words in the title or in one message, and an excerpt of it.
         """
         with self._locked() as connection:
             return queries.summaries(connection, owner, " ".join(search.split()).casefold())
@@ -204,7 +204,7 @@ class Store:
             connection.executemany("UPDATE conversation SET folder = ? WHERE id = ? AND owner = ?", values)
 
     def trash(self, owner: str, keys: Iterable[str]) -> tuple[str, ...]:
-        """Delete conversations, which `restore` brings back for `TRASH_SECONDS`; return the ids of those found."""
+        """Delete conversations, which `restore` brings back for `TRASH_SECONDS`; return their ids."""
         now = time.time()
         with self._transaction() as connection:
             trashed = queries.trash(connection, owner, keys, now)

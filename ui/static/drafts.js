@@ -47,6 +47,14 @@
       save(open, words ?? ""); // typed after the question that began this chat, or one that came back unanswered
       return [];
     },
+    // Those of chats that are deleted: `take` removes and returns them, `put` brings them back.
+    take: (chats) => {
+      const kept = read();
+      if (chats.includes(open)) [open, leaving] = [null, true];
+      write(kept.filter(([chat]) => !chats.includes(chat)));
+      return kept.filter(([chat]) => chats.includes(chat));
+    },
+    put: (drafts) => write([...read(), ...drafts]),
     forget: (all) => {
       if (all) write([]);
       else save(open, "");

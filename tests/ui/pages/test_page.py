@@ -115,7 +115,7 @@ def test_a_reload_keeps_the_conversation_and_ends_its_answer(open_page: Open, fa
     site.backend.answer, site.backend.pause = "end", 0.0
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#conversation .message.bot")).to_contain_text("end")
-    expect(page.locator("#history-list label.selected")).to_have_text("hello")
+    expect(page.locator(".chats-current .chats-title")).to_have_text("hello")
 
 
 def test_a_closed_tab_frees_the_engine_before_the_first_word(open_page: Open, fake_site: Start) -> None:
