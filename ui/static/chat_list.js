@@ -57,9 +57,11 @@
   window.ggufChatList = (element, open, props, server, watch) => {
     let [texts, language, page] = [{}, "en", 200];
     let view = { sections: {}, folders: [], words: "" };
-    let [current, words, stop, editing, undo] = ["", "", "", null, null];
+    let [current, words, stop, editing, wanted] = ["", "", "", null, null];
     let [asked, late, polling] = [0, false, 0]; // the number of requests, a drawing put off, a timer
     let chosen = null; // the ids chosen while several are
+    let [error, groups] = ["", 0];
+    const undos = []; // what can be brought back, the latest one last
     const limits = new Map([["", page]]), folders = new Set(storedFolders());
 
     const search = make("input", { type: "search", id: "chats-search", autocomplete: "off", spellcheck: "false", maxlength: 200 });
@@ -77,19 +79,26 @@
     const ask = async (name, change = {}) => {
       const mine = ++asked;
       const answer = await server[`${name}_chats`]({ words, current, limits: shownLimits(), ...change }).catch(() => null);
-      if (!answer || answer.error) say(answer?.error || texts.unreachable || "");
+      say(answer ? answer.error : texts.unreachable);
       if (answer?.view && mine === asked) take(answer.view);
       return answer;
     };
     const take = (next) => {
       const unknown = next.folder && !folders.has(next.folder) && next.folder !== view.folder;
       view = next;
+      if (current && next.current === current && next.folder === null) current = ""; // it was deleted elsewhere
       draw();
       if (unknown && !words) toggle(next.folder, true); // the open chat is in it
       clearTimeout(polling);
-      if (items().some((one) => one.live)) polling = setTimeout(() => document.hidden || ask("list"), LIVE_EVERY);
+      if (items().some((one) => one.live && !(props.here && one.id === current))) polling = setTimeout(() => document.hidden || ask("list"), LIVE_EVERY);
     };
-    const say = (line) => said.replaceChildren(line);
+    // Show an error, "" for none, and Undo for what was deleted.
+    const say = (line) => {
+      error = line || "";
+      const last = undos.at(-1);
+      said.replaceChildren(...[error, last && make("bdi", {}, last.line), last && make("button", { type: "button", class: "chats-undo", onclick: api.undo }, texts.undo)].filter(Boolean));
+    };
+    const section = (name) => (Object.hasOwn(view.sections, name) ? view.sections[name] : null); // not "constructor"
 
     // ---- drawing
     const draw = () => {
@@ -97,35 +106,36 @@
       late = false;
       const [key, top] = [rows.contains(document.activeElement) && keyOf(document.activeElement), rows.scrollTop];
       near.disconnect();
+      groups = 0;
       const empty = !items().length && !view.folders.length && make("p", {}, view.words ? texts.not_found : texts.none);
-      rows.replaceChildren(...(empty ? [empty] : view.words ? group(null, view.sections[""]) : everything()));
+      rows.replaceChildren(...(empty ? [empty] : view.words ? group(null, section("")) : everything()));
       rows.scrollTop = top;
       rove(key && find(key) ? key : stop);
       if (key) find(stop)?.focus({ preventScroll: true });
       drawBar();
     };
     const everything = () => {
-      const section = view.sections[""] ?? { items: [], more: 0 };
-      const [pinned, others] = [section.items.filter((one) => one.pinned), section.items.filter((one) => !one.pinned)];
+      const { items: all, more: left } = section("");
+      const [pinned, others] = [all.filter((one) => one.pinned), all.filter((one) => !one.pinned)];
       const dated = byDate(others, texts, language).map(([name, inside]) => group(name, { items: inside, more: 0 }));
       return [
         ...(pinned.length ? group(texts.pinned, { items: pinned, more: 0 }) : []),
         ...view.folders.filter((one) => one.count).flatMap(folder),
         ...dated.flat(),
-        ...(section.more ? [more("", section.more)] : []),
+        ...(left ? [more("", left)] : []),
       ];
     };
-    const group = (name, section, of = "") => {
-      const id = `chats-group-${document.querySelectorAll(".chats-name").length}-${Math.random().toString(36).slice(2, 8)}`;
-      const list = make("ul", name ? { "aria-labelledby": id } : { "aria-label": texts.label }, ...section.items.map(row));
-      return [name && make("div", { class: "chats-name", id }, name), list, section.more > 0 && more(of, section.more)].filter(Boolean);
+    const group = (name, inside) => {
+      const id = `chats-group-${groups++}`;
+      const list = make("ul", name ? { "aria-labelledby": id } : { "aria-label": texts.label }, ...inside.items.map(row));
+      return [name && make("div", { class: "chats-name", id }, name), list, inside.more > 0 && more("", inside.more)].filter(Boolean);
     };
     const folder = ({ name, count }) => {
       const isOpen = folders.has(name);
       const head = make("button", { type: "button", class: "chats-folder", "data-stop": `folder ${name}`, "data-folder": name, tabindex: -1, "aria-expanded": String(isOpen),
         onclick: () => toggle(name, !folders.has(name)) }, make("bdi", {}, name), make("span", { class: "chats-count" }, String(count)));
-      const section = isOpen && view.sections[name];
-      return section ? [head, make("ul", { class: "chats-inside", "aria-label": name }, ...section.items.map(row)), section.more > 0 && more(name, section.more)].filter(Boolean) : [head];
+      const inside = isOpen && section(name);
+      return inside ? [head, make("ul", { class: "chats-inside", "aria-label": name }, ...inside.items.map(row)), inside.more > 0 && more(name, inside.more)].filter(Boolean) : [head];
     };
     const row = (one) => {
       const title = make("bdi", { class: "chats-title" }, ...(one.marked ? marks(one.marked) : [one.title]));
@@ -199,7 +209,7 @@
     };
     const go = (key) => rove(key)?.focus();
     const neighbour = (id) => {
-      const all = stops().map((one) => one.dataset.stop), at = all.indexOf(id);
+      const all = stops().map((one) => one.dataset.stop).filter(item), at = all.indexOf(id);
       return all[at + 1] ?? all[at - 1] ?? "";
     };
     rows.addEventListener("focusin", (event) => {
@@ -214,12 +224,13 @@
       if (step !== undefined && !chord && !event.altKey) {
         if (step < 0) search.focus();
         else if (all[step]) go(all[step].dataset.stop);
-      } else if (chord && event.key.toLowerCase() === "z" && undo) api.undo();
+      } else if (chord && event.key.toLowerCase() === "z" && undos.length) api.undo();
+      else if (chord && event.key.toLowerCase() === "a" && chosen) select(items().map((one) => one.id));
       else if (chord || event.altKey) return;
       else if (at.dataset.folder !== undefined && ["ArrowRight", "ArrowLeft"].includes(event.key)) toggle(at.dataset.folder, event.key === "ArrowRight");
       else if (chosen && event.key === "Escape") select(null);
       else if (!one) return;
-      else if (event.key === "F2") rename(one);
+      else if (event.key === "F2" && !chosen) rename(one);
       else if (event.key === "Delete") api.delete(chosen?.size ? [...chosen] : [id]);
       else if (!chosen && (event.key === "ContextMenu" || (event.key === "F10" && event.shiftKey) || event.key === "ArrowRight")) menu(one, at.parentElement.querySelector(".chats-options"));
       else if (!chosen && event.target.matches(".chats-options") && event.key === "ArrowLeft") at.focus();
@@ -288,6 +299,7 @@
     const show = (id) => {
       if (!props.here) return void (location.href = `./?chat=${encodeURIComponent(id)}`);
       api.setCurrent(id);
+      wanted = id;
       closeDrawer();
       open(id);
     };
@@ -297,12 +309,20 @@
       find: (text) => server.list_chats({ words: text, limits: { "": 20 } }).then((answer) => answer.view?.sections[""].items ?? [], () => []),
       show,
       texts: () => texts,
+      // The page's open chat has changed; while one is being opened, others are of earlier clicks.
       setCurrent: (id) => {
-        if (id === current) return;
+        if (id === current || (wanted !== null && id !== wanted)) return;
         [current, stop] = [id, id || stop];
         draw();
         find(id)?.scrollIntoView({ block: "nearest" });
         if (id && !item(id)) ask("list"); // its first question makes a chat
+      },
+      // What was asked for is open; "" if it is gone.
+      opened: (id) => {
+        if (wanted && id === "") {
+          [wanted, current] = [null, ""];
+          ask("list").then(() => say(texts.gone));
+        } else if (id === wanted) wanted = null;
       },
       delete: async (ids) => {
         const titles = ids.map((id) => item(id)?.title ?? "");
@@ -313,7 +333,7 @@
         [chosen, stop] = [null, next];
         offerUndo(ids, ids.length > 1 ? fill(texts.deleted_many, { count: ids.length }) : fill(texts.deleted, { title: titles[0] }), reopen, drafts);
         if (reopen && props.here) {
-          current = "";
+          current = wanted = "";
           open("");
         }
         draw();
@@ -321,16 +341,16 @@
         await ask("delete", { ids });
       },
       undo: async () => {
-        const { ids, reopen, drafts, timer } = undo;
+        const { ids, reopen, drafts, timer } = undos.pop();
         clearTimeout(timer);
-        undo = null;
         say("");
         window.ggufChatDrafts?.put?.(drafts);
         await ask("restore", { ids });
         if (reopen && props.here) show(reopen);
         go(ids[0]);
       },
-      move: (ids) => window.ggufFolderDialog(texts, view.folders.map((one) => one.name), item(ids[0])?.folder ?? "", (name) => {
+      move: (ids) => window.ggufFolderDialog(texts, view.folders.map((one) => one.name), item(ids[0])?.folder ?? "", (typed) => {
+        const name = typed.split(/\s+/).filter(Boolean).join(" "); // as the server does
         if (name) folders.add(name);
         storeFolders(folders);
         chosen = null;
@@ -342,13 +362,13 @@
       },
     };
     const offerUndo = (ids, line, reopen, drafts) => {
-      clearTimeout(undo?.timer);
-      const timer = setTimeout(() => {
-        undo = null;
-        say("");
+      const one = { ids, line, reopen, drafts };
+      one.timer = setTimeout(() => {
+        undos.splice(undos.indexOf(one), 1);
+        say(error);
       }, UNDO_FOR);
-      undo = { ids, reopen, drafts, timer };
-      said.replaceChildren(make("bdi", {}, line), make("button", { type: "button", class: "chats-undo", onclick: api.undo }, texts.undo));
+      undos.push(one);
+      say("");
     };
 
     // ---- search

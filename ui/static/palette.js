@@ -1,6 +1,7 @@
 // The dialog of Ctrl+K: type to find chats and commands. A command is a button of the page, under its own name.
 (() => {
   const COMMANDS = ["#history-new", "#open-chat", "#open-compare", "#open-quality", "#rail-settings", "#switch-theme"];
+  const isMac = /Mac|iPhone|iPad/.test(navigator.platform); // there Ctrl+K cuts to the end of a line
   const SEARCH_AFTER = 120; // milliseconds
 
   window.ggufPalette = (make, marks, chats) => {
@@ -69,7 +70,7 @@
       else return;
       event.preventDefault();
     });
-    const isChord = (event) => event.code === "KeyK" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
+    const isChord = (event) => event.code === "KeyK" && (isMac ? event.metaKey && !event.ctrlKey : event.ctrlKey && !event.metaKey) && !event.shiftKey && !event.altKey;
     window.ggufPaletteKey?.abort();
     window.ggufPaletteKey = new AbortController();
     document.addEventListener("keydown", (event) => {

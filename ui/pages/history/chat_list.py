@@ -7,7 +7,7 @@ list shows, after the change. Opening a chat is an event of the page, `open_chat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 
 import gradio as gr
@@ -21,8 +21,8 @@ from ui.pages.history.files import json_file, markdown_file
 
 LISTED = 200  # chats of a folder that are shown at first, and that "more" adds
 Answer = dict[str, Any]
-IsAnswering = Callable[[str], bool]
-"""Returns whether an answer is under way in the chat with this id."""
+UnderWay = Callable[[str], Collection[str]]
+"""Returns the ids of an owner's chats in which an answer is under way."""
 
 _TEXTS = (
     "history.as_json",
@@ -33,6 +33,7 @@ _TEXTS = (
     "history.deleted_many",
     "history.done",
     "history.folder",
+    "history.gone",
     "history.label",
     "history.live",
     "history.more",
@@ -87,9 +88,9 @@ class ChatList:
         self,
         store: Store,
         owner_of: Callable[[gr.Request], str] = owner_of,
-        is_answering: IsAnswering = lambda key: False,
+        under_way: UnderWay = lambda owner: (),
     ) -> None:
-        self._store, self._owner_of, self._is_answering = store, owner_of, is_answering
+        self._store, self._owner_of, self._under_way = store, owner_of, under_way
 
     def component(self, *, on_chat_page: bool) -> gr.HTML:
         """Create the list; on another page, choosing a chat goes to the chat page."""
@@ -167,33 +168,35 @@ class ChatList:
         found = self._store.list(owner, words) if words else everything
         folders = Counter(chat.folder for chat in everything if chat.folder and not chat.pinned)
         names = {chat.folder for chat in everything} - {""}
-        sections = {}
+        live, sections = self._under_way(owner), {}
         for name, limit in asked.limits.items():
             inside = [chat for chat in found if words or (chat.folder if not chat.pinned else "") == name]
             if name == "" or (inside and not words):
-                items = [self._item(chat, words, t) for chat in inside[:limit]]
+                items = [_item(chat, live, words, t) for chat in inside[:limit]]
                 sections[name] = {"items": items, "more": max(0, len(inside) - limit)}
         return {
             "sections": sections,
             "folders": [{"name": name, "count": folders[name]} for name in sorted(names, key=str.casefold)],
             "folder": next((chat.folder for chat in everything if chat.id == asked.current), None),
+            "current": asked.current,
             "words": words,
         }
 
-    def _item(self, chat: Summary, words: str, t: Translator) -> Answer:
-        title = chat.title or t("page.new_chat")
-        item = {
-            "id": chat.id,
-            "title": title,
-            "pinned": chat.pinned,
-            "updated": chat.updated,
-            "folder": chat.folder,
-            "live": self._is_answering(chat.id),
-        }
-        if words:
-            excerpt = "" if chat.excerpt == title else chat.excerpt
-            item |= {"marked": marked(title, words), "excerpt": marked(excerpt, words)}
-        return item
+
+def _item(chat: Summary, live: Collection[str], words: str, t: Translator) -> Answer:
+    title = chat.title or t("page.new_chat")
+    item = {
+        "id": chat.id,
+        "title": title,
+        "pinned": chat.pinned,
+        "updated": chat.updated,
+        "folder": chat.folder,
+        "live": chat.id in live,
+    }
+    if words:
+        excerpt = "" if chat.excerpt == title else chat.excerpt
+        item |= {"marked": marked(title, words), "excerpt": marked(excerpt, words)}
+    return item
 
 
 def _server_function(handler: Handler) -> Callable[..., Answer]:

@@ -15,7 +15,7 @@ import gradio as gr
 from ui.conversations.store import Store
 from ui.i18n.words import text
 from ui.pages.assets import ADDRESS, DOWNLOAD
-from ui.pages.history.chat_list import ChatList, IsAnswering
+from ui.pages.history.chat_list import ChatList, UnderWay
 from ui.pages.history.events import HistoryActions
 from ui.pages.shell import Page, links, mark
 
@@ -32,6 +32,7 @@ CLOSE_ON_A_PHONE = (
 )
 REFRESH = "() => { window.ggufChats?.refresh(); return []; }"
 MARK_CURRENT = "(key) => { window.ggufChats?.setCurrent(key ?? ''); return []; }"
+OPENED = "(key) => { window.ggufChats?.opened(key ?? ''); return []; }"
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 _IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
 
@@ -54,11 +55,11 @@ class HistoryPanel:
         page: Page = "chat",
         *,
         settings: bool = True,
-        is_answering: IsAnswering = lambda key: False,
+        under_way: UnderWay = lambda owner: (),
     ) -> None:
-        """Lay out the rail of a page, which may have `settings`; a dot marks the chats of `is_answering`."""
+        """Lay out the rail of a page, which may have `settings`; a dot marks the chats `under_way`."""
         self._do, self._elsewhere = HistoryActions(store), page != "chat"
-        self._chats = ChatList(store, is_answering=is_answering)
+        self._chats = ChatList(store, under_way=under_way)
         # The key is public: an id is useless to anyone but its owner.
         self.current = gr.BrowserState("", storage_key="gguf-chat.conversation", secret="gguf-chat")
         self._file = gr.JSON(visible=False)
@@ -91,7 +92,10 @@ class HistoryPanel:
             self._new.click(None, js="() => { location.href = './?chat='; }", api_visibility="private")
         else:
             self._leaving.append(self._list.open_chat)
-            self._openings.append(self._list.open_chat(do.open, None, [self.current], **QUICK))
+            # Of several clicks the last one counts.
+            chosen = self._list.open_chat(do.open, None, [self.current], trigger_mode="always_last", **QUICK)
+            chosen.then(inputs=[self.current], js=OPENED, **_IN_BROWSER)
+            self._openings.append(chosen)
             self.new_chat_by(self._new)
         self.current.change(inputs=[self.current], js=MARK_CURRENT, **_IN_BROWSER)
         self._delete_all.click(do.ask_delete_all, None, [self._asking, self._question], **QUICK)
@@ -144,7 +148,11 @@ class HistoryPanel:
 
     def refresh_after(self, event: Any) -> None:
         """Update titles and their order after an event, such as the end of an answer."""
-        event.then(js=REFRESH, **_IN_BROWSER)
+        self.refresh_on(event.then)
+
+    def refresh_on(self, listener: Callable[..., Any]) -> None:
+        """Update the list on a component's event."""
+        listener(js=REFRESH, **_IN_BROWSER)
 
 
 def _button(key: str, elem_id: str | None = None) -> gr.Button:

@@ -21,7 +21,9 @@ Call = Callable[..., dict[str, Any]]
 
 def server(store: Store, answering: str = "") -> Call:
     """Return a function that calls the server's, as the browser does: `call("rename", ids=[...])`."""
-    component = ChatList(store, lambda _: "me", lambda key: key == answering).component(on_chat_page=True)
+    component = ChatList(store, lambda _: "me", lambda owner: {answering} if owner == "me" else ()).component(
+        on_chat_page=True
+    )
 
     def call(name: str, /, **asked: Any) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(component, f"{name}_chats")(REQUEST, asked)
