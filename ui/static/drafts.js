@@ -46,6 +46,14 @@
       if (opened) set(draft(open));
       else save(open, words); // typed after the question that began this chat, or one that came back unanswered
     },
+    // Those of chats that are deleted: `take` removes and returns them, `put` brings them back.
+    take: (chats) => {
+      const kept = read();
+      if (chats.includes(open)) [open, leaving] = [null, true];
+      write(kept.filter(([chat]) => !chats.includes(chat)));
+      return kept.filter(([chat]) => chats.includes(chat));
+    },
+    put: (drafts) => write([...read(), ...drafts]),
     forget: (all) => {
       if (all) write([]);
       else save(open, "");
