@@ -184,8 +184,8 @@ class Store:
                 others = [tree.latest_leaf(version) for version in tree.versions(node) if version != node]
                 queries.show(connection, key, max(others, default=tree.nodes[node].parent))
 
-    def restore(self, owner: str, key: str, nodes: Sequence[Node], leaf: int | None) -> None:
-        """Bring back deleted messages with their ids, parents first, and show down to `leaf`. Raises NotFound."""
+    def restore_messages(self, owner: str, key: str, nodes: Sequence[Node], leaf: int | None) -> None:
+        """Bring back deleted messages, parents first, and show down to `leaf`. Raises NotFound."""
         with self._transaction() as connection:
             queries.require(connection, owner, key, nodes[0].parent)
             for node in nodes:

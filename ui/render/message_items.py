@@ -17,7 +17,9 @@ Item = dict[str, Any]
 _SETTINGS = ("temperature", "max_tokens", "repeat_penalty", "top_k", "top_p", "min_p", "seed")
 
 
-def message_items(path: Sequence[Node], tree: Tree, t: Translator, *, asking: int | None = None) -> list[Item]:
+def message_items(
+    path: Sequence[Node], tree: Tree, t: Translator, *, asking: int | None = None
+) -> list[Item]:
     """Return the items of the messages of a path; `asking` is the rated one that may get a note."""
     return [
         message_item(node, t) | {"versions": tree.versions(node.id), "ask_note": node.id == asking}
@@ -37,7 +39,9 @@ def message_item(node: Node, t: Translator, *, writing: bool = False) -> Item:
         "text": spoken.answer,
         "thoughts": thoughts,
         "thinking": spoken.thinking and writing,
-        "thought_words": t("chat.words", count=t.number(len(thoughts.split()))) if thoughts is not None else "",
+        "thought_words": t("chat.words", count=t.number(len(thoughts.split())))
+        if thoughts is not None
+        else "",
     }
     if writing:
         return item
@@ -53,9 +57,10 @@ def message_item(node: Node, t: Translator, *, writing: bool = False) -> Item:
 
 def _details(made: GenerationInfo, t: Translator) -> list[tuple[str, str]]:
     """Return names and values of what an answer was made with."""
+    count = t.number(made.prompt_tokens)
     rows = [
         (t("made.model"), " · ".join(filter(None, (made.model, made.quantization, made.model_hash[:12])))),
-        (t("made.prompt"), t("made.tokens", count=t.number(made.prompt_tokens), cached=t.number(made.cached_tokens))),
+        (t("made.prompt"), t("made.tokens", count=count, cached=t.number(made.cached_tokens))),
         (t("made.system_prompt"), made.system_prompt),
         (t("made.settings"), ", ".join(f"{name} {value}" for name, value in _chosen(made))),
     ]

@@ -59,9 +59,9 @@ def build_page(
     with page:
         _chat(page, models, store, live, answers, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
-        _compare(page, models, store, live, concurrency)
+        _compare(page, models, store, live, answers, concurrency)
     with page.route("Quality", "/quality", show_in_navbar=False):
-        _quality(page, models, store)
+        _quality(page, models, store, answers)
     # All events except answers are quick, and the engine's queue bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
@@ -79,7 +79,7 @@ def _chat(
 ) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
-    history = HistoryPanel(store)
+    history = HistoryPanel(store, under_way=answers.look)
     with gr.Row(elem_id="head", equal_height=True):
         history.opener()
         picker = ModelsPanel(models, own_machine)
@@ -108,10 +108,17 @@ def _chat(
     _wire_common(page, events.close)
 
 
-def _compare(page: gr.Blocks, models: Models, store: Store, live: ActiveStreams, concurrency: int) -> None:
+def _compare(
+    page: gr.Blocks,
+    models: Models,
+    store: Store,
+    live: ActiveStreams,
+    answers: RunningAnswers,
+    concurrency: int,
+) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
-    history = HistoryPanel(store, "compare")
+    history = HistoryPanel(store, "compare", under_way=answers.look)
     _head(history, "compare.title", settings=True)
     ComparePanel(models, live, settings).wire(page, concurrency)
 
@@ -122,8 +129,8 @@ def _compare(page: gr.Blocks, models: Models, store: Store, live: ActiveStreams,
     _wire_common(page, leave)
 
 
-def _quality(page: gr.Blocks, models: Models, store: Store) -> None:
-    history = HistoryPanel(store, "quality", settings=False)
+def _quality(page: gr.Blocks, models: Models, store: Store, answers: RunningAnswers) -> None:
+    history = HistoryPanel(store, "quality", settings=False, under_way=answers.look)
     _head(history, "quality.title")
     QualityPanel(models).wire(page)
     history.wire(page)

@@ -1,7 +1,7 @@
-"""The scripts of the list of messages, and the libraries that they load: their markup, and the files to serve.
+"""The scripts of the list of messages and the libraries that they load: their markup, and the files to serve.
 
-The scripts are served as one file, whose name changes with its content, as those of the libraries do with their
-versions: browsers keep them. ui/static/vendor/README.md says where the libraries are from.
+The scripts are served as one file, whose name changes with its content, as those of the libraries do with
+their versions: browsers keep them. ui/static/vendor/README.md says where the libraries are from.
 """
 
 from __future__ import annotations

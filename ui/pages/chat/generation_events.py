@@ -123,7 +123,7 @@ class ChatEvents:
         """Show the final state of this tab's answer, or its error."""
         session = str(request.session_hash)
         reader = self._readers.get(session)
-        if reader is None or reader.answer is None or not reader.answer.done:
+        if reader is None or reader.answer is None or reader.there is None or not reader.answer.done:
             return self._panel.no_update()
         self._readers.leave(session)
         error = reader.answer.failure

@@ -22,10 +22,9 @@ EVENTS = (
 )
 """What the script triggers. Each has a dict as data: `node` is a message's id, `text` a new text."""
 EXAMPLES = ("chat.example_1", "chat.example_2", "chat.example_3", "chat.example_4")
+_BAR = "redo answer continue delete earlier later version message reply copy edit retry more details undo"
 WORDS = {
-    **{name: f"bar.{name}" for name in ("redo", "answer", "continue", "delete", "earlier", "later", "version")},
-    **{name: f"bar.{name}" for name in ("message", "reply", "copy", "edit", "retry", "more", "details", "undo")},
-    **{name: f"bar.{name}" for name in ("save", "cancel", "like", "dislike", "down")},
+    **{name: f"bar.{name}" for name in f"{_BAR} save cancel like dislike down".split()},
     **{"ask": "chat.message", "placeholder": "chat.placeholder", "label": "chat.label"},
     **{name: f"chat.{name}" for name in ("send", "stop", "thinking", "thoughts")},
     **{"note": "note.label", "note_save": "note.save", "note_close": "note.close"},

@@ -86,7 +86,7 @@ class ConversationState:
         return open_conversation(self.store, self.owner, TabView(key, asked))
 
     def edit(self, node: int, text: str) -> ConversationState:
-        """Add another version of a message: a question to answer, or an answer. Raises NotFound, RequestError."""
+        """Add another version of a question or an answer. Raises NotFound, RequestError."""
         edited = self.message(node)
         if edited.role == "user":
             return self.ask(text, edited.parent)
@@ -147,7 +147,7 @@ class ConversationState:
 
     def restore(self, deleted: Deleted) -> ConversationState:
         """Bring back deleted messages. Raises NotFound if the message above them is gone as well."""
-        self.store.restore(self.owner, deleted.key, deleted.nodes, deleted.leaf)
+        self.store.restore_messages(self.owner, deleted.key, deleted.nodes, deleted.leaf)
         return open_conversation(self.store, self.owner, TabView(deleted.key, deleted.leaf))
 
     def switch(self, node: int) -> ConversationState:
@@ -174,9 +174,7 @@ class Deleted:
 
 def _check(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
-        raise RequestError(
-            f"the message has {len(text):,} characters: at most {MAX_CHARACTERS:,} are taken"
-        )
+        raise RequestError(f"the message has {len(text):,} characters: at most {MAX_CHARACTERS:,} are taken")
 
 
 def open_conversation(store: Store, owner: str, view: TabView) -> ConversationState:

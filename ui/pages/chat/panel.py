@@ -105,9 +105,7 @@ class ChatPanel:
         """
         return self.show(state, tab, **translated(tab.t), **changes)
 
-    def show_started(
-        self, here: ConversationState, state: ConversationState, tab: TabContext
-    ) -> Updates:
+    def show_started(self, here: ConversationState, state: ConversationState, tab: TabContext) -> Updates:
         """Show the question, before the answer begins. The tab shows the messages of `here` already."""
         return self._since(here, self.show(state, tab, writing=True, redo=False, answer=False, meter=None))
 
