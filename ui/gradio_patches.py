@@ -10,7 +10,9 @@ This module does not import Gradio, since the hook comes first, and the terminal
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
     from gradio.block_function import BlockFunction
     from gradio.state_holder import SessionState
+    from starlette.datastructures import Headers
 
 _MODULE, _FUNCTION = "gradio.component_meta", "create_or_modify_pyi"
 
@@ -152,15 +155,18 @@ def use_root_path_of_request() -> None:
     vars(routes.templates)["TemplateResponse"] = template_response
 
 
+_USED_KEY = re.compile(r"translation_metadata\W+key\W+(\w+)")
 _ADD_RESIZER = b"document.head.appendChild(script);"
 
 
-def shape_pages(head: str, language_of: Callable[[Request], str]) -> None:
+def shape_pages(
+    head: str, language_of: Callable[[Request], str], compressed: Callable[[Response, Headers], Response]
+) -> None:
     """Put `head` at the end of the head of Gradio's pages, and leave out what a request's page does not need.
 
     Gradio's own option `head` is added by its script, after the first drawing. `language_of` returns the
-    language of a request's page, which has the texts of this one and English. Only a page in a frame loads
-    the script that tells the frame its size.
+    language of a request's page, which gets its texts in this one and English. Only a page in a frame loads
+    the script that tells the frame its size. `compressed` gets the response and the request's headers.
     """
     from gradio import routes
 
@@ -168,18 +174,28 @@ def shape_pages(head: str, language_of: Callable[[Request], str]) -> None:
     respond = getattr(respond, "unshaped", respond)
 
     def template_response(*, request: Request, context: dict[str, Any], **options: Any) -> Response:
-        config = context["config"]
-        if texts := config.get("i18n_translations"):
-            wanted = ("en", language_of(request))
-            config = {**config, "i18n_translations": {name: texts[name] for name in wanted if name in texts}}
+        texts = _texts_of(context["config"], ("en", language_of(request)))
+        config = {**context["config"], "i18n_translations": texts}
         response = respond(request=request, context={**context, "config": config}, **options)
         body = bytes(response.body).replace(_ADD_RESIZER, b"if (window.parent !== window) " + _ADD_RESIZER, 1)
         response.body = body.replace(b"</head>", f"{head}</head>".encode(), 1)
         response.headers["Content-Length"] = str(len(response.body))
-        return response
+        return compressed(response, request.headers)
 
     template_response.unshaped = respond  # type: ignore[attr-defined]
     vars(routes.templates)["TemplateResponse"] = template_response
+
+
+def _texts_of(config: dict[str, Any], languages: Sequence[str]) -> dict[str, dict[str, str]] | None:
+    """Return a page's texts: those whose keys have the first word of a key of one of its components."""
+    if not (texts := config.get("i18n_translations")):
+        return None
+    used = set(_USED_KEY.findall(json.dumps(config["components"], default=str)))
+    return {
+        language: {key: text for key, text in texts[language].items() if key.split(".")[0] in used}
+        for language in dict.fromkeys(languages)
+        if language in texts
+    }
 
 
 def _root_path(request: Request) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -173,3 +173,12 @@ def becomes(read: Callable[[], object], wanted: object, timeout: float = 10) -> 
     while (found := read()) != wanted and time.monotonic() < end:
         time.sleep(0.02)
     assert found == wanted
+
+
+def violations(page: Page) -> list[str]:
+    """Return the violations that axe rates serious or critical: rule and element."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found: list[dict[str, Any]] = Axe().run(page).response["violations"]
+    grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
+    return [f"{rule['id']}: {node['html'][:120]}" for rule in grave for node in rule["nodes"]]

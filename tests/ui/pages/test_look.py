@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from engine.config import SamplingParams
-from tests.ui.conftest import FakeSite, becomes, open_settings, until
+from tests.ui.conftest import FakeSite, becomes, open_settings, until, violations
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.pages.settings_panel import STORAGE_KEY
 
@@ -61,13 +59,6 @@ FOCUSED = """() => {
 def ask(page: Page, text: str) -> None:
     page.locator("#question textarea").fill(text)
     page.keyboard.press("Enter")
-
-
-def violations(page: Page) -> list[str]:
-    """Return the violations that axe rates serious or critical: rule and element."""
-    found: list[dict[str, Any]] = Axe().run(page).response["violations"]
-    grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
-    return [f"{rule['id']}: {node['html'][:120]}" for rule in grave for node in rule["nodes"]]
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -72,9 +72,10 @@ def test_a_tab_changes_its_model_and_keeps_it_when_another_does_not_load(
 
 def export_and_import(page: Page) -> None:
     """Export the chat, check the generation details in the file, and import it again."""
-    page.get_by_role("button", name="Export and import").click()
+    page.locator(".chats-options").click()
     with page.expect_download() as saved:
-        page.get_by_role("button", name="This chat as JSON").click()
+        page.get_by_role("menuitem", name="Export as JSON").click()
+    page.get_by_role("button", name="Export and import").click()
     file = saved.value.path()
     (chat,) = json.loads(file.read_text())["conversations"]
     made = chat["messages"][1]["made"]
@@ -86,7 +87,7 @@ def export_and_import(page: Page) -> None:
     chooser.value.set_files(
         {"name": "chat.json", "mimeType": "application/json", "buffer": file.read_bytes()}
     )
-    expect(page.locator("#history-list label")).to_have_count(2)
+    expect(page.locator(".chats-item")).to_have_count(2)
 
 
 def compare(page: Page, served: AppProcess) -> None:

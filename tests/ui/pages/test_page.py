@@ -88,45 +88,6 @@ def test_stop_frees_the_engine_and_keeps_the_answer(open_page: Open, fake_site: 
     expect(page.locator("#question .submit-button")).to_be_visible()
 
 
-@pytest.mark.parametrize("leave", ["close", "new chat"])
-def test_leaving_frees_the_engine(open_page: Open, fake_site: Start, leave: str) -> None:
-    site = fake_site(FakeBackend("word " * 5000, pause=0.02))
-    page = open_page(site.url)
-    ask(page, "hello")
-    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
-    if leave == "close":
-        page.close()
-    else:
-        page.get_by_role("button", name="New chat").click()
-        expect(page.locator("#conversation .example").first).to_be_visible()
-        expect(page.locator("#question .submit-button")).to_be_visible()
-    until(lambda: site.backend.streams[0].cancelled, 2)
-
-
-def test_a_reload_keeps_the_conversation_and_ends_its_answer(open_page: Open, fake_site: Start) -> None:
-    site = fake_site(FakeBackend("word " * 5000, pause=0.02))
-    page = open_page(site.url)
-    ask(page, "hello")
-    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
-    page.reload()
-    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
-    expect(page.locator("#status")).to_contain_text("Stopped")
-    assert site.backend.streams[0].cancelled
-    site.backend.answer, site.backend.pause = "end", 0.0
-    page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#conversation .message.bot")).to_contain_text("end")
-    expect(page.locator("#history-list label.selected")).to_have_text("hello")
-
-
-def test_a_closed_tab_frees_the_engine_before_the_first_word(open_page: Open, fake_site: Start) -> None:
-    site = fake_site(FakeBackend("never", pause=60))
-    page = open_page(site.url)
-    ask(page, "hello")
-    until(lambda: site.backend.streams)
-    page.close()
-    until(lambda: site.backend.streams[0].cancelled, 2)
-
-
 def test_regenerate_and_undo(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend("first"))
     page = open_page(site.url)
