@@ -24,14 +24,14 @@ def ask(page: Page, text: str) -> None:
 
 
 def answer(page: Page) -> str:
-    return str(page.locator("#conversation .message.bot").last.inner_text())
+    return str(page.locator("#conversation .message.bot .markdown").last.inner_text())
 
 
 def finish(page: Page) -> str:
-    """Wait until the answer ends, and return the status line."""
-    expect(page.locator("#status")).to_contain_text("tokens/s ·", timeout=SLOW)
-    expect(page.locator("#question .submit-button")).to_be_visible()
-    return str(page.locator("#status").inner_text())
+    """Wait until the answer ends, and return its statistics."""
+    expect(page.locator("#question .submit-button")).to_be_visible(timeout=SLOW)
+    expect(page.locator(".stats").last).to_contain_text("tokens/s")
+    return str(page.locator(".stats").last.inner_text())
 
 
 def set_number(page: Page, name: str, value: str) -> None:

@@ -17,7 +17,7 @@ ALLOWED = (
 )
 OFFENDERS = """(allowed) => {
   const wrong = [];
-  for (const element of document.querySelectorAll('#conversation .message .prose *')) {
+  for (const element of document.querySelectorAll('#conversation .message .markdown *')) {
     if (element.closest('.katex, .katex-error, .copy_code_button')) continue;
     const name = element.tagName.toLowerCase();
     if (!allowed.includes(name)) wrong.push('<' + name + '>');
@@ -27,7 +27,7 @@ OFFENDERS = """(allowed) => {
         wrong.push(name + ' ' + attribute + '=' + value);
     }
   }
-  for (const link of document.querySelectorAll('#conversation .message .prose a')) {
+  for (const link of document.querySelectorAll('#conversation .message .markdown a')) {
     if (!link.hasAttribute('href')) continue;
     const safe = ['http:', 'https:', 'mailto:'].includes(link.protocol);
     if (!safe) wrong.push('link to ' + link.getAttribute('href'));

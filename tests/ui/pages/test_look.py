@@ -68,7 +68,7 @@ def test_everyone_can_read_the_page(open_page: Open, fake_site: Start, dark: boo
     open_settings(page)
     page.locator("#more-settings button").click()
     ask(page, HEBREW)
-    expect(page.locator("#status")).to_contain_text("first word")
+    expect(page.locator(".stats").last).to_contain_text("first word")
     expect(page.locator("#conversation .katex").first).to_be_visible()
     page.wait_for_timeout(300)  # colours fade in
     becomes(lambda: violations(page), [])  # with an answer and all settings open
@@ -84,7 +84,7 @@ def test_everyone_can_read_the_page(open_page: Open, fake_site: Start, dark: boo
 def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     page = open_page(fake_site(FakeBackend(ANSWER)).url)
     ask(page, "hello")
-    expect(page.locator("#status")).to_contain_text("first word")
+    expect(page.locator(".stats").last).to_contain_text("first word")
     open_settings(page)
     page.locator("#head h1").click()
     reached = {}

@@ -79,7 +79,7 @@ class ChatPanel:
 
     def no_update(self) -> Updates:
         """Return an update that changes nothing: Gradio would take an empty dict for a value."""
-        return {self.view: gr.skip()}
+        return {self.messages.growing: gr.skip()}
 
     def show(self, state: ConversationState, tab: TabContext, **changes: Any) -> Updates:
         """Show a state. `changes` are further keys of the update, such as a text for the box."""
