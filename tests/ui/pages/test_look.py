@@ -92,7 +92,7 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
         page.keyboard.press("Tab")
         name, seen = page.evaluate(FOCUSED)
         reached[name] = seen
-    assert {"New chat", "Settings", "Copy message", "Retry", "copy", "Back to the defaults"} <= set(reached)
+    assert {"New chat", "Settings", "Copy", "Edit", "Retry", "Back to the defaults"} <= set(reached)
     assert [name for name, seen in reached.items() if not seen] == []
 
     assert page.locator("#settings").evaluate(MOVES)

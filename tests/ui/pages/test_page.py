@@ -92,11 +92,11 @@ def test_regenerate_and_undo(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend("first"))
     page = open_page(site.url)
     ask(page, "hello")
-    expect(page.locator("#conversation .message.bot")).to_have_text("first")
+    expect(page.locator("#conversation .message.bot .markdown")).to_have_text("first")
     expect(page.locator("#question .submit-button")).to_be_visible()
     site.backend.answer = "second"
     page.get_by_role("button", name="Retry").click()
-    expect(page.locator("#conversation .message.bot")).to_have_text("second")
+    expect(page.locator("#conversation .message.bot .markdown")).to_have_text("second")
     assert site.backend.asked[0][0] == site.backend.asked[1][0]
     page.locator(".message.user").hover()
     page.locator(".message.user .more").click()

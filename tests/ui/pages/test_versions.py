@@ -1,4 +1,4 @@
-"""A message's versions in a real browser: its arrows stay under a resting pointer; an answer that is edited."""
+"""A message's versions in a real browser: its arrows, which stay under a resting pointer, and edits."""
 
 from __future__ import annotations
 
