@@ -73,7 +73,7 @@ def test_stop_and_ask_again(open_page: Open, app: AppProcess) -> None:
     page.get_by_role("button", name="Send", exact=True).click()
     until(lambda: page.locator("#conversation .message.bot").count() and len(answer(page)) > 20, 60)
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator("#status")).to_contain_text("Stopped", timeout=5000)
+    expect(page.locator(".stats")).to_contain_text("Stopped", timeout=5000)
     kept = answer(page)
     page.wait_for_timeout(500)
     assert answer(page) == kept
@@ -142,7 +142,7 @@ def test_a_phone_is_wide_enough(open_page: Open, app: AppProcess, dark: bool) ->
     page = open_page(app.address(), 390, 844, dark)
     expect(page.locator("#settings.open")).to_have_count(0)  # open, it would cover the page
     ask(page, f"{'unbreakable' * 20} `{'code' * 40}` what is this?")
-    expect(page.locator("#conversation .message.bot")).to_be_visible(timeout=SLOW)
+    expect(page.locator("#conversation .message.bot .markdown")).to_be_visible(timeout=SLOW)
     page.keyboard.press("Escape")  # it may have ended already
     finish(page)
     becomes(lambda: page.evaluate("document.scrollingElement.scrollWidth > innerWidth"), wanted=False)

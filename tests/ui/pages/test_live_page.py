@@ -48,7 +48,7 @@ def test_a_reload_and_another_chat_leave_an_answer_under_way(open_page: Open, fa
     assert len(site.backend.streams) == 1 and not site.backend.streams[0].cancelled
     let_end(site)
     expect(page.locator("#conversation .message.bot")).to_contain_text(f"w{WORDS - 1}")
-    expect(page.locator("#status")).to_contain_text(f"{WORDS:,} tokens")
+    expect(page.locator(".stats").last).to_contain_text(f"{WORDS:,} tokens")
     expect(page.locator("#question .submit-button")).to_be_visible()
 
 

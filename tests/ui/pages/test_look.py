@@ -50,7 +50,7 @@ MOVES = "(e) => parseFloat(getComputedStyle(e).transitionDuration) > 0.01"  # se
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
   if (e === document.body) return ['', true];  // once round
-  const frame = getComputedStyle(e.closest('.input-container') || e);
+  const frame = getComputedStyle(e.closest('.input-container, #question') || e);
   return [(e.getAttribute('aria-label') || e.innerText || e.id || e.tagName).trim(),
     style.outlineStyle !== 'none' || frame.outlineStyle !== 'none'];
 }"""
