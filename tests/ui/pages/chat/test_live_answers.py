@@ -13,7 +13,7 @@ from typing import Any, cast
 import gradio as gr
 import pytest
 
-from engine.errors import QueueFull
+from engine.errors import EngineStopped, QueueFull
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.pages.chat.test_chat_events import ME, Tab, event
 from ui.auth.access import Access
@@ -214,6 +214,56 @@ def test_a_continued_answer_is_followed_from_its_first_word() -> None:
         assert fresh.rows()[1].startswith("one two word") and len(fresh.rows()) == 2
 
     run(continued())
+
+
+def test_an_answer_is_continued_once_by_two_tabs() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.values[2] = 2
+    tab.send("Why?")
+    tab.values[2] = 100
+    tab.backend.answer, tab.backend.pause = f" {words(50)}", SLOW
+    other = another(tab)
+
+    async def continued() -> None:
+        await opened(other, tab.now[tab.panel.current])
+        first = asyncio.ensure_future(tab.follow(tab.events.continue_answer(tab.request, *tab.inputs)))
+        await until_true(lambda: "word" in tab.rows()[-1])
+        await other.follow(other.events.continue_answer(other.request, *other.inputs))
+        await first
+
+    run(continued())
+    assert len(tab.backend.streams) == 2, "the first answer, and one continuation"
+    assert tab.rows() == other.rows() == ["Why?", f"one two {words(50)}"]
+
+
+def test_an_error_in_the_middle_is_told_in_every_tab() -> None:
+    tab = Tab(FakeBackend(words(40), SLOW, error=EngineStopped("the engine died")))
+    other = another(tab)
+
+    async def failed() -> None:
+        async with asking(tab) as key:
+            assert await opened(other, key)
+            await followed(other)
+
+    run(failed())
+    for one in (tab, other):
+        assert one.rows() == ["Why?", words(40)] and is_idle(one)
+        assert "the engine died" in one.status and one.now[one.panel.bar.go_on]["visible"]
+
+
+def test_a_tab_stops_an_answer_that_it_has_only_just_opened() -> None:
+    tab = Tab(FakeBackend(words(500), SLOW))
+    fresh = another(tab)
+
+    async def stopped() -> None:
+        async with asking(tab) as key:
+            assert await opened(fresh, key)
+            await fresh.events.stop(fresh.request)  # before it follows
+            await followed(fresh)
+
+    run(stopped())
+    assert tab.backend.streams[0].cancelled and fresh.rows() == tab.rows()
+    assert is_idle(fresh) and "Stopped" in fresh.status
 
 
 @pytest.mark.parametrize("act", ["edit", "regenerate", "undo", "delete", "switch"])
