@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -152,6 +152,13 @@ def spy() -> Iterator[Spy]:
     server.server_close()
 
 
+def open_settings(page: Page) -> None:
+    """Open the sheet of settings, which is closed at first, and wait until it has slid in."""
+    page.locator("#open-settings").click()
+    page.locator("#settings.open").wait_for()
+    page.wait_for_timeout(300)
+
+
 def until(condition: Callable[[], object], timeout: float = 10) -> None:
     """Wait until the condition is true."""
     end = time.monotonic() + timeout
@@ -166,3 +173,12 @@ def becomes(read: Callable[[], object], wanted: object, timeout: float = 10) -> 
     while (found := read()) != wanted and time.monotonic() < end:
         time.sleep(0.02)
     assert found == wanted
+
+
+def violations(page: Page) -> list[str]:
+    """Return the violations that axe rates serious or critical: rule and element."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found: list[dict[str, Any]] = Axe().run(page).response["violations"]
+    grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
+    return [f"{rule['id']}: {node['html'][:120]}" for rule in grave for node in rule["nodes"]]

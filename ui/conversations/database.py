@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,7 +43,11 @@ CREATE INDEX node_conversation ON node (conversation);
 """
 
 # Added to a database on opening it; an older GGUF Chat, which does not know them, ignores them.
-ADDED_COLUMN = "ALTER TABLE conversation ADD COLUMN idle_since INTEGER REFERENCES served_day (id)"
+ADDED_COLUMNS = {
+    "idle_since": "INTEGER REFERENCES served_day (id)",
+    "folder": "TEXT NOT NULL DEFAULT ''",
+    "deleted": "REAL",  # when, in seconds since 1970; NULL unless it can be restored: see `trash`
+}
 ADDED_TABLE = """CREATE TABLE IF NOT EXISTS served_day
     (id INTEGER PRIMARY KEY AUTOINCREMENT, date INTEGER NOT NULL UNIQUE)"""
 
@@ -73,8 +78,8 @@ def _make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _prepare(connection: sqlite3.Connection, name: str) -> None:
-    """Configure the connection, and create the tables in an empty database."""
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Configure the connection, create the tables in an empty database, and add columns to an older one."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # in WAL mode, commits survive a kill of the process
     connection.execute("PRAGMA foreign_keys = ON")
@@ -86,11 +91,12 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        _check_version(connection, name)
+        _check_version(connection, path)
         connection.execute(ADDED_TABLE)
         columns = {row[1] for row in connection.execute("PRAGMA table_info (conversation)")}
-        if "idle_since" not in columns:
-            connection.execute(ADDED_COLUMN)
+        for name, kind in ADDED_COLUMNS.items():
+            if name not in columns:
+                connection.execute(f"ALTER TABLE conversation ADD COLUMN {name} {kind}")
 
 
 def _check_version(connection: sqlite3.Connection, name: str) -> None:
@@ -111,17 +117,22 @@ class NotFound(LookupError):
 
 @dataclass(frozen=True)
 class Summary:
-    """An entry of the history list; `title` is "" before the first question, `updated` is in Unix seconds."""
+    """An entry of the history list; `title` is "" before the first question, `updated` is in Unix seconds.
+
+    `excerpt` is of the latest message that has the words of a search; "" for none.
+    """
 
     id: str
     title: str
     pinned: bool
     updated: float
+    folder: str = ""
+    excerpt: str = ""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation with all its branches. Times are in seconds since 1970."""
+    """A conversation with all its branches. Times are in seconds since 1970; `folder` is "" for none."""
 
     id: str
     title: str
@@ -129,28 +140,53 @@ class Conversation:
     created: float
     updated: float
     tree: Tree
+    folder: str = ""
 
 
-SELECT_SUMMARIES = "SELECT id, title, pinned, updated FROM conversation"
+_SUMMARY = "id, title, pinned, updated, folder"
+_LATEST_FIRST = "ORDER BY pinned DESC, updated DESC, rowid DESC"
 
 
-def to_summary(key: str, title: str, pinned: int, updated: float) -> Summary:
-    """Return a row of `SELECT_SUMMARIES` as a Summary."""
-    return Summary(key, title, bool(pinned), updated)
+def summaries(connection: sqlite3.Connection, owner: str, words: str = "") -> tuple[Summary, ...]:
+    """Read the owner's list, or those that have the `words`: pinned conversations first, then the latest."""
+    mine = "FROM conversation WHERE owner = ? AND deleted IS NULL"
+    if not words:
+        rows = connection.execute(f"SELECT {_SUMMARY}, '' {mine} {_LATEST_FIRST}", [owner])
+        return tuple(_summary(*row) for row in rows)
+    message = """SELECT excerpt(text, ?) FROM node
+        WHERE node.conversation = conversation.id AND contains(text, ?) ORDER BY node.id DESC LIMIT 1"""
+    query = f"""SELECT * FROM (SELECT {_SUMMARY}, ({message}) AS found {mine} {_LATEST_FIRST})
+        WHERE found IS NOT NULL OR contains(title, ?)"""
+    return tuple(_summary(*row) for row in connection.execute(query, [words, words, owner, words]))
+
+
+def _summary(key: str, title: str, pinned: int, updated: float, *rest: str | None) -> Summary:
+    return Summary(key, title, bool(pinned), updated, *(text or "" for text in rest))
 
 
 def summary(connection: sqlite3.Connection, owner: str, key: str) -> Summary:
     """Read a conversation's entry of the list. Raises NotFound."""
     require(connection, owner, key)
-    return to_summary(*connection.execute(f"{SELECT_SUMMARIES} WHERE id = ?", [key]).fetchone())
+    return _summary(
+        *connection.execute(f"SELECT {_SUMMARY} FROM conversation WHERE id = ?", [key]).fetchone()
+    )
 
 
 def require(
-    connection: sqlite3.Connection, owner: str, key: str, node: int | None = None, role: Author | None = None
+    connection: sqlite3.Connection,
+    owner: str,
+    key: str,
+    node: int | None = None,
+    role: Author | None = None,
+    *,
+    deleted: bool = False,
 ) -> None:
-    """Raise NotFound unless the owner has the conversation and it has the message `node` by `role`."""
-    owned = connection.execute("SELECT 1 FROM conversation WHERE id = ? AND owner = ?", [key, owner])
-    if not owned.fetchone():
+    """Raise NotFound unless the owner has the conversation and it has the message `node` by `role`.
+
+    With `deleted`, a conversation that can still be restored counts too.
+    """
+    owned = "SELECT 1 FROM conversation WHERE id = ? AND owner = ? AND (deleted IS NULL OR ?)"
+    if not connection.execute(owned, [key, owner, deleted]).fetchone():
         raise NotFound("this chat is not there (any more)")
     if node is not None:
         query = "SELECT 1 FROM node WHERE id = ? AND conversation = ? AND role = coalesce(?, role)"
@@ -161,20 +197,22 @@ def require(
 def load(connection: sqlite3.Connection, owner: str, key: str) -> Conversation:
     """Read a conversation. Raises NotFound."""
     require(connection, owner, key)
-    head = "SELECT title, pinned, created, updated, leaf FROM conversation WHERE id = ?"
-    title, pinned, created, updated, leaf = connection.execute(head, [key]).fetchone()
+    head = "SELECT title, pinned, created, updated, leaf, folder FROM conversation WHERE id = ?"
+    title, pinned, created, updated, leaf, folder = connection.execute(head, [key]).fetchone()
     body = "SELECT id, parent, role, text, created, made, opinion, note FROM node WHERE conversation = ?"
     nodes = {row[0]: _node(*row) for row in connection.execute(body, [key])}
-    return Conversation(key, title, bool(pinned), created, updated, Tree(nodes, leaf))
+    return Conversation(key, title, bool(pinned), created, updated, Tree(nodes, leaf), folder)
 
 
-def add(connection: sqlite3.Connection, key: str, parent: int | None, node: Node) -> int:
-    """Insert a message below `parent`; return its new id."""
-    insert = """INSERT INTO node (conversation, parent, role, text, created, made, opinion, note)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+def add(
+    connection: sqlite3.Connection, key: str, parent: int | None, node: Node, *, node_id: int | None = None
+) -> int:
+    """Insert a message below `parent`; return its id, a new one unless `node_id` is given."""
+    insert = """INSERT INTO node (id, conversation, parent, role, text, created, made, opinion, note)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
     made = node.made and generation_json(node.made)
     text, note = replace_surrogates(node.text), replace_surrogates(node.note)
-    values = [key, parent, node.role, text, node.created, made, node.opinion, note]
+    values = [node_id, key, parent, node.role, text, node.created, made, node.opinion, note]
     return int(connection.execute(insert, values).lastrowid or 0)
 
 
@@ -182,9 +220,10 @@ def copy(connection: sqlite3.Connection, owner: str, conversation: Conversation)
     """Insert a copy of a conversation, with new ids, for `owner`; return the copy's id."""
     key, ids = secrets.token_urlsafe(16), dict[int, int]()
     tree, times = conversation.tree, [conversation.created, conversation.updated]
-    head = [key, owner, title_of(conversation.title), conversation.pinned, *times]
-    columns = "id, owner, title, pinned, created, updated"
-    connection.execute(f"INSERT INTO conversation ({columns}) VALUES (?, ?, ?, ?, ?, ?)", head)
+    names = [title_of(conversation.title), title_of(conversation.folder)]
+    columns = "id, owner, title, folder, pinned, created, updated"
+    head = [key, owner, *names, conversation.pinned, *times]
+    connection.execute(f"INSERT INTO conversation ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", head)
     for node in (tree.nodes[number] for number in sorted(tree.nodes)):  # parents before children
         parent = None if node.parent is None else ids[node.parent]
         ids[node.id] = add(connection, key, parent, node)
@@ -195,8 +234,23 @@ def copy(connection: sqlite3.Connection, owner: str, conversation: Conversation)
 def prune(connection: sqlite3.Connection, owner: str, keep: int) -> None:
     """Delete all conversations of an owner but the latest `keep` and the pinned ones."""
     surplus = """DELETE FROM conversation WHERE id IN (SELECT id FROM conversation
-        WHERE owner = ? AND NOT pinned ORDER BY updated DESC, rowid DESC LIMIT -1 OFFSET ?)"""
+        WHERE owner = ? AND NOT pinned AND deleted IS NULL
+        ORDER BY updated DESC, rowid DESC LIMIT -1 OFFSET ?)"""
     connection.execute(surplus, [owner, keep])
+
+
+def trash(
+    connection: sqlite3.Connection, owner: str, keys: Iterable[str], now: float | None
+) -> tuple[str, ...]:
+    """Mark conversations as deleted at `now`, or restore them for None; return the ids of those changed."""
+    change = """UPDATE conversation SET deleted = ?1
+        WHERE id = ?2 AND owner = ?3 AND (deleted IS NULL) = (?1 IS NOT NULL)"""
+    return tuple(key for key in keys if connection.execute(change, [now, key, owner]).rowcount)
+
+
+def purge(connection: sqlite3.Connection, until: float) -> None:
+    """Delete for good what was marked as deleted up to a time."""
+    connection.execute("DELETE FROM conversation WHERE deleted <= ?", [until])
 
 
 def record_day(connection: sqlite3.Connection, now: float) -> int:

@@ -1,10 +1,12 @@
 """Export conversations to a JSON file and import them: all branches, with the answers' settings and timings.
 
-    {"format": "gguf-chat", "version": 1, "conversations": [{"title", "pinned", "created", "updated", "leaf",
-        "messages": [{"id", "parent", "role", "text", "created", "made", "opinion", "note"}]}]}
+    {"format": "gguf-chat", "version": 1, "conversations": [{"title", "folder", "pinned", "created",
+        "updated", "leaf", "messages": [{"id", "parent", "role", "text", "created", "made", "opinion",
+        "note"}]}]}
 
 Times are in seconds since 1970, durations in seconds. A message comes after its parent and has a larger id;
-ids are unique only within their conversation. An imported file is untrusted and is checked for all of this.
+ids are unique only within their conversation. A conversation without a folder has no such field. An imported
+file is untrusted and is checked for all of this.
 """
 
 from __future__ import annotations
@@ -95,6 +97,7 @@ class _Message(_Strict):
 
 class _Conversation(_Strict):
     title: _Text
+    folder: _Text = ""
     pinned: bool
     created: _Seconds
     updated: _Seconds
@@ -121,7 +124,8 @@ class _Conversation(_Strict):
 
     def conversation(self) -> Conversation:
         tree = Tree({message.id: message.node() for message in self.messages}, self.leaf)
-        return Conversation("", title_of(self.title), self.pinned, self.created, self.updated, tree)
+        title, folder = title_of(self.title), title_of(self.folder)
+        return Conversation("", title, self.pinned, self.created, self.updated, tree, folder)
 
 
 class _File(_Strict):
@@ -161,6 +165,8 @@ def _to_dict(conversation: Conversation) -> dict[str, Any]:
         node = tree.nodes[node_id]
         messages.append(asdict(node) | {"id": numbers[node_id], "parent": numbers[node.parent]})
     head = {name: getattr(conversation, name) for name in ("title", "pinned", "created", "updated")}
+    if conversation.folder:  # older versions refuse a field that they do not know
+        head["folder"] = conversation.folder
     return head | {"leaf": numbers[tree.leaf], "messages": messages}
 
 

@@ -9,14 +9,15 @@ for `BUSY_SECONDS`. So an event loop calls it by `off_loop`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -32,11 +33,14 @@ from ui.conversations.model import (
     Opinion,
     title_of,
 )
+from ui.conversations.search import contains, excerpt
 
 __all__ = ["Conversation", "NotFound", "Store", "StoreError", "Summary"]
 MAX_CONVERSATIONS = 1000  # of one owner; LOCAL has no limit
+TRASH_SECONDS = 15.0  # the page offers Undo for 10
 BUSY_SECONDS = 1.0  # that a call waits for another program's lock
 _THREADS = 8  # for `off_loop`; they use one connection, and wait together when it is locked
+_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 VISITOR_DAYS = 90  # of use and by the clock, after which what an anonymous visitor has not pinned is deleted
@@ -45,19 +49,23 @@ VISITOR_DAYS = 90  # of use and by the clock, after which what an anonymous visi
 class Store:
     """The history in the file `path`, or in memory for None.
 
-    Opening marks unfinished answers as interrupted, since a crash cut them off. Opening, and the first new
-    conversation of a day, delete what visitors have left for `VISITOR_DAYS`. Raises StoreError.
+    Opening marks unfinished answers as interrupted, since a crash cut them off, and empties the trash.
+    Opening, and the first new conversation of a day, delete what visitors have left for `VISITOR_DAYS`.
+    Raises StoreError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._lock, self._busy_at = threading.Lock(), -math.inf
         self._threads = ThreadPoolExecutor(_THREADS, "history")
         self._connection = open_database(path)
-        self._connection.create_function("contains", 2, _contains, deterministic=True)
+        for function in (contains, excerpt):
+            self._connection.create_function(function.__name__, 2, function, deterministic=True)
+        self._purges = set[threading.Timer]()
         with self._transaction() as connection:
             unfinished = "UPDATE node SET made = ? WHERE role = 'assistant' AND made IS NULL"
             connection.execute(unfinished, [queries.generation_json(INTERRUPTED)])
             self._expire(connection)
+            queries.purge(connection, math.inf)
         self._connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
     async def off_loop(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -68,16 +76,10 @@ class Store:
     def list(self, owner: str, search: str = "") -> tuple[Summary, ...]:
         """Return the pinned conversations, then the others, latest first.
 
-        A search returns those with all its words in the title or in one message.
+        A search returns those with all its words in the title or in one message, and an excerpt of it.
         """
-        query, values = f"{queries.SELECT_SUMMARIES} WHERE owner = ?", [owner]
-        if words := " ".join(search.split()).casefold():
-            query += """ AND (contains(title, ?) OR EXISTS
-                (SELECT 1 FROM node WHERE node.conversation = conversation.id AND contains(text, ?)))"""
-            values += [words, words]
         with self._locked() as connection:
-            rows = connection.execute(f"{query} ORDER BY pinned DESC, updated DESC, rowid DESC", values)
-            return tuple(queries.to_summary(*row) for row in rows)
+            return queries.summaries(connection, owner, " ".join(search.split()).casefold())
 
     def create(self, owner: str) -> str:
         """Add an empty conversation; return its unguessable id.
@@ -142,13 +144,13 @@ class Store:
         return node_id
 
     def write(self, owner: str, key: str, node: int, text: str, made: GenerationInfo | None = None) -> None:
-        """Replace an answer's text and its `made`. Raises NotFound.
+        """Replace an answer's text and its `made`, also in a conversation in the trash. Raises NotFound.
 
         Without `made` the answer counts as unfinished, and is marked "interrupted" after a crash. Passing a
         `made` with that reason from the start preserves the model and the settings in a crash.
         """
         with self._transaction() as connection:
-            queries.require(connection, owner, key, node, role="assistant")
+            queries.require(connection, owner, key, node, role="assistant", deleted=True)
             values = [queries.replace_surrogates(text), made and queries.generation_json(made), node]
             connection.execute("UPDATE node SET text = ?, made = ? WHERE id = ?", values)
             queries.touch(connection, key, time.time())
@@ -182,6 +184,14 @@ class Store:
                 others = [tree.latest_leaf(version) for version in tree.versions(node) if version != node]
                 queries.show(connection, key, max(others, default=tree.nodes[node].parent))
 
+    def restore_messages(self, owner: str, key: str, nodes: Sequence[Node], leaf: int | None) -> None:
+        """Bring back deleted messages, parents first, and show down to `leaf`. Raises NotFound."""
+        with self._transaction() as connection:
+            queries.require(connection, owner, key, nodes[0].parent)
+            for node in nodes:
+                queries.add(connection, key, node.parent, node, node_id=node.id)
+            queries.show(connection, key, leaf)
+
     def rename(self, owner: str, key: str, title: str) -> None:
         """Set the title, shortened to one line; a blank one changes nothing. Raises NotFound."""
         with self._transaction() as connection:
@@ -195,8 +205,42 @@ class Store:
             queries.require(connection, owner, key)
             connection.execute("UPDATE conversation SET pinned = ? WHERE id = ?", [pinned, key])
 
+    def move(self, owner: str, keys: Iterable[str], folder: str) -> None:
+        """Put conversations into a folder, "" for none; its name is shortened to one line."""
+        values = [(title_of(folder), key, owner) for key in keys]
+        with self._transaction() as connection:
+            connection.executemany("UPDATE conversation SET folder = ? WHERE id = ? AND owner = ?", values)
+
+    def trash(self, owner: str, keys: Iterable[str]) -> tuple[str, ...]:
+        """Delete conversations, which `restore` brings back for `TRASH_SECONDS`; return their ids."""
+        now = time.time()
+        with self._transaction() as connection:
+            trashed = queries.trash(connection, owner, keys, now)
+        if trashed:
+            self._purge_later(now)
+        return trashed
+
+    def restore(self, owner: str, keys: Iterable[str]) -> tuple[str, ...]:
+        """Bring conversations back from the trash; return the ids of those that were still there."""
+        with self._transaction() as connection:
+            return queries.trash(connection, owner, keys, None)
+
+    def _purge_later(self, until: float) -> None:
+        def purge() -> None:
+            self._purges.discard(timer)
+            try:
+                with self._transaction() as connection:
+                    queries.purge(connection, until)
+            except StoreError as error:  # the next purge deletes these too
+                _log.warning("deleted chats are still on the disk: %s", error)
+
+        timer = threading.Timer(TRASH_SECONDS, purge)
+        timer.daemon = True
+        self._purges.add(timer)
+        timer.start()
+
     def delete(self, owner: str, key: str) -> None:
-        """Delete a conversation. Raises NotFound."""
+        """Delete a conversation at once and for good. Raises NotFound."""
         with self._transaction() as connection:
             queries.require(connection, owner, key)
             connection.execute("DELETE FROM conversation WHERE id = ?", [key])
@@ -212,9 +256,13 @@ class Store:
         self._date = now // 86_400
 
     def close(self) -> None:
-        """Complete the calls of `off_loop` and close the file; later calls fail."""
+        """Complete the calls of `off_loop`, empty the trash and close the file; later calls fail."""
         self._threads.shutdown()
+        for timer in tuple(self._purges):
+            timer.cancel()
         with self._lock:
+            with suppress(sqlite3.Error):  # the next start does it
+                queries.purge(self._connection, math.inf)
             self._connection.close()
 
     @contextmanager
@@ -242,9 +290,3 @@ class Store:
             self._busy_at = time.monotonic()
             fix = "end the other program that writes to it"
         return StoreError(f"the history cannot be read or written ({error}): {fix}")
-
-
-def _contains(text: str, words: str) -> bool:
-    """Return whether a text contains all words, ignoring case, which SQLite's LIKE does only for ASCII."""
-    folded = text.casefold()
-    return all(word in folded for word in words.split())

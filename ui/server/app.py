@@ -43,7 +43,7 @@ from ui.server.page import build_page
 from ui.server.root_path import RootPathMiddleware
 from ui.server.uploads import UploadMiddleware
 from ui.settings import checked_origins, on_a_space
-from ui.static import STATIC
+from ui.static import STATIC, scripts
 from ui.static.look import FACE, head
 
 # Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
@@ -98,6 +98,16 @@ def create_app(
     async def face() -> FileResponse:
         return FileResponse(STATIC / FACE, media_type="font/woff2")
 
+    @app.get(f"/{scripts.PREFIX}{{name:path}}")
+    async def script(name: str) -> Response:
+        """Return a script, style or face by its name, which holds its version."""
+        bundled, content = scripts.bundle()
+        if name == bundled:
+            return Response(content, media_type="text/javascript")
+        if (path := scripts.served().get(name)) is None:
+            return Response(status_code=404)
+        return FileResponse(path, media_type=scripts.media_type(path))
+
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
     page = build_page(
@@ -121,7 +131,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
 
     `max_file_size` of an upload is in bytes.
     """
-    add_to_head(head())
+    add_to_head(head() + scripts.markup())
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     # Gradio warns that pages are not rendered on the server, though ssr_mode is off.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
@@ -172,7 +182,7 @@ def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
         return Response(exposition(metrics), media_type=CONTENT_TYPE)
 
 
-_NAMED_BY_VERSION = ("/assets/", f"/{FACE}")  # Gradio's scripts and styles, and the face
+_NAMED_BY_VERSION = ("/assets/", f"/{scripts.PREFIX}", f"/{FACE}")  # Gradio's files and ours
 _FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 

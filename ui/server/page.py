@@ -21,7 +21,6 @@ from ui.pages.chat.address import keep_address
 from ui.pages.chat.bindings import bind_events
 from ui.pages.chat.drafts import keep_drafts
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
-from ui.pages.chat.following import Following
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.gradio_api import add_chat_endpoint
 from ui.pages.chat.model_picker import ModelsPanel
@@ -36,7 +35,6 @@ from ui.pages.shell import head_button, settings_button
 from ui.static import STATIC
 
 SHORTCUTS = STATIC / "shortcuts.js"
-MESSAGE_KEYBOARD = STATIC / "message_keyboard.js"
 
 
 def build_page(
@@ -61,9 +59,9 @@ def build_page(
     with page:
         _chat(page, models, store, live, answers, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
-        _compare(page, models, store, live, concurrency)
+        _compare(page, models, store, live, answers, concurrency)
     with page.route("Quality", "/quality", show_in_navbar=False):
-        _quality(page, models, store)
+        _quality(page, models, store, answers)
     # All events except answers are quick, and the engine's queue bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
@@ -81,7 +79,7 @@ def _chat(
 ) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
-    history = HistoryPanel(store)
+    history = HistoryPanel(store, under_way=answers.look)
     with gr.Row(elem_id="head", equal_height=True):
         history.opener()
         picker = ModelsPanel(models, own_machine)
@@ -89,10 +87,10 @@ def _chat(
         settings_button()
     picker.show_below(info)
     answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context, models.hashes)
-    panel = ChatPanel(store, info.context, current=history.current, is_writing=answers.is_writing)
+    panel = ChatPanel(store, current=history.current, is_writing=answers.is_writing)
     read, readers = ContextReader(answerer.context_of), TabReaders()
     edits = EditHandlers(panel, readers, read)
-    events = ChatEvents(panel, answerer, answers, readers, Following(), edits=edits, read=read)
+    events = ChatEvents(panel, answerer, answers, readers, edits=edits, read=read)
     answered = bind_events(
         panel, events, edits, settings=settings.components, concurrency=concurrency, model=picker.key
     )
@@ -103,8 +101,8 @@ def _chat(
     for event in answered:
         history.refresh_after(event)
         picker.tidy_after(event)
-    history.on_open(events.open, events.outputs)
-    keep_drafts(page, panel.box, history)
+    history.on_open(events.open, panel.outputs)
+    keep_drafts(page, history)
     keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)
 
@@ -113,13 +111,19 @@ def _chat(
         await events.close(request)
 
     _wire_common(page, close)
-    page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js
 
 
-def _compare(page: gr.Blocks, models: Models, store: Store, live: ActiveStreams, concurrency: int) -> None:
+def _compare(
+    page: gr.Blocks,
+    models: Models,
+    store: Store,
+    live: ActiveStreams,
+    answers: RunningAnswers,
+    concurrency: int,
+) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
-    history = HistoryPanel(store, "compare")
+    history = HistoryPanel(store, "compare", under_way=answers.look)
     _head(history, "compare.title", settings=True)
     ComparePanel(models, live, settings).wire(page, concurrency)
 
@@ -130,8 +134,8 @@ def _compare(page: gr.Blocks, models: Models, store: Store, live: ActiveStreams,
     _wire_common(page, leave)
 
 
-def _quality(page: gr.Blocks, models: Models, store: Store) -> None:
-    history = HistoryPanel(store, "quality", settings=False)
+def _quality(page: gr.Blocks, models: Models, store: Store, answers: RunningAnswers) -> None:
+    history = HistoryPanel(store, "quality", settings=False, under_way=answers.look)
     _head(history, "quality.title")
     QualityPanel(models).wire(page)
     history.wire(page)

@@ -1,4 +1,4 @@
-"""What the head of every page has: the design tokens, the face, the icons, and the choice of light or dark."""
+"""What the head of every page has: the design tokens, the face, the icons, the choice of light or dark."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from ui.static import STATIC
 FACE = "fonts/inter-5.3.woff2"
 """The face's path, on the server and below ui/static: Inter's Latin letters in the weights 400 to 700."""
 SHEETS = (
-    *(STATIC / name for name in ("style.css", "shell.css", "conversation.css", "figures.css", "access.css")),
+    *(STATIC / name for name in ("style.css", "shell.css", "messages.css", "figures.css", "access.css")),
+    STATIC / "chat_list.css",
     STYLE,
 )
 ICONS = (STATIC / "icons.css").read_text(encoding="utf-8")
+SCRIPTS = tuple(STATIC / name for name in ("chat_list.js", "chat_menus.js", "palette.js"))
+"""The scripts of the rail, which is on every page but the login."""
 MARK = (STATIC / "mark.svg").read_text(encoding="utf-8")
 
 
@@ -30,9 +33,10 @@ def head(base: str = "", *, sheets: bool = True) -> str:
     source = f'src: url("{base}{FACE}") format("woff2")'
     face = f"@font-face {{ font-family: Inter; {source}; font-weight: 400 700; font-display: swap; }}"
     css = "".join(sheet.read_text(encoding="utf-8") for sheet in (TOKENS, *(SHEETS if sheets else ())))
+    scripts = (STATIC / "theme.js", *(SCRIPTS if sheets else ()))
     return (
         f'<link rel="preload" href="{base}{FACE}" as="font" type="font/woff2" crossorigin>'
         f'<link rel="icon" href="data:image/svg+xml;base64,{icon}">'
         f"<style>{face}{ICONS}{css}</style>"
-        f"<script>{(STATIC / 'theme.js').read_text(encoding='utf-8')}</script>"
+        f"<script>{''.join(script.read_text(encoding='utf-8') for script in scripts)}</script>"
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ui.conftest import until
 from ui.conversations.model import INTERRUPTED, GenerationInfo, Tree
 from ui.conversations.store import BUSY_SECONDS, NotFound, Store, StoreError
 
@@ -411,3 +412,90 @@ def test_a_history_of_before_is_kept_for_as_long_again(tmp_path: Path, clock: li
     start(tmp_path)
     clock[0] += 1
     assert start(tmp_path, key) == [False]
+
+
+def test_what_is_in_the_trash_comes_back_whole_or_is_purged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "chats.sqlite")
+    (key, asked, node), (other, _, _) = chat(store), chat(store, answer="a secret of mine")
+    before = store.load(ME, key)
+    assert store.trash(YOU, [key]) == () and store.trash(ME, [key, other, "nobody's"]) == (key, other)
+    assert store.list(ME) == () and store.list(ME, "why") == () and store.trash(ME, [key]) == ()
+    for call in FOREIGN.values():
+        with pytest.raises(NotFound):
+            call(store, key, asked)
+    store.write(ME, key, node, "So it goes on.", MADE)  # an answer under way is not lost
+    assert store.restore(YOU, [key]) == () and store.restore(ME, [key]) == (key,)
+    assert shown(store, key) == ["Why?", "So it goes on."] and store.load(ME, key).created == before.created
+    monkeypatch.setattr("ui.conversations.store.TRASH_SECONDS", 0.01)
+    third, _, _ = chat(store)
+    store.trash(ME, [third])
+    until(lambda: rows(store) == 1)  # those before, too
+    assert store.restore(ME, [other, third]) == () and [found.id for found in store.list(ME)] == [key]
+    store.close()
+    assert b"a secret of mine" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def rows(store: Store) -> int:
+    """Count the stored conversations, with those in the trash."""
+    with store._locked() as connection:
+        return int(connection.execute("SELECT count(*) FROM conversation").fetchone()[0])
+
+
+def test_closing_and_opening_empty_the_trash(tmp_path: Path) -> None:
+    path = tmp_path / "chats.sqlite"
+    store = Store(path)
+    store.trash(ME, [chat(store)[0]])
+    kept, _, _ = chat(store)
+    store.close()
+    with closing(sqlite3.connect(path)) as database:  # as a killed server leaves one
+        assert database.execute("SELECT id FROM conversation").fetchall() == [(kept,)]
+        database.execute("UPDATE conversation SET deleted = 1e18")
+        database.commit()
+    with closing(Store(path)) as store:
+        assert rows(store) == 0
+
+
+def test_the_trash_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.conversations.store.MAX_CONVERSATIONS", 2)
+    store = Store()
+    keys = [chat(store)[0] for _ in range(2)]
+    store.trash(ME, keys[1:])
+    assert store.remaining_quota(ME) == 1
+    third, _, _ = chat(store)
+    assert {found.id for found in store.list(ME)} == {keys[0], third}
+
+
+def test_a_chat_is_in_one_folder_at_most(store: Store) -> None:
+    (key, _, _), (other, _, _) = chat(store), chat(store, YOU)
+    store.move(ME, [key, other], "Ships\nand  boats")
+    assert [found.folder for found in (*store.list(ME), *store.list(YOU))] == ["Ships and boats", ""]
+    (copy,) = store.insert(YOU, [store.load(ME, key)])
+    assert store.load(YOU, copy).folder == "Ships and boats"
+    store.move(ME, [key], " ")
+    assert store.summary(ME, key).folder == ""
+
+
+def test_a_history_of_before_has_no_folders_and_no_trash(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with closing(Store(path)) as store:
+        key, _, _ = chat(store)
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(
+            "ALTER TABLE conversation DROP COLUMN folder; ALTER TABLE conversation DROP COLUMN deleted"
+        )
+    with closing(Store(path)) as store:
+        assert [(found.id, found.folder) for found in store.list(ME)] == [(key, "")]
+        store.move(ME, [key], "Old")
+        assert store.summary(ME, key).folder == "Old"
+
+
+def test_a_search_quotes_the_latest_message_with_all_its_words(store: Store) -> None:
+    key, asked, _ = chat(store, question="The needle?", answer="a needle in the hay")
+    chat(store, question="needle alone")
+    store.add(ME, key, asked, "assistant", "hay\n\nwith a **Needle**")
+    (found,) = store.list(ME, "needle HAY")
+    assert (found.id, found.excerpt) == (key, "hay with a **Needle**")
+    store.rename(ME, key, "In the title alone")
+    assert [found.excerpt for found in store.list(ME, "alone title")] == [""]

@@ -55,7 +55,8 @@ def conversations(draw: st.DrawFn) -> Conversation:
         opinion = draw(st.sampled_from([None, "like", "dislike"]))
         nodes[node_id] = Node(node_id, parent, role, draw(TEXT), draw(SECONDS), made, opinion, draw(TEXT))
     tree = Tree(nodes, draw(st.sampled_from([None, *ids])))
-    return Conversation("", title_of(draw(TEXT)), draw(st.booleans()), draw(SECONDS), draw(SECONDS), tree)
+    title, folder = title_of(draw(TEXT)), title_of(draw(TEXT))
+    return Conversation("", title, draw(st.booleans()), draw(SECONDS), draw(SECONDS), tree, folder)
 
 
 def numbered(conversation: Conversation) -> Conversation:
@@ -122,9 +123,19 @@ HOSTILE: dict[str, Change] = {
     "sampling.deep: a setting is": lambda file: made(file)["sampling"].update(deep={"a": 1}),
     "prompt_tokens: .*greater": lambda file: made(file).update(prompt_tokens=-1),
     "reason: ": lambda file: made(file).update(reason="<script>"),
+    "folder: .*valid string": lambda file: first(file).update(folder=None),
     "pinned: .*valid boolean": lambda file: first(file).update(pinned="yes"),
     "messages: .*at most 20000": lambda file: first(file).update(messages=first(file)["messages"] * 10_000),
 }
+
+
+def test_a_folder_is_an_optional_field() -> None:
+    old = small()
+    assert "folder" not in first(old)
+    first(old)["folder"] = "Ships\n"
+    (read,) = from_json(json.dumps(old))
+    assert read.folder == "Ships"
+    assert first(json.loads(to_json([read])))["folder"] == "Ships"
 
 
 def first(file: dict[str, Any]) -> dict[str, Any]:

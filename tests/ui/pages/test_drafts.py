@@ -20,7 +20,7 @@ def box(page: Page) -> Locator:
 
 
 def chats(page: Page) -> Locator:
-    return page.locator("#history-list label")
+    return page.locator(".chats-item")
 
 
 def ask(page: Page, text: str) -> None:
@@ -50,11 +50,12 @@ def test_each_chat_keeps_its_unsent_question(open_page: Open, fake_site: Start) 
     expect(box(page)).to_have_value("on the first")
     chats(page).filter(has_text="Second?").click()
     expect(box(page)).to_have_value("on the\nsecond")
-    page.locator("#history-delete").click()
-    page.locator("#history-yes").click()
+    chats(page).filter(has_text="Second?").press("Delete")
     expect(chats(page)).to_have_count(1)
     expect(box(page)).to_have_value("")
     becomes(lambda: page.evaluate(KEPT), wanted=["on the first"])  # that of the deleted chat is gone
+    page.locator(".chats-undo").click()
+    expect(box(page)).to_have_value("on the\nsecond")
 
 
 def test_what_is_refused_or_damaged_costs_no_draft(open_page: Open, fake_site: Start) -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from engine.config import SamplingParams
 from engine.errors import EngineStopped, QueueFull
-from tests.ui.conftest import FakeSite, Spy, becomes, until
+from tests.ui.conftest import FakeSite, Spy, becomes, open_settings, until
 from tests.ui.fake_backend import FakeBackend
 
 Open = Callable[..., Page]
@@ -157,6 +157,7 @@ def test_a_message_that_was_clicked_can_be_deleted_with_all_below_it(
 def test_the_settings_reach_the_engine(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend())
     page = open_page(site.url)
+    open_settings(page)
     page.locator("#set-system-prompt textarea").fill("Be brief.")
     page.locator("#set-temperature input[type=number]").fill("0.2")
     page.get_by_text("More", exact=True).click()

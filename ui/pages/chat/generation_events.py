@@ -1,8 +1,8 @@
-"""Handlers of the events that generate an answer: send, example, regenerate, continue, edit, stop.
+"""Handlers of the events that generate an answer: send, regenerate, continue, edit, stop.
 
 An answer is three Gradio events: the click begins it, `stream` shows it while it is written, and `finish`
 shows the final state. The model starts with the click, without another round trip. Gradio processes all
-outputs of an event at every update, ten times a second for each reader, so `stream` has only three
+outputs of an event at every update, ten times a second for each reader, so `stream` has only one
 (`ChatPanel.streamed`). Updates are sent without postprocessing (ui/server/page.py).
 
 No thread waits for an answer. It belongs to its conversation (ui/generation/running.py): a tab that opens
@@ -30,16 +30,13 @@ from ui.generation.answering import Answerer
 from ui.generation.running import RunningAnswer, RunningAnswers
 from ui.generation.sessions import BoundedDict
 from ui.generation.task import Task
-from ui.i18n.words import translator
-from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext, row_index
-from ui.pages.chat.following import Following
-from ui.pages.chat.message_toolbar import Updates
+from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext
+from ui.pages.chat.message_list import data, node_of, text_of
 from ui.pages.chat.navigation import ConversationState, TabView
-from ui.pages.chat.panel import ChatPanel, TabContext
+from ui.pages.chat.panel import ChatPanel, TabContext, Updates
 from ui.pages.chat.readers import Reader, TabReaders
 from ui.pages.settings_panel import SettingsPanel
-from ui.render.messages import chatbot_rows, restore_markdown
-from ui.render.status import Failure, line
+from ui.render.status import Failure
 
 READY_SECONDS = 2.0  # a question waits this long for its page, which may never open after a restart
 Act = Callable[[ConversationState], ConversationState]
@@ -54,49 +51,41 @@ class ChatEvents:
         answerer: Answerer,
         answers: RunningAnswers,
         readers: TabReaders,
-        following: Following,
         *,
         edits: EditHandlers,
         read: ContextReader,
     ) -> None:
-        self._panel, self._answerer, self._answers = panel, answerer, answers
-        self._readers, self.following = readers, following  # `following` is bound by bind_events
+        self._panel, self._answerer, self._answers, self._readers = panel, answerer, answers, readers
         self._edits, self._read = edits, read
         self._ready = BoundedDict[str, None]()  # sessions whose page has opened its conversation
-        self.outputs = [*panel.outputs, following.signal]
 
-    async def send(self, request: gr.Request, question: str, *inputs: Any) -> Updates:
-        """Send the question in the box; it stays there while another answer is written."""
+    async def send(self, request: gr.Request, asked: gr.EventData, *inputs: Any) -> Updates:
+        """Send a question; it goes back into the box while another answer is written."""
+        event, question = self._read(request, inputs), text_of(asked)
         if not question.strip():
-            note = line(translator(request)("status.empty_question"), "note")
-            return {self._panel.status: note, self._panel.box: gr.update(value="")}
-        event = self._read(request, inputs)
+            return self._panel.no_update()
         reader = self._readers.get(event.session)
         if reader is not None and reader.is_waiting:
-            return self._panel.no_update()
+            return await self._edits.refresh(request, *inputs, box=question)
         return await self._begin(event, _asking(question), question)
 
-    async def example(self, request: gr.Request, chosen: gr.SelectData, *inputs: Any) -> Updates:
-        """Send an example question."""
-        text = str(chosen.value["text"])
-        return await self._begin(self._read(request, inputs), _asking(text), text)
-
-    async def regenerate(self, request: gr.Request, *inputs: Any) -> Updates:
-        """Generate another version of the last answer, or the first answer to an unanswered question."""
-        return await self._begin(self._read(request, inputs), ConversationState.regenerate)
+    async def regenerate(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
+        """Generate another version of an answer, or the first answer to an unanswered question."""
+        node = node_of(clicked)
+        return await self._begin(self._read(request, inputs), lambda here: here.regenerate(node or None))
 
     async def continue_answer(self, request: gr.Request, *inputs: Any) -> Updates:
         """Continue the last answer."""
         return await self._begin(self._read(request, inputs), lambda here: here)
 
-    async def edit(self, request: gr.Request, edited: gr.EditData, *inputs: Any) -> Updates:
-        """Send an edited version of an earlier question; an unchanged one is not sent again."""
-        if edited.value == edited.previous_value or not str(edited.value).strip():
-            return await self._edits.apply(request, inputs, lambda here: here)
-        text, index = restore_markdown(str(edited.value)), row_index(edited.index)
-        return await self._begin(
-            self._read(request, inputs), lambda here: here.ask(text, here.message_at(index).parent)
-        )
+    async def edit(self, request: gr.Request, edited: gr.EventData, *inputs: Any) -> Updates:
+        """Send an edited version of a question, or show one of an answer."""
+        node, text = node_of(edited), text_of(edited)
+        if not text.strip():
+            return await self._edits.refresh(request, *inputs)
+        if data(edited).get("role") == "assistant":
+            return await self._edits.apply(request, inputs, lambda here: here.edit(node, text))
+        return await self._begin(self._read(request, inputs), lambda here: here.edit(node, text))
 
     async def stream(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
         """Show this tab's answer while it is written; it goes on when the reader disconnects."""
@@ -115,14 +104,12 @@ class ChatEvents:
 
     async def _shown(self, reader: Reader, answer: RunningAnswer) -> AsyncGenerator[Updates, None]:
         """Yield the updates that show an answer in a tab, until it ends or the tab turns away."""
-        path = answer.task.path
-        above = chatbot_rows(path[:-1] if answer.task.partial else path, reader.tab.t)
         with answer.reading(reader.changed):
             while reader.is_waiting:
                 await reader.next_change()
                 if reader.is_waiting and not answer.progress.done:
                     try:
-                        update = self._panel.show_progress(above, answer.node, answer.progress, reader.tab)
+                        update = self._panel.show_progress(answer.node, answer.progress, reader.tab)
                     except Exception:  # of the page itself: `finish` shows what there is
                         answer.cancel()
                         while not answer.done:
@@ -136,14 +123,16 @@ class ChatEvents:
         """Show the final state of this tab's answer, or its error."""
         session = str(request.session_hash)
         reader = self._readers.get(session)
-        if reader is None or reader.answer is None or not reader.answer.done:
+        if reader is None or reader.answer is None or reader.there is None or not reader.answer.done:
             return self._panel.no_update()
         self._readers.leave(session)
         error = reader.answer.failure
         if error is None:
             try:
-                show = self._panel.show_ended
-                return await self._panel.off_loop(show, reader.ended, reader.answer.progress, reader.tab)
+                show, node = self._panel.show_ended, reader.answer.node.id
+                return await self._panel.off_loop(
+                    show, reader.there, node, reader.answer.progress, reader.tab
+                )
             except Exception as unforeseen:  # noqa: BLE001 - the boundary, as above
                 error = unforeseen
         return await self._show_failure(reader, reader.answer, failure(error))
@@ -163,7 +152,7 @@ class ChatEvents:
         event = self._read(request, (TabView(), current, None))
         self._ready[event.session] = None
         if self._readers.is_current(event.session, event.tab.current):
-            return self._panel.show_translated(event.tab)
+            return await self._edits.refresh(request, TabView(), current, None, translate=True)
         self._readers.leave(event.session)
         try:
             state, answer = await self._state_and_answer(event)
@@ -177,7 +166,7 @@ class ChatEvents:
         reader = Reader(replace(event.tab, view=state.view, current=state.view.key), state.view.key)
         reader.begin(answer, state)
         self._readers.set(event.session, reader)
-        return self._panel.show_opened(state, event.tab) | self.following.begin()
+        return self._panel.show_opened(state, event.tab, follow=True)
 
     async def _state_and_answer(self, event: EventContext) -> tuple[ConversationState, RunningAnswer | None]:
         """Return the state of a tab, and the answer that is under way where it looks."""
@@ -230,7 +219,7 @@ class ChatEvents:
         reader.begin(answer, there)
         if not reader.shown:  # the tab has turned to another chat
             return self._panel.no_update()
-        return self._panel.show_started(there, event.tab, clear=question is not None)
+        return self._panel.show_started(here, there, event.tab)
 
     def _continued_already(self, there: ConversationState) -> RunningAnswer | None:
         """Return the answer under way that another tab continues: two would overwrite each other's text."""

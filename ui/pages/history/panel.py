@@ -1,8 +1,8 @@
-"""The sidebar of chats: new, search, open, rename, pin, delete, export, import.
+"""The rail of chats: new, the list with its search, export and import of all, delete all.
 
 `current` holds the id of the open conversation ("": a new one, which is listed after the first question) and
 survives a reload. `on_open` registers the handler that shows a conversation; `refresh_after` updates the list
-when an answer has ended.
+when an answer has ended. The list itself, and what can be done with each chat: see chat_list.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import gradio as gr
 from ui.conversations.store import Store
 from ui.i18n.words import text
 from ui.pages.assets import ADDRESS, DOWNLOAD
+from ui.pages.history.chat_list import ChatList, UnderWay
 from ui.pages.history.events import HistoryActions
 from ui.pages.shell import Page, links, mark
 
@@ -26,107 +27,109 @@ OPEN_WHEN_WIDE = f"""() => {{
   {TOGGLE};
   setTimeout(ready, 400); // it slides in for 300 ms
 }}"""
-OPEN_IN_CHAT = "(key) => { location.href = `./?chat=${encodeURIComponent(key ?? '')}`; return []; }"
 CLOSE_ON_A_PHONE = (
     f"() => {{ if (window.innerWidth < 768 && document.querySelector('#history.open')) {TOGGLE} }}"
 )
+REFRESH = "() => { window.ggufChats?.refresh(); return []; }"
+MARK_CURRENT = "(key) => { window.ggufChats?.setCurrent(key ?? ''); return []; }"
+OPENED = "(key) => { window.ggufChats?.opened(key ?? ''); return []; }"
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+_IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
 
 
 # The chat that the address names, a new one for its question, or else the last one. It counts once.
-_ASKED = f"""(current, search) => {{
+_ASKED = f"""(current) => {{
   const asked = {ADDRESS};
   const chat = asked.chat ?? ("q" in asked ? "" : current);
   delete asked.chat;
-  return [chat, search];
+  return [chat];
 }}"""
 
 
 class HistoryPanel:
     """The rail: the list of chats and its buttons, inside the page's Blocks; `wire` connects them."""
 
-    def __init__(self, store: Store, page: Page = "chat", *, settings: bool = True) -> None:
-        """Lay out the rail of a page, which may have `settings`."""
-        self._do, self._elsewhere = (do := HistoryActions(store)), page != "chat"
+    def __init__(
+        self,
+        store: Store,
+        page: Page = "chat",
+        *,
+        settings: bool = True,
+        under_way: UnderWay = lambda owner: (),
+    ) -> None:
+        """Lay out the rail of a page, which may have `settings`; a dot marks the chats `under_way`."""
+        self._do, self._elsewhere = HistoryActions(store), page != "chat"
+        self._chats = ChatList(store, under_way=under_way)
         # The key is public: an id is useless to anyone but its owner.
         self.current = gr.BrowserState("", storage_key="gguf-chat.conversation", secret="gguf-chat")
         self._file = gr.JSON(visible=False)
         with gr.Sidebar(label=text("history.label"), open=False, width=260, elem_id="history"):
             mark()
             self._new = _button("page.new_chat", "history-new")
-            self._search = _search()
-            self._note = gr.HTML("", visible=False, padding=False, elem_id="history-note")
-            self._chats = _chats()
-            with gr.Row(visible=False, elem_id="history-open") as self._open:
-                self._rename = _button("history.rename", "history-rename")
-                self._pin = _button("history.pin", "history-pin")
-                self._delete = _button("history.delete", "history-delete")
-            with gr.Row(visible=False, elem_id="history-title") as self._naming:
-                self._title = _title()
-            with gr.Column(visible=False, elem_id="history-sure") as self._asking:
-                self._question = gr.HTML("", padding=False)
-                with gr.Row():
-                    self._yes = _button("history.delete", "history-yes")
-                    self._no = _button("history.keep", "history-no")
+            self._list = self._chats.component(on_chat_page=page == "chat")
             with gr.Accordion(text("history.files"), open=False, elem_id="history-files"):
-                exports = (do.this_markdown, do.this_json, do.all_markdown, do.all_json)
+                exports = (self._do.all_markdown, self._do.all_json)
                 self._exports = [(_button(f"history.{export.__name__}"), export) for export in exports]
                 self._import = _import()
+                self._note = gr.HTML("", visible=False, padding=False, elem_id="history-note")
                 self._delete_all = _button("history.delete_all", "history-delete-all")
+                with gr.Column(visible=False, elem_id="history-sure") as self._asking:
+                    self._question = gr.HTML("", padding=False)
+                    with gr.Row():
+                        self._yes = _button("history.delete", "history-yes")
+                        self._no = _button("history.keep", "history-no")
             links(page, settings=settings)
-        self._all = gr.State(False)  # whether `yes` means all chats
-        self._listed = [self._chats, self._note, self._open, self._pin, self._naming, self._asking]
-        self._shown = [self.current, *self._listed]
         self._openings: list[Any] = []
-        self._leaving: list[Callable[..., Any]] = []  # listeners to the buttons that begin a new chat
+        self._leaving: list[Callable[..., Any]] = []  # listeners to what opens or begins another chat
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events; call it once, inside the page's Blocks."""
-        do, here = self._do, [self.current, self._search]
+        do = self._do
         page.load(None, js=OPEN_WHEN_WIDE)
-        self._openings.append(page.load(do.start, here, self._shown, js=_ASKED, **QUICK))
+        started = page.load(self._start, [self.current], [self.current, self._list], js=_ASKED, **QUICK)
+        self._openings.append(started)
         if self._elsewhere:
-            self._chats.select(None, [self._chats], None, js=OPEN_IN_CHAT, api_visibility="private")
             self._new.click(None, js="() => { location.href = './?chat='; }", api_visibility="private")
         else:
-            chosen = self._chats.select(do.open, [self._search], self._shown, **QUICK)
-            chosen.then(None, js=CLOSE_ON_A_PHONE)
+            self._leaving.append(self._list.open_chat)
+            # Of several clicks the last one counts.
+            chosen = self._list.open_chat(do.open, None, [self.current], trigger_mode="always_last", **QUICK)
+            chosen.then(inputs=[self.current], js=OPENED, **_IN_BROWSER)
             self._openings.append(chosen)
             self.new_chat_by(self._new)
-        self._search.change(do.refresh, here, self._listed, trigger_mode="always_last", **QUICK)
-        self.current.change(do.refresh, here, self._listed, **QUICK)  # a first question makes a chat
-        self._pin.click(do.pin, here, self._listed, **QUICK)
-        naming = [self._naming, self._title, self._asking]
-        self._rename.click(do.ask_title, [self.current], naming, **QUICK).then(
-            None, js="() => document.querySelector('#history-title input, #history-title textarea')?.select()"
-        )
-        self._title.submit(do.rename, [*here, self._title], self._listed, **QUICK)
-        asking = [self._asking, self._question, self._all, self._naming]
-        self._delete.click(do.ask_delete, None, asking, **QUICK)
-        self._delete_all.click(do.ask_delete_all, None, asking, **QUICK)
-        self._no.click(do.refresh, here, self._listed, **QUICK)
-        self._openings.append(self._yes.click(do.delete, [*here, self._all], self._shown, **QUICK))
+        self.current.change(inputs=[self.current], js=MARK_CURRENT, **_IN_BROWSER)
+        self._delete_all.click(do.ask_delete_all, None, [self._asking, self._question], **QUICK)
+        self._no.click(do.keep_all, None, [self._asking], **QUICK)
+        deleted = self._yes.click(do.delete_all, None, [self.current, self._asking], **QUICK)
+        self._openings.append(deleted)
+        self.refresh_after(deleted)
         for button, export in self._exports:
-            made = button.click(export, [self.current], [self._file], **QUICK)
+            made = button.click(export, None, [self._file], **QUICK)
             made.success(None, [self._file], [self._file], js=DOWNLOAD)
-        self._import.upload(do.import_file, [*here, self._import], [*self._listed, self._import], **QUICK)
+        imported = self._import.upload(do.import_file, [self._import], [self._note, self._import], **QUICK)
+        self.refresh_after(imported)
+
+    def _start(self, request: gr.Request, key: str) -> tuple[str, Any]:
+        """Open the chat that was open before the page was loaded, and list all."""
+        current = self._do.start(request, key)
+        return current, self._chats.first(request, current)
 
     def new_chat_by(self, button: gr.Button) -> None:
         """Make a click on this button begin a new chat."""
         self._leaving.append(button.click)
-        begun = button.click(self._do.new, [self._search], self._shown, **QUICK)
+        begun = button.click(self._do.new, None, [self.current], **QUICK)
         begun.then(None, js=CLOSE_ON_A_PHONE)
         self._openings.append(begun)
 
     def on_leave(self, leave: str, delete: str) -> None:
         """Call functions of the browser when the open chat is left, before it is.
 
-        `leave` is called with a click that opens or begins another chat; `delete` with whether all chats are
-        to be deleted.
+        `leave` is called with a click that opens or begins another chat; `delete` with true when all chats
+        are to be deleted.
         """
-        for listener in (*self._leaving, self._chats.select):
+        for listener in self._leaving:
             listener(None, None, None, js=leave, api_visibility="private")
-        self._yes.click(None, [self._all], None, js=delete, api_visibility="private")
+        self._yes.click(None, None, None, js=f"() => ({delete})(true)", api_visibility="private")
 
     def on_open(self, draw: Callable[..., Any], outputs: Sequence[Any]) -> None:
         """Call `draw(request, current)` whenever another conversation was opened. Call this after `wire`.
@@ -145,47 +148,15 @@ class HistoryPanel:
 
     def refresh_after(self, event: Any) -> None:
         """Update titles and their order after an event, such as the end of an answer."""
-        event.then(self._do.refresh, [self.current, self._search], self._listed, **QUICK)
+        self.refresh_on(event.then)
+
+    def refresh_on(self, listener: Callable[..., Any]) -> None:
+        """Update the list on a component's event."""
+        listener(js=REFRESH, **_IN_BROWSER)
 
 
 def _button(key: str, elem_id: str | None = None) -> gr.Button:
     return gr.Button(text(key), size="sm", elem_id=elem_id, min_width=0)
-
-
-def _search() -> gr.Textbox:
-    return gr.Textbox(
-        label=text("history.search"),
-        placeholder=text("history.search"),
-        show_label=False,
-        container=False,
-        lines=1,
-        max_lines=1,
-        elem_id="history-search",
-    )
-
-
-def _chats() -> gr.Radio:
-    return gr.Radio(
-        [],
-        label=text("history.label"),
-        show_label=False,
-        container=False,
-        interactive=True,
-        elem_id="history-list",
-    )
-
-
-def _title() -> gr.Textbox:
-    return gr.Textbox(
-        label=text("history.title"),
-        container=False,
-        show_label=False,
-        lines=1,
-        max_lines=1,
-        max_length=60,
-        submit_btn=text("history.save"),  # type: ignore[arg-type]
-        interactive=True,
-    )
 
 
 def _import() -> gr.UploadButton:

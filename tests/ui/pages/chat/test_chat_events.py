@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import gradio as gr
 import pytest
+from ui.pages.chat.following import Following
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
@@ -31,7 +32,6 @@ from ui.models.registry import acquire_model, one_model
 from ui.models.weights_hash import WeightsHashes
 from ui.pages.chat import generation_events as chat_events
 from ui.pages.chat.edit_events import ContextReader, EditHandlers
-from ui.pages.chat.following import Following
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.navigation import TabView
 from ui.pages.chat.panel import ChatPanel

@@ -31,7 +31,7 @@ def imported(do: HistoryActions, file: Path) -> str:
     source = Store()
     chats = [source.create("a") for _ in range(3)]
     file.write_text(to_json(source.load("a", chat) for chat in chats), encoding="utf-8")
-    note: gr.HTML = do.import_file(REQUEST, "", "", str(file))[1]
+    note: gr.HTML = do.import_file(REQUEST, str(file))[0]
     assert not file.exists()
     return str(note.value)
 
@@ -47,10 +47,11 @@ def test_a_locked_history_is_said_in_one_line(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "history.sqlite", isolation_level=None)) as backup:
         backup.execute("BEGIN EXCLUSIVE")
         with pytest.raises(gr.Error, match="database is locked") as refused:
-            do.rename(REQUEST, key, "", "Title")
+            do.delete_all(REQUEST)
     assert "\n" not in str(refused.value) and not refused.value.print_exception
-    do.rename(REQUEST, key, "", "Title")
-    assert store.summary("local", key).title == "Title"
+    assert do.start(REQUEST, key) == key
+    do.delete_all(REQUEST)
+    assert do.start(REQUEST, key) == "" and store.list("local") == ()
 
 
 def test_a_file_is_taken_in_whole_or_not_at_all(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The history in a real browser, beside a chat with an echo backend."""
+"""The rail of chats in a real browser, over a fake model."""
 
 from __future__ import annotations
 
@@ -6,145 +6,214 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import gradio as gr
 import pytest
-from fastapi import FastAPI
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.ui.conftest import serving
-from ui.auth.access import Access
-from ui.auth.identity import VisitorMiddleware
-from ui.auth.middleware import AuthMiddleware
+from tests.ui.conftest import becomes, serving, violations
+from tests.ui.fake_backend import FakeBackend
 from ui.conversations.store import Store
-from ui.i18n.words import gradio_i18n
-from ui.pages.assets import CSS
-from ui.pages.history.panel import HistoryPanel
-from ui.server.app import ContentPolicyMiddleware
+from ui.models.registry import one_model
+from ui.server.app import create_app
 
 Open = Callable[..., Page]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> **bold**"
+FOCUSED = "document.activeElement.closest('[data-stop]')?.textContent ?? document.activeElement.id"
+DAY = 86_400.0
 
 
 @pytest.fixture
 def store() -> Iterator[Store]:
     opened = Store()
-    for question in ("Why is the sky blue?", HOSTILE, "Name three ships."):
-        ask(opened, opened.create("local"), question)
+    for age, question in ((40, "Why is the sky blue?"), (1, HOSTILE), (0, "Name three ships.")):
+        key = opened.create("local")
+        asked = opened.add("local", key, None, "user", question)
+        opened.add("local", key, asked, "assistant", f"You said: {question}")
+        with opened._locked() as connection:
+            older = "UPDATE conversation SET updated = updated - ? WHERE id = ?"
+            connection.execute(older, [age * DAY, key])
     yield opened
     opened.close()
 
 
-def ask(store: Store, key: str, question: str) -> None:
-    asked = store.add("local", key, store.load("local", key).tree.leaf, "user", question)
-    store.add("local", key, asked, "assistant", f"You said: {question}")
-
-
 @pytest.fixture
 def address(store: Store) -> Iterator[str]:
-    def draw(current: str) -> str:
-        return (
-            "\n".join(node.text for node in store.load("local", current).tree.path())
-            if current
-            else "(empty)"
-        )
-
-    def send(question: str, current: str) -> tuple[str, str]:
-        current = current or store.create("local")
-        ask(store, current, question)
-        return current, draw(current)
-
-    with gr.Blocks() as page:
-        history = HistoryPanel(store)
-        history.opener()
-        shown = gr.Textbox(elem_id="shown", lines=4)
-        box = gr.Textbox(elem_id="question")
-        sent = box.submit(send, [box, history.current], [history.current, shown])
-        history.wire(page)
-        history.refresh_after(sent)
-        history.on_open(draw, [shown])
-    app = FastAPI()
-    app.add_middleware(ContentPolicyMiddleware)
-    app.add_middleware(AuthMiddleware, access=Access(), sessions=lambda cookies: None)
-    app.add_middleware(VisitorMiddleware, local=True)
-    gr.mount_gradio_app(app, page, path="/", css_paths=CSS, ssr_mode=False, i18n=gradio_i18n())
-    with serving(app) as url:
+    models = one_model(FakeBackend("one two"))
+    models.pool.load()
+    with serving(create_app(models, 8, local=True, store=store)) as url:
         yield url
 
 
-def titles(page: Page) -> list[str]:
-    return [title.strip() for title in page.locator("#history-list label").all_inner_texts()]
+def chats(page: Page) -> Locator:
+    return page.locator(".chats-title")
 
 
-def saved(page: Page, button: str) -> tuple[str, str]:
+def saved(page: Page, role: str, name: str) -> tuple[str, str]:
     with page.expect_download() as download:
-        page.get_by_role("button", name=button, exact=True).click()
+        page.get_by_role(role, name=name, exact=True).click()  # type: ignore[arg-type]
     return download.value.suggested_filename, Path(download.value.path()).read_text(encoding="utf-8")
 
 
-def test_a_day_with_the_history(open_page: Open, address: str, store: Store, tmp_path: Path) -> None:
+def test_a_day_with_the_mouse(open_page: Open, address: str, store: Store, tmp_path: Path) -> None:
     page = open_page(address)
-    shown = page.locator("#shown textarea")
-    listed = page.locator("#history-list label")
-    expect(listed).to_have_text(["Name three ships.", HOSTILE, "Why is the sky blue?"])
-    expect(shown).to_have_value("(empty)")
+    conversation, box = page.locator("#conversation"), page.locator("#question textarea")
+    expect(chats(page)).to_have_text(["Name three ships.", HOSTILE, "Why is the sky blue?"])
+    expect(page.locator(".chats-name")).to_have_count(3)
+    expect(page.locator(".chats-name").first).to_have_text("Today")
 
-    listed.nth(2).click()
-    expect(shown).to_have_value("Why is the sky blue?\nYou said: Why is the sky blue?")
+    chats(page).nth(2).click()
+    expect(conversation).to_contain_text("You said: Why is the sky blue?")
     page.reload()
-    expect(page.locator("#history-list label.selected")).to_have_text("Why is the sky blue?")
-    expect(shown).to_have_value("Why is the sky blue?\nYou said: Why is the sky blue?")
+    expect(page.locator(".chats-current")).to_have_text("Why is the sky blue?")
+    page.locator(".chats-current .chats-options").click()
+    page.get_by_role("menuitem", name="Pin", exact=True).click()
+    expect(chats(page).first).to_have_text("Why is the sky blue?")
+    expect(page.locator(".chats-name").first).to_have_text("Pinned")
+    name, text = menu_export(page)
+    assert name == "Why-is-the-sky-blue.md" and "## You\n\nWhy is the sky blue?" in text
 
-    page.locator("#history-pin").click()
-    expect(listed.first).to_have_text("★ Why is the sky blue?")
-    page.locator("#history-rename").click()
-    page.locator("#history-title input").fill("Sky")
-    page.keyboard.press("Enter")
-    expect(listed.first).to_have_text("★ Sky")
-    page.locator("#history-search input").fill("three SHIPS")
-    expect(listed).to_have_text(["Name three ships."])
-    page.locator("#history-search input").fill("")
-    expect(listed).to_have_count(3)
+    page.locator("#chats-search").fill("said THREE")
+    expect(chats(page)).to_have_text(["Name three ships."])
+    expect(page.locator(".chats-row mark")).to_have_text(["three", "said", "three"])
+    expect(page.locator(".chats-excerpt")).to_have_text("You said: Name three ships.")
+    page.locator("#chats-search").fill("nowhere")
+    expect(page.locator(".chats-rows")).to_have_text("No chat has these words.")
+    page.locator("#chats-search").press("Escape")
+    expect(chats(page)).to_have_count(3)
 
+    box.fill("Hello?")
+    page.locator("#history-new").click()
+    box.fill("Hello?")
+    box.press("Enter")
+    expect(page.locator(".chats-current")).to_have_text("Hello?")
+    page.locator(".chats-current").hover()
+    page.locator(".chats-current .chats-options").click()
+    page.get_by_role("menuitem", name="Delete").click()
+    expect(chats(page)).to_have_count(3)
+    expect(conversation).not_to_contain_text("Hello?")
+    page.locator(".chats-undo").click()
+    expect(page.locator(".chats-current")).to_have_text("Hello?")
+    expect(conversation).to_contain_text("Hello?")
+    assert len(store.list("local")) == 4 and page.title() != "owned"
+    import_and_delete_all(page, tmp_path / "chats.json", store)
+
+
+def menu_export(page: Page) -> tuple[str, str]:
+    page.locator(".chats-current .chats-options").click()
+    return saved(page, "menuitem", "Export as Markdown")
+
+
+def import_and_delete_all(page: Page, file: Path, store: Store) -> None:
     page.get_by_role("button", name="Export and import").click()
-    name, text = saved(page, "This chat as Markdown")
-    assert name == "Sky.md" and "## You\n\nWhy is the sky blue?" in text
-    name, text = saved(page, "All chats as JSON")
-    assert name == "chats.json" and len(json.loads(text)["conversations"]) == 3
-
+    name, text = saved(page, "button", "All chats as JSON")
+    assert name == "chats.json" and len(json.loads(text)["conversations"]) == 4
+    for content, note in ((text, "4 imported."), ("{}", "Nothing was imported: format: Field required")):
+        file.write_text(content, encoding="utf-8")
+        with page.expect_file_chooser() as chooser:
+            page.locator("#history-import").click()
+        chooser.value.set_files(file)
+        expect(page.locator("#history-note")).to_contain_text(note)
+        expect(chats(page)).to_have_count(8)
     page.locator("#history-delete-all").click()
     page.locator("#history-no").click()
     expect(page.locator("#history-sure")).to_be_hidden()
-    page.locator("#history-delete").click()
+    page.locator("#history-delete-all").click()
     page.locator("#history-yes").click()
-    expect(listed).to_have_count(2)
-    expect(shown).to_have_value("(empty)")
-
-    page.locator("#question textarea").fill("Hello?")
-    page.keyboard.press("Enter")
-    expect(page.locator("#history-list label.selected")).to_have_text("Hello?")
-    page.locator("#history-new").click()
-    expect(shown).to_have_value("(empty)")
-
-    file = tmp_path / "chats.json"
-    file.write_text(text, encoding="utf-8")
-    with page.expect_file_chooser() as chooser:
-        page.locator("#history-import").click()
-    chooser.value.set_files(file)
-    expect(page.locator("#history-note")).to_have_text("3 imported.")
-    expect(listed).to_have_count(6)
-    file.write_text("{}", encoding="utf-8")
-    with page.expect_file_chooser() as chooser:
-        page.locator("#history-import").click()
-    chooser.value.set_files(file)
-    expect(page.locator("#history-note")).to_contain_text("Nothing was imported: format: Field required")
-    assert len(store.list("local")) == 6 and page.title() != "owned"
+    expect(page.locator(".chats-rows")).to_have_text("Your chats will be listed here.")
+    expect(page.locator("#conversation")).not_to_contain_text("Hello?")
+    assert store.list("local") == ()
 
 
-def test_on_a_phone_it_covers_the_page_and_closes_on_a_choice(open_page: Open, address: str) -> None:
+def test_a_day_with_the_keyboard(open_page: Open, address: str, store: Store) -> None:
+    page = open_page(address)
+    press = page.keyboard.press
+    expect(page.locator(".chats-rows [tabindex='0']")).to_have_count(1)
+    page.locator("#chats-search").focus()
+    for key, focused in (
+        ("ArrowDown", "Name three ships."),
+        ("End", "Why is the sky blue?"),
+        ("Home", "Name three ships."),
+        ("ArrowDown", HOSTILE),
+    ):
+        press(key)
+        assert page.evaluate(FOCUSED) == focused
+    press("F2")
+    page.keyboard.type("Not this")
+    press("Escape")
+    press("F2")
+    page.keyboard.type("Second")
+    press("Enter")
+    becomes(lambda: [found.title for found in store.list("local")][1], "Second")
+    assert page.evaluate(FOCUSED) == "Second"
+    press("ArrowRight")
+    expect(page.locator("#chat-menu")).to_be_visible()
+    assert violations(page) == []
+    press("Escape")
+    press("Delete")
+    expect(chats(page)).to_have_text(["Name three ships.", "Why is the sky blue?"])
+    assert page.evaluate(FOCUSED) == "Why is the sky blue?"
+    press("Control+z")
+    expect(chats(page)).to_have_count(3)
+    assert page.evaluate(FOCUSED) == "Second"
+    press("Enter")
+    expect(page.locator("#conversation")).to_contain_text("You said: ")
+    folders_and_several(page)
+    palette(page)
+
+
+def folders_and_several(page: Page) -> None:
+    press = page.keyboard.press
+    page.locator(".chats-current .chats-item").focus()
+    press("Shift+F10")
+    for _ in range(5):
+        press("ArrowDown")
+    press("Enter")  # select several
+    press("End")
+    press("Space")
+    expect(page.locator(".chats-bar")).to_contain_text("2 selected")
+    assert violations(page) == []
+    page.get_by_role("button", name="Move", exact=True).click()
+    page.keyboard.type("Sea & <b>")
+    press("Enter")
+    folder = page.locator(".chats-folder")
+    expect(folder).to_have_text("Sea & <b>2")
+    expect(page.locator(".chats-inside .chats-title")).to_have_count(2)
+    folder.press("ArrowLeft")
+    expect(chats(page)).to_have_text(["Name three ships."])
+    assert violations(page) == []
+
+
+def palette(page: Page) -> None:
+    press = page.keyboard.press
+    press("Control+k")
+    options = page.locator("#palette li")
+    expect(options.first).to_have_text("New chat")
+    expect(options.filter(has_text="Name three ships.")).to_have_count(1)
+    assert violations(page) == []
+    page.keyboard.type("sky")
+    expect(options).to_have_text(["Why is the sky blue?You said: Why is the sky blue?"])
+    press("Enter")
+    expect(page.locator("#conversation")).to_contain_text("You said: Why is the sky blue?")
+    press("Control+k")
+    page.keyboard.type("light")
+    expect(options).to_have_text(["Light or dark"])
+    press("Enter")
+    expect(page.locator("html.dark")).to_have_count(1)
+    press("Control+k")
+    page.keyboard.type("compare")
+    press("Control+k")
+    expect(page.locator("#palette")).to_be_hidden()
+
+
+def test_on_a_phone_it_covers_each_page_and_closes_on_a_choice(open_page: Open, address: str) -> None:
     page = open_page(address, width=390, height=844)
-    expect(page.locator("#history")).not_to_have_class("open")
     page.locator("#open-history").click()
-    expect(page.locator("#history-search")).to_be_in_viewport()
-    page.locator("#history-list label").first.click()
-    expect(page.locator("#history-search")).not_to_be_in_viewport()
-    expect(page.locator("#shown textarea")).to_have_value("Name three ships.\nYou said: Name three ships.")
+    expect(page.locator("#chats-search")).to_be_in_viewport()
+    assert violations(page) == []
+    chats(page).first.click()
+    expect(page.locator("#chats-search")).not_to_be_in_viewport()
+    expect(page.locator("#conversation")).to_contain_text("You said: Name three ships.")
+    page.goto(f"{address}/compare")
+    page.locator("#open-history").click()
+    chats(page).nth(1).click()
+    expect(page.locator("#conversation")).to_contain_text("You said: ")
+    expect(page.locator("#conversation")).to_contain_text("onerror")
