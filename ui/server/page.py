@@ -59,7 +59,7 @@ def build_page(
     with page:
         _chat(page, models, store, live, answers, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
-        _compare(page, models, store, live, answers, concurrency)
+        _compare(page, models, store, live, answers, concurrency=concurrency)
     with page.route("Quality", "/quality", show_in_navbar=False):
         _quality(page, models, store, answers)
     # All events except answers are quick, and the engine's queue bounds the answers.
@@ -119,6 +119,7 @@ def _compare(
     store: Store,
     live: ActiveStreams,
     answers: RunningAnswers,
+    *,
     concurrency: int,
 ) -> None:
     info = models.default_info()
