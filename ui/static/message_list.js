@@ -53,7 +53,7 @@
     }
 
     /** Show what the server sent. A part that does not fit what is here asks for the whole. */
-    show({ from, after, items, writing, status, redo, answer, undo, greeting, follow }) {
+    show({ from, after, items, writing, status, redo, answer, undo, greeting, grows }) {
       if (from > 0 && this.items[from - 1]?.id !== after) return this.trigger("refresh", {});
       const isNew = from === 0 && items[0]?.id !== this.items[0]?.id;
       this.items = [...this.items.slice(0, from), ...items];
@@ -65,8 +65,7 @@
       if (greeting) this.greet(greeting);
       this.draw();
       if (writing) this.wait();
-      const last = this.items.at(-1);
-      if (follow && last?.role === "assistant") this.grow({ item: last }); // it is under way
+      if (grows) this.grow({ item: this.items.at(-1) });
       this.say(status);
       this.offer(redo, answer);
       if (undo) this.offerUndo(undo);

@@ -82,7 +82,10 @@ class ChatPanel:
         return {self.view: gr.skip()}
 
     def show(self, state: ConversationState, tab: TabContext, **changes: Any) -> Updates:
-        """Show a state. `changes` are further keys of the update, such as a text for the box."""
+        """Show a state. `changes` are further keys of the update, such as a text for the box.
+
+        `grows`: the last message is the answer under way.
+        """
         writing = self._writing(state)
         last = state.last
         unanswered = not writing and last is not None and last.role == "user" and state.redoable is None
@@ -91,6 +94,7 @@ class ChatPanel:
             "after": None,
             "items": message_items(state.path, state.tree, tab.t),
             "writing": writing,
+            "grows": last is not None and last.role == "assistant" and self._is_writing(last.id),
             "redo": not writing and state.redoable is not None,
             "answer": unanswered,
             "status": None,
@@ -107,7 +111,8 @@ class ChatPanel:
 
     def show_started(self, here: ConversationState, state: ConversationState, tab: TabContext) -> Updates:
         """Show the question, before the answer begins. The tab shows the messages of `here` already."""
-        return self._since(here, self.show(state, tab, writing=True, redo=False, answer=False, meter=None))
+        changes = {"writing": True, "grows": False, "redo": False, "answer": False, "meter": None}
+        return self._since(here, self.show(state, tab, **changes))
 
     def _since(self, here: ConversationState, updates: Updates) -> Updates:
         """Leave out the messages at the beginning that the tab shows already."""
