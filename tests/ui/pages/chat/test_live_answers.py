@@ -368,6 +368,23 @@ def test_an_answer_that_ends_while_its_chat_is_opened_is_shown_to_its_end() -> N
     run(ended())
 
 
+def test_a_chat_in_the_trash_ends_its_answer_and_keeps_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "WATCH_SECONDS", 0.02)
+    tab = Tab(FakeBackend(words(500), SLOW))
+
+    async def trashed() -> None:
+        async with asking(tab) as key:
+            await opened(tab, "")
+            await tab.store.off_loop(tab.store.trash, ME, [key])
+            await until_true(lambda: not tab.answers.under_way(ME))
+            await tab.store.off_loop(tab.store.restore, ME, [key])
+        last = (await nodes(tab, key))[-1]
+        assert "word" in last.text and last.made is not None and last.made.reason == "cancelled"
+
+    run(trashed())
+    assert tab.backend.streams[0].cancelled
+
+
 def test_a_refused_question_stays_in_the_chat_that_its_tab_has_left() -> None:
     tab = Tab(FakeBackend())
     tab.backend.refuse = QueueFull("full")
