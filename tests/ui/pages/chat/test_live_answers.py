@@ -13,7 +13,7 @@ from typing import Any, cast
 import gradio as gr
 import pytest
 
-from engine.errors import QueueFull
+from engine.errors import EngineStopped, QueueFull
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.pages.chat.test_chat_events import ME, Tab, event
 from ui.auth.access import Access
@@ -219,6 +219,56 @@ def test_a_continued_answer_is_followed_from_its_first_word() -> None:
     run(continued())
 
 
+def test_an_answer_is_continued_once_by_two_tabs() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.values[2] = 2
+    tab.send("Why?")
+    tab.values[2] = 100
+    tab.backend.answer, tab.backend.pause = f" {words(50)}", SLOW
+    other = another(tab)
+
+    async def continued() -> None:
+        await opened(other, tab.now[tab.panel.current])
+        first = asyncio.ensure_future(tab.follow(tab.events.continue_answer(tab.request, *tab.inputs)))
+        await until_true(lambda: "word" in tab.rows()[-1])
+        await other.follow(other.events.continue_answer(other.request, *other.inputs))
+        await first
+
+    run(continued())
+    assert len(tab.backend.streams) == 2, "the first answer, and one continuation"
+    assert tab.rows() == other.rows() == ["Why?", f"one two {words(50)}"]
+
+
+def test_an_error_in_the_middle_is_told_in_every_tab() -> None:
+    tab = Tab(FakeBackend(words(40), SLOW, error=EngineStopped("the engine died")))
+    other = another(tab)
+
+    async def failed() -> None:
+        async with asking(tab) as key:
+            assert await opened(other, key)
+            await followed(other)
+
+    run(failed())
+    for one in (tab, other):
+        assert one.rows() == ["Why?", words(40)] and is_idle(one)
+        assert "the engine died" in one.status
+
+
+def test_a_tab_stops_an_answer_that_it_has_only_just_opened() -> None:
+    tab = Tab(FakeBackend(words(500), SLOW))
+    fresh = another(tab)
+
+    async def stopped() -> None:
+        async with asking(tab) as key:
+            assert await opened(fresh, key)
+            await fresh.events.stop(fresh.request)  # before it follows
+            await followed(fresh)
+
+    run(stopped())
+    assert tab.backend.streams[0].cancelled and fresh.rows() == tab.rows()
+    assert is_idle(fresh) and "Stopped" in fresh.status
+
+
 @pytest.mark.parametrize("act", ["edit", "regenerate", "undo", "delete", "switch"])
 def test_what_changes_the_chat_stops_its_answer(act: str) -> None:
     tab = Tab(FakeBackend(words(500), SLOW))
@@ -322,6 +372,23 @@ def test_an_answer_that_ends_while_its_chat_is_opened_is_shown_to_its_end() -> N
             assert len(read) == 2 and fresh.rows() == ["Why?", words(50)] and is_idle(fresh)
 
     run(ended())
+
+
+def test_a_chat_in_the_trash_ends_its_answer_and_keeps_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "WATCH_SECONDS", 0.02)
+    tab = Tab(FakeBackend(words(500), SLOW))
+
+    async def trashed() -> None:
+        async with asking(tab) as key:
+            await opened(tab, "")
+            await tab.store.off_loop(tab.store.trash, ME, [key])
+            await until_true(lambda: not tab.answers.under_way(ME))
+            await tab.store.off_loop(tab.store.restore, ME, [key])
+        last = (await nodes(tab, key))[-1]
+        assert "word" in last.text and last.made is not None and last.made.reason == "cancelled"
+
+    run(trashed())
+    assert tab.backend.streams[0].cancelled
 
 
 def test_a_refused_question_stays_in_the_chat_that_its_tab_has_left() -> None:
