@@ -104,7 +104,12 @@ def _chat(
     keep_drafts(page, history)
     keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)
-    _wire_common(page, events.close)
+
+    async def close(request: gr.Request) -> None:
+        live.cancel(str(request.session_hash))  # answers of Gradio's API, which end with their client
+        await events.close(request)
+
+    _wire_common(page, close)
 
 
 def _compare(
