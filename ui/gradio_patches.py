@@ -153,7 +153,10 @@ def use_root_path_of_request() -> None:
 
 
 def add_to_head(markup: str) -> None:
-    """Put `markup` at the end of the head of Gradio's pages. Gradio's own `head` is added by its script, later."""
+    """Put `markup` at the end of the head of Gradio's pages.
+
+    Gradio's own option `head` is added by its script, after the first drawing.
+    """
     from gradio import routes
 
     respond = routes.templates.TemplateResponse

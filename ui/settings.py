@@ -6,6 +6,7 @@ Never imports gradio, so that --help is fast.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -45,6 +46,7 @@ SPACE_PROXIES = (  # addresses of a Space's proxies, as seen by the Space
     "fc00::/7",
     "::1/128",
 )
+DETACHED_SECONDS = 30.0  # where other people's answers go on without them
 SPACE_DISK = Path("/data")  # a Space's persistent storage, if it has one
 HISTORY_FILE = "history.sqlite"
 # First parts of the server's own paths: below such a root path, a proxy that strips it and one that does not
@@ -250,6 +252,11 @@ class AppSettings(BaseSettings):
     answers_at_once: int = _space_option(
         "Limits", "For each user; 0 is no limit.", on_space=2, elsewhere=0, ge=0
     )
+    detached_seconds: float | None = _option(
+        "Limits",
+        "How long an answer goes on that no page shows, or inf. Default: inf on your own machine, else 30.",
+        ge=0,
+    )
 
     auth: Annotated[SecretStr, AfterValidator(_check_logins)] = _option(
         "Access", "Logins for the page and for /v1: anna:secret,bert:other", SecretStr("")
@@ -280,6 +287,12 @@ class AppSettings(BaseSettings):
             max_new_tokens=self.max_new_tokens,
             max_seconds=self.max_seconds,
         )
+
+    def detached(self, *, own_machine: bool) -> float:
+        """Return the seconds for which an answer goes on that no page shows."""
+        if self.detached_seconds is not None:
+            return self.detached_seconds
+        return math.inf if own_machine else DETACHED_SECONDS
 
     @property
     def template_source(self) -> str:

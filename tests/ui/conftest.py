@@ -152,6 +152,13 @@ def spy() -> Iterator[Spy]:
     server.server_close()
 
 
+def open_settings(page: Page) -> None:
+    """Open the sheet of settings, which is closed at first, and wait until it has slid in."""
+    page.locator("#open-settings").click()
+    page.locator("#settings.open").wait_for()
+    page.wait_for_timeout(300)
+
+
 def until(condition: Callable[[], object], timeout: float = 10) -> None:
     """Wait until the condition is true."""
     end = time.monotonic() + timeout

@@ -17,10 +17,12 @@ if __name__ == "__main__":
     bound = bind(settings.host, settings.port)
     models = one_model(FakeBackend("word " * WORDS, 0.02))
     models.pool.load()
+    local = is_local(bound)
     app = create_app(
         models,
         64,
-        local=is_local(bound),
+        local=local,
+        detached_seconds=settings.detached(own_machine=local and not settings.known_as),
         access=access_of(settings),
         hosts=settings.known_as,
         origins=settings.allow_origin,

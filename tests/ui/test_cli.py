@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -176,6 +177,21 @@ def test_a_space_has_limits_and_an_open_address(monkeypatch: pytest.MonkeyPatch)
     space = read_settings([])
     assert (space.host, space.requests_per_minute, space.answers_at_once) == ("0.0.0.0", 20, 2)
     assert space.known_as == ("someone-space.hf.space",)
+
+
+def test_how_long_an_answer_goes_on_without_a_page(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = read_settings([])
+    assert (default.detached(own_machine=True), default.detached(own_machine=False)) == (math.inf, 30.0)
+    for given, seconds in (("0", 0.0), ("1.5", 1.5), ("inf", math.inf)):
+        found = read_settings(["--detached-seconds", given])
+        assert found.detached(own_machine=True) == found.detached(own_machine=False) == seconds
+    monkeypatch.setenv("GGUF_CHAT_DETACHED_SECONDS", "60")
+    assert read_settings([]).detached(own_machine=True) == 60.0
+    for wrong in ("-1", "nan", "-inf", "soon"):
+        line = refused(capsys, f"--detached-seconds={wrong}")
+        assert "--detached-seconds (or GGUF_CHAT_DETACHED_SECONDS)" in line and repr(wrong) in line
 
 
 def test_without_a_home_conversations_are_in_memory_and_it_is_said(

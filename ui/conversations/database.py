@@ -204,13 +204,15 @@ def load(connection: sqlite3.Connection, owner: str, key: str) -> Conversation:
     return Conversation(key, title, bool(pinned), created, updated, Tree(nodes, leaf), folder)
 
 
-def add(connection: sqlite3.Connection, key: str, parent: int | None, node: Node) -> int:
-    """Insert a message below `parent`; return its new id."""
-    insert = """INSERT INTO node (conversation, parent, role, text, created, made, opinion, note)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+def add(
+    connection: sqlite3.Connection, key: str, parent: int | None, node: Node, *, node_id: int | None = None
+) -> int:
+    """Insert a message below `parent`; return its id, a new one unless `node_id` is given."""
+    insert = """INSERT INTO node (id, conversation, parent, role, text, created, made, opinion, note)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
     made = node.made and generation_json(node.made)
     text, note = replace_surrogates(node.text), replace_surrogates(node.note)
-    values = [key, parent, node.role, text, node.created, made, node.opinion, note]
+    values = [node_id, key, parent, node.role, text, node.created, made, node.opinion, note]
     return int(connection.execute(insert, values).lastrowid or 0)
 
 

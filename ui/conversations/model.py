@@ -44,6 +44,8 @@ class GenerationInfo:
 
 # For an answer that a crash cut off, with only its text known.
 INTERRUPTED = GenerationInfo("", "", "", "", {}, "interrupted", 0, 0, 0, None, None)
+# For an answer that a user has written.
+EDITED = GenerationInfo("", "", "", "", {}, "stop", 0, 0, 0, None, None)
 
 
 @dataclass(frozen=True)

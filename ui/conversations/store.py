@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -183,6 +183,14 @@ class Store:
             if tree.leaf in deleted:
                 others = [tree.latest_leaf(version) for version in tree.versions(node) if version != node]
                 queries.show(connection, key, max(others, default=tree.nodes[node].parent))
+
+    def restore_messages(self, owner: str, key: str, nodes: Sequence[Node], leaf: int | None) -> None:
+        """Bring back deleted messages, parents first, and show down to `leaf`. Raises NotFound."""
+        with self._transaction() as connection:
+            queries.require(connection, owner, key, nodes[0].parent)
+            for node in nodes:
+                queries.add(connection, key, node.parent, node, node_id=node.id)
+            queries.show(connection, key, leaf)
 
     def rename(self, owner: str, key: str, title: str) -> None:
         """Set the title, shortened to one line; a blank one changes nothing. Raises NotFound."""

@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from engine.config import SamplingParams
-from engine.serving.protocols import ChatBackend
-from engine.types import Message, ModelInfo, RequestStats
+from engine.serving.protocols import ChatBackend, ChatStream
+from engine.types import ModelInfo, RequestStats
 from ui.conversations.model import GenerationInfo, Node
 from ui.conversations.store import NotFound, Store, StoreError
-from ui.generation.sessions import ActiveStreams, TabRequest
+from ui.generation.running import RunningAnswer
+from ui.generation.sessions import ActiveStreams
 from ui.generation.streaming import Progress, snapshots
+from ui.generation.task import Task
 from ui.models.files import short_name
 from ui.models.registry import start_stream
 from ui.models.weights_hash import WeightsHashes
@@ -77,37 +79,6 @@ def _estimated_stats(progress: Progress) -> RequestStats:
     return RequestStats(read, cached, progress.pieces, 0.0, 0.0, seconds)
 
 
-@dataclass(frozen=True)
-class Task:
-    """An answer to generate: to the messages of `path`, or a continuation, if the last one is an answer."""
-
-    owner: str
-    key: str
-    path: tuple[Node, ...]
-    system_prompt: str
-    sampling: SamplingParams
-    model: str | None = None
-
-    @property
-    def partial(self) -> Node | None:
-        """The answer to continue."""
-        return self.path[-1] if self.path[-1].role == "assistant" else None
-
-    def messages(self) -> list[Message]:
-        """Return the messages for the engine.
-
-        Spaces at the end of a partial answer are dropped: they belong to the next word's token.
-        """
-        before = self.path[:-1] if self.partial else self.path
-        messages: list[Message] = [
-            {"role": node.role, "content": node.text} for node in before if node.text.strip()
-        ]
-        if self.partial:
-            messages.append({"role": "assistant", "content": self.partial.text.rstrip(" ")})
-        system: list[Message] = [{"role": "system", "content": self.system_prompt.strip()}]
-        return system + messages if self.system_prompt.strip() else messages
-
-
 class Answerer:
     """Runs tasks: streams answers from the model and writes them to the store."""
 
@@ -122,7 +93,6 @@ class Answerer:
         """`context` is assumed, in tokens, for a model that has not answered yet."""
         self._acquire_model, self._store, self._live = acquire_model, store, live
         self._hashes = hashes or WeightsHashes()
-        self._writing: set[int] = set()
         self._retries: dict[int, asyncio.Task[None]] = {}  # by node; the event loop alone would not keep them
         self._context, self._contexts = context, dict[str | None, int]()
 
@@ -130,48 +100,37 @@ class Answerer:
         """Return a model's context size, in tokens."""
         return self._contexts.get(model, self._context)
 
-    def is_writing(self, node: int) -> bool:
-        """Return whether an answer is being generated, in any tab."""
-        return node in self._writing
-
-    async def answer(
-        self, task: Task, session: str, request: TabRequest
-    ) -> AsyncGenerator[tuple[Node, Progress], None]:
-        """Yield the answer's node as it grows, with its progress, until that is done.
+    async def write(self, answer: RunningAnswer) -> None:
+        """Generate an answer and save it, updating its node and progress, until it is done.
 
         Raises EngineError when the model cannot start the answer, and NotFound when the conversation was
         deleted; an error during generation is part of the last progress. A new answer that ends without text
-        is not saved. An answer that cannot be saved is still yielded; StoreError is raised at its end, and
-        saving it is tried again for half an hour.
+        is not saved. An answer that cannot be saved goes on; StoreError is raised at its end, and saving it
+        is tried again for half an hour.
         """
+        task = answer.task
         async with self._acquire_model(task.model) as backend:
             self._contexts[task.model] = backend.info.context
             stream = await start_stream(backend, task.messages(), task.sampling)
-            with self._live.track(session, stream):
-                if request.stopped:
-                    stream.cancel()
+            with self._live.track(task.key, stream), answer.streaming(stream):
                 writer = await self._writer(task, backend)
-                self._writing.add(writer.node.id)
+                answer.node = writer.node
                 try:
-                    async with aclosing(
-                        snapshots(
-                            stream,
-                            prefix=writer.node.text,
-                            readers=self._live.__len__,
-                            max_tokens=task.sampling.max_tokens,
-                        )
-                    ) as updates:
+                    async with aclosing(self._snapshots(stream, writer.node.text, task)) as updates:
                         async for progress in updates:
-                            yield await writer.update(progress), progress
+                            answer.update(await writer.update(progress), progress)
                 finally:
                     try:
                         await writer.close()
                     finally:
-                        self._writing.discard(writer.node.id)
                         if writer.error is not None:
                             self._save_later(writer)
                 if writer.error is not None:
                     raise writer.error
+
+    def _snapshots(self, stream: ChatStream, prefix: str, task: Task) -> AsyncGenerator[Progress, None]:
+        limit = task.sampling.max_tokens
+        return snapshots(stream, prefix=prefix, readers=self._live.__len__, max_tokens=limit)
 
     def _save_later(self, writer: _AnswerWriter) -> None:
         retry = asyncio.get_running_loop().create_task(writer.save_later())

@@ -1,7 +1,7 @@
 """Theme and scripts of the pages, and the script that downloads a file.
 
-common/tokens.css has the colours, sizes and spacing; Gradio's variables are set to them in the theme. The style
-sheets are in the head: see ui/static/look.py. accessibility_fixes.js adds what screen readers miss.
+common/tokens.css has the colours, sizes and spacing; Gradio's variables are set to them in the theme. The
+style sheets are in the head: see ui/static/look.py. accessibility_fixes.js adds what screen readers miss.
 """
 
 from __future__ import annotations

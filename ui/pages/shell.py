@@ -11,7 +11,6 @@ from ui.i18n.words import text
 from ui.static.look import MARK
 
 Page = Literal["chat", "compare", "quality"]
-TOGGLE_SETTINGS = "() => document.querySelector('#settings .toggle-button').click()"
 _LINKS: dict[Page, str] = {"chat": "./", "compare": "compare", "quality": "quality"}
 
 
@@ -22,21 +21,22 @@ def mark() -> gr.HTML:
 
 
 def links(here: Page, *, settings: bool = True) -> None:
-    """Lay out the foot of the rail: the other pages, the settings if the page has some, and the theme switch."""
+    """Lay out the foot of the rail: the other pages, the settings if the page has any, the theme switch.
+
+    theme.js acts on clicks on the last two, also before Gradio's events are connected.
+    """
     with gr.Column(elem_id="rail-foot"):
         for page, address in _LINKS.items():
             if page != here:
                 head_button(f"page.{page}", f"open-{page}", link=address)
         if settings:
-            head_button("page.settings", "rail-settings").click(None, js=TOGGLE_SETTINGS)
-        head_button("page.theme", "switch-theme").click(None, js="() => window.switchTheme()")
+            head_button("page.settings", "rail-settings")
+        head_button("page.theme", "switch-theme")
 
 
 def settings_button() -> gr.Button:
-    """Create the button at the head's right that opens and closes the settings."""
-    button = head_button("page.settings", "open-settings")
-    button.click(None, js=TOGGLE_SETTINGS)
-    return button
+    """Create the button at the head's right that opens and closes the settings: see theme.js."""
+    return head_button("page.settings", "open-settings")
 
 
 def head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from common.text import parameters_text, size_text
 from engine.errors import EngineStopped, QueueFull, Unforeseen
 from engine.types import MessagesDropped, ModelInfo, RequestStats
 from ui.auth.limits import RateLimitExceeded
-from ui.conversations.model import GenerationInfo, Node
+from ui.conversations.model import EDITED, GenerationInfo, Node
 from ui.conversations.store import NotFound, StoreError
 from ui.generation.streaming import Progress
 from ui.i18n.words import ENGLISH, Translator
@@ -48,8 +49,26 @@ def model_facts(info: ModelInfo, embedded: bool = False, t: Translator = ENGLISH
     return facts + html("<p>{{ hint }} <code>{{ command }}</code></p>", hint=hint, command=BRING_YOUR_OWN)
 
 
+@dataclass(frozen=True)
+class Status:
+    """A line below the messages; its `kind` is "busy", "note", "error" or ""."""
+
+    text: str
+    kind: str = ""
+
+
+def status(progress: Progress, t: Translator = ENGLISH) -> Status:
+    """Return the status line of an answer, under way or finished."""
+    if progress.error is not None:
+        return error_status(progress.error, partial=bool(progress.text), t=t)
+    if progress.reason is not None:
+        plain = progress.reason == "stop" and progress.dropped is None
+        return Status(outcome_text(progress, t), "" if plain else "note")
+    return Status(_under_way(progress, t), "busy")
+
+
 def line(text: str, css_class: str = "") -> Markup:
-    """Render the status line under the conversation; `css_class` is "busy", "note", "error" or ""."""
+    """Render a line of text as HTML; `css_class` is a Status's kind."""
     return html(
         "<div class='status {{ css_class }}' role='status' aria-live='polite'>{{ text }}</div>",
         text=text,
@@ -57,14 +76,10 @@ def line(text: str, css_class: str = "") -> Markup:
     )
 
 
-def status(progress: Progress, t: Translator = ENGLISH) -> Markup:
-    """Render the status line of an answer, under way or finished."""
-    if progress.error is not None:
-        return error_line(progress.error, partial=bool(progress.text), t=t)
-    if progress.reason is not None:
-        plain = progress.reason == "stop" and progress.dropped is None
-        return line(outcome_text(progress, t), "" if plain else "note")
-    return line(_under_way(progress, t), "busy")
+def status_line(progress: Progress, t: Translator = ENGLISH) -> Markup:
+    """Render the status of an answer as HTML."""
+    found = status(progress, t)
+    return line(found.text, found.kind)
 
 
 def _under_way(progress: Progress, t: Translator) -> str:
@@ -84,13 +99,15 @@ def _before_the_first_word(progress: Progress, t: Translator) -> str:
     return t("status.starting")
 
 
-def made_line(made: GenerationInfo | None, t: Translator = ENGLISH) -> Markup:
-    """Render the status line of a stored answer."""
+def ended_text(made: GenerationInfo | None, t: Translator = ENGLISH) -> str:
+    """Return why a stored answer ended, unless it was complete, and its statistics."""
     if made is None:
-        return line("")
+        return ""
     if made.reason in ("error", "interrupted"):
-        return line(t("status.interrupted"), "note")
-    return status(_ended(made), t)
+        return t("status.interrupted")
+    if made == EDITED:
+        return t("status.edited")
+    return outcome_text(_ended(made), t)
 
 
 def _ended(made: GenerationInfo) -> Progress:
@@ -152,15 +169,20 @@ def explain(error: Failure, t: Translator = ENGLISH) -> str:
     return t(next((key for kind, key in _KINDS if isinstance(error, kind)), "status.failed"), error=error)
 
 
-def not_saved_line(error: StoreError, t: Translator) -> Markup:
-    """Render the status line of an answer that is shown and could not be saved yet."""
-    return line(f"{explain(error, t)} {t('status.saved_later')}", "error")
+def not_saved_status(error: StoreError, t: Translator) -> Status:
+    """Return the status line of an answer that is shown and could not be saved yet."""
+    return Status(f"{explain(error, t)} {t('status.saved_later')}", "error")
 
 
-def error_line(error: Failure, partial: bool = False, t: Translator = ENGLISH) -> Markup:
-    """Render the status line of a failed answer; `partial`: some of its text was kept."""
+def error_status(error: Failure, partial: bool = False, t: Translator = ENGLISH) -> Status:
+    """Return the status line of a failed answer; `partial`: some of its text was kept."""
     kept = f" {t('status.kept')}" if partial else ""
-    return line(explain(error, t) + kept, "error")
+    return Status(explain(error, t) + kept, "error")
+
+
+def error_line(error: Failure, t: Translator = ENGLISH) -> Markup:
+    """Render an error as HTML."""
+    return line(explain(error, t), "error")
 
 
 _FULL = 0.85  # the meter warns from this share on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -42,7 +43,7 @@ from ui.server.page import build_page
 from ui.server.root_path import RootPathMiddleware
 from ui.server.uploads import UploadMiddleware
 from ui.settings import checked_origins, on_a_space
-from ui.static import STATIC
+from ui.static import STATIC, scripts
 from ui.static.look import FACE, head
 
 # Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
@@ -72,14 +73,15 @@ def create_app(
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
     store: Store | None = None,
+    detached_seconds: float = math.inf,
 ) -> FastAPI:
     """Return the web application.
 
     `local` means that only this machine can reach it. `hosts` are more names of the server (see
     ui/auth/middleware.py); with them requests may come through a proxy from other machines, even without a
     header of it, so no request counts as the machine's own user. Pages of `origins` may use /v1. A `store` of
-    None keeps conversations until the process ends. `concurrency` as in `build_page`. Raises ValueError for
-    what is no origin.
+    None keeps conversations until the process ends. `concurrency` and `detached_seconds` as in
+    `build_page`. Raises ValueError for what is no origin.
     """
     app = FastAPI(title="GGUF Chat", docs_url=None, redoc_url=None, openapi_url=None)
     access, own_machine = access or Access(), local and not hosts
@@ -96,9 +98,21 @@ def create_app(
     async def face() -> FileResponse:
         return FileResponse(STATIC / FACE, media_type="font/woff2")
 
+    @app.get(f"/{scripts.PREFIX}{{name:path}}")
+    async def script(name: str) -> Response:
+        """Return a script, style or face by its name, which holds its version."""
+        bundled, content = scripts.bundle()
+        if name == bundled:
+            return Response(content, media_type="text/javascript")
+        if (path := scripts.served().get(name)) is None:
+            return Response(status_code=404)
+        return FileResponse(path, media_type=scripts.media_type(path))
+
     _add_metrics(app, models.pool)
     add_openai_api(app, models)
-    page = build_page(models, concurrency, own_machine=own_machine, store=store)
+    page = build_page(
+        models, concurrency, own_machine=own_machine, store=store, detached_seconds=detached_seconds
+    )
     max_file_size = MAX_BYTES if own_machine else MAX_BYTES_REMOTE
     sessions = _mount_page(app, page, access, max_file_size)
     app.add_middleware(UploadMiddleware, max_file_size=max_file_size, forget=page.upload_file_set.discard)
@@ -117,7 +131,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
 
     `max_file_size` of an upload is in bytes.
     """
-    add_to_head(head())
+    add_to_head(head() + scripts.markup())
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     # Gradio warns that pages are not rendered on the server, though ssr_mode is off.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
@@ -168,7 +182,7 @@ def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
         return Response(exposition(metrics), media_type=CONTENT_TYPE)
 
 
-_NAMED_BY_VERSION = ("/assets/", f"/{FACE}")  # Gradio's scripts and styles, and the face
+_NAMED_BY_VERSION = ("/assets/", f"/{scripts.PREFIX}", f"/{FACE}")  # Gradio's files and ours
 _FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 

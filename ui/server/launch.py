@@ -96,11 +96,12 @@ def run(settings: AppSettings) -> None:
             app = create_app(
                 models,
                 concurrency=2 * (engine.slots + engine.queue),
-                local=is_local(bound),
+                local=(local := is_local(bound)),
                 access=access_of(settings),
                 hosts=settings.known_as,
                 origins=settings.allow_origin,
                 store=store,
+                detached_seconds=settings.detached(own_machine=local and not settings.known_as),
             )
             _report_to_zero_gpu()
             gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import gradio as gr
 
 from ui.conversations.store import Store
 from ui.generation.answering import Answerer
+from ui.generation.running import RunningAnswers
 from ui.generation.sessions import ActiveStreams
 from ui.gradio_patches import fast_blocks
 from ui.i18n.words import text
@@ -23,6 +25,7 @@ from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.gradio_api import add_chat_endpoint
 from ui.pages.chat.model_picker import ModelsPanel
 from ui.pages.chat.panel import ChatPanel
+from ui.pages.chat.readers import TabReaders
 from ui.pages.compare.panel import ComparePanel
 from ui.pages.history.panel import HistoryPanel
 from ui.pages.quality import zero_gpu
@@ -32,39 +35,51 @@ from ui.pages.shell import head_button, settings_button
 from ui.static import STATIC
 
 SHORTCUTS = STATIC / "shortcuts.js"
-MESSAGE_KEYBOARD = STATIC / "message_keyboard.js"
 
 
 def build_page(
-    models: Models, concurrency: int = 64, *, own_machine: bool = False, store: Store | None = None
+    models: Models,
+    concurrency: int = 64,
+    *,
+    own_machine: bool = False,
+    store: Store | None = None,
+    detached_seconds: float = math.inf,
 ) -> gr.Blocks:
     """Return the Gradio app with all pages; `own_machine` means that no other machine can reach it.
 
     A `store` of None keeps conversations until the process ends. `concurrency` is the number of answers at
     once. It should exceed the engine's slots and queue, so that waiting and refusing is left to the engine,
-    which knows the positions in its queue.
+    which knows the positions in its queue. `detached_seconds` as in `RunningAnswers`.
     """
     live, store = ActiveStreams(), store or Store()
+    answers = RunningAnswers(store, detached_seconds)
     page = fast_blocks(
         title="GGUF Chat", fill_height=True, analytics_enabled=False, delete_cache=(3600, 3600)
     )
     with page:
-        _chat(page, models, store, live, concurrency=concurrency, own_machine=own_machine)
+        _chat(page, models, store, live, answers, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
-        _compare(page, models, store, live, concurrency)
+        _compare(page, models, store, live, answers, concurrency)
     with page.route("Quality", "/quality", show_in_navbar=False):
-        _quality(page, models, store)
+        _quality(page, models, store, answers)
     # All events except answers are quick, and the engine's queue bounds the answers.
     page.queue(max_size=2 * concurrency, default_concurrency_limit=concurrency, api_open=False)
     return page
 
 
 def _chat(
-    page: gr.Blocks, models: Models, store: Store, live: ActiveStreams, *, concurrency: int, own_machine: bool
+    page: gr.Blocks,
+    models: Models,
+    store: Store,
+    live: ActiveStreams,
+    answers: RunningAnswers,
+    *,
+    concurrency: int,
+    own_machine: bool,
 ) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
-    history = HistoryPanel(store)
+    history = HistoryPanel(store, under_way=answers.look)
     with gr.Row(elem_id="head", equal_height=True):
         history.opener()
         picker = ModelsPanel(models, own_machine)
@@ -72,10 +87,10 @@ def _chat(
         settings_button()
     picker.show_below(info)
     answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context, models.hashes)
-    panel = ChatPanel(store, info.context, current=history.current, is_writing=answerer.is_writing)
-    read = ContextReader(answerer.context_of)
-    edits = EditHandlers(panel, live, read)
-    events = ChatEvents(panel, answerer, live, edits, read)
+    panel = ChatPanel(store, current=history.current, is_writing=answers.is_writing)
+    read, readers = ContextReader(answerer.context_of), TabReaders()
+    edits = EditHandlers(panel, readers, read)
+    events = ChatEvents(panel, answerer, answers, readers, edits=edits, read=read)
     answered = bind_events(
         panel, events, edits, settings=settings.components, concurrency=concurrency, model=picker.key
     )
@@ -87,29 +102,35 @@ def _chat(
         history.refresh_after(event)
         picker.tidy_after(event)
     history.on_open(events.open, panel.outputs)
-    keep_drafts(page, panel.box, history)
+    keep_drafts(page, history)
     keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)
     _wire_common(page, events.close)
-    page.load(None, js=MESSAGE_KEYBOARD.read_text(encoding="utf-8"))  # after shortcuts.js
 
 
-def _compare(page: gr.Blocks, models: Models, store: Store, live: ActiveStreams, concurrency: int) -> None:
+def _compare(
+    page: gr.Blocks,
+    models: Models,
+    store: Store,
+    live: ActiveStreams,
+    answers: RunningAnswers,
+    concurrency: int,
+) -> None:
     info = models.default_info()
     settings = SettingsPanel(info.context, info.recommended)
-    history = HistoryPanel(store, "compare")
+    history = HistoryPanel(store, "compare", under_way=answers.look)
     _head(history, "compare.title", settings=True)
     ComparePanel(models, live, settings).wire(page, concurrency)
 
     def leave(request: gr.Request) -> None:
-        live.detach(str(request.session_hash))
+        live.cancel(str(request.session_hash))
 
     history.wire(page)
     _wire_common(page, leave)
 
 
-def _quality(page: gr.Blocks, models: Models, store: Store) -> None:
-    history = HistoryPanel(store, "quality", settings=False)
+def _quality(page: gr.Blocks, models: Models, store: Store, answers: RunningAnswers) -> None:
+    history = HistoryPanel(store, "quality", settings=False, under_way=answers.look)
     _head(history, "quality.title")
     QualityPanel(models).wire(page)
     history.wire(page)

@@ -1,6 +1,6 @@
-// Unsent questions, kept in this browser for each chat. Runs when the page loads, with the open chat and the text in the
-// box; returns the box's text, or [] to leave it. The events of ui/pages/chat/drafts.py call window.ggufChatDrafts.
-(key, text) => {
+// Unsent questions, kept in this browser for each chat. Runs when the page loads, with the open chat. The box
+// (composer.js) and the events of ui/pages/chat/drafts.py call window.ggufChatDrafts.
+(key) => {
   const STORE = "gguf-chat.drafts";
   const [MOST, LONGEST] = [50, 20000]; // drafts; characters of one
   const read = () => {
@@ -21,31 +21,30 @@
     const others = read().filter(([name]) => name !== chat);
     write(words && words.length <= LONGEST ? [...others, [chat, words]] : others);
   };
+  const box = () => document.querySelector("#question textarea");
+  const set = (words) => {
+    if (window.ggufChat?.composer) window.ggufChat.composer.text = words;
+    else if (box()) box().value = words;
+  };
   let open = key ?? ""; // "" is a new chat; null: its chat was deleted, nothing is kept
   let leaving = true; // the reader opens another chat, as the page does at first; else a question has begun one
   window.ggufChatDrafts = {
-    typed: (words) => {
-      save(open, words ?? "");
-      return [];
-    },
-    send: (words) => {
-      if (!words?.trim()) return [];
+    typed: (words) => save(open, words),
+    send: () => {
       leaving = false;
       save(open, "");
-      return [];
     },
     leave: () => {
       leaving = true;
-      return [];
     },
-    turn: (chat, words) => {
+    turn: (chat) => {
       const [before, opened] = [open, leaving];
-      if (before === (chat ?? "")) return [];
+      if (before === (chat ?? "")) return;
+      const words = box()?.value ?? "";
       [open, leaving] = [chat ?? "", false];
-      save(before, opened ? (words ?? "") : "");
-      if (opened) return [draft(open)];
-      save(open, words ?? ""); // typed after the question that began this chat, or one that came back unanswered
-      return [];
+      save(before, opened ? words : "");
+      if (opened) set(draft(open));
+      else save(open, words); // typed after the question that began this chat, or one that came back unanswered
     },
     // Those of chats that are deleted: `take` removes and returns them, `put` brings them back.
     take: (chats) => {
@@ -59,13 +58,13 @@
       if (all) write([]);
       else save(open, "");
       [open, leaving] = [null, true];
-      return [];
     },
   };
   const asked = (window.ggufChatAddress?.q ?? "").slice(0, LONGEST); // it waits in a new chat, and is not sent by itself
-  if (asked && !text) {
+  const typed = box()?.value;
+  if (asked && !typed) {
     open = "";
     save(open, asked);
   }
-  return text ? [] : [draft(open)];
+  if (!typed) set(draft(open));
 }

@@ -1,4 +1,4 @@
-"""What the head of every page has: the design tokens, the face, the icons, and the choice of light or dark."""
+"""What the head of every page has: the design tokens, the face, the icons, the choice of light or dark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ui.static import STATIC
 FACE = "fonts/inter-5.3.woff2"
 """The face's path, on the server and below ui/static: Inter's Latin letters in the weights 400 to 700."""
 SHEETS = (
-    *(STATIC / name for name in ("style.css", "shell.css", "conversation.css", "figures.css", "access.css")),
+    *(STATIC / name for name in ("style.css", "shell.css", "messages.css", "figures.css", "access.css")),
     STATIC / "chat_list.css",
     STYLE,
 )

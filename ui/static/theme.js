@@ -1,5 +1,6 @@
 // Light or dark: the system's choice, or the one made with the switch, which the browser remembers.
 // Runs in the page's head, before anything is drawn. Gradio sets the class of <body> by the system's choice alone.
+// It also opens and closes the settings, since Gradio's own events are connected late.
 (() => {
   const KEY = "gguf-chat.theme", root = document.documentElement;
   const read = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
@@ -14,11 +15,15 @@
       element.classList.add(wanted);
     }
   };
-  window.switchTheme = () => {
+  const switchTheme = () => {
     chosen = root.classList.contains("dark") ? "light" : "dark";
     try { localStorage.setItem(KEY, chosen); } catch { /* a browser without storage forgets it */ }
     apply();
   };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#switch-theme")) switchTheme();
+    if (event.target.closest?.("#open-settings, #rail-settings")) document.querySelector("#settings .toggle-button")?.click();
+  });
   apply();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
   document.addEventListener("DOMContentLoaded", () => {

@@ -20,6 +20,7 @@ from ui.auth.limits import ConcurrencyLimit, RateLimitExceeded, RequestRate
 from ui.models.registry import one_model
 from ui.server.app import create_app
 from ui.settings import SPACE_PROXIES, AppSettings, checked_origins
+from ui.static.look import FACE
 
 ASK = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -63,11 +64,14 @@ def test_nothing_else_does(closed: TestClient, headers: Mapping[str, str]) -> No
     assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
 
 
-def test_without_a_login_every_route_is_closed_but_health_and_login(closed: TestClient) -> None:
+def test_without_a_login_only_health_the_login_and_its_typeface_are_open(closed: TestClient) -> None:
+    """The login page is drawn in the typeface: a file of the repository, the same for everybody."""
     routes = set(paths(closed.app))
     assert {"/", "/gradio_api/queue/join", "/v1/models", "/config", "/assets/x"} <= routes
     answers = {path: closed.get(path).status_code for path in routes}
-    assert {path.rstrip("/") for path, status in answers.items() if status != 401} == {"/health", "/login"}
+    assert {path.rstrip("/") for path, status in answers.items() if status != 401} == {
+        *("/health", "/login", f"/{FACE}")
+    }
 
 
 def test_a_browser_is_asked_for_a_login_in_its_language(closed: TestClient) -> None:

@@ -11,7 +11,7 @@ from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from tests.ui.app_process import AppProcess
-from tests.ui.conftest import becomes, until
+from tests.ui.conftest import becomes, open_settings, until
 
 Open = Callable[..., Page]
 SLOW = 60_000  # ms: a test machine may be busy
@@ -36,6 +36,8 @@ def finish(page: Page) -> str:
 
 def set_number(page: Page, name: str, value: str) -> None:
     field = page.locator(f"#set-{name} input[type=number]")
+    if not field.is_visible():
+        open_settings(page)
     field.fill(value)
     field.blur()
 

@@ -22,7 +22,8 @@ OFFENDERS = """(allowed) => {
     const name = element.tagName.toLowerCase();
     if (!allowed.includes(name)) wrong.push('<' + name + '>');
     for (const { name: attribute, value } of element.attributes) {
-      if (!['class', 'href', 'target', 'rel', 'title', 'align', 'start', 'dir'].includes(attribute))
+      if (!['class', 'href', 'target', 'rel', 'title', 'align', 'start', 'dir'].includes(attribute) &&
+        !(attribute === 'data-language' && /^[\\w+#-]*$/.test(value)))
         wrong.push(name + ' ' + attribute + '=' + value);
     }
   }

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engine.config import SamplingParams
-from tests.ui.conftest import FakeSite, becomes, until, violations
+from tests.ui.conftest import FakeSite, becomes, open_settings, until, violations
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.pages.settings_panel import STORAGE_KEY
 
@@ -65,6 +65,7 @@ def ask(page: Page, text: str) -> None:
 def test_everyone_can_read_the_page(open_page: Open, fake_site: Start, dark: bool) -> None:
     page = open_page(fake_site(FakeBackend(ANSWER)).url, dark=dark)
     becomes(lambda: violations(page), [])  # empty, after accessibility_fixes.js has run
+    open_settings(page)
     page.locator("#more-settings button").click()
     ask(page, HEBREW)
     expect(page.locator("#status")).to_contain_text("first word")
@@ -84,6 +85,7 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     page = open_page(fake_site(FakeBackend(ANSWER)).url)
     ask(page, "hello")
     expect(page.locator("#status")).to_contain_text("first word")
+    open_settings(page)
     page.locator("#head h1").click()
     reached = {}
     for _ in range(60):
@@ -126,6 +128,7 @@ def test_settings_in_german_survive_a_reload(open_page: Open, fake_site: Start) 
     becomes(lambda: page.evaluate("document.documentElement.lang"), "de")
     expect(page.locator("#facts")).to_contain_text("2.048 Token Kontext")
     expect(page.locator("#new-chat")).to_have_text("Neuer Chat")
+    open_settings(page)
     temperature = page.locator("#set-temperature input[type=number]")
     expect(temperature).to_have_value("0.6")  # recommended by the model
     expect(page.locator("#set-preset input:checked")).to_have_value("own")
@@ -148,6 +151,7 @@ def test_settings_in_german_survive_a_reload(open_page: Open, fake_site: Start) 
     expected = SamplingParams(0.2, repeat_penalty=1.05, top_p=0.9, top_k=33, min_p=0.1)
     assert sampling == replace(expected, stop=("ENDE", "\n"), overflow="refuse")
 
+    open_settings(page)
     page.locator("#reset-settings").click()
     expect(temperature).to_have_value("0.6")
     page.evaluate("localStorage.setItem('gguf-chat.settings', 'nonsense')")

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Response, Route, expect
 
 from engine.serving.model_pool import ModelPool
 from tests.ui.app_process import AppProcess, running
-from tests.ui.conftest import FakeSite, becomes
+from tests.ui.conftest import FakeSite, becomes, open_settings
 from tests.ui.fake_backend import INFO, FakeBackend
 from ui.models.catalog import Catalog
 from ui.models.files import CatalogEntry, embedded_gguf
@@ -58,6 +58,7 @@ def test_a_tab_changes_its_model_and_keeps_it_when_another_does_not_load(
     choose(page, "broken")
     expect(page.locator("#model-note .error")).to_contain_text("second · Q4_1", timeout=SLOW)
     expect(field).to_have_value("second · Q4_1 · 98 MB")
+    open_settings(page)
     page.locator("#set-max_tokens input[type=number]").fill("16")
     page.locator("#set-repeat_penalty input[type=number]").fill("1.3")
     ask(page, "What is the capital of France?")
@@ -176,6 +177,7 @@ def test_a_choice_by_hand_is_not_undone_by_the_model_of_the_last_visit(
         page.reload()
     choose(page, "Model odd")
     expect(page.locator("#model-name")).to_have_text("fake")
+    open_settings(page)
     temperature.fill("0.9")
     begun_by = late[0].request.post_data_json["trigger_id"]
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from engine.config import SamplingParams
 from engine.errors import EngineStopped, QueueFull
-from tests.ui.conftest import FakeSite, Spy, becomes, until
+from tests.ui.conftest import FakeSite, Spy, becomes, open_settings, until
 from tests.ui.fake_backend import FakeBackend
 
 Open = Callable[..., Page]
@@ -88,45 +88,6 @@ def test_stop_frees_the_engine_and_keeps_the_answer(open_page: Open, fake_site: 
     expect(page.locator("#question .submit-button")).to_be_visible()
 
 
-@pytest.mark.parametrize("leave", ["close", "new chat"])
-def test_leaving_frees_the_engine(open_page: Open, fake_site: Start, leave: str) -> None:
-    site = fake_site(FakeBackend("word " * 5000, pause=0.02))
-    page = open_page(site.url)
-    ask(page, "hello")
-    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
-    if leave == "close":
-        page.close()
-    else:
-        page.locator("#new-chat").click()
-        expect(page.locator("#conversation .example").first).to_be_visible()
-        expect(page.locator("#question .submit-button")).to_be_visible()
-    until(lambda: site.backend.streams[0].cancelled, 2)
-
-
-def test_a_reload_keeps_the_conversation_and_ends_its_answer(open_page: Open, fake_site: Start) -> None:
-    site = fake_site(FakeBackend("word " * 5000, pause=0.02))
-    page = open_page(site.url)
-    ask(page, "hello")
-    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
-    page.reload()
-    expect(page.locator("#conversation .message.bot")).to_contain_text("word")
-    expect(page.locator("#status")).to_contain_text("Stopped")
-    assert site.backend.streams[0].cancelled
-    site.backend.answer, site.backend.pause = "end", 0.0
-    page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#conversation .message.bot")).to_contain_text("end")
-    expect(page.locator(".chats-current .chats-title")).to_have_text("hello")
-
-
-def test_a_closed_tab_frees_the_engine_before_the_first_word(open_page: Open, fake_site: Start) -> None:
-    site = fake_site(FakeBackend("never", pause=60))
-    page = open_page(site.url)
-    ask(page, "hello")
-    until(lambda: site.backend.streams)
-    page.close()
-    until(lambda: site.backend.streams[0].cancelled, 2)
-
-
 def test_regenerate_and_undo(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend("first"))
     page = open_page(site.url)
@@ -196,6 +157,7 @@ def test_a_message_that_was_clicked_can_be_deleted_with_all_below_it(
 def test_the_settings_reach_the_engine(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend())
     page = open_page(site.url)
+    open_settings(page)
     page.locator("#set-system-prompt textarea").fill("Be brief.")
     page.locator("#set-temperature input[type=number]").fill("0.2")
     page.get_by_text("More", exact=True).click()

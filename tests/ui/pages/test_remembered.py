@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.ui.conftest import FakeSite, becomes, until
+from tests.ui.conftest import FakeSite, becomes, open_settings, until
 from tests.ui.fake_backend import FakeBackend
 from ui.pages.settings_panel import NAMES, STORAGE_KEY, VERSION, restore
 from ui.sampling import ModelSettings
@@ -94,6 +94,7 @@ def number(page: Page, name: str) -> Any:
 def test_who_is_quicker_than_the_page_keeps_what_was_set(open_page: Open, fake_site: Start) -> None:
     page = open_page(fake_site(FakeBackend()).url)
     stored = f"localStorage.getItem('{STORAGE_KEY}')"
+    open_settings(page)
     number(page, "repeat_penalty").fill("1.3")
     becomes(lambda: page.evaluate(f"{stored} !== null"), wanted=True)
     held: list[tuple[Route, Any]] = []
@@ -107,6 +108,7 @@ def test_who_is_quicker_than_the_page_keeps_what_was_set(open_page: Open, fake_s
 
     page.route("**/assets/*.js", hold_the_conversation)
     page.reload()
+    open_settings(page)
     number(page, "max_tokens").fill("32")
     until(lambda: page.evaluate("true") and held)
     assert number(page, "repeat_penalty").input_value() == "1.1"

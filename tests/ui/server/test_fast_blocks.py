@@ -12,11 +12,11 @@ import orjson
 import pytest
 from gradio.queueing import Queue
 from gradio.state_holder import SessionState
+from ui.pages.chat.message_toolbar import Updates
 
 from ui.conversations.store import Store, StoreError
 from ui.generation.streaming import Progress
 from ui.gradio_patches import fast_blocks
-from ui.pages.chat.message_toolbar import Updates
 from ui.pages.chat.navigation import ConversationState, TabView
 from ui.pages.chat.panel import ChatPanel, TabContext
 

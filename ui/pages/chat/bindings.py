@@ -9,8 +9,6 @@ import gradio as gr
 
 from ui.pages.chat.edit_events import EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
-from ui.pages.chat.message_toolbar import Updates
-from ui.pages.chat.navigation import ConversationState
 from ui.pages.chat.panel import ChatPanel
 
 CHAT_QUEUE = "chat"  # the page and the API share one limit
@@ -34,45 +32,34 @@ def bind_events(
     """
     tab = [panel.view, panel.current, model or gr.State(None), *settings]
     streaming = {"outputs": panel.streamed, "concurrency_limit": concurrency, "concurrency_id": CHAT_QUEUE}
+    on = panel.messages.on
 
-    def answer(listener: Any, begin: Any, inputs: Sequence[gr.components.Component]) -> Any:
-        begun = listener(begin, list(inputs), panel.outputs, **_QUICK)
-        streamed = begun.then(events.stream, None, **streaming, **_SHARED)
+    def answer(event: str, begin: Any) -> Any:
+        return shown(on(event)(begin, tab, panel.outputs, **_QUICK).then)
+
+    def shown(listener: Any, **options: Any) -> Any:
+        streamed = listener(events.stream, None, **streaming, **_SHARED, **options)
         return streamed.then(events.finish, None, panel.outputs, **_QUICK)
 
     answered = [
-        answer(panel.box.submit, events.send, [panel.box, *tab]),
-        answer(panel.chatbot.example_select, events.example, tab),
-        answer(panel.chatbot.retry, events.regenerate, tab),
-        answer(panel.chatbot.edit, events.edit, tab),
-        answer(panel.bar.answer.click, events.regenerate, tab),
-        answer(panel.bar.go_on.click, events.continue_answer, tab),
+        answer("send", events.send),
+        answer("edit", events.edit),
+        answer("retry", events.regenerate),
+        answer("answer", events.regenerate),
+        answer("continue", events.continue_answer),
+        shown(on("follow"), trigger_mode="multiple"),
     ]
-    panel.box.stop(events.stop, None, None, **_QUICK)
-    _bind_edits(panel, edits, tab[:3])
+    on("stop")(events.stop, None, None, **_QUICK)
+    for event, handler in (
+        ("refresh", edits.refresh),
+        ("switch", edits.switch),
+        ("undo", edits.undo),
+        ("redo", edits.redo),
+        ("delete", edits.delete),
+        ("restore", edits.restore),
+        ("rate", edits.rate),
+        ("note", edits.save_note),
+    ):
+        # A second click would otherwise be lost while the first is under way.
+        on(event)(handler, tab[:3], panel.outputs, trigger_mode="multiple", **_QUICK)
     return answered
-
-
-def _bind_edits(panel: ChatPanel, edits: EditHandlers, tab: list[Any]) -> None:
-    quick = {"outputs": panel.outputs, **_QUICK}
-
-    def applying(act: Any) -> Any:
-        async def handler(request: gr.Request, *inputs: Any) -> Updates:
-            return await edits.apply(request, inputs, act)
-
-        return handler
-
-    panel.chatbot.undo(edits.undo, tab, **quick)
-    # A second click, which unmarks, would otherwise be lost while the first is under way.
-    panel.chatbot.select(edits.mark, tab, trigger_mode="always_last", **quick)
-    panel.chatbot.like(edits.rate, tab, **quick)
-    bar, note = panel.bar, panel.note
-    bar.earlier.click(applying(lambda state: state.switch_branch(-1)), tab, **quick)
-    bar.later.click(applying(lambda state: state.switch_branch(1)), tab, **quick)
-    bar.redo.click(edits.redo, [panel.box, *tab], **quick)
-    bar.delete.click(edits.ask_to_delete, tab, **quick)
-    bar.cancel.click(applying(lambda state: state), tab, **quick)
-    bar.confirm.click(applying(ConversationState.delete_marked), tab, **quick)
-    for listener in (note.save.click, note.text.submit):
-        listener(edits.save_note, [note.text, note.node, *tab], **quick)
-    note.close.click(note.hide, None, **quick)

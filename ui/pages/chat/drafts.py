@@ -11,19 +11,17 @@ from ui.pages.history.panel import HistoryPanel
 from ui.static import STATIC
 
 _SCRIPT = (STATIC / "drafts.js").read_text(encoding="utf-8")
-_RESTORE = f"(...values) => {{ {ADDRESS}; return ({_SCRIPT})(...values); }}"
+_START = f"(...values) => {{ {ADDRESS}; ({_SCRIPT})(...values); return []; }}"
 _IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
 
 
-def keep_drafts(page: gr.Blocks, box: gr.Textbox, history: HistoryPanel) -> None:
-    """Connect the events of the box and of the open chat to ui/static/drafts.js; none reaches the server."""
+def keep_drafts(page: gr.Blocks, history: HistoryPanel) -> None:
+    """Connect the events of the open chat to ui/static/drafts.js; none reaches the server."""
     current = history.current
-    page.load(inputs=[current, box], outputs=[box], js=_RESTORE, **_IN_BROWSER)
-    box.change(inputs=[box], js=_call("typed"), **_IN_BROWSER)
-    box.submit(inputs=[box], js=_call("send"), **_IN_BROWSER)
-    current.change(inputs=[current, box], outputs=[box], js=_call("turn"), **_IN_BROWSER)
+    page.load(inputs=[current], js=_START, **_IN_BROWSER)
+    current.change(inputs=[current], js=_call("turn"), **_IN_BROWSER)
     history.on_leave(_call("leave"), _call("forget"))
 
 
 def _call(name: str) -> str:
-    return f"(...values) => window.ggufChatDrafts?.{name}(...values) ?? []"
+    return f"(...values) => {{ window.ggufChatDrafts?.{name}(...values); return []; }}"

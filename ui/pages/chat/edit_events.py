@@ -1,4 +1,4 @@
-"""Handlers of clicks that generate nothing: undo, redo, mark, delete, rate, switch between branches."""
+"""Handlers of events that generate nothing: undo, redo, delete, restore, rate, switch between versions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from ui.auth.access import Admit, OwnerOf, admit
 from ui.auth.identity import owner_of
 from ui.conversations.model import Opinion
 from ui.conversations.store import NotFound, StoreError
-from ui.generation.sessions import ActiveStreams
+from ui.generation.sessions import BoundedDict
 from ui.i18n.words import translator
-from ui.pages.chat.message_toolbar import Updates
-from ui.pages.chat.navigation import ConversationState
-from ui.pages.chat.panel import ChatPanel, TabContext
+from ui.pages.chat.message_list import data, node_of, text_of
+from ui.pages.chat.navigation import ConversationState, Deleted
+from ui.pages.chat.panel import ChatPanel, TabContext, Updates
+from ui.pages.chat.readers import TabReaders
+from ui.render.message_items import message_items
+
+MAX_NOTE = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class ContextReader:
 class EditHandlers:
     """Event handlers. Their last inputs are the tab's view, the open conversation and the model."""
 
-    def __init__(self, panel: ChatPanel, live: ActiveStreams, read: ContextReader) -> None:
-        self._panel, self._live, self._read = panel, live, read
+    def __init__(self, panel: ChatPanel, readers: TabReaders, read: ContextReader) -> None:
+        self._panel, self._readers, self._read = panel, readers, read
+        self._deleted = BoundedDict[str, Deleted]()  # what each session deleted last
 
     async def apply(
         self,
@@ -69,62 +74,85 @@ class EditHandlers:
     ) -> Updates:
         """Show the result of `act`; an answer under way in the tab is cancelled."""
         event = self._read(request, inputs)
-        self._live.detach(event.session)
+        self._readers.detach(event.session)
         return await self._with_state(event, lambda state: self._panel.show(act(state), event.tab))
 
-    async def undo(self, request: gr.Request, *inputs: Any) -> Updates:
-        """Move the last question back into the box."""
+    async def refresh(
+        self, request: gr.Request, *inputs: Any, box: str | None = None, translate: bool = False
+    ) -> Updates:
+        """Show all messages, since the page has others than the server thought; `box` gets a text.
+
+        With `translate` the texts of the page are sent as well.
+        """
         event = self._read(request, inputs)
-        self._live.detach(event.session)
-        return await self._with_state(event, lambda state: self._undone(state, event.tab))
+        show = self._panel.show_opened if translate else self._panel.show
+        return await self._with_state(event, lambda state: show(state, event.tab, box=box))
 
-    def _undone(self, state: ConversationState, tab: TabContext) -> Updates:
-        before, question = state.undo()
-        return self._panel.show(before, tab, question)
+    async def switch(self, request: gr.Request, chosen: gr.EventData, *inputs: Any) -> Updates:
+        """Show another version of a message."""
+        return await self.apply(request, inputs, lambda state: state.switch(node_of(chosen)))
 
-    async def redo(self, request: gr.Request, typed: str, *inputs: Any) -> Updates:
-        """Undo an undo; the question leaves the box, unless it was edited there."""
+    async def undo(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
+        """Move a question, by default the last one, back into the box."""
+        event, node = self._read(request, inputs), node_of(clicked)
+        self._readers.detach(event.session)
+
+        def undone(state: ConversationState) -> Updates:
+            before, question = state.undo(node or None)
+            return self._panel.show(before, event.tab, box=question)
+
+        return await self._with_state(event, undone)
+
+    async def redo(self, request: gr.Request, *inputs: Any) -> Updates:
+        """Undo an undo."""
+        return await self.apply(request, inputs, ConversationState.redo)
+
+    async def delete(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
+        """Delete a message and all below it; `restore` brings them back."""
+        event, node = self._read(request, inputs), node_of(clicked)
+        self._readers.detach(event.session)
+
+        def without(state: ConversationState) -> Updates:
+            after, self._deleted[event.session] = state.delete(node)
+            count, t = len(self._deleted[event.session].nodes), event.tab.t
+            words = t("bar.deleted_one") if count == 1 else t("bar.deleted_many", count=t.number(count))
+            return self._panel.show(after, event.tab, undo={"text": words, "button": t("bar.restore")})
+
+        return await self._with_state(event, without)
+
+    async def restore(self, request: gr.Request, *inputs: Any) -> Updates:
+        """Bring back what this tab has deleted last."""
         event = self._read(request, inputs)
-        self._live.detach(event.session)
+        deleted = self._deleted.pop(event.session, None)
 
-        def redone(back: ConversationState) -> Updates:
-            question = None if back.redoable is None else back.tree.nodes[back.redoable].text
-            return self._panel.show(back.redo(), event.tab, "" if typed == question else None)
+        def restored(state: ConversationState) -> Updates:
+            if deleted is None or deleted.key != state.view.key:
+                return self._panel.show(state, event.tab)
+            return self._panel.show(state.restore(deleted), event.tab)
 
-        return await self._with_state(event, redone)
+        return await self._with_state(event, restored)
 
-    async def mark(self, request: gr.Request, clicked: gr.SelectData, *inputs: Any) -> Updates:
-        """Mark the clicked message for the toolbar; an answer under way continues."""
-        event, index = self._read(request, inputs), row_index(clicked.index)
-        return await self._with_state(
-            event, lambda state: self._panel.show_marked(state.mark(index), event.tab)
-        )
-
-    async def ask_to_delete(self, request: gr.Request, *inputs: Any) -> Updates:
-        """Ask for confirmation before the marked message is deleted."""
-        event = self._read(request, inputs)
-        return await self._with_state(event, lambda state: self._panel.bar.ask_to_confirm(state, event.tab.t))
-
-    async def rate(self, request: gr.Request, liked: gr.LikeData, *inputs: Any) -> Updates:
+    async def rate(self, request: gr.Request, rated: gr.EventData, *inputs: Any) -> Updates:
         """Save a thumb up or down, and ask for a note."""
-        event, opinions = self._read(request, inputs), dict[object, Opinion]({True: "like", False: "dislike"})
+        event, node, opinion = self._read(request, inputs), node_of(rated), data(rated).get("opinion")
+        chosen: Opinion | None = "like" if opinion == "like" else "dislike" if opinion == "dislike" else None
 
-        def rated(state: ConversationState) -> Updates:
-            node = state.message_at(row_index(liked.index))
-            after = state.rate(node.id, opinions.get(liked.liked), node.note)
-            return self._panel.ask_feedback(after, after.tree.nodes[node.id], event.tab)
+        def shown(state: ConversationState) -> Updates:
+            after = state.rate(node, chosen, state.message(node).note)
+            items = message_items(after.path, after.tree, event.tab.t, asking=node if chosen else None)
+            return self._panel.show(after, event.tab, items=items)
 
-        return await self._with_state(event, rated)
+        return await self._with_state(event, shown)
 
-    async def save_note(self, request: gr.Request, text: str, node: int | None, *inputs: Any) -> Updates:
-        """Save the note on the rated answer."""
+    async def save_note(self, request: gr.Request, written: gr.EventData, *inputs: Any) -> Updates:
+        """Save the note on an answer that was rated."""
+        event, node, note = self._read(request, inputs), node_of(written), text_of(written)
 
         def saved(state: ConversationState) -> Updates:
-            if node is not None and node in state.tree.nodes:
-                state.rate(node, state.tree.nodes[node].opinion, text.strip())
-            return self._panel.note.hide()
+            after = state.rate(node, state.message(node).opinion, note.strip()[:MAX_NOTE])
+            return self._panel.show(after, event.tab)
 
-        return await self._with_state(self._read(request, inputs), saved)
+        return await self._with_state(event, saved)
 
     async def _with_state(self, event: EventContext, show: Callable[[ConversationState], Updates]) -> Updates:
         """Return what `show` returns for the tab's state, or its error. It runs in a thread."""
@@ -136,8 +164,3 @@ class EditHandlers:
                 return self._panel.show_error(error, event.tab)
 
         return await self._panel.off_loop(shown)
-
-
-def row_index(index: object) -> int:
-    """Return the Chatbot's row index, or -1: other kinds of index are no integers."""
-    return index if isinstance(index, int) else -1

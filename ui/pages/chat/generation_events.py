@@ -1,68 +1,45 @@
-"""Handlers of the events that generate an answer: send, example, regenerate, continue, edit, stop.
+"""Handlers of the events that generate an answer: send, regenerate, continue, edit, stop.
 
 An answer is three Gradio events: the click begins it, `stream` shows it while it is written, and `finish`
 shows the final state. The model starts with the click, without another round trip. Gradio processes all
-outputs of an event at every update, ten times a second for each reader, so `stream` has only three
+outputs of an event at every update, ten times a second for each reader, so `stream` has only one
 (`ChatPanel.streamed`). Updates are sent without postprocessing (ui/server/page.py).
 
-No thread waits for an answer. Stop cancels the stream in the engine, so that the answer ends like any other
-and keeps its statistics. When a tab asks for something new or opens another conversation, its previous
-answer is cancelled, and no more of it is shown.
+No thread waits for an answer. It belongs to its conversation (ui/generation/running.py): a tab that opens
+another chat, is reloaded or closed leaves it, and one that opens a chat with an answer under way follows it
+by `stream` and `finish`. Stop cancels the stream in the engine, so that the answer ends like any other and
+keeps its statistics. What changes the conversation in a tab (an edit, another version, undo, delete) stops
+the answer that this tab shows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from engine.errors import Unforeseen, foreseen
 from ui.auth.limits import RateLimitExceeded
-from ui.conversations.model import Node
 from ui.conversations.store import NotFound, StoreError
-from ui.generation.answering import Answerer, Task
-from ui.generation.sessions import ActiveStreams, BoundedDict, TabRequest
-from ui.generation.streaming import Progress
-from ui.i18n.words import translator
-from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext, row_index
-from ui.pages.chat.message_toolbar import Updates
+from ui.generation.answering import Answerer
+from ui.generation.running import RunningAnswer, RunningAnswers
+from ui.generation.sessions import BoundedDict
+from ui.generation.task import Task
+from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext
+from ui.pages.chat.message_list import data, node_of, text_of
 from ui.pages.chat.navigation import ConversationState, TabView
-from ui.pages.chat.panel import ChatPanel
+from ui.pages.chat.panel import ChatPanel, TabContext, Updates
+from ui.pages.chat.readers import Reader, TabReaders
 from ui.pages.settings_panel import SettingsPanel
-from ui.render.messages import chatbot_rows, restore_markdown
-from ui.render.status import Failure, line
+from ui.render.status import Failure
 
 READY_SECONDS = 2.0  # a question waits this long for its page, which may never open after a restart
-SETTLE_SECONDS = 1.0  # an opening page waits this long for the answer of the page that it replaces
 Act = Callable[[ConversationState], ConversationState]
-
-
-@dataclass
-class Work:
-    """An answer that a tab has asked for: `here` is the state before, `there` the one with the question.
-
-    `admitted` is held while the answer is written. `question` goes back into the box when it cannot be
-    answered, for the reason `failure`. The task `writing` updates `node` and `progress`, the answer so far,
-    and sets `changed`. `shown`: a `stream` handler follows it.
-    """
-
-    event: EventContext
-    admitted: AbstractContextManager[None]
-    turn: TabRequest
-    here: ConversationState
-    there: ConversationState
-    task: Task
-    question: str | None
-    node: Node
-    progress: Progress = field(default_factory=Progress)
-    failure: Failure | None = None
-    writing: asyncio.Task[None] = field(init=False)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    shown: bool = False
 
 
 class ChatEvents:
@@ -72,155 +49,185 @@ class ChatEvents:
         self,
         panel: ChatPanel,
         answerer: Answerer,
-        live: ActiveStreams,
+        answers: RunningAnswers,
+        readers: TabReaders,
+        *,
         edits: EditHandlers,
         read: ContextReader,
     ) -> None:
-        self._panel, self._answerer, self._live = panel, answerer, live
+        self._panel, self._answerer, self._answers, self._readers = panel, answerer, answers, readers
         self._edits, self._read = edits, read
         self._ready = BoundedDict[str, None]()  # sessions whose page has opened its conversation
-        self._works = BoundedDict[str, Work]()  # the last answer of each session
 
-    async def send(self, request: gr.Request, question: str, *inputs: Any) -> Updates:
-        """Send the question in the box; it stays there while another answer is written."""
+    async def send(self, request: gr.Request, asked: gr.EventData, *inputs: Any) -> Updates:
+        """Send a question; it goes back into the box while another answer is written."""
+        event, question = self._read(request, inputs), text_of(asked)
         if not question.strip():
-            note = line(translator(request)("status.empty_question"), "note")
-            return {self._panel.status: note, self._panel.box: gr.update(value="")}
-        event = self._read(request, inputs)
-        work = self._works.get(event.session)
-        if work is not None and work.turn.shown and not work.writing.done():
             return self._panel.no_update()
+        reader = self._readers.get(event.session)
+        if reader is not None and reader.is_waiting:
+            return await self._edits.refresh(request, *inputs, box=question)
         return await self._begin(event, _asking(question), question)
 
-    async def example(self, request: gr.Request, chosen: gr.SelectData, *inputs: Any) -> Updates:
-        """Send an example question."""
-        text = str(chosen.value["text"])
-        return await self._begin(self._read(request, inputs), _asking(text), text)
-
-    async def regenerate(self, request: gr.Request, *inputs: Any) -> Updates:
-        """Generate another version of the last answer, or the first answer to an unanswered question."""
-        return await self._begin(self._read(request, inputs), ConversationState.regenerate)
+    async def regenerate(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
+        """Generate another version of an answer, or the first answer to an unanswered question."""
+        node = node_of(clicked)
+        return await self._begin(self._read(request, inputs), lambda here: here.regenerate(node or None))
 
     async def continue_answer(self, request: gr.Request, *inputs: Any) -> Updates:
         """Continue the last answer."""
         return await self._begin(self._read(request, inputs), lambda here: here)
 
-    async def edit(self, request: gr.Request, edited: gr.EditData, *inputs: Any) -> Updates:
-        """Send an edited version of an earlier question; an unchanged one is not sent again."""
-        if edited.value == edited.previous_value or not str(edited.value).strip():
-            return await self._edits.apply(request, inputs, lambda here: here)
-        text, index = restore_markdown(str(edited.value)), row_index(edited.index)
-        return await self._begin(
-            self._read(request, inputs), lambda here: here.ask(text, here.message_at(index).parent)
-        )
+    async def edit(self, request: gr.Request, edited: gr.EventData, *inputs: Any) -> Updates:
+        """Send an edited version of a question, or show one of an answer."""
+        node, text = node_of(edited), text_of(edited)
+        if not text.strip():
+            return await self._edits.refresh(request, *inputs)
+        if data(edited).get("role") == "assistant":
+            return await self._edits.apply(request, inputs, lambda here: here.edit(node, text))
+        return await self._begin(self._read(request, inputs), lambda here: here.edit(node, text))
 
     async def stream(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
-        """Show this tab's answer while it is written; cancel it when the reader disconnects."""
+        """Show this tab's answer while it is written; it goes on when the reader disconnects."""
         yield self._panel.no_update()  # Gradio wants at least one
-        work = self._works.get(str(request.session_hash))
-        if work is None or work.shown:
+        reader = self._readers.get(str(request.session_hash))
+        if reader is None or reader.answer is None or reader.followed:
             return
-        work.shown = True
-        path, where = work.task.path, work.event.tab
-        above = chatbot_rows(path[:-1] if work.task.partial else path, where.t)
+        reader.followed = True
         try:
-            while not work.writing.done():
-                await work.changed.wait()
-                work.changed.clear()
-                if work.turn.shown and not work.progress.done and not work.writing.done():
-                    yield self._panel.show_progress(above, work.node, work.progress, where)
-            if not work.turn.shown:
-                yield self._panel.no_update()  # Gradio sends the last update again when an event ends
-        finally:
-            work.writing.cancel()
-            await asyncio.wait({work.writing})
+            async with aclosing(self._shown(reader, reader.answer)) as updates:
+                async for update in updates:
+                    yield update
+        except (GeneratorExit, asyncio.CancelledError):  # the connection ended, and maybe not the tab
+            reader.lost = True
+            raise
+
+    async def _shown(self, reader: Reader, answer: RunningAnswer) -> AsyncGenerator[Updates, None]:
+        """Yield the updates that show an answer in a tab, until it ends or the tab turns away."""
+        with answer.reading(reader.changed):
+            while reader.is_waiting:
+                await reader.next_change()
+                if reader.is_waiting and not answer.progress.done:
+                    try:
+                        update = self._panel.show_progress(answer.node, answer.progress, reader.tab)
+                    except Exception:  # of the page itself: `finish` shows what there is
+                        answer.cancel()
+                        while not answer.done:
+                            await reader.next_change()
+                        raise
+                    yield update
+        if not reader.shown:
+            yield self._panel.no_update()  # Gradio sends the last update again when an event ends
 
     async def finish(self, request: gr.Request) -> Updates:
         """Show the final state of this tab's answer, or its error."""
         session = str(request.session_hash)
-        work = self._works.get(session)
-        if work is None or not work.writing.done():
+        reader = self._readers.get(session)
+        if reader is None or reader.answer is None or reader.there is None or not reader.answer.done:
             return self._panel.no_update()
-        del self._works[session]
-        if not work.turn.shown:
-            return self._panel.no_update()
-        if work.failure is None:
-            there = work.there.view_at(work.node.id)
+        self._readers.leave(session)
+        error = reader.answer.failure
+        if error is None:
             try:
-                show = self._panel.show_ended
-                return await self._panel.off_loop(show, there, work.progress, work.event.tab)
-            except Exception as error:  # noqa: BLE001 - the boundary, as above
-                work.failure = failure(error)
-        return await self._show_failure(work, work.failure)
+                show, node = self._panel.show_ended, reader.answer.node.id
+                return await self._panel.off_loop(
+                    show, reader.there, node, reader.answer.progress, reader.tab
+                )
+            except Exception as unforeseen:  # noqa: BLE001 - the boundary, as above
+                error = unforeseen
+        return await self._show_failure(reader, reader.answer, failure(error))
 
-    async def _show_failure(self, work: Work, failure: Failure) -> Updates:
+    async def _show_failure(self, reader: Reader, answer: RunningAnswer, error: Failure) -> Updates:
         """Show what was written of an answer that cannot be kept, or else the chat without it."""
-        if isinstance(failure, StoreError) and work.progress.text:
-            there = work.there.view_at(work.node.id)
-            return self._panel.show_unsaved(there, work.node, failure, work.event.tab)
-        return await self._show_error(failure, work.event, work.question)
+        if isinstance(error, StoreError) and answer.progress.text:
+            return self._panel.show_unsaved(reader.ended, answer.node, error, reader.tab)
+        return await self._show_error(error, reader.tab, reader.question)
 
     async def open(self, request: gr.Request, current: str | None) -> Updates:
         """Show a conversation at its saved leaf; "" or a deleted one starts a new conversation.
 
-        A question that is sent while the page still loads has already opened its conversation.
+        The tab follows an answer that is under way there. A question that is sent while the page still loads
+        has already opened its conversation.
         """
         event = self._read(request, (TabView(), current, None))
         self._ready[event.session] = None
-        if self._live.is_current(event.session, event.tab.current):
-            return self._panel.show_translated(event.tab)
-        self._live.detach(event.session)
+        if self._readers.is_current(event.session, event.tab.current):
+            return await self._edits.refresh(request, TabView(), current, None, translate=True)
+        self._readers.leave(event.session)
         try:
-            state = await self._state(event)
-            for _ in range(round(SETTLE_SECONDS / 0.05)):
-                if state.last is None or not self._answerer.is_writing(state.last.id):
-                    break
-                await asyncio.sleep(0.05)
-                state = await self._state(event)
+            state, answer = await self._state_and_answer(event)
         except NotFound:
-            state = self._panel.state(replace(event.tab, current=""))  # reads nothing
+            state, answer = self._panel.state(replace(event.tab, current="")), None  # reads nothing
         except StoreError as error:
-            return await self._show_error(error, event)
-        return self._panel.show_opened(state, event.tab)
+            return await self._show_error(error, event.tab)
+        if answer is None:
+            return self._panel.show_opened(state, event.tab)
+        state = state.with_answer(answer.node)
+        reader = Reader(replace(event.tab, view=state.view, current=state.view.key), state.view.key)
+        reader.begin(answer, state)
+        self._readers.set(event.session, reader)
+        return self._panel.show_opened(state, event.tab, follow=True)
+
+    async def _state_and_answer(self, event: EventContext) -> tuple[ConversationState, RunningAnswer | None]:
+        """Return the state of a tab, and the answer that is under way where it looks."""
+        owner, key = event.tab.owner, event.tab.current
+        while True:
+            may_end = key in self._answers.under_way(owner)
+            state = await self._state(event)
+            answer = self._answers.at(owner, key, state.last)
+            if answer is not None or not may_end or key in self._answers.under_way(owner):
+                return state, answer
+            # It has ended meanwhile: what was read may be without its end.
 
     async def _state(self, event: EventContext) -> ConversationState:
         return await self._panel.off_loop(self._panel.state, event.tab)
 
-    async def _show_error(self, error: Failure, event: EventContext, question: str | None = None) -> Updates:
-        return await self._panel.off_loop(self._panel.show_error, error, event.tab, question)
+    async def _show_error(self, error: Failure, tab: TabContext, question: str | None = None) -> Updates:
+        return await self._panel.off_loop(self._panel.show_error, error, tab, question)
 
     async def stop(self, request: gr.Request) -> None:
-        """Cancel the answer under way in this tab."""
-        self._live.cancel(str(request.session_hash))
+        """Stop the answer that this tab shows."""
+        self._readers.stop(str(request.session_hash))
 
     async def close(self, request: gr.Request) -> None:
-        """Forget a closed tab, and cancel its answer."""
+        """Forget a closed tab; its answer goes on."""
         self._ready.pop(str(request.session_hash), None)
-        self._works.pop(str(request.session_hash), None)
-        self._live.detach(str(request.session_hash))
+        self._readers.leave(str(request.session_hash))
 
     async def _begin(self, event: EventContext, start: Act, question: str | None = None) -> Updates:
         """Start an answer in the state that `start` returns; an error gives `question` back."""
         await self._until_ready(event)
-        turn = self._live.new_request(event.session)
-        turn.key = event.tab.view.key or event.tab.current
-        self._works.pop(event.session, None)
+        reader = self._new_reader(event, question)
         try:
             system_prompt, sampling = SettingsPanel.read(event.settings)
             admitted = event.admit()  # before anything is written
             here = await self._state(event)
             there = await self._panel.off_loop(start, here)
         except Exception as error:  # noqa: BLE001 - the boundary: any error ends the turn
-            return await self._show_error(failure(error), event, question)
-        if not turn.shown:  # the tab has turned to something else meanwhile
+            self._readers.drop(event.session, reader)
+            return await self._show_error(failure(error), event.tab, question)
+        if reader.stopped and not reader.shown:  # the tab has changed the conversation meanwhile
             await self._discard(here, there)
             return self._panel.no_update()
-        turn.key = there.view.key
-        task = Task(here.owner, turn.key, tuple(there.path), system_prompt, sampling, event.model)
-        work = Work(event, admitted, turn, here, there, task, question, task.path[-1])
-        work.writing = asyncio.create_task(self._write(work))
-        self._works[event.session] = work
-        return self._panel.show_started(there, event.tab, clear=question is not None)
+        reader.key = there.view.key
+        task = Task(here.owner, reader.key, tuple(there.path), system_prompt, sampling, event.model)
+        answer = RunningAnswer(task)
+        reader.begin(answer, there)
+        self._answers.start(
+            answer, self._write(answer, admitted, reader, partial(self._discard, here, there))
+        )
+        if not reader.shown:  # the tab has turned to another chat
+            return self._panel.no_update()
+        return self._panel.show_started(here, there, event.tab)
+
+    def _new_reader(self, event: EventContext, question: str | None) -> Reader:
+        """Make the tab the reader of an answer to come; in the same chat the one that it shows is stopped."""
+        reader = Reader(event.tab, event.tab.view.key or event.tab.current, question)
+        before = self._readers.get(event.session)
+        if before is not None and before.key == reader.key:
+            before.stop()
+        self._readers.set(event.session, reader)
+        return reader
 
     async def _until_ready(self, event: EventContext) -> None:
         """Wait for the page to load: it would show a new chat over the one that is about to begin."""
@@ -230,28 +237,31 @@ class ChatEvents:
             await asyncio.sleep(0.05)
         self._ready[event.session] = None
 
-    async def _write(self, work: Work) -> None:
-        """Write the answer, or record its failure."""
-        session, turn = work.event.session, work.turn
-        try:
-            with work.admitted:
-                async with aclosing(self._answerer.answer(work.task, session, turn)) as updates:
-                    async for work.node, work.progress in updates:
-                        work.changed.set()
-            if work.progress.error is not None and not work.progress.text:
-                raise work.progress.error
-        except Exception as error:  # noqa: BLE001 - the boundary: the page would wait for good
-            await self._fail(work, failure(error))
-        finally:
-            work.changed.set()
+    async def _write(
+        self,
+        answer: RunningAnswer,
+        admitted: AbstractContextManager[None],
+        asker: Reader,
+        discard: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Write the answer, or record its failure; `admitted` is held while it is written.
 
-    async def _fail(self, work: Work, error: Failure) -> None:
-        """Record why an answer failed; what it has written before a fault of the program is kept."""
-        if isinstance(error, Unforeseen) and work.progress.text:
-            work.progress = replace(work.progress, error=error)
-        else:
-            work.failure = error
-            await self._discard(work.here, work.there)
+        What it has written before a fault of the program is kept. A question that is not answered goes back
+        to the tab that has asked it, by `discard`; when that has turned away, it stays in the chat.
+        """
+        try:
+            with admitted:
+                await self._answerer.write(answer)
+            if answer.progress.error is not None and not answer.progress.text:
+                raise answer.progress.error
+        except Exception as error:  # noqa: BLE001 - the boundary: the page would wait for good
+            reason = failure(error)
+            if isinstance(reason, Unforeseen) and answer.progress.text:
+                answer.progress = replace(answer.progress, error=reason)
+                return
+            answer.failure = reason
+            if asker.shown:
+                await discard()
 
     async def _discard(self, here: ConversationState, there: ConversationState) -> None:
         """Remove the question that `there` has added to `here`, since it is not answered."""

@@ -87,7 +87,7 @@ class ModelsPanel:
         self._shield = gr.HTML(padding=False, elem_id="shield")
 
     def show_below(self, info: ModelInfo) -> None:
-        """Lay out the lines under the head: the progress or error of a switch, and what is wrong with files."""
+        """Lay out the lines under the head: a switch's progress or error, and what is wrong with files."""
         self._name.value = model_name(info)
         self._note = gr.HTML("", padding=False, elem_id="model-note")
         self._warning = gr.HTML("", padding=False, elem_id="model-warning")

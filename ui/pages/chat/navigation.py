@@ -8,23 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
-from ui.conversations.model import Node, Opinion, Tree
+from ui.conversations.model import EDITED, Node, Opinion, Tree
 from ui.conversations.store import NotFound, Store
-from ui.render.messages import chatbot_rows
 
 MAX_CHARACTERS = 1_000_000  # characters of a question, the same limit as an import file's (json_transfer.py)
 
 
 @dataclass(frozen=True)
 class TabView:
-    """What a tab shows: the conversation `key` ("": none yet) down to `leaf`, and the message `marked`.
+    """What a tab shows: the conversation `key` ("": none yet) down to `leaf`.
 
     The leaf is the tab's, so that two tabs with the same conversation write to branches of it.
     """
 
     key: str = ""
     leaf: int | None = None
-    marked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,53 +44,66 @@ class ConversationState:
         """The last message shown."""
         return self.tree.nodes[self.tree.leaf] if self.tree.leaf is not None else None
 
-    def message_at(self, index: int) -> Node:
-        """Return the message of a Chatbot's row. Raises NotFound."""
-        nodes = chatbot_rows(self.path).nodes
-        if not 0 <= index < len(nodes):
+    def message(self, node: int) -> Node:
+        """Return a message that is shown. Raises NotFound."""
+        found = next((shown for shown in self.path if shown.id == node), None)
+        if found is None:
             raise NotFound("this message is not there (any more)")
-        return self.tree.nodes[nodes[index]]
+        return found
 
-    def view_at(self, leaf: int | None, marked: int | None = None) -> ConversationState:
+    def view_at(self, leaf: int | None) -> ConversationState:
         """Return the same conversation down to another message."""
-        view = TabView(self.view.key, leaf, marked)
-        return replace(self, view=view, tree=Tree(self.tree.nodes, leaf))
+        return replace(self, view=TabView(self.view.key, leaf), tree=Tree(self.tree.nodes, leaf))
 
-    def select(self, leaf: int | None, marked: int | None = None) -> ConversationState:
+    def select(self, leaf: int | None) -> ConversationState:
         """Like `view_at`, and save the leaf in the store."""
         self.store.select(self.owner, self.view.key, leaf)
-        return self.view_at(leaf, marked)
+        return self.view_at(leaf)
 
-    def regenerate(self) -> ConversationState:
-        """Return the state before the last answer, from which another one is generated."""
-        last = self.last
-        return self.view_at(last.parent) if last is not None and last.role == "assistant" else self
+    def with_answer(self, answer: Node) -> ConversationState:
+        """Return the state with an answer under way as it is now; one without text is not shown."""
+        there = replace(self, tree=Tree({**self.tree.nodes, answer.id: answer}, self.view.leaf))
+        return there.view_at(answer.id if answer.text.strip() else answer.parent)
 
-    @property
-    def marked(self) -> Node | None:
-        """The message that was clicked, if it is shown."""
-        return next((node for node in self.path if node.id == self.view.marked), None)
+    def before(self, node: int) -> ConversationState:
+        """Return the state without a message and what is below it; all of it if the message is not shown."""
+        shown = next((found for found in self.path if found.id == node), None)
+        return self if shown is None else self.view_at(shown.parent)
 
-    def mark(self, index: int) -> ConversationState:
-        """Mark the message of a row; unmark it when it is marked already."""
-        node = self.message_at(index).id
-        return replace(self, view=replace(self.view, marked=None if node == self.view.marked else node))
+    def regenerate(self, node: int | None = None) -> ConversationState:
+        """Return the state before an answer, by default the last one, from which another one is generated.
+
+        Raises NotFound.
+        """
+        answer = self.last if node is None else self.message(node)
+        return self.view_at(answer.parent) if answer is not None and answer.role == "assistant" else self
 
     def ask(self, text: str, parent: int | None) -> ConversationState:
         """Add a question below `parent`, creating the conversation if needed. Raises RequestError."""
-        if len(text) > MAX_CHARACTERS:
-            raise RequestError(
-                f"the message has {len(text):,} characters: at most {MAX_CHARACTERS:,} are taken"
-            )
+        _check(text)
         key = self.view.key or self.store.create(self.owner)
         asked = self.store.add(self.owner, key, parent, "user", text)
         return open_conversation(self.store, self.owner, TabView(key, asked))
 
-    def undo(self) -> tuple[ConversationState, str]:
-        """Return the state before the last question, and the question, which `redo` shows again."""
-        for node in reversed(self.path):
-            if node.role == "user":
-                return self.select(node.parent), node.text
+    def edit(self, node: int, text: str) -> ConversationState:
+        """Add another version of a question or an answer. Raises NotFound, RequestError."""
+        edited = self.message(node)
+        if edited.role == "user":
+            return self.ask(text, edited.parent)
+        _check(text)
+        key = self.view.key
+        added = self.store.add(self.owner, key, edited.parent, "assistant", text, made=EDITED)
+        return open_conversation(self.store, self.owner, TabView(key, added))
+
+    def undo(self, node: int | None = None) -> tuple[ConversationState, str]:
+        """Return the state before a question, by default the last one, and the question.
+
+        `redo` shows it again. Raises NotFound.
+        """
+        path = self.path if node is None else self.path[: self.path.index(self.message(node)) + 1]
+        for question in reversed(path):
+            if question.role == "user":
+                return self.select(question.parent), question.text
         return self, ""
 
     @property
@@ -123,34 +134,47 @@ class ConversationState:
             self.store.delete(self.owner, asked.view.key)
         return self
 
-    def delete_marked(self) -> ConversationState:
-        """Delete the marked message and everything below it, in all branches."""
-        if self.marked is None:
-            return self
-        self.store.delete_subtree(self.owner, self.view.key, self.marked.id)
-        return open_conversation(self.store, self.owner, TabView(self.view.key, self.view.leaf))
+    def delete(self, node: int) -> tuple[ConversationState, Deleted]:
+        """Delete a message and everything below it, in all branches; return what `restore` brings back.
 
-    @property
-    def versions(self) -> tuple[int, list[int]] | None:
-        """The marked message, or else the last one with versions, and the ids of its versions."""
-        about = [self.marked] if self.marked is not None else self.path[::-1]
-        for node in about:
-            if len(found := self.tree.versions(node.id)) > 1:
-                return node.id, found
-        return None
+        Raises NotFound.
+        """
+        self.message(node)
+        nodes = tuple(self.tree.nodes[found] for found in sorted(self.tree.subtree(node)))
+        self.store.delete_subtree(self.owner, self.view.key, node)
+        after = open_conversation(self.store, self.owner, self.view)
+        return after, Deleted(self.view.key, nodes, self.view.leaf)
 
-    def switch_branch(self, step: int) -> ConversationState:
-        """Show the version before (-1) or after (1) the one in `versions`."""
-        if self.versions is None:
-            return self
-        node, ids = self.versions
-        there = ids[max(0, min(len(ids) - 1, ids.index(node) + step))]
-        return self.select(self.tree.latest_leaf(there), there)
+    def restore(self, deleted: Deleted) -> ConversationState:
+        """Bring back deleted messages. Raises NotFound if the message above them is gone as well."""
+        self.store.restore_messages(self.owner, deleted.key, deleted.nodes, deleted.leaf)
+        return open_conversation(self.store, self.owner, TabView(deleted.key, deleted.leaf))
+
+    def switch(self, node: int) -> ConversationState:
+        """Show another version of a message, down to the newest message below it. Raises NotFound."""
+        versions = {other for shown in self.path for other in self.tree.versions(shown.id)}
+        if node not in versions:
+            raise NotFound("this version is not there (any more)")
+        return self.select(self.tree.latest_leaf(node))
 
     def rate(self, node: int, opinion: Opinion | None, note: str) -> ConversationState:
-        """Save the rating of an answer, with a note."""
+        """Save the rating of an answer, with a note. Raises NotFound."""
         self.store.rate(self.owner, self.view.key, node, opinion, note)
-        return open_conversation(self.store, self.owner, replace(self.view, marked=node))
+        return open_conversation(self.store, self.owner, self.view)
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """Messages that were deleted from the conversation `key`, parents first, and the leaf shown before."""
+
+    key: str
+    nodes: tuple[Node, ...]
+    leaf: int | None
+
+
+def _check(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise RequestError(f"the message has {len(text):,} characters: at most {MAX_CHARACTERS:,} are taken")
 
 
 def open_conversation(store: Store, owner: str, view: TabView) -> ConversationState:

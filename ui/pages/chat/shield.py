@@ -31,7 +31,8 @@ def shield(models: Models, key: str, t: Translator, *, adapter: bool = False) ->
     before, _, after = t("shield.kept", share="\n").partition("\n")
     return html(
         "<a class='shield {{ status }}' href='quality' title='{{ title }}' aria-label='{{ words }}'>"
-        "<span><span class='words'>{{ before }}</span>{{ share }}<span class='words'>{{ after }}</span></span></a>",
+        "<span><span class='words'>{{ before }}</span>{{ share }}"
+        "<span class='words'>{{ after }}</span></span></a>",
         status=entry.status,
         title=t("shield.title"),
         words=t("shield.kept", share=share),

@@ -12,7 +12,7 @@ from ui.generation.side_by_side import Column
 from ui.i18n.words import Translator
 from ui.pages.compare.tally import Pair
 from ui.render.html import html, render
-from ui.render.status import line, status
+from ui.render.status import line, status_line
 from ui.render.tables import marked
 
 
@@ -76,7 +76,7 @@ def _column(name: str, lane: Column, reference: str | None, hidden: bool, t: Tra
 def _line(lane: Column, t: Translator) -> Markup:
     if lane.stopped:
         return line(t("status.cancelled"), "note")
-    return line(t("compare.waiting"), "busy") if lane.progress is None else status(lane.progress, t)
+    return line(t("compare.waiting"), "busy") if lane.progress is None else status_line(lane.progress, t)
 
 
 def _hidden_line(lane: Column, t: Translator) -> Markup:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from ui.pages.chat.message_toolbar import label
 
 from ui.conversations.store import NotFound, Store
 from ui.i18n.words import ENGLISH
-from ui.pages.chat.message_toolbar import label
 from ui.pages.chat.navigation import ConversationState, TabView, open_conversation, restore_conversation
 
 ME = "local"

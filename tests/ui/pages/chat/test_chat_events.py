@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import gradio as gr
 import pytest
+from ui.pages.chat.following import Following
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
@@ -25,6 +26,7 @@ from ui.conversations.store import Store
 from ui.generation import answering
 from ui.generation import sessions as latest
 from ui.generation.answering import Answerer
+from ui.generation.running import RunningAnswers
 from ui.generation.sessions import ActiveStreams
 from ui.models.registry import acquire_model, one_model
 from ui.models.weights_hash import WeightsHashes
@@ -33,6 +35,7 @@ from ui.pages.chat.edit_events import ContextReader, EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.navigation import TabView
 from ui.pages.chat.panel import ChatPanel
+from ui.pages.chat.readers import TabReaders
 from ui.pages.settings_panel import SettingsPanel
 
 ME = "local"
@@ -57,12 +60,16 @@ class Tab:
         self.backend, self.store, self.live = backend, store or OffLoopStore(), ActiveStreams()
         access = access or Access()
         answerer = Answerer(partial(acquire_model, one_model(backend).pool), self.store, self.live, 2048)
+        self.answers, self.readers = RunningAnswers(self.store), TabReaders()
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
-            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=answerer.is_writing)
+            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=self.answers.is_writing)
+            following = Following()
         read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
-        self.edits = EditHandlers(self.panel, self.live, read)
-        self.events = ChatEvents(self.panel, answerer, self.live, self.edits, read)
+        self.edits = EditHandlers(self.panel, self.readers, read)
+        self.events = ChatEvents(
+            self.panel, answerer, self.answers, self.readers, following, edits=self.edits, read=read
+        )
         self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
         self.now: dict[Any, Any] = {self.panel.view: TabView(), self.panel.current: ""}
         self.chat: Any = []
@@ -89,7 +96,7 @@ class Tab:
         self.take(await self.events.finish(self.request))
 
     def take(self, update: dict[Any, Any]) -> None:
-        assert set(update) <= set(self.panel.outputs)
+        assert set(update) <= set(self.events.outputs)
         self.now |= {part: new for part, new in update.items() if new != gr.skip()}
         if (shown := update.get(self.panel.chatbot)) is not None and (
             isinstance(shown, list) or "value" in shown
@@ -194,7 +201,7 @@ def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch
         asked = asyncio.run(tab.events.send(tab.request, "Why?", TabView(), "", None, *tab.values))
     assert len(tab.store.list(ME)) == 2
     assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
-    assert len(tab.events._works) <= 1 and len(tab.events._ready) == len(tab.live._requests) == 1
+    assert len(tab.events._ready) == 1 >= len(tab.readers)
 
 
 def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
@@ -216,8 +223,8 @@ def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> 
             if kept.role == "assistant" and "word word" in kept.text:
                 assert kept.made is not None and kept.made.reason == "interrupted" and kept.made.model
                 break
-        await updates.aclose()  # as when the tab is closed
-        assert tab.backend.streams[0].cancelled
+        await updates.aclose()
+        await tab.events.stop(tab.request)
 
     asyncio.run(killed())
     assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
@@ -238,23 +245,6 @@ def test_stop_before_the_first_word_keeps_the_question_to_be_answered() -> None:
     tab.backend.pause = 0.0
     asyncio.run(tab.follow(tab.events.regenerate(tab.request, *tab.inputs)))
     assert tab.rows() == ["Why?", "never"]
-
-
-def test_a_tab_that_turns_away_ends_the_answer_and_sees_no_more_of_it() -> None:
-    tab = Tab(FakeBackend("word " * 500, pause=0.01))
-
-    async def turned() -> None:
-        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
-        while len(tab.rows()) < 2:
-            await asyncio.sleep(0.02)
-        marked = await tab.edits.mark(tab.request, event(index=0), *tab.inputs)  # while it is written
-        assert not any(marked[button]["visible"] for button in (tab.panel.bar.redo, tab.panel.bar.delete))
-        tab.take(await tab.events.open(tab.request, ""))
-        await task
-
-    asyncio.run(turned())
-    assert tab.rows() == [] and tab.now[tab.panel.current] == ""
-    assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
 
 
 def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
@@ -296,7 +286,7 @@ def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> Non
     tab.store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     tab.send("And?")
     assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
-    assert not tab.events._answerer._writing
+    assert not tab.answers._tasks
     tab.send("x" * 100_000)  # not even the question can be stored
     assert tab.now[tab.panel.box]["value"] and "disk is full" in tab.status
 
@@ -410,20 +400,6 @@ def test_an_answer_whose_reader_went_away_is_saved_later_too(
             await asyncio.sleep(0.05)
 
     asyncio.run(asyncio.wait_for(asked(), 20))
-
-
-def test_a_question_that_a_tab_turns_away_from_is_not_kept() -> None:
-    tab = Tab(FakeBackend("one"))
-
-    async def turned() -> None:
-        with tab.store._lock:
-            sent = asyncio.ensure_future(tab.events.send(tab.request, "Why?", *tab.inputs))
-            await asyncio.sleep(0)  # it waits for the store now
-            tab.take(await tab.events.open(tab.request, ""))
-        await sent
-
-    asyncio.run(turned())
-    assert tab.store.list(ME) == () and not tab.backend.asked
 
 
 def test_an_opinion_and_its_note_are_kept() -> None:
