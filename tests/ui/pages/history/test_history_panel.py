@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from playwright.sync_api import Locator, Page, expect
 from tests.ui.conftest import becomes, serving, violations
 from tests.ui.fake_backend import FakeBackend
 from ui.conversations.store import Store
+from ui.generation.running import RunningAnswers
 from ui.models.registry import one_model
-from ui.pages.history.panel import HistoryPanel
 from ui.server.app import create_app
 
 Open = Callable[..., Page]
@@ -45,7 +44,7 @@ def answering() -> set[str]:
 
 @pytest.fixture
 def address(store: Store, answering: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr("ui.server.page.HistoryPanel", partial(HistoryPanel, under_way=lambda _: answering))
+    monkeypatch.setattr(RunningAnswers, "look", lambda self, owner: frozenset(answering))
     models = one_model(FakeBackend("one two"))
     models.pool.load()
     with serving(create_app(models, 8, local=True, store=store)) as url:
