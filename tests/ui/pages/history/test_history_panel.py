@@ -92,6 +92,7 @@ def test_a_day_with_the_mouse(
     expect(chats(page)).to_have_text(["Name three ships."])
     expect(page.locator(".chats-row mark")).to_have_text(["three", "said", "three"])
     expect(page.locator(".chats-excerpt")).to_have_text("You said: Name three ships.")
+    assert violations(page) == []
     page.locator("#chats-search").fill("nowhere")
     expect(page.locator(".chats-rows")).to_have_text("No chat has these words.")
     page.locator("#chats-search").press("Escape")
@@ -211,7 +212,7 @@ def palette(page: Page) -> None:
     expect(options.filter(has_text="Name three ships.")).to_have_count(1)
     assert violations(page) == []
     page.keyboard.type("sky")
-    expect(options).to_have_text(["Why is the sky blue?You said: Why is the sky blue?"])
+    expect(options).to_have_text(["Why is the sky blue?…Why is the sky blue?"])
     press("Enter")
     expect(page.locator("#conversation")).to_contain_text("You said: Why is the sky blue?")
     press("Control+k")
