@@ -144,19 +144,21 @@ class Conversation:
 
 
 _SUMMARY = "id, title, pinned, updated, folder"
-_LATEST_FIRST = "ORDER BY pinned DESC, updated DESC, rowid DESC"
+_LATEST_FIRST = "ORDER BY pinned DESC, updated DESC"
 
 
 def summaries(connection: sqlite3.Connection, owner: str, words: str = "") -> tuple[Summary, ...]:
     """Read the owner's list, or those that have the `words`: pinned conversations first, then the latest."""
     mine = "FROM conversation WHERE owner = ? AND deleted IS NULL"
     if not words:
-        rows = connection.execute(f"SELECT {_SUMMARY}, '' {mine} {_LATEST_FIRST}", [owner])
+        rows = connection.execute(f"SELECT {_SUMMARY} {mine} {_LATEST_FIRST}, rowid DESC", [owner])
         return tuple(_summary(*row) for row in rows)
     message = """SELECT excerpt(text, ?) FROM node
         WHERE node.conversation = conversation.id AND contains(text, ?) ORDER BY node.id DESC LIMIT 1"""
-    query = f"""SELECT * FROM (SELECT {_SUMMARY}, ({message}) AS found {mine} {_LATEST_FIRST})
-        WHERE found IS NOT NULL OR contains(title, ?)"""
+    # The limit keeps SQLite from looking for the message twice.
+    with_message = f"SELECT {_SUMMARY}, rowid AS number, ({message}) AS found {mine} LIMIT -1"
+    query = f"""SELECT {_SUMMARY}, found FROM ({with_message})
+        WHERE found IS NOT NULL OR contains(title, ?) {_LATEST_FIRST}, number DESC"""
     return tuple(_summary(*row) for row in connection.execute(query, [words, words, owner, words]))
 
 

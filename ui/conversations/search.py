@@ -9,7 +9,7 @@ import re
 from itertools import accumulate
 
 MAX_EXCERPT = 140  # characters
-_BEFORE = 30  # characters of an excerpt before the first of the words
+_BEFORE = 16  # characters of an excerpt before the first of the words, which is visible in a narrow list
 
 
 def contains(text: str, words: str) -> bool:

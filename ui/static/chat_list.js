@@ -90,7 +90,7 @@
       draw();
       if (unknown && !words) toggle(next.folder, true); // the open chat is in it
       clearTimeout(polling);
-      if (items().some((one) => one.live && !(props.here && one.id === current))) polling = setTimeout(() => document.hidden || ask("list"), LIVE_EVERY);
+      if (items().some((one) => one.live && !(props.here && one.id === current))) polling = setTimeout(() => ask("list"), LIVE_EVERY);
     };
     // Show an error, "" for none, and Undo for what was deleted.
     const say = (line) => {

@@ -20,11 +20,12 @@
         act[name]();
       } }, make("span", {}, text), key ? make("kbd", { "aria-hidden": "true" }, key) : null)));
     const outside = (event) => menu.contains(event.target) || button.contains(event.target) || menu.close();
+    const width = innerWidth, turned = () => innerWidth === width || menu.close(); // a phone's bar changes only the height
     menu.close = (back) => {
       menu.remove();
       button.setAttribute("aria-expanded", "false");
       document.removeEventListener("pointerdown", outside, true);
-      window.removeEventListener("resize", menu.close);
+      window.removeEventListener("resize", turned);
       if (back === true) act.leave();
     };
     menu.addEventListener("keydown", (event) => {
@@ -43,7 +44,7 @@
     const below = place.bottom + 4 + size.height < innerHeight;
     Object.assign(menu.style, { left: `${Math.max(8, left)}px`, top: `${Math.max(8, below ? place.bottom + 4 : place.top - size.height - 4)}px` });
     document.addEventListener("pointerdown", outside, true);
-    window.addEventListener("resize", menu.close);
+    window.addEventListener("resize", turned);
     menu.firstElementChild.focus();
   };
 

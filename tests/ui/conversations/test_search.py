@@ -40,10 +40,10 @@ def test_marks_lose_nothing_and_are_where_the_words_are(text: str, word: str) ->
 def test_an_excerpt_begins_shortly_before_the_first_word() -> None:
     text = f"{'before ' * 50}\n\n the  Needle\tand {'after ' * 50}"
     line = excerpt(text, "after needle")
-    assert line.startswith("…before before before the Needle and after") and line.endswith("after…")
+    assert line.startswith("…before the Needle and after") and line.endswith("…")
     assert len(line) <= MAX_EXCERPT and contains(line, "needle")
     assert excerpt("short  needle", "needle") == "short needle"
-    assert excerpt(f"{'ß' * 100}needle", "needle") == f"…{'ß' * 30}needle"
+    assert excerpt(f"{'ß' * 100}needle", "needle") == f"…{'ß' * 16}needle"
 
 
 @given(st.text(max_size=600), st.text(min_size=1, max_size=4))

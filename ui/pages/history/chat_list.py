@@ -110,7 +110,7 @@ class ChatList:
         t = translator(request)
         gaps = {"count": "{count}", "title": "{title}"}
         texts = {key.partition(".")[2]: t(key, **gaps) for key in _TEXTS}
-        view = self._view(self._owner_of(request), _Request(current=current), t)
+        view = self._view(self._owner_of(request), _Request(limits={"": LISTED}, current=current), t)
         return {"texts": texts, "language": t.language, "page": LISTED, "current": current, "view": view}
 
     def list(self, request: gr.Request, asked: _Request) -> Answer:
