@@ -49,7 +49,7 @@ class ComparePanel:
         with gr.Row(elem_id="compare-ways"):
             self._blind = gr.Checkbox(label=text("compare.blind"), info=text("compare.blind.info"))
             self._turns = gr.Checkbox(label=text("compare.turns"), info=text("compare.turns.info"))
-        self._answers = gr.HTML(padding=False, elem_id="lanes", js_on_load=_DRAW)
+        self._answers = gr.HTML(padding=False, elem_id="lanes", js_on_load=_DRAW, apply_default_css=False)
         self._votes = VotePanel()
         self._note = gr.HTML(line(""), padding=False, elem_id="status")
         self._box = gr.Textbox(

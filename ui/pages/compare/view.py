@@ -51,11 +51,9 @@ def columns(shown: Round, t: Translator) -> Markup:
 
     ui/static/compare.js draws the Markdown of `data-text`.
     """
-    lanes = zip(shown.names(), shown.lanes, strict=True)
-    reference = _text(shown.lanes[0]) if shown.done and shown.lanes else None
-    parts = [
-        _column(name, lane, reference if n else None, shown.hidden, t) for n, (name, lane) in enumerate(lanes)
-    ]
+    lanes = enumerate(zip(shown.names(), shown.lanes, strict=True))
+    first = _text(shown.lanes[0]) if shown.done and shown.lanes else None
+    parts = [_column(name, lane, first if n else None, shown.hidden, t) for n, (name, lane) in lanes]
     return html("<div class='lanes'>{{ parts }}</div>", parts=Markup().join(parts))
 
 
