@@ -170,8 +170,8 @@ class Store:
                 [opinion, queries.replace_surrogates(note), node],
             )
 
-    def delete_subtree(self, owner: str, key: str, node: int) -> None:
-        """Delete a message and all its descendants. Raises NotFound.
+    def delete_subtree(self, owner: str, key: str, node: int) -> tuple[Node, ...]:
+        """Delete a message and all its descendants; return them, parents first. Raises NotFound.
 
         If it was shown, the newest leaf below its siblings is shown next, or else its parent.
         """
@@ -183,6 +183,7 @@ class Store:
             if tree.leaf in deleted:
                 others = [tree.latest_leaf(version) for version in tree.versions(node) if version != node]
                 queries.show(connection, key, max(others, default=tree.nodes[node].parent))
+        return tuple(tree.nodes[number] for number in sorted(deleted))
 
     def restore_messages(self, owner: str, key: str, nodes: Sequence[Node], leaf: int | None) -> None:
         """Bring back deleted messages, parents first, and show down to `leaf`. Raises NotFound."""

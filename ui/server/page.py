@@ -59,7 +59,7 @@ def build_page(
     with page:
         _chat(page, models, store, live, answers, concurrency=concurrency, own_machine=own_machine)
     with page.route("Compare", "/compare", show_in_navbar=False):
-        _compare(page, models, store, live, answers, concurrency)
+        _compare(page, models, store, live, answers, concurrency=concurrency)
     with page.route("Quality", "/quality", show_in_navbar=False):
         _quality(page, models, store, answers)
     # All events except answers are quick, and the engine's queue bounds the answers.
@@ -105,7 +105,12 @@ def _chat(
     keep_drafts(page, history)
     keep_address(page, history.current)
     add_chat_endpoint(models.pool, live, concurrency)
-    _wire_common(page, events.close)
+
+    async def close(request: gr.Request) -> None:
+        live.cancel(str(request.session_hash))  # answers of Gradio's API, which end with their client
+        await events.close(request)
+
+    _wire_common(page, close)
 
 
 def _compare(
@@ -114,6 +119,7 @@ def _compare(
     store: Store,
     live: ActiveStreams,
     answers: RunningAnswers,
+    *,
     concurrency: int,
 ) -> None:
     info = models.default_info()

@@ -65,6 +65,7 @@
       if (greeting) this.greet(greeting);
       this.draw();
       if (writing) this.wait();
+      if (writing && this.items.at(-1)?.role === "assistant") this.grow({ item: this.items.at(-1) }); // it goes on
       this.say(status);
       this.offer(redo, answer);
       if (undo) this.offerUndo(undo);
@@ -151,7 +152,7 @@
     /** Show an answer as it grows; its own version, when it is gone on from, is hidden meanwhile. */
     grow({ item, status }) {
       if (!this.busy) return;
-      this.say(status);
+      if (status) this.say(status);
       if (!item) return;
       this.wait();
       const known = this.drawn.get(item.id);

@@ -18,7 +18,7 @@ def ask(page: Page, text: str) -> str:
     """Ask in a new chat, and return its address."""
     page.locator("#question textarea").fill(text)
     page.keyboard.press("Enter")
-    expect(page.locator(".stats").last).to_contain_text("tokens/s")
+    expect(page.locator(".stats").last).to_contain_text("tokens/s ·")
     expect(page).to_have_url(re.compile(r"\?chat=[\w-]+"))
     return page.url
 

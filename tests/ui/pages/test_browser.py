@@ -24,14 +24,14 @@ def ask(page: Page, text: str) -> None:
 
 
 def answer(page: Page) -> str:
-    return str(page.locator("#conversation .message.bot").last.inner_text())
+    return str(page.locator("#conversation .message.bot .markdown").last.inner_text())
 
 
 def finish(page: Page) -> str:
-    """Wait until the answer ends, and return the status line."""
-    expect(page.locator("#status")).to_contain_text("tokens/s ·", timeout=SLOW)
-    expect(page.locator("#question .submit-button")).to_be_visible()
-    return str(page.locator("#status").inner_text())
+    """Wait until the answer ends, and return its statistics."""
+    expect(page.locator("#question .submit-button")).to_be_visible(timeout=SLOW)
+    expect(page.locator(".stats").last).to_contain_text("tokens/s")
+    return str(page.locator(".stats").last.inner_text())
 
 
 def set_number(page: Page, name: str, value: str) -> None:
@@ -73,7 +73,7 @@ def test_stop_and_ask_again(open_page: Open, app: AppProcess) -> None:
     page.get_by_role("button", name="Send", exact=True).click()
     until(lambda: page.locator("#conversation .message.bot").count() and len(answer(page)) > 20, 60)
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator("#status")).to_contain_text("Stopped", timeout=5000)
+    expect(page.locator(".stats")).to_contain_text("Stopped", timeout=5000)
     kept = answer(page)
     page.wait_for_timeout(500)
     assert answer(page) == kept
@@ -103,12 +103,12 @@ def test_temperature_and_length_matter(open_page: Open, app: AppProcess) -> None
     set_number(page, "temperature", "0")
     ask(page, LONG_STORY)
     assert "Cut at “Maximum new tokens”" in finish(page)
-    assert "64 tokens" in page.locator("#status").inner_text()
+    assert "64 tokens" in page.locator(".stats").inner_text()
     first = answer(page)
     for temperature in ("0", "1.5"):
         set_number(page, "temperature", temperature)
         page.get_by_role("button", name="Retry").click()
-        expect(page.locator("#status")).not_to_contain_text("tokens/s ·")
+        expect(page.locator("#question .stop-button")).to_be_visible()
         finish(page)
         assert (answer(page) == first) == (temperature == "0")
 
@@ -121,17 +121,19 @@ def test_a_cut_answer_goes_on_and_an_edit_is_a_branch(open_page: Open, app: AppP
     finish(page)
     cut = answer(page)
     page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#status")).to_contain_text("64 tokens ·", timeout=SLOW)  # not 64 tokens/s
+    expect(page.locator(".stats")).to_contain_text("64 tokens ·", timeout=SLOW)  # not 64 tokens/s
     whole = answer(page)
     assert whole.startswith(cut[:-1]) and len(whole) > len(cut)
-    page.get_by_role("button", name="Edit").click()
-    page.locator("#conversation .edit-textarea").fill("What is the capital of France?")
+    question = page.locator("#conversation .message.user")
+    question.hover()
+    question.get_by_role("button", name="Edit").click()
+    question.locator("textarea").fill("What is the capital of France?")
     page.keyboard.press("Enter")
-    expect(page.locator("#bar-label")).to_contain_text("2 of 2")
+    expect(question.locator(".versions")).to_contain_text("2/2")
     finish(page)
     assert answer(page) != whole
-    page.get_by_role("button", name="Version before").click()
-    expect(page.get_by_test_id("user")).to_have_text(LONG_STORY)
+    question.get_by_role("button", name="Version before").click()
+    expect(question.locator(".markdown")).to_have_text(LONG_STORY)
     assert answer(page) == whole
 
 
@@ -140,11 +142,11 @@ def test_a_phone_is_wide_enough(open_page: Open, app: AppProcess, dark: bool) ->
     page = open_page(app.address(), 390, 844, dark)
     expect(page.locator("#settings.open")).to_have_count(0)  # open, it would cover the page
     ask(page, f"{'unbreakable' * 20} `{'code' * 40}` what is this?")
-    expect(page.locator("#conversation .message.bot")).to_be_visible(timeout=SLOW)
+    expect(page.locator("#conversation .message.bot .markdown")).to_be_visible(timeout=SLOW)
     page.keyboard.press("Escape")  # it may have ended already
     finish(page)
     becomes(lambda: page.evaluate("document.scrollingElement.scrollWidth > innerWidth"), wanted=False)
-    for part in ("#head", "#facts", "#conversation .message.user", "#status", "#question"):
+    for part in ("#head", "#facts", "#conversation .message.user", "#conversation .stats", "#question"):
         box = page.locator(part).bounding_box()
         assert box and box["x"] >= 0 and box["x"] + box["width"] <= 390, part
     becomes(lambda: page.locator("#question").bounding_box()["y"] < 844, wanted=True)  # type: ignore[index]

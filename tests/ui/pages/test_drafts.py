@@ -26,7 +26,7 @@ def chats(page: Page) -> Locator:
 def ask(page: Page, text: str) -> None:
     box(page).fill(text)
     box(page).press("Enter")
-    expect(page.locator(".stats").last).to_contain_text("tokens/s")
+    expect(page.locator(".stats").last).to_contain_text("tokens/s ·")
 
 
 def test_each_chat_keeps_its_unsent_question(open_page: Open, fake_site: Start) -> None:

@@ -43,13 +43,36 @@ def test_a_reload_and_another_chat_leave_an_answer_under_way(open_page: Open, fa
     page.locator("#history-new").click()
     expect(page.locator("#conversation .message")).to_have_count(0)
     expect(page.locator("#question .submit-button")).to_be_visible()
-    page.locator("#history-list label").click()
+    expect(page.locator(".chats-live")).to_be_visible()
+    page.locator(".chats-title").click()
     until(grows(page))
     assert len(site.backend.streams) == 1 and not site.backend.streams[0].cancelled
     let_end(site)
     expect(page.locator("#conversation .message.bot")).to_contain_text(f"w{WORDS - 1}")
-    expect(page.locator("#status")).to_contain_text(f"{WORDS:,} tokens")
+    expect(page.locator(".stats").last).to_contain_text(f"{WORDS:,} tokens")
     expect(page.locator("#question .submit-button")).to_be_visible()
+
+
+def test_a_page_looks_for_answers_in_other_chats_until_they_have_ended(
+    open_page: Open, fake_site: Start
+) -> None:
+    site = fake_site(growing())
+    page = open_page(site.url)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    ask(page, "hello")
+    until(grows(page))
+    page.locator("#history-new").click()
+    expect(page.locator(".chats-live")).to_be_visible()
+    page.wait_for_timeout(500)
+    requests.clear()
+    page.wait_for_timeout(3500)
+    assert 1 <= len(requests) <= 2
+    let_end(site)
+    expect(page.locator(".chats-live")).to_have_count(0)
+    requests.clear()
+    page.wait_for_timeout(3500)
+    assert requests == []
 
 
 @pytest.mark.parametrize("pause", [0.02, 60])

@@ -50,7 +50,7 @@ MOVES = "(e) => parseFloat(getComputedStyle(e).transitionDuration) > 0.01"  # se
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
   if (e === document.body) return ['', true];  // once round
-  const frame = getComputedStyle(e.closest('.input-container') || e);
+  const frame = getComputedStyle(e.closest('.input-container, #question') || e);
   return [(e.getAttribute('aria-label') || e.innerText || e.id || e.tagName).trim(),
     style.outlineStyle !== 'none' || frame.outlineStyle !== 'none'];
 }"""
@@ -68,7 +68,7 @@ def test_everyone_can_read_the_page(open_page: Open, fake_site: Start, dark: boo
     open_settings(page)
     page.locator("#more-settings button").click()
     ask(page, HEBREW)
-    expect(page.locator("#status")).to_contain_text("first word")
+    expect(page.locator(".stats").last).to_contain_text("first word")
     expect(page.locator("#conversation .katex").first).to_be_visible()
     page.wait_for_timeout(300)  # colours fade in
     becomes(lambda: violations(page), [])  # with an answer and all settings open
@@ -84,7 +84,7 @@ def test_everyone_can_read_the_page(open_page: Open, fake_site: Start, dark: boo
 def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
     page = open_page(fake_site(FakeBackend(ANSWER)).url)
     ask(page, "hello")
-    expect(page.locator("#status")).to_contain_text("first word")
+    expect(page.locator(".stats").last).to_contain_text("first word")
     open_settings(page)
     page.locator("#head h1").click()
     reached = {}
@@ -92,7 +92,7 @@ def test_keyboard_fingers_and_calm(open_page: Open, fake_site: Start) -> None:
         page.keyboard.press("Tab")
         name, seen = page.evaluate(FOCUSED)
         reached[name] = seen
-    assert {"New chat", "Settings", "Copy message", "Retry", "copy", "Back to the defaults"} <= set(reached)
+    assert {"New chat", "Settings", "Copy", "Edit", "Retry", "Back to the defaults"} <= set(reached)
     assert [name for name, seen in reached.items() if not seen] == []
 
     assert page.locator("#settings").evaluate(MOVES)

@@ -62,7 +62,7 @@ def test_a_tab_changes_its_model_and_keeps_it_when_another_does_not_load(
     page.locator("#set-max_tokens input[type=number]").fill("16")
     page.locator("#set-repeat_penalty input[type=number]").fill("1.3")
     ask(page, "What is the capital of France?")
-    expect(page.locator("#status")).to_contain_text("tokens/s ·", timeout=SLOW)
+    expect(page.locator(".stats")).to_contain_text("tokens/s ·", timeout=SLOW)
     expect(other.locator("#head h1")).to_have_text("SmolLM2-135M-Instruct")
     page.reload()
     expect(page.locator("#head h1")).to_have_text("second", timeout=SLOW)

@@ -42,7 +42,7 @@ def test_the_model_reads_its_own_words_not_the_defused_ones(open_page: Open, fak
     site = fake_site(FakeBackend("say <b> and ![x](y)\n    indented"))
     page = open_page(site.url)
     ask(page, "one <i>")
-    expect(page.locator("#status")).to_contain_text("first word")
+    expect(page.locator(".stats").last).to_contain_text("first word")
     ask(page, "two")
     until(lambda: len(site.backend.asked) == 2)
     assert [m["content"] for m in site.backend.asked[1][0]] == [
@@ -51,7 +51,7 @@ def test_the_model_reads_its_own_words_not_the_defused_ones(open_page: Open, fak
         "two",
     ]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.get_by_role("button", name="Copy message").nth(1).click()
+    page.locator(".message.bot .tools .copy").first.click()
     becomes(lambda: page.evaluate("navigator.clipboard.readText()"), "say <b> and ![x](y)\n    indented")
 
 
@@ -83,7 +83,7 @@ def test_stop_frees_the_engine_and_keeps_the_answer(open_page: Open, fake_site: 
     expect(page.locator("#conversation .message.bot")).to_contain_text("word")
     page.locator("#question .stop-button").click()
     until(lambda: site.backend.streams[0].cancelled, 1)
-    expect(page.locator("#status")).to_contain_text("Stopped")
+    expect(page.locator(".stats")).to_contain_text("Stopped")
     expect(page.locator("#conversation .message.bot")).to_contain_text("word")
     expect(page.locator("#question .submit-button")).to_be_visible()
 
@@ -92,13 +92,15 @@ def test_regenerate_and_undo(open_page: Open, fake_site: Start) -> None:
     site = fake_site(FakeBackend("first"))
     page = open_page(site.url)
     ask(page, "hello")
-    expect(page.locator("#conversation .message.bot")).to_have_text("first")
+    expect(page.locator("#conversation .message.bot .markdown")).to_have_text("first")
     expect(page.locator("#question .submit-button")).to_be_visible()
     site.backend.answer = "second"
     page.get_by_role("button", name="Retry").click()
-    expect(page.locator("#conversation .message.bot")).to_have_text("second")
+    expect(page.locator("#conversation .message.bot .markdown")).to_have_text("second")
     assert site.backend.asked[0][0] == site.backend.asked[1][0]
-    page.get_by_role("button", name="Undo").click()
+    page.locator(".message.user").hover()
+    page.locator(".message.user .more").click()
+    page.get_by_role("menuitem", name="Take back into the box").click()
     expect(page.locator("#conversation .message")).to_have_count(0)
     expect(page.locator("#question textarea")).to_have_value("hello")
 
@@ -108,16 +110,16 @@ def test_thoughts_are_folded_while_they_are_written_and_after(open_page: Open, f
         fake_site(FakeBackend("<think>deep " + "hm " * 30 + "</think>So $x^2$ costs $5.", 0.03)).url
     )
     ask(page, "hello")
-    thoughts = page.locator("#conversation .thought-group")
+    thoughts = page.locator("#conversation .thoughts")
     expect(thoughts).to_contain_text("Thinking")
     expect(page.locator("#status")).to_contain_text("Thinking")
-    expect(thoughts).not_to_contain_text("deep")
+    expect(thoughts.locator(".markdown")).to_be_hidden()
     expect(page.locator("#conversation .message.bot").last).to_contain_text("costs $5.")
     expect(page.locator("#conversation .message.bot .katex")).to_have_count(1)
     expect(thoughts).to_contain_text("Thoughts")
-    expect(thoughts).not_to_contain_text("deep")
-    thoughts.locator(".title").click()
-    expect(thoughts).to_contain_text("deep")
+    expect(thoughts.locator(".markdown")).to_be_hidden()
+    thoughts.locator("summary").click()
+    expect(thoughts.locator(".markdown")).to_contain_text("deep")
 
 
 def test_keys_stop_focus_and_start_anew(open_page: Open, fake_site: Start) -> None:
@@ -136,7 +138,7 @@ def test_keys_stop_focus_and_start_anew(open_page: Open, fake_site: Start) -> No
     expect(page.locator("#conversation .example").first).to_be_visible()
 
 
-def test_a_message_that_was_clicked_can_be_deleted_with_all_below_it(
+def test_a_message_is_deleted_with_all_below_it_and_an_answer_is_rated(
     open_page: Open, fake_site: Start
 ) -> None:
     page = open_page(fake_site(FakeBackend("first")).url)
@@ -144,14 +146,15 @@ def test_a_message_that_was_clicked_can_be_deleted_with_all_below_it(
         ask(page, text)
         expect(page.locator("#conversation .message.bot")).to_have_count(number)
         expect(page.locator("#question .submit-button")).to_be_visible()
-    page.get_by_test_id("user").last.click()
-    page.get_by_role("button", name="Delete from here").click()
-    page.get_by_role("button", name="Delete 2 messages").click()
+    page.locator(".message.user").last.hover()
+    page.locator(".message.user .more").last.click()
+    page.get_by_role("menuitem", name="Delete from here").click()
     expect(page.locator("#conversation .message.bot")).to_have_count(1)
-    page.get_by_role("button", name="Dislike").click()
-    page.locator("#note-text input, #note-text textarea").fill("wrong")
+    page.get_by_role("button", name="Bad answer").click()
+    page.locator(".note input").fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.locator("#note")).to_have_count(0)
+    expect(page.locator(".note")).to_have_count(0)
+    expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
 
 
 def test_the_settings_reach_the_engine(open_page: Open, fake_site: Start) -> None:

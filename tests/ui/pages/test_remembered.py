@@ -101,7 +101,7 @@ def test_who_is_quicker_than_the_page_keeps_what_was_set(open_page: Open, fake_s
 
     def hold_the_conversation(route: Route) -> None:
         response = route.fetch()
-        if "feedback_options" in response.text():  # the component that Gradio waits for, then
+        if "js_on_load" in response.text():  # the component that Gradio waits for, then
             held.append((route, response))
         else:
             route.fulfill(response=response)

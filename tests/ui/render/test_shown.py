@@ -1,11 +1,15 @@
-"""The Chatbot's value: rows, folded thoughts, ratings."""
+"""What the page's script gets of a message: its text, thoughts, statistics and versions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from ui.conversations.model import Node, Opinion
-from ui.render.messages import ReasoningSplit, chatbot_rows, opinions, split
+from ui.conversations.model import GenerationInfo, Node, Opinion, Tree
+from ui.i18n.words import ENGLISH
+from ui.render.message_items import message_item, message_items
+from ui.render.messages import ReasoningSplit, split
 
 
 def node(number: int, role: str, text: str, opinion: Opinion | None = None) -> Node:
@@ -35,16 +39,34 @@ def test_thoughts_are_told_from_the_answer(text: str, parts: ReasoningSplit) -> 
     assert split(text) == parts
 
 
-def test_thoughts_have_a_row_of_their_own_that_is_folded_at_any_time() -> None:
-    path = [node(1, "user", "Why?"), node(2, "assistant", "<think>a b c")]
-    for writing, title, nodes in ((True, "Thinking …", (1, 2)), (False, "Thoughts", (1, 2, 2))):
-        now = chatbot_rows(path, writing=writing)
-        assert now.nodes == nodes
-        assert now.rows[1]["metadata"] == {"title": title, "log": "3 words", "status": "done"}
-    done = chatbot_rows([node(1, "user", "Why?"), node(2, "assistant", "<think>a</think>So <b>.")])
-    assert [row["content"][0]["text"].replace("\u2060", "") for row in done.rows] == ["Why?", "a", "So <b>."]
+def test_thoughts_are_an_items_own() -> None:
+    answer = node(2, "assistant", "<think>a b c")
+    for writing in (True, False):
+        item = message_item(answer, ENGLISH, writing=writing)
+        assert (item["thoughts"], item["text"], item["thinking"]) == ("a b c", "", writing)
+        assert item["thought_words"] == "3 words"
+    done = message_item(node(2, "assistant", "<think>a</think>So <b>."), ENGLISH)
+    assert (done["thoughts"], done["text"], done["edited"]) == ("a", "So <b>.", "<think>a</think>So <b>.")
+    assert message_item(node(1, "user", "<think>why?"), ENGLISH)["text"] == "<think>why?"
 
 
-def test_opinions_are_counted_by_the_assistants_bubbles() -> None:
-    path = [node(1, "user", "a"), node(2, "assistant", "<think>x</think>y", "like"), node(3, "user", "b")]
-    assert opinions([*path, node(4, "assistant", "c"), node(5, "user", "d")]) == ["Like", None]
+def test_an_item_says_how_its_answer_was_made() -> None:
+    settings = {"temperature": 0.5, "top_k": 40, "mirostat": 0, "xtc_probability": 0.2}
+    made = GenerationInfo("m", "abc" * 9, "Q4_0", "Be brief.", settings, "length", 90, 30, 5, 0.2, 1.0)
+    item = message_item(replace(node(2, "assistant", "x"), made=made), ENGLISH)
+    assert item["cut"] and "5 tokens" in item["stats"]
+    assert item["details"] == [
+        ("Model", "m · Q4_0 · abcabcabcabc"),
+        ("Prompt", "90 tokens, 30 of them from the cache"),
+        ("System prompt", "Be brief."),
+        ("Settings", "temperature 0.5, top_k 40, xtc_probability 0.2"),
+    ]
+
+
+def test_items_know_their_versions() -> None:
+    nodes = {n.id: n for n in (node(1, "user", "a"), node(2, "assistant", "b", "like"))}
+    nodes[3] = replace(nodes[2], id=3, text="c")
+    tree = Tree(nodes, 3)
+    first, second = message_items(tree.path(), tree, ENGLISH, asking=3)
+    assert (first["versions"], second["versions"]) == ([1], [2, 3])
+    assert (first["ask_note"], second["ask_note"]) == (False, True) and second["opinion"] == "like"

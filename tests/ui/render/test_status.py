@@ -9,7 +9,7 @@ from tests.ui.fake_backend import INFO, finished
 from ui.conversations.model import GenerationInfo
 from ui.generation.streaming import Progress
 from ui.models.files import short_name
-from ui.render.status import error_line, made_line, model_facts, model_name, status
+from ui.render.status import ended_text, error_line, error_status, model_facts, model_name, status
 
 
 def progress(*events: object) -> Progress:
@@ -35,7 +35,7 @@ def progress(*events: object) -> Progress:
     ],
 )
 def test_the_line_says_what_is_happening(events: list[object], words: str) -> None:
-    assert words in status(progress(*events))
+    assert words in status(progress(*events)).text
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_line_says_what_is_happening(events: list[object], words: str) -> No
 )
 def test_a_cut_answer_says_which_limit_cut_it(limit: Any, written: int, words: str) -> None:
     made = GenerationInfo("m", "", "", "", {"max_tokens": limit}, "length", 9, 0, written, None, 1.0)
-    assert words in made_line(made)
+    assert words in ended_text(made)
 
 
 def test_errors_are_said_in_plain_words() -> None:
@@ -59,7 +59,7 @@ def test_errors_are_said_in_plain_words() -> None:
     assert "prompt of 9000 tokens" in error_line(
         RequestError("a prompt of 9000 tokens does not fit: shorten it")
     )
-    assert "kept" in error_line(EngineStopped("shut down"), partial=True)
+    assert "kept" in error_status(EngineStopped("shut down"), partial=True).text
 
 
 def test_everything_is_escaped() -> None:

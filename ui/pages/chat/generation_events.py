@@ -210,15 +210,23 @@ class ChatEvents:
             await self._discard(here, there)
             return self._panel.no_update()
         reader.key = there.view.key
-        task = Task(here.owner, reader.key, tuple(there.path), system_prompt, sampling, event.model)
-        answer = RunningAnswer(task)
+        answer = self._continued_already(there)
+        if answer is None:
+            task = Task(here.owner, reader.key, tuple(there.path), system_prompt, sampling, event.model)
+            answer = RunningAnswer(task)
+            writing = self._write(answer, admitted, reader, partial(self._discard, here, there))
+            self._answers.start(answer, writing)
         reader.begin(answer, there)
-        self._answers.start(
-            answer, self._write(answer, admitted, reader, partial(self._discard, here, there))
-        )
         if not reader.shown:  # the tab has turned to another chat
             return self._panel.no_update()
         return self._panel.show_started(here, there, event.tab)
+
+    def _continued_already(self, there: ConversationState) -> RunningAnswer | None:
+        """Return the answer under way that another tab continues: two would overwrite each other's text."""
+        if there.last is None or there.last.role != "assistant":
+            return None
+        found = self._answers.at(there.owner, there.view.key, there.last)
+        return None if found is None or found.stopped else found
 
     def _new_reader(self, event: EventContext, question: str | None) -> Reader:
         """Make the tab the reader of an answer to come; in the same chat the one that it shows is stopped."""

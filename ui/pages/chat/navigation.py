@@ -140,8 +140,7 @@ class ConversationState:
         Raises NotFound.
         """
         self.message(node)
-        nodes = tuple(self.tree.nodes[found] for found in sorted(self.tree.subtree(node)))
-        self.store.delete_subtree(self.owner, self.view.key, node)
+        nodes = self.store.delete_subtree(self.owner, self.view.key, node)
         after = open_conversation(self.store, self.owner, self.view)
         return after, Deleted(self.view.key, nodes, self.view.leaf)
 

@@ -79,7 +79,7 @@ class ChatPanel:
 
     def no_update(self) -> Updates:
         """Return an update that changes nothing: Gradio would take an empty dict for a value."""
-        return {self.view: gr.skip()}
+        return {self.messages.growing: gr.skip()}
 
     def show(self, state: ConversationState, tab: TabContext, **changes: Any) -> Updates:
         """Show a state. `changes` are further keys of the update, such as a text for the box."""
@@ -107,7 +107,8 @@ class ChatPanel:
 
     def show_started(self, here: ConversationState, state: ConversationState, tab: TabContext) -> Updates:
         """Show the question, before the answer begins. The tab shows the messages of `here` already."""
-        return self._since(here, self.show(state, tab, writing=True, redo=False, answer=False, meter=None))
+        changes = {"writing": True, "redo": False, "answer": False, "meter": None}
+        return self._since(here, self.show(state, tab, **changes))
 
     def _since(self, here: ConversationState, updates: Updates) -> Updates:
         """Leave out the messages at the beginning that the tab shows already."""

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import gradio as gr
 import pytest
-from ui.pages.chat.following import Following
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
@@ -63,16 +62,17 @@ class Tab:
         self.answers, self.readers = RunningAnswers(self.store), TabReaders()
         with gr.Blocks():
             self.settings = SettingsPanel(2048)
-            self.panel = ChatPanel(self.store, 2048, current=gr.State(""), is_writing=self.answers.is_writing)
-            following = Following()
+            self.panel = ChatPanel(self.store, current=gr.State(""), is_writing=self.answers.is_writing)
         read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
         self.edits = EditHandlers(self.panel, self.readers, read)
         self.events = ChatEvents(
-            self.panel, answerer, self.answers, self.readers, following, edits=self.edits, read=read
+            self.panel, answerer, self.answers, self.readers, edits=self.edits, read=read
         )
         self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
         self.now: dict[Any, Any] = {self.panel.view: TabView(), self.panel.current: ""}
-        self.chat: Any = []
+        self.items: list[Any] = []
+        self.page: Any = None
+        self.growing: Any = {"item": None, "status": None}
         self.values = [component.value for component in self.settings.components]
         self.take(asyncio.run(self.events.open(self.request, "")))
 
@@ -96,32 +96,49 @@ class Tab:
         self.take(await self.events.finish(self.request))
 
     def take(self, update: dict[Any, Any]) -> None:
-        assert set(update) <= set(self.events.outputs)
+        """Do what the page's script does with an update (ui/static/message_list.js)."""
+        assert set(update) <= {*self.panel.outputs, *self.panel.streamed}
         self.now |= {part: new for part, new in update.items() if new != gr.skip()}
-        if (shown := update.get(self.panel.chatbot)) is not None and (
-            isinstance(shown, list) or "value" in shown
-        ):
-            self.chat = shown
+        if (page := update.get(self.panel.messages.chat)) is not None:
+            if (first := page.get("from")) is not None and page["items"] is not None:
+                assert first == 0 or self.items[first - 1]["id"] == page["after"]
+                self.items = [*self.items[:first], *page["items"]]
+            self.page, self.growing = page, {"item": None, "status": None}
+        growing = update.get(self.panel.messages.growing, gr.skip())
+        if growing != gr.skip() and self.page["writing"]:
+            self.growing = growing
 
     def send(self, text: str) -> None:
-        asyncio.run(self.follow(self.events.send(self.request, text, *self.inputs)))
+        asyncio.run(self.follow(self.events.send(self.request, event(text=text), *self.inputs)))
 
     def path(self) -> list[Node]:
         (summary,) = self.store.list(ME)
         return self.store.load(ME, summary.id).tree.path()
 
     def rows(self) -> list[str]:
-        value = self.chat
-        rows = value["value"] if isinstance(value, dict) else value
-        return ["".join(part["text"] for part in row["content"]) for row in rows]
+        """Return the texts that the page shows."""
+        grown = self.growing["item"]
+        shown = [item for item in self.items if grown is None or item["id"] != grown["id"]]
+        return [item["text"] for item in [*shown, *([grown] if grown else [])]]
+
+    @property
+    def box(self) -> str | None:
+        return cast("str | None", self.page.get("box"))
+
+    @property
+    def is_idle(self) -> bool:
+        return self.page["writing"] is False
 
     @property
     def status(self) -> str:
-        return str(self.now[self.panel.status])
+        """The line below the messages with its kind, and the last answer's statistics when there is none."""
+        told = self.growing["status"] or self.page["status"] or {"kind": "", "text": ""}
+        stats = self.items[-1].get("stats", "") if self.items and self.is_idle else ""
+        return f"{told['kind']} {told['text'] or stats}"
 
 
-def event(**data: Any) -> Any:
-    return SimpleNamespace(**data)
+def event(**values: Any) -> gr.EventData:
+    return gr.EventData(None, values)
 
 
 def test_an_answer_is_kept_with_how_it_was_made() -> None:
@@ -133,24 +150,80 @@ def test_an_answer_is_kept_with_how_it_was_made() -> None:
     assert made is not None
     assert (made.reason, made.generated_tokens, made.model) == ("stop", 2, "fake")
     assert made.sampling["temperature"] == 0.7 and "grammar" not in made.sampling
-    assert "12 of 2,048" in tab.now[tab.panel.meter]
+    assert "12 of 2,048" in tab.page["meter"]
     assert "2 tokens" in tab.status
 
 
-def test_redo_takes_its_question_out_of_the_box_but_nothing_else() -> None:
+def test_undo_gives_a_question_back_and_redo_shows_it_again() -> None:
     tab = Tab(FakeBackend("one two"))
     tab.send("Why?")
-    edits = tab.edits
-    for typed, left in (("Why?", ""), ("Why not?", None)):
-        undone = asyncio.run(edits.undo(tab.request, *tab.inputs[:3]))
-        assert undone[tab.panel.box]["value"] == "Why?"
-        tab.take(undone)
-        redone = asyncio.run(edits.redo(tab.request, typed, *tab.inputs[:3]))
-        assert redone[tab.panel.box].get("value") == left
-        tab.take(redone)
-        assert tab.rows() == ["Why?", "one two"]
+    tab.send("And?")
+    for node, question, left in ((0, "And?", ["Why?", "one two"]), (1, "Why?", [])):
+        named = event(node=tab.items[0]["id"]) if node else event()
+        tab.take(asyncio.run(tab.edits.undo(tab.request, named, *tab.inputs[:3])))
+        assert (tab.box, tab.rows(), tab.page["redo"]) == (question, left, True)
+        tab.take(asyncio.run(tab.edits.redo(tab.request, *tab.inputs[:3])))
+        assert tab.rows() == ["Why?", "one two", "And?", "one two"] and not tab.page["redo"]
+    before = tab.page
     tab.send("  ")
-    assert tab.now[tab.panel.box]["value"] == ""
+    assert tab.page is before and len(tab.backend.asked) == 2
+
+
+def test_what_is_deleted_comes_back() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    tab.send("And?")
+    asked = event(node=tab.items[2]["id"])
+    tab.take(asyncio.run(tab.edits.delete(tab.request, asked, *tab.inputs[:3])))
+    assert tab.rows() == ["Why?", "one two"] and "2 messages" in tab.page["undo"]["text"]
+    before = [item["id"] for item in tab.items]
+    tab.take(asyncio.run(tab.edits.restore(tab.request, *tab.inputs[:3])))
+    assert tab.rows() == ["Why?", "one two", "And?", "one two"] == [node.text for node in tab.path()]
+    assert [item["id"] for item in tab.items][:2] == before
+    tab.take(asyncio.run(tab.edits.restore(tab.request, *tab.inputs[:3])))
+    assert len(tab.rows()) == 4, "it comes back once"
+    tab.take(asyncio.run(tab.edits.delete(tab.request, event(node=10**6), *tab.inputs[:3])))
+    assert len(tab.rows()) == 4 and "no longer there" in tab.status
+
+
+def test_an_answer_is_edited_and_gone_on_from() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    edited = event(node=tab.items[1]["id"], role="assistant", text="Because")
+    asyncio.run(tab.follow(tab.events.edit(tab.request, edited, *tab.inputs)))
+    assert tab.rows() == ["Why?", "Because"] and len(tab.backend.asked) == 1
+    assert tab.items[1]["cut"] and len(tab.items[1]["versions"]) == 2 and "by hand" in tab.items[1]["stats"]
+    tab.backend.answer = " of it"
+    asyncio.run(tab.follow(tab.events.continue_answer(tab.request, *tab.inputs)))
+    assert tab.rows() == ["Why?", "Because of it"] == [node.text for node in tab.path()]
+    first = event(node=tab.items[1]["versions"][0])
+    tab.take(asyncio.run(tab.edits.switch(tab.request, first, *tab.inputs[:3])))
+    assert tab.rows() == ["Why?", "one two"]
+
+
+def test_an_earlier_answer_gets_another_version() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    tab.send("And?")
+    tab.backend.answer = "other"
+    again = event(node=tab.items[1]["id"])
+    asyncio.run(tab.follow(tab.events.regenerate(tab.request, again, *tab.inputs)))
+    assert tab.rows() == ["Why?", "other"] and len(tab.items[1]["versions"]) == 2
+    old = event(node=tab.items[1]["versions"][0])
+    tab.take(asyncio.run(tab.edits.switch(tab.request, old, *tab.inputs[:3])))
+    assert tab.rows() == ["Why?", "one two", "And?", "one two"]
+
+
+@pytest.mark.parametrize("data", [None, {}, {"node": "1"}, {"node": True}, {"text": 5}, {"node": -1}, [1]])
+def test_what_a_client_makes_up_changes_nothing(data: Any) -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.send("Why?")
+    made_up = gr.EventData(None, data)
+    for act in (tab.edits.switch, tab.edits.delete, tab.edits.rate, tab.edits.save_note):
+        tab.take(asyncio.run(act(tab.request, made_up, *tab.inputs[:3])))
+    for begin in (tab.events.send, tab.events.edit):
+        asyncio.run(tab.follow(begin(tab.request, made_up, *tab.inputs)))
+    assert [node.text for node in tab.path()] == ["Why?", "one two"] == tab.rows()
 
 
 def test_regenerate_edit_and_go_on() -> None:
@@ -166,13 +239,14 @@ def test_regenerate_edit_and_go_on() -> None:
     assert "4 tokens" in tab.status
     assert [m["content"] for m in tab.backend.asked[1][0]] == ["Why?", "one two"]
     tab.backend.answer = "other"
-    asyncio.run(tab.follow(tab.events.regenerate(tab.request, *tab.inputs)))
+    asyncio.run(tab.follow(tab.events.regenerate(tab.request, event(), *tab.inputs)))
     assert [node.text for node in tab.path()] == ["Why?", "other"]
     assert [m["content"] for m in tab.backend.asked[2][0]] == ["Why?"]
-    edited = event(index=0, value="Who?", previous_value="Why?")
+    edited = event(node=tab.items[0]["id"], text="Who?")
     asyncio.run(tab.follow(tab.events.edit(tab.request, edited, *tab.inputs)))
     assert tab.rows() == ["Who?", "other"]
-    tab.take(asyncio.run(tab.edits.apply(tab.request, tab.inputs, lambda here: here.switch_branch(-1))))
+    old = event(node=tab.items[0]["versions"][0])
+    tab.take(asyncio.run(tab.edits.switch(tab.request, old, *tab.inputs[:3])))
     assert tab.rows() == ["Why?", "other"]
 
 
@@ -182,7 +256,7 @@ def test_a_question_without_an_answer_comes_back(error: Any) -> None:
     tab.backend.refuse = error
     tab.send("Why?")
     assert tab.store.list(ME) == () and tab.rows() == []
-    assert tab.now[tab.panel.box]["value"] == "Why?" and "error" in tab.status
+    assert tab.box == "Why?" and "error" in tab.status
     tab.backend.refuse = None
     tab.values[1] = 99.0
     tab.send("Why?")
@@ -198,9 +272,12 @@ def test_what_a_limit_refuses_is_written_nowhere(monkeypatch: pytest.MonkeyPatch
     tab = Tab(FakeBackend("one"), access=Access(requests_per_minute=2))
     for session in "abc":  # a client that asks without waiting for an answer
         tab.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
-        asked = asyncio.run(tab.events.send(tab.request, "Why?", TabView(), "", None, *tab.values))
+        asked = asyncio.run(
+            tab.events.send(tab.request, event(text="Why?"), TabView(), "", None, *tab.values)
+        )
     assert len(tab.store.list(ME)) == 2
-    assert asked[tab.panel.box]["value"] == "Why?" and "2 requests a minute" in asked[tab.panel.status]
+    page = asked[tab.panel.messages.chat]
+    assert page["box"] == "Why?" and "2 requests a minute" in page["status"]["text"]
     assert len(tab.events._ready) == 1 >= len(tab.readers)
 
 
@@ -209,7 +286,7 @@ def test_an_error_on_the_way_keeps_what_there_is_and_it_can_go_on() -> None:
     tab.send("Why?")
     last = tab.path()[-1]
     assert last.text == "half an" and last.made is not None and last.made.reason == "error"
-    assert "the engine died" in tab.status and tab.now[tab.panel.bar.go_on]["visible"]
+    assert "the engine died" in tab.status and tab.items[-1]["cut"]
 
 
 def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +294,7 @@ def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> 
     tab = Tab(FakeBackend("word " * 50, pause=0.01))
 
     async def killed() -> None:
-        updates = tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs))
+        updates = tab.updates(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
         async for _ in updates:
             kept = (await asyncio.to_thread(tab.path))[-1]
             if kept.role == "assistant" and "word word" in kept.text:
@@ -234,16 +311,18 @@ def test_stop_before_the_first_word_keeps_the_question_to_be_answered() -> None:
     tab = Tab(FakeBackend("never", pause=0.05))
 
     async def stopped() -> None:
-        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        task = asyncio.ensure_future(
+            tab.follow(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+        )
         await asyncio.sleep(0.06)
         await tab.events.stop(tab.request)
         await task
 
     asyncio.run(stopped())
     assert [node.text for node in tab.path()] == ["Why?"]
-    assert tab.now[tab.panel.bar.answer]["visible"]
+    assert tab.page["answer"]
     tab.backend.pause = 0.0
-    asyncio.run(tab.follow(tab.events.regenerate(tab.request, *tab.inputs)))
+    asyncio.run(tab.follow(tab.events.regenerate(tab.request, event(), *tab.inputs)))
     assert tab.rows() == ["Why?", "never"]
 
 
@@ -252,7 +331,9 @@ def test_a_question_that_is_quicker_than_its_page_is_answered() -> None:
     asyncio.run(tab.events.close(tab.request))  # the tab is now unknown, as before its page has loaded
 
     async def quick() -> None:
-        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        task = asyncio.ensure_future(
+            tab.follow(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+        )
         await asyncio.sleep(0.02)
         tab.take(await tab.events.open(tab.request, ""))
         while not (listed := await asyncio.to_thread(tab.store.list, ME)):
@@ -269,8 +350,8 @@ def test_a_chat_that_another_tab_deletes_ends_its_answer(monkeypatch: pytest.Mon
     tab = Tab(FakeBackend("word " * 500, pause=0.01))
 
     async def deleted() -> None:
-        async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
-            if isinstance(tab.now[tab.panel.chatbot], list):
+        async for _ in tab.updates(tab.events.send(tab.request, event(text="Why?"), *tab.inputs)):
+            if tab.growing["item"]:
                 await asyncio.to_thread(tab.store.delete_all, ME)
 
     asyncio.run(deleted())
@@ -288,7 +369,7 @@ def test_an_answer_that_a_full_disk_does_not_take_is_shown_all_the_same() -> Non
     assert tab.rows()[3].startswith("word word") and "disk is full" in tab.status
     assert not tab.answers._tasks
     tab.send("x" * 100_000)  # not even the question can be stored
-    assert tab.now[tab.panel.box]["value"] and "disk is full" in tab.status
+    assert tab.box and "disk is full" in tab.status
 
 
 async def longest_pause(work: Awaitable[None]) -> float:
@@ -311,7 +392,7 @@ def test_a_history_that_another_program_locks_stops_nobody(
         seen: list[str] = []
 
         async def answered(lock_at: int, unlock_at: int) -> None:
-            async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
+            async for _ in tab.updates(tab.events.send(tab.request, event(text="Why?"), *tab.inputs)):
                 seen.append(tab.rows()[-1])
                 words = seen[-1].count("word")
                 if words >= lock_at and words < unlock_at and not backup.in_transaction:
@@ -326,8 +407,13 @@ def test_a_history_that_another_program_locks_stops_nobody(
         assert len(set(seen)) > 8  # the answer goes on
         assert tab.rows()[3].split() == ["word"] * 60 and "database is locked" in tab.status
         assert "saving it is tried again" in tab.status
-        assert asyncio.run(longest_pause(tab.follow(tab.events.send(tab.request, "Who?", *tab.inputs)))) < 0.8
-        assert "database is locked" in tab.status and tab.now[tab.panel.box]["value"] == "Who?"
+        assert (
+            asyncio.run(
+                longest_pause(tab.follow(tab.events.send(tab.request, event(text="Who?"), *tab.inputs)))
+            )
+            < 0.8
+        )
+        assert "database is locked" in tab.status and tab.box == "Who?"
         backup.rollback()
     tab.send("Who?")
     assert tab.path()[-1].text.split() == ["word"] * 60
@@ -335,7 +421,7 @@ def test_a_history_that_another_program_locks_stops_nobody(
 
 async def ask_and_lock(tab: Tab, backup: sqlite3.Connection) -> None:
     """Ask a question, and lock the history from the answer's first word on."""
-    async for _ in tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs)):
+    async for _ in tab.updates(tab.events.send(tab.request, event(text="Why?"), *tab.inputs)):
         if "word" in tab.rows()[-1] and not backup.in_transaction:
             backup.execute("BEGIN EXCLUSIVE")
 
@@ -389,7 +475,9 @@ def test_an_answer_whose_reader_went_away_is_saved_later_too(
 
     async def asked() -> None:
         with closing(sqlite3.connect(file, isolation_level=None)) as backup:
-            async with aclosing(tab.updates(tab.events.send(tab.request, "Why?", *tab.inputs))) as updates:
+            async with aclosing(
+                tab.updates(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+            ) as updates:
                 async for _ in updates:
                     if tab.rows()[-1].count("word") > 3:
                         backup.execute("BEGIN EXCLUSIVE")
@@ -405,13 +493,16 @@ def test_an_answer_whose_reader_went_away_is_saved_later_too(
 def test_an_opinion_and_its_note_are_kept() -> None:
     tab = Tab(FakeBackend("<think>hm</think>So."))
     tab.send("Why?")
-    tab.take(asyncio.run(tab.edits.rate(tab.request, event(index=1, liked=False), *tab.inputs)))
-    assert tab.now[tab.panel.chatbot]["feedback_value"] == ["Dislike"]
-    node = tab.now[tab.panel.note.node]
-    asyncio.run(tab.edits.save_note(tab.request, " wrong ", node, *tab.inputs))
+    node = tab.items[1]["id"]
+    rated = event(node=node, opinion="dislike")
+    tab.take(asyncio.run(tab.edits.rate(tab.request, rated, *tab.inputs[:3])))
+    assert tab.items[1]["opinion"] == "dislike" and tab.items[1]["ask_note"]
+    noted = event(node=node, text=" wrong ")
+    tab.take(asyncio.run(tab.edits.save_note(tab.request, noted, *tab.inputs[:3])))
     assert (tab.path()[-1].opinion, tab.path()[-1].note) == ("dislike", "wrong")
-    tab.take(asyncio.run(tab.edits.rate(tab.request, event(index=2, liked=""), *tab.inputs)))
-    assert tab.path()[-1].opinion is None
+    assert not tab.items[1]["ask_note"]
+    tab.take(asyncio.run(tab.edits.rate(tab.request, event(node=node), *tab.inputs[:3])))
+    assert tab.path()[-1].opinion is None and not tab.items[1]["ask_note"]
 
 
 def test_a_server_that_was_restarted_goes_on_with_the_tabs_conversation() -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import gradio as gr
 import pytest
 
-from engine.errors import QueueFull
+from engine.errors import EngineStopped, QueueFull
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.pages.chat.test_chat_events import ME, Tab, event
 from ui.auth.access import Access
@@ -30,7 +30,7 @@ def another(tab: Tab, session: str = "other") -> Tab:
     other = copy.copy(tab)
     other.request = cast(gr.Request, SimpleNamespace(session_hash=session, headers={}))
     other.now = {tab.panel.view: TabView(), tab.panel.current: ""}
-    other.chat = []
+    other.items, other.growing = [], {"item": None, "status": None}
     return other
 
 
@@ -38,7 +38,7 @@ async def opened(tab: Tab, key: str) -> bool:
     """Open a chat; return whether the tab was told to follow an answer."""
     update = await tab.events.open(tab.request, key)
     tab.take(update)
-    return tab.events.following.signal in update
+    return bool(update[tab.panel.messages.chat].get("follow"))
 
 
 async def followed(tab: Tab) -> None:
@@ -58,7 +58,7 @@ async def until_true(condition: Callable[[], object]) -> None:
 @asynccontextmanager
 async def asking(tab: Tab, question: str = "Why?") -> AsyncIterator[str]:
     """Ask, and go on with the chat's id when the tab shows the first words."""
-    task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, question, *tab.inputs)))
+    task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, event(text=question), *tab.inputs)))
     await until_true(lambda: tab.rows()[-1:] and "word" in tab.rows()[-1])
     yield tab.now[tab.panel.current]
     await asyncio.wait_for(task, 10)
@@ -78,8 +78,7 @@ def words(count: int) -> str:
 
 
 def is_idle(tab: Tab) -> bool:
-    box = tab.now[tab.panel.box]
-    return bool(box["submit_btn"]) and box["stop_btn"] is False
+    return tab.is_idle
 
 
 def test_another_chat_and_back() -> None:
@@ -91,7 +90,7 @@ def test_another_chat_and_back() -> None:
             assert tab.rows() == [] and tab.answers.under_way(ME) == {key} and is_idle(tab)
         assert tab.rows() == [] and not tab.backend.streams[0].cancelled
         assert await opened(tab, key)
-        assert not is_idle(tab) and "busy" in tab.status
+        assert not is_idle(tab)
         await followed(tab)
         assert tab.rows() == ["Why?", words(60)] and "60 tokens" in tab.status and is_idle(tab)
         assert not await opened(tab, key) and tab.answers.under_way(ME) == frozenset()
@@ -105,7 +104,9 @@ def test_a_reload_shows_the_answer_at_once_and_as_it_grows() -> None:
     tab = Tab(FakeBackend(words(80), SLOW))
 
     async def reloaded() -> None:
-        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        task = asyncio.ensure_future(
+            tab.follow(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+        )
         await until_true(lambda: tab.rows()[-1:] and tab.rows()[-1].count("word") > 20)
         key, seen = tab.now[tab.panel.current], tab.rows()[-1].count("word")
         task.cancel()  # the tab's connection ends
@@ -116,7 +117,7 @@ def test_a_reload_shows_the_answer_at_once_and_as_it_grows() -> None:
         async with aclosing(fresh.events.stream(fresh.request)) as growing:
             async for update in growing:
                 fresh.take(update)
-                if fresh.panel.chatbot in update:
+                if fresh.panel.messages.growing in update and fresh.growing["item"]:
                     counts.append(fresh.rows()[-1].count("word"))
         assert counts[0] >= seen and counts == sorted(counts) and len(set(counts)) > 3
         fresh.take(await fresh.events.finish(fresh.request))
@@ -136,8 +137,8 @@ def test_two_tabs_show_one_answer_and_either_stops_it() -> None:
             assert await opened(other, key)
             second = asyncio.ensure_future(followed(other))
             await until_true(lambda: other.rows()[-1].count("word") > 10)
-            kept = await other.events.send(other.request, "And?", *other.inputs)
-            assert kept == other.panel.no_update()
+            kept = await other.events.send(other.request, event(text="And?"), *other.inputs)
+            assert kept[other.panel.messages.chat]["box"] == "And?"
             await other.events.stop(other.request)
             await second
         for one in (tab, other):
@@ -169,7 +170,7 @@ def test_a_question_that_a_tab_turns_away_from_at_once_is_answered() -> None:
 
     async def turned() -> None:
         with tab.store._lock:
-            sent = asyncio.ensure_future(tab.events.send(tab.request, "Why?", *tab.inputs))
+            sent = asyncio.ensure_future(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
             await asyncio.sleep(0)  # it waits for the store now
             tab.take(await tab.events.open(tab.request, ""))
         assert await sent == tab.panel.no_update()
@@ -185,12 +186,14 @@ def test_an_opened_chat_whose_answer_has_not_begun_is_followed() -> None:
     tab = Tab(FakeBackend(words(3), pause=0.05))
 
     async def early() -> None:
-        begun = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        begun = asyncio.ensure_future(
+            tab.follow(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+        )
         await until_true(lambda: tab.now[tab.panel.current])
         fresh = another(tab)
         assert await opened(fresh, tab.now[tab.panel.current])
         assert fresh.rows() == ["Why?"] and not is_idle(fresh)
-        assert not fresh.now[fresh.panel.bar.answer]["visible"]
+        assert not fresh.page["answer"]
         await asyncio.gather(begun, followed(fresh))
         assert fresh.rows() == ["Why?", words(3)] == tab.rows()
 
@@ -216,6 +219,56 @@ def test_a_continued_answer_is_followed_from_its_first_word() -> None:
     run(continued())
 
 
+def test_an_answer_is_continued_once_by_two_tabs() -> None:
+    tab = Tab(FakeBackend("one two"))
+    tab.values[2] = 2
+    tab.send("Why?")
+    tab.values[2] = 100
+    tab.backend.answer, tab.backend.pause = f" {words(50)}", SLOW
+    other = another(tab)
+
+    async def continued() -> None:
+        await opened(other, tab.now[tab.panel.current])
+        first = asyncio.ensure_future(tab.follow(tab.events.continue_answer(tab.request, *tab.inputs)))
+        await until_true(lambda: "word" in tab.rows()[-1])
+        await other.follow(other.events.continue_answer(other.request, *other.inputs))
+        await first
+
+    run(continued())
+    assert len(tab.backend.streams) == 2, "the first answer, and one continuation"
+    assert tab.rows() == other.rows() == ["Why?", f"one two {words(50)}"]
+
+
+def test_an_error_in_the_middle_is_told_in_every_tab() -> None:
+    tab = Tab(FakeBackend(words(40), SLOW, error=EngineStopped("the engine died")))
+    other = another(tab)
+
+    async def failed() -> None:
+        async with asking(tab) as key:
+            assert await opened(other, key)
+            await followed(other)
+
+    run(failed())
+    for one in (tab, other):
+        assert one.rows() == ["Why?", words(40)] and is_idle(one)
+        assert "the engine died" in one.status
+
+
+def test_a_tab_stops_an_answer_that_it_has_only_just_opened() -> None:
+    tab = Tab(FakeBackend(words(500), SLOW))
+    fresh = another(tab)
+
+    async def stopped() -> None:
+        async with asking(tab) as key:
+            assert await opened(fresh, key)
+            await fresh.events.stop(fresh.request)  # before it follows
+            await followed(fresh)
+
+    run(stopped())
+    assert tab.backend.streams[0].cancelled and fresh.rows() == tab.rows()
+    assert is_idle(fresh) and "Stopped" in fresh.status
+
+
 @pytest.mark.parametrize("act", ["edit", "regenerate", "undo", "delete", "switch"])
 def test_what_changes_the_chat_stops_its_answer(act: str) -> None:
     tab = Tab(FakeBackend(words(500), SLOW))
@@ -228,19 +281,18 @@ def test_what_changes_the_chat_stops_its_answer(act: str) -> None:
             await until_true(lambda: "word" in fresh.rows()[-1])
             tab.backend.answer = "end"
             if act == "edit":
-                edited = event(index=0, value="Who?", previous_value="Why?")
+                edited = event(node=fresh.items[0]["id"], text="Who?")
                 await fresh.follow(fresh.events.edit(fresh.request, edited, *fresh.inputs))
             elif act == "regenerate":
-                await fresh.follow(fresh.events.regenerate(fresh.request, *fresh.inputs))
+                await fresh.follow(fresh.events.regenerate(fresh.request, event(), *fresh.inputs))
             elif act == "undo":
-                fresh.take(await fresh.edits.undo(fresh.request, *fresh.inputs))
+                fresh.take(await fresh.edits.undo(fresh.request, event(), *fresh.inputs[:3]))
             elif act == "delete":
-                fresh.take(await fresh.edits.mark(fresh.request, event(index=1), *fresh.inputs))
-                act_ = fresh.edits.apply
-                fresh.take(await act_(fresh.request, fresh.inputs, lambda here: here.delete_marked()))
+                answer = event(node=fresh.items[-1]["id"])
+                fresh.take(await fresh.edits.delete(fresh.request, answer, *fresh.inputs[:3]))
             else:
-                act_ = fresh.edits.apply
-                fresh.take(await act_(fresh.request, fresh.inputs, lambda here: here.switch_branch(1)))
+                question = event(node=fresh.items[0]["id"])
+                fresh.take(await fresh.edits.switch(fresh.request, question, *fresh.inputs[:3]))
             await following
         assert tab.backend.streams[0].cancelled
         expected = {
@@ -260,7 +312,9 @@ def test_a_deleted_chat_ends_its_answer(monkeypatch: pytest.MonkeyPatch, prefill
     tab = Tab(FakeBackend(words(500), 60 if prefill else SLOW))
 
     async def deleted() -> None:
-        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        task = asyncio.ensure_future(
+            tab.follow(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+        )
         await until_true(lambda: tab.backend.streams and (prefill or "word" in "".join(tab.rows())))
         key = tab.now[tab.panel.current]
         await opened(tab, "")  # from another chat
@@ -277,7 +331,9 @@ def test_a_tab_whose_connection_ended_follows_again_and_stops_before() -> None:
     tab = Tab(FakeBackend(words(500), SLOW))
 
     async def lost() -> None:
-        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        task = asyncio.ensure_future(
+            tab.follow(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+        )
         await until_true(lambda: "word" in "".join(tab.rows()))
         key = tab.now[tab.panel.current]
         assert not await opened(tab, key), "it is followed already"
@@ -318,18 +374,35 @@ def test_an_answer_that_ends_while_its_chat_is_opened_is_shown_to_its_end() -> N
     run(ended())
 
 
+def test_a_chat_in_the_trash_ends_its_answer_and_keeps_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "WATCH_SECONDS", 0.02)
+    tab = Tab(FakeBackend(words(500), SLOW))
+
+    async def trashed() -> None:
+        async with asking(tab) as key:
+            await opened(tab, "")
+            await tab.store.off_loop(tab.store.trash, ME, [key])
+            await until_true(lambda: not tab.answers.under_way(ME))
+            await tab.store.off_loop(tab.store.restore, ME, [key])
+        last = (await nodes(tab, key))[-1]
+        assert "word" in last.text and last.made is not None and last.made.reason == "cancelled"
+
+    run(trashed())
+    assert tab.backend.streams[0].cancelled
+
+
 def test_a_refused_question_stays_in_the_chat_that_its_tab_has_left() -> None:
     tab = Tab(FakeBackend())
     tab.backend.refuse = QueueFull("full")
 
     async def refused() -> None:
-        tab.take(await tab.events.send(tab.request, "Why?", *tab.inputs))
+        tab.take(await tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
         key = tab.now[tab.panel.current]
         await tab.events.close(tab.request)
         fresh = another(tab)
         await until_true(lambda: not tab.answers.under_way(ME))
         assert not await opened(fresh, key)
-        assert fresh.rows() == ["Why?"] and fresh.now[fresh.panel.bar.answer]["visible"]
+        assert fresh.rows() == ["Why?"] and fresh.page["answer"]
 
     run(refused())
 
@@ -342,13 +415,13 @@ def test_a_refused_question_comes_back_to_its_tab_and_is_gone_from_the_others() 
     async def refused() -> None:
         fresh = another(tab)
         with tab.store._lock:  # the answer cannot begin
-            begun = asyncio.ensure_future(tab.events.send(tab.request, "Why?", *tab.inputs))
+            begun = asyncio.ensure_future(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
             await asyncio.sleep(0.05)
         tab.take(await begun)
         assert await opened(fresh, key)
         await asyncio.gather(followed(tab), followed(fresh))
         assert tab.rows() == fresh.rows() == ["Who?", "one two three"]
-        assert tab.now[tab.panel.box]["value"] == "Why?" and "value" not in fresh.now[fresh.panel.box]
+        assert tab.box == "Why?" and fresh.box is None
         assert "error" in tab.status and "error" in fresh.status and is_idle(fresh)
 
     run(refused())
@@ -362,13 +435,13 @@ def test_an_answer_without_a_tab_counts_among_the_answers_at_once() -> None:
             await opened(tab, "")
             refused = another(tab)
             await opened(refused, "")
-            await refused.follow(refused.events.send(refused.request, "And?", *refused.inputs))
-            assert refused.now[refused.panel.box]["value"] == "And?" and "error" in refused.status
+            await refused.follow(refused.events.send(refused.request, event(text="And?"), *refused.inputs))
+            assert refused.box == "And?" and "error" in refused.status
             assert await opened(tab, key)
             await tab.events.stop(tab.request)
             await followed(tab)
             tab.backend.answer = "end"
-            await refused.follow(refused.events.send(refused.request, "And?", *refused.inputs))
+            await refused.follow(refused.events.send(refused.request, event(text="And?"), *refused.inputs))
             assert refused.rows() == ["And?", "end"]
 
     run(counted())
@@ -406,7 +479,7 @@ def test_an_answer_that_is_never_read_ends_after_a_grace(monkeypatch: pytest.Mon
     tab.answers._detached_seconds = 0.0
 
     async def unread() -> None:
-        tab.take(await tab.events.send(tab.request, "Why?", *tab.inputs))
+        tab.take(await tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
         await asyncio.sleep(0.05)
         assert tab.answers.under_way(ME)
         await until_true(lambda: not tab.answers.under_way(ME))
@@ -419,7 +492,9 @@ def test_a_server_that_ends_keeps_the_text() -> None:
     tab = Tab(FakeBackend(words(500), SLOW))
 
     async def served() -> None:
-        task = asyncio.ensure_future(tab.follow(tab.events.send(tab.request, "Why?", *tab.inputs)))
+        task = asyncio.ensure_future(
+            tab.follow(tab.events.send(tab.request, event(text="Why?"), *tab.inputs))
+        )
         await until_true(lambda: len(tab.rows()) == 2 and tab.rows()[-1].count("word") > 5)
         await tab.events.close(tab.request)
         await task

@@ -38,7 +38,7 @@ UNFORESEEN = [
 def ended(tab: Tab, said: str) -> None:
     """Check that the page waits for nothing and says what happened."""
     assert "busy" not in tab.status and said in tab.status and "Try again" in tab.status
-    assert tab.now[tab.panel.box]["submit_btn"] and tab.now[tab.panel.box]["stop_btn"] is False
+    assert tab.is_idle
 
 
 def works_again(tab: Tab) -> None:
@@ -53,7 +53,7 @@ def test_an_error_before_the_first_word_gives_the_question_back(error: Exception
     tab.backend.refuse = error
     tab.send("Why?")
     ended(tab, type(error).__name__)
-    assert tab.now[tab.panel.box]["value"] == "Why?" and tab.store.list(ME) == ()
+    assert tab.box == "Why?" and tab.store.list(ME) == ()
     works_again(tab)
 
 
