@@ -1,7 +1,7 @@
 // The list of chats in the rail: its search, groups, keyboard and undo. ui/pages/history/chat_list.py has the server's
 // half; chat_menus.js has the menu of a chat, palette.js the dialog of Ctrl+K. Titles and messages become text nodes only.
 (() => {
-  const UNDO_FOR = 10000, SEARCH_AFTER = 180, LIVE_EVERY = 3000, MAX_TITLE = 60; // milliseconds, characters
+  const UNDO_FOR = 10000, SEARCH_AFTER = 180, LIVE_EVERY = 3000, OPEN_WITHIN = 10000, MAX_TITLE = 60; // milliseconds, characters
   const OPEN_FOLDERS = "gguf-chat.folders";
 
   // Make an element: attributes, listeners (onclick ...), and children, of which strings become text.
@@ -57,7 +57,8 @@
   window.ggufChatList = (element, open, props, server, watch) => {
     let [texts, language, page] = [{}, "en", 200];
     let view = { sections: {}, folders: [], words: "" };
-    let [current, words, stop, editing, wanted] = ["", "", "", null, null];
+    let [current, words, stop, editing] = ["", "", "", null];
+    let [opening, next, guard] = [null, null, 0]; // the chat that the page opens, the one after it, a timer
     let [asked, late, polling] = [0, false, 0]; // the number of requests, a drawing put off, a timer
     let chosen = null; // the ids chosen while several are
     let [error, groups] = ["", 0];
@@ -298,9 +299,21 @@
     };
     const show = (id) => {
       if (!props.here) return void (location.href = `./?chat=${encodeURIComponent(id)}`);
-      api.setCurrent(id);
-      wanted = id;
+      mark(id);
       closeDrawer();
+      turn(id);
+    };
+    const mark = (id) => {
+      if (id === current) return;
+      [current, stop] = [id, id || stop];
+      draw();
+      find(id)?.scrollIntoView({ block: "nearest" });
+    };
+    // Open a chat. One at a time: Gradio may finish events in another order than that of the clicks.
+    const turn = (id) => {
+      if (opening !== null) return void (next = id);
+      opening = id;
+      guard = setTimeout(api.drawn, OPEN_WITHIN);
       open(id);
     };
 
@@ -309,20 +322,24 @@
       find: (text) => server.list_chats({ words: text, limits: { "": 20 } }).then((answer) => answer.view?.sections[""].items ?? [], () => []),
       show,
       texts: () => texts,
-      // The page's open chat has changed; while one is being opened, others are of earlier clicks.
+      // The page's open chat has changed: its first question has made one, unless one was opened here.
       setCurrent: (id) => {
-        if (id === current || (wanted !== null && id !== wanted)) return;
-        [current, stop] = [id, id || stop];
-        draw();
-        find(id)?.scrollIntoView({ block: "nearest" });
-        if (id && !item(id)) ask("list"); // its first question makes a chat
+        if (opening !== null) return;
+        mark(id);
+        if (id && !item(id)) ask("list");
       },
       // What was asked for is open; "" if it is gone.
       opened: (id) => {
-        if (wanted && id === "") {
-          [wanted, current] = [null, ""];
-          ask("list").then(() => say(texts.gone));
-        } else if (id === wanted) wanted = null;
+        if (!opening || id !== "" || next !== null) return;
+        mark("");
+        ask("list").then(() => say(texts.gone));
+      },
+      // It is shown.
+      drawn: () => {
+        clearTimeout(guard);
+        const [last, id] = [opening, next];
+        [opening, next] = [null, null];
+        if (id !== null && id !== last) turn(id);
       },
       delete: async (ids) => {
         const titles = ids.map((id) => item(id)?.title ?? "");
@@ -333,8 +350,8 @@
         [chosen, stop] = [null, next];
         offerUndo(ids, ids.length > 1 ? fill(texts.deleted_many, { count: ids.length }) : fill(texts.deleted, { title: titles[0] }), reopen, drafts);
         if (reopen && props.here) {
-          current = wanted = "";
-          open("");
+          current = "";
+          turn("");
         }
         draw();
         if (focused) (rove(next) ?? search).focus();

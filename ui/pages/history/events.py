@@ -54,12 +54,8 @@ class HistoryActions:
 
     @in_one_line
     def open(self, request: gr.Request, chosen: gr.EventData) -> str:
-        """Open the chat that was chosen in the list."""
+        """Open the chat that was chosen in the list, or a new one."""
         return self._existing(request, str(getattr(chosen, "id", "")))
-
-    def new(self) -> str:
-        """Begin a new chat."""
-        return ""
 
     def ask_delete_all(self, request: gr.Request) -> tuple[Any, Any]:
         """Ask before everything is deleted. In a frame of another site, browsers show no `confirm`."""

@@ -27,11 +27,10 @@ OPEN_WHEN_WIDE = f"""() => {{
   {TOGGLE};
   setTimeout(ready, 400); // it slides in for 300 ms
 }}"""
-CLOSE_ON_A_PHONE = (
-    f"() => {{ if (window.innerWidth < 768 && document.querySelector('#history.open')) {TOGGLE} }}"
-)
 REFRESH = "() => { window.ggufChats?.refresh(); return []; }"
 MARK_CURRENT = "(key) => { window.ggufChats?.setCurrent(key ?? ''); return []; }"
+NEW = "() => { window.ggufChats?.show(''); return []; }"
+DRAWN = "() => { window.ggufChats?.drawn(); return []; }"
 OPENED = "(key) => { window.ggufChats?.opened(key ?? ''); return []; }"
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 _IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
@@ -80,7 +79,7 @@ class HistoryPanel:
                         self._no = _button("history.keep", "history-no")
             links(page, settings=settings)
         self._openings: list[Any] = []
-        self._leaving: list[Callable[..., Any]] = []  # listeners to what opens or begins another chat
+        self._chosen: Any = None  # the event of choosing a chat
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events; call it once, inside the page's Blocks."""
@@ -91,11 +90,9 @@ class HistoryPanel:
         if self._elsewhere:
             self._new.click(None, js="() => { location.href = './?chat='; }", api_visibility="private")
         else:
-            self._leaving.append(self._list.open_chat)
-            # Of several clicks the last one counts.
-            chosen = self._list.open_chat(do.open, None, [self.current], trigger_mode="always_last", **QUICK)
-            chosen.then(inputs=[self.current], js=OPENED, **_IN_BROWSER)
-            self._openings.append(chosen)
+            self._chosen = self._list.open_chat(do.open, None, [self.current], **QUICK)
+            self._chosen.then(inputs=[self.current], js=OPENED, **_IN_BROWSER)
+            self._openings.append(self._chosen)
             self.new_chat_by(self._new)
         self.current.change(inputs=[self.current], js=MARK_CURRENT, **_IN_BROWSER)
         self._delete_all.click(do.ask_delete_all, None, [self._asking, self._question], **QUICK)
@@ -116,10 +113,7 @@ class HistoryPanel:
 
     def new_chat_by(self, button: gr.Button) -> None:
         """Make a click on this button begin a new chat."""
-        self._leaving.append(button.click)
-        begun = button.click(self._do.new, None, [self.current], **QUICK)
-        begun.then(None, js=CLOSE_ON_A_PHONE)
-        self._openings.append(begun)
+        button.click(js=NEW, **_IN_BROWSER)
 
     def on_leave(self, leave: str, delete: str) -> None:
         """Call functions of the browser when the open chat is left, before it is.
@@ -127,8 +121,7 @@ class HistoryPanel:
         `leave` is called with a click that opens or begins another chat; `delete` with true when all chats
         are to be deleted.
         """
-        for listener in self._leaving:
-            listener(None, None, None, js=leave, api_visibility="private")
+        self._list.open_chat(None, None, None, js=leave, api_visibility="private")
         self._yes.click(None, None, None, js=f"() => ({delete})(true)", api_visibility="private")
 
     def on_open(self, draw: Callable[..., Any], outputs: Sequence[Any]) -> None:
@@ -137,7 +130,9 @@ class HistoryPanel:
         Its updates are sent without postprocessing: see ui/server/page.py.
         """
         for event in self._openings:
-            event.then(draw, [self.current], outputs, postprocess=False, **QUICK)
+            drawn = event.then(draw, [self.current], outputs, postprocess=False, **QUICK)
+            if event is self._chosen:
+                drawn.then(js=DRAWN, **_IN_BROWSER)
 
     @staticmethod
     def opener() -> gr.Button:
