@@ -67,7 +67,7 @@
     const composer = (ggufChat.composer = new Composer(element, list));
     const show = () => {
       const page = props.value;
-      if (!page?.items) return;
+      if (!page) return;
       if (page.words) {
         ggufChat.words = page.words;
         composer.translate(page.words);

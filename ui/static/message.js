@@ -62,17 +62,22 @@
       list.trigger("rate", { node: item.id, opinion: item.opinion === opinion ? null : opinion });
     };
     const thumb = (opinion) => tool(opinion, words[opinion], rate(opinion), { "aria-pressed": String(item.opinion === opinion) });
-    const send = (name) => () => list.busy || list.trigger(name, { node: item.id });
+    const retry = () => {
+      if (list.busy) return;
+      list.replace(item);
+      list.trigger("retry", { node: item.id });
+    };
+    const goOn = () => list.busy || list.trigger("continue", { node: item.id });
     return create(
       "div",
       { class: "tools" },
       tool("copy", words.copy, copy),
       tool("edit", words.edit, () => edit(list, item, article)),
-      ...(isAnswer ? [tool("retry", words.retry, send("retry"))] : []),
+      ...(isAnswer ? [tool("retry", words.retry, retry)] : []),
       item.versions.length > 1 ? versionsOf(list, item) : null,
       ...(isAnswer ? [thumb("like"), thumb("dislike")] : []),
       tool("more", words.more, ({ currentTarget }) => openMenu(list, item, article, currentTarget), { "aria-haspopup": "menu" }),
-      item.cut ? create("button", { type: "button", class: "chip continue", onclick: send("continue") }, words.continue) : null,
+      item.cut ? create("button", { type: "button", class: "chip continue", onclick: goOn }, words.continue) : null,
       item.stats ? create("button", { type: "button", class: "stats", title: words.details, tabindex: -1, onclick: () => showDetails(item, article) }, item.stats) : null,
     );
   };
@@ -128,8 +133,14 @@
       article.focus();
     };
     const save = () => {
-      if (box.value.trim() && box.value !== item.edited) list.trigger("edit", { node: item.id, role: item.role, text: box.value });
+      const isNew = box.value.trim() && box.value !== item.edited;
       close();
+      if (!isNew) return;
+      if (!isAnswer) {
+        list.replace(item);
+        list.sent(box.value);
+      }
+      list.trigger("edit", { node: item.id, role: item.role, text: box.value });
     };
     const form = create(
       "div",

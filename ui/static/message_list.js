@@ -57,7 +57,8 @@
 
     /** Show what the server sent. A part that does not fit what is here asks for the whole. */
     show({ from, after, items, writing, status, redo, answer, undo, greeting }) {
-      if (from > 0 && this.items[from - 1]?.id !== after) return this.trigger("refresh", {});
+      if (!items) [from, items, redo, answer] = [this.items.length, [], false, false]; // an error alone: the messages stay
+      else if (from > 0 && this.items[from - 1]?.id !== after) return this.trigger("refresh", {});
       const isNew = from === 0 && items[0]?.id !== this.items[0]?.id;
       this.items = [...this.items.slice(0, from), ...items];
       if (isNew || !this.items.length) [this.begin, this.stuck] = [Math.max(0, this.items.length - PART), true];
@@ -132,12 +133,25 @@
       ggufChat.composer?.setBusy(this.busy);
     }
 
-    /** Draw a question at the click, before the server has it. */
+    /** Draw a question at the click, before the server has it; null: the last one is to be answered. */
     sent(text) {
-      const bubble = create("article", { class: "message user sent" }, create("div", { class: "markdown" }));
-      ggufChat.fill(bubble.firstChild, text);
-      this.end.before(bubble);
+      if (text !== null) {
+        const bubble = create("article", { class: "message user sent" }, create("div", { class: "markdown" }));
+        ggufChat.fill(bubble.firstChild, text);
+        this.end.before(bubble);
+      }
       this.greeting.hidden = true;
+      this.end.replaceChildren();
+      this.setBusy(true);
+      this.wait();
+      this.say(null);
+      this.toEnd();
+    }
+
+    /** Make room at the click for another version of a message, which the server will send. */
+    replace(item) {
+      const at = this.items.findIndex(({ id }) => id === item.id);
+      for (const { id } of this.items.slice(at)) this.drawn.get(id)?.article.remove();
       this.end.replaceChildren();
       this.setBusy(true);
       this.wait();
@@ -180,8 +194,13 @@
 
     /** Offer to bring back what an undo hid, or to answer a question that has no answer. */
     offer(redo, answer) {
-      const chip = (name) => create("button", { type: "button", class: `chip ${name}`, onclick: () => this.trigger(name, {}) }, this.words[name]);
+      const chip = (name) => create("button", { type: "button", class: `chip ${name}`, onclick: () => this.act(name) }, this.words[name]);
       this.end.replaceChildren(...(redo ? [chip("redo")] : []), ...(answer ? [chip("answer")] : []));
+    }
+
+    act(name) {
+      if (name === "answer") this.sent(null);
+      this.trigger(name, {});
     }
 
     /** Offer for ten seconds to bring back what was deleted. */
