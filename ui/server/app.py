@@ -48,7 +48,7 @@ from ui.static import STATIC, scripts
 from ui.static.look import FACE, head
 
 # Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
-# inline scripts; model output never becomes one, as its Markdown is neutralized and sanitized.
+# inline scripts; model output never becomes one, as its Markdown keeps no HTML and is sanitized.
 CONTENT_POLICY = "; ".join(
     (
         "default-src 'self'",
