@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "engine", "ggufio", "ui")
 SINGLE_FILES = ("app.py", "LICENSE")
 """With PACKAGES what the app is, in a Space and in the container's image."""
-SUFFIXES = (".py", ".css", ".html", ".j2", ".jinja", ".js", ".json")
+SUFFIXES = (".py", ".css", ".html", ".j2", ".jinja", ".js", ".json", ".md", ".svg", ".woff2", ".LICENSE")
 """Of the packages' files; nothing else that lies in their folders leaves this machine."""
 OUR_FILE = "ui/server/launch.py"
 """A Space that has it is one of ours, of whatever version."""

@@ -10,10 +10,12 @@ This module does not import Gradio, since the hook comes first, and the terminal
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType, SimpleNamespace
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
     from gradio.block_function import BlockFunction
     from gradio.state_holder import SessionState
+    from starlette.datastructures import Headers
 
 _MODULE, _FUNCTION = "gradio.component_meta", "create_or_modify_pyi"
 
@@ -152,24 +155,47 @@ def use_root_path_of_request() -> None:
     vars(routes.templates)["TemplateResponse"] = template_response
 
 
-def add_to_head(markup: str) -> None:
-    """Put `markup` at the end of the head of Gradio's pages.
+_USED_KEY = re.compile(r"translation_metadata\W+key\W+(\w+)")
+_ADD_RESIZER = b"document.head.appendChild(script);"
 
-    Gradio's own option `head` is added by its script, after the first drawing.
+
+def shape_pages(
+    head: str, language_of: Callable[[Request], str], compressed: Callable[[Response, Headers], Response]
+) -> None:
+    """Put `head` at the end of the head of Gradio's pages, and leave out what a request's page does not need.
+
+    Gradio's own option `head` is added by its script, after the first drawing. `language_of` returns the
+    language of a request's page, which gets its texts in this one and English. Only a page in a frame loads
+    the script that tells the frame its size. `compressed` gets the response and the request's headers.
     """
     from gradio import routes
 
     respond = routes.templates.TemplateResponse
-    respond = getattr(respond, "without_head", respond)
+    respond = getattr(respond, "unshaped", respond)
 
-    def template_response(*args: Any, **options: Any) -> Response:
-        response = respond(*args, **options)
-        response.body = bytes(response.body).replace(b"</head>", f"{markup}</head>".encode(), 1)
+    def template_response(*, request: Request, context: dict[str, Any], **options: Any) -> Response:
+        texts = _texts_of(context["config"], ("en", language_of(request)))
+        config = {**context["config"], "i18n_translations": texts}
+        response = respond(request=request, context={**context, "config": config}, **options)
+        body = bytes(response.body).replace(_ADD_RESIZER, b"if (window.parent !== window) " + _ADD_RESIZER, 1)
+        response.body = body.replace(b"</head>", f"{head}</head>".encode(), 1)
         response.headers["Content-Length"] = str(len(response.body))
-        return response
+        return compressed(response, request.headers)
 
-    template_response.without_head = respond  # type: ignore[attr-defined]
+    template_response.unshaped = respond  # type: ignore[attr-defined]
     vars(routes.templates)["TemplateResponse"] = template_response
+
+
+def _texts_of(config: dict[str, Any], languages: Sequence[str]) -> dict[str, dict[str, str]] | None:
+    """Return a page's texts: those whose keys have the first word of a key of one of its components."""
+    if not (texts := config.get("i18n_translations")):
+        return None
+    used = set(_USED_KEY.findall(json.dumps(config["components"], default=str)))
+    return {
+        language: {key: text for key, text in texts[language].items() if key.split(".")[0] in used}
+        for language in dict.fromkeys(languages)
+        if language in texts
+    }
 
 
 def _root_path(request: Request) -> str:

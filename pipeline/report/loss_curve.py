@@ -10,8 +10,8 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 46, 16, 12, 30
 _MOST_POINTS = 500
 _SMOOTHING = 0.9
 _STYLE = (
-    "text{font:11px system-ui,sans-serif;fill:#5b616e}path{fill:none;stroke-width:2;stroke-linejoin:round}"
-    ".grid{stroke:#e2e4ea;stroke-width:1}.raw{stroke:#c7c3ee;stroke-width:1}.smooth{stroke:#4338ca}"
+    "text{font:11px system-ui,sans-serif;fill:#6b665e}path{fill:none;stroke-width:2;stroke-linejoin:round}"
+    ".grid{stroke:#e8e4dd;stroke-width:1}.raw{stroke:#b5d8d3;stroke-width:1}.smooth{stroke:#0f766e}"
     ".held{stroke:#b45309}circle{fill:#b45309}"
 )
 Points = Sequence[tuple[float, float]]

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from common.certificate import STATUSES, Certificate
 from common.certificate_charts import ChartedFile, Title, certificate_charts, size_charts, tried_files
+from common.design import TOKENS
 from common.files import write_atomically
 from common.scatter import HEIGHT, STYLE, WIDTH
 from engine.errors import EngineError
@@ -135,6 +136,7 @@ def _render(
         context=context,
         charts=charts,
         tried_charts=_tried_charts(context),
+        tokens=Markup(TOKENS.read_text(encoding="utf-8")),
         chart_style=Markup(STYLE.read_text(encoding="utf-8")),
         width=WIDTH,
         height=HEIGHT,

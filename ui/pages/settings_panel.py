@@ -12,6 +12,7 @@ from gradio.context import Context
 from engine.config import Overflow, SamplingField, SamplingParams
 from engine.types import ModelInfo
 from ui.i18n.words import text, translator
+from ui.pages.shell import line_of_text
 from ui.sampling import (
     FIELDS,
     MAX_STOPS,
@@ -157,7 +158,7 @@ class SettingsPanel:
         with gr.Sidebar(
             label=text("settings.label"), open=False, position="right", width=360, elem_id="settings"
         ):
-            gr.Markdown(text("settings.title"))
+            line_of_text("settings.title", "h2")
             self._preset, controls, reset = _lay_out(first)
         self.components = [controls[name] for name in NAMES]
         # The key is no secret: it only has to be the same after a restart.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import gradio as gr
 from markupsafe import Markup
@@ -42,3 +42,8 @@ def settings_button() -> gr.Button:
 def head_button(key: str, elem_id: str, link: str | None = None) -> gr.Button:
     """Create a quiet button; a style draws its icon."""
     return gr.Button(text(key), size="sm", variant="secondary", scale=0, elem_id=elem_id, link=link)
+
+
+def line_of_text(key: str, tag: Literal["h1", "h2", "p"], **options: Any) -> gr.HTML:
+    """Create a text that Gradio translates, in an HTML element. Gradio's Markdown would load its parser."""
+    return gr.HTML(text(key), html_template=f"<{tag}>${{value}}</{tag}>", padding=False, **options)

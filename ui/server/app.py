@@ -13,7 +13,7 @@ from functools import partial
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from gradio.routes import App as GradioApp
 from starlette.datastructures import MutableHeaders
@@ -32,11 +32,12 @@ from ui.auth.middleware import AuthMiddleware, OriginMiddleware, Sessions
 from ui.auth.tabs import SessionOfEvent, TabMiddleware
 from ui.conversations.json_transfer import MAX_BYTES, MAX_BYTES_REMOTE
 from ui.conversations.store import Store
-from ui.gradio_patches import add_to_head
-from ui.i18n.words import gradio_i18n
+from ui.gradio_patches import shape_pages
+from ui.i18n.words import gradio_i18n, translator
 from ui.models.registry import Models
 from ui.openai.routes import add_openai_api
 from ui.pages.assets import theme
+from ui.server.compression import compressed
 from ui.server.connections import BACKLOG, Connection, Connections
 from ui.server.logs import bound_logs
 from ui.server.page import build_page
@@ -47,7 +48,7 @@ from ui.static import STATIC, scripts
 from ui.static.look import FACE, head
 
 # Model output must not make a visitor's browser request anything from other servers. Gradio's own page needs
-# inline scripts; model output never becomes one, as its Markdown is neutralized and sanitized.
+# inline scripts; model output never becomes one, as its Markdown keeps no HTML and is sanitized.
 CONTENT_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -99,11 +100,11 @@ def create_app(
         return FileResponse(STATIC / FACE, media_type="font/woff2")
 
     @app.get(f"/{scripts.PREFIX}{{name:path}}")
-    async def script(name: str) -> Response:
+    def script(request: Request, name: str) -> Response:
         """Return a script, style or face by its name, which holds its version."""
         bundled, content = scripts.bundle()
         if name == bundled:
-            return Response(content, media_type="text/javascript")
+            return compressed(Response(content, media_type="text/javascript"), request.headers, small=True)
         if (path := scripts.served().get(name)) is None:
             return Response(status_code=404)
         return FileResponse(path, media_type=scripts.media_type(path))
@@ -116,7 +117,7 @@ def create_app(
     max_file_size = MAX_BYTES if own_machine else MAX_BYTES_REMOTE
     sessions = _mount_page(app, page, access, max_file_size)
     app.add_middleware(UploadMiddleware, max_file_size=max_file_size, forget=page.upload_file_set.discard)
-    # Gradio compresses its scripts, but not the page, which is the largest download of a phone.
+    # Gradio compresses its own scripts, and compression.py the page and ours, for browsers with brotli.
     app.add_middleware(GZipMiddleware, minimum_size=20_000, compresslevel=5)
     app.add_middleware(TabMiddleware, session_of=_session_of(page))
     app.add_middleware(AuthMiddleware, access=access, sessions=sessions)
@@ -131,7 +132,7 @@ def _mount_page(app: FastAPI, page: gr.Blocks, access: Access, max_file_size: in
 
     `max_file_size` of an upload is in bytes.
     """
-    add_to_head(head() + scripts.markup())
+    shape_pages(head() + scripts.markup(), lambda request: translator(request).language, compressed)
     app.add_middleware(CORSMiddleware, allow_origins=())  # else Gradio lets other sites' pages read ours
     # Gradio warns that pages are not rendered on the server, though ssr_mode is off.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
@@ -182,7 +183,7 @@ def _add_metrics(app: FastAPI, pool: ModelPool) -> None:
         return Response(exposition(metrics), media_type=CONTENT_TYPE)
 
 
-_NAMED_BY_VERSION = ("/assets/", f"/{scripts.PREFIX}", f"/{FACE}")  # Gradio's files and ours
+_NAMED_BY_VERSION = ("/assets/", "/theme.css", f"/{scripts.PREFIX}", f"/{FACE}")  # Gradio's files and ours
 _FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 

@@ -14,7 +14,6 @@ from ui.generation.answering import Answerer
 from ui.generation.running import RunningAnswers
 from ui.generation.sessions import ActiveStreams
 from ui.gradio_patches import fast_blocks
-from ui.i18n.words import text
 from ui.models.registry import Models, acquire_model
 from ui.pages.assets import FIXES
 from ui.pages.chat.address import keep_address
@@ -31,7 +30,7 @@ from ui.pages.history.panel import HistoryPanel
 from ui.pages.quality import zero_gpu
 from ui.pages.quality.panel import QualityPanel
 from ui.pages.settings_panel import SettingsPanel
-from ui.pages.shell import head_button, settings_button
+from ui.pages.shell import head_button, line_of_text, settings_button
 from ui.static import STATIC
 
 SHORTCUTS = STATIC / "shortcuts.js"
@@ -148,7 +147,7 @@ def _quality(page: gr.Blocks, models: Models, store: Store, answers: RunningAnsw
 def _head(history: HistoryPanel, title: str, *, settings: bool = False) -> None:
     with gr.Row(elem_id="head", equal_height=True):
         history.opener()
-        gr.Markdown(text(title), elem_id="page-title")
+        line_of_text(title, "h1", elem_id="page-title")
         if settings:
             settings_button()
 

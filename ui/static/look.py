@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from functools import cache
 
 from common.design import TOKENS
@@ -33,6 +34,7 @@ def head(base: str = "", *, sheets: bool = True) -> str:
     source = f'src: url("{base}{FACE}") format("woff2")'
     face = f"@font-face {{ font-family: Inter; {source}; font-weight: 400 700; font-display: swap; }}"
     css = "".join(sheet.read_text(encoding="utf-8") for sheet in (TOKENS, *(SHEETS if sheets else ())))
+    css = re.sub(r"/\*.*?\*/|(?<=\n)\s+", "", css, flags=re.DOTALL)
     scripts = (STATIC / "theme.js", *(SCRIPTS if sheets else ()))
     return (
         f'<link rel="preload" href="{base}{FACE}" as="font" type="font/woff2" crossorigin>'

@@ -42,7 +42,10 @@
 
     scrolled() {
       const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-      this.stuck = scrollHeight - scrollTop - clientHeight < 48;
+      const before = this.seen ?? { scrollTop, scrollHeight };
+      this.seen = { scrollTop, scrollHeight };
+      if (scrollHeight - scrollTop - clientHeight < 48) this.stuck = true;
+      else if (scrollTop < before.scrollTop && scrollHeight >= before.scrollHeight) this.stuck = false; // the reader did it
       this.down.hidden = this.stuck;
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.certificate import NAME, REASONS, Certificate, Finding, Status
+from common.design import TOKENS
 from common.paths import embedded_gguf
 from pipeline.manifest import Output, Record
 from pipeline.report.write import remove_report, write_report
@@ -78,6 +79,7 @@ def test_the_page_is_whole_in_itself_and_shows_strangers_words_as_words(folder: 
     assert not any(name.startswith("on") or name == "src" for _, attributes in tags for name in attributes)
     assert "&lt;img src=x onerror" in page
     assert page.count('<span class="status warn">warn</span>') == 2  # the file's, and the finding's
+    assert TOKENS.read_text() in page  # the pages' colours, in light and dark
     assert "Rows of 576." in page and "@import" not in page and "url(http" not in page
     assert '<span class="name">speed:</span> Fast.' in page
     assert page.count("<svg") == 4 and page.count('<span class="unit">tokens/s</span>') == 2

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Dialog, Page, expect
 
-from tests.ui.conftest import FakeSite, Spy
+from tests.ui.conftest import FakeSite, Spy, until
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.pages.hostile import CLOSED, UNCLOSED, armed
 
@@ -16,7 +16,7 @@ ALLOWED = (
 )
 OFFENDERS = """(allowed) => {
   const wrong = [];
-  const KNOWN = ['class', 'href', 'target', 'rel', 'title', 'align', 'start', 'dir', 'tabindex', 'data-coloured'];
+  const KNOWN = 'class href target rel title align start dir tabindex data-coloured'.split(' ');
   for (const element of document.querySelectorAll('#conversation .message .markdown *')) {
     if (element.closest('.math, .copy-code')) continue;
     const name = element.tagName.toLowerCase();
@@ -65,8 +65,10 @@ def test_hostile_markdown_runs_nothing_and_asks_nobody(
         expect(page.locator("#conversation .message.bot")).to_have_count(number + 1)
         expect(page.locator("#question .submit-button")).to_be_visible()
 
-    page.locator("#conversation .message.bot").first.scroll_into_view_if_needed()
-    shown = page.locator("#conversation .message.bot").first.inner_text()
+    first = page.locator("#conversation .message.bot").first
+    first.scroll_into_view_if_needed()  # what is out of sight is not laid out
+    until(first.inner_text)
+    shown = first.inner_text()
     assert [n for n in range(len(CLOSED)) if not re.search(rf"^end{n}\.$", shown, re.MULTILINE)] == []
     assert "<script>window.hacked=1</script>" in shown  # the reader sees all of it
     page.wait_for_timeout(500)

@@ -127,7 +127,7 @@ def test_models_are_compared_side_by_side_and_voted_on(
     expect(lanes).to_have_count(3)
     expect(lanes.nth(1)).to_contain_text("Model tuned")
     expect(lanes.nth(1)).to_contain_text("tokens/s")
-    becomes(lambda: lanes.nth(1).locator("mark").all_inner_texts(), ["sea"])
+    becomes(lambda: lanes.nth(1).locator("mark").all_text_contents(), ["sea"])
     assert lanes.nth(2).locator(".said").inner_text() == HOSTILE
     assert page.locator(".lane img").count() == 0 and page.evaluate("window.hacked") is None
     page.get_by_label("Model tuned is best").check()

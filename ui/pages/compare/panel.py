@@ -25,8 +25,10 @@ from ui.pages.compare.votes import VotePanel
 from ui.pages.settings_panel import SettingsPanel
 from ui.render.messages import conversation
 from ui.render.status import error_line, line
+from ui.static import STATIC
 
 MIN_MODELS, MAX_MODELS = 2, 4
+_DRAW = (STATIC / "compare.js").read_text(encoding="utf-8")
 Update = tuple[Any, Any, Any, Any, Any]
 
 
@@ -47,7 +49,7 @@ class ComparePanel:
         with gr.Row(elem_id="compare-ways"):
             self._blind = gr.Checkbox(label=text("compare.blind"), info=text("compare.blind.info"))
             self._turns = gr.Checkbox(label=text("compare.turns"), info=text("compare.turns.info"))
-        self._answers = gr.HTML(padding=False, elem_id="lanes")
+        self._answers = gr.HTML(padding=False, elem_id="lanes", js_on_load=_DRAW, apply_default_css=False)
         self._votes = VotePanel()
         self._note = gr.HTML(line(""), padding=False, elem_id="status")
         self._box = gr.Textbox(

@@ -12,6 +12,7 @@ from ui.generation.side_by_side import Column
 from ui.i18n.words import Translator
 from ui.pages.compare.tally import Pair
 from ui.render.html import html, render
+from ui.render.messages import split
 from ui.render.status import line, status_line
 from ui.render.tables import marked
 
@@ -46,10 +47,13 @@ class Round:
 
 
 def columns(shown: Round, t: Translator) -> Markup:
-    """Render the answers side by side; in the end, mark the words that differ from the first answer."""
-    lanes = zip(shown.names(), shown.lanes, strict=True)
-    reference = _text(shown.lanes[0]) if shown.done and shown.lanes else None
-    parts = [_column(name, lane, reference, shown.hidden, t) for name, lane in lanes]
+    """Render the answers side by side; in the end, with the words that differ from the first answer.
+
+    ui/static/compare.js draws the Markdown of `data-text`.
+    """
+    lanes = enumerate(zip(shown.names(), shown.lanes, strict=True))
+    first = _text(shown.lanes[0]) if shown.done and shown.lanes else None
+    parts = [_column(name, lane, first if n else None, shown.hidden, t) for n, (name, lane) in lanes]
     return html("<div class='lanes'>{{ parts }}</div>", parts=Markup().join(parts))
 
 
@@ -63,13 +67,21 @@ def table(pairs: Sequence[Pair], t: Translator) -> Markup:
 
 
 def _column(name: str, lane: Column, reference: str | None, hidden: bool, t: Translator) -> Markup:
-    answer = _text(lane)
+    answer, spoken = _text(lane), split(_text(lane))
     return html(
         "<section class='lane'><h2>{{ name }}</h2>{{ line }}"
-        "<div class='said' dir='auto'>{{ text }}</div></section>",
+        "{% if thoughts %}<details class='thoughts'><summary>{{ label }}</summary>"
+        "<div dir='auto'>{{ thoughts }}</div></details>{% endif %}"
+        "<div class='said markdown' data-text='{{ text }}'></div>"
+        "{% if differing %}<details class='differing'><summary>{{ differences }}</summary>"
+        "<div dir='auto'>{{ differing }}</div></details>{% endif %}</section>",
         name=name,
         line=_hidden_line(lane, t) if hidden else _line(lane, t),
-        text=answer if reference is None else marked(reference, answer),
+        thoughts=spoken.thoughts,
+        label=t("chat.thoughts"),
+        text=spoken.answer,
+        differing=None if reference in (None, answer) else marked(reference, answer),
+        differences=t("compare.differences"),
     )
 
 

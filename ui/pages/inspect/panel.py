@@ -13,6 +13,7 @@ from ui.i18n.words import Translator, text, translator
 from ui.pages.inspect import view
 from ui.pages.inspect.client import Inspector
 from ui.pages.inspect.contents import BlockFigures, Curve, Rounded, TensorFigures
+from ui.pages.shell import line_of_text
 from ui.render.status import error_line
 
 _HEIGHT = 210
@@ -28,7 +29,7 @@ class Figure:
         """Lay out the plot; `info` is the locale key of the explanation."""
         with gr.Column(visible=False, min_width=260, elem_id=f"figure-{name}") as self._box:
             self._plot = plot(x=_X, y=_Y, color=_SERIES, color_title=" ", height=_HEIGHT)
-            gr.Markdown(text(info), elem_classes="teach")
+            line_of_text(info, "p", elem_classes="teach")
         self.outputs: list[Any] = [self._box, self._plot]
 
     def hide(self) -> Updates:
