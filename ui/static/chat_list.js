@@ -313,7 +313,7 @@
     const turn = (id) => {
       if (opening !== null) return void (next = id);
       opening = id;
-      guard = setTimeout(api.drawn, OPEN_WITHIN);
+      guard = setTimeout(() => api.drawn(), OPEN_WITHIN);
       open(id);
     };
 
@@ -334,12 +334,13 @@
         mark("");
         ask("list").then(() => say(texts.gone));
       },
-      // It is shown.
-      drawn: () => {
+      // It is shown; meanwhile a question may have made a chat.
+      drawn: (key) => {
         clearTimeout(guard);
         const [last, id] = [opening, next];
         [opening, next] = [null, null];
         if (id !== null && id !== last) turn(id);
+        else if (key !== undefined) api.setCurrent(key);
       },
       delete: async (ids) => {
         const titles = ids.map((id) => item(id)?.title ?? "");

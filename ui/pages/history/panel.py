@@ -30,7 +30,7 @@ OPEN_WHEN_WIDE = f"""() => {{
 REFRESH = "() => { window.ggufChats?.refresh(); return []; }"
 MARK_CURRENT = "(key) => { window.ggufChats?.setCurrent(key ?? ''); return []; }"
 NEW = "() => { window.ggufChats?.show(''); return []; }"
-DRAWN = "() => { window.ggufChats?.drawn(); return []; }"
+DRAWN = "(key) => { window.ggufChats?.drawn(key ?? ''); return []; }"
 OPENED = "(key) => { window.ggufChats?.opened(key ?? ''); return []; }"
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 _IN_BROWSER: dict[str, Any] = {"fn": None, "api_visibility": "private"}
@@ -132,7 +132,7 @@ class HistoryPanel:
         for event in self._openings:
             drawn = event.then(draw, [self.current], outputs, postprocess=False, **QUICK)
             if event is self._chosen:
-                drawn.then(js=DRAWN, **_IN_BROWSER)
+                drawn.then(inputs=[self.current], js=DRAWN, **_IN_BROWSER)
 
     @staticmethod
     def opener() -> gr.Button:

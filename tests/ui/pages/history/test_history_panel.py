@@ -98,8 +98,8 @@ def test_a_day_with_the_mouse(
     page.locator("#chats-search").press("Escape")
     expect(chats(page)).to_have_count(3)
 
-    box.fill("Hello?")
     page.locator("#history-new").click()
+    expect(conversation).to_contain_text("What can I do for you?")
     box.fill("Hello?")
     box.press("Enter")
     expect(page.locator(".chats-current")).to_have_text("Hello?")
