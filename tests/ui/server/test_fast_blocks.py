@@ -12,13 +12,12 @@ import orjson
 import pytest
 from gradio.queueing import Queue
 from gradio.state_holder import SessionState
-from ui.pages.chat.message_toolbar import Updates
 
 from ui.conversations.store import Store, StoreError
 from ui.generation.streaming import Progress
 from ui.gradio_patches import fast_blocks
 from ui.pages.chat.navigation import ConversationState, TabView
-from ui.pages.chat.panel import ChatPanel, TabContext
+from ui.pages.chat.panel import ChatPanel, TabContext, Updates
 
 ASKED = TabContext("me", TabView(), "", 2048)
 Show = Callable[[ChatPanel, ConversationState], Updates]
@@ -38,18 +37,18 @@ def sent(page: gr.Blocks, updates: Updates, *, unchanged: bool) -> tuple[Any, Se
 @pytest.mark.parametrize(
     "show",
     [
-        lambda panel, place: panel.show_started(place, ASKED, clear=True),
+        lambda panel, place: panel.show_started(place.view_at(None), place, ASKED),
         lambda panel, place: panel.show_opened(place, ASKED),
-        lambda panel, place: panel.show_marked(place.mark(0), ASKED),
-        lambda panel, place: panel.ask_feedback(place, place.path[-1], ASKED),
-        lambda panel, place: panel.show_ended(place, Progress("<think>a</think> b"), ASKED),
+        lambda panel, place: panel.show_ended(
+            place, place.path[-1].id, Progress("<think>a</think> b"), ASKED
+        ),
         lambda panel, place: panel.show_unsaved(place, place.path[-1], StoreError("full"), ASKED),
     ],
 )
 def test_the_browser_is_sent_what_gradio_would_send_and_nothing_is_made_anew(show: Show) -> None:
     store = Store()
     with fast_blocks() as page:
-        panel = ChatPanel(store, 2048, current=gr.BrowserState(""), is_writing=lambda _: False)
+        panel = ChatPanel(store, current=gr.BrowserState(""), is_writing=lambda _: False)
         gr.Button().click(lambda: None, None, panel.outputs)
     there = panel.state(ASKED).ask("Why <b>?", None)
     store.add("me", there.view.key, there.path[-1].id, "assistant", "<think>a</think> b")
