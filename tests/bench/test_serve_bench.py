@@ -67,7 +67,7 @@ def test_llama_decode_alone_reads_each_prompt_once_and_writes_in_step(smollm2: P
 
 def test_the_page_is_asked_as_a_browser_asks(smollm2: Path, tmp_path: Path, root: Path, python: str) -> None:
     command = [python, "scripts/bench.py", "page", "--model", smollm2, "--users", "2", "--quick", "--json"]
-    command += ["--scratch", tmp_path]
+    command += ["--scratch", tmp_path, "--no-browser"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["ratios"]["2"]["throughput"] > 0
