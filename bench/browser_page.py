@@ -216,15 +216,14 @@ class _Measurement:
         self._row(name, "x", [a / b for a, b in zip(over, under, strict=True)])
 
     def _streams(self, users: int) -> None:
-        engine, seen = [], []
+        engine, seen = list[float](), list[float]()
         with self._pages(users) as pages:
             for number in self._repeats:
-                steps = [
-                    lambda: engine.append(self._rate_of_engine(users)),
-                    lambda: seen.append(self._rate(pages)),
-                ]
-                for step in steps if number % 2 == 0 else steps[::-1]:
-                    step()
+                if number % 2:
+                    seen.append(self._rate(pages))
+                engine.append(self._rate_of_engine(users))
+                if number % 2 == 0:
+                    seen.append(self._rate(pages))
         who = f"{users} user{'s' * (users > 1)}"
         self._row(f"{who}: the engine without a page", "tokens/s", engine)
         self._row(f"{who}: on the page", "tokens/s", seen)
