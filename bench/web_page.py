@@ -62,13 +62,12 @@ class WebPage:
         assert len(messages) == 1
         new_tokens = max(new_tokens, _LEAST_TOKENS)
         chosen = {
-            "question": messages[0]["content"],
             "set-temperature": 0,
             "set-max_tokens": new_tokens,
             "set-repeat_penalty": 1.0,
         }
         session = self._sessions.get_nowait()
-        self._run(self._events.begin.body(chosen, session))
+        self._run(self._events.begin.body(chosen, session, {"text": messages[0]["content"]}))
         for _ in self._updates(self._events.grow.body({}, session)):
             on_text("")  # only the times matter
         self._run(self._events.end.body({}, session))
@@ -97,10 +96,13 @@ class _Event:
     def __init__(self, number: int, inputs: Sequence[dict[str, Any]]) -> None:
         self.number, self._inputs = number, inputs
 
-    def body(self, chosen: Mapping[str, Any], session: str) -> dict[str, Any]:
-        """Return the body that a browser would send; `chosen` replaces values by elem_id."""
+    def body(
+        self, chosen: Mapping[str, Any], session: str, data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the body that a browser would send, with an event's data; `chosen` has values by elem_id."""
         values = [chosen.get(props.get("elem_id", ""), props.get("value")) for props in self._inputs]
-        return {"data": values, "fn_index": self.number, "session_hash": session, "trigger_id": None}
+        event = {"fn_index": self.number, "session_hash": session, "trigger_id": None}
+        return {"data": values, "event_data": data, **event}
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,6 @@ def _events(config: dict[str, Any]) -> _Events:
     }
     events = {event["id"]: event for event in config["dependencies"]}
 
-    def first(elem_id: str) -> int:  # the chat comes first: the comparison has a question too
-        return next(number for number, props in components.items() if props.get("elem_id") == elem_id)
-
     def event(found: Iterator[dict[str, Any]]) -> _Event:
         one = next(found, None)
         if one is None:
@@ -132,11 +131,9 @@ def _events(config: dict[str, Any]) -> _Events:
     def after(number: int) -> _Event:
         return event(one for one in events.values() if one["trigger_after"] == number)
 
-    box, conversation = first("question"), first("conversation")
-    begin = event(one for one in events.values() if [box, "submit"] in one["targets"] and one["inputs"])
-    opening = event(
-        one for one in events.values() if conversation in one["outputs"] and len(one["inputs"]) == 1
-    )
+    chat = next(number for number, props in components.items() if props.get("elem_id") == "chat")
+    begin = event(one for one in events.values() if [chat, "send"] in one["targets"])
+    opening = event(one for one in events.values() if chat in one["outputs"] and len(one["inputs"]) == 1)
     grow = after(begin.number)
     return _Events(opening, begin, grow, after(grow.number))
 

@@ -12,6 +12,7 @@ from gradio.context import Context
 from engine.config import Overflow, SamplingField, SamplingParams
 from engine.types import ModelInfo
 from ui.i18n.words import text, translator
+from ui.pages.presets import Presets
 from ui.pages.shell import line_of_text
 from ui.sampling import (
     FIELDS,
@@ -43,6 +44,13 @@ def restore(names: Sequence[str], first: ModelSettings) -> str:
     """Return a JS function: (stored, *shown values) -> [to store, *values, preset]."""
     call = f"({_RESTORE})({json.dumps(built(names, first))}, ...now)"
     return f"(...now) => {{ {_RESTORED} = 'restored'; return {call}; }}"
+
+
+def apply_own(names: Sequence[str], first: ModelSettings) -> str:
+    """Return a JS function: (values by name) -> [*values, preset]. What is out of range gets its default."""
+    shown = json.dumps([first.defaults()[name] for name in names])
+    stored = f"{{version: {VERSION}, values}}"
+    return f"(values) => ({_RESTORE})({json.dumps(built(names, first))}, {stored}, ...{shown}).slice(1)"
 
 
 def remember(names: Sequence[str]) -> str:
@@ -160,11 +168,12 @@ class SettingsPanel:
         ):
             line_of_text("settings.title", "h2")
             self._preset, controls, reset = _lay_out(first)
+            self._own = Presets()
         self.components = [controls[name] for name in NAMES]
         # The key is no secret: it only has to be the same after a restart.
         self._memory = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
         self._wire(controls, reset)
-        self._remember(controls, restore(NAMES, first))
+        self._remember(controls, restore(NAMES, first), apply_own(NAMES, first))
 
     @staticmethod
     def read(values: Sequence[Any]) -> tuple[str, SamplingParams]:
@@ -208,7 +217,7 @@ class SettingsPanel:
         for done in (chosen, cleared):
             done.then(inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
 
-    def _remember(self, controls: Mapping[str, Any], restore: str) -> None:
+    def _remember(self, controls: Mapping[str, Any], restore: str, own: str) -> None:
         """Store every change in the browser, and restore it there, without the server."""
         changes = [control.input for control in controls.values()]
         gr.on(changes, inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
@@ -218,6 +227,8 @@ class SettingsPanel:
         page = Context.root_block
         assert page is not None, "a panel is laid out inside of a page"
         page.load(inputs=everything, outputs=[*everything, self._preset], js=restore, **IN_BROWSER)
+        applied = self._own.wire(page, NAMES, self.components, [*self.components, self._preset], own)
+        applied.then(inputs=self.components, outputs=[self._memory], js=remember(NAMES), **IN_BROWSER)
 
 
 def _lay_out(first: ModelSettings) -> tuple[gr.Radio, dict[str, gr.components.Component], gr.Button]:

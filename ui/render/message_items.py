@@ -6,14 +6,17 @@ The texts are a model's and a user's, as they are: the browser turns Markdown in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from engine.config import SamplingParams
 from ui.conversations.model import EDITED, GenerationInfo, Node, Tree
 from ui.i18n.words import Translator
 from ui.render.messages import split
 from ui.render.status import ended_text
 
 Item = dict[str, Any]
+_DEFAULTS = asdict(SamplingParams())
 _SETTINGS = ("temperature", "max_tokens", "repeat_penalty", "top_k", "top_p", "min_p", "seed")
 
 
@@ -68,7 +71,11 @@ def _details(made: GenerationInfo, t: Translator) -> list[tuple[str, str]]:
 
 
 def _chosen(made: GenerationInfo) -> list[tuple[str, object]]:
-    """Return the settings that matter: the known ones first, then the others that were set."""
+    """Return the usual settings, and of the others those that were set."""
     known = [(name, made.sampling[name]) for name in _SETTINGS if name in made.sampling]
-    others = [(name, value) for name, value in made.sampling.items() if name not in _SETTINGS and value]
+    others = [
+        (name, value)
+        for name, value in made.sampling.items()
+        if name not in _SETTINGS and value and value != _DEFAULTS.get(name)
+    ]
     return [(name, value) for name, value in known + others if value is not None]

@@ -37,6 +37,7 @@ SHORTCUTS = (
     ("Esc", "help.stop"),
     ("/", "help.box"),
     ("Ctrl + Shift + O", "help.new"),
+    ("Ctrl + K", "help.palette"),
     ("↑ ↓", "help.messages"),
     ("Enter", "help.tools"),
     ("← →", "help.versions"),
