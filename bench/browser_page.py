@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 QUICK_LENGTHS, QUICK_TOKENS = (4, 80), 16
-_TIMEOUT = 600_000.0  # ms
+_TIMEOUT = 300_000.0  # ms
 _CAN_ASK = (
     "() => document.querySelector('#question textarea')?.disabled === false && !!window.ggufChat?.composer"
 )
@@ -53,7 +53,10 @@ _WATCH_ANSWER = """(frames) => {
     const now = performance.now();
     for (const name of ['bubble', 'waiting', 'word'])
       if (times[name] === undefined && next[name]()) times[name] = now;
-    if (times.word !== undefined && next.end()) times.end = now;
+    if (times.bubble !== undefined && next.end()) {
+      times.word ??= now; // the whole answer came in one frame
+      times.end = now;
+    }
     return times.end === undefined;
   };
   document.addEventListener('keydown', (event) => {
