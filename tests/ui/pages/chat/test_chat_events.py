@@ -302,6 +302,8 @@ def test_a_kill_loses_no_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> 
                 break
         await updates.aclose()
         await tab.events.stop(tab.request)
+        while tab.answers.under_way(ME):
+            await asyncio.sleep(0.01)
 
     asyncio.run(killed())
     assert tab.path()[-1].made.reason == "cancelled"  # type: ignore[union-attr]
