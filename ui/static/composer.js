@@ -73,6 +73,9 @@
         composer.translate(page.words);
         element.querySelector("#help-corner").innerHTML = page.help;
       }
+      const isFirst = !list.opened;
+      list.opened = true;
+      if (isFirst && list.busy && !page.writing) return list.greet(page.greeting); // a question was quicker than the page
       list.show(page);
       if (page.box !== null && page.box !== undefined) composer.text = page.box;
       ggufChat.showMeter(page.meter);
