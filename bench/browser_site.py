@@ -1,4 +1,4 @@
-"""A site to measure in a browser: its address, chats that stand in its list, and what its engine took."""
+"""A site to measure in a browser: its address, the chats in its list, and how its answers were made."""
 
 from __future__ import annotations
 

@@ -13,10 +13,9 @@ from engine.serving.protocols import ChatBackend, ChatStream
 from engine.types import ModelInfo, RequestStats
 from ui.conversations.model import GenerationInfo, Node
 from ui.conversations.store import NotFound, Store, StoreError
-from ui.generation.running import RunningAnswer
+from ui.generation.running import RunningAnswer, Task
 from ui.generation.sessions import ActiveStreams
 from ui.generation.streaming import Progress, snapshots
-from ui.generation.task import Task
 from ui.models.files import short_name
 from ui.models.registry import start_stream
 from ui.models.weights_hash import WeightsHashes

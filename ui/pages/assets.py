@@ -97,12 +97,4 @@ File = dict[str, str]
 """A file's `name`, media `type` and `content`: the value of the hidden gr.JSON that `DOWNLOAD` reads."""
 
 
-DOWNLOAD = """(file) => {
-  if (!file) return null;
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([file.content], {type: file.type}));
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  return null;
-}"""
+DOWNLOAD = "(file) => { if (file) window.ggufChat.download(file); return null; }"

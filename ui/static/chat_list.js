@@ -4,24 +4,9 @@
   const UNDO_FOR = 10000, SEARCH_AFTER = 180, LIVE_EVERY = 3000, OPEN_WITHIN = 10000, MAX_TITLE = 60; // milliseconds, characters
   const OPEN_FOLDERS = "gguf-chat.folders";
 
-  // Make an element: attributes, listeners (onclick ...), and children, of which strings become text.
-  const make = (tag, attributes = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) {
-      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-      else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : value);
-    }
-    element.append(...children.filter((child) => child instanceof Node || (child && typeof child === "string")));
-    return element;
-  };
+  const { create: make, fillIn: fill, download: save } = window.ggufChat;
   // A text whose parts with odd numbers are marked.
   const marks = (parts) => parts.map((part, i) => (i % 2 ? make("mark", {}, part) : part));
-  const fill = (text, values) => text.replace(/\{(\w+)\}/g, (gap, name) => values[name] ?? gap);
-  const save = ({ name, type, content }) => {
-    const link = make("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  };
   const storedFolders = () => {
     try {
       return (JSON.parse(localStorage.getItem(OPEN_FOLDERS)) ?? []).filter((name) => typeof name === "string").slice(0, 100);
@@ -424,7 +409,6 @@
     begin();
     document.addEventListener("visibilitychange", () => document.hidden || ask("list"));
     window.ggufChats = api;
-    window.ggufPalette?.(make, marks, api);
+    window.ggufPalette?.(marks, api);
   };
-  window.ggufMake = make;
 })();

@@ -1,6 +1,6 @@
 // The menu of a chat in the list, and the dialog that asks for a folder.
 (() => {
-  const make = (...parts) => window.ggufMake(...parts);
+  const make = window.ggufChat.create;
 
   // Show the menu beside its button; `act` has a function for each entry, and `leave`, which takes the focus back.
   window.ggufChatMenu = (button, texts, chat, act) => {

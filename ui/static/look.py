@@ -18,8 +18,8 @@ SHEETS = (
     STYLE,
 )
 ICONS = (STATIC / "icons.css").read_text(encoding="utf-8")
-SCRIPTS = tuple(STATIC / name for name in ("chat_list.js", "chat_menus.js", "palette.js"))
-"""The scripts of the rail, which is on every page but the login."""
+SCRIPTS = tuple(STATIC / name for name in ("dom.js", "chat_list.js", "chat_menus.js", "palette.js"))
+"""What all scripts share, and those of the rail, which is on every page but the login."""
 MARK = (STATIC / "mark.svg").read_text(encoding="utf-8")
 
 
@@ -27,8 +27,8 @@ MARK = (STATIC / "mark.svg").read_text(encoding="utf-8")
 def head(base: str = "", *, sheets: bool = True) -> str:
     """Return the markup for a page's head, with the style sheets of the Gradio pages unless without `sheets`.
 
-    `base` is put before the face's path: "" for a page with a <base>. The sheets stand here, since Gradio
-    would add them after the first drawing, and with a prefix after every comma of a selector, also in :is().
+    `base` is put before the face's path: "" for a page with a <base>. The sheets are here, since Gradio
+    would add them after the first paint, and with a prefix after every comma of a selector, also in :is().
     """
     icon = base64.b64encode(MARK.encode()).decode()
     source = f'src: url("{base}{FACE}") format("woff2")'

@@ -3,18 +3,7 @@
   const ggufChat = (window.ggufChat ??= {});
   const PART = 60; // messages drawn at first, and again at each scroll to the top
 
-  /** Create an element; `attributes` with the value null or false are left out. */
-  const create = (ggufChat.create = (tag, attributes = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) {
-      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-      else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
-    }
-    element.append(...children.filter((child) => child !== null));
-    return element;
-  });
-  const fill = (words, values) => (words ?? "").replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
-  ggufChat.fillIn = fill;
+  const { create } = ggufChat;
 
   ggufChat.MessageList = class {
     /** `scroller` gets the messages, `trigger(name, data)` sends an event to the server. */

@@ -4,7 +4,8 @@
   const isMac = /Mac|iPhone|iPad/.test(navigator.platform); // there Ctrl+K cuts to the end of a line
   const SEARCH_AFTER = 120; // milliseconds
 
-  window.ggufPalette = (make, marks, chats) => {
+  window.ggufPalette = (marks, chats) => {
+    const make = window.ggufChat.create;
     let [options, at, asked, timer] = [[], 0, 0, 0];
     const texts = chats.texts;
     const list = make("ul", { id: "palette-list", role: "listbox" });

@@ -49,7 +49,7 @@ window.ggufChatPresets = {
     write([...read().filter((one) => one.name !== title), { name: title, values }]);
     draw(title);
     name.value = "";
-    say(words().kept?.replace("{name}", title));
+    say(window.ggufChat.fillIn(words().kept, { name: title }));
   },
 };
 list.addEventListener("change", () => {
@@ -68,11 +68,8 @@ part("remove").addEventListener("click", () => {
   draw();
 });
 part("export").addEventListener("click", () => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify({ format: STORE, presets: read() }, null, 2)], { type: "application/json" }));
-  link.download = "presets.json";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  const content = JSON.stringify({ format: STORE, presets: read() }, null, 2);
+  window.ggufChat.download({ name: "presets.json", type: "application/json", content });
 });
 part("import").addEventListener("click", () => file.click());
 file.addEventListener("change", async () => {
@@ -85,7 +82,7 @@ file.addEventListener("change", async () => {
   if (!found.length) return say(words().not_read);
   const names = new Set(found.map((one) => one.name));
   write([...read().filter((one) => !names.has(one.name)), ...found]);
-  say(words().read?.replace("{count}", found.length));
+  say(window.ggufChat.fillIn(words().read, { count: found.length }));
 });
 watch("value", translate);
 translate();

@@ -39,7 +39,7 @@ def markup() -> str:
         name: {kind: f"{PREFIX}{path}" for kind, path in files.items()} for name, files in _LIBRARIES.items()
     }
     return (
-        f"<script>window.ggufChat = {{ libraries: {json.dumps(libraries)} }};</script>"
+        f"<script>window.ggufChat.libraries = {json.dumps(libraries)};</script>"
         f'<script src="{PREFIX}{bundle()[0]}" defer></script>'
     )
 

@@ -19,7 +19,6 @@ from ui.pages.chat.message_list import data, node_of, text_of
 from ui.pages.chat.navigation import ConversationState, Deleted
 from ui.pages.chat.panel import ChatPanel, TabContext, Updates
 from ui.pages.chat.readers import TabReaders
-from ui.render.message_items import message_items
 
 MAX_NOTE = 2000  # characters
 
@@ -74,8 +73,7 @@ class EditHandlers:
     ) -> Updates:
         """Show the result of `act`; an answer under way in the tab is cancelled."""
         event = self._read(request, inputs)
-        self._readers.detach(event.session)
-        return await self._with_state(event, lambda state: self._panel.show(act(state), event.tab))
+        return await self._change(event, lambda state: self._panel.show(act(state), event.tab))
 
     async def refresh(
         self, request: gr.Request, *inputs: Any, box: str | None = None, translate: bool = False
@@ -95,13 +93,12 @@ class EditHandlers:
     async def undo(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
         """Move a question, by default the last one, back into the box."""
         event, node = self._read(request, inputs), node_of(clicked)
-        self._readers.detach(event.session)
 
         def undone(state: ConversationState) -> Updates:
             before, question = state.undo(node or None)
             return self._panel.show(before, event.tab, box=question)
 
-        return await self._with_state(event, undone)
+        return await self._change(event, undone)
 
     async def redo(self, request: gr.Request, *inputs: Any) -> Updates:
         """Undo an undo."""
@@ -110,7 +107,6 @@ class EditHandlers:
     async def delete(self, request: gr.Request, clicked: gr.EventData, *inputs: Any) -> Updates:
         """Delete a message and all below it; `restore` brings them back."""
         event, node = self._read(request, inputs), node_of(clicked)
-        self._readers.detach(event.session)
 
         def without(state: ConversationState) -> Updates:
             after, self._deleted[event.session] = state.delete(node)
@@ -118,7 +114,7 @@ class EditHandlers:
             words = t("bar.deleted_one") if count == 1 else t("bar.deleted_many", count=t.number(count))
             return self._panel.show(after, event.tab, undo={"text": words, "button": t("bar.restore")})
 
-        return await self._with_state(event, without)
+        return await self._change(event, without)
 
     async def restore(self, request: gr.Request, *inputs: Any) -> Updates:
         """Bring back what this tab has deleted last."""
@@ -139,8 +135,7 @@ class EditHandlers:
 
         def shown(state: ConversationState) -> Updates:
             after = state.rate(node, chosen, state.message(node).note)
-            items = message_items(after.path, after.tree, event.tab.t, asking=node if chosen else None)
-            return self._panel.show(after, event.tab, items=items)
+            return self._panel.show(after, event.tab, asking=node if chosen else None)
 
         return await self._with_state(event, shown)
 
@@ -153,6 +148,11 @@ class EditHandlers:
             return self._panel.show(after, event.tab)
 
         return await self._with_state(event, saved)
+
+    async def _change(self, event: EventContext, show: Callable[[ConversationState], Updates]) -> Updates:
+        """Like `_with_state`, for a change: an answer under way in the tab is cancelled."""
+        self._readers.detach(event.session)
+        return await self._with_state(event, show)
 
     async def _with_state(self, event: EventContext, show: Callable[[ConversationState], Updates]) -> Updates:
         """Return what `show` returns for the tab's state, or its error. It runs in a thread."""

@@ -27,9 +27,8 @@ from engine.errors import Unforeseen, foreseen
 from ui.auth.limits import RateLimitExceeded
 from ui.conversations.store import NotFound, StoreError
 from ui.generation.answering import Answerer
-from ui.generation.running import RunningAnswer, RunningAnswers
+from ui.generation.running import RunningAnswer, RunningAnswers, Task
 from ui.generation.sessions import BoundedDict
-from ui.generation.task import Task
 from ui.pages.chat.edit_events import ContextReader, EditHandlers, EventContext
 from ui.pages.chat.message_list import data, node_of, text_of
 from ui.pages.chat.navigation import ConversationState, TabView

@@ -7,8 +7,9 @@ generation_events.py and edit_events.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
@@ -81,20 +82,32 @@ class ChatPanel:
         """Return an update that changes nothing: Gradio would take an empty dict for a value."""
         return {self.messages.growing: gr.skip()}
 
-    def show(self, state: ConversationState, tab: TabContext, **changes: Any) -> Updates:
-        """Show a state. `changes` are further keys of the update, such as a text for the box."""
-        writing = self._writing(state)
-        last = state.last
+    def show(
+        self,
+        state: ConversationState,
+        tab: TabContext,
+        *,
+        shown: ConversationState | None = None,
+        asking: int | None = None,
+        **changes: Any,
+    ) -> Updates:
+        """Show a state: all messages, or those from the first on that the state `shown` has not.
+
+        `asking` is a rated message that may get a note. `changes` are further keys of the update, such as a
+        text for the box.
+        """
+        path, writing, last = state.path, self._writing(state), state.last
+        same = _in_common(shown.path, path) if shown else 0
         unanswered = not writing and last is not None and last.role == "user" and state.redoable is None
         page = {
-            "from": 0,
-            "after": None,
-            "items": message_items(state.path, state.tree, tab.t),
+            "from": same,
+            "after": path[same - 1].id if same else None,
+            "items": message_items(path[same:], state.tree, tab.t, asking=asking),
             "writing": writing,
             "redo": not writing and state.redoable is not None,
             "answer": unanswered,
             "status": None,
-            "meter": meter_of(state.path, tab.context, tab.t),
+            "meter": meter_of(path, tab.context, tab.t),
         }
         return {self.messages.chat: page | changes, self.view: state.view, self.current: state.view.key}
 
@@ -108,17 +121,7 @@ class ChatPanel:
     def show_started(self, here: ConversationState, state: ConversationState, tab: TabContext) -> Updates:
         """Show the question, before the answer begins. The tab shows the messages of `here` already."""
         changes = {"writing": True, "redo": False, "answer": False, "meter": None}
-        return self._since(here, self.show(state, tab, **changes))
-
-    def _since(self, here: ConversationState, updates: Updates) -> Updates:
-        """Leave out the messages at the beginning that the tab shows already."""
-        page = updates[self.messages.chat]
-        shown = [node.id for node in here.path]
-        ids = [item["id"] for item in page["items"]]
-        same = next((n for n, (one, other) in enumerate(zip(shown, ids, strict=False)) if one != other), None)
-        count = min(len(shown), len(ids)) if same is None else same
-        tail = {"from": count, "after": ids[count - 1] if count else None, "items": page["items"][count:]}
-        return updates | {self.messages.chat: page | tail}
+        return self.show(state, tab, shown=here, **changes)
 
     def show_progress(self, node: Node, progress: Progress, tab: TabContext) -> Updates:
         """Show an answer under way."""
@@ -135,10 +138,10 @@ class ChatPanel:
     ) -> Updates:
         """Show a finished answer, or its error if it has no text; the tab shows `asked`."""
         there = open_conversation(asked.store, asked.owner, asked.view_at(answer).view)
-        updates = self.show(there, tab)
+        updates = self.show(there, tab, shown=asked.before(answer))
         if progress.error is not None or not progress.text.strip():
             updates[self.messages.chat]["status"] = _shown(status(progress, tab.t))
-        return self._since(asked.before(answer), updates)
+        return updates
 
     def show_unsaved(
         self, state: ConversationState, answer: Node, error: StoreError, tab: TabContext
@@ -157,7 +160,7 @@ class ChatPanel:
 
         One that cannot be read stays on the page as it is.
         """
-        told = {"status": _shown(error_status(error, t=tab.t)), "box": question}
+        told: dict[str, Any] = {"status": _shown(error_status(error, t=tab.t)), "box": question}
         try:
             return self.show(self.state(tab), tab, **told)
         except NotFound:
@@ -165,6 +168,12 @@ class ChatPanel:
         except Exception:  # noqa: BLE001 - the boundary: a page without this update would wait for good
             _log.exception("a conversation cannot be shown")
             return {self.messages.chat: told | {"items": None, "writing": False}}
+
+
+def _in_common(shown: Sequence[Node], path: Sequence[Node]) -> int:
+    """Return how many messages are the same at the beginning of two paths."""
+    pairs = zip(shown, path, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, pairs))
 
 
 def _shown(told: Status) -> dict[str, str]:

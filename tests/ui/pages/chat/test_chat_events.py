@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import Awaitable
+from contextlib import aclosing, closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,127 +17,14 @@ import pytest
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.conftest import until
-from tests.ui.fake_backend import INFO, FakeBackend, in_event_loop
+from tests.ui.fake_backend import INFO, FakeBackend
+from tests.ui.pages.chat.tab import ME, OffLoopStore, Tab, event
 from ui.auth.access import Access
-from ui.conversations.model import Node
-from ui.conversations.store import Store
 from ui.generation import answering
 from ui.generation import sessions as latest
-from ui.generation.answering import Answerer
-from ui.generation.running import RunningAnswers
-from ui.generation.sessions import ActiveStreams
-from ui.models.registry import acquire_model, one_model
 from ui.models.weights_hash import WeightsHashes
 from ui.pages.chat import generation_events as chat_events
-from ui.pages.chat.edit_events import ContextReader, EditHandlers
-from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.navigation import TabView
-from ui.pages.chat.panel import ChatPanel
-from ui.pages.chat.readers import TabReaders
-from ui.pages.settings_panel import SettingsPanel
-
-ME = "local"
-
-
-class OffLoopStore(Store):
-    """A store that no event loop may wait for."""
-
-    @contextmanager
-    def _locked(self) -> Iterator[sqlite3.Connection]:
-        assert not in_event_loop(), "a locked file would stop everybody: see Store.off_loop"
-        with super()._locked() as connection:
-            yield connection
-
-
-class Tab:
-    """A browser tab: keeps the values of the updates, as a page does."""
-
-    def __init__(
-        self, backend: FakeBackend, store: Store | None = None, access: Access | None = None
-    ) -> None:
-        self.backend, self.store, self.live = backend, store or OffLoopStore(), ActiveStreams()
-        access = access or Access()
-        answerer = Answerer(partial(acquire_model, one_model(backend).pool), self.store, self.live, 2048)
-        self.answers, self.readers = RunningAnswers(self.store), TabReaders()
-        with gr.Blocks():
-            self.settings = SettingsPanel(2048)
-            self.panel = ChatPanel(self.store, current=gr.State(""), is_writing=self.answers.is_writing)
-        read = ContextReader(answerer.context_of, owner_of=lambda _: ME, admit=lambda _: access.admit(ME, ""))
-        self.edits = EditHandlers(self.panel, self.readers, read)
-        self.events = ChatEvents(
-            self.panel, answerer, self.answers, self.readers, edits=self.edits, read=read
-        )
-        self.request = cast(gr.Request, SimpleNamespace(session_hash="tab", headers={}))
-        self.now: dict[Any, Any] = {self.panel.view: TabView(), self.panel.current: ""}
-        self.items: list[Any] = []
-        self.page: Any = None
-        self.growing: Any = {"item": None, "status": None}
-        self.values = [component.value for component in self.settings.components]
-        self.take(asyncio.run(self.events.open(self.request, "")))
-
-    @property
-    def inputs(self) -> list[Any]:
-        return [self.now[self.panel.view], self.now[self.panel.current], None, *self.values]
-
-    async def follow(self, begin: Awaitable[dict[Any, Any]]) -> None:
-        async for _ in self.updates(begin):
-            pass
-
-    async def updates(self, begin: Awaitable[dict[Any, Any]]) -> AsyncGenerator[None, None]:
-        """Run the three events of an answer in the order of a page; yield between the updates."""
-        self.take(await begin)
-        yield
-        async with aclosing(self.events.stream(self.request)) as growing:
-            async for update in growing:
-                assert set(update) <= set(self.panel.streamed)
-                self.take(update)
-                yield
-        self.take(await self.events.finish(self.request))
-
-    def take(self, update: dict[Any, Any]) -> None:
-        """Do what the page's script does with an update (ui/static/message_list.js)."""
-        assert set(update) <= {*self.panel.outputs, *self.panel.streamed}
-        self.now |= {part: new for part, new in update.items() if new != gr.skip()}
-        if (page := update.get(self.panel.messages.chat)) is not None:
-            if (first := page.get("from")) is not None and page["items"] is not None:
-                assert first == 0 or self.items[first - 1]["id"] == page["after"]
-                self.items = [*self.items[:first], *page["items"]]
-            self.page, self.growing = page, {"item": None, "status": None}
-        growing = update.get(self.panel.messages.growing, gr.skip())
-        if growing != gr.skip() and self.page["writing"]:
-            self.growing = growing
-
-    def send(self, text: str) -> None:
-        asyncio.run(self.follow(self.events.send(self.request, event(text=text), *self.inputs)))
-
-    def path(self) -> list[Node]:
-        (summary,) = self.store.list(ME)
-        return self.store.load(ME, summary.id).tree.path()
-
-    def rows(self) -> list[str]:
-        """Return the texts that the page shows."""
-        grown = self.growing["item"]
-        shown = [item for item in self.items if grown is None or item["id"] != grown["id"]]
-        return [item["text"] for item in [*shown, *([grown] if grown else [])]]
-
-    @property
-    def box(self) -> str | None:
-        return cast("str | None", self.page.get("box"))
-
-    @property
-    def is_idle(self) -> bool:
-        return self.page["writing"] is False
-
-    @property
-    def status(self) -> str:
-        """The line below the messages with its kind, and the last answer's statistics when there is none."""
-        told = self.growing["status"] or self.page["status"] or {"kind": "", "text": ""}
-        stats = self.items[-1].get("stats", "") if self.items and self.is_idle else ""
-        return f"{told['kind']} {told['text'] or stats}"
-
-
-def event(**values: Any) -> gr.EventData:
-    return gr.EventData(None, values)
 
 
 def test_an_answer_is_kept_with_how_it_was_made() -> None:

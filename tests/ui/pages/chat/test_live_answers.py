@@ -15,7 +15,7 @@ import pytest
 
 from engine.errors import EngineStopped, QueueFull
 from tests.ui.fake_backend import FakeBackend
-from tests.ui.pages.chat.test_chat_events import ME, Tab, event
+from tests.ui.pages.chat.tab import ME, Tab, event
 from ui.auth.access import Access
 from ui.conversations.model import Node
 from ui.generation import running

@@ -14,7 +14,7 @@ from engine.errors import EngineStopped, Unforeseen, foreseen
 from engine.serving.model_pool import ModelPool
 from tests.ui.fake_backend import FakeBackend
 from tests.ui.openai.test_openai_api import post
-from tests.ui.pages.chat.test_chat_events import ME, Tab
+from tests.ui.pages.chat.tab import ME, Tab
 from tests.ui.pages.chat.test_models_panel import REQUEST, panel_over
 from ui.generation.answering import _AnswerWriter
 from ui.generation.side_by_side import SideBySide
