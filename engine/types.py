@@ -129,7 +129,20 @@ class TextToScore:
     top: int = 0
 
 
-PromptInput = Sequence[Message] | ToolRequest | str | TextToEmbed | TextToScore
+@dataclass(frozen=True)
+class AnswerToScore:
+    """A conversation that ends with an answer, of whose tokens the log-probabilities are wanted.
+
+    It loses its oldest turns where it is too long to be read. `top` is as in TextToScore.
+    """
+
+    messages: list[Message]
+    top: int = 0
+
+
+TextToRead = TextToEmbed | TextToScore | AnswerToScore
+"""What is only read, and gets no answer."""
+PromptInput = Sequence[Message] | ToolRequest | str | TextToRead
 """What an answer follows: a conversation, or a text as it is, without the chat template."""
 
 
@@ -142,10 +155,10 @@ class EmbeddingVector:
 
 @dataclass(frozen=True)
 class TextScores:
-    """The tokens of a text and the likeliest one after it, as spelled; a Finished follows.
+    """The tokens of a text or an answer and the likeliest one after it, as spelled; a Finished follows.
 
-    `log_probs` are theirs, and `likeliest` the likeliest tokens at each place; None for the first, which
-    nothing predicts.
+    `log_probs` are theirs, and `likeliest` the likeliest tokens at each place; None for a text's first
+    token, which nothing predicts.
     """
 
     tokens: list[str]

@@ -28,16 +28,20 @@ class TextScorer:
         """`context` is the most tokens of a text. Raises EngineError when the memory does not suffice."""
         self._runner = Runner(model, slots=1, context=context, batch=_PIECE, threads=threads, adapter=adapter)
 
-    def start(self, tokens: Sequence[int], top: int) -> Scores:
-        """Return the empty scores of a text; those before are over. `top` is as in TextToScore."""
+    def start(self, tokens: Sequence[int], top: int, first: int = 0) -> Scores:
+        """Return the empty scores of a text, of the tokens from `first` on; those before are over.
+
+        `top` is as in TextToScore.
+        """
         self._runner.prepare(0, 0)
-        return Scores(self._runner.vocab, tokens, top)
+        return Scores(self._runner.vocab, tokens, top, first)
 
     def add(self, found: Scores) -> None:
         """Read the next tokens of the text, as many as a step takes. Raises EngineError."""
         piece = list(found.tokens[found.count : found.count + _PIECE])
-        self._runner.decode([BatchRow(0, found.count, piece, len(piece))])
-        found.add(self._runner.logits(0, len(piece)))
+        wanted = min(len(piece), max(1, found.count + len(piece) + 1 - found.first))
+        self._runner.decode([BatchRow(0, found.count, piece, wanted)])
+        found.add(self._runner.logits(0, wanted), len(piece))
 
     def close(self) -> None:
         """Free the context."""
@@ -45,20 +49,27 @@ class TextScorer:
 
 
 class Scores:
-    """The scores of the first `count` + 1 tokens of a text, of which the last may be the one that follows."""
+    """The scores of a text's tokens from `first` on, and of the one that follows; `count` tokens are read."""
 
-    def __init__(self, vocab: LlamaTokenizer, tokens: Sequence[int], top: int) -> None:
-        self.tokens = tokens
+    def __init__(self, vocab: LlamaTokenizer, tokens: Sequence[int], top: int, first: int = 0) -> None:
+        self.tokens, self.first = tokens, first
         self.count = 0
         self._vocab, self._top = vocab, top
         self._ids = list(tokens)
-        self._log_probs: list[float | None] = [None]  # nothing predicts the first token
-        self._likeliest: list[dict[str, float] | None] = [None]
+        nothing = [None] if first == 0 else []  # nothing predicts the first token
+        self._log_probs: list[float | None] = [*nothing]
+        self._likeliest: list[dict[str, float] | None] = [*nothing]
 
-    def add(self, logits: NDArray[np.float32]) -> None:
-        """Add the logits after the next tokens, [tokens, vocabulary]. Raises EngineError for no numbers."""
+    def add(self, logits: NDArray[np.float32], read: int | None = None) -> None:
+        """Add the logits after the last of the next `read` tokens, or after each: [tokens, vocabulary].
+
+        Raises EngineError for no numbers.
+        """
+        self.count += (len(logits) if read is None else read) - len(logits)
         for row in logits:
             self.count += 1
+            if self.count < self.first:
+                continue
             log_probs = _log_softmax(row)
             if self.count == len(self.tokens):
                 self._ids.append(int(log_probs.argmax()))
@@ -67,8 +78,9 @@ class Scores:
             self._likeliest.append(self._by_spelling(log_probs, [int(token) for token in best]))
 
     def event(self) -> TextScores:
-        """Return the scores of the whole text and of the token that follows."""
-        return TextScores([self._spelling(token) for token in self._ids], self._log_probs, self._likeliest)
+        """Return the scores of the text's tokens and of the one that follows."""
+        spelled = [self._spelling(token) for token in self._ids[self.first :]]
+        return TextScores(spelled, self._log_probs, self._likeliest)
 
     def _by_spelling(self, log_probs: NDArray[np.float64], best: Sequence[int]) -> dict[str, float]:
         found: dict[str, float] = {}

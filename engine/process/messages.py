@@ -22,12 +22,14 @@ from engine.config import EngineConfig, SamplingParams
 from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped
 from engine.types import (
+    AnswerToScore,
     Event,
     Finished,
     ModelInfo,
     PromptInput,
     RequestStats,
     TextToEmbed,
+    TextToRead,
     TextToScore,
     ToolRequest,
 )
@@ -59,7 +61,7 @@ class Detach:
     adapter: int
 
 
-SentPrompt = list[dict[str, Any]] | ToolRequest | str | TextToEmbed | TextToScore
+SentPrompt = list[dict[str, Any]] | ToolRequest | str | TextToRead
 """A PromptInput of engine.types, as it is sent."""
 
 
@@ -205,6 +207,8 @@ def sendable(prompt: PromptInput) -> SentPrompt:
     if isinstance(prompt, TextToScore):
         text = prompt.prompt
         return replace(prompt, prompt=_valid(text) if isinstance(text, str) else text)
+    if isinstance(prompt, AnswerToScore):
+        return replace(prompt, messages=map_texts(prompt.messages, _valid))
     if isinstance(prompt, str):
         return _valid(prompt)
     if isinstance(prompt, ToolRequest):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from engine.errors import RequestError
-from engine.types import Message, PromptInput, Role, TextToEmbed, TextToScore, ToolRequest
+from engine.types import Message, PromptInput, Role, TextToEmbed, TextToRead, TextToScore, ToolRequest
 
 _MAX_MESSAGES = 1 << 15  # of a conversation: truncation measures each of them
 _MAX_FUNCTIONS = 128  # as in OpenAI's API
@@ -17,12 +17,8 @@ FUNCTION_KEYS = frozenset(("name", "description", "parameters", "strict"))
 
 def check_prompt(prompt: PromptInput) -> None:
     """Raise RequestError unless the prompt is a text with something in it, or messages in order."""
-    if isinstance(prompt, TextToEmbed):
-        if not prompt.text.strip():
-            raise RequestError("a text is empty: send some text to embed")
-    elif isinstance(prompt, TextToScore):
-        if not prompt.prompt:
-            raise RequestError("the prompt is empty: send some text, or its token ids")
+    if isinstance(prompt, TextToRead):
+        _check_read(prompt)
     elif isinstance(prompt, ToolRequest):
         check_functions(prompt.functions)
         if prompt.only and all(prompt.only != function["name"] for function in prompt.functions):
@@ -32,6 +28,19 @@ def check_prompt(prompt: PromptInput) -> None:
         check_messages(prompt)
     elif not prompt:
         raise RequestError("the prompt is empty: send some text to be continued")
+
+
+def _check_read(prompt: TextToRead) -> None:
+    if isinstance(prompt, TextToEmbed):
+        if not prompt.text.strip():
+            raise RequestError("a text is empty: send some text to embed")
+    elif isinstance(prompt, TextToScore):
+        if not prompt.prompt:
+            raise RequestError("the prompt is empty: send some text, or its token ids")
+    else:
+        check_messages(prompt.messages)
+        if len(prompt.messages) < 2 or prompt.messages[-1]["role"] != "assistant":
+            raise RequestError("there is no answer to score: send a conversation that ends with one")
 
 
 def check_functions(functions: Sequence[Any]) -> None:

@@ -29,7 +29,7 @@ from engine.prompt.chat_template import PromptBuilder
 from engine.prompt.message_checks import check_prompt
 from engine.prompt.truncation import Window, keep_all, last_turn, too_long, truncate
 from engine.serving.model_pool import check_room
-from engine.serving.reading_queue import Reading, reading_queue, reading_tokens
+from engine.serving.reading_queue import Reading, prepare_reading, reading_queue
 from engine.serving.stream import EventStream, Sink
 from engine.serving.worker import Worker
 from engine.types import (
@@ -39,8 +39,7 @@ from engine.types import (
     ProgressCallback,
     PromptInput,
     TextDelta,
-    TextToEmbed,
-    TextToScore,
+    TextToRead,
     ToolRequest,
     no_progress,
     scaled,
@@ -181,11 +180,10 @@ class LlamaBackend:
     def prepare(self, prompt: PromptInput, sampling: SamplingParams) -> Prompt:
         """Return a prompt, ready to be queued. Raises RequestError, and EngineStopped after `close`."""
         check_prompt(prompt)
-        if isinstance(prompt, TextToEmbed | TextToScore):
+        if isinstance(prompt, TextToRead):
             with self._open_prompts() as prompts:
-                tokens = reading_tokens(prompt, prompts, self._info, self._model.vocab.size)
-            top = prompt.top if isinstance(prompt, TextToScore) else None
-            return Prompt(tokens, sampling, None, True, Reading(top))
+                read = prepare_reading(prompt, prompts, self._info, self._model.vocab.size)
+            return Prompt(read.tokens, sampling, read.dropped, True, read.wanted)
         said = prompt.messages if isinstance(prompt, ToolRequest) else prompt
         window = self._window(said, sampling, prompt.functions if isinstance(prompt, ToolRequest) else ())
         self._check(window.tokens)

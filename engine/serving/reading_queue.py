@@ -11,14 +11,18 @@ from engine.llama.embedder import MAX_TOKENS, Embedder, Embedding
 from engine.llama.model import Adapter, Model
 from engine.llama.text_scorer import Scores, TextScorer
 from engine.prompt.chat_template import PromptBuilder
+from engine.prompt.truncation import last_turn, truncate
 from engine.types import (
+    AnswerToScore,
     EmbeddingVector,
     Event,
     Finished,
     FinishReason,
+    MessagesDropped,
     ModelInfo,
     RequestStats,
     TextToEmbed,
+    TextToRead,
     TextToScore,
 )
 
@@ -27,10 +31,12 @@ from engine.types import (
 class Reading:
     """What is wanted of a text: its embedding, or with `top` the log-probabilities of its tokens.
 
-    `top` is the number of likeliest tokens at each place, None for the embedding.
+    `top` is the number of likeliest tokens at each place, None for the embedding. The tokens from `first` on
+    are scored.
     """
 
     top: int | None = None
+    first: int = 0
 
 
 @dataclass
@@ -89,7 +95,11 @@ class ReadingQueue:
 
     def _score(self, job: _Job, top: int) -> list[Event]:
         self._scorer = self._scorer or self._build_scorer()
-        found = job.found if isinstance(job.found, Scores) else self._scorer.start(job.tokens, top)
+        found = (
+            job.found
+            if isinstance(job.found, Scores)
+            else self._scorer.start(job.tokens, top, job.wanted.first)
+        )
         job.found = found
         self._scorer.add(found)
         if found.count < len(job.tokens):
@@ -109,16 +119,40 @@ class ReadingQueue:
         self._embedder = self._scorer = None
 
 
-def reading_tokens(
-    prompt: TextToEmbed | TextToScore, prompts: PromptBuilder, info: ModelInfo, vocabulary: int
-) -> list[int]:
-    """Return the token ids of a text that is only read. Raises RequestError for one that is too long.
+@dataclass(frozen=True)
+class TextRead:
+    """A text's tokens, what is wanted of them, and what a conversation has lost to fit."""
+
+    tokens: list[int]
+    wanted: Reading
+    dropped: MessagesDropped | None = None
+
+
+def prepare_reading(prompt: TextToRead, prompts: PromptBuilder, info: ModelInfo, vocabulary: int) -> TextRead:
+    """Return the tokens of a text that is only read. Raises RequestError for one that is too long.
 
     Ids that are given must be below `vocabulary`.
     """
     limit = _context(info)
     if isinstance(prompt, TextToEmbed):
-        return prompts.text_tokens(prompt.text, limit)
+        return TextRead(prompts.text_tokens(prompt.text, limit), Reading())
+    if isinstance(prompt, AnswerToScore):
+        return _answer(prompt, prompts, limit)
+    return TextRead(_text(prompt, prompts, limit, vocabulary), Reading(prompt.top))
+
+
+def _answer(prompt: AnswerToScore, prompts: PromptBuilder, limit: int) -> TextRead:
+    too_long = f"the last turn has more than {limit} tokens, and {limit} are the most that can be scored"
+    if prompts.exceeds(last_turn(prompt.messages), limit):
+        raise PromptTooLong(too_long)
+    window = truncate(prompt.messages, limit, prompts)
+    if len(window.tokens) > limit:
+        raise PromptTooLong(too_long)
+    first = len(prompts.tokens(window.messages[:-1]))
+    return TextRead(window.tokens, Reading(prompt.top, first), window.dropped)
+
+
+def _text(prompt: TextToScore, prompts: PromptBuilder, limit: int, vocabulary: int) -> list[int]:
     if isinstance(prompt.prompt, str):
         return prompts.raw_tokens(prompt.prompt, limit)
     if len(prompt.prompt) > limit:

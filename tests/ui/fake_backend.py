@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -12,6 +13,7 @@ from engine.errors import RequestError
 from engine.prompt.chat_template import NO_TOOLS
 from engine.prompt.message_checks import check_prompt
 from engine.types import (
+    AnswerToScore,
     EmbeddingVector,
     Event,
     Finished,
@@ -119,6 +121,11 @@ class FakeBackend:
             self.embedded.append(prompt.text)
             stats = RequestStats(len(prompt.text.split()), 0, 0, 0.0, 0.0, 0.0)
             return FakeStream([EmbeddingVector([0.6, 0.8]), Finished("stop", stats)], self.pause)
+        if isinstance(prompt, AnswerToScore):
+            words = re.findall(r"\s*\S+", prompt.messages[-1]["content"])
+            best = [{word: -0.5, " other": -1.0} for word in words]
+            scores = TextScores([*words, ""], [*[-0.5] * len(words), -0.1], [*best, {}])  # type: ignore[list-item]
+            return FakeStream([scores, Finished("length", RequestStats(9, 0, 1, 0, 0, 0))], self.pause)
         if isinstance(prompt, TextToScore):
             self.scored.append((prompt, sampling))
             likeliest = [None, {" b": -0.5}, {" c": -1.0}]

@@ -24,6 +24,7 @@ from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.gradio_api import add_chat_endpoint
 from ui.pages.chat.model_picker import ModelsPanel
 from ui.pages.chat.panel import ChatPanel
+from ui.pages.chat.probability_events import ProbabilityEvents
 from ui.pages.chat.readers import TabReaders
 from ui.pages.compare.panel import ComparePanel
 from ui.pages.history.panel import HistoryPanel
@@ -85,13 +86,21 @@ def _chat(
         new_chat = head_button("page.new_chat", "new-chat")
         settings_button()
     picker.show_below(info)
-    answerer = Answerer(partial(acquire_model, models.pool), store, live, info.context, models.hashes)
+    acquire = partial(acquire_model, models.pool)
+    answerer = Answerer(acquire, store, live, info.context, models.hashes)
     panel = ChatPanel(store, current=history.current, is_writing=answers.is_writing)
     read, readers = ContextReader(answerer.context_of), TabReaders()
     edits = EditHandlers(panel, readers, read)
     events = ChatEvents(panel, answerer, answers, readers, edits=edits, read=read)
+    probabilities = ProbabilityEvents(panel, acquire, read)
     answered = bind_events(
-        panel, events, edits, settings=settings.components, concurrency=concurrency, model=picker.key
+        panel,
+        events,
+        edits,
+        probabilities,
+        settings=settings.components,
+        concurrency=concurrency,
+        model=picker.key,
     )
     picker.wire(page)
     settings.follow(picker.switched, picker.key, picker.info_of)
@@ -107,6 +116,7 @@ def _chat(
 
     async def close(request: gr.Request) -> None:
         live.cancel(str(request.session_hash))  # answers of Gradio's API, which end with their client
+        probabilities.cancel(str(request.session_hash))
         await events.close(request)
 
     _wire_common(page, close)

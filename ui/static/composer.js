@@ -89,6 +89,7 @@
   /** Show an answer under way. */
   ggufChat.live = (update) => {
     if (!update || !ggufChat.list) return;
+    if (update.probabilities) return ggufChat.showProbabilities(update.probabilities);
     ggufChat.list.grow(update);
     if (update.meter) ggufChat.showMeter(update.meter);
   };

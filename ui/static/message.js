@@ -76,7 +76,7 @@
       ...(isAnswer ? [tool("retry", words.retry, retry)] : []),
       item.versions.length > 1 ? versionsOf(list, item) : null,
       ...(isAnswer ? [thumb("like"), thumb("dislike")] : []),
-      tool("more", words.more, ({ currentTarget }) => openMenu(list, item, article, currentTarget), { "aria-haspopup": "menu" }),
+      tool("more", words.more, ({ currentTarget }) => openMessageMenu(list, item, article, currentTarget), { "aria-haspopup": "menu" }),
       item.cut ? create("button", { type: "button", class: "chip continue", onclick: goOn }, words.continue) : null,
       item.stats ? create("button", { type: "button", class: "stats", title: words.details, tabindex: -1, onclick: () => showDetails(item, article) }, item.stats) : null,
     );
@@ -89,16 +89,29 @@
     article.append(create("dl", { class: "details" }, ...rows));
   };
 
-  const openMenu = (list, item, article, button) => {
+  const openMessageMenu = (list, item, article, button) => {
     const { words } = ggufChat;
-    const menu = document.querySelector("#message-menu");
-    const entry = (name, act) => create("button", { type: "button", role: "menuitem", class: name, onclick: () => (menu.hidePopover(), act()) }, words[name]);
+    const entry = (name, act) => create("button", { type: "button", role: "menuitem", class: name, onclick: ggufChat.closing(act) }, words[name]);
     const entries = [
       item.stats ? entry("details", () => showDetails(item, article)) : null,
+      item.role === "assistant" ? entry("probabilities", () => ggufChat.askProbabilities(list, item, article)) : null,
       item.role === "user" ? entry("undo", () => list.trigger("undo", { node: item.id })) : null,
       entry("delete", () => list.trigger("delete", { node: item.id })),
     ];
-    menu.replaceChildren(...entries.filter(Boolean));
+    ggufChat.openMenu(button, words.more, entries.filter(Boolean));
+  };
+
+  /** Return a listener that closes the menu and acts. */
+  ggufChat.closing = (act) => () => {
+    document.querySelector("#message-menu").hidePopover();
+    act();
+  };
+
+  /** Open the menu beside a button; `label` is its name. */
+  ggufChat.openMenu = (button, label, entries) => {
+    const menu = document.querySelector("#message-menu");
+    menu.setAttribute("aria-label", label);
+    menu.replaceChildren(...entries);
     menu.showPopover();
     const place = button.getBoundingClientRect();
     const above = place.bottom + menu.offsetHeight + 8 > innerHeight;

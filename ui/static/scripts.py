@@ -17,7 +17,10 @@ PREFIX = "page/"  # Gradio has /static
 _VENDOR = STATIC / "vendor"
 _BUNDLED = (
     *(_VENDOR / name for name in ("markdown-it-15.0.3.min.js", "dompurify-3.5.0.min.js")),
-    *(STATIC / name for name in ("markdown.js", "message_list.js", "message.js", "composer.js")),
+    *(
+        STATIC / name
+        for name in ("markdown.js", "message_list.js", "message.js", "probabilities.js", "composer.js")
+    ),
 )
 _LIBRARIES = {
     "highlight": {"script": "highlight-11.12.0.min.js"},

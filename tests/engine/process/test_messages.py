@@ -12,8 +12,10 @@ from engine.core.stats import EngineStats
 from engine.errors import EngineError, EngineStopped, QueueFull
 from engine.process import messages as m
 from engine.types import (
+    AnswerToScore,
     ArgumentFormat,
     Finished,
+    Message,
     MessagesDropped,
     ModelInfo,
     PrefillProgress,
@@ -108,6 +110,17 @@ def test_settings_cross_with_all_their_fields() -> None:
     values = {field.name: getattr(EngineConfig(), field.name) for field in fields(EngineConfig)}
     sent = m.decode(m.encode(m.Open("p", EngineConfig(**values))), m.COMMANDS)
     assert isinstance(sent, m.Open) and sent.settings == EngineConfig()
+
+
+def test_an_answer_to_score_arrives_as_it_was_sent() -> None:
+    said: list[Message] = [
+        {"role": "user", "content": "a\ud800b"},
+        {"role": "assistant", "content": "c\udfff"},
+    ]
+    prompt = m.sendable(AnswerToScore(said, 3))
+    back = m.decode(m.encode(m.Ask(1, 0, prompt, SamplingParams())), m.COMMANDS)
+    assert isinstance(back, m.Ask) and back.prompt == prompt
+    assert prompt == AnswerToScore([said[0] | {"content": "a?b"}, said[1] | {"content": "c?"}], 3)
 
 
 def test_a_prompt_with_tools_arrives_as_it_was_sent() -> None:

@@ -10,7 +10,15 @@ from engine.errors import EngineError, PromptTooLong, RequestError
 from engine.llama.text_scorer import Scores
 from engine.process import messages as m
 from engine.serving.backend import LlamaBackend
-from engine.types import Finished, TextScores, TextToEmbed, TextToScore
+from engine.types import (
+    AnswerToScore,
+    Finished,
+    Message,
+    MessagesDropped,
+    TextScores,
+    TextToEmbed,
+    TextToScore,
+)
 from tests.engine.helpers import text_of
 
 TEXT = "The capital of France is"
@@ -109,3 +117,55 @@ def test_scores_cross_the_pipe() -> None:
     event = TextScores(["a", "b"], [None, -0.5], [None, {"b": -0.5}])
     back = m.decode(m.encode(m.Events(1, [event])), m.REPLIES)
     assert isinstance(back, m.Events) and back.events == [event]
+
+
+CHAT: list[Message] = [
+    {"role": "user", "content": "Name the capital of France."},
+    {"role": "assistant", "content": "The capital of France is Paris."},
+]
+
+
+def answer_scores(backend: LlamaBackend, messages: list[Message], top: int = 2) -> TextScores:
+    *dropped, found, end = list(backend.stream(AnswerToScore(messages, top)))
+    assert isinstance(found, TextScores) and isinstance(end, Finished)
+    assert all(isinstance(event, MessagesDropped) for event in dropped)
+    return found
+
+
+def test_an_answer_is_scored_after_its_question(backend: LlamaBackend) -> None:
+    found = answer_scores(backend, CHAT)
+    assert "".join(found.tokens[:-1]) == CHAT[1]["content"]
+    assert len(found.tokens) == len(found.log_probs) == len(found.likeliest)
+    assert all(log_prob is not None for log_prob in found.log_probs)
+    # The same as the scores of the whole prompt's tokens.
+    whole = scores(backend, backend.prompt_tokens(CHAT), 2)
+    count = len(found.tokens)
+    assert whole.tokens[-count:] == found.tokens
+    difference = np.array(whole.log_probs[-count:]) - np.array(found.log_probs)
+    assert abs(difference).max() < 0.05  # batches of other sizes are rounded otherwise
+
+
+def test_the_likeliest_beginning_is_what_the_model_says(backend: LlamaBackend) -> None:
+    said = text_of(
+        list(backend.stream(CHAT[:1], SamplingParams(temperature=0, max_tokens=8, repeat_penalty=1)))
+    )
+    found = answer_scores(backend, [CHAT[0], {"role": "assistant", "content": said}])
+    assert found.tokens[0] == max(found.likeliest[0] or {}, key=(found.likeliest[0] or {}).__getitem__)
+    assert found.log_probs[0] == max((found.likeliest[0] or {}).values())
+
+
+def test_a_long_conversation_loses_its_oldest_turns(backend: LlamaBackend) -> None:
+    before: list[Message] = [
+        {"role": role, "content": f"{number} {LONG}"} for number in range(6) for role in ("user", "assistant")
+    ]
+    dropped, found, _ = list(backend.stream(AnswerToScore(before + CHAT, 1)))
+    assert isinstance(dropped, MessagesDropped) and dropped.messages >= 4
+    assert isinstance(found, TextScores) and "".join(found.tokens[:-1]) == CHAT[1]["content"]
+
+
+def test_what_is_no_answer_is_refused(backend: LlamaBackend) -> None:
+    for messages in (CHAT[:1], CHAT[1:]):
+        with pytest.raises(RequestError, match="there is no answer to score"):
+            backend.stream(AnswerToScore(messages))
+    with pytest.raises(PromptTooLong, match="the last turn has more than 1024 tokens"):
+        backend.stream(AnswerToScore([CHAT[0], {"role": "assistant", "content": LONG * 20}]))

@@ -21,7 +21,15 @@ from ui.render.status import explain, facts_text, outcome_text
 UI = Path(__file__).resolve().parents[3] / "ui"
 GROUPS = "|".join(sorted({key.partition(".")[0] for key in translations("en")}))
 OPENAIS = {"chat.completion", "chat.completion.chunk"}  # object types in ui/openai/schemas.py
-FILES = {"access.css", "chat.html", "compare.js", "history.sqlite", "presets.html", "presets.js"}
+FILES = {
+    "access.css",
+    "chat.html",
+    "compare.js",
+    "history.sqlite",
+    "presets.html",
+    "presets.js",
+    "probabilities.js",
+}
 KEY = re.compile(rf"({GROUPS})(\.[a-z0-9_]+)+")
 
 

@@ -10,6 +10,7 @@ import gradio as gr
 from ui.pages.chat.edit_events import EditHandlers
 from ui.pages.chat.generation_events import ChatEvents
 from ui.pages.chat.panel import ChatPanel
+from ui.pages.chat.probability_events import ProbabilityEvents
 
 CHAT_QUEUE = "chat"  # the page and the API share one limit
 # Without `postprocess`: see ui/server/page.py
@@ -21,6 +22,7 @@ def bind_events(
     panel: ChatPanel,
     events: ChatEvents,
     edits: EditHandlers,
+    probabilities: ProbabilityEvents,
     *,
     settings: Sequence[gr.components.Component],
     concurrency: int,
@@ -47,8 +49,10 @@ def bind_events(
         answer("retry", events.regenerate),
         answer("answer", events.regenerate),
         answer("continue", events.continue_answer),
+        answer("fork", events.fork),
         shown(on("follow"), trigger_mode="multiple"),
     ]
+    on("probabilities")(probabilities.show, tab, panel.streamed, trigger_mode="multiple", **_QUICK)
     on("stop")(events.stop, None, None, **_QUICK)
     for event, handler in (
         ("refresh", edits.refresh),

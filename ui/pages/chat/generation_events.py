@@ -86,6 +86,13 @@ class ChatEvents:
             return await self._edits.apply(request, inputs, lambda here: here.edit(node, text))
         return await self._begin(self._read(request, inputs), lambda here: here.edit(node, text))
 
+    async def fork(self, request: gr.Request, chosen: gr.EventData, *inputs: Any) -> Updates:
+        """Begin another version of an answer with a text, and go on from there."""
+        node, text = node_of(chosen), text_of(chosen)
+        if not text.strip():
+            return await self.regenerate(request, chosen, *inputs)
+        return await self._begin(self._read(request, inputs), lambda here: here.edit(node, text))
+
     async def stream(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
         """Show this tab's answer while it is written; it goes on when the reader disconnects."""
         yield self._panel.no_update()  # Gradio wants at least one

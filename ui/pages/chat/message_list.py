@@ -18,7 +18,7 @@ from ui.static import STATIC
 
 EVENTS = (
     *("send", "edit", "retry", "continue", "answer", "follow", "stop", "refresh"),
-    *("switch", "undo", "redo", "delete", "restore", "rate", "note"),
+    *("switch", "undo", "redo", "delete", "restore", "rate", "note", "probabilities", "fork"),
 )
 """What the script triggers. Each has a dict as data: `node` is a message's id, `text` a new text."""
 EXAMPLES = ("chat.example_1", "chat.example_2", "chat.example_3", "chat.example_4")
@@ -27,6 +27,7 @@ WORDS = {
     **{name: f"bar.{name}" for name in f"{_BAR} save cancel like dislike down".split()},
     **{"ask": "chat.message", "placeholder": "chat.placeholder", "label": "chat.label"},
     **{name: f"chat.{name}" for name in ("send", "stop", "thinking", "thoughts")},
+    **{name: f"probabilities.{name}" for name in ("probabilities", "reading", "hide", "fork", "part")},
     **{"note": "note.label", "note_save": "note.save", "note_close": "note.close"},
     **{"note_like": "note.like", "note_dislike": "note.dislike"},
 }
