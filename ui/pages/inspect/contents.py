@@ -63,11 +63,23 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class Block:
+    """A block: its numbers before and after rounding, its step, its minimum and its zero point."""
+
+    before: list[float]
+    after: list[float]
+    step: float | None
+    minimum: float | None
+    zero: float | None
+
+
+@dataclass(frozen=True)
 class BlockFigures:
-    """The blocks of a rounded tensor: steps, minimums and zero points of the first ones, and sums of all."""
+    """The blocks of a rounded tensor, with `codes` levels each: the first ones, and sums of all."""
 
     symmetric: bool
-    first: list[tuple[float | None, float | None, float | None]]
+    codes: int
+    first: list[Block]
     steps: Range | None
     zeros: Range | None
     step_curve: Curve | None

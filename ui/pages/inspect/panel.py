@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from common.errors import UserError
-from ui.i18n.words import Translator, text, translator
+from ui.i18n.words import Translator, text, translations, translator
 from ui.pages.inspect import view
 from ui.pages.inspect.client import Inspector
 from ui.pages.inspect.contents import BlockFigures, Curve, Rounded, TensorFigures
 from ui.pages.shell import line_of_text
 from ui.render.status import error_line
+from ui.static import STATIC
 
 _HEIGHT = 210
 _X, _Y, _SERIES = "x", "y", "series"
 _BEFORE, _AFTER = "#a8a29e", "#0f8f80"  # both are seen on light and on dark
+_BLOCK_WORDS = (
+    *("title", "number", "earlier", "later", "before", "after", "code", "scale", "error", "clipped"),
+    *("choose", "stored", "largest", "least", "teach_scale", "teach_zero", "teach_zero_between"),
+    *("teach_symmetric", "teach_asymmetric", "teach_calibration"),
+)
 Updates = dict[Any, Any]
 
 
@@ -79,6 +86,33 @@ class CurveFigure(Figure):
         return self._show(rows, "quantitative", x_title=x_title, y_title=y_title, **looks)
 
 
+class BlockFigure:
+    """One block's numbers and levels, with a scale to choose: ui/static/block_figure.js draws it."""
+
+    def __init__(self) -> None:
+        self.box = gr.HTML(
+            None,
+            html_template=(STATIC / "block_figure.html").read_text(encoding="utf-8"),
+            js_on_load=(STATIC / "block_figure.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            elem_id="inspect-block",
+        )
+
+    def hide(self) -> Updates:
+        """Hide the figure."""
+        return {self.box: None}
+
+    def show(self, blocks: BlockFigures | None, kind: str, t: Translator) -> Updates:
+        """Show the first blocks of a type; no type without a grid."""
+        if blocks is None:
+            return self.hide()
+        texts = translations(t.language)
+        words = {name: texts[f"block.{name}"] for name in _BLOCK_WORDS}
+        shown = [asdict(block) for block in blocks.first if block.step and block.minimum is not None]
+        value = {"type": kind, "symmetric": blocks.symmetric, "codes": blocks.codes, "blocks": shown}
+        return {self.box: value | {"words": words, "language": t.language} if shown else None}
+
+
 FileOf = Callable[[gr.Request, object], Path]
 """Returns the file of a model's key that the request may use. Raises ModelError."""
 
@@ -109,11 +143,12 @@ class InspectPanel:
             self._steps = CurveFigure("steps", "inspect.steps.info")
             self._zeros = CurveFigure("zeros", "inspect.zeros.info")
             self._errors = BarFigure("errors", "inspect.errors.info")
+        self._block = BlockFigure()
         self._tables = gr.HTML(padding=False, elem_id="inspect-tables")
         self._metadata = gr.HTML(padding=False, elem_id="inspect-metadata")
         self._figures = (self._values, self._steps, self._zeros, self._errors)
         plots = [output for figure in self._figures for output in figure.outputs]
-        self._seen = [self._type, self._facts, self._tables, *plots]
+        self._seen = [self._type, self._facts, self._tables, self._block.box, *plots]
         self.outputs = [self._types, self._tensor, self._metadata, *self._seen]
 
     def wire(self, model: gr.Dropdown, file_of: FileOf) -> None:
@@ -155,6 +190,7 @@ class InspectPanel:
     def _nothing(self, why: str) -> Updates:
         """Hide the tensor, for the reason `why`."""
         updates: Updates = {self._facts: why, self._tables: "", self._type: gr.update(visible=False)}
+        updates |= self._block.hide()
         for figure in self._figures:
             updates |= figure.hide()
         return updates
@@ -175,6 +211,7 @@ class InspectPanel:
             self._tables: view.tensor_tables(seen, kind, t),
             **self._plots_of(seen, kind, rounded, t),
             **self._plots_of_blocks(rounded.blocks if rounded else None, t),
+            **self._block.show(rounded.blocks if rounded else None, kind, t),
         }
 
     def _plots_of(self, seen: TensorFigures, kind: str, rounded: Rounded | None, t: Translator) -> Updates:

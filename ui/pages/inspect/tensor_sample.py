@@ -20,6 +20,7 @@ from ggufio.untrusted_reader import ArraySummary, GgufHeader, Scalar, TensorInfo
 from ui.models.files import name_and_type
 from ui.pages.inspect.contents import (
     Array,
+    Block,
     BlockFigures,
     Contents,
     Curve,
@@ -68,7 +69,7 @@ def measure_tensor(path: Path, name: str) -> TensorFigures:
         float(before.values.min()),
         float(before.values.max()),
         Curve(((edges[:-1] + edges[1:]) / 2).tolist(), _shares(before.values, edges)),
-        [_rounding(kind, result, edges) for kind, result in after.items()],
+        [_rounding(kind, before.values, result, edges) for kind, result in after.items()],
     )
 
 
@@ -144,24 +145,29 @@ def _shares(values: Floats, edges: Floats) -> list[float]:
     return shares
 
 
-def _rounding(kind: str, found: RoundTrip | None, edges: Floats) -> Rounding:
+def _rounding(kind: str, before: Floats, found: RoundTrip | None, edges: Floats) -> Rounding:
     dtype = ggml_type_named(kind)
     result = None
     if found is not None:
         error = found.error
         rms, relative, worst = (_finite(one) for one in (error.rms, error.relative, error.worst))
-        blocks = _block_figures(found.blocks) if found.blocks is not None else None
+        blocks = None if found.blocks is None else _block_figures(found.blocks, before, found.values)
         result = Rounded(rms, relative, worst, blocks, _shares(found.values, edges))
     return Rounding(kind, dtype.bits, is_symmetric(dtype), result)
 
 
-def _block_figures(blocks: Blocks) -> BlockFigures:
+def _block_figures(blocks: Blocks, before: Floats, after: Floats) -> BlockFigures:
     zeros = blocks.zero_point
-    columns = (one[:_FIRST_BLOCKS].tolist() for one in (blocks.step, blocks.minimum, zeros))
-    first = [(_finite(step), _finite(low), _finite(zero)) for step, low, zero in zip(*columns, strict=True)]
+    scales = (one[:_FIRST_BLOCKS].tolist() for one in (blocks.step, blocks.minimum, zeros))
+    numbers = (one.reshape(-1, blocks.length)[:_FIRST_BLOCKS].tolist() for one in (before, after))
+    first = [
+        Block(was, now, *(_finite(value) for value in scale))
+        for was, now, *scale in zip(*numbers, *scales, strict=True)
+    ]
     steps = np.abs(blocks.step)
     return BlockFigures(
         blocks.symmetric,
+        blocks.codes,
         first,
         _range(steps),
         None if blocks.symmetric else _range(zeros),

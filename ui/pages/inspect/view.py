@@ -106,8 +106,8 @@ def blocks_table(blocks: BlockFigures | None, kind: str, t: Translator) -> Marku
         return paragraph(t("inspect.no_blocks", type=kind), "teach")
     names = ("block", "step", "minimum", "zero")
     rows = [
-        (str(number), *(short_number(value, t) for value in values))
-        for number, values in enumerate(blocks.first, 1)
+        (str(number), *(short_number(value, t) for value in (block.step, block.minimum, block.zero)))
+        for number, block in enumerate(blocks.first, 1)
     ]
     teach = paragraph(t("inspect.blocks.info"), "teach")
     return teach + table([t(f"inspect.head.{name}") for name in names], rows, t("inspect.blocks"))

@@ -207,6 +207,12 @@ def test_a_tensor_is_held_against_the_file_in_full_precision_beside_it(tmp_path:
     own, *others = seen.roundings
     assert own.type == "Q4_0" and own.result is not None and own.result.relative is not None
     assert 0.05 < own.result.relative < 0.15
+    assert own.result.blocks is not None and own.result.blocks.codes == 16
+    for number, block in enumerate(own.result.blocks.first):
+        assert block.before == values.ravel()[32 * number :][:32].tolist()
+        assert block.step is not None and block.minimum is not None and block.zero == 8
+        codes = (np.array(block.after) - block.minimum) / block.step
+        assert np.abs(codes - codes.round()).max() < 1e-4 and codes.round().min() >= 0 and codes.max() < 15.5
     assert {one.type: one.result for one in others}["Q4_K"] is None  # rows of 96, not a multiple of 256
     (tmp_path / "bob-F32.gguf").write_bytes(b"GGUF")
     assert measure_tensor(model, "blk.0.attn_q.weight").reference == ""
@@ -283,7 +289,22 @@ def test_the_page_shows_the_certificate_and_looks_into_the_file(
     becomes(lambda: violations(page), [])
     page.get_by_role("tab", name="Inspect").click()
     expect(page.locator("#inspect-facts")).to_contain_text("blk.0.attn_q.weight · Q4_1 · 576 × 576")
+    block = page.locator("#inspect-block")
+    told = block.locator(".block-told")
+    expect(block.locator("circle.before")).to_have_count(32)
+    stored = told.inner_text()
+    block.get_by_role("button", name="Least error").click()
+    least = float(told.inner_text().split("error ")[1].split()[0])
+    block.get_by_role("slider").fill("0.3")
+    expect(told).to_contain_text("cut off")
+    assert float(told.inner_text().split("error ")[1].split()[0]) > 2 * least
+    block.get_by_role("button", name="As Q4_0 has it").click()
+    expect(told).to_have_text(stored)
+    block.get_by_role("button", name="Block after").click()
+    expect(block).to_contain_text("Block 2 of 10")
     page.get_by_role("radio", name="Q8_0").check()
+    expect(block.locator("h2")).to_contain_text("Q8_0")
+    expect(block).to_contain_text("Block 1 of 10")
     expect(page.locator("#inspect-tables h2").nth(1)).to_contain_text("Q8_0")
     expect(page.locator("#inspect-tables")).to_contain_text("multiple of 256")
     page.locator("#inspect-tensor input").click()
