@@ -55,6 +55,7 @@
     const rows = make("div", { class: "chats-rows" });
     const bar = make("div", { class: "chats-bar" });
     const said = make("div", { class: "chats-said", role: "status" });
+    element.classList.add("chats-frame");
     element.replaceChildren(make("div", { class: "chats-search" }, search, hint), rows, bar, said);
 
     const items = () => Object.values(view.sections).flatMap((section) => section.items);

@@ -18,8 +18,10 @@ SHEETS = (
     STYLE,
 )
 ICONS = (STATIC / "icons.css").read_text(encoding="utf-8")
-SCRIPTS = tuple(STATIC / name for name in ("dom.js", "chat_list.js", "chat_menus.js", "palette.js"))
-"""What all scripts share, and those of the rail, which is on every page but the login."""
+SCRIPTS = tuple(
+    STATIC / name for name in ("frames.js", "dom.js", "chat_list.js", "chat_menus.js", "palette.js")
+)
+"""What all scripts and Gradio share, and those of the rail, which is on every page but the login."""
 MARK = (STATIC / "mark.svg").read_text(encoding="utf-8")
 
 

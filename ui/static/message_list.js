@@ -152,7 +152,7 @@
     wait() {
       this.growing ??= create("article", { class: "message bot growing" });
       if (!this.growing.firstChild) this.growing.append(create("div", { class: "waiting" }, create("i"), create("i"), create("i")));
-      this.end.before(this.growing);
+      if (this.growing.nextElementSibling !== this.end) this.end.before(this.growing); // what is inserted again is drawn again
     }
 
     /** Show an answer as it grows; its own version, when it is gone on from, is hidden meanwhile. */
@@ -179,6 +179,7 @@
       }
       line.className = `status ${kind}`;
       if (line.textContent !== text) line.textContent = text;
+      this.column.classList.toggle("telling", Boolean(text));
     }
 
     /** Offer to bring back what an undo hid, or to answer a question that has no answer. */

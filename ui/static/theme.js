@@ -1,6 +1,6 @@
 // Light or dark: the system's choice, or the one made with the switch, which the browser remembers.
 // Runs in the page's head, before anything is drawn. Gradio sets the class of <body> by the system's choice alone.
-// It also opens and closes the settings, since Gradio's own events are connected late.
+// It also names the page for its style, and opens and closes the settings, since Gradio's own events are connected late.
 (() => {
   const KEY = "gguf-chat.theme", root = document.documentElement;
   const read = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
@@ -24,6 +24,7 @@
     if (event.target.closest?.("#switch-theme")) switchTheme();
     if (event.target.closest?.("#open-settings, #rail-settings")) document.querySelector("#settings .toggle-button")?.click();
   });
+  root.classList.add(`on-${location.pathname.match(/(compare|quality)\/?$/)?.[1] ?? "chat"}`); // the page, for its style
   apply();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
   document.addEventListener("DOMContentLoaded", () => {

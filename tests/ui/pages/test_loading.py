@@ -152,3 +152,20 @@ def test_the_login_has_few_sizes_and_the_typeface(browser: Browser) -> None:
         assert page.evaluate("document.fonts.load('16px Inter').then((faces) => faces.length)") == 1
         assert page.locator("h1").evaluate("(e) => getComputedStyle(e).fontFamily").startswith("Inter")
         page.close()
+
+
+def test_a_page_at_rest_draws_nothing(open_page: Callable[..., Page], fake_site: Start) -> None:
+    page = open_page(fake_site(FakeBackend()).url)
+    count = """const next = window.requestAnimationFrame.bind(window);
+    window.frames_asked = 0;
+    window.requestAnimationFrame = (act) => (window.frames_asked++, next(act));"""
+    page.context.add_init_script(count)
+    page.reload()
+    page.locator(".example").first.wait_for()
+    asked = [page.evaluate("window.frames_asked")]
+    while len(asked) < 10 and (
+        len(asked) == 1 or asked[-1] - asked[-2] > 5
+    ):  # Gradio's mark of loading swings out
+        page.wait_for_timeout(1_000)
+        asked.append(page.evaluate("window.frames_asked"))
+    assert asked[0] > 0 and asked[-1] - asked[-2] <= 5, asked
